@@ -1,0 +1,224 @@
+//! What the operator wrote, turned into what the program means.
+//!
+//! `raw` mirrors the file, `parse` turns it into the types below and collects every problem on the way,
+//! `reference` renders the documents that are generated from it. Values of these types cannot be wrong.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use http::Uri;
+use secrecy::SecretString;
+
+/// The effective configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: Listen,
+    pub admin: Admin,
+    pub upstream: Upstream,
+    pub auth: Auth,
+    /// Upstream credentials by name; never empty in mode "inject".
+    pub tokens: BTreeMap<String, Token>,
+    /// Callers by name; never empty in mode "inject".
+    pub callers: BTreeMap<String, Caller>,
+    /// What holds for a caller that does not say otherwise; in mode "validate", for each token.
+    pub defaults: CallerRules,
+    pub limits: Limits,
+    pub retry: Retry,
+    pub quota: Quota,
+    pub rewrite: Vec<Rewrite>,
+    pub log: Log,
+    pub drain: Drain,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Debug, Clone)]
+pub struct Listen {
+    pub address: Address,
+    /// Threads that serve; "auto" has been resolved to the number of cores.
+    pub workers: usize,
+    pub max_connections: usize,
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub address: SocketAddr,
+    /// Asked for by every POST when the address is not loopback.
+    pub key: Option<SecretString>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// `http` or `https`, with an authority and no path, query or user info.
+    pub url: Uri,
+    pub roots: Roots,
+    pub http2: Http2,
+    pub connect_timeout: Duration,
+    pub attempt_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub circuit: Circuit,
+    pub max_connections: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Roots {
+    Bundled,
+    System,
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http2 {
+    Auto,
+    Never,
+    Always,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Circuit {
+    pub failures: u32,
+    pub within: Duration,
+    pub open: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMode {
+    Inject,
+    Validate,
+}
+
+#[derive(Debug, Clone)]
+pub struct Auth {
+    pub mode: AuthMode,
+    pub introspect: bool,
+    pub introspect_ttl: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Token {
+    pub source: TokenSource,
+    /// The value when the file was loaded: trimmed, not empty, fit for a header.
+    pub value: SecretString,
+    pub quota_group: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    Env(String),
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub credential: CallerCredential,
+    /// A name in `tokens`; `None` only in mode "validate".
+    pub token: Option<String>,
+    pub rules: CallerRules,
+}
+
+#[derive(Debug, Clone)]
+pub enum CallerCredential {
+    /// SHA-256 of the caller's key.
+    Key([u8; 32]),
+    Anonymous,
+}
+
+#[derive(Debug, Clone)]
+pub struct CallerRules {
+    pub rate: Rate,
+    pub burst: u32,
+    pub weight: u32,
+    pub priority: Priority,
+    /// Patterns of operations: `*`, `works.*` or a whole name; lower case.
+    pub allow: Vec<String>,
+    pub deny: Vec<String>,
+    pub max_wait: Duration,
+    pub enforce: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    Interactive,
+    Batch,
+}
+
+/// `count` requests per `per`, both above zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    pub count: u32,
+    pub per: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub max_in_flight: usize,
+    pub max_body: u64,
+    pub max_header_bytes: usize,
+    pub max_headers: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Retry {
+    pub max_attempts: u32,
+    pub backoff_min: Duration,
+    pub backoff_max: Duration,
+    pub budget: f64,
+    pub max_replay_body: usize,
+    pub max_retry_after: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Quota {
+    pub spread_above: f64,
+    pub reserve: f64,
+    pub max_waiting: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct Rewrite {
+    pub operations: Vec<String>,
+    /// Old name to new name.
+    pub rename: BTreeMap<String, String>,
+    pub mode: RewriteMode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RewriteMode {
+    Off,
+    Report,
+    Rewrite,
+    Refuse,
+}
+
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// A level, or directives of tracing-subscriber's EnvFilter.
+    pub level: String,
+    pub format: LogFormat,
+    pub access: LogAccess,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Auto,
+    Json,
+    Text,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogAccess {
+    All,
+    Refused,
+    None,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Drain {
+    pub delay: Duration,
+    pub timeout: Duration,
+}

@@ -1,0 +1,14 @@
+pub mod types;
+pub mod error;
+pub mod body;
+pub mod record;
+pub mod config;
+pub mod policy;
+pub mod telemetry;
+pub mod layer;
+pub mod stack;
+pub mod upstream;
+pub mod serve;
+pub mod admin;
+pub mod simulator;
+pub mod cli;

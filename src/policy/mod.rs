@@ -1,0 +1,9 @@
+//! Policy: who may, how long, what next. Pure: no socket, clock, lock or environment of its own.
+pub mod access;
+pub mod feedback;
+pub mod headers;
+pub mod operation;
+pub mod rate;
+pub mod retry;
+pub mod rewrite;
+pub mod target;
