@@ -1,1 +1,254 @@
+//! The one body type of the stack, and the guards that live until a body ends.
 
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicU8, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::error::Cause;
+
+/// What went wrong on the caller's side of a request's body. Shared by the body and whoever must tell the
+/// caller's fault from upstream's: hyper reports both as an error of the upstream call.
+#[derive(Clone, Debug, Default)]
+pub struct InboundFault(Arc<Marks>);
+
+#[derive(Debug, Default)]
+struct Marks {
+    fault: AtomicU8,
+    bytes: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The body was malformed or the caller left in the middle of it.
+    Broken,
+    /// It grew beyond the limit.
+    TooLarge,
+}
+
+impl InboundFault {
+    pub fn get(&self) -> Option<Fault> {
+        match self.0.fault.load(Ordering::Acquire) {
+            1 => Some(Fault::Broken),
+            2 => Some(Fault::TooLarge),
+            _ => None,
+        }
+    }
+
+    fn set(&self, fault: Fault) {
+        let mark = match fault {
+            Fault::Broken => 1,
+            Fault::TooLarge => 2,
+        };
+        self.0.fault.store(mark, Ordering::Release);
+    }
+}
+
+/// Bytes of a message, from wherever they come.
+pub struct Body {
+    source: Source,
+    /// Dropped with the body: permits, counters, connections.
+    guards: Vec<Box<dyn Guard>>,
+}
+
+enum Source {
+    Empty,
+    Full(Option<Bytes>),
+    /// As hyper reads it from a peer.
+    Incoming(Incoming),
+    /// A caller's body: counted against the limit, its faults noted.
+    Inbound { inner: Incoming, left: u64, fault: InboundFault },
+    /// What was read ahead, then the rest.
+    Prefixed { first: Option<Bytes>, rest: Box<Body> },
+}
+
+/// Something that must outlive the head of a message.
+pub trait Guard: Send + 'static {
+    /// Called once when the body ended whole.
+    fn finished(&mut self) {}
+    /// Called for every chunk of data.
+    fn data(&mut self, _bytes: usize) {}
+}
+
+impl Body {
+    pub fn empty() -> Self {
+        Source::Empty.into()
+    }
+
+    pub fn full(bytes: Bytes) -> Self {
+        Source::Full((!bytes.is_empty()).then_some(bytes)).into()
+    }
+
+    pub fn incoming(body: Incoming) -> Self {
+        Source::Incoming(body).into()
+    }
+
+    /// A caller's body, of at most `limit` bytes.
+    pub fn inbound(inner: Incoming, limit: u64, fault: InboundFault) -> Self {
+        if inner.is_end_stream() {
+            return Body::empty();
+        }
+        Source::Inbound { inner, left: limit, fault }.into()
+    }
+
+    /// `first`, which has been read already, then what is left of `rest`.
+    pub fn prefixed(first: Bytes, rest: Body) -> Self {
+        Source::Prefixed { first: (!first.is_empty()).then_some(first), rest: Box::new(rest) }.into()
+    }
+
+    #[must_use]
+    pub fn guarded(mut self, guard: impl Guard) -> Self {
+        self.guards.push(Box::new(guard));
+        self
+    }
+
+    /// Whether the whole of it is known to be of at most `limit` bytes.
+    pub fn known_within(&self, limit: u64) -> bool {
+        self.size_hint().upper().is_some_and(|size| size <= limit)
+    }
+}
+
+impl From<Source> for Body {
+    fn from(source: Source) -> Self {
+        Body { source, guards: Vec::new() }
+    }
+}
+
+/// Reads up to `limit` bytes.
+///
+/// # Errors
+/// The error of the body itself.
+pub async fn read_up_to(body: &mut Body, limit: usize) -> Result<ReadAhead, Cause> {
+    use http_body_util::BodyExt;
+    let mut first: Option<Bytes> = None;
+    let mut more = bytes::BytesMut::new();
+    loop {
+        let size = if more.is_empty() { first.as_ref().map_or(0, Bytes::len) } else { more.len() };
+        if size > limit {
+            return Ok(ReadAhead { bytes: join(first, more), complete: false });
+        }
+        match body.frame().await {
+            None => return Ok(ReadAhead { bytes: join(first, more), complete: true }),
+            Some(frame) => {
+                // Trailers of a body that is read ahead are rare enough to be let go.
+                let Ok(data) = frame?.into_data() else { continue };
+                match &first {
+                    None => first = Some(data),
+                    Some(one) => {
+                        if more.is_empty() {
+                            more.extend_from_slice(one);
+                        }
+                        more.extend_from_slice(&data);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn join(first: Option<Bytes>, more: bytes::BytesMut) -> Bytes {
+    if more.is_empty() { first.unwrap_or_default() } else { more.freeze() }
+}
+
+/// What `read_up_to` got.
+pub struct ReadAhead {
+    pub bytes: Bytes,
+    /// False when there was more than the limit; the rest is still in the body.
+    pub complete: bool,
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Cause;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+        let this = self.get_mut();
+        let frame = ready!(this.source.poll(cx));
+        match &frame {
+            None => this.guards.iter_mut().for_each(|guard| guard.finished()),
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.guards.iter_mut().for_each(|guard| guard.data(data.len()));
+                    // hyper does not poll again when it knows the end from Content-Length.
+                    if this.source.is_end() {
+                        this.guards.iter_mut().for_each(|guard| guard.finished());
+                    }
+                } else {
+                    this.guards.iter_mut().for_each(|guard| guard.finished());
+                }
+            }
+            Some(Err(_)) => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Source::Incoming(body) | Source::Inbound { inner: body, .. } => body.size_hint(),
+            Source::Prefixed { first, rest } => {
+                let first = first.as_ref().map_or(0, |b| b.len() as u64);
+                let rest = rest.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(first + rest.lower());
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(first + upper);
+                }
+                hint
+            }
+        }
+    }
+}
+
+impl Source {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+        match self {
+            Source::Empty => Poll::Ready(None),
+            Source::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Source::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Source::Inbound { inner, left, fault } => {
+                let frame = ready!(Pin::new(inner).poll_frame(cx));
+                match &frame {
+                    Some(Err(_)) => fault.set(Fault::Broken),
+                    Some(Ok(frame)) => {
+                        let size = frame.data_ref().map_or(0, Bytes::len) as u64;
+                        fault.0.bytes.fetch_add(size, Ordering::Relaxed);
+                        let Some(rest) = left.checked_sub(size) else {
+                            fault.set(Fault::TooLarge);
+                            return Poll::Ready(Some(Err("the request's body is over the limit".into())));
+                        };
+                        *left = rest;
+                    }
+                    None => {}
+                }
+                Poll::Ready(frame.map(|f| f.map_err(Into::into)))
+            }
+            Source::Prefixed { first, rest } => match first.take() {
+                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                None => Pin::new(&mut **rest).poll_frame(cx),
+            },
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        match self {
+            Source::Empty => true,
+            Source::Full(bytes) => bytes.is_none(),
+            Source::Incoming(body) | Source::Inbound { inner: body, .. } => body.is_end_stream(),
+            Source::Prefixed { first, rest } => first.is_none() && rest.is_end_stream(),
+        }
+    }
+}

@@ -1,1 +1,213 @@
+//! The whole way of a request, outermost first.
+//!
+//! | extension | written by | read by |
+//! |---|---|---|
+//! | [`InboundFault`](crate::body::InboundFault) | `serve` | `rewrite`, `retry`, `upstream` |
+//! | [`RequestId`](crate::types::RequestId), [`Record`](crate::record::Record) | `telemetry` | all below |
+//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential` |
+//! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
+//! | [`Demand`](crate::types::Demand), on the answer | `quota` | `retry` |
 
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
+
+use http::{HeaderValue, Request, Response};
+use tokio::{sync::Semaphore, time::Instant};
+use tower::{ServiceBuilder, util::BoxCloneService};
+
+use crate::{
+    body::Body,
+    config::{AuthMode, CallerCredential, CallerRules, Config, LogAccess, RewriteMode},
+    layer::{
+        Draining, admission, authenticate, authorize, credential, headers, protocol, quota, rate_limit, rescue, retry,
+        rewrite, telemetry,
+    },
+    policy::{
+        access::Access,
+        rate::{self, Keyed, Limiter},
+        retry::{Budget, Rules},
+        rewrite::{Mode, Rule},
+    },
+    telemetry::metrics::Metrics,
+    types::Caller,
+    upstream::{Upstream, token},
+};
+
+/// The stack with its types forgotten; one clone serves one request.
+pub type Stack = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
+
+/// What all workers share.
+pub struct Shared {
+    pub metrics: Arc<Metrics>,
+    pub groups: Arc<quota::Groups>,
+    pub budget: Arc<Mutex<Budget>>,
+    pub room: Arc<Semaphore>,
+    pub limiters: HashMap<Arc<str>, Arc<Limiter<rate_limit::TokioClock>>>,
+    pub tokens: Arc<Mutex<Keyed<rate_limit::TokioClock>>>,
+    pub draining: Draining,
+    pub epoch: Instant,
+}
+
+/// Tokens whose rate is remembered in mode "validate"; some hundred bytes each.
+const MAX_TOKENS: usize = 10_000;
+
+impl Shared {
+    pub fn new(config: &Config, draining: Draining) -> Self {
+        let clock = rate_limit::TokioClock::start();
+        let limiters = config.callers.iter().map(|(name, caller)| {
+            (Arc::from(name.as_str()), Arc::new(Limiter::new(quota_of(&caller.rules), clock.clone())))
+        });
+        Shared {
+            metrics: Arc::new(Metrics::new()),
+            groups: Arc::default(),
+            budget: Arc::new(Mutex::new(Budget::new(config.retry.budget))),
+            room: Arc::new(Semaphore::new(config.limits.max_in_flight)),
+            limiters: limiters.collect(),
+            tokens: Arc::new(Mutex::new(Keyed::new(quota_of(&config.defaults), clock, MAX_TOKENS))),
+            draining,
+            epoch: Instant::now(),
+        }
+    }
+}
+
+/// Puts the stack together for one worker and its upstream.
+///
+/// # Errors
+/// When a token or the upstream's authority cannot stand in a header.
+pub fn build(config: &Config, shared: &Shared, upstream: Upstream) -> Result<Stack, http::Error> {
+    let metrics = || shared.metrics.clone();
+    // A body must arrive in the time that an attempt is given to be answered: both bound how long a place is held.
+    let body_timeout = config.upstream.attempt_timeout;
+    let host = config.upstream.url.authority().map_or("", |authority| authority.as_str());
+
+    let stack = ServiceBuilder::new()
+        // Sees the final status, also of refusals, panics and callers that left.
+        .layer(telemetry::TelemetryLayer::new(telemetry::Parameters { metrics: metrics(), access: access_of(config) }))
+        // The seam: below `Result<_, Error>`, above always an answer.
+        .layer(rescue::RescueLayer)
+        // The cheapest refusal, before any work; its permit lives until the answer's body has ended.
+        .layer(admission::AdmissionLayer::new(admission::Parameters { room: shared.room.clone() }))
+        // What hyper leaves unchecked, before anything is believed of the request. Names the operation.
+        .layer(protocol::ProtocolLayer::new(protocol::Parameters {
+            max_header_bytes: config.limits.max_header_bytes,
+            max_headers: config.limits.max_headers,
+            max_body: config.limits.max_body,
+        }))
+        // From here a `Caller` is known; its credential is gone.
+        .layer(authenticate::AuthenticateLayer::new(identities(config)))
+        // Before rate and quota: a forbidden call costs nothing.
+        .layer(authorize::AuthorizeLayer::new(authorize::Parameters { metrics: metrics() }))
+        // The caller's own rate, once per request.
+        .layer(rate_limit::RateLimitLayer::new(rate_limit::Parameters {
+            callers: shared.limiters.clone(),
+            tokens: shared.tokens.clone(),
+            metrics: metrics(),
+        }))
+        // Once: what is retried is already right.
+        .layer(rewrite::RewriteLayer::new(rewrite::Parameters {
+            rules: rules(config),
+            max_body: config.limits.max_body,
+            body_timeout,
+            metrics: metrics(),
+        }))
+        // From here down it is an attempt; waits hold no upstream slot.
+        .layer(retry::RetryLayer::new(retry::Parameters {
+            rules: Rules {
+                max_attempts: config.retry.max_attempts,
+                backoff_min: config.retry.backoff_min,
+                backoff_max: config.retry.backoff_max,
+            },
+            budget: shared.budget.clone(),
+            epoch: shared.epoch,
+            max_replay_body: config.retry.max_replay_body,
+            max_body: config.limits.max_body,
+            body_timeout,
+            draining: shared.draining.clone(),
+            metrics: metrics(),
+        }))
+        // Every attempt needs leave of its group, every answer tells the group.
+        .layer(quota::QuotaLayer::new(quota::Parameters {
+            groups: shared.groups.clone(),
+            max_waiting: config.quota.max_waiting,
+            max_retry_after: config.retry.max_retry_after,
+            draining: shared.draining.clone(),
+            metrics: metrics(),
+        }))
+        // Strips what must not go on. Above the credential: a caller's `Connection: authorization` must not strip ours.
+        .layer(headers::HeadersLayer::new(headers::Parameters { host: HeaderValue::try_from(host)? }))
+        // Per attempt, so that a rotated token is used.
+        .layer(credential::CredentialLayer::new(credential::Parameters { tokens: tokens(config)? }))
+        // The only socket.
+        .service(upstream);
+    Ok(BoxCloneService::new(stack))
+}
+
+fn access_of(config: &Config) -> telemetry::Access {
+    match config.log.access {
+        LogAccess::All => telemetry::Access::All,
+        LogAccess::Refused => telemetry::Access::Refused,
+        LogAccess::None => telemetry::Access::None,
+    }
+}
+
+fn quota_of(rules: &CallerRules) -> rate::Quota {
+    rate::Quota { count: rules.rate.count, per: rules.rate.per, burst: rules.burst }
+}
+
+fn identities(config: &Config) -> authenticate::Parameters {
+    if config.auth.mode == AuthMode::Validate {
+        let rules = &config.defaults;
+        return authenticate::Parameters::Validate {
+            rules: authenticate::Rules {
+                name: "other".into(),
+                access: Access::new(&rules.allow, &rules.deny),
+                max_wait: rules.max_wait,
+                enforce: rules.enforce,
+            },
+        };
+    }
+    let (mut keys, mut anonymous) = (HashMap::new(), None);
+    for (name, caller) in &config.callers {
+        let token = caller.token.as_ref();
+        let group = token.and_then(|token| config.tokens.get(token)).map(|token| token.quota_group.clone());
+        let identity = Arc::new(Caller {
+            name: name.as_str().into(),
+            token: token.map(|token| Arc::from(token.as_str())),
+            group: group.unwrap_or_else(|| "other".into()),
+            access: Access::new(&caller.rules.allow, &caller.rules.deny),
+            max_wait: caller.rules.max_wait,
+            enforce: caller.rules.enforce,
+        });
+        match &caller.credential {
+            CallerCredential::Key(hash) => drop(keys.insert(*hash, identity)),
+            CallerCredential::Anonymous => anonymous = Some(identity),
+        }
+    }
+    authenticate::Parameters::Inject { keys, anonymous }
+}
+
+fn tokens(config: &Config) -> Result<HashMap<Arc<str>, HeaderValue>, http::Error> {
+    let values = config.tokens.iter();
+    values.map(|(name, token)| Ok((Arc::from(name.as_str()), token::bearer(&token.value)?))).collect()
+}
+
+fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
+    let mut rules = HashMap::new();
+    for rule in &config.rewrite {
+        let mode = match rule.mode {
+            RewriteMode::Off => continue,
+            RewriteMode::Report => Mode::Report,
+            RewriteMode::Rewrite => Mode::Rewrite,
+            RewriteMode::Refuse => Mode::Refuse,
+        };
+        let rename = rule.rename.iter().map(|(old, new)| (old.clone(), new.clone())).collect();
+        let rule_of_all = Arc::new(Rule { rename, mode });
+        for operation in &rule.operations {
+            rules.insert(operation.clone(), rule_of_all.clone());
+        }
+    }
+    rules
+}

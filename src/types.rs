@@ -1,1 +1,51 @@
+//! Small types that travel with a request. No behaviour beyond making and showing them.
 
+use std::sync::Arc;
+
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use crate::policy::{access::Access, operation::Operation};
+
+/// The id of a request: the caller's own if it was sane, else made here. Also in `X-Request-Id`.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub HeaderValue);
+
+impl RequestId {
+    /// For logs and bodies; request ids are visible ASCII by construction.
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or("")
+    }
+}
+
+/// The operation a request names.
+#[derive(Clone, Debug)]
+pub struct Named(pub Operation);
+
+/// When the caller's patience ends: no wait may end, and no attempt begin, after it.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(pub Instant);
+
+/// Who calls, and what holds for it under the configuration this request sees.
+#[derive(Debug)]
+pub struct Caller {
+    pub name: Arc<str>,
+    /// The upstream credential used for it; `None` where it brings its own.
+    pub token: Option<Arc<str>>,
+    pub group: Arc<str>,
+    pub access: Access,
+    pub max_wait: std::time::Duration,
+    /// False while the operator tries a rule before it bites.
+    pub enforce: bool,
+}
+
+/// In mode "validate", the credential the caller brought: forwarded, and hashed to key its rate.
+#[derive(Clone)]
+pub struct OwnToken {
+    pub header: HeaderValue,
+    pub hash: [u8; 32],
+}
+
+/// The time upstream named on its answer; the quota layer reads it, the retry layer keeps to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand(pub std::time::Duration);

@@ -1,1 +1,98 @@
+//! Plumbing: one file is one room. Each layer carries bytes and waits; what it does is decided by `policy`.
+//!
+//! Layers import neither each other nor the configuration: each takes its own small parameters.
 
+pub mod admission;
+pub mod authenticate;
+pub mod authorize;
+pub mod credential;
+pub mod headers;
+pub mod protocol;
+pub mod quota;
+pub mod rate_limit;
+pub mod rescue;
+pub mod retry;
+pub mod rewrite;
+pub mod telemetry;
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tokio::sync::watch;
+
+use crate::{body::Body, error::Error, record::Record};
+
+/// For layers that must wait.
+pub type BoxFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
+
+pin_project! {
+    /// For layers that only look at the head: refused on the spot, or whatever is below.
+    #[project = EitherProjection]
+    pub enum Either<F> {
+        Refused { error: Option<Error> },
+        Below { #[pin] future: F },
+    }
+}
+
+impl<F> Either<F> {
+    pub(crate) fn refused(error: Error) -> Self {
+        Either::Refused { error: Some(error) }
+    }
+
+    pub(crate) fn below(future: F) -> Self {
+        Either::Below { future }
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Either<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        match self.project() {
+            EitherProjection::Refused { error } => Poll::Ready(Err(error.take().unwrap_or(Error::Internal))),
+            EitherProjection::Below { future } => future.poll(cx),
+        }
+    }
+}
+
+/// The record of this request; a fresh one where a test calls a layer by itself.
+pub(crate) fn record<B>(request: &Request<B>) -> Record {
+    request.extensions().get::<Record>().cloned().unwrap_or_default()
+}
+
+/// Tells whoever waits that the gateway is about to stop.
+#[derive(Clone)]
+pub struct Draining(watch::Receiver<bool>);
+
+impl Draining {
+    pub fn new() -> (watch::Sender<bool>, Draining) {
+        let (sender, receiver) = watch::channel(false);
+        (sender, Draining(receiver))
+    }
+
+    pub fn is_on(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Completes when the drain begins; never, when nobody is left to begin it.
+    pub async fn begun(&self) {
+        let mut receiver = self.0.clone();
+        if receiver.wait_for(|on| *on).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What a caller is told to wait when the gateway drains: another replica is up in this time, or none is.
+pub(crate) const DRAIN_RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The label for callers that have no name of their own.
+pub(crate) fn other() -> Arc<str> {
+    Arc::from("other")
+}

@@ -1,1 +1,338 @@
+//! The leaf of the stack: the only place that opens a connection to the upstream.
+//!
+//! One `Upstream` belongs to one worker thread: its connections are driven by that thread's runtime and shared
+//! with no other.
 
+mod connector;
+pub mod tls;
+pub mod token;
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response, StatusCode, Uri, Version, header, uri};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+use tower::Service;
+
+use self::connector::{Connected, Connector};
+use crate::{
+    body::{Body, Fault, Guard, InboundFault},
+    error::{Cause, Error},
+};
+
+/// How the upstream is reached.
+#[derive(Clone)]
+pub struct Options {
+    /// Scheme and authority.
+    pub url: Uri,
+    /// `None` for plain `http://`.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// HTTP/2 by prior knowledge on `http://`.
+    pub http2_only: bool,
+    pub connect_timeout: Duration,
+    pub attempt_timeout: Duration,
+    pub idle_timeout: Duration,
+    /// Of this worker; HTTP/1.1 connections in use at once.
+    pub max_connections: usize,
+    /// Reported when a caller's body is over the limit.
+    pub max_body: u64,
+}
+
+/// A client of one upstream. Cheap to clone.
+#[derive(Clone)]
+pub struct Upstream(Arc<Inner>);
+
+struct Inner {
+    options: Options,
+    connector: Connector,
+    /// A permit is a connection in use. A new one is opened only when none is idle, so connections in use and
+    /// idle together never exceed the permits.
+    slots: Arc<Semaphore>,
+    idle: Mutex<VecDeque<Idle>>,
+    /// The one HTTP/2 connection, once the upstream has agreed to it. The lock is held while connecting, so
+    /// that a burst opens one connection and not many.
+    multiplexed: tokio::sync::Mutex<Option<http2::SendRequest<Body>>>,
+}
+
+struct Idle {
+    sender: http1::SendRequest<Body>,
+    since: Instant,
+}
+
+enum Lease {
+    One { sender: http1::SendRequest<Body>, permit: OwnedSemaphorePermit, reused: bool },
+    Many { sender: http2::SendRequest<Body>, reused: bool },
+}
+
+impl Upstream {
+    /// Must be called on the runtime that will drive the connections.
+    pub fn new(options: Options) -> Self {
+        let inner = Arc::new(Inner {
+            connector: Connector::new(&options),
+            slots: Arc::new(Semaphore::new(options.max_connections)),
+            idle: Mutex::default(),
+            multiplexed: tokio::sync::Mutex::default(),
+            options,
+        });
+        tokio::spawn(reap(Arc::downgrade(&inner)));
+        Upstream(inner)
+    }
+}
+
+impl Service<Request<Body>> for Upstream {
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let inner = self.0.clone();
+        Box::pin(async move {
+            let fault = request.extensions().get::<InboundFault>().cloned();
+            let max_body = inner.options.max_body;
+            let result = attempt(inner, request).await;
+            // hyper reports a caller's broken body as a failed upstream call; it is not upstream's fault.
+            match fault.and_then(|fault| fault.get()) {
+                Some(Fault::Broken) if result.is_err() => Err(Error::BrokenBody),
+                Some(Fault::TooLarge) if result.is_err() => Err(Error::BodyTooLarge { max_bytes: max_body }),
+                _ => result,
+            }
+        })
+    }
+}
+
+/// One attempt: a connection, the request, the head of the answer.
+async fn attempt(inner: Arc<Inner>, mut request: Request<Body>) -> Result<Response<Body>, Error> {
+    let until = Instant::now() + inner.options.attempt_timeout;
+    loop {
+        let lease = inner.lease(until).await?;
+        let (result, reused, lease) = match lease {
+            Lease::One { mut sender, permit, reused } => {
+                set_origin_form(&mut request, Version::HTTP_11);
+                let sent = timeout_at(until, sender.try_send_request(request)).await;
+                (sent, reused, Some((sender, permit)))
+            }
+            Lease::Many { mut sender, reused } => {
+                set_absolute_form(&mut request, &inner.options.url);
+                (timeout_at(until, sender.try_send_request(request)).await, reused, None)
+            }
+        };
+        match result {
+            Err(_elapsed) => return Err(Error::UpstreamTimeout),
+            Ok(Ok(response)) => return accept(&inner, response, lease),
+            Ok(Err(mut error)) => match error.take_message() {
+                // Closed by upstream while it lay idle, and nothing of the request was written: another
+                // connection takes it. Ends, because each turn uses up a pooled connection.
+                Some(unsent) if reused => request = unsent,
+                Some(_) => return Err(Error::Unreachable(error.into_error().into())),
+                None => return Err(Error::Broken(error.into_error().into())),
+            },
+        }
+    }
+}
+
+/// An answer's head has come: its body gives the connection back when it ends.
+fn accept(
+    inner: &Arc<Inner>,
+    response: Response<Incoming>,
+    lease: Option<(http1::SendRequest<Body>, OwnedSemaphorePermit)>,
+) -> Result<Response<Body>, Error> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Error::Broken("101 that nobody asked for".into()));
+    }
+    let (mut head, body) = response.into_parts();
+    // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length, which must not be passed on.
+    if head.headers.contains_key(header::TRANSFER_ENCODING) {
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
+    let body = Body::incoming(body);
+    let ended = http_body::Body::is_end_stream(&body);
+    let body = match lease {
+        None => body,
+        Some((sender, permit)) => {
+            let mut give_back = GiveBack { inner: inner.clone(), lease: Some((sender, permit)), whole: false };
+            if ended {
+                give_back.finished();
+                body
+            } else {
+                body.guarded(give_back)
+            }
+        }
+    };
+    Ok(Response::from_parts(head, body))
+}
+
+/// Returns a connection to the pool when the answer on it was read whole, and closes it otherwise.
+struct GiveBack {
+    inner: Arc<Inner>,
+    lease: Option<(http1::SendRequest<Body>, OwnedSemaphorePermit)>,
+    whole: bool,
+}
+
+impl Guard for GiveBack {
+    fn finished(&mut self) {
+        self.whole = true;
+        let Some((mut sender, permit)) = self.lease.take() else { return };
+        if sender.is_ready() {
+            self.inner.check_in(sender);
+            drop(permit);
+        } else if !sender.is_closed() {
+            // Its task has still to notice the end, or the request's body is not all written: wait a little.
+            let inner = self.inner.clone();
+            tokio::spawn(async move {
+                let settle = Instant::now() + SETTLE;
+                if matches!(timeout_at(settle, sender.ready()).await, Ok(Ok(()))) {
+                    inner.check_in(sender);
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// How long a connection whose answer has ended may take to be ready again. It is a turn of its task when all
+/// is well; a request's body that upstream never read is not worth more than this.
+const SETTLE: Duration = Duration::from_secs(1);
+
+impl Inner {
+    fn idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_in(&self, sender: http1::SendRequest<Body>) {
+        self.idle().push_back(Idle { sender, since: Instant::now() });
+    }
+
+    /// The connection that was used last, so that the others can grow old.
+    fn check_out(&self) -> Option<http1::SendRequest<Body>> {
+        let mut idle = self.idle();
+        while let Some(mut candidate) = idle.pop_back() {
+            let fresh = candidate.since.elapsed() < self.options.idle_timeout;
+            if fresh && !candidate.sender.is_closed() && candidate.sender.is_ready() {
+                return Some(candidate.sender);
+            }
+        }
+        None
+    }
+
+    fn drop_expired(&self) {
+        let limit = self.options.idle_timeout;
+        self.idle().retain(|idle| idle.since.elapsed() < limit && !idle.sender.is_closed());
+    }
+
+    async fn lease(&self, until: Instant) -> Result<Lease, Error> {
+        if self.options.http2_only {
+            let mut shared = self.multiplexed.lock().await;
+            if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
+                return Ok(Lease::Many { sender: sender.clone(), reused: true });
+            }
+            let Connected { stream, .. } = self.connector.connect().await.map_err(Error::Unreachable)?;
+            let sender = handshake2(stream).await?;
+            *shared = Some(sender.clone());
+            return Ok(Lease::Many { sender, reused: false });
+        }
+        if let Ok(shared) = self.multiplexed.try_lock() {
+            if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
+                return Ok(Lease::Many { sender: sender.clone(), reused: true });
+            }
+        }
+        let permit = timeout_at(until, self.slots.clone().acquire_owned())
+            .await
+            .map_err(|_| Error::Overloaded { retry_after: Duration::from_secs(1) })?
+            .map_err(|_| Error::Internal)?;
+        if let Some(sender) = self.check_out() {
+            return Ok(Lease::One { sender, permit, reused: true });
+        }
+        let Connected { stream, http2 } = self.connector.connect().await.map_err(Error::Unreachable)?;
+        if http2 {
+            let sender = handshake2(stream).await?;
+            *self.multiplexed.lock().await = Some(sender.clone());
+            return Ok(Lease::Many { sender, reused: false });
+        }
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(MAX_RESPONSE_HEADERS)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Error::Unreachable(error.into()))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+        });
+        Ok(Lease::One { sender, permit, reused: false })
+    }
+}
+
+/// More than any answer of DevRev's; hyper's own default.
+const MAX_RESPONSE_HEADERS: usize = 100;
+
+async fn handshake2(stream: connector::Stream) -> Result<http2::SendRequest<Body>, Error> {
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        // A dead path shows within half a minute instead of at TCP's own pace.
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .adaptive_window(true)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| Error::Unreachable(error.into()))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    Ok(sender)
+}
+
+fn set_origin_form(request: &mut Request<Body>, version: Version) {
+    let mut parts = uri::Parts::default();
+    parts.path_and_query = request.uri().path_and_query().cloned();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    *request.version_mut() = version;
+}
+
+/// HTTP/2 takes `:scheme` and `:authority` from the URI, and knows no Host (RFC 9113 section 8.3.1).
+fn set_absolute_form(request: &mut Request<Body>, upstream: &Uri) {
+    let mut parts = upstream.clone().into_parts();
+    parts.path_and_query = request.uri().path_and_query().cloned();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request.headers_mut().remove(header::HOST);
+    request.headers_mut().remove(header::TRANSFER_ENCODING);
+    *request.version_mut() = Version::HTTP_2;
+}
+
+/// Closes connections that have been idle too long; ends with the pool.
+async fn reap(pool: Weak<Inner>) {
+    loop {
+        let Some(pause) = pool.upgrade().map(|inner| inner.options.idle_timeout) else { return };
+        tokio::time::sleep(pause.max(Duration::from_secs(1)) / 2).await;
+        let Some(inner) = pool.upgrade() else { return };
+        inner.drop_expired();
+    }
+}
+
+/// For causes that are only words.
+pub(crate) fn cause(words: &'static str) -> Cause {
+    words.into()
+}

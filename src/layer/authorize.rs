@@ -1,0 +1,69 @@
+//! Which operations a caller may use; before rate and quota, because a forbidden call costs nothing.
+
+use std::{sync::Arc, task::{Context, Poll}};
+
+use http::{Request, Response};
+use tower::{Layer, Service};
+
+use super::Either;
+use crate::{
+    body::Body,
+    error::Error,
+    telemetry::metrics::Metrics,
+    types::{Caller, Named},
+};
+
+pub struct Parameters {
+    pub metrics: Arc<Metrics>,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct AuthorizeLayer(Arc<Parameters>);
+
+impl AuthorizeLayer {
+    pub fn new(parameters: Parameters) -> Self {
+        AuthorizeLayer(Arc::new(parameters))
+    }
+}
+
+impl<S> Layer<S> for AuthorizeLayer {
+    type Service = Authorize<S>;
+
+    fn layer(&self, inner: S) -> Authorize<S> {
+        Authorize { inner, parameters: self.0.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub struct Authorize<S> {
+    inner: S,
+    parameters: Arc<Parameters>,
+}
+
+impl<S> Service<Request<Body>> for Authorize<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
+{
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Either<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let extensions = request.extensions();
+        let (Some(caller), Some(Named(operation))) = (extensions.get::<Arc<Caller>>(), extensions.get()) else {
+            return Either::refused(Error::Internal);
+        };
+        if !caller.access.permits(operation.name()) {
+            if caller.enforce {
+                return Either::refused(Error::Forbidden);
+            }
+            self.parameters.metrics.would_refuse(&caller.name, "forbidden");
+        }
+        Either::below(self.inner.call(request))
+    }
+}

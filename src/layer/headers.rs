@@ -1,0 +1,80 @@
+//! Header hygiene both ways: hop-by-hop fields, what would tell upstream of our inside, Host, Via, request id.
+
+use std::{sync::Arc, task::{Context, Poll}};
+
+use http::{HeaderName, HeaderValue, Request, Response, header};
+use tower::{Layer, Service};
+
+use super::BoxFuture;
+use crate::{body::Body, error::Error, policy::headers, types::RequestId};
+
+pub struct Parameters {
+    /// The upstream's authority.
+    pub host: HeaderValue,
+}
+
+/// Ours and the caller's id are one and the same.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const VIA: HeaderValue = HeaderValue::from_static("1.1 revgate");
+
+/// See the module.
+#[derive(Clone)]
+pub struct HeadersLayer(Arc<Parameters>);
+
+impl HeadersLayer {
+    pub fn new(parameters: Parameters) -> Self {
+        HeadersLayer(Arc::new(parameters))
+    }
+}
+
+impl<S> Layer<S> for HeadersLayer {
+    type Service = Headers<S>;
+
+    fn layer(&self, inner: S) -> Headers<S> {
+        Headers { inner, parameters: self.0.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub struct Headers<S> {
+    inner: S,
+    parameters: Arc<Parameters>,
+}
+
+impl<S> Service<Request<Body>> for Headers<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture>,
+{
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = BoxFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> BoxFuture {
+        let exact = http_body::Body::size_hint(request.body()).exact();
+        let id = request.extensions().get::<RequestId>().cloned();
+        let fields = request.headers_mut();
+        headers::strip_request(fields);
+        if exact.is_none() {
+            // hyper sends no body on a GET unless the framing is spelled out.
+            fields.remove(header::CONTENT_LENGTH);
+            fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        fields.insert(header::HOST, self.parameters.host.clone());
+        fields.append(header::VIA, VIA);
+        if let Some(RequestId(id)) = id {
+            fields.insert(X_REQUEST_ID, id);
+        }
+        let below = self.inner.call(request);
+        Box::pin(async move {
+            let mut response = below.await?;
+            let fields = response.headers_mut();
+            headers::strip_response(fields);
+            fields.append(header::VIA, VIA);
+            Ok(response)
+        })
+    }
+}

@@ -1,0 +1,100 @@
+//! The seam: below, `Result<_, Error>`; above, always an answer. Panics end here, and every answer gets the
+//! headers that the caller is promised.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures_util::FutureExt;
+use http::{HeaderValue, Request, Response};
+use tower::{Layer, Service};
+
+use super::{headers::X_REQUEST_ID, record};
+use crate::{
+    body::Body,
+    error::Error,
+    record::Record,
+    types::RequestId,
+};
+
+#[derive(Clone, Copy)]
+pub struct RescueLayer;
+
+impl<S> Layer<S> for RescueLayer {
+    type Service = Rescue<S>;
+
+    fn layer(&self, inner: S) -> Rescue<S> {
+        Rescue { inner }
+    }
+}
+
+#[derive(Clone)]
+pub struct Rescue<S> {
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Rescue<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let record = record(&request);
+        let id = request.extensions().get::<RequestId>().cloned();
+        let below = std::panic::catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
+        Box::pin(async move {
+            let result = match below {
+                Ok(future) => AssertUnwindSafe(future).catch_unwind().await.unwrap_or(Err(Error::Internal)),
+                Err(_panic) => Err(Error::Internal),
+            };
+            let mut response = result.unwrap_or_else(|error| {
+                log(&error, id.as_ref());
+                record.facts().code = Some(error.code());
+                error.response(id.as_ref())
+            });
+            promise(&mut response, id, &record);
+            Ok(response)
+        })
+    }
+}
+
+fn log(error: &Error, id: Option<&RequestId>) {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    let id = id.map_or("", RequestId::as_str);
+    tracing::debug!(code = error.code(), request_id = id, cause, "refused: {error}");
+}
+
+/// What every answer carries.
+fn promise(response: &mut Response<Body>, id: Option<RequestId>, record: &Record) {
+    let facts = record.facts();
+    let headers = response.headers_mut();
+    if let Some(RequestId(id)) = id {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    if let Some((policy, limit)) = &facts.rate {
+        headers.insert("ratelimit-policy", policy.clone());
+        headers.insert("ratelimit", limit.clone());
+    }
+    if facts.deprecated {
+        // RFC 9745; 2025-03-27, the date of DevRev's beta changelog.
+        headers.insert("deprecation", HeaderValue::from_static("@1743033600"));
+    }
+    if facts.attempts > 1 || !facts.waited.is_zero() {
+        let timing = format!("wait;dur={:.1}, attempts;desc=\"{}\"", facts.waited.as_secs_f64() * 1e3, facts.attempts);
+        if let Ok(timing) = HeaderValue::try_from(timing) {
+            headers.append("server-timing", timing);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Tries again on the caller's behalf. From here down it is an attempt; a wait here holds no upstream slot.
+
+use std::{sync::{Arc, Mutex, PoisonError}, task::{Context, Poll}, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header, request};
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use super::{BoxFuture, DRAIN_RETRY_AFTER, Draining, record};
+use crate::{
+    body::{Body, Fault, InboundFault, read_up_to},
+    error::Error,
+    policy::{
+        feedback::whole_seconds,
+        retry::{Attempt, Budget, Decision, Outcome, Rules, decide},
+    },
+    record::Record,
+    telemetry::metrics::Metrics,
+    types::{Deadline, Demand, Named},
+};
+
+pub struct Parameters {
+    pub rules: Rules,
+    pub budget: Arc<Mutex<Budget>>,
+    /// What `Budget` counts its time from.
+    pub epoch: Instant,
+    pub max_replay_body: usize,
+    pub max_body: u64,
+    /// For a small body to arrive before the first attempt.
+    pub body_timeout: Duration,
+    pub draining: Draining,
+    pub metrics: Arc<Metrics>,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct RetryLayer(Arc<Parameters>);
+
+impl RetryLayer {
+    pub fn new(parameters: Parameters) -> Self {
+        RetryLayer(Arc::new(parameters))
+    }
+}
+
+impl<S> Layer<S> for RetryLayer {
+    type Service = Retry<S>;
+
+    fn layer(&self, inner: S) -> Retry<S> {
+        Retry { inner, parameters: self.0.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub struct Retry<S> {
+    inner: S,
+    parameters: Arc<Parameters>,
+}
+
+impl<S> Service<Request<Body>> for Retry<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = BoxFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> BoxFuture {
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        let parameters = self.parameters.clone();
+        Box::pin(async move {
+            let call = parameters.prepare(request).await?;
+            parameters.run(inner, call).await
+        })
+    }
+}
+
+/// A request in a form that can be sent more than once, if its body allows.
+struct Call {
+    head: request::Parts,
+    payload: Payload,
+    reads: bool,
+    deadline: Instant,
+    record: Record,
+}
+
+enum Payload {
+    Replayable(Bytes),
+    Once(Option<Body>),
+}
+
+impl Call {
+    fn attempt(&mut self) -> Request<Body> {
+        let body = match &mut self.payload {
+            Payload::Replayable(bytes) => Body::full(bytes.clone()),
+            Payload::Once(body) => body.take().unwrap_or_else(Body::empty),
+        };
+        Request::from_parts(self.head.clone(), body)
+    }
+}
+
+impl Parameters {
+    async fn prepare(&self, request: Request<Body>) -> Result<Call, Error> {
+        let record = record(&request);
+        let (mut head, mut body) = request.into_parts();
+        let reads = head.extensions.get::<Named>().is_some_and(|Named(operation)| operation.is_read(&head.method));
+        let deadline = head.extensions.get::<Deadline>().map_or_else(Instant::now, |deadline| deadline.0);
+        let known_larger = http_body::Body::size_hint(&body).lower() > self.max_replay_body as u64;
+        let payload = if http_body::Body::is_end_stream(&body) {
+            Payload::Replayable(Bytes::new())
+        } else if known_larger {
+            Payload::Once(Some(body))
+        } else {
+            let read = tokio::time::timeout(self.body_timeout, read_up_to(&mut body, self.max_replay_body)).await;
+            match read {
+                Ok(Ok(read)) if read.complete => {
+                    // Its size is known now, whatever framing it came in.
+                    head.headers.remove(header::TRANSFER_ENCODING);
+                    if !read.bytes.is_empty() {
+                        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(read.bytes.len()));
+                    }
+                    Payload::Replayable(read.bytes)
+                }
+                Ok(Ok(read)) => Payload::Once(Some(Body::prefixed(read.bytes, body))),
+                Ok(Err(_)) | Err(_) => {
+                    let fault = head.extensions.get::<InboundFault>().and_then(InboundFault::get);
+                    return Err(match fault {
+                        Some(Fault::TooLarge) => Error::BodyTooLarge { max_bytes: self.max_body },
+                        _ => Error::BrokenBody,
+                    });
+                }
+            }
+        };
+        Ok(Call { head, payload, reads, deadline, record })
+    }
+
+    async fn run<S>(&self, mut inner: S, mut call: Call) -> Result<Response<Body>, Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
+    {
+        self.budget().request(self.epoch.elapsed());
+        let mut number = 0;
+        loop {
+            number += 1;
+            let result = inner.call(call.attempt()).await;
+            let Some((outcome, label)) = outcome(&result) else {
+                self.metrics.attempt(if result.is_ok() { "success" } else { "refused" });
+                call.record.facts().attempts = if reached(&result) { number } else { number - 1 };
+                return result;
+            };
+            self.metrics.attempt(label);
+            call.record.facts().attempts = number;
+            let attempt = Attempt {
+                number,
+                reads: call.reads,
+                replayable: matches!(call.payload, Payload::Replayable(_)),
+                outcome,
+                elapsed_wait_left: call.deadline.saturating_duration_since(Instant::now()),
+            };
+            match decide(&self.rules, &attempt, fastrand::f64()) {
+                Decision::Retry { after, draws_budget }
+                    if !draws_budget || self.budget().try_retry(self.epoch.elapsed()) =>
+                {
+                    // The failed answer's connection is of no more use to this request.
+                    drop(result);
+                    self.metrics.retry(label);
+                    self.wait(after, &call.record).await?;
+                }
+                Decision::Retry { after, .. } => return finish(result, Some(after)),
+                Decision::Stop { retry_after } => return finish(result, retry_after),
+            }
+        }
+    }
+
+    fn budget(&self) -> std::sync::MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn wait(&self, time: Duration, record: &Record) -> Result<(), Error> {
+        if time.is_zero() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let result = tokio::select! {
+            () = tokio::time::sleep(time) => Ok(()),
+            () = self.draining.begun() => Err(Error::Draining { retry_after: DRAIN_RETRY_AFTER }),
+        };
+        record.facts().waited += start.elapsed();
+        self.metrics.wait("retry", start.elapsed().as_secs_f64());
+        result
+    }
+}
+
+/// What an attempt came to, where another try may be the answer.
+fn outcome(result: &Result<Response<Body>, Error>) -> Option<(Outcome, &'static str)> {
+    let status = match result {
+        Ok(response) => response.status(),
+        Err(Error::Unreachable(_)) => return Some((Outcome::NotWritten, "not_written")),
+        Err(Error::Broken(_)) => return Some((Outcome::Lost, "lost")),
+        Err(Error::UpstreamTimeout) => return Some((Outcome::TimedOut, "timeout")),
+        Err(_) => return None,
+    };
+    let label = match status.as_u16() {
+        429 => "throttled",
+        503 => "unavailable",
+        500 | 502 | 504 => "server_error",
+        _ => return None,
+    };
+    let demand = result.as_ref().ok().and_then(|r| r.extensions().get::<Demand>()).map(|demand| demand.0);
+    Some((Outcome::Status { status, demand }, label))
+}
+
+/// Whether upstream was asked at all.
+fn reached(result: &Result<Response<Body>, Error>) -> bool {
+    matches!(result, Ok(_) | Err(Error::TokenUnavailable { .. } | Error::BrokenBody | Error::BodyTooLarge { .. }))
+}
+
+/// No further try: what comes back is upstream's own last answer. DevRev's SDKs read a 429's time only as whole
+/// seconds in the header, so one that lacks it gets it.
+fn finish(result: Result<Response<Body>, Error>, retry_after: Option<Duration>) -> Result<Response<Body>, Error> {
+    let mut response = result?;
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        let whole = response.headers().get(header::RETRY_AFTER).is_some_and(|value| {
+            !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
+        });
+        if !whole {
+            let seconds = whole_seconds(retry_after.unwrap_or(Duration::from_secs(1)));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+    }
+    Ok(response)
+}

@@ -1,0 +1,142 @@
+//! Renames deprecated fields, once: what is retried is already right.
+
+use std::{collections::HashMap, sync::Arc, task::{Context, Poll}, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use tower::{Layer, Service};
+
+use super::{BoxFuture, other, record};
+use crate::{
+    body::{Body, Fault, InboundFault, read_up_to},
+    error::Error,
+    policy::rewrite::{RewriteFault, Rewritten, Rule, rewrite},
+    record::Record,
+    telemetry::metrics::Metrics,
+    types::Named,
+};
+
+pub struct Parameters {
+    /// By the operation's normalised name.
+    pub rules: HashMap<String, Arc<Rule>>,
+    pub max_body: u64,
+    /// For the whole body to arrive.
+    pub body_timeout: Duration,
+    pub metrics: Arc<Metrics>,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct RewriteLayer(Arc<Parameters>);
+
+impl RewriteLayer {
+    pub fn new(parameters: Parameters) -> Self {
+        RewriteLayer(Arc::new(parameters))
+    }
+}
+
+impl<S> Layer<S> for RewriteLayer {
+    type Service = Rewrite<S>;
+
+    fn layer(&self, inner: S) -> Rewrite<S> {
+        Rewrite { inner, parameters: self.0.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub struct Rewrite<S> {
+    inner: S,
+    parameters: Arc<Parameters>,
+}
+
+impl<S> Service<Request<Body>> for Rewrite<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture> + Clone + Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = BoxFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> BoxFuture {
+        let Some(rule) = self.parameters.rule_for(&request) else { return self.inner.call(request) };
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let parameters = self.parameters.clone();
+        Box::pin(async move {
+            let request = parameters.apply(&rule, request).await?;
+            inner.call(request).await
+        })
+    }
+}
+
+impl Parameters {
+    fn rule_for(&self, request: &Request<Body>) -> Option<Arc<Rule>> {
+        let Named(operation) = request.extensions().get()?;
+        let rule = self.rules.get(operation.name())?;
+        if matches!(*request.method(), Method::GET | Method::HEAD) {
+            return None;
+        }
+        match unreadable(request.headers()) {
+            None => Some(rule.clone()),
+            Some(reason) => {
+                self.metrics.rewrite_skipped(reason);
+                None
+            }
+        }
+    }
+
+    async fn apply(&self, rule: &Rule, request: Request<Body>) -> Result<Request<Body>, Error> {
+        let (mut head, mut body) = request.into_parts();
+        let limit = usize::try_from(self.max_body).unwrap_or(usize::MAX);
+        let read = tokio::time::timeout(self.body_timeout, read_up_to(&mut body, limit)).await;
+        let bytes = match read {
+            Ok(Ok(read)) if read.complete => read.bytes,
+            Ok(Ok(_)) => return Err(Error::BodyTooLarge { max_bytes: self.max_body }),
+            Ok(Err(_)) if head.extensions.get::<InboundFault>().and_then(InboundFault::get) == Some(Fault::TooLarge) => {
+                return Err(Error::BodyTooLarge { max_bytes: self.max_body });
+            }
+            Ok(Err(_)) | Err(_) => return Err(Error::BrokenBody),
+        };
+        let (bytes, fields) = match rewrite(&bytes, rule).map_err(told)? {
+            Rewritten::Unchanged => (bytes, Vec::new()),
+            Rewritten::Seen { fields } => (bytes, fields),
+            Rewritten::Changed { body, fields } => (Bytes::from(body), fields),
+        };
+        if !fields.is_empty() {
+            let record = head.extensions.get::<Record>().cloned().unwrap_or_default();
+            let mut facts = record.facts();
+            facts.deprecated = true;
+            let (caller, operation) = (facts.caller.clone().unwrap_or_else(other), facts.operation.unwrap_or("other"));
+            drop(facts);
+            for field in fields {
+                self.metrics.deprecated(&caller, operation, &Arc::from(field));
+            }
+        }
+        head.headers.remove(header::TRANSFER_ENCODING);
+        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        Ok(Request::from_parts(head, Body::full(bytes)))
+    }
+}
+
+/// Why a body is not looked into, if it is not.
+fn unreadable(headers: &HeaderMap) -> Option<&'static str> {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        return Some("content_encoding");
+    }
+    // DevRev takes JSON only; a client that does not name the type means it.
+    let kind = headers.get(header::CONTENT_TYPE)?;
+    let essence = kind.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    (essence != "application/json" && !essence.ends_with("+json")).then_some("content_type")
+}
+
+fn told(fault: RewriteFault) -> Error {
+    match fault {
+        RewriteFault::NotAnObject | RewriteFault::Malformed | RewriteFault::RepeatedKey(_) => Error::Parse,
+        RewriteFault::Conflict { old, .. } => Error::FieldConflict { field: old.into() },
+        RewriteFault::Deprecated { field } => Error::DeprecatedField { field: field.into() },
+    }
+}

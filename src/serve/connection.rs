@@ -1,0 +1,207 @@
+//! Connections: accepted, bounded, served by the stack, and ended in order.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+use tower::ServiceExt;
+
+use super::listener::Listener;
+use crate::{
+    body::{Body, Guard, InboundFault},
+    layer::Draining,
+    stack::Stack,
+    telemetry::metrics::Metrics,
+};
+
+pub struct Settings {
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub max_header_bytes: usize,
+    pub max_headers: usize,
+    pub max_body: u64,
+    pub drain_timeout: Duration,
+    /// Of all workers together.
+    pub connections: Arc<Semaphore>,
+    pub metrics: Arc<Metrics>,
+    pub draining: Draining,
+}
+
+enum Accepting {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+/// Serves until the drain has ended every connection or its time is over.
+pub async fn serve(listener: Listener, stack: Stack, settings: Arc<Settings>) {
+    let accepting = match listener {
+        Listener::Tcp(listener) => tokio::net::TcpListener::from_std(listener).map(Accepting::Tcp),
+        Listener::Unix(listener) => tokio::net::UnixListener::from_std(listener).map(Accepting::Unix),
+    };
+    let accepting = match accepting {
+        Ok(accepting) => accepting,
+        Err(error) => return tracing::error!(%error, "a listener could not be used"),
+    };
+    let mut connections = JoinSet::new();
+    let builder = Arc::new(builder(&settings));
+    loop {
+        // Where all places are taken, connections wait in the kernel's backlog.
+        let accepted = async {
+            let permit = settings.connections.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let stream = match &accepting {
+                Accepting::Tcp(listener) => {
+                    let (stream, _) = listener.accept().await?;
+                    stream.set_nodelay(true)?;
+                    Stream::Tcp(stream)
+                }
+                Accepting::Unix(listener) => Stream::Unix(listener.accept().await?.0),
+            };
+            Ok::<_, io::Error>((permit, stream))
+        };
+        tokio::select! {
+            () = settings.draining.begun() => break,
+            accepted = accepted => match accepted {
+                Ok((permit, stream)) => {
+                    let (stack, settings, builder) = (stack.clone(), settings.clone(), builder.clone());
+                    connections.spawn(async move {
+                        settings.metrics.connections(1);
+                        match stream {
+                            Stream::Tcp(stream) => connection(stream, stack, &settings, &builder).await,
+                            Stream::Unix(stream) => connection(stream, stack, &settings, &builder).await,
+                        }
+                        settings.metrics.connections(-1);
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    // Out of descriptors: trying again at once would only spin.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop(accepting);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if timeout(settings.drain_timeout, all_ended).await.is_err() {
+        tracing::warn!(left = connections.len(), "drain.timeout is over; connections are cut");
+    }
+}
+
+enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+fn builder(settings: &Settings) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // hyper's own limits stand above ours, so that what is only a little over gets an answer that says so.
+    let buffer = settings.max_header_bytes.saturating_mul(2).max(16 * 1024);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.header_timeout)
+        .max_buf_size(buffer)
+        .max_headers(settings.max_headers.saturating_mul(2));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .max_concurrent_streams(200)
+        .max_header_list_size(u32::try_from(buffer).unwrap_or(u32::MAX));
+    builder
+}
+
+/// What a connection is doing, for its idle timeout.
+#[derive(Clone)]
+struct Activity(Arc<Mutex<(usize, Instant)>>);
+
+impl Activity {
+    fn begin(&self) -> Busy {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+        Busy(self.clone())
+    }
+
+    /// When the connection is to end if nothing more happens on it.
+    fn idle_until(&self, limit: Duration) -> Instant {
+        let (busy, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if busy > 0 { Instant::now() + limit } else { since + limit }
+    }
+}
+
+/// Held while a request is on its way, until its answer's body has ended.
+struct Busy(Activity);
+
+impl Guard for Busy {}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut state = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 -= 1;
+        state.1 = Instant::now();
+    }
+}
+
+async fn connection<I>(stream: I, stack: Stack, settings: &Settings, builder: &auto::Builder<TokioExecutor>)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let activity = Activity(Arc::new(Mutex::new((0, Instant::now()))));
+    let (watch, max_body) = (activity.clone(), settings.max_body);
+    // Requests on a connection share it, stacks they do not: each takes a clone.
+    let stack = Arc::new(Mutex::new(stack));
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let busy = activity.begin();
+        let stack = stack.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let fault = InboundFault::default();
+        let mut request = request.map(|body| Body::inbound(body, max_body, fault.clone()));
+        request.extensions_mut().insert(fault);
+        async move { stack.oneshot(request).await.map(|response| response.map(|body| body.guarded(busy))) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let mut ending = false;
+    let mut until = watch.idle_until(settings.idle_timeout);
+    loop {
+        tokio::select! {
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "connection ended");
+                }
+                return;
+            }
+            () = sleep_until(until) => {
+                until = watch.idle_until(settings.idle_timeout);
+                if until <= Instant::now() {
+                    if ending {
+                        return;
+                    }
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                    // What does not go of its own accord is cut.
+                    until = Instant::now() + Duration::from_secs(1);
+                }
+            }
+            () = settings.draining.begun(), if !ending => {
+                ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}

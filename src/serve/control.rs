@@ -1,0 +1,84 @@
+//! What the admin listener sees of the gateway, and may do to it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use serde_json::{Value, json};
+
+use crate::{admin::Control, config::Config, stack::Shared, telemetry::log::LevelHandle};
+
+pub struct State {
+    config: Arc<Config>,
+    shared: Arc<Shared>,
+    level: Option<LevelHandle>,
+    pub draining: AtomicBool,
+}
+
+impl State {
+    pub fn new(config: Arc<Config>, shared: Arc<Shared>, level: Option<LevelHandle>) -> Self {
+        State { config, shared, level, draining: AtomicBool::new(false) }
+    }
+}
+
+impl Control for State {
+    fn unready(&self) -> Vec<String> {
+        if self.draining.load(Ordering::Acquire) { vec!["draining".into()] } else { Vec::new() }
+    }
+
+    fn metrics(&self) -> String {
+        self.shared.metrics.encode()
+    }
+
+    fn config(&self) -> Value {
+        self.config.redacted()
+    }
+
+    fn status(&self) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "ready": self.unready().is_empty(),
+            "quota": self.quota(),
+            "callers": self.callers(),
+        })
+    }
+
+    fn quota(&self) -> Value {
+        self.shared.groups.view()
+    }
+
+    fn callers(&self) -> Value {
+        let callers = self.config.callers.iter().map(|(name, caller)| {
+            let rules = &caller.rules;
+            let remaining = self.shared.limiters.get(name.as_str()).map(|limiter| limiter.peek());
+            let view = json!({
+                "rate": format!("{}/{}s", rules.rate.count, rules.rate.per.as_secs_f64()),
+                "burst": rules.burst,
+                "remaining": remaining,
+                "weight": rules.weight,
+            });
+            (name.clone(), view)
+        });
+        Value::Object(callers.collect())
+    }
+
+    fn deprecations(&self) -> Value {
+        json!([])
+    }
+
+    fn resume(&self, group: &str) -> bool {
+        self.shared.groups.resume(group)
+    }
+
+    fn set_level(&self, level: &str) -> Result<(), String> {
+        match &self.level {
+            Some(handle) => handle.set(level),
+            None => Err("logging was not set up by this gateway".into()),
+        }
+    }
+
+    fn reload(&self) -> Result<Value, String> {
+        Err("reload is not supported by this version; restart to apply the file".into())
+    }
+}

@@ -1,0 +1,61 @@
+//! `revgate demo`: DevRev's double and a gateway in front of it, on loopback, with nothing to set up.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+
+use super::Gateway;
+use crate::{config, simulator, telemetry::log};
+
+const KEY: &str = "demo-key";
+
+/// Serves until a signal; `announce` gets the text for the person who started it.
+///
+/// # Errors
+/// When no port can be bound.
+pub fn demo(announce: impl Fn(&str)) -> anyhow::Result<()> {
+    let level = log::init("info", config::LogFormat::Auto)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let devrev = simulator::start(simulator::Options::default()).await.context("the simulator could not start")?;
+        tracing::info!(listener = "mock", address = %devrev.addr(), "listening");
+        let text = format!(
+            r#"
+[listen]
+address = "127.0.0.1:0"
+[admin]
+address = "127.0.0.1:0"
+[upstream]
+url = "http://{}"
+[tokens.main]
+env = "DEVREV_TOKEN"
+[callers.demo]
+key_sha256 = "{}"
+[log]
+access = "all"
+"#,
+            devrev.addr(),
+            hash(KEY),
+        );
+        let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), "demo-devrev-token".to_owned())]);
+        let config = config::parse::from_toml(&text, &env)?;
+        let gateway = Gateway::start(config, Some(level))?;
+        let proxy = gateway.address().context("the demo listens on TCP")?;
+        announce(&format!(
+            "revgate      http://{proxy}\nstatus page  http://{}/\nsimulator    http://{}\n\n\
+             Link a rev user with the deprecated field names, without a DevRev token:\n\n  \
+             curl -i http://{proxy}/rev-users.link -H 'Authorization: Bearer {KEY}' -H 'Content-Type: application/json' \
+             -d '{{\"user_don\":\"REVU-131\",\"rev_org_don\":\"REV-AbCdEfGh\"}}'\n\n\
+             and see what DevRev was sent:\n\n  curl http://{}/_requests\n",
+            gateway.admin_address(),
+            devrev.addr(),
+            devrev.addr(),
+        ));
+        gateway.until_signalled().await
+    })
+}
+
+fn hash(key: &str) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
+}

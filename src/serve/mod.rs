@@ -1,0 +1,199 @@
+//! A gateway from its configuration: listeners, worker threads, signals and the drain.
+
+mod connection;
+mod control;
+mod demo;
+mod listener;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::sync::{Semaphore, watch};
+
+pub use self::demo::demo;
+use self::{connection::Settings, control::State, listener::Listener};
+use crate::{
+    admin,
+    config::{Address, Config, Http2, Roots},
+    layer::Draining,
+    stack::{self, Shared},
+    telemetry::log::{self, LevelHandle},
+    upstream::{self, Upstream, tls},
+};
+
+/// `revgate run`: serves until a signal ends it.
+///
+/// # Errors
+/// When a listener cannot be bound or the upstream's TLS cannot be set up.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let level = log::init(&config.log.level, config.log.format)?;
+    let gateway = Gateway::start(config, Some(level))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(gateway.until_signalled())
+}
+
+/// A running gateway.
+pub struct Gateway {
+    address: Address,
+    admin: admin::Admin,
+    state: Arc<State>,
+    drain: watch::Sender<bool>,
+    workers: Vec<JoinHandle<()>>,
+    config: Arc<Config>,
+}
+
+impl Gateway {
+    /// Binds every listener and starts to serve; everything that can fail has succeeded when it returns.
+    ///
+    /// # Errors
+    /// When a listener cannot be bound or the upstream's TLS cannot be set up.
+    pub fn start(config: Config, level: Option<LevelHandle>) -> anyhow::Result<Gateway> {
+        let config = Arc::new(config);
+        let (drain, draining) = Draining::new();
+        let shared = Arc::new(Shared::new(&config, draining.clone()));
+        let state = Arc::new(State::new(config.clone(), shared.clone(), level));
+        let options = upstream_options(&config)?;
+        let listeners = listener::bind(&config.listen.address, config.listen.workers)
+            .with_context(|| format!("listen.address {:?} cannot be bound", config.listen.address))?;
+        let address = listeners[0].address()?;
+        let admin = admin::Options { address: config.admin.address, key: config.admin.key.clone() };
+        let admin = admin::start(admin, state.clone())
+            .with_context(|| format!("admin.address {} cannot be bound", config.admin.address))?;
+        let settings = Arc::new(Settings {
+            header_timeout: config.listen.header_timeout,
+            idle_timeout: config.listen.idle_timeout,
+            max_header_bytes: config.limits.max_header_bytes,
+            max_headers: config.limits.max_headers,
+            max_body: config.limits.max_body,
+            drain_timeout: config.drain.timeout,
+            connections: Arc::new(Semaphore::new(config.listen.max_connections)),
+            metrics: shared.metrics.clone(),
+            draining,
+        });
+        let mut workers = Vec::new();
+        for (number, listener) in listeners.into_iter().enumerate() {
+            let worker = Worker {
+                listener,
+                config: config.clone(),
+                shared: shared.clone(),
+                options: options.clone(),
+                settings: settings.clone(),
+            };
+            let name = format!("worker-{number}");
+            workers.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
+        }
+        match &address {
+            Address::Tcp(address) => tracing::info!(listener = "proxy", %address, "listening"),
+            Address::Unix(path) => tracing::info!(listener = "proxy", address = %format_args!("unix:{}", path.display()), "listening"),
+        }
+        Ok(Gateway { address, admin, state, drain, workers, config })
+    }
+
+    /// Where callers connect; the port that was bound when 0 was asked for.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.address {
+            Address::Tcp(address) => Some(address),
+            Address::Unix(_) => None,
+        }
+    }
+
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.addr()
+    }
+
+    /// Readiness fails at once; requests are taken for `drain.delay` more, then connections end as their
+    /// requests do, and whoever waits is told so.
+    pub async fn drain(mut self) {
+        self.state.draining.store(true, Ordering::Release);
+        tracing::info!("draining");
+        tokio::time::sleep(self.config.drain.delay).await;
+        self.drain.send_replace(true);
+        let workers = std::mem::take(&mut self.workers);
+        let ended = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|worker| drop(worker.join())));
+        // The workers bound themselves by drain.timeout; this is for one that is stuck.
+        let _ = tokio::time::timeout(self.config.drain.timeout + Duration::from_secs(1), ended).await;
+        if let Address::Unix(path) = &self.address {
+            let _ = std::fs::remove_file(path);
+        }
+        tracing::info!("drained");
+    }
+
+    async fn until_signalled(self) -> anyhow::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut hangup = signal(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+                _ = hangup.recv() => tracing::warn!("reload is not supported by this version; restart to apply the file"),
+            }
+        }
+        tokio::select! {
+            () = self.drain() => Ok(()),
+            _ = term.recv() => anyhow::bail!("ended at once by a second signal"),
+            _ = int.recv() => anyhow::bail!("ended at once by a second signal"),
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.drain.send_replace(true);
+    }
+}
+
+/// One thread that serves: its own runtime, listening socket and upstream connections.
+struct Worker {
+    listener: Listener,
+    config: Arc<Config>,
+    shared: Arc<Shared>,
+    options: upstream::Options,
+    settings: Arc<Settings>,
+}
+
+impl Worker {
+    fn run(self) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "a worker's runtime could not be made"),
+        };
+        runtime.block_on(async move {
+            match stack::build(&self.config, &self.shared, Upstream::new(self.options)) {
+                Ok(stack) => connection::serve(self.listener, stack, self.settings).await,
+                Err(error) => tracing::error!(%error, "the stack could not be built"),
+            }
+        });
+    }
+}
+
+fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
+    let settings = &config.upstream;
+    let https = settings.url.scheme_str() == Some("https");
+    let tls = if https {
+        let trust = match &settings.roots {
+            Roots::Bundled => tls::Trust::Bundled,
+            Roots::System => tls::Trust::System,
+            Roots::File(path) => tls::Trust::File(path),
+        };
+        Some(tls::client_config(&trust, settings.http2 != Http2::Never).context("upstream.roots")?)
+    } else {
+        None
+    };
+    Ok(upstream::Options {
+        url: settings.url.clone(),
+        tls,
+        http2_only: settings.http2 == Http2::Always && !https,
+        connect_timeout: settings.connect_timeout,
+        attempt_timeout: settings.attempt_timeout,
+        idle_timeout: settings.idle_timeout,
+        max_connections: settings.max_connections.div_ceil(config.listen.workers),
+        max_body: config.limits.max_body,
+    })
+}
+

@@ -1,0 +1,113 @@
+//! Name look-up, TCP and TLS, all three within one time.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls_pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{Options, cause};
+use crate::error::Cause;
+
+pub(super) struct Connector {
+    host: String,
+    port: u16,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    timeout: Duration,
+}
+
+pub(super) struct Connected {
+    pub stream: Stream,
+    /// ALPN chose HTTP/2.
+    pub http2: bool,
+}
+
+impl Connector {
+    pub fn new(options: &Options) -> Self {
+        let tls = options.tls.clone();
+        let default_port = if tls.is_some() { 443 } else { 80 };
+        // An IPv6 literal stands in brackets in a URI, and without them everywhere else.
+        let host = options.url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = options.url.port_u16().unwrap_or(default_port);
+        Connector { host, port, tls, timeout: options.connect_timeout }
+    }
+
+    pub async fn connect(&self) -> Result<Connected, Cause> {
+        match timeout(self.timeout, self.connect_untimed()).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(cause("connecting took longer than upstream.connect_timeout")),
+        }
+    }
+
+    async fn connect_untimed(&self) -> Result<Connected, Cause> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        // Requests are small and written whole; Nagle would only hold them back.
+        stream.set_nodelay(true)?;
+        let Some(config) = &self.tls else {
+            return Ok(Connected { stream: Stream::Tcp(stream), http2: false });
+        };
+        let name = ServerName::try_from(self.host.clone())?;
+        let stream = TlsConnector::from(config.clone()).connect(name, stream).await?;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(Connected { stream: Stream::Tls(Box::new(stream)), http2 })
+    }
+}
+
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+macro_rules! either {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp($stream) => $call,
+            Stream::Tls($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Stream::Tcp(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! TLS to the upstream: the provider named explicitly, the roots of the operator's choice.
+
+use std::{path::Path, sync::Arc};
+
+use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+
+/// Where trust comes from.
+pub enum Trust<'a> {
+    /// Mozilla's list, as compiled in: the same on every machine, and there in an empty container.
+    Bundled,
+    /// The machine's own list.
+    System,
+    /// Certificates of a PEM file, and no others.
+    File(&'a Path),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{path}: {source}")]
+    Read { path: String, source: rustls_pki_types::pem::Error },
+    #[error("no usable root certificate was found")]
+    NoRoots,
+    #[error(transparent)]
+    Rustls(#[from] rustls::Error),
+}
+
+/// # Errors
+/// When no root certificate can be had.
+pub fn client_config(trust: &Trust<'_>, http2: bool) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    match trust {
+        Trust::Bundled => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Trust::System => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+        }
+        Trust::File(path) => {
+            let read = |source| TlsError::Read { path: path.display().to_string(), source };
+            for certificate in CertificateDer::pem_file_iter(path).map_err(read)? {
+                roots.add(certificate.map_err(read)?)?;
+            }
+        }
+    }
+    if roots.is_empty() {
+        return Err(TlsError::NoRoots);
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+    Ok(Arc::new(config))
+}
