@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 
 use super::answers::{Answer, Content};
 use super::plan::Fault;
-use super::wire::{End, Trip};
+use super::wire::{BEFORE_RESET, End, Trip};
 
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -50,7 +50,11 @@ pub fn halved(content: &Content) -> Body {
     streamed(stream::unfold(Some(half), |half| async move {
         match half {
             Some(half) if !half.is_empty() => Some((Ok(half), Some(Bytes::new()))),
-            Some(_) => Some((Err(io::ErrorKind::ConnectionReset.into()), None)),
+            Some(_) => {
+                // A stream's reset overtakes the frames still queued, the head among them.
+                tokio::time::sleep(BEFORE_RESET).await;
+                Some((Err(io::ErrorKind::ConnectionReset.into()), None))
+            }
             None => None,
         }
     }))

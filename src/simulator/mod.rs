@@ -179,9 +179,6 @@ async fn handle(
         read(incoming).await
     };
     lock(&world.record).body(number, &body);
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
-    }
     let query = head.uri.query().unwrap_or_default();
     let mut answer = admit(&world, &head.headers, &operation)
         .unwrap_or_else(|quota| answer_within(&quota, &head.method, &operation, query, &body));
@@ -191,6 +188,10 @@ async fn handle(
         answer.content = planned.content;
         answer.headers.remove(header::RETRY_AFTER);
         answer.headers.extend(planned.headers);
+    }
+    // The unit was taken on arrival, however long the answer takes.
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
     }
     let http2 = head.version == Version::HTTP_2;
     let body = match &fault {
@@ -226,11 +227,9 @@ async fn handle(
 fn admit(world: &World, headers: &HeaderMap, operation: &str) -> Result<Answer, HeaderMap> {
     let token = headers
         .get(header::AUTHORIZATION)
-        .map(|value| match value.as_bytes() {
-            [scheme @ ..] if scheme.len() >= 7 && scheme[..7].eq_ignore_ascii_case(b"bearer ") => {
-                scheme[7..].trim_ascii()
-            }
-            bare => bare.trim_ascii(),
+        .map(|value| match value.as_bytes().split_at_checked(7) {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token.trim_ascii(),
+            _ => value.as_bytes().trim_ascii(),
         })
         .filter(|token| !token.is_empty());
     let Some(token) = token else {

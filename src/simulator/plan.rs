@@ -169,6 +169,13 @@ impl Plan {
                     "status {} is not a final status (200 to 599)",
                     status.code
                 );
+                for (name, value) in &status.headers {
+                    anyhow::ensure!(
+                        name.parse::<http::HeaderName>().is_ok()
+                            && value.parse::<http::HeaderValue>().is_ok(),
+                        "{name:?} with {value:?} cannot be sent as a header"
+                    );
+                }
             }
         }
         Ok(plan)
@@ -286,6 +293,7 @@ mod tests {
             r#"[{"fault":{"delay":"soon"}}]"#,
             r#"[{"fault":"reset","tims":1}]"#,
             r#"[{"fault":{"status":{"code":42}}}]"#,
+            r#"[{"fault":{"status":{"code":503,"headers":{"a b":"c"}}}}]"#,
         ] {
             assert!(Plan::from_str_toml_or_json(bad).is_err(), "{bad}");
         }

@@ -206,3 +206,43 @@ async fn requests_are_recorded_until_cleared() {
     call(sim.addr(), "DELETE", "/_requests", "").await;
     assert!(sim.received().is_empty());
 }
+
+#[tokio::test]
+async fn http2_is_spoken_and_a_cut_body_ends_its_stream_alone() {
+    let cut = Rule::new("works.list", Fault::Truncate).times(1);
+    let sim = planned(Plan::none().with(cut)).await;
+    let stream = TcpStream::connect(sim.addr()).await.unwrap();
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    for whole in [false, true] {
+        let request = Request::get("http://d/works.list?limit=1")
+            .header("authorization", "Bearer T")
+            .body(http_body_util::Empty::<Bytes>::new())
+            .unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.into_body().collect().await.is_ok(), whole);
+    }
+    let seen = sim.received();
+    assert_eq!(seen[1].target, "/works.list?limit=1");
+    assert_eq!(seen[1].version, "HTTP/2.0");
+}
+
+#[tokio::test]
+async fn dropping_it_ends_listener_and_connections() {
+    let sim = planned(Plan::none()).await;
+    let addr = sim.addr();
+    let mut open = TcpStream::connect(addr).await.unwrap();
+    let plain = request("GET", "/works.get?id=TKT-1", "", "");
+    open.write_all(plain.as_bytes()).await.unwrap();
+    open.read_exact(&mut [0; 16]).await.unwrap();
+    drop(sim);
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(2), open.read_to_end(&mut rest));
+    assert!(ended.await.is_ok());
+    assert!(TcpStream::connect(addr).await.is_err());
+}

@@ -16,7 +16,8 @@ use tokio::sync::mpsc;
 
 /// How long the far end gets to read what was sent before its connection goes.
 const LINGER: Duration = Duration::from_secs(2);
-const BEFORE_RESET: Duration = Duration::from_millis(50);
+/// How long what came before a reset gets to arrive.
+pub const BEFORE_RESET: Duration = Duration::from_millis(50);
 
 /// Takes the connection away from hyper: these bytes go out, then it ends so.
 #[derive(Debug)]
