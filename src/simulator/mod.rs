@@ -1,1 +1,315 @@
+//! DevRev's double: the same answers, quota and errors on loopback, and every fault one cares to plan.
 
+mod answers;
+mod faults;
+mod plan;
+mod record;
+mod window;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tracing::info;
+
+pub use plan::{Drip, Fault, Plan, Rule, Span, Status};
+pub use record::Received;
+
+use answers::{Answer, Content};
+use faults::Body;
+
+/// What of a request's body is kept to be answered from; the rest is read and forgotten.
+const BODY_KEPT: usize = 1024 * 1024;
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub listen: SocketAddr,
+    /// Units in each token's window.
+    pub limit: u64,
+    pub window: Duration,
+    pub plan: Plan,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            limit: 1000,
+            window: Duration::from_secs(300),
+            plan: Plan::none(),
+        }
+    }
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct World {
+    windows: Mutex<window::Windows>,
+    progress: Mutex<plan::Progress>,
+    record: Mutex<record::Record>,
+}
+
+/// A running simulator; dropping it ends its listener and its connections.
+#[derive(Debug)]
+pub struct Simulator {
+    addr: SocketAddr,
+    world: Arc<World>,
+    accepting: JoinHandle<()>,
+}
+
+impl Simulator {
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub fn received(&self) -> Vec<Received> {
+        lock(&self.world.record).all()
+    }
+
+    /// Replaces the plan; counting starts anew.
+    pub fn set_plan(&self, plan: Plan) {
+        *lock(&self.world.progress) = plan::Progress::new(plan);
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+pub async fn start(options: Options) -> io::Result<Simulator> {
+    let listener = TcpListener::bind(options.listen).await?;
+    let addr = listener.local_addr()?;
+    let world = Arc::new(World {
+        windows: Mutex::new(window::Windows::new(options.limit, options.window)),
+        progress: Mutex::new(plan::Progress::new(options.plan)),
+        record: Mutex::new(record::Record::new()),
+    });
+    let accepting = tokio::spawn(accept(listener, Arc::clone(&world)));
+    Ok(Simulator {
+        addr,
+        world,
+        accepting,
+    })
+}
+
+/// Serves until SIGINT or SIGTERM.
+pub fn run(
+    listen: SocketAddr,
+    limit: u64,
+    window: Duration,
+    plan: Option<PathBuf>,
+) -> anyhow::Result<()> {
+    let plan = plan.map_or_else(|| Ok(Plan::none()), |path| Plan::load(&path))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let options = Options {
+            listen,
+            limit,
+            window,
+            plan,
+        };
+        let simulator = start(options).await?;
+        info!(listener = "mock", address = %simulator.addr(), "listening");
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok(())
+    })
+}
+
+async fn accept(listener: TcpListener, world: Arc<World>) {
+    // Connections end with this set, and so with the simulator.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let stream: TcpStream = stream;
+                    connections.spawn(wire::serve(stream, Arc::clone(&world)));
+                }
+                // Out of descriptors, most likely: trying at once would only spin.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// A thread that panicked leaves the data as usable as it was.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn handle(
+    world: Arc<World>,
+    control: wire::Control,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let (head, incoming) = request.into_parts();
+    let operation = head.uri.path().trim_matches('/').to_owned();
+    if operation == "_requests" {
+        return Ok(respond(requests(&world, &head.method)));
+    }
+    let number = lock(&world.record).arrived(&head);
+    let (delay, fault) = lock(&world.progress).next(head.method.as_str(), &operation);
+    let body = if matches!(fault, Some(Fault::EarlyAnswer)) {
+        Bytes::new()
+    } else {
+        read(incoming).await
+    };
+    lock(&world.record).body(number, &body);
+    let query = head.uri.query().unwrap_or_default();
+    let mut answer = admit(&world, &head.headers, &operation)
+        .unwrap_or_else(|quota| answer_within(&quota, &head.method, &operation, query, &body));
+    if let Some(Fault::Status(status)) = &fault {
+        let planned = Answer::from_plan(status);
+        answer.status = planned.status;
+        answer.content = planned.content;
+        answer.headers.remove(header::RETRY_AFTER);
+        answer.headers.extend(planned.headers);
+    }
+    // The unit was taken on arrival, however long the answer takes.
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    let http2 = head.version == Version::HTTP_2;
+    let body = match &fault {
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Drip(drip)) => Some(faults::dripped(&answer.content, drip.bytes, drip.pause.0)),
+        Some(Fault::Truncate | Fault::ResetMidBody) if http2 => {
+            Some(faults::halved(&answer.content))
+        }
+        // A stream cannot answer and close the connection under the others; HTTP/2 just answers.
+        Some(Fault::CloseAfter) if http2 => None,
+        Some(fault) => {
+            if let Some(trip) = faults::trip(fault, &answer) {
+                let answered = matches!(fault, Fault::CloseAfter | Fault::BothLengths);
+                if answered {
+                    lock(&world.record).answered(number, answer.status.as_u16());
+                }
+                // A full channel means another stream has ended the connection already.
+                let _ = control.try_send(trip);
+                return std::future::pending().await;
+            }
+            None
+        }
+        None => None,
+    };
+    lock(&world.record).answered(number, answer.status.as_u16());
+    Ok(match body {
+        Some(body) => finish(answer.status, answer.headers, body),
+        None => respond(answer),
+    })
+}
+
+/// The refusal, or else the quota headers to answer with.
+fn admit(world: &World, headers: &HeaderMap, operation: &str) -> Result<Answer, HeaderMap> {
+    let token = headers
+        .get(header::AUTHORIZATION)
+        .map(|value| match value.as_bytes().split_at_checked(7) {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token.trim_ascii(),
+            _ => value.as_bytes().trim_ascii(),
+        })
+        .filter(|token| !token.is_empty());
+    let Some(token) = token else {
+        // An OAuth callback carries no token.
+        if operation == "keyrings.authorize" {
+            return Ok(Answer::json(StatusCode::OK, &serde_json::json!({})));
+        }
+        return Ok(answers::unauthenticated());
+    };
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let charge = lock(&world.windows).charge(token, now);
+    let mut quota = HeaderMap::new();
+    quota.insert("x-ratelimit-limit", charge.limit.into());
+    quota.insert("x-ratelimit-remaining", charge.remaining.into());
+    quota.insert("x-ratelimit-reset", charge.reset.into());
+    match charge.retry_after {
+        Some(seconds) => {
+            let mut refused = answers::too_many(seconds);
+            refused.headers.extend(quota);
+            Ok(refused)
+        }
+        None => Err(quota),
+    }
+}
+
+fn answer_within(
+    quota: &HeaderMap,
+    method: &Method,
+    operation: &str,
+    query: &str,
+    body: &[u8],
+) -> Answer {
+    let mut answer = answers::answer(method, operation, query, body);
+    answer.headers.extend(quota.clone());
+    answer
+}
+
+fn requests(world: &World, method: &Method) -> Answer {
+    match *method {
+        Method::GET => {
+            let all = lock(&world.record).all();
+            let body = serde_json::to_value(all).unwrap_or_default();
+            Answer::json(StatusCode::OK, &body)
+        }
+        Method::DELETE => {
+            lock(&world.record).clear();
+            Answer::json(StatusCode::OK, &serde_json::json!({}))
+        }
+        _ => Answer::error(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "bad_request",
+            "GET or DELETE",
+        ),
+    }
+}
+
+async fn read(mut incoming: Incoming) -> Bytes {
+    let mut kept = Vec::new();
+    while let Some(Ok(frame)) = incoming.frame().await {
+        if let Some(data) = frame.data_ref() {
+            let room = BODY_KEPT - kept.len();
+            kept.extend_from_slice(&data[..data.len().min(room)]);
+        }
+    }
+    kept.into()
+}
+
+fn respond(answer: Answer) -> Response<Body> {
+    let mut headers = answer.headers;
+    if let Content::Blob(bytes) = answer.content {
+        headers.insert(header::CONTENT_LENGTH, bytes.into());
+    }
+    finish(answer.status, headers, faults::proper(answer.content))
+}
+
+fn finish(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}

@@ -1,0 +1,324 @@
+//! Which requests meet which fault.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Rules in order. The first that is due takes the request; a later rule does not see (or count) a request an
+/// earlier one took. A delay takes nothing: it adds to whatever comes after it.
+///
+/// In a file: TOML `[[rule]]` tables, or a JSON array of rules, or JSON `{"rule": […]}`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    #[serde(default, rename = "rule", alias = "rules")]
+    pub rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// An operation such as `rev-users.link`, or `*`.
+    #[serde(default = "any")]
+    pub operation: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// How many matching requests pass before the rule begins.
+    #[serde(default)]
+    pub skip: u64,
+    /// How many requests it then takes; all when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<u64>,
+    pub fault: Fault,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// Another answer than the real one.
+    Status(Status),
+    /// Time before the head of the answer.
+    Delay(Span),
+    /// A TCP reset in place of an answer.
+    Reset,
+    /// A TCP reset after half the body.
+    ResetMidBody,
+    /// Half of the announced body, then an orderly close.
+    Truncate,
+    /// No answer, and the connection stays open.
+    Hang,
+    /// The body a few bytes at a time.
+    Drip(Drip),
+    /// An orderly close in place of an answer.
+    Close,
+    /// Bytes that are not HTTP.
+    Garbage,
+    /// A switch of protocols nobody asked for.
+    #[serde(rename = "unasked_101")]
+    Unasked101,
+    /// Content-Length and Transfer-Encoding in one answer.
+    BothLengths,
+    /// A whole answer, then a close it did not announce.
+    CloseAfter,
+    /// The answer without having read the request's body.
+    EarlyAnswer,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    pub code: u16,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// A string goes out as it is, anything else as JSON; left out, an error in DevRev's shape.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<serde_json::Value>,
+    /// Whole seconds, for the header and, unless `body` is given, the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drip {
+    #[serde(default = "one")]
+    pub bytes: usize,
+    pub pause: Span,
+}
+
+/// A duration written `"250ms"`, `"2s"`, `"5m"` or `"1h"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl Status {
+    pub fn new(code: u16) -> Self {
+        Self {
+            code,
+            headers: BTreeMap::new(),
+            body: None,
+            retry_after: None,
+        }
+    }
+}
+
+impl Rule {
+    pub fn new(operation: &str, fault: Fault) -> Self {
+        Self {
+            operation: operation.to_owned(),
+            method: None,
+            skip: 0,
+            times: None,
+            fault,
+        }
+    }
+
+    #[must_use]
+    pub fn skip(mut self, skip: u64) -> Self {
+        self.skip = skip;
+        self
+    }
+
+    #[must_use]
+    pub fn times(mut self, times: u64) -> Self {
+        self.times = Some(times);
+        self
+    }
+
+    #[must_use]
+    pub fn method(mut self, method: &str) -> Self {
+        self.method = Some(method.to_owned());
+        self
+    }
+
+    fn matches(&self, method: &str, operation: &str) -> bool {
+        (self.operation == "*" || self.operation == operation)
+            && self
+                .method
+                .as_ref()
+                .is_none_or(|wanted| wanted.eq_ignore_ascii_case(method))
+    }
+}
+
+impl Plan {
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    #[must_use]
+    pub fn with(mut self, rule: Rule) -> Self {
+        self.rules.push(rule);
+        self
+    }
+
+    pub fn from_str_toml_or_json(text: &str) -> anyhow::Result<Self> {
+        let plan: Self = match serde_json::from_str::<serde_json::Value>(text) {
+            Ok(rules @ serde_json::Value::Array(_)) => Self {
+                rules: serde_json::from_value(rules)?,
+            },
+            Ok(object) => serde_json::from_value(object)?,
+            Err(error) if text.trim_start().starts_with('{') => return Err(error.into()),
+            Err(_) => toml::from_str(text)?,
+        };
+        for rule in &plan.rules {
+            if let Fault::Status(status) = &rule.fault {
+                anyhow::ensure!(
+                    (200..=599).contains(&status.code),
+                    "status {} is not a final status (200 to 599)",
+                    status.code
+                );
+                for (name, value) in &status.headers {
+                    anyhow::ensure!(
+                        name.parse::<http::HeaderName>().is_ok()
+                            && value.parse::<http::HeaderValue>().is_ok(),
+                        "{name:?} with {value:?} cannot be sent as a header"
+                    );
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the plan {}", path.display()))?;
+        Self::from_str_toml_or_json(&text)
+            .with_context(|| format!("the plan {} cannot be used", path.display()))
+    }
+}
+
+/// A plan with what it has seen so far.
+#[derive(Debug, Default)]
+pub struct Progress {
+    rules: Vec<(Rule, u64)>,
+}
+
+impl Progress {
+    pub fn new(plan: Plan) -> Self {
+        Self {
+            rules: plan.rules.into_iter().map(|rule| (rule, 0)).collect(),
+        }
+    }
+
+    /// The delay and the fault that are due for this request.
+    pub fn next(&mut self, method: &str, operation: &str) -> (Duration, Option<Fault>) {
+        let mut delay = Duration::ZERO;
+        for (rule, seen) in &mut self.rules {
+            if !rule.matches(method, operation) {
+                continue;
+            }
+            *seen += 1;
+            let turn = *seen;
+            let last = rule.times.map_or(u64::MAX, |n| rule.skip.saturating_add(n));
+            if turn <= rule.skip || turn > last {
+                continue;
+            }
+            match &rule.fault {
+                Fault::Delay(span) => delay += span.0,
+                fault => return (delay, Some(fault.clone())),
+            }
+        }
+        (delay, None)
+    }
+}
+
+fn any() -> String {
+    "*".to_owned()
+}
+
+fn one() -> usize {
+    1
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(&format_args!("{}ms", self.0.as_millis()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(input)?;
+        let digits = text.find(|c: char| !c.is_ascii_digit());
+        let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
+        let millis = match unit.trim() {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" | "min" => 60_000,
+            "h" => 3_600_000,
+            _ => 0,
+        };
+        match number
+            .parse::<u64>()
+            .ok()
+            .and_then(|n| n.checked_mul(millis))
+        {
+            Some(total) if millis > 0 => Ok(Self(Duration::from_millis(total))),
+            _ => Err(serde::de::Error::custom(format!(
+                "{text:?} is no duration; write it like \"250ms\" or \"2s\""
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn toml_and_json_say_the_same() {
+        let toml = r#"
+            [[rule]]
+            operation = "rev-users.link"
+            times = 2
+            fault = { status = { code = 503, retry_after = 1 } }
+            [[rule]]
+            fault = { delay = "250ms" }
+            [[rule]]
+            skip = 1
+            fault = "reset_mid_body"
+        "#;
+        let json = r#"[
+            {"operation":"rev-users.link","times":2,"fault":{"status":{"code":503,"retry_after":1}}},
+            {"fault":{"delay":"250ms"}},
+            {"skip":1,"fault":"reset_mid_body"}]"#;
+        let plan = Plan::from_str_toml_or_json(toml).unwrap();
+        assert_eq!(plan, Plan::from_str_toml_or_json(json).unwrap());
+        let again = serde_json::to_string(&plan).unwrap();
+        assert_eq!(plan, Plan::from_str_toml_or_json(&again).unwrap());
+        for bad in [
+            r#"[{"fault":"no_such"}]"#,
+            r#"[{"fault":{"delay":"soon"}}]"#,
+            r#"[{"fault":"reset","tims":1}]"#,
+            r#"[{"fault":{"status":{"code":42}}}]"#,
+            r#"[{"fault":{"status":{"code":503,"headers":{"a b":"c"}}}}]"#,
+        ] {
+            assert!(Plan::from_str_toml_or_json(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rules_are_taken_in_order_skipping_and_counting() {
+        let second = Span(Duration::from_secs(1));
+        let mut progress = Progress::new(
+            Plan::none()
+                .with(Rule::new("*", Fault::Delay(second)).times(1))
+                .with(Rule::new("works.list", Fault::Reset).skip(1).times(1))
+                .with(Rule::new("works.list", Fault::Hang).method("post")),
+        );
+        let zero = Duration::ZERO;
+        assert_eq!(progress.next("GET", "works.list"), (second.0, None));
+        assert_eq!(
+            progress.next("GET", "works.list"),
+            (zero, Some(Fault::Reset))
+        );
+        assert_eq!(progress.next("GET", "works.list"), (zero, None));
+        assert_eq!(
+            progress.next("POST", "works.list"),
+            (zero, Some(Fault::Hang))
+        );
+        assert_eq!(progress.next("POST", "other"), (zero, None));
+    }
+}

@@ -1,0 +1,122 @@
+//! The requests that came in, as a test wants to see them.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use http::request::Parts;
+use serde::Serialize;
+
+const REQUESTS: usize = 10_000;
+const BODY: usize = 64 * 1024;
+const BODIES: usize = 1024 * 1024;
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Received {
+    pub method: String,
+    pub target: String,
+    pub version: String,
+    pub headers: Vec<(String, String)>,
+    /// The first 64 KiB; older bodies are emptied when all together pass 1 MiB.
+    pub body: String,
+    /// Milliseconds since the simulator started.
+    pub at_ms: u64,
+    /// What it was answered; nothing when the connection broke instead, or while it is still being served.
+    pub status: Option<u16>,
+}
+
+#[derive(Debug)]
+pub struct Record {
+    started: Instant,
+    entries: VecDeque<Received>,
+    /// Number of the oldest entry; numbers are never used twice.
+    first: u64,
+    /// Entries before this number have no body any more.
+    emptied: u64,
+    bytes: usize,
+}
+
+impl Record {
+    pub fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            entries: VecDeque::new(),
+            first: 0,
+            emptied: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Notes a request by its head, and returns its number.
+    pub fn arrived(&mut self, head: &Parts) -> u64 {
+        if self.entries.len() == REQUESTS
+            && let Some(gone) = self.entries.pop_front()
+        {
+            self.bytes -= gone.body.len();
+            self.first += 1;
+        }
+        // HTTP/2 carries the authority in the URI; it is not part of the target.
+        let target = match head.uri.path_and_query() {
+            Some(path) if head.version == http::Version::HTTP_2 => path.to_string(),
+            _ => head.uri.to_string(),
+        };
+        let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into();
+        self.entries.push_back(Received {
+            method: head.method.to_string(),
+            target,
+            version: format!("{:?}", head.version),
+            headers: head
+                .headers
+                .iter()
+                .map(|(name, value)| (name.to_string(), text(value)))
+                .collect(),
+            body: String::new(),
+            at_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            status: None,
+        });
+        self.first + self.entries.len() as u64 - 1
+    }
+
+    pub fn body(&mut self, number: u64, body: &[u8]) {
+        let text = String::from_utf8_lossy(&body[..body.len().min(BODY)]).into_owned();
+        if number < self.emptied {
+            return;
+        }
+        let Some(entry) = self.entry(number) else {
+            return;
+        };
+        let added = text.len();
+        entry.body = text;
+        self.bytes += added;
+        self.emptied = self.emptied.max(self.first);
+        while self.bytes > BODIES {
+            let oldest = self.emptied;
+            let Some(entry) = self.entry(oldest) else {
+                break;
+            };
+            let freed = std::mem::take(&mut entry.body).len();
+            self.bytes -= freed;
+            self.emptied += 1;
+        }
+    }
+
+    pub fn answered(&mut self, number: u64, status: u16) {
+        if let Some(entry) = self.entry(number) {
+            entry.status = Some(status);
+        }
+    }
+
+    pub fn all(&self) -> Vec<Received> {
+        self.entries.iter().cloned().collect()
+    }
+
+    pub fn clear(&mut self) {
+        self.first += self.entries.len() as u64;
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
+    fn entry(&mut self, number: u64) -> Option<&mut Received> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.entries.get_mut(index)
+    }
+}
