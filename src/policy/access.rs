@@ -1,1 +1,90 @@
+//! Which operations a caller may use.
 
+/// One pattern of an `allow` or `deny` list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Pattern {
+    /// `*`
+    Any,
+    /// `works.*`, kept with its dot, so that `works.*` does not take in `worksheets.list`.
+    Prefix(String),
+    /// `works.list`
+    Exact(String),
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Pattern {
+        // Operations are compared in lower case, so a pattern must be too, or a deny would never bite.
+        let text = text.trim().trim_matches('/').to_ascii_lowercase();
+        if text == "*" {
+            return Pattern::Any;
+        }
+        match text.strip_suffix('*') {
+            Some(prefix) if prefix.ends_with('.') => Pattern::Prefix(prefix.to_owned()),
+            _ => Pattern::Exact(text),
+        }
+    }
+
+    fn matches(&self, operation: &str) -> bool {
+        match self {
+            Pattern::Any => true,
+            Pattern::Prefix(prefix) => operation.starts_with(prefix.as_str()),
+            Pattern::Exact(name) => operation == name,
+        }
+    }
+}
+
+/// What a caller may do: everything some `allow` pattern takes in and no `deny` pattern does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    allow: Vec<Pattern>,
+    deny: Vec<Pattern>,
+}
+
+impl Access {
+    /// Patterns are `*`, `works.*` (a prefix, its dot included) or a whole name.
+    pub fn new(allow: &[String], deny: &[String]) -> Access {
+        let parse = |patterns: &[String]| patterns.iter().map(|p| Pattern::parse(p)).collect();
+        Access { allow: parse(allow), deny: parse(deny) }
+    }
+
+    /// Whether the operation, in its normalised spelling, may be called. `deny` wins.
+    pub fn permits(&self, operation: &str) -> bool {
+        !self.deny.iter().any(|p| p.matches(operation))
+            && self.allow.iter().any(|p| p.matches(operation))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(allow: &[&str], deny: &[&str]) -> Access {
+        let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        Access::new(&own(allow), &own(deny))
+    }
+
+    #[test]
+    fn deny_wins_over_allow() {
+        let access = access(&["*"], &["auth-tokens.*"]);
+        assert!(access.permits("works.list"));
+        assert!(!access.permits("auth-tokens.create"));
+    }
+
+    #[test]
+    fn a_prefix_ends_at_its_dot() {
+        let access = access(&["works.*"], &[]);
+        assert!(access.permits("works.list"));
+        assert!(!access.permits("works"));
+        assert!(!access.permits("worksheets.list"));
+    }
+
+    #[test]
+    fn nothing_is_allowed_by_an_empty_list() {
+        assert!(!access(&[], &[]).permits("works.list"));
+    }
+
+    #[test]
+    fn patterns_are_compared_in_lower_case() {
+        assert!(!access(&["*"], &["Works.List"]).permits("works.list"));
+    }
+}

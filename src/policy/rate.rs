@@ -1,1 +1,223 @@
+//! A caller's own rate: GCRA by governor, over a clock that is passed in.
 
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use governor::RateLimiter;
+use governor::clock::{Clock, Reference};
+use governor::middleware::StateInformationMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{NotKeyed, StateStore};
+use http::HeaderValue;
+
+/// How many limiters [`Keyed`] holds unless told otherwise: some 2 MB, and more callers than a sidecar has.
+pub const DEFAULT_CAPACITY: usize = 10_000;
+
+/// The slowest a full burst may come back: GCRA counts nanoseconds in 64 bits, and must not overflow.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// So many requests in so long, and how many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Requests per `per`.
+    pub count: u32,
+    /// The time they are counted over.
+    pub per: Duration,
+    /// How many may come at once.
+    pub burst: u32,
+}
+
+impl Quota {
+    fn burst(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.burst).unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// The time one request takes to come back.
+    fn interval(&self) -> Duration {
+        let longest = LONGEST / self.burst();
+        (self.per / self.count.max(1)).clamp(Duration::from_nanos(1), longest)
+    }
+
+    fn governor(&self) -> governor::Quota {
+        governor::Quota::with_period(self.interval())
+            .unwrap_or_else(|| governor::Quota::per_second(NonZeroU32::MIN))
+            .allow_burst(self.burst())
+    }
+}
+
+/// What the limiter says of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether the request is within the rate.
+    pub allowed: bool,
+    /// How many more would be, at once.
+    pub remaining: u32,
+    /// How long until one is again; zero when this one was allowed.
+    pub retry_after: Duration,
+    /// How long until the whole burst is there again.
+    pub reset: Duration,
+}
+
+impl Verdict {
+    /// `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10 section 4. Seconds are rounded up, so that whoever comes back then is
+    /// not refused.
+    pub fn header(&self) -> HeaderValue {
+        // While nothing remains, the time that matters is that of the next request.
+        let wait = if self.allowed { self.reset } else { self.retry_after };
+        value(format!("\"caller\";r={};t={}", self.remaining, ceil(wait)))
+    }
+}
+
+/// governor's state in one word, kept here because governor does not let its own be read.
+#[derive(Debug, Clone, Default)]
+struct Tat(Arc<AtomicU64>);
+
+impl StateStore for Tat {
+    type Key = NotKeyed;
+
+    fn measure_and_replace<T, F, E>(&self, _key: &NotKeyed, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let mut seen = self.0.load(Ordering::Acquire);
+        loop {
+            let (answer, next) = decide((seen != 0).then(|| seen.into()))?;
+            match self.0.compare_exchange_weak(
+                seen,
+                next.into(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Ok(answer),
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
+/// One caller's limiter.
+#[derive(Debug)]
+pub struct Limiter<C: Clock> {
+    inner: RateLimiter<NotKeyed, Tat, C, StateInformationMiddleware>,
+    tat: Tat,
+    start: C::Instant,
+    quota: Quota,
+}
+
+impl<C: Clock> Limiter<C> {
+    /// A limiter whose whole burst is there. A count or burst of 0 counts as 1.
+    pub fn new(quota: Quota, clock: C) -> Limiter<C> {
+        let tat = Tat::default();
+        let start = clock.now();
+        let inner = RateLimiter::new(quota.governor(), tat.clone(), clock)
+            .with_middleware::<StateInformationMiddleware>();
+        Limiter { inner, tat, start, quota }
+    }
+
+    /// Asks for one request.
+    pub fn check(&self) -> Verdict {
+        let now = self.inner.clock().now();
+        match self.inner.check_key(&NotKeyed::NonKey) {
+            Ok(state) => Verdict {
+                allowed: true,
+                remaining: state.remaining_burst_capacity(),
+                retry_after: Duration::ZERO,
+                reset: self.until_full(now),
+            },
+            Err(refusal) => Verdict {
+                allowed: false,
+                remaining: 0,
+                retry_after: refusal.wait_time_from(now).max(Duration::from_nanos(1)),
+                reset: self.until_full(now),
+            },
+        }
+    }
+
+    /// `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10 section 3: the burst, and the time it takes to come back.
+    pub fn policy_header(&self) -> HeaderValue {
+        let burst = self.quota.burst().get();
+        let window = ceil(self.quota.interval().saturating_mul(burst)).max(1);
+        value(format!("\"caller\";q={burst};w={window}"))
+    }
+
+    fn until_full(&self, now: C::Instant) -> Duration {
+        let elapsed: Duration = now.duration_since(self.start).into();
+        Duration::from_nanos(self.tat.0.load(Ordering::Acquire)).saturating_sub(elapsed)
+    }
+
+    /// Whether it can no longer be told from a new one.
+    fn is_full(&self) -> bool {
+        self.until_full(self.inner.clock().now()).is_zero()
+    }
+}
+
+/// Limiters by the hash of a credential, never more than so many.
+///
+/// At capacity, limiters that are full again go first: nobody can tell them from new ones. If none is, the newcomers
+/// share one limiter; memory stays bounded and nobody escapes a limit by showing up under many names.
+#[derive(Debug)]
+pub struct Keyed<C: Clock + Clone> {
+    limiters: HashMap<[u8; 32], Arc<Limiter<C>>>,
+    overflow: Arc<Limiter<C>>,
+    capacity: usize,
+    /// Newcomers to turn to the overflow before the map is swept again: a sweep reads all of it, so a flood of names
+    /// must not cause one each.
+    until_sweep: usize,
+    quota: Quota,
+    clock: C,
+}
+
+impl<C: Clock + Clone> Keyed<C> {
+    /// See [`DEFAULT_CAPACITY`].
+    pub fn new(quota: Quota, clock: C, capacity: usize) -> Keyed<C> {
+        let overflow = Arc::new(Limiter::new(quota, clock.clone()));
+        Keyed { limiters: HashMap::new(), overflow, capacity, until_sweep: 0, quota, clock }
+    }
+
+    /// The limiter of this credential.
+    pub fn get(&mut self, key: &[u8; 32]) -> Arc<Limiter<C>> {
+        if let Some(limiter) = self.limiters.get(key) {
+            return limiter.clone();
+        }
+        if self.limiters.len() >= self.capacity && !self.sweep() {
+            return self.overflow.clone();
+        }
+        let limiter = Arc::new(Limiter::new(self.quota, self.clock.clone()));
+        self.limiters.insert(*key, limiter.clone());
+        limiter
+    }
+
+    /// How many limiters it holds.
+    pub fn len(&self) -> usize {
+        self.limiters.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.limiters.is_empty()
+    }
+
+    fn sweep(&mut self) -> bool {
+        if self.until_sweep > 0 {
+            self.until_sweep -= 1;
+            return false;
+        }
+        self.limiters.retain(|_, limiter| Arc::strong_count(limiter) > 1 || !limiter.is_full());
+        let room = self.limiters.len() < self.capacity;
+        if !room {
+            self.until_sweep = self.capacity / 8;
+        }
+        room
+    }
+}
+
+fn ceil(time: Duration) -> u64 {
+    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
+}
+
+fn value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("\"caller\""))
+}

@@ -1,1 +1,190 @@
+//! Whether, and when, a request is tried once more.
 
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// What the operator allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Attempts per request, the first included.
+    pub max_attempts: u32,
+    /// The ceiling of the first backoff; each further one doubles it.
+    pub backoff_min: Duration,
+    /// The ceiling no backoff passes.
+    pub backoff_max: Duration,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Upstream answered, and perhaps named a time to come back.
+    Status {
+        /// The answer's status.
+        status: StatusCode,
+        /// How long upstream asks to wait.
+        demand: Option<Duration>,
+    },
+    /// The connection failed before any of the request was written.
+    NotWritten,
+    /// The connection broke after the request, or some of it, was written.
+    Lost,
+    /// No response head came in time.
+    TimedOut,
+}
+
+/// An attempt that was just made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Counts from 1.
+    pub number: u32,
+    /// Whether the operation only reads.
+    pub reads: bool,
+    /// Whether the body can be sent again.
+    pub replayable: bool,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What is left of the caller's wait.
+    pub elapsed_wait_left: Duration,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Try once more.
+    Retry {
+        /// How long to wait first.
+        after: Duration,
+        /// Whether the retry budget must have room for it.
+        draws_budget: bool,
+    },
+    /// Give back what there is.
+    Stop {
+        /// The time upstream named, whole, though it lies past the wait.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// Decides what follows an attempt. `jitter` is a random number in `0..1`.
+pub fn decide(rules: &Rules, attempt: &Attempt, jitter: f64) -> Decision {
+    let demand = match attempt.outcome {
+        Outcome::Status { demand, .. } => demand,
+        _ => None,
+    };
+    let stop = Decision::Stop { retry_after: demand };
+    if !attempt.replayable || attempt.number >= rules.max_attempts {
+        return stop;
+    }
+    let draws_budget = match kind(attempt.outcome) {
+        Kind::Refused => false,
+        Kind::Untouched => true,
+        Kind::Doubtful if attempt.reads => true,
+        Kind::Doubtful | Kind::Final => return stop,
+    };
+    let named = match kind(attempt.outcome) {
+        Kind::Refused | Kind::Untouched => demand,
+        // A time is honoured on 429 and 503 only; elsewhere it says nothing that is documented.
+        Kind::Doubtful | Kind::Final => None,
+    };
+    let after = named.unwrap_or_else(|| backoff(rules, attempt.number, jitter));
+    if after > attempt.elapsed_wait_left {
+        return stop;
+    }
+    Decision::Retry { after, draws_budget }
+}
+
+enum Kind {
+    /// 429: refused before any work. The group's ledger governs these, so the budget does not.
+    Refused,
+    /// Nothing was done: any operation may be sent again.
+    Untouched,
+    /// Something may have been done: only a read may be sent again.
+    Doubtful,
+    /// An answer.
+    Final,
+}
+
+fn kind(outcome: Outcome) -> Kind {
+    match outcome {
+        Outcome::NotWritten => Kind::Untouched,
+        Outcome::Lost | Outcome::TimedOut => Kind::Doubtful,
+        Outcome::Status { status, .. } => match status {
+            StatusCode::TOO_MANY_REQUESTS => Kind::Refused,
+            StatusCode::SERVICE_UNAVAILABLE => Kind::Untouched,
+            StatusCode::INTERNAL_SERVER_ERROR
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::GATEWAY_TIMEOUT => Kind::Doubtful,
+            _ => Kind::Final,
+        },
+    }
+}
+
+/// Exponential with full jitter: anywhere between nothing and a ceiling that doubles, so that callers who failed
+/// together do not come back together.
+fn backoff(rules: &Rules, number: u32, jitter: f64) -> Duration {
+    let doubled = 1u32.checked_shl(number.saturating_sub(1)).unwrap_or(u32::MAX);
+    let ceiling = rules.backoff_min.saturating_mul(doubled).min(rules.backoff_max);
+    // A NaN must not panic in `mul_f64`; clamp lets it through.
+    let jitter = if jitter.is_finite() { jitter.clamp(0.0, 1.0) } else { 1.0 };
+    Duration::try_from_secs_f64(ceiling.as_secs_f64() * jitter).unwrap_or(ceiling).min(ceiling)
+}
+
+/// Retries that are free in any ten seconds, so that a quiet gateway can retry at all.
+const FREE: f64 = 10.0;
+const BUCKETS: u64 = 10;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    second: u64,
+    requests: u64,
+    retries: u64,
+}
+
+/// Keeps retries a bounded share of the requests of the last ten seconds, so that they cannot multiply the load of
+/// an upstream that is failing already.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    ratio: f64,
+    buckets: [Bucket; BUCKETS as usize],
+    latest: u64,
+}
+
+impl Budget {
+    /// `ratio` is the retries allowed per request, on top of ten free ones per ten seconds.
+    pub fn new(ratio: f64) -> Budget {
+        let ratio = if ratio.is_finite() { ratio.max(0.0) } else { 0.0 };
+        Budget { ratio, buckets: Default::default(), latest: 0 }
+    }
+
+    /// Counts a request. `now` is a time since any fixed instant.
+    pub fn request(&mut self, now: Duration) {
+        let bucket = self.bucket(now);
+        bucket.requests = bucket.requests.saturating_add(1);
+    }
+
+    /// Counts a retry if there is room for it.
+    pub fn try_retry(&mut self, now: Duration) -> bool {
+        self.bucket(now);
+        let oldest = self.latest.saturating_sub(BUCKETS - 1);
+        let live = self.buckets.iter().filter(|bucket| bucket.second >= oldest);
+        let (requests, retries) = live.fold((0u64, 0u64), |(requests, retries), bucket| {
+            (requests.saturating_add(bucket.requests), retries.saturating_add(bucket.retries))
+        });
+        if retries as f64 >= FREE + self.ratio * requests as f64 {
+            return false;
+        }
+        self.bucket(now).retries += 1;
+        true
+    }
+
+    /// The bucket of this second. A clock that steps back is held at the latest second, or it would open old buckets anew.
+    fn bucket(&mut self, now: Duration) -> &mut Bucket {
+        self.latest = self.latest.max(now.as_secs());
+        let second = self.latest;
+        let bucket = &mut self.buckets[(second % BUCKETS) as usize];
+        if bucket.second != second {
+            *bucket = Bucket { second, ..Bucket::default() };
+        }
+        bucket
+    }
+}
