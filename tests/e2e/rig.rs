@@ -1,0 +1,92 @@
+//! A gateway and DevRev's double, on ports of their own.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use revgate::{
+    config,
+    serve::Gateway,
+    simulator::{self, Fault, Plan, Received, Rule, Simulator, Status},
+};
+use sha2::{Digest, Sha256};
+
+use crate::http::{Answer, Client, request};
+
+pub const KEY: &str = "billing-key-0001";
+pub const OTHER_KEY: &str = "reports-key-0002";
+pub const TOKEN: &str = "devrev-token-0003";
+
+pub struct Rig {
+    pub devrev: Simulator,
+    pub gateway: Gateway,
+    pub address: SocketAddr,
+}
+
+impl Rig {
+    pub async fn new(extra: &str) -> Rig {
+        Rig::with(extra, simulator::Options::default()).await
+    }
+
+    pub async fn with(extra: &str, options: simulator::Options) -> Rig {
+        let devrev = simulator::start(options).await.expect("the simulator starts");
+        let gateway = gateway(&devrev.addr().to_string(), extra);
+        let address = gateway.address().expect("TCP");
+        Rig { devrev, gateway, address }
+    }
+
+    pub async fn send(&self, bytes: impl AsRef<[u8]>) -> Answer {
+        let mut client = Client::connect(self.address).await;
+        client.send(bytes).await;
+        client.answer().await.expect("an answer")
+    }
+
+    pub async fn call(&self, method: &str, target: &str, body: &str) -> Answer {
+        let authorization = format!("Bearer {KEY}");
+        let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
+        self.send(request(method, target, &headers, body)).await
+    }
+
+    pub async fn admin(&self, path: &str) -> Answer {
+        let mut client = Client::connect(self.gateway.admin_address()).await;
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        client.answer().await.expect("an answer")
+    }
+
+    pub fn last(&self) -> Received {
+        self.devrev.received().last().cloned().expect("a request at the simulator")
+    }
+}
+
+/// A gateway in front of `upstream`, with two callers.
+pub fn gateway(upstream: &str, extra: &str) -> Gateway {
+    let text = format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [upstream]\nurl = \"http://{upstream}\"\nattempt_timeout = \"2s\"\n\
+         [tokens.main]\nenv = \"DEVREV_TOKEN\"\n\
+         [callers.billing]\nkey_sha256 = \"{}\"\nrate = \"1000/s\"\nburst = 1000\n\
+         [callers.reports]\nkey_sha256 = \"{}\"\nrate = \"1/min\"\nburst = 2\n{extra}\n",
+        hash(KEY),
+        hash(OTHER_KEY),
+    );
+    let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), TOKEN.to_owned())]);
+    let config = config::parse::from_toml(&text, &env).unwrap_or_else(|problems| panic!("{problems}"));
+    Gateway::start(config, None).expect("the gateway starts")
+}
+
+pub fn hash(key: &str) -> String {
+    Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The simulator answers the first `times` calls of `operation` with `fault`.
+pub fn plan(operation: &str, fault: Fault, times: u64) -> Plan {
+    Plan::none().with(Rule::new(operation, fault).times(times))
+}
+
+pub fn status(code: u16, retry_after: Option<u64>) -> Fault {
+    let mut status = Status::new(code);
+    status.retry_after = retry_after;
+    Fault::Status(status)
+}
+
+pub fn header<'a>(received: &'a Received, name: &str) -> Option<&'a str> {
+    received.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+}
