@@ -108,7 +108,10 @@ fn hash_key(mut input: impl Read) -> anyhow::Result<String> {
     input.read_to_string(&mut text)?;
     let key = text.trim();
     anyhow::ensure!(!key.is_empty(), "the key is empty; pipe it in, such as: printf %s \"$KEY\" | revgate hash-key");
-    anyhow::ensure!(key.bytes().all(|b| b.is_ascii_graphic()), "the key must be visible ASCII on one line, as it goes into a header");
+    anyhow::ensure!(
+        key.bytes().all(|b| b.is_ascii_graphic()),
+        "the key must be visible ASCII on one line, as it goes into a header"
+    );
     Ok(Sha256::digest(key.as_bytes()).iter().map(|b| format!("{b:02x}")).collect())
 }
 

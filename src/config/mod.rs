@@ -6,16 +6,16 @@
 mod parse;
 mod raw;
 mod redact;
-#[cfg(test)]
-mod tests;
 pub mod reference;
 pub mod secret;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod units;
 
 pub use parse::{from_toml, load};
-pub use units::duration;
 pub use tree::{Problem, Problems};
+pub use units::duration;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 

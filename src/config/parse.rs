@@ -24,7 +24,8 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
         let file = path.display();
         whole(format!("cannot read {file}: {e}; name the file with -c or in REVGATE_CONFIG"))
     })?;
-    let text_only = |(k, v): (std::ffi::OsString, std::ffi::OsString)| Some((k.into_string().ok()?, v.into_string().ok()?));
+    let text_only =
+        |(k, v): (std::ffi::OsString, std::ffi::OsString)| Some((k.into_string().ok()?, v.into_string().ok()?));
     from_toml(&text, &std::env::vars_os().filter_map(text_only).collect())
 }
 
@@ -75,7 +76,8 @@ fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
     let named = root.named("tokens", "write { file = ... } or { env = ... }, never the token itself");
     // Also names of tokens that are broken: a caller that uses one is not at fault.
     let names: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
-    let tokens: BTreeMap<_, _> = named.into_iter().filter_map(|(name, s)| Some((name.clone(), token(name, s, env)?))).collect();
+    let tokens: BTreeMap<_, _> =
+        named.into_iter().filter_map(|(name, s)| Some((name.clone(), token(name, s, env)?))).collect();
     let mut section = root.section("defaults");
     let defaults = rules(&mut section, None);
     section.finish();
@@ -138,7 +140,8 @@ fn resolve(s: &Section, key: &str, source: &TokenSource, env: &BTreeMap<String, 
 }
 
 fn admin(mut s: Section, env: &BTreeMap<String, String>) -> Admin {
-    let address: Option<SocketAddr> = s.parse("address", "an address such as \"127.0.0.1:9901\"", |v| v.as_str()?.parse().ok());
+    let address: Option<SocketAddr> =
+        s.parse("address", "an address such as \"127.0.0.1:9901\"", |v| v.as_str()?.parse().ok());
     let source = s.secret("key");
     if source.is_none() && address.is_some_and(|a| !a.ip().is_loopback()) {
         s.problem("key", "is needed because admin.address is not loopback; set it, or listen on 127.0.0.1");
@@ -154,16 +157,22 @@ fn origin(text: &str) -> Option<Uri> {
     let plain = matches!(uri.path(), "" | "/") && uri.query().is_none() && !text.contains(['#', '?', '@']);
     let host = uri.host().is_some_and(|h| !h.is_empty());
     // A port that does not fit is only found by asking for it.
-    let port = uri.authority().is_some_and(|a| a.port_u16().is_some() || !a.as_str().contains(':') || a.as_str().ends_with(']'));
+    let port = uri
+        .authority()
+        .is_some_and(|a| a.port_u16().is_some() || !a.as_str().contains(':') || a.as_str().ends_with(']'));
     (http && plain && host && port).then_some(uri)
 }
 
 fn upstream(mut s: Section) -> Upstream {
-    let url = s.parse("url", "http:// or https:// with a host and nothing after it: no path, query or user", |v| origin(v.as_str()?));
+    let url = s.parse("url", "http:// or https:// with a host and nothing after it: no path, query or user", |v| {
+        origin(v.as_str()?)
+    });
     let roots = s.parse("roots", "\"bundled\", \"system\" or { file = \"ca.pem\" }", |v| match v {
         Value::String(text) if text == "bundled" => Some(Roots::Bundled),
         Value::String(text) if text == "system" => Some(Roots::System),
-        Value::Object(map) if map.len() == 1 => Some(Roots::File(map.get("file")?.as_str().filter(|p| !p.is_empty())?.into())),
+        Value::Object(map) if map.len() == 1 => {
+            Some(Roots::File(map.get("file")?.as_str().filter(|p| !p.is_empty())?.into()))
+        }
         _ => None,
     });
     if let Some(Roots::File(path)) = &roots
@@ -173,7 +182,8 @@ fn upstream(mut s: Section) -> Upstream {
     }
     let http2 = s.choice("http2", &[("auto", Http2::Auto), ("never", Http2::Never), ("always", Http2::Always)]);
     let mut c = s.section("circuit");
-    let circuit = Circuit { failures: c.count("failures") as u32, within: c.timeout("within"), open: c.timeout("open") };
+    let circuit =
+        Circuit { failures: c.count("failures") as u32, within: c.timeout("within"), open: c.timeout("open") };
     c.finish();
     let upstream = Upstream {
         url: url.unwrap_or_default(),
@@ -193,7 +203,10 @@ fn auth(mut s: Section) -> Auth {
     let mode = s.choice("mode", &[("inject", AuthMode::Inject), ("validate", AuthMode::Validate)]);
     let introspect = s.bool("introspect").unwrap_or(false);
     if mode == Some(AuthMode::Validate) && introspect {
-        s.problem("introspect", "asking DevRev about tokens is not supported by this version; set auth.introspect = false");
+        s.problem(
+            "introspect",
+            "asking DevRev about tokens is not supported by this version; set auth.introspect = false",
+        );
     }
     s.unsupported("jwt");
     let introspect_ttl = s.timeout("introspect_ttl");
@@ -214,7 +227,8 @@ fn token(name: String, mut s: Section, env: &BTreeMap<String, String>) -> Option
 
 /// Rules of one caller over `base`, or the defaults themselves, which are complete.
 fn rules(s: &mut Section, base: Option<&CallerRules>) -> CallerRules {
-    let rate = s.parse("rate", "a rate such as \"50/s\", \"600/min\" or \"1000/h\", above zero", |v| units::rate(v.as_str()?));
+    let rate =
+        s.parse("rate", "a rate such as \"50/s\", \"600/min\" or \"1000/h\", above zero", |v| units::rate(v.as_str()?));
     let burst = s.number("burst", 1, u32::MAX as u64).map(|n| n as u32);
     let weight = s.number("weight", 1, 1_000_000).map(|n| n as u32);
     let priority = s.choice("priority", &PRIORITIES);
@@ -280,7 +294,9 @@ fn callers(
             s.unsupported(key);
         }
         match usize::from(has_hash) + usize::from(has_key) + usize::from(anonymous) {
-            0 if !later => s.problem("", "has no credential; add key_sha256 (see `revgate hash-key`), key or anonymous = true"),
+            0 if !later => {
+                s.problem("", "has no credential; add key_sha256 (see `revgate hash-key`), key or anonymous = true")
+            }
             0 | 1 => {}
             _ => s.problem("", "has several credentials; keep one of key_sha256, key and anonymous"),
         }
@@ -302,7 +318,10 @@ fn callers(
         let token = match token {
             Some(token) if !tokens.contains(&token) => {
                 let known = if tokens.is_empty() { "none".to_owned() } else { format!("`{}`", tokens.join("`, `")) };
-                s.problem("token", format!("names no configured token (there is {known}); correct it or add it under [tokens]"));
+                s.problem(
+                    "token",
+                    format!("names no configured token (there is {known}); correct it or add it under [tokens]"),
+                );
                 None
             }
             None if inject && tokens.len() > 1 => {
@@ -357,7 +376,11 @@ fn retry(mut s: Section) -> Retry {
 }
 
 fn quota(mut s: Section) -> Quota {
-    let quota = Quota { spread_above: s.share("spread_above", 1.0), reserve: s.share("reserve", 1.0), max_waiting: s.count("max_waiting") };
+    let quota = Quota {
+        spread_above: s.share("spread_above", 1.0),
+        reserve: s.share("reserve", 1.0),
+        max_waiting: s.count("max_waiting"),
+    };
     s.finish();
     quota
 }
@@ -368,13 +391,19 @@ fn log(mut s: Section) -> Log {
         tracing_subscriber::EnvFilter::try_new(text).ok().map(|_| text.to_owned())
     });
     let format = s.choice("format", &[("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)]);
-    let access = s.choice("access", &[("all", LogAccess::All), ("refused", LogAccess::Refused), ("none", LogAccess::None)]);
+    let access =
+        s.choice("access", &[("all", LogAccess::All), ("refused", LogAccess::Refused), ("none", LogAccess::None)]);
     s.finish();
-    Log { level: level.unwrap_or_default(), format: format.unwrap_or(LogFormat::Auto), access: access.unwrap_or(LogAccess::Refused) }
+    Log {
+        level: level.unwrap_or_default(),
+        format: format.unwrap_or(LogFormat::Auto),
+        access: access.unwrap_or(LogAccess::Refused),
+    }
 }
 
 fn drain(mut s: Section) -> Drain {
-    let drain = Drain { delay: s.duration("delay").unwrap_or_default(), timeout: s.duration("timeout").unwrap_or_default() };
+    let drain =
+        Drain { delay: s.duration("delay").unwrap_or_default(), timeout: s.duration("timeout").unwrap_or_default() };
     s.finish();
     drain
 }
@@ -412,7 +441,12 @@ fn rewrite(root: &mut Section, sink: &RefCell<Vec<Problem>>) -> Vec<Rewrite> {
         if !given {
             s.problem("rename", "is missing; write { old = \"new\" }");
         }
-        let modes = [("off", RewriteMode::Off), ("report", RewriteMode::Report), ("rewrite", RewriteMode::Rewrite), ("refuse", RewriteMode::Refuse)];
+        let modes = [
+            ("off", RewriteMode::Off),
+            ("report", RewriteMode::Report),
+            ("rewrite", RewriteMode::Rewrite),
+            ("refuse", RewriteMode::Refuse),
+        ];
         let mode = s.choice("mode", &modes).unwrap_or(RewriteMode::Rewrite);
         s.finish();
         own.push(Rewrite { operations, rename: rename.unwrap_or_default(), mode });

@@ -190,7 +190,9 @@ impl<'a> Section<'a> {
         for key in self.map.keys() {
             let best = self.known.iter().map(|k| (strsim::damerau_levenshtein(k, key), k)).min();
             let hint = match best {
-                Some((distance, name)) if distance <= 1 + key.len() / 3 => format!("did you mean `{name}`?"),
+                Some((distance, name)) if distance <= 1 + key.len() / 3 => {
+                    format!("did you mean `{name}`?")
+                }
                 _ => "remove it or see `revgate schema`".to_owned(),
             };
             self.problem(key, format!("unknown key; {hint}"));
