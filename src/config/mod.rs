@@ -3,6 +3,20 @@
 //! `raw` mirrors the file, `parse` turns it into the types below and collects every problem on the way,
 //! `reference` renders the documents that are generated from it. Values of these types cannot be wrong.
 
+mod parse;
+mod raw;
+mod redact;
+pub mod reference;
+pub mod secret;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod units;
+
+pub use parse::{from_toml, load};
+pub use tree::{Problem, Problems};
+pub use units::duration;
+
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;

@@ -1,0 +1,461 @@
+//! Turns the file and the environment into a `Config`, or into the list of everything that is wrong.
+
+use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use http::Uri;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{
+    tree::{Problem, Problems, Section, Sink},
+    *,
+};
+
+/// What holds where the file and the environment say nothing.
+pub(super) const DEFAULTS: &str = include_str!("defaults.toml");
+
+const PATTERNS: &str = "a list of \"*\", \"works.*\" or whole operations such as \"works.get\"";
+const PRIORITIES: [(&str, Priority); 2] = [("interactive", Priority::Interactive), ("batch", Priority::Batch)];
+
+/// Loads the file at `path` and the process's environment.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        let file = path.display();
+        whole(format!("cannot read {file}: {e}; name the file with -c or in REVGATE_CONFIG"))
+    })?;
+    let text_only =
+        |(k, v): (std::ffi::OsString, std::ffi::OsString)| Some((k.into_string().ok()?, v.into_string().ok()?));
+    from_toml(&text, &std::env::vars_os().filter_map(text_only).collect())
+}
+
+/// Reads `text` with `env` as the environment, both for overrides and for references.
+pub fn from_toml(text: &str, env: &BTreeMap<String, String>) -> Result<Config, Problems> {
+    let tree = merge(text, env)?;
+    let sink = Sink::default();
+    let config = build(tree, env, &sink);
+    let problems = sink.into_inner();
+    if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+}
+
+fn whole(message: String) -> Problems {
+    Problems(vec![Problem { path: String::new(), message }])
+}
+
+fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Value, Problems> {
+    // Parsed here first: the message of `config` quotes the line, and with it perhaps a secret.
+    if let Err(e) = toml::from_str::<toml::Table>(text) {
+        let start = e.span().map_or(0, |s| s.start).min(text.len());
+        let line = text.as_bytes()[..start].iter().filter(|b| **b == b'\n').count() + 1;
+        return Err(whole(format!("line {line} is not valid TOML; correct it")));
+    }
+    let source = |text| ::config::File::from_str(text, ::config::FileFormat::Toml);
+    let overrides = env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    // No parsing of values: a secret or a name such as 007 must stay what it is.
+    let environment = ::config::Environment::with_prefix("REVGATE")
+        .prefix_separator("__")
+        .separator("__")
+        .try_parsing(false)
+        .source(Some(overrides));
+    ::config::Config::builder()
+        .add_source(source(DEFAULTS))
+        .add_source(source(text))
+        .add_source(environment)
+        .build()
+        .and_then(::config::Config::try_deserialize)
+        .map_err(|_| whole("the file and the REVGATE__ variables cannot be merged; check the variables' names".into()))
+}
+
+fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
+    let mut root = Section::new(String::new(), Some(tree), "", sink);
+    let listen = listen(root.section("listen"));
+    let admin = admin(root.section("admin"), env);
+    let upstream = upstream(root.section("upstream"));
+    let auth = auth(root.section("auth"));
+    let inject = auth.mode == AuthMode::Inject;
+    let named = root.named("tokens", "write { file = ... } or { env = ... }, never the token itself");
+    // Also names of tokens that are broken: a caller that uses one is not at fault.
+    let names: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
+    let tokens: BTreeMap<_, _> =
+        named.into_iter().filter_map(|(name, s)| Some((name.clone(), token(name, s, env)?))).collect();
+    let mut section = root.section("defaults");
+    let defaults = rules(&mut section, None);
+    section.finish();
+    let named = root.named("callers", "write its key_sha256 and its limits in it");
+    if inject && names.is_empty() {
+        root.problem("tokens", "no token in mode \"inject\"; add [tokens.main] with file = ... or env = ...");
+    }
+    if inject && named.is_empty() {
+        root.problem("callers", "no caller in mode \"inject\"; add [callers.NAME] with key_sha256 = ...");
+    }
+    let callers = callers(named, &names, inject, &listen.address, &defaults, env);
+    let config = Config {
+        limits: limits(root.section("limits")),
+        retry: retry(root.section("retry")),
+        quota: quota(root.section("quota")),
+        rewrite: rewrite(&mut root, sink),
+        log: log(root.section("log")),
+        drain: drain(root.section("drain")),
+        listen,
+        admin,
+        upstream,
+        auth,
+        tokens,
+        callers,
+        defaults,
+    };
+    root.unsupported("shared");
+    root.finish();
+    config
+}
+
+fn listen(mut s: Section) -> Listen {
+    let address = s.parse("address", "an address such as \"127.0.0.1:8080\" or \"unix:/run/revgate.sock\"", |v| {
+        let text = v.as_str()?;
+        match text.strip_prefix("unix:") {
+            Some(path) => (!path.is_empty()).then(|| Address::Unix(path.into())),
+            None => text.parse().ok().map(Address::Tcp),
+        }
+    });
+    let workers = s.parse("workers", "\"auto\" or a whole number from 1 to 1024", |v| match v.as_str() {
+        Some("auto") => Some(std::thread::available_parallelism().map_or(1, usize::from)),
+        Some(text) => text.parse().ok().filter(|n| (1..=1024).contains(n)),
+        None => v.as_u64().filter(|n| (1..=1024).contains(n)).map(|n| n as usize),
+    });
+    s.unsupported("tls");
+    let listen = Listen {
+        // A socket's path, so that a wrong address does not also complain about the anonymous caller.
+        address: address.unwrap_or(Address::Unix("/".into())),
+        workers: workers.unwrap_or(1),
+        max_connections: s.count("max_connections"),
+        header_timeout: s.timeout("header_timeout"),
+        idle_timeout: s.timeout("idle_timeout"),
+    };
+    s.finish();
+    listen
+}
+
+fn resolve(s: &Section, key: &str, source: &TokenSource, env: &BTreeMap<String, String>) -> Option<SecretString> {
+    secret::read(source, env).map_err(|message| s.problem(key, message)).ok()
+}
+
+fn admin(mut s: Section, env: &BTreeMap<String, String>) -> Admin {
+    let address: Option<SocketAddr> =
+        s.parse("address", "an address such as \"127.0.0.1:9901\"", |v| v.as_str()?.parse().ok());
+    let source = s.secret("key");
+    if source.is_none() && address.is_some_and(|a| !a.ip().is_loopback()) {
+        s.problem("key", "is needed because admin.address is not loopback; set it, or listen on 127.0.0.1");
+    }
+    let key = source.and_then(|source| resolve(&s, "key", &source, env));
+    s.finish();
+    Admin { address: address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))), key }
+}
+
+fn origin(text: &str) -> Option<Uri> {
+    let uri: Uri = text.parse().ok()?;
+    let http = matches!(uri.scheme_str(), Some("http" | "https"));
+    let plain = matches!(uri.path(), "" | "/") && uri.query().is_none() && !text.contains(['#', '?', '@']);
+    let host = uri.host().is_some_and(|h| !h.is_empty());
+    // A port that does not fit is only found by asking for it.
+    let port = uri
+        .authority()
+        .is_some_and(|a| a.port_u16().is_some() || !a.as_str().contains(':') || a.as_str().ends_with(']'));
+    (http && plain && host && port).then_some(uri)
+}
+
+fn upstream(mut s: Section) -> Upstream {
+    let url = s.parse("url", "http:// or https:// with a host and nothing after it: no path, query or user", |v| {
+        origin(v.as_str()?)
+    });
+    let roots = s.parse("roots", "\"bundled\", \"system\" or { file = \"ca.pem\" }", |v| match v {
+        Value::String(text) if text == "bundled" => Some(Roots::Bundled),
+        Value::String(text) if text == "system" => Some(Roots::System),
+        Value::Object(map) if map.len() == 1 => {
+            Some(Roots::File(map.get("file")?.as_str().filter(|p| !p.is_empty())?.into()))
+        }
+        _ => None,
+    });
+    if let Some(Roots::File(path)) = &roots
+        && let Err(e) = std::fs::File::open(path)
+    {
+        s.problem("roots", format!("the file cannot be read ({}); create it or correct the path", e.kind()));
+    }
+    let http2 = s.choice("http2", &[("auto", Http2::Auto), ("never", Http2::Never), ("always", Http2::Always)]);
+    let mut c = s.section("circuit");
+    let circuit =
+        Circuit { failures: c.count("failures") as u32, within: c.timeout("within"), open: c.timeout("open") };
+    c.finish();
+    let upstream = Upstream {
+        url: url.unwrap_or_default(),
+        roots: roots.unwrap_or(Roots::Bundled),
+        http2: http2.unwrap_or(Http2::Auto),
+        connect_timeout: s.timeout("connect_timeout"),
+        attempt_timeout: s.timeout("attempt_timeout"),
+        idle_timeout: s.timeout("idle_timeout"),
+        circuit,
+        max_connections: s.count("max_connections"),
+    };
+    s.finish();
+    upstream
+}
+
+fn auth(mut s: Section) -> Auth {
+    let mode = s.choice("mode", &[("inject", AuthMode::Inject), ("validate", AuthMode::Validate)]);
+    let introspect = s.bool("introspect").unwrap_or(false);
+    if mode == Some(AuthMode::Validate) && introspect {
+        s.problem(
+            "introspect",
+            "asking DevRev about tokens is not supported by this version; set auth.introspect = false",
+        );
+    }
+    s.unsupported("jwt");
+    let introspect_ttl = s.timeout("introspect_ttl");
+    s.finish();
+    Auth { mode: mode.unwrap_or(AuthMode::Inject), introspect, introspect_ttl }
+}
+
+fn token(name: String, mut s: Section, env: &BTreeMap<String, String>) -> Option<Token> {
+    let source = s.source();
+    let quota_group: Arc<str> = s.string("quota_group").unwrap_or(name).into();
+    let value = source.as_ref().and_then(|source| {
+        let key = if matches!(source, TokenSource::Env(_)) { "env" } else { "file" };
+        resolve(&s, key, source, env)
+    });
+    s.finish();
+    Some(Token { source: source?, value: value?, quota_group })
+}
+
+/// Rules of one caller over `base`, or the defaults themselves, which are complete.
+fn rules(s: &mut Section, base: Option<&CallerRules>) -> CallerRules {
+    let rate =
+        s.parse("rate", "a rate such as \"50/s\", \"600/min\" or \"1000/h\", above zero", |v| units::rate(v.as_str()?));
+    let burst = s.number("burst", 1, u32::MAX as u64).map(|n| n as u32);
+    let weight = s.number("weight", 1, 1_000_000).map(|n| n as u32);
+    let priority = s.choice("priority", &PRIORITIES);
+    let allow = s.list("allow", PATTERNS, units::pattern);
+    let deny = s.list("deny", PATTERNS, units::pattern);
+    let max_wait = s.duration("max_wait");
+    let enforce = s.bool("enforce");
+    let deny = match (deny, base) {
+        (Some(own), Some(base)) if !own.is_empty() => {
+            let mut all = base.deny.clone();
+            all.extend(own.into_iter().filter(|p| !base.deny.contains(p)));
+            all
+        }
+        (own, base) => own.or(base.map(|b| b.deny.clone())).unwrap_or_default(),
+    };
+    let one = Rate { count: 1, per: Duration::from_secs(1) };
+    CallerRules {
+        rate: rate.or(base.map(|b| b.rate)).unwrap_or(one),
+        burst: burst.or(base.map(|b| b.burst)).unwrap_or(1),
+        weight: weight.or(base.map(|b| b.weight)).unwrap_or(1),
+        priority: priority.or(base.map(|b| b.priority)).unwrap_or(Priority::Interactive),
+        allow: allow.or(base.map(|b| b.allow.clone())).unwrap_or_default(),
+        deny,
+        max_wait: max_wait.or(base.map(|b| b.max_wait)).unwrap_or_default(),
+        enforce: enforce.or(base.map(|b| b.enforce)).unwrap_or(true),
+    }
+}
+
+fn digest(v: &Value) -> Option<[u8; 32]> {
+    let text = v.as_str().filter(|t| t.len() == 64 && t.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    let mut hash = [0; 32];
+    for (i, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
+    }
+    Some(hash)
+}
+
+fn callers(
+    named: Vec<(String, Section)>,
+    tokens: &[String],
+    inject: bool,
+    listen: &Address,
+    defaults: &CallerRules,
+    env: &BTreeMap<String, String>,
+) -> BTreeMap<String, Caller> {
+    let loopback = !matches!(listen, Address::Tcp(a) if !a.ip().is_loopback());
+    let mut keys: BTreeMap<[u8; 32], String> = BTreeMap::new();
+    let mut nobody: Option<String> = None;
+    let mut callers = BTreeMap::new();
+    for (name, mut s) in named {
+        let has_hash = s.has("key_sha256");
+        let hash = s.parse("key_sha256", "64 hexadecimal digits, as `revgate hash-key` prints them", digest);
+        let has_key = s.has("key");
+        let source = s.secret("key");
+        let hash = hash.or_else(|| {
+            let key = resolve(&s, "key", &source?, env)?;
+            Some(Sha256::digest(key.expose_secret().as_bytes()).into())
+        });
+        let anonymous = s.bool("anonymous") == Some(true);
+        let mut later = false;
+        for key in ["jwt_subject", "mtls_san", "unix_uid"] {
+            later |= s.has(key);
+            s.unsupported(key);
+        }
+        match usize::from(has_hash) + usize::from(has_key) + usize::from(anonymous) {
+            0 if !later => {
+                s.problem("", "has no credential; add key_sha256 (see `revgate hash-key`), key or anonymous = true")
+            }
+            0 | 1 => {}
+            _ => s.problem("", "has several credentials; keep one of key_sha256, key and anonymous"),
+        }
+        if let Some(hash) = hash
+            && let Some(other) = keys.insert(hash, name.clone())
+        {
+            let key = if has_hash { "key_sha256" } else { "key" };
+            s.problem(key, format!("is the key of caller `{other}` too; give each caller a key of its own"));
+        }
+        if anonymous {
+            if !loopback {
+                s.problem("anonymous", "would let anyone in, as listen.address is not loopback; give it a key, or listen on 127.0.0.1 or a unix socket");
+            }
+            if let Some(other) = nobody.replace(name.clone()) {
+                s.problem("anonymous", format!("caller `{other}` is anonymous too; keep one"));
+            }
+        }
+        let token = s.string("token");
+        let token = match token {
+            Some(token) if !tokens.contains(&token) => {
+                let known = if tokens.is_empty() { "none".to_owned() } else { format!("`{}`", tokens.join("`, `")) };
+                s.problem(
+                    "token",
+                    format!("names no configured token (there is {known}); correct it or add it under [tokens]"),
+                );
+                None
+            }
+            None if inject && tokens.len() > 1 => {
+                let known = tokens.join("`, `");
+                s.problem("token", format!("is needed as there are several tokens; write one of `{known}`"));
+                None
+            }
+            None if inject => tokens.first().cloned(),
+            token => token,
+        };
+        let rules = rules(&mut s, Some(defaults));
+        s.finish();
+        let credential = if anonymous { Some(CallerCredential::Anonymous) } else { hash.map(CallerCredential::Key) };
+        if let Some(credential) = credential {
+            callers.insert(name, Caller { credential, token, rules });
+        }
+    }
+    callers
+}
+
+fn limits(mut s: Section) -> Limits {
+    let limits = Limits {
+        max_in_flight: s.count("max_in_flight"),
+        max_body: s.size("max_body"),
+        max_header_bytes: s.size("max_header_bytes") as usize,
+        max_headers: s.count("max_headers"),
+    };
+    s.finish();
+    limits
+}
+
+fn retry(mut s: Section) -> Retry {
+    let max_attempts = s.number("max_attempts", 1, 100).unwrap_or(1) as u32;
+    let mut b = s.section("backoff");
+    let (min, max) = (b.duration("min"), b.duration("max"));
+    if let (Some(min), Some(max)) = (min, max)
+        && min > max
+    {
+        b.problem("", "min is above max; raise max or lower min");
+    }
+    b.finish();
+    let retry = Retry {
+        max_attempts,
+        backoff_min: min.unwrap_or_default(),
+        backoff_max: max.unwrap_or_default(),
+        budget: s.share("budget", 100.0),
+        max_replay_body: s.size("max_replay_body") as usize,
+        max_retry_after: s.timeout("max_retry_after"),
+    };
+    s.finish();
+    retry
+}
+
+fn quota(mut s: Section) -> Quota {
+    let quota = Quota {
+        spread_above: s.share("spread_above", 1.0),
+        reserve: s.share("reserve", 1.0),
+        max_waiting: s.count("max_waiting"),
+    };
+    s.finish();
+    quota
+}
+
+fn log(mut s: Section) -> Log {
+    let level = s.parse("level", "a level such as \"info\", or directives such as \"info,revgate=debug\"", |v| {
+        let text = v.as_str().filter(|t| !t.is_empty())?;
+        tracing_subscriber::EnvFilter::try_new(text).ok().map(|_| text.to_owned())
+    });
+    let format = s.choice("format", &[("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)]);
+    let access =
+        s.choice("access", &[("all", LogAccess::All), ("refused", LogAccess::Refused), ("none", LogAccess::None)]);
+    s.finish();
+    Log {
+        level: level.unwrap_or_default(),
+        format: format.unwrap_or(LogFormat::Auto),
+        access: access.unwrap_or(LogAccess::Refused),
+    }
+}
+
+fn drain(mut s: Section) -> Drain {
+    let drain =
+        Drain { delay: s.duration("delay").unwrap_or_default(), timeout: s.duration("timeout").unwrap_or_default() };
+    s.finish();
+    drain
+}
+
+fn rewrite(root: &mut Section, sink: &RefCell<Vec<Problem>>) -> Vec<Rewrite> {
+    let items = root.parse("rewrite", "rules as [[rewrite]] tables", |v| v.as_array().cloned()).unwrap_or_default();
+    let mut built_in: Vec<String> = vec!["rev-users.link".into(), "rev-users.unlink".into()];
+    let mut seen: Vec<String> = Vec::new();
+    let mut own = Vec::new();
+    for (i, item) in items.into_iter().enumerate() {
+        let mut s = Section::new(format!("rewrite[{i}]"), Some(item), "write it as a [[rewrite]] table", sink);
+        let want = "a list of whole operations such as \"rev-users.link\"";
+        let name = |t: &str| units::operation(t).then(|| t.to_ascii_lowercase());
+        let given = s.has("operations");
+        let operations = s.list("operations", want, name);
+        if operations.as_ref().map_or(!given, Vec::is_empty) {
+            s.problem("operations", "is empty, so the rule does nothing; name at least one operation");
+        }
+        let operations = operations.unwrap_or_default();
+        for operation in &operations {
+            if seen.contains(operation) {
+                s.problem("operations", format!("`{operation}` has a rule already; put both renames in one rule"));
+            }
+            seen.push(operation.clone());
+        }
+        built_in.retain(|operation| !operations.contains(operation));
+        let given = s.has("rename");
+        let rename = s.parse("rename", "a table of old = \"new\" names, at least one, no name to itself", |v| {
+            let pair = |(old, new): (&String, &Value)| {
+                let new = new.as_str().filter(|new| !new.is_empty() && new != old)?;
+                (!old.is_empty()).then(|| (old.clone(), new.to_owned()))
+            };
+            v.as_object().filter(|m| !m.is_empty())?.iter().map(pair).collect::<Option<BTreeMap<_, _>>>()
+        });
+        if !given {
+            s.problem("rename", "is missing; write { old = \"new\" }");
+        }
+        let modes = [
+            ("off", RewriteMode::Off),
+            ("report", RewriteMode::Report),
+            ("rewrite", RewriteMode::Rewrite),
+            ("refuse", RewriteMode::Refuse),
+        ];
+        let mode = s.choice("mode", &modes).unwrap_or(RewriteMode::Rewrite);
+        s.finish();
+        own.push(Rewrite { operations, rename: rename.unwrap_or_default(), mode });
+    }
+    let mut all = Vec::new();
+    if !built_in.is_empty() {
+        let rename = [("rev_org_don", "rev_org"), ("user_don", "id")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        all.push(Rewrite { operations: built_in, rename: rename.into(), mode: RewriteMode::Rewrite });
+    }
+    all.extend(own);
+    all
+}

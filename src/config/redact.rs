@@ -1,0 +1,108 @@
+//! The effective configuration as the operator may see it.
+
+use serde_json::{Map, Value, json};
+
+use super::{units::*, *};
+
+const REDACTED: &str = "<redacted>";
+
+impl Config {
+    /// The configuration under the file's names, with no secret in it.
+    pub fn redacted(&self) -> Value {
+        let address = match &self.listen.address {
+            Address::Tcp(a) => a.to_string(),
+            Address::Unix(p) => format!("unix:{}", p.display()),
+        };
+        let mut admin = json!({ "address": self.admin.address.to_string() });
+        if self.admin.key.is_some() {
+            admin["key"] = REDACTED.into();
+        }
+        let (u, r) = (&self.upstream, &self.retry);
+        let roots = match &u.roots {
+            Roots::Bundled => json!("bundled"),
+            Roots::System => json!("system"),
+            Roots::File(path) => json!({ "file": path.display().to_string() }),
+        };
+        // Without the slash that a parsed URI gains.
+        let url = u.url.to_string();
+        json!({
+            "listen": {
+                "address": address, "workers": self.listen.workers, "max_connections": self.listen.max_connections,
+                "header_timeout": show_duration(self.listen.header_timeout),
+                "idle_timeout": show_duration(self.listen.idle_timeout),
+            },
+            "admin": admin,
+            "upstream": {
+                "url": url.trim_end_matches('/'), "roots": roots,
+                "http2": match u.http2 { Http2::Auto => "auto", Http2::Never => "never", Http2::Always => "always" },
+                "connect_timeout": show_duration(u.connect_timeout), "attempt_timeout": show_duration(u.attempt_timeout),
+                "idle_timeout": show_duration(u.idle_timeout), "max_connections": u.max_connections,
+                "circuit": { "failures": u.circuit.failures, "within": show_duration(u.circuit.within),
+                    "open": show_duration(u.circuit.open) },
+            },
+            "auth": {
+                "mode": match self.auth.mode { AuthMode::Inject => "inject", AuthMode::Validate => "validate" },
+                "introspect": self.auth.introspect, "introspect_ttl": show_duration(self.auth.introspect_ttl),
+            },
+            "tokens": self.tokens.iter().map(|(n, t)| (n.clone(), token(t))).collect::<Map<_, _>>(),
+            "callers": self.callers.iter().map(|(n, c)| (n.clone(), caller(c))).collect::<Map<_, _>>(),
+            "defaults": rules(&self.defaults),
+            "limits": {
+                "max_in_flight": self.limits.max_in_flight, "max_body": show_size(self.limits.max_body),
+                "max_header_bytes": show_size(self.limits.max_header_bytes as u64), "max_headers": self.limits.max_headers,
+            },
+            "retry": {
+                "max_attempts": r.max_attempts, "budget": r.budget,
+                "backoff": { "min": show_duration(r.backoff_min), "max": show_duration(r.backoff_max) },
+                "max_replay_body": show_size(r.max_replay_body as u64), "max_retry_after": show_duration(r.max_retry_after),
+            },
+            "quota": { "spread_above": self.quota.spread_above, "reserve": self.quota.reserve,
+                "max_waiting": self.quota.max_waiting },
+            "rewrite": self.rewrite.iter().map(rewrite).collect::<Vec<_>>(),
+            "log": {
+                "level": self.log.level,
+                "format": match self.log.format { LogFormat::Auto => "auto", LogFormat::Json => "json", LogFormat::Text => "text" },
+                "access": match self.log.access { LogAccess::All => "all", LogAccess::Refused => "refused", LogAccess::None => "none" },
+            },
+            "drain": { "delay": show_duration(self.drain.delay), "timeout": show_duration(self.drain.timeout) },
+        })
+    }
+}
+
+fn token(token: &Token) -> Value {
+    let (key, name) = match &token.source {
+        TokenSource::Env(name) => ("env", name.clone()),
+        TokenSource::File(path) => ("file", path.display().to_string()),
+    };
+    json!({ key: name, "value": REDACTED, "quota_group": &*token.quota_group })
+}
+
+fn caller(caller: &Caller) -> Value {
+    let mut out = rules(&caller.rules);
+    match caller.credential {
+        CallerCredential::Key(_) => out["key_sha256"] = REDACTED.into(),
+        CallerCredential::Anonymous => out["anonymous"] = true.into(),
+    }
+    if let Some(token) = &caller.token {
+        out["token"] = token.as_str().into();
+    }
+    out
+}
+
+fn rules(rules: &CallerRules) -> Value {
+    json!({
+        "rate": show_rate(rules.rate), "burst": rules.burst, "weight": rules.weight,
+        "priority": match rules.priority { Priority::Interactive => "interactive", Priority::Batch => "batch" },
+        "allow": rules.allow, "deny": rules.deny, "max_wait": show_duration(rules.max_wait), "enforce": rules.enforce,
+    })
+}
+
+fn rewrite(rule: &Rewrite) -> Value {
+    let mode = match rule.mode {
+        RewriteMode::Off => "off",
+        RewriteMode::Report => "report",
+        RewriteMode::Rewrite => "rewrite",
+        RewriteMode::Refuse => "refuse",
+    };
+    json!({ "operations": rule.operations, "rename": rule.rename, "mode": mode })
+}

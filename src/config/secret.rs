@@ -1,0 +1,52 @@
+//! Secrets are only ever referred to; here a reference becomes a value. No message here holds a value.
+
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
+
+use secrecy::SecretString;
+
+use super::TokenSource;
+
+/// No credential is larger; a reference to a device or a wrong file must not fill the memory.
+const LIMIT: u64 = 64 << 10;
+
+/// Reads and trims what `source` refers to.
+pub fn read(source: &TokenSource, env: &BTreeMap<String, String>) -> Result<SecretString, String> {
+    match source {
+        TokenSource::Env(name) => match env.get(name) {
+            Some(value) => clean(value),
+            None => Err("the environment variable it names is not set; set it, or use { file = ... }".into()),
+        },
+        TokenSource::File(path) => read_file(path),
+    }
+}
+
+/// Reads a secret's file, also when it changed while the gateway runs.
+pub fn read_file(path: &Path) -> Result<SecretString, String> {
+    let fail = |e: std::io::Error| format!("the file cannot be read ({}); create it or correct the path", e.kind());
+    // A pipe without a writer would hang the start for ever.
+    if !std::fs::metadata(path).map_err(fail)?.is_file() {
+        return Err("the path is not a regular file; point it at a file that holds only the secret".into());
+    }
+    let mut bytes = Vec::new();
+    File::open(path).map_err(fail)?.take(LIMIT + 1).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > LIMIT {
+        return Err("the file is larger than 64 KiB; point it at a file that holds only the secret".into());
+    }
+    let bytes = zeroize::Zeroizing::new(bytes);
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => clean(text),
+        Err(_) => Err("the file is not text; point it at a file that holds only the secret".into()),
+    }
+}
+
+fn clean(text: &str) -> Result<SecretString, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("the secret is empty; store a value there".into());
+    }
+    // It goes into a header, where anything else would be refused or, worse, split it.
+    if !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("the secret holds characters that a header cannot; store visible ASCII on one line".into());
+    }
+    Ok(SecretString::from(text.to_owned()))
+}
