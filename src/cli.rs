@@ -87,7 +87,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             let config = config::load(&file.path())?;
             print(toml::to_string(&config.redacted())?.trim_end())
         }
-        Command::Demo => crate::serve::demo(),
+        Command::Demo => crate::serve::demo(|text| println!("{text}")),
         Command::Mock { listen, limit, window, plan } => crate::simulator::run(listen, limit, window, plan),
         Command::Schema => print(config::reference::schema_json().trim_end()),
         Command::HashKey => print(hash_key(std::io::stdin().lock())?),

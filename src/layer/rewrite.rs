@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use tower::{Layer, Service};
 
-use super::{BoxFuture, other, record};
+use super::{BoxFuture, other};
 use crate::{
     body::{Body, Fault, InboundFault, read_up_to},
     error::Error,

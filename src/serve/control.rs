@@ -51,11 +51,9 @@ impl Control for State {
     fn callers(&self) -> Value {
         let callers = self.config.callers.iter().map(|(name, caller)| {
             let rules = &caller.rules;
-            let remaining = self.shared.limiters.get(name.as_str()).map(|limiter| limiter.peek());
             let view = json!({
                 "rate": format!("{}/{}s", rules.rate.count, rules.rate.per.as_secs_f64()),
                 "burst": rules.burst,
-                "remaining": remaining,
                 "weight": rules.weight,
             });
             (name.clone(), view)

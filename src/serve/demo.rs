@@ -38,7 +38,7 @@ access = "all"
             hash(KEY),
         );
         let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), "demo-devrev-token".to_owned())]);
-        let config = config::parse::from_toml(&text, &env)?;
+        let config = config::from_toml(&text, &env)?;
         let gateway = Gateway::start(config, Some(level))?;
         let proxy = gateway.address().context("the demo listens on TCP")?;
         announce(&format!(

@@ -223,7 +223,7 @@ impl Inner {
     /// The connection that was used last, so that the others can grow old.
     fn check_out(&self) -> Option<http1::SendRequest<Body>> {
         let mut idle = self.idle();
-        while let Some(mut candidate) = idle.pop_back() {
+        while let Some(candidate) = idle.pop_back() {
             let fresh = candidate.since.elapsed() < self.options.idle_timeout;
             if fresh && !candidate.sender.is_closed() && candidate.sender.is_ready() {
                 return Some(candidate.sender);

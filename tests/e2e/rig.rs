@@ -68,7 +68,7 @@ pub fn gateway(upstream: &str, extra: &str) -> Gateway {
         hash(OTHER_KEY),
     );
     let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), TOKEN.to_owned())]);
-    let config = config::parse::from_toml(&text, &env).unwrap_or_else(|problems| panic!("{problems}"));
+    let config = config::from_toml(&text, &env).unwrap_or_else(|problems| panic!("{problems}"));
     Gateway::start(config, None).expect("the gateway starts")
 }
 
