@@ -37,7 +37,7 @@ impl Quota {
 
     /// The time one request takes to come back.
     fn interval(&self) -> Duration {
-        let longest = LONGEST / self.burst();
+        let longest = LONGEST / self.burst().get();
         (self.per / self.count.max(1)).clamp(Duration::from_nanos(1), longest)
     }
 
@@ -66,7 +66,11 @@ impl Verdict {
     /// not refused.
     pub fn header(&self) -> HeaderValue {
         // While nothing remains, the time that matters is that of the next request.
-        let wait = if self.allowed { self.reset } else { self.retry_after };
+        let wait = if self.allowed {
+            self.reset
+        } else {
+            self.retry_after
+        };
         value(format!("\"caller\";r={};t={}", self.remaining, ceil(wait)))
     }
 }
@@ -112,15 +116,19 @@ impl<C: Clock> Limiter<C> {
     pub fn new(quota: Quota, clock: C) -> Limiter<C> {
         let tat = Tat::default();
         let start = clock.now();
-        let inner = RateLimiter::new(quota.governor(), tat.clone(), clock)
-            .with_middleware::<StateInformationMiddleware>();
-        Limiter { inner, tat, start, quota }
+        let inner = RateLimiter::new(quota.governor(), tat.clone(), clock);
+        Limiter {
+            inner,
+            tat,
+            start,
+            quota,
+        }
     }
 
     /// Asks for one request.
     pub fn check(&self) -> Verdict {
         let now = self.inner.clock().now();
-        match self.inner.check_key(&NotKeyed::NonKey) {
+        match self.inner.check() {
             Ok(state) => Verdict {
                 allowed: true,
                 remaining: state.remaining_burst_capacity(),
@@ -174,7 +182,14 @@ impl<C: Clock + Clone> Keyed<C> {
     /// See [`DEFAULT_CAPACITY`].
     pub fn new(quota: Quota, clock: C, capacity: usize) -> Keyed<C> {
         let overflow = Arc::new(Limiter::new(quota, clock.clone()));
-        Keyed { limiters: HashMap::new(), overflow, capacity, until_sweep: 0, quota, clock }
+        Keyed {
+            limiters: HashMap::new(),
+            overflow,
+            capacity,
+            until_sweep: 0,
+            quota,
+            clock,
+        }
     }
 
     /// The limiter of this credential.
@@ -205,7 +220,8 @@ impl<C: Clock + Clone> Keyed<C> {
             self.until_sweep -= 1;
             return false;
         }
-        self.limiters.retain(|_, limiter| Arc::strong_count(limiter) > 1 || !limiter.is_full());
+        self.limiters
+            .retain(|_, limiter| Arc::strong_count(limiter) > 1 || !limiter.is_full());
         let room = self.limiters.len() < self.capacity;
         if !room {
             self.until_sweep = self.capacity / 8;
@@ -215,7 +231,8 @@ impl<C: Clock + Clone> Keyed<C> {
 }
 
 fn ceil(time: Duration) -> u64 {
-    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
+    time.as_secs()
+        .saturating_add(u64::from(time.subsec_nanos() > 0))
 }
 
 fn value(text: String) -> HeaderValue {

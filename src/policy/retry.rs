@@ -71,7 +71,9 @@ pub fn decide(rules: &Rules, attempt: &Attempt, jitter: f64) -> Decision {
         Outcome::Status { demand, .. } => demand,
         _ => None,
     };
-    let stop = Decision::Stop { retry_after: demand };
+    let stop = Decision::Stop {
+        retry_after: demand,
+    };
     if !attempt.replayable || attempt.number >= rules.max_attempts {
         return stop;
     }
@@ -90,7 +92,10 @@ pub fn decide(rules: &Rules, attempt: &Attempt, jitter: f64) -> Decision {
     if after > attempt.elapsed_wait_left {
         return stop;
     }
-    Decision::Retry { after, draws_budget }
+    Decision::Retry {
+        after,
+        draws_budget,
+    }
 }
 
 enum Kind {
@@ -122,11 +127,22 @@ fn kind(outcome: Outcome) -> Kind {
 /// Exponential with full jitter: anywhere between nothing and a ceiling that doubles, so that callers who failed
 /// together do not come back together.
 fn backoff(rules: &Rules, number: u32, jitter: f64) -> Duration {
-    let doubled = 1u32.checked_shl(number.saturating_sub(1)).unwrap_or(u32::MAX);
-    let ceiling = rules.backoff_min.saturating_mul(doubled).min(rules.backoff_max);
+    let doubled = 1u32
+        .checked_shl(number.saturating_sub(1))
+        .unwrap_or(u32::MAX);
+    let ceiling = rules
+        .backoff_min
+        .saturating_mul(doubled)
+        .min(rules.backoff_max);
     // A NaN must not panic in `mul_f64`; clamp lets it through.
-    let jitter = if jitter.is_finite() { jitter.clamp(0.0, 1.0) } else { 1.0 };
-    Duration::try_from_secs_f64(ceiling.as_secs_f64() * jitter).unwrap_or(ceiling).min(ceiling)
+    let jitter = if jitter.is_finite() {
+        jitter.clamp(0.0, 1.0)
+    } else {
+        1.0
+    };
+    Duration::try_from_secs_f64(ceiling.as_secs_f64() * jitter)
+        .unwrap_or(ceiling)
+        .min(ceiling)
 }
 
 /// Retries that are free in any ten seconds, so that a quiet gateway can retry at all.
@@ -152,8 +168,16 @@ pub struct Budget {
 impl Budget {
     /// `ratio` is the retries allowed per request, on top of ten free ones per ten seconds.
     pub fn new(ratio: f64) -> Budget {
-        let ratio = if ratio.is_finite() { ratio.max(0.0) } else { 0.0 };
-        Budget { ratio, buckets: Default::default(), latest: 0 }
+        let ratio = if ratio.is_finite() {
+            ratio.max(0.0)
+        } else {
+            0.0
+        };
+        Budget {
+            ratio,
+            buckets: Default::default(),
+            latest: 0,
+        }
     }
 
     /// Counts a request. `now` is a time since any fixed instant.
@@ -168,7 +192,10 @@ impl Budget {
         let oldest = self.latest.saturating_sub(BUCKETS - 1);
         let live = self.buckets.iter().filter(|bucket| bucket.second >= oldest);
         let (requests, retries) = live.fold((0u64, 0u64), |(requests, retries), bucket| {
-            (requests.saturating_add(bucket.requests), retries.saturating_add(bucket.retries))
+            (
+                requests.saturating_add(bucket.requests),
+                retries.saturating_add(bucket.retries),
+            )
         });
         if retries as f64 >= FREE + self.ratio * requests as f64 {
             return false;
@@ -183,7 +210,10 @@ impl Budget {
         let second = self.latest;
         let bucket = &mut self.buckets[(second % BUCKETS) as usize];
         if bucket.second != second {
-            *bucket = Bucket { second, ..Bucket::default() };
+            *bucket = Bucket {
+                second,
+                ..Bucket::default()
+            };
         }
         bucket
     }
