@@ -135,3 +135,130 @@ fn body_retry_after(body: &[u8]) -> Option<Duration> {
         .unwrap_or(value);
     seconds(value.trim())
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CAP: Duration = Duration::from_secs(600);
+    /// Sun, 06 Nov 1994 08:49:37 GMT
+    const NOW: u64 = 784_111_777;
+
+    fn ask(status: u16, fields: &[(&'static str, &str)], body: &str) -> Option<u64> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        let now = UNIX_EPOCH + Duration::from_secs(NOW);
+        let status = StatusCode::from_u16(status).unwrap();
+        let feedback = read(status, &headers, Some(body.as_bytes()), now, CAP);
+        feedback.demand.map(|demand| demand.as_secs())
+    }
+
+    #[test]
+    fn seconds_are_rounded_up_and_capped() {
+        for (value, seconds) in [
+            ("7", Some(7)),
+            ("1.2", Some(2)),
+            ("99999999999999999999999", Some(600)),
+            ("1e999", Some(600)),
+            ("0", None),
+            ("-3", None),
+            ("nan", None),
+            ("inf", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(ask(429, &[("retry-after", value)], ""), seconds, "{value}");
+            assert_eq!(ask(503, &[("retry-after", value)], ""), seconds, "{value}");
+            assert_eq!(ask(500, &[("retry-after", value)], ""), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_measured_against_the_answers_own() {
+        let at = ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT");
+        assert_eq!(ask(429, &[at], ""), Some(60));
+        assert_eq!(
+            ask(429, &[at, ("date", "Sun, 06 Nov 1994 08:50:27 GMT")], ""),
+            Some(10)
+        );
+        assert_eq!(
+            ask(429, &[at, ("date", "Sun, 06 Nov 1994 08:51:27 GMT")], ""),
+            None
+        );
+        assert_eq!(ask(429, &[at, ("date", "nonsense")], ""), Some(60));
+    }
+
+    #[test]
+    fn the_longest_demand_wins() {
+        assert_eq!(
+            ask(429, &[("retry-after", "3")], r#"{"retry_after":9}"#),
+            Some(9)
+        );
+        assert_eq!(
+            ask(429, &[("retry-after", "9")], r#"{"retry_after":"3"}"#),
+            Some(9)
+        );
+        assert_eq!(ask(429, &[], r#"{"retry_after":"2.5"}"#), Some(3));
+        for body in [
+            r#"{"retry_after":-1}"#,
+            r#"{"x":{"retry_after":5}}"#,
+            r#"{"retry_after":null}"#,
+            "5",
+            "",
+        ] {
+            assert_eq!(ask(429, &[], body), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_reset_is_a_time_when_nothing_remains() {
+        let reset = (NOW + 30).to_string();
+        let reset = ("x-ratelimit-reset", reset.as_str());
+        let spent = ("x-ratelimit-remaining", "0");
+        assert_eq!(ask(429, &[reset, spent], ""), Some(30));
+        assert_eq!(ask(429, &[reset, ("x-ratelimit-remaining", "1")], ""), None);
+        assert_eq!(ask(503, &[reset, spent], ""), None);
+        // A duration taken for an epoch lies in the past: no time.
+        assert_eq!(ask(429, &[("x-ratelimit-reset", "30"), spent], ""), None);
+    }
+
+    #[test]
+    fn whole_seconds_are_at_least_one() {
+        assert_eq!(whole_seconds(Duration::ZERO), 1);
+        assert_eq!(whole_seconds(Duration::from_millis(1001)), 2);
+        assert_eq!(whole_seconds(Duration::MAX), u64::MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics_and_nothing_passes_the_cap(
+            values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..24), 5),
+            body in prop_oneof![".{0,40}", "[0-9eE.+-]{0,30}".prop_map(|n| format!("{{\"retry_after\":{n}}}"))],
+            status in prop_oneof![Just(429u16), Just(503), 200u16..599],
+            now in 0u64..1 << 40,
+        ) {
+            let names = ["retry-after", "date", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"];
+            let mut headers = HeaderMap::new();
+            for (name, value) in names.into_iter().zip(values) {
+                if let Ok(value) = HeaderValue::from_bytes(&value) {
+                    headers.append(name, value);
+                }
+            }
+            let now = UNIX_EPOCH + Duration::from_secs(now);
+            let feedback = read(StatusCode::from_u16(status).unwrap(), &headers, Some(body.as_bytes()), now, CAP);
+            prop_assert!(feedback.demand.is_none_or(|demand| demand <= CAP && !demand.is_zero()));
+        }
+
+        #[test]
+        fn numeric_fields_never_panic(text in "[0-9eE.+:A-Za-z, -]{0,32}") {
+            for name in ["retry-after", "date", "x-ratelimit-reset"] {
+                ask(429, &[(name, &text), ("x-ratelimit-remaining", "0")], &text);
+            }
+        }
+    }
+}

@@ -202,3 +202,136 @@ pub fn bearer(value: &HeaderValue) -> Option<&[u8]> {
     };
     (!key.is_empty() && !key.iter().any(u8::is_ascii_whitespace)).then_some(key)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn with(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_request_loses_what_is_of_its_connection() {
+        let mut headers = with(&[
+            ("connection", "close, X-Mine, content-length, authorization"),
+            ("x-mine", "1"),
+            ("content-length", "5"),
+            ("authorization", "k"),
+            ("host", "a"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("proxy-connection", "x"),
+            ("x-forwarded-for", "1"),
+            ("x_forwarded_for", "1"),
+            ("x-real.ip", "1"),
+            ("content_length", "7"),
+            ("transfer.encoding", "chunked"),
+            ("expect", "100-continue"),
+            ("x-devrev-scope", "beta"),
+            ("my_own", "1"),
+            ("http2-settings", "x"),
+        ]);
+        strip_request(&mut headers);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "authorization",
+                "content-length",
+                "my_own",
+                "x-devrev-scope"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_response_keeps_its_trailers_announcement() {
+        let mut headers = with(&[
+            ("connection", "x-mine, x-ratelimit-reset"),
+            ("x-mine", "1"),
+            ("x-ratelimit-reset", "1"),
+            ("trailer", "x-sum"),
+            ("keep-alive", "1"),
+            ("server_timing", "1"),
+        ]);
+        strip_response(&mut headers);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["server_timing", "trailer", "x-ratelimit-reset"]);
+    }
+
+    #[test]
+    fn only_the_wait_is_taken_out() {
+        for (given, wait, left) in [
+            (&["wait=10"][..], Some(10), &[][..]),
+            (
+                &["respond-async, WAIT=\"5\" ;x=1, foo=\"a, wait=3\""],
+                Some(5),
+                &["respond-async, foo=\"a, wait=3\""],
+            ),
+            (&["wait=x, wait=4", "a ,b"], Some(4), &["a ,b"]),
+            (&["wait", "wait=-1"], None, &[]),
+            (&["waiting=3"], None, &["waiting=3"]),
+            (&["wait=99999999999999999999999"], Some(1 << 31), &[]),
+        ] {
+            let fields: Vec<_> = given.iter().map(|value| ("prefer", *value)).collect();
+            let mut headers = with(&fields);
+            assert_eq!(
+                take_prefer_wait(&mut headers),
+                wait.map(Duration::from_secs),
+                "{given:?}"
+            );
+            assert!(headers.get_all("prefer").iter().eq(left), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn keys_come_with_or_without_a_scheme() {
+        let key = |text: &str| bearer(&HeaderValue::from_str(text).unwrap()).map(<[u8]>::to_vec);
+        for text in ["Bearer k1", "bearer   k1", "k1"] {
+            assert_eq!(key(text), Some(b"k1".to_vec()), "{text}");
+        }
+        assert_eq!(key("BearerX"), Some(b"BearerX".to_vec()));
+        for text in ["", "Bearer", "Bearer ", "Basic k1", "Bearer k 1"] {
+            assert_eq!(key(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn request_ids_and_secrets() {
+        let sane = |text: &str| sane_request_id(&HeaderValue::from_str(text).unwrap());
+        assert!(sane("0af7-651916cd") && sane(&"a".repeat(128)));
+        assert!(
+            !sane("") && !sane("a b") && !sane("a,b") && !sane("\"a\"") && !sane(&"a".repeat(129))
+        );
+        assert!(is_secret("Authorization") && is_secret(HeaderName::from_static("set-cookie")));
+        assert!(!is_secret("content-type"));
+    }
+
+    proptest! {
+        #[test]
+        fn stripping_twice_strips_no_more(
+            fields in prop::collection::vec(("(connection|te|x_forwarded_for|content-length|prefer|[a-c._-]{1,3})",
+                "[a-c,=\" ]{0,8}|wait=[0-9]{1,3}|content-length, a|connection, te"), 0..10),
+        ) {
+            let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            for strip in [strip_request, strip_response, |headers: &mut HeaderMap| { take_prefer_wait(headers); }] {
+                let mut once = with(&fields);
+                strip(&mut once);
+                let mut twice = once.clone();
+                strip(&mut twice);
+                prop_assert_eq!(&once, &twice);
+                prop_assert_eq!(once.contains_key("content-length"), with(&fields).contains_key("content-length"));
+            }
+        }
+    }
+}

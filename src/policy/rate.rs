@@ -238,3 +238,86 @@ fn ceil(time: Duration) -> u64 {
 fn value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("\"caller\""))
 }
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const QUOTA: Quota = Quota {
+        count: 10,
+        per: Duration::from_secs(1),
+        burst: 3,
+    };
+
+    #[test]
+    fn a_burst_then_the_rate() {
+        let clock = FakeRelativeClock::default();
+        let limiter = Limiter::new(QUOTA, clock.clone());
+        for remaining in [2, 1, 0] {
+            let verdict = limiter.check();
+            assert_eq!((verdict.allowed, verdict.remaining), (true, remaining));
+        }
+        let verdict = limiter.check();
+        assert!(!verdict.allowed);
+        assert_eq!(verdict.retry_after, Duration::from_millis(100));
+        assert_eq!(verdict.reset, Duration::from_millis(300));
+        assert_eq!(verdict.header(), "\"caller\";r=0;t=1");
+        clock.advance(verdict.retry_after);
+        assert!(limiter.check().allowed);
+    }
+
+    #[test]
+    fn the_policy_tells_burst_and_window() {
+        let header = |quota| Limiter::new(quota, FakeRelativeClock::default()).policy_header();
+        assert_eq!(header(QUOTA), "\"caller\";q=3;w=1");
+        let slow = Quota {
+            count: 7,
+            per: Duration::from_secs(60),
+            burst: 2,
+        };
+        assert_eq!(header(slow), "\"caller\";q=2;w=18");
+    }
+
+    #[test]
+    fn absurd_quotas_do_not_overflow() {
+        for count in [0, 1, u32::MAX] {
+            for per in [Duration::ZERO, Duration::MAX] {
+                for burst in [0, 1, u32::MAX] {
+                    let limiter =
+                        Limiter::new(Quota { count, per, burst }, FakeRelativeClock::default());
+                    assert!(limiter.check().allowed);
+                    limiter.check();
+                    limiter.policy_header();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_full_make_room_and_the_rest_share() {
+        let clock = FakeRelativeClock::default();
+        let mut keyed = Keyed::new(QUOTA, clock.clone(), 2);
+        keyed.get(&[1; 32]).check();
+        keyed.get(&[2; 32]).check();
+        assert!(Arc::ptr_eq(&keyed.get(&[3; 32]), &keyed.get(&[4; 32])));
+        clock.advance(Duration::from_secs(1));
+        assert!(!Arc::ptr_eq(&keyed.get(&[3; 32]), &keyed.get(&[4; 32])));
+        assert_eq!(keyed.len(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_holds_more_than_its_capacity(keys in prop::collection::vec((any::<u8>(), 0u64..200), 0..200), capacity in 0usize..20) {
+            let clock = FakeRelativeClock::default();
+            let mut keyed = Keyed::new(QUOTA, clock.clone(), capacity);
+            for (key, step) in keys {
+                clock.advance(Duration::from_millis(step));
+                keyed.get(&[key; 32]).check();
+                prop_assert!(keyed.len() <= capacity);
+            }
+        }
+    }
+}

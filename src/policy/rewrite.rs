@@ -333,3 +333,203 @@ impl<'de> serde::Deserialize<'de> for Pairs<'de> {
         deserializer.deserialize_map(Visitor)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
+    use super::*;
+
+    fn rule(mode: Mode) -> Rule {
+        let own = |(old, new): (&str, &str)| (old.to_owned(), new.to_owned());
+        Rule {
+            rename: [("rev_org_don", "rev_org"), ("user_don", "id")]
+                .map(own)
+                .to_vec(),
+            mode,
+        }
+    }
+
+    fn changed(body: &str) -> String {
+        match rewrite(body.as_bytes(), &rule(Mode::Rewrite)) {
+            Ok(Rewritten::Changed { body, .. }) => String::from_utf8(body).unwrap(),
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+
+    fn fault(body: impl AsRef<[u8]>) -> RewriteFault {
+        rewrite(body.as_ref(), &rule(Mode::Rewrite)).unwrap_err()
+    }
+
+    #[test]
+    fn a_key_is_renamed_in_place() {
+        assert_eq!(
+            changed(" { \"x\" : 1.10e400 ,\n\"user_don\":\t\"U\", \"y\":[ ] } "),
+            " { \"x\" : 1.10e400 ,\n\"id\":\t\"U\", \"y\":[ ] } "
+        );
+        assert_eq!(changed(r#"{"rev\u005forg_don":"R"}"#), r#"{"rev_org":"R"}"#);
+    }
+
+    #[test]
+    fn nothing_to_rename_is_nothing_changed() {
+        for body in ["{}", r#"{"id":"user_don"}"#, r#"{"x":{"user_don":1}}"#] {
+            let got = rewrite(body.as_bytes(), &rule(Mode::Rewrite));
+            assert_eq!(got, Ok(Rewritten::Unchanged));
+        }
+    }
+
+    #[test]
+    fn equal_values_drop_the_old_key_with_its_comma() {
+        assert_eq!(changed(r#"{"user_don":"U", "id":"U"}"#), r#"{"id":"U"}"#);
+        assert_eq!(
+            changed(r#"{"id":"U", "user_don":"\u0055"}"#),
+            r#"{"id":"U"}"#
+        );
+        assert_eq!(
+            changed(r#"{"id":1,"user_don":1 ,"x":2}"#),
+            r#"{"id":1,"x":2}"#
+        );
+        assert_eq!(
+            changed(r#"{"id":1,"rev_org":2,"user_don":1,"rev_org_don":2 }"#),
+            r#"{"id":1,"rev_org":2 }"#
+        );
+    }
+
+    #[test]
+    fn null_gives_way() {
+        assert_eq!(changed(r#"{"user_don":"U","id":null}"#), r#"{"id":"U"}"#);
+        assert_eq!(changed(r#"{"user_don":null,"id":"U"}"#), r#"{"id":"U"}"#);
+        assert_eq!(changed(r#"{"user_don":null,"id":null}"#), r#"{"id":null}"#);
+    }
+
+    #[test]
+    fn different_values_conflict() {
+        let conflict = RewriteFault::Conflict {
+            old: "user_don".to_owned(),
+            new: "id".to_owned(),
+        };
+        assert_eq!(fault(r#"{"user_don":"U","id":"V"}"#), conflict);
+        // Equal as floats, and not the same number.
+        assert_eq!(
+            fault(r#"{"id":9007199254740993,"user_don":9007199254740992}"#),
+            conflict
+        );
+    }
+
+    #[test]
+    fn two_old_names_of_one_new_are_treated_alike() {
+        let own = |(old, new): (&str, &str)| (old.to_owned(), new.to_owned());
+        let rule = Rule {
+            rename: [("a", "c"), ("b", "c")].map(own).to_vec(),
+            mode: Mode::Rewrite,
+        };
+        let Ok(Rewritten::Changed { body, fields }) = rewrite(br#"{"a":1,"b":1}"#, &rule) else {
+            panic!("not changed");
+        };
+        assert_eq!((body.as_slice(), fields.len()), (&br#"{"c":1}"#[..], 2));
+        assert!(rewrite(br#"{"a":1,"b":2}"#, &rule).is_err());
+    }
+
+    #[test]
+    fn modes_other_than_rewrite_change_nothing() {
+        let body = br#"{"user_don":"U"}"#;
+        let fields = vec!["user_don".to_owned()];
+        assert_eq!(
+            rewrite(body, &rule(Mode::Report)),
+            Ok(Rewritten::Seen { fields })
+        );
+        let field = "user_don".to_owned();
+        assert_eq!(
+            rewrite(body, &rule(Mode::Refuse)),
+            Err(RewriteFault::Deprecated { field })
+        );
+    }
+
+    #[test]
+    fn what_is_not_one_object_is_refused() {
+        for body in [
+            "",
+            "{",
+            "\u{feff}{}",
+            "{} {}",
+            "{}x",
+            "{\"a\":01}",
+            "{a:1}",
+            "{1:1}",
+        ] {
+            assert_eq!(fault(body), RewriteFault::Malformed, "{body}");
+        }
+        assert_eq!(fault(b"{\"a\":\"\xff\"}"), RewriteFault::Malformed);
+        for body in ["[]", "1", "null", " \"{}\""] {
+            assert_eq!(fault(body), RewriteFault::NotAnObject, "{body}");
+        }
+        assert_eq!(
+            fault(r#"{"a":1,"\u0061":1}"#),
+            RewriteFault::RepeatedKey("a".to_owned())
+        );
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(
+            rewrite(deep.as_bytes(), &rule(Mode::Rewrite)),
+            Ok(Rewritten::Unchanged)
+        );
+    }
+
+    fn member() -> impl Strategy<Value = (String, String)> {
+        let key = prop_oneof![
+            Just("user_don".to_owned()),
+            Just("rev_org_don".to_owned()),
+            Just("id".to_owned()),
+            ".{0,6}",
+        ];
+        let value = prop_oneof![
+            "-?[1-9][0-9]{0,40}(\\.[0-9]{1,30})?",
+            Just("null".to_owned()),
+            ".{0,8}".prop_map(|text| Value::from(text).to_string()),
+            Just("[ {} ,1]".to_owned())
+        ];
+        (key, value)
+    }
+
+    proptest! {
+        #[test]
+        fn only_keys_change(members in prop::collection::vec(member(), 0..8), space in "[ \n\t]{0,3}") {
+            let texts: Vec<String> = members.iter()
+                .map(|(key, value)| format!("{}{space}:{space}{value}{space}", Value::from(key.as_str())))
+                .collect();
+            let body = format!("{{{space}{}}}", texts.join(&format!(",{space}")));
+            let mut keys: Vec<&String> = members.iter().map(|(key, _)| key).collect();
+            keys.sort();
+            let repeated = keys.windows(2).any(|pair| pair[0] == pair[1]);
+            let old = |key: &str| match key { "user_don" => Some("id"), "rev_org_don" => Some("rev_org"), _ => None };
+            match rewrite(body.as_bytes(), &rule(Mode::Rewrite)) {
+                Err(RewriteFault::RepeatedKey(_)) => prop_assert!(repeated),
+                Err(RewriteFault::Conflict { .. }) => prop_assert!(keys.iter().any(|key| old(key).is_some())),
+                Err(other) => prop_assert!(false, "{other:?}"),
+                Ok(Rewritten::Seen { .. }) => prop_assert!(false),
+                Ok(Rewritten::Unchanged) => prop_assert!(keys.iter().all(|key| old(key).is_none())),
+                Ok(Rewritten::Changed { body: new, .. }) => {
+                    let new = String::from_utf8(new).unwrap();
+                    let mut expected = Map::new();
+                    for (key, value) in &members {
+                        let name = old(key).unwrap_or(key);
+                        let value: Value = serde_json::from_str(value).unwrap();
+                        if !value.is_null() || !expected.contains_key(name) {
+                            expected.insert(name.to_owned(), value);
+                        }
+                    }
+                    prop_assert_eq!(serde_json::from_str::<Map<String, Value>>(&new).unwrap(), expected);
+                    if !keys.iter().any(|key| *key == "id" || *key == "rev_org") {
+                        let plain = body.replace("\"user_don\"", "\"id\"").replace("\"rev_org_don\"", "\"rev_org\"");
+                        prop_assert_eq!(new, plain);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = rewrite(&body, &rule(Mode::Rewrite));
+        }
+    }
+}

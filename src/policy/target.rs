@@ -247,3 +247,149 @@ fn check_authority(authority: &[u8]) -> Result<(), TargetFault> {
         _ => Err(TargetFault::HostMalformed),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn with(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    fn go(method: &str, target: &str, hosts: &[&str]) -> Result<(), TargetFault> {
+        let fields: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        check(
+            &method,
+            &target.parse().unwrap(),
+            Version::HTTP_11,
+            &with(&fields),
+        )
+    }
+
+    #[test]
+    fn forms_of_the_target() {
+        assert_eq!(go("GET", "/works.list?a=../b", &["a"]), Ok(()));
+        assert_eq!(go("GET", "http://elsewhere/works.list", &["a"]), Ok(()));
+        assert_eq!(go("CONNECT", "a:1", &["a"]), Err(TargetFault::Connect));
+        assert_eq!(go("TRACE", "/", &["a"]), Err(TargetFault::Trace));
+        assert_eq!(go("OPTIONS", "*", &["a"]), Err(TargetFault::Asterisk));
+        assert_eq!(go("GET", "a:1", &["a"]), Err(TargetFault::NoSlash));
+        assert_eq!(
+            go("GET", "http://u@elsewhere/", &["a"]),
+            Err(TargetFault::UserInfo)
+        );
+    }
+
+    #[test]
+    fn dot_segments_in_any_dress() {
+        for path in [
+            "/..",
+            "/.",
+            "/a/../b",
+            "/%2e%2E/b",
+            "/.%2e/b",
+            "/a%2f..",
+            "/a%5C..%5cb",
+            "/a/..%3bx/b",
+            "/a/..;x/b",
+            "/%252e%252e/b",
+            "/%25252e",
+        ] {
+            assert_eq!(
+                go("GET", path, &["a"]),
+                Err(TargetFault::DotSegment),
+                "{path}"
+            );
+        }
+        for path in [
+            "/works.list",
+            "/...",
+            "/.well-known",
+            "/a%20b",
+            "/100%",
+            "/a..b/c",
+        ] {
+            assert_eq!(go("GET", path, &["a"]), Ok(()), "{path}");
+        }
+        let deep = format!("/%{}2e", "25".repeat(20));
+        assert_eq!(go("GET", &deep, &["a"]), Err(TargetFault::NestedEscapes));
+    }
+
+    #[test]
+    fn hosts() {
+        for host in ["api.devrev.ai", "localhost:8080", "[::1]:80", "[::1]", "a:"] {
+            assert_eq!(go("GET", "/", &[host]), Ok(()), "{host}");
+        }
+        for host in [
+            "a b", "a,b", "a/b", "a:x", "a:65536", "[::1", "[x]", "a:1:2", "[::1]x",
+        ] {
+            assert_eq!(
+                go("GET", "/", &[host]),
+                Err(TargetFault::HostMalformed),
+                "{host}"
+            );
+        }
+        assert_eq!(go("GET", "/", &["u@a"]), Err(TargetFault::UserInfo));
+        assert_eq!(go("GET", "/", &[]), Err(TargetFault::HostMissing));
+        assert_eq!(go("GET", "/", &[""]), Err(TargetFault::HostMissing));
+        assert_eq!(go("GET", "/", &["a", "a"]), Err(TargetFault::HostRepeated));
+        let uri: Uri = "https://a/x".parse().unwrap();
+        let h2 = |fields: &[(&'static str, &str)]| {
+            check(&Method::GET, &uri, Version::HTTP_2, &with(fields))
+        };
+        assert_eq!(h2(&[]), Ok(()));
+        assert_eq!(h2(&[("host", "A")]), Ok(()));
+        assert_eq!(h2(&[("host", "b")]), Err(TargetFault::HostDiffers));
+    }
+
+    #[test]
+    fn framings() {
+        let go = |fields: &[(&'static str, &str)]| framing(&with(fields), &Version::HTTP_11);
+        let (te, cl) = ("transfer-encoding", "content-length");
+        assert_eq!(go(&[]), Ok(()));
+        assert_eq!(go(&[(te, "Chunked")]), Ok(()));
+        assert_eq!(go(&[(cl, "5"), (cl, "5"), ("upgrade", "h2c")]), Ok(()));
+        for coding in ["gzip, chunked", "chunked, chunked", "identity", ""] {
+            assert_eq!(
+                go(&[(te, coding)]),
+                Err(FramingFault::TransferEncoding),
+                "{coding}"
+            );
+        }
+        assert_eq!(
+            go(&[(te, "chunked"), (te, "chunked")]),
+            Err(FramingFault::TransferEncoding)
+        );
+        assert_eq!(go(&[(te, "chunked"), (cl, "5")]), Err(FramingFault::Both));
+        for length in ["5, 6", "-1", "+5", "", "5 5"] {
+            assert_eq!(
+                go(&[(cl, length)]),
+                Err(FramingFault::ContentLength),
+                "{length}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_dot_segment_passes(path in "(/|%2[fF]|%5[cC]|\\.|%2[eE]|%25|2e|a|;){0,12}") {
+            let path = format!("/{path}");
+            let Ok(uri) = path.parse::<Uri>() else { return Ok(()) };
+            if check(&Method::GET, &uri, Version::HTTP_11, &with(&[("host", "a")])).is_ok() {
+                let mut text = path.clone();
+                for _ in 0..16 {
+                    let parts = text.split(['/', '\\']).map(|part| part.split(';').next().unwrap());
+                    prop_assert!(!parts.into_iter().any(|part| part == "." || part == ".."), "{}", path);
+                    text = percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned();
+                }
+            }
+        }
+    }
+}
