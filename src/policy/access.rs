@@ -44,7 +44,10 @@ impl Access {
     /// Patterns are `*`, `works.*` (a prefix, its dot included) or a whole name.
     pub fn new(allow: &[String], deny: &[String]) -> Access {
         let parse = |patterns: &[String]| patterns.iter().map(|p| Pattern::parse(p)).collect();
-        Access { allow: parse(allow), deny: parse(deny) }
+        Access {
+            allow: parse(allow),
+            deny: parse(deny),
+        }
     }
 
     /// Whether the operation, in its normalised spelling, may be called. `deny` wins.

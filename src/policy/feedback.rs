@@ -1,1 +1,264 @@
+//! What an upstream answer says about its limits. Every value in it may be missing, wrong or hostile.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::header::{DATE, HeaderMap, RETRY_AFTER};
+use http::{HeaderName, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// What an answer told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Feedback {
+    /// `X-Ratelimit-Limit`: requests per window.
+    pub limit: Option<u64>,
+    /// `X-Ratelimit-Remaining`: requests left in this window.
+    pub remaining: Option<u64>,
+    /// `X-Ratelimit-Reset`: when the window ends, in seconds since the Unix epoch, by upstream's clock.
+    pub reset: Option<u64>,
+    /// How long upstream asks to stay away, in whole seconds and never longer than the cap.
+    pub demand: Option<Duration>,
+}
+
+/// Reads an answer. `now` is the time of its arrival, `cap` the longest demand that is believed.
+///
+/// A demand is read from 429 and 503 only. It is the longest of `Retry-After` (RFC 9110 section 10.2.3: seconds or a
+/// date), the body's `retry_after`, and, on a 429 with nothing remaining, the window's end. Dates are measured against the
+/// answer's own `Date`, so that a clock that is off does not matter. A time of zero, or one that has passed, is no time: it would turn
+/// a backoff into a busy loop.
+pub fn read(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: Option<&[u8]>,
+    now: SystemTime,
+    cap: Duration,
+) -> Feedback {
+    let limit = number(headers, &LIMIT);
+    let remaining = number(headers, &REMAINING);
+    let reset = number(headers, &RESET);
+    let throttled = status == StatusCode::TOO_MANY_REQUESTS;
+    let mut demand = None;
+    if throttled || status == StatusCode::SERVICE_UNAVAILABLE {
+        let sent = text(headers, &DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+        let sent = sent.unwrap_or(now);
+        let named = headers
+            .get_all(RETRY_AFTER)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        let named = named.filter_map(|value| retry_after(value, sent)).max();
+        let told = body.and_then(body_retry_after);
+        let ended = reset
+            .filter(|_| throttled && remaining == Some(0))
+            .map(|reset| {
+                let sent = sent.duration_since(UNIX_EPOCH).unwrap_or_default();
+                Duration::from_secs(reset).saturating_sub(sent)
+            });
+        let longest = named
+            .max(told)
+            .max(ended)
+            .filter(|demand| !demand.is_zero());
+        demand = longest.map(|demand| round_up(demand).min(cap));
+    }
+    Feedback {
+        limit,
+        remaining,
+        reset,
+        demand,
+    }
+}
+
+/// A duration in whole seconds for `Retry-After`: rounded up, so that nobody comes back early, and at least 1.
+pub fn whole_seconds(time: Duration) -> u64 {
+    round_up(time).as_secs().max(1)
+}
+
+fn round_up(time: Duration) -> Duration {
+    let more = u64::from(time.subsec_nanos() > 0);
+    Duration::from_secs(time.as_secs().saturating_add(more))
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+/// A whole number; a fraction is cut off, for a request is there whole or not at all.
+fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
+    let text = text(headers, name)?;
+    match text.parse() {
+        Ok(number) => Some(number),
+        // Casts from float to integer saturate.
+        Err(_) => decimal(text).map(|number| number as u64),
+    }
+}
+
+/// A number of seconds, or a date.
+fn retry_after(value: &str, sent: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    seconds(value).or_else(|| {
+        httpdate::parse_http_date(value)
+            .ok()?
+            .duration_since(sent)
+            .ok()
+    })
+}
+
+/// A number that is not negative. Plain digits only: `f64` would read `inf` and `nan` as well.
+fn decimal(text: &str) -> Option<f64> {
+    let plain = |b: u8| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-');
+    if !text.bytes().all(plain) {
+        return None;
+    }
+    text.parse().ok().filter(|number: &f64| *number >= 0.0)
+}
+
+fn seconds(text: &str) -> Option<Duration> {
+    // What does not fit is very long; the cap cuts it.
+    decimal(text).map(|number| Duration::try_from_secs_f64(number).unwrap_or(Duration::MAX))
+}
+
+fn body_retry_after(body: &[u8]) -> Option<Duration> {
+    #[derive(Deserialize)]
+    struct Told<'a> {
+        #[serde(borrow)]
+        retry_after: Option<&'a RawValue>,
+    }
+    // The bare value, not a `Value`: a hostile body must not be built up in memory.
+    let told: Told<'_> = serde_json::from_slice(body).ok()?;
+    let value = told.retry_after?.get();
+    let value = value
+        .strip_prefix('"')
+        .and_then(|v| v.strip_suffix('"'))
+        .unwrap_or(value);
+    seconds(value.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CAP: Duration = Duration::from_secs(600);
+    /// Sun, 06 Nov 1994 08:49:37 GMT
+    const NOW: u64 = 784_111_777;
+
+    fn ask(status: u16, fields: &[(&'static str, &str)], body: &str) -> Option<u64> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        let now = UNIX_EPOCH + Duration::from_secs(NOW);
+        let status = StatusCode::from_u16(status).unwrap();
+        let feedback = read(status, &headers, Some(body.as_bytes()), now, CAP);
+        feedback.demand.map(|demand| demand.as_secs())
+    }
+
+    #[test]
+    fn seconds_are_rounded_up_and_capped() {
+        for (value, seconds) in [
+            ("7", Some(7)),
+            ("1.2", Some(2)),
+            ("99999999999999999999999", Some(600)),
+            ("1e999", Some(600)),
+            ("0", None),
+            ("-3", None),
+            ("nan", None),
+            ("inf", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(ask(429, &[("retry-after", value)], ""), seconds, "{value}");
+            assert_eq!(ask(503, &[("retry-after", value)], ""), seconds, "{value}");
+            assert_eq!(ask(500, &[("retry-after", value)], ""), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_measured_against_the_answers_own() {
+        let at = ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT");
+        assert_eq!(ask(429, &[at], ""), Some(60));
+        assert_eq!(
+            ask(429, &[at, ("date", "Sun, 06 Nov 1994 08:50:27 GMT")], ""),
+            Some(10)
+        );
+        assert_eq!(
+            ask(429, &[at, ("date", "Sun, 06 Nov 1994 08:51:27 GMT")], ""),
+            None
+        );
+        assert_eq!(ask(429, &[at, ("date", "nonsense")], ""), Some(60));
+    }
+
+    #[test]
+    fn the_longest_demand_wins() {
+        assert_eq!(
+            ask(429, &[("retry-after", "3")], r#"{"retry_after":9}"#),
+            Some(9)
+        );
+        assert_eq!(
+            ask(429, &[("retry-after", "9")], r#"{"retry_after":"3"}"#),
+            Some(9)
+        );
+        assert_eq!(ask(429, &[], r#"{"retry_after":"2.5"}"#), Some(3));
+        for body in [
+            r#"{"retry_after":-1}"#,
+            r#"{"x":{"retry_after":5}}"#,
+            r#"{"retry_after":null}"#,
+            "5",
+            "",
+        ] {
+            assert_eq!(ask(429, &[], body), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_reset_is_a_time_when_nothing_remains() {
+        let reset = (NOW + 30).to_string();
+        let reset = ("x-ratelimit-reset", reset.as_str());
+        let spent = ("x-ratelimit-remaining", "0");
+        assert_eq!(ask(429, &[reset, spent], ""), Some(30));
+        assert_eq!(ask(429, &[reset, ("x-ratelimit-remaining", "1")], ""), None);
+        assert_eq!(ask(503, &[reset, spent], ""), None);
+        // A duration taken for an epoch lies in the past: no time.
+        assert_eq!(ask(429, &[("x-ratelimit-reset", "30"), spent], ""), None);
+    }
+
+    #[test]
+    fn whole_seconds_are_at_least_one() {
+        assert_eq!(whole_seconds(Duration::ZERO), 1);
+        assert_eq!(whole_seconds(Duration::from_millis(1001)), 2);
+        assert_eq!(whole_seconds(Duration::MAX), u64::MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics_and_nothing_passes_the_cap(
+            values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..24), 5),
+            body in prop_oneof![".{0,40}", "[0-9eE.+-]{0,30}".prop_map(|n| format!("{{\"retry_after\":{n}}}"))],
+            status in prop_oneof![Just(429u16), Just(503), 200u16..599],
+            now in 0u64..1 << 40,
+        ) {
+            let names = ["retry-after", "date", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"];
+            let mut headers = HeaderMap::new();
+            for (name, value) in names.into_iter().zip(values) {
+                if let Ok(value) = HeaderValue::from_bytes(&value) {
+                    headers.append(name, value);
+                }
+            }
+            let now = UNIX_EPOCH + Duration::from_secs(now);
+            let feedback = read(StatusCode::from_u16(status).unwrap(), &headers, Some(body.as_bytes()), now, CAP);
+            prop_assert!(feedback.demand.is_none_or(|demand| demand <= CAP && !demand.is_zero()));
+        }
+
+        #[test]
+        fn numeric_fields_never_panic(text in "[0-9eE.+:A-Za-z, -]{0,32}") {
+            for name in ["retry-after", "date", "x-ratelimit-reset"] {
+                ask(429, &[(name, &text), ("x-ratelimit-remaining", "0")], &text);
+            }
+        }
+    }
+}

@@ -1,1 +1,337 @@
+//! Which header fields end here, and the few whose value matters.
 
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::header::{CONNECTION, HeaderMap, HeaderName};
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+
+/// Fields of one connection (RFC 9110 section 7.6.1, and what older specifications counted among them).
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Further fields of a request that end here: the gateway speaks to upstream for itself, and tells it nothing of its callers.
+/// `Trailer` goes with `TE`; `Expect` is answered by the gateway (RFC 9110 section 10.1.1).
+const REQUEST_ONLY: &[&str] = &["expect", "forwarded", "host", "trailer", "x-real-ip"];
+
+/// Fields a sender must not nominate in Connection because they are for every recipient (RFC 9110 section 7.6.1). The nomination
+/// is ignored: to honour it would let a caller take off a credential or a body's length. Whole names.
+const END_TO_END: &[&str] = &[
+    "authorization",
+    "cache-control",
+    "cookie",
+    "date",
+    "etag",
+    "location",
+    "retry-after",
+    "set-cookie",
+    "via",
+    "www-authenticate",
+    "x-request-id",
+];
+
+/// The same, by how the name begins.
+const END_TO_END_PREFIXES: &[&str] = &["content-", "x-devrev-", "x-ratelimit-"];
+
+/// Fields whose meaning the gateway answers for, apart from those it takes out.
+const CONTROLLED: &[&str] = &["authorization", "content-length", "via", "x-request-id"];
+
+/// Takes out of a request what must not reach upstream: the fields of this connection, those that tell of the caller or its
+/// path, and names that a CGI-style back end (RFC 3875 section 4.1.18) would fold into a field the gateway controls.
+pub fn strip_request(headers: &mut HeaderMap) {
+    strip(headers, |name| {
+        ends_here(name) || {
+            // `_` and `.` become the same character there that `-` does.
+            name.contains(['_', '.']) && {
+                let plain = name.replace(['_', '.'], "-");
+                ends_here(&plain) || CONTROLLED.contains(&plain.as_str())
+            }
+        }
+    });
+}
+
+/// Takes the fields of the upstream connection out of an answer. `Trailer` stays: trailers are passed on, and HTTP/1.1 sends
+/// only announced ones (RFC 9110 section 6.6.2 does not bind it to a connection).
+pub fn strip_response(headers: &mut HeaderMap) {
+    strip(headers, |name| HOP_BY_HOP.contains(&name));
+}
+
+fn ends_here(name: &str) -> bool {
+    HOP_BY_HOP.contains(&name) || REQUEST_ONLY.contains(&name) || name.starts_with("x-forwarded-")
+}
+
+fn strip(headers: &mut HeaderMap, ends: impl Fn(&str) -> bool) {
+    let mut gone: Vec<HeaderName> = Vec::new();
+    for value in headers.get_all(CONNECTION) {
+        let nominated = value
+            .as_bytes()
+            .split(|&b| b == b',')
+            .map(<[u8]>::trim_ascii);
+        let nominated = nominated.filter_map(|name| HeaderName::from_bytes(name).ok());
+        gone.extend(nominated.filter(|name| headers.contains_key(name) && !end_to_end(name)));
+    }
+    gone.extend(headers.keys().filter(|name| ends(name.as_str())).cloned());
+    for name in gone {
+        headers.remove(name);
+    }
+}
+
+fn end_to_end(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    END_TO_END.contains(&name)
+        || END_TO_END_PREFIXES
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+}
+
+/// Takes `Prefer: wait=SECONDS` (RFC 7240 section 4.3) out, and leaves the other preferences. The first valid one counts
+/// (section 2); invalid ones are taken out as well.
+pub fn take_prefer_wait(headers: &mut HeaderMap) -> Option<Duration> {
+    if !headers.contains_key(PREFER) {
+        return None;
+    }
+    let mut wait = None;
+    let mut kept = Vec::new();
+    for value in headers.get_all(PREFER) {
+        let parts = split(value.as_bytes(), b',');
+        let others: Vec<&[u8]> = parts
+            .iter()
+            .copied()
+            .filter(|preference| match wait_preference(preference) {
+                Some(seconds) => {
+                    wait = wait.or(seconds);
+                    false
+                }
+                None => true,
+            })
+            .collect();
+        if others.len() == parts.len() {
+            kept.push(value.clone());
+        } else if others.iter().any(|part| !part.is_empty()) {
+            kept.extend(HeaderValue::from_bytes(&others.join(&b", "[..])).ok());
+        }
+    }
+    headers.remove(PREFER);
+    for value in kept {
+        headers.append(PREFER, value);
+    }
+    wait
+}
+
+/// `None` for any other preference, `Some(None)` for a wait that is invalid.
+fn wait_preference(preference: &[u8]) -> Option<Option<Duration>> {
+    let preference = split(preference, b';').first().copied()?;
+    let (name, value) = match preference.iter().position(|&b| b == b'=') {
+        Some(at) => (&preference[..at], &preference[at + 1..]),
+        None => (preference, &b""[..]),
+    };
+    if !name.trim_ascii().eq_ignore_ascii_case(b"wait") {
+        return None;
+    }
+    let value = value.trim_ascii();
+    let value = value
+        .strip_prefix(b"\"")
+        .and_then(|v| v.strip_suffix(b"\""))
+        .unwrap_or(value);
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    // More seconds than fit are as good as the most that RFC 9111 section 1.2.2 asks to tell apart.
+    let seconds = std::str::from_utf8(value).ok().filter(|_| digits);
+    Some(seconds.map(|text| Duration::from_secs(text.parse().unwrap_or(1 << 31).min(1 << 31))))
+}
+
+/// Splits outside of quoted strings (RFC 9110 section 5.6.4), and trims.
+fn split(value: &[u8], by: u8) -> Vec<&[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    let parts = value.split(|&b| {
+        if escaped {
+            escaped = false;
+        } else if quoted && b == b'\\' {
+            escaped = true;
+        } else if b == b'"' {
+            quoted = !quoted;
+        }
+        !quoted && b == by
+    });
+    parts.map(<[u8]>::trim_ascii).collect()
+}
+
+/// Whether a caller's request id can be kept: short, visible ASCII, and nothing that a list or a log would trip over.
+pub fn sane_request_id(value: &HeaderValue) -> bool {
+    let id = value.as_bytes();
+    (1..=128).contains(&id.len())
+        && id
+            .iter()
+            .all(|b| b.is_ascii_graphic() && !b"\"',`\\".contains(b))
+}
+
+/// Whether a field's value must not be logged.
+pub fn is_secret(name: impl AsRef<str>) -> bool {
+    let name = name.as_ref().to_ascii_lowercase();
+    let marks = [
+        "authorization",
+        "cookie",
+        "token",
+        "secret",
+        "password",
+        "api-key",
+        "apikey",
+    ];
+    marks.iter().any(|mark| name.contains(mark))
+}
+
+/// The caller's key: `Bearer KEY` (RFC 6750 section 2.1, the scheme in any case) or, as DevRev's SDK sends it, the bare key.
+pub fn bearer(value: &HeaderValue) -> Option<&[u8]> {
+    let value = value.as_bytes().trim_ascii();
+    let key = match value.split_at_checked(6) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer") => match rest {
+            [] => return None,
+            [b' ', ..] => rest.trim_ascii_start(),
+            _ => value,
+        },
+        _ => value,
+    };
+    (!key.is_empty() && !key.iter().any(u8::is_ascii_whitespace)).then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn with(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_request_loses_what_is_of_its_connection() {
+        let mut headers = with(&[
+            ("connection", "close, X-Mine, content-length, authorization"),
+            ("x-mine", "1"),
+            ("content-length", "5"),
+            ("authorization", "k"),
+            ("host", "a"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("proxy-connection", "x"),
+            ("x-forwarded-for", "1"),
+            ("x_forwarded_for", "1"),
+            ("x-real.ip", "1"),
+            ("content_length", "7"),
+            ("transfer.encoding", "chunked"),
+            ("expect", "100-continue"),
+            ("x-devrev-scope", "beta"),
+            ("my_own", "1"),
+            ("http2-settings", "x"),
+        ]);
+        strip_request(&mut headers);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "authorization",
+                "content-length",
+                "my_own",
+                "x-devrev-scope"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_response_keeps_its_trailers_announcement() {
+        let mut headers = with(&[
+            ("connection", "x-mine, x-ratelimit-reset"),
+            ("x-mine", "1"),
+            ("x-ratelimit-reset", "1"),
+            ("trailer", "x-sum"),
+            ("keep-alive", "1"),
+            ("server_timing", "1"),
+        ]);
+        strip_response(&mut headers);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["server_timing", "trailer", "x-ratelimit-reset"]);
+    }
+
+    #[test]
+    fn only_the_wait_is_taken_out() {
+        for (given, wait, left) in [
+            (&["wait=10"][..], Some(10), &[][..]),
+            (
+                &["respond-async, WAIT=\"5\" ;x=1, foo=\"a, wait=3\""],
+                Some(5),
+                &["respond-async, foo=\"a, wait=3\""],
+            ),
+            (&["wait=x, wait=4", "a ,b"], Some(4), &["a ,b"]),
+            (&["wait", "wait=-1"], None, &[]),
+            (&["waiting=3"], None, &["waiting=3"]),
+            (&["wait=99999999999999999999999"], Some(1 << 31), &[]),
+        ] {
+            let fields: Vec<_> = given.iter().map(|value| ("prefer", *value)).collect();
+            let mut headers = with(&fields);
+            assert_eq!(
+                take_prefer_wait(&mut headers),
+                wait.map(Duration::from_secs),
+                "{given:?}"
+            );
+            assert!(headers.get_all("prefer").iter().eq(left), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn keys_come_with_or_without_a_scheme() {
+        let key = |text: &str| bearer(&HeaderValue::from_str(text).unwrap()).map(<[u8]>::to_vec);
+        for text in ["Bearer k1", "bearer   k1", "k1"] {
+            assert_eq!(key(text), Some(b"k1".to_vec()), "{text}");
+        }
+        assert_eq!(key("BearerX"), Some(b"BearerX".to_vec()));
+        for text in ["", "Bearer", "Bearer ", "Basic k1", "Bearer k 1"] {
+            assert_eq!(key(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn request_ids_and_secrets() {
+        let sane = |text: &str| sane_request_id(&HeaderValue::from_str(text).unwrap());
+        assert!(sane("0af7-651916cd") && sane(&"a".repeat(128)));
+        assert!(
+            !sane("") && !sane("a b") && !sane("a,b") && !sane("\"a\"") && !sane(&"a".repeat(129))
+        );
+        assert!(is_secret("Authorization") && is_secret(HeaderName::from_static("set-cookie")));
+        assert!(!is_secret("content-type"));
+    }
+
+    proptest! {
+        #[test]
+        fn stripping_twice_strips_no_more(
+            fields in prop::collection::vec(("(connection|te|x_forwarded_for|content-length|prefer|[a-c._-]{1,3})",
+                "[a-c,=\" ]{0,8}|wait=[0-9]{1,3}|content-length, a|connection, te"), 0..10),
+        ) {
+            let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            for strip in [strip_request, strip_response, |headers: &mut HeaderMap| { take_prefer_wait(headers); }] {
+                let mut once = with(&fields);
+                strip(&mut once);
+                let mut twice = once.clone();
+                strip(&mut twice);
+                prop_assert_eq!(&once, &twice);
+                prop_assert_eq!(once.contains_key("content-length"), with(&fields).contains_key("content-length"));
+            }
+        }
+    }
+}

@@ -100,12 +100,19 @@ impl Operation {
 
     /// `read` or `write`, for a metric.
     pub fn class(&self, method: &Method) -> &'static str {
-        if self.is_read(method) { "read" } else { "write" }
+        if self.is_read(method) {
+            "read"
+        } else {
+            "write"
+        }
     }
 }
 
 fn find(name: &str) -> Option<&'static Row> {
-    TABLE.binary_search_by(|row| row.0.cmp(name)).ok().map(|at| &TABLE[at])
+    TABLE
+        .binary_search_by(|row| row.0.cmp(name))
+        .ok()
+        .map(|at| &TABLE[at])
 }
 
 fn normalise(path: &str) -> String {
@@ -133,7 +140,11 @@ fn normalise(path: &str) -> String {
 }
 
 const fn facts(beta: bool, reads: bool, deprecated: bool) -> Facts {
-    Facts { beta, reads, deprecated }
+    Facts {
+        beta,
+        reads,
+        deprecated,
+    }
 }
 
 const READ: Facts = facts(false, true, false);
@@ -252,8 +263,17 @@ mod tests {
     #[test]
     fn no_spelling_slips_past() {
         for path in [
-            "/works.list", "works.list", "//works.list/", "/Works.LIST", "/works%2elist", "/works%2Elist;v=1",
-            "/%77orks.list", "/works%252elist", "/works.list/;x", "/works.list%3Fx", "/%2fworks.list",
+            "/works.list",
+            "works.list",
+            "//works.list/",
+            "/Works.LIST",
+            "/works%2elist",
+            "/works%2Elist;v=1",
+            "/%77orks.list",
+            "/works%252elist",
+            "/works.list/;x",
+            "/works.list%3Fx",
+            "/%2fworks.list",
         ] {
             let operation = Operation::from_path(path);
             assert_eq!(operation.name(), "works.list", "{path}");
@@ -276,7 +296,10 @@ mod tests {
         assert!(Operation::from_path("/works.list").is_read(&Method::POST));
         assert!(Operation::from_path("/audit-logs.fetch").is_read(&Method::POST));
         assert!(!Operation::from_path("/works.create").is_read(&Method::GET));
-        assert_eq!(Operation::from_path("/works.create").class(&Method::POST), "write");
+        assert_eq!(
+            Operation::from_path("/works.create").class(&Method::POST),
+            "write"
+        );
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Quota {
 
     /// The time one request takes to come back.
     fn interval(&self) -> Duration {
-        let longest = LONGEST / self.burst();
+        let longest = LONGEST / self.burst().get();
         (self.per / self.count.max(1)).clamp(Duration::from_nanos(1), longest)
     }
 
@@ -66,7 +66,11 @@ impl Verdict {
     /// not refused.
     pub fn header(&self) -> HeaderValue {
         // While nothing remains, the time that matters is that of the next request.
-        let wait = if self.allowed { self.reset } else { self.retry_after };
+        let wait = if self.allowed {
+            self.reset
+        } else {
+            self.retry_after
+        };
         value(format!("\"caller\";r={};t={}", self.remaining, ceil(wait)))
     }
 }
@@ -112,15 +116,19 @@ impl<C: Clock> Limiter<C> {
     pub fn new(quota: Quota, clock: C) -> Limiter<C> {
         let tat = Tat::default();
         let start = clock.now();
-        let inner = RateLimiter::new(quota.governor(), tat.clone(), clock)
-            .with_middleware::<StateInformationMiddleware>();
-        Limiter { inner, tat, start, quota }
+        let inner = RateLimiter::new(quota.governor(), tat.clone(), clock);
+        Limiter {
+            inner,
+            tat,
+            start,
+            quota,
+        }
     }
 
     /// Asks for one request.
     pub fn check(&self) -> Verdict {
         let now = self.inner.clock().now();
-        match self.inner.check_key(&NotKeyed::NonKey) {
+        match self.inner.check() {
             Ok(state) => Verdict {
                 allowed: true,
                 remaining: state.remaining_burst_capacity(),
@@ -174,7 +182,14 @@ impl<C: Clock + Clone> Keyed<C> {
     /// See [`DEFAULT_CAPACITY`].
     pub fn new(quota: Quota, clock: C, capacity: usize) -> Keyed<C> {
         let overflow = Arc::new(Limiter::new(quota, clock.clone()));
-        Keyed { limiters: HashMap::new(), overflow, capacity, until_sweep: 0, quota, clock }
+        Keyed {
+            limiters: HashMap::new(),
+            overflow,
+            capacity,
+            until_sweep: 0,
+            quota,
+            clock,
+        }
     }
 
     /// The limiter of this credential.
@@ -205,7 +220,8 @@ impl<C: Clock + Clone> Keyed<C> {
             self.until_sweep -= 1;
             return false;
         }
-        self.limiters.retain(|_, limiter| Arc::strong_count(limiter) > 1 || !limiter.is_full());
+        self.limiters
+            .retain(|_, limiter| Arc::strong_count(limiter) > 1 || !limiter.is_full());
         let room = self.limiters.len() < self.capacity;
         if !room {
             self.until_sweep = self.capacity / 8;
@@ -215,9 +231,93 @@ impl<C: Clock + Clone> Keyed<C> {
 }
 
 fn ceil(time: Duration) -> u64 {
-    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
+    time.as_secs()
+        .saturating_add(u64::from(time.subsec_nanos() > 0))
 }
 
 fn value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("\"caller\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const QUOTA: Quota = Quota {
+        count: 10,
+        per: Duration::from_secs(1),
+        burst: 3,
+    };
+
+    #[test]
+    fn a_burst_then_the_rate() {
+        let clock = FakeRelativeClock::default();
+        let limiter = Limiter::new(QUOTA, clock.clone());
+        for remaining in [2, 1, 0] {
+            let verdict = limiter.check();
+            assert_eq!((verdict.allowed, verdict.remaining), (true, remaining));
+        }
+        let verdict = limiter.check();
+        assert!(!verdict.allowed);
+        assert_eq!(verdict.retry_after, Duration::from_millis(100));
+        assert_eq!(verdict.reset, Duration::from_millis(300));
+        assert_eq!(verdict.header(), "\"caller\";r=0;t=1");
+        clock.advance(verdict.retry_after);
+        assert!(limiter.check().allowed);
+    }
+
+    #[test]
+    fn the_policy_tells_burst_and_window() {
+        let header = |quota| Limiter::new(quota, FakeRelativeClock::default()).policy_header();
+        assert_eq!(header(QUOTA), "\"caller\";q=3;w=1");
+        let slow = Quota {
+            count: 7,
+            per: Duration::from_secs(60),
+            burst: 2,
+        };
+        assert_eq!(header(slow), "\"caller\";q=2;w=18");
+    }
+
+    #[test]
+    fn absurd_quotas_do_not_overflow() {
+        for count in [0, 1, u32::MAX] {
+            for per in [Duration::ZERO, Duration::MAX] {
+                for burst in [0, 1, u32::MAX] {
+                    let limiter =
+                        Limiter::new(Quota { count, per, burst }, FakeRelativeClock::default());
+                    assert!(limiter.check().allowed);
+                    limiter.check();
+                    limiter.policy_header();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_full_make_room_and_the_rest_share() {
+        let clock = FakeRelativeClock::default();
+        let mut keyed = Keyed::new(QUOTA, clock.clone(), 2);
+        keyed.get(&[1; 32]).check();
+        keyed.get(&[2; 32]).check();
+        assert!(Arc::ptr_eq(&keyed.get(&[3; 32]), &keyed.get(&[4; 32])));
+        clock.advance(Duration::from_secs(1));
+        assert!(!Arc::ptr_eq(&keyed.get(&[3; 32]), &keyed.get(&[4; 32])));
+        assert_eq!(keyed.len(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_holds_more_than_its_capacity(keys in prop::collection::vec((any::<u8>(), 0u64..200), 0..200), capacity in 0usize..20) {
+            let clock = FakeRelativeClock::default();
+            let mut keyed = Keyed::new(QUOTA, clock.clone(), capacity);
+            for (key, step) in keys {
+                clock.advance(Duration::from_millis(step));
+                keyed.get(&[key; 32]).check();
+                prop_assert!(keyed.len() <= capacity);
+            }
+        }
+    }
 }

@@ -71,7 +71,9 @@ pub fn decide(rules: &Rules, attempt: &Attempt, jitter: f64) -> Decision {
         Outcome::Status { demand, .. } => demand,
         _ => None,
     };
-    let stop = Decision::Stop { retry_after: demand };
+    let stop = Decision::Stop {
+        retry_after: demand,
+    };
     if !attempt.replayable || attempt.number >= rules.max_attempts {
         return stop;
     }
@@ -90,7 +92,10 @@ pub fn decide(rules: &Rules, attempt: &Attempt, jitter: f64) -> Decision {
     if after > attempt.elapsed_wait_left {
         return stop;
     }
-    Decision::Retry { after, draws_budget }
+    Decision::Retry {
+        after,
+        draws_budget,
+    }
 }
 
 enum Kind {
@@ -122,11 +127,22 @@ fn kind(outcome: Outcome) -> Kind {
 /// Exponential with full jitter: anywhere between nothing and a ceiling that doubles, so that callers who failed
 /// together do not come back together.
 fn backoff(rules: &Rules, number: u32, jitter: f64) -> Duration {
-    let doubled = 1u32.checked_shl(number.saturating_sub(1)).unwrap_or(u32::MAX);
-    let ceiling = rules.backoff_min.saturating_mul(doubled).min(rules.backoff_max);
+    let doubled = 1u32
+        .checked_shl(number.saturating_sub(1))
+        .unwrap_or(u32::MAX);
+    let ceiling = rules
+        .backoff_min
+        .saturating_mul(doubled)
+        .min(rules.backoff_max);
     // A NaN must not panic in `mul_f64`; clamp lets it through.
-    let jitter = if jitter.is_finite() { jitter.clamp(0.0, 1.0) } else { 1.0 };
-    Duration::try_from_secs_f64(ceiling.as_secs_f64() * jitter).unwrap_or(ceiling).min(ceiling)
+    let jitter = if jitter.is_finite() {
+        jitter.clamp(0.0, 1.0)
+    } else {
+        1.0
+    };
+    Duration::try_from_secs_f64(ceiling.as_secs_f64() * jitter)
+        .unwrap_or(ceiling)
+        .min(ceiling)
 }
 
 /// Retries that are free in any ten seconds, so that a quiet gateway can retry at all.
@@ -152,8 +168,16 @@ pub struct Budget {
 impl Budget {
     /// `ratio` is the retries allowed per request, on top of ten free ones per ten seconds.
     pub fn new(ratio: f64) -> Budget {
-        let ratio = if ratio.is_finite() { ratio.max(0.0) } else { 0.0 };
-        Budget { ratio, buckets: Default::default(), latest: 0 }
+        let ratio = if ratio.is_finite() {
+            ratio.max(0.0)
+        } else {
+            0.0
+        };
+        Budget {
+            ratio,
+            buckets: Default::default(),
+            latest: 0,
+        }
     }
 
     /// Counts a request. `now` is a time since any fixed instant.
@@ -168,7 +192,10 @@ impl Budget {
         let oldest = self.latest.saturating_sub(BUCKETS - 1);
         let live = self.buckets.iter().filter(|bucket| bucket.second >= oldest);
         let (requests, retries) = live.fold((0u64, 0u64), |(requests, retries), bucket| {
-            (requests.saturating_add(bucket.requests), retries.saturating_add(bucket.retries))
+            (
+                requests.saturating_add(bucket.requests),
+                retries.saturating_add(bucket.retries),
+            )
         });
         if retries as f64 >= FREE + self.ratio * requests as f64 {
             return false;
@@ -183,8 +210,154 @@ impl Budget {
         let second = self.latest;
         let bucket = &mut self.buckets[(second % BUCKETS) as usize];
         if bucket.second != second {
-            *bucket = Bucket { second, ..Bucket::default() };
+            *bucket = Bucket {
+                second,
+                ..Bucket::default()
+            };
         }
         bucket
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RULES: Rules = Rules {
+        max_attempts: 4,
+        backoff_min: Duration::from_millis(250),
+        backoff_max: Duration::from_secs(10),
+    };
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn status(code: u16, demand: Option<Duration>) -> Outcome {
+        Outcome::Status {
+            status: StatusCode::from_u16(code).unwrap(),
+            demand,
+        }
+    }
+
+    fn after(outcome: Outcome, reads: bool) -> Decision {
+        let elapsed_wait_left = SECOND * 30;
+        let attempt = Attempt {
+            number: 1,
+            reads,
+            replayable: true,
+            outcome,
+            elapsed_wait_left,
+        };
+        decide(&RULES, &attempt, 1.0)
+    }
+
+    fn retry(after: Duration, draws_budget: bool) -> Decision {
+        Decision::Retry {
+            after,
+            draws_budget,
+        }
+    }
+
+    const STOP: Decision = Decision::Stop { retry_after: None };
+
+    #[test]
+    fn what_was_refused_before_any_work_is_tried_again() {
+        let backoff = RULES.backoff_min;
+        assert_eq!(
+            after(status(429, Some(SECOND)), false),
+            retry(SECOND, false)
+        );
+        assert_eq!(after(status(429, None), false), retry(backoff, false));
+        assert_eq!(after(status(503, Some(SECOND)), false), retry(SECOND, true));
+        assert_eq!(after(status(503, None), false), retry(backoff, true));
+        assert_eq!(after(Outcome::NotWritten, false), retry(backoff, true));
+    }
+
+    #[test]
+    fn what_may_have_been_done_is_tried_again_for_reads_only() {
+        for outcome in [
+            status(500, None),
+            status(502, None),
+            status(504, None),
+            Outcome::Lost,
+            Outcome::TimedOut,
+        ] {
+            assert_eq!(after(outcome, true), retry(RULES.backoff_min, true));
+            assert_eq!(after(outcome, false), STOP);
+        }
+        for code in [200, 301, 400, 401, 404, 501] {
+            assert_eq!(after(status(code, None), true), STOP);
+        }
+    }
+
+    #[test]
+    fn never_past_the_wait_nor_the_attempts_nor_without_the_body() {
+        let outcome = status(429, Some(SECOND * 31));
+        assert_eq!(
+            after(outcome, true),
+            Decision::Stop {
+                retry_after: Some(SECOND * 31)
+            }
+        );
+        let base = Attempt {
+            number: 3,
+            reads: true,
+            replayable: true,
+            outcome: Outcome::Lost,
+            elapsed_wait_left: SECOND * 9,
+        };
+        assert_eq!(decide(&RULES, &base, 0.0), retry(Duration::ZERO, true));
+        assert_eq!(decide(&RULES, &Attempt { number: 4, ..base }, 0.0), STOP);
+        assert_eq!(
+            decide(
+                &RULES,
+                &Attempt {
+                    replayable: false,
+                    ..base
+                },
+                0.0
+            ),
+            STOP
+        );
+    }
+
+    #[test]
+    fn a_budget_forgets_after_ten_seconds() {
+        let mut budget = Budget::new(0.5);
+        for _ in 0..4 {
+            budget.request(SECOND);
+        }
+        let granted = (0..20).filter(|_| budget.try_retry(SECOND)).count();
+        assert_eq!(granted, 12);
+        assert!(!budget.try_retry(SECOND * 10));
+        assert!(budget.try_retry(SECOND * 11));
+    }
+
+    proptest! {
+        #[test]
+        fn a_backoff_stays_under_its_ceiling(number in 0u32.., jitter in any::<f64>()) {
+            let ceiling = RULES.backoff_min.saturating_mul(1u32.checked_shl(number.saturating_sub(1)).unwrap_or(u32::MAX));
+            prop_assert!(backoff(&RULES, number, jitter) <= ceiling.min(RULES.backoff_max));
+        }
+
+        #[test]
+        fn retries_stay_a_share_of_requests(
+            ratio in 0.0f64..1.0,
+            events in prop::collection::vec((any::<bool>(), 0u64..3), 0..300),
+        ) {
+            let mut budget = Budget::new(ratio);
+            let (mut now, mut requests, mut retries) = (0u64, Vec::new(), Vec::new());
+            for (is_request, step) in events {
+                now += step;
+                if is_request {
+                    budget.request(Duration::from_secs(now));
+                    requests.push(now);
+                } else if budget.try_retry(Duration::from_secs(now)) {
+                    retries.push(now);
+                    let recent = |times: &[u64]| times.iter().filter(|&&at| at + 10 > now).count() as f64;
+                    prop_assert!(recent(&retries) < 11.0 + ratio * recent(&requests));
+                }
+            }
+        }
     }
 }

@@ -1,1 +1,535 @@
+//! Renames deprecated keys of a JSON object, and leaves every other byte as it was.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::ops::Range;
+
+use serde_json::value::RawValue;
+
+/// What is done about a deprecated key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Tell of it, leave it.
+    Report,
+    /// Rename it.
+    Rewrite,
+    /// Refuse the request.
+    Refuse,
+}
+
+/// Which keys are deprecated, and for what. All renames happen at once: `a` to `b` and `b` to `c` do not chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Old name, new name.
+    pub rename: Vec<(String, String)>,
+    /// What is done.
+    pub mode: Mode,
+}
+
+/// What became of a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rewritten {
+    /// No deprecated key in it: send it byte for byte.
+    Unchanged,
+    /// Deprecated keys in it, left as they are.
+    Seen {
+        /// Their names, in the body's order.
+        fields: Vec<String>,
+    },
+    /// Deprecated keys in it, renamed.
+    Changed {
+        /// The new body.
+        body: Vec<u8>,
+        /// The old names, in the body's order.
+        fields: Vec<String>,
+    },
+}
+
+/// Why a body cannot be sent on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RewriteFault {
+    /// JSON, but no object.
+    NotAnObject,
+    /// Not one JSON text (RFC 8259): a byte order mark, trailing bytes and invalid UTF-8 included.
+    Malformed,
+    /// The same key twice: receivers differ in which one they believe (RFC 8259 section 4).
+    RepeatedKey(String),
+    /// Old and new key with different values.
+    Conflict {
+        /// The old key.
+        old: String,
+        /// The new one.
+        new: String,
+    },
+    /// A deprecated key, and the rule refuses those.
+    Deprecated {
+        /// The key.
+        field: String,
+    },
+}
+
+impl fmt::Display for RewriteFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RewriteFault::NotAnObject => f.write_str("the body is not a JSON object"),
+            RewriteFault::Malformed => f.write_str("the body is not valid JSON"),
+            RewriteFault::RepeatedKey(key) => write!(f, "the key {key:?} appears twice"),
+            RewriteFault::Conflict { old, new } => {
+                write!(
+                    f,
+                    "{old:?} and its replacement {new:?} have different values"
+                )
+            }
+            RewriteFault::Deprecated { field } => write!(f, "the field {field:?} is deprecated"),
+        }
+    }
+}
+
+impl std::error::Error for RewriteFault {}
+
+/// Applies a rule to a body.
+///
+/// # Errors
+///
+/// See [`RewriteFault`]. The body is always parsed whole, for what upstream makes of a malformed one is unknown.
+pub fn rewrite(body: &[u8], rule: &Rule) -> Result<Rewritten, RewriteFault> {
+    let members = parse(body)?;
+    let fields: Vec<String> = members
+        .iter()
+        .filter(|member| replacement(rule, &member.name).is_some())
+        .map(|member| member.name.to_string())
+        .collect();
+    let Some(first) = fields.first() else {
+        return Ok(Rewritten::Unchanged);
+    };
+    match rule.mode {
+        Mode::Report => Ok(Rewritten::Seen { fields }),
+        Mode::Refuse => Err(RewriteFault::Deprecated {
+            field: first.clone(),
+        }),
+        Mode::Rewrite => {
+            let fates = fates(&members, rule)?;
+            Ok(Rewritten::Changed {
+                body: apply(body, &members, &fates),
+                fields,
+            })
+        }
+    }
+}
+
+struct Member<'a> {
+    name: Cow<'a, str>,
+    key: Range<usize>,
+    value: &'a RawValue,
+    /// Where the value ends.
+    end: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Fate<'r> {
+    Keep,
+    Rename(&'r str),
+    Drop,
+}
+
+fn replacement<'r>(rule: &'r Rule, name: &str) -> Option<&'r str> {
+    let (old, new) = rule.rename.iter().find(|(old, _)| old == name)?;
+    (old != new).then_some(new)
+}
+
+fn parse(body: &[u8]) -> Result<Vec<Member<'_>>, RewriteFault> {
+    let text = std::str::from_utf8(body).map_err(|_| RewriteFault::Malformed)?;
+    let object = text
+        .trim_start_matches([' ', '\t', '\r', '\n'])
+        .starts_with('{');
+    if !object {
+        return match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+            Ok(_) => Err(RewriteFault::NotAnObject),
+            Err(_) => Err(RewriteFault::Malformed),
+        };
+    }
+    let Pairs(pairs) = serde_json::from_str(text).map_err(|_| RewriteFault::Malformed)?;
+    // Both are slices of `text`, so the difference of their addresses is a position in it.
+    let position = |part: &str| part.as_ptr() as usize - text.as_ptr() as usize;
+    let mut seen = HashSet::with_capacity(pairs.len());
+    let mut members = Vec::with_capacity(pairs.len());
+    for (key, value) in pairs {
+        let name = unescape(key.get())?;
+        if !seen.insert(name.clone()) {
+            return Err(RewriteFault::RepeatedKey(name.into_owned()));
+        }
+        let start = position(key.get());
+        members.push(Member {
+            name,
+            key: start..start + key.get().len(),
+            value,
+            end: position(value.get()) + value.get().len(),
+        });
+    }
+    Ok(members)
+}
+
+fn unescape(key: &str) -> Result<Cow<'_, str>, RewriteFault> {
+    match key.strip_prefix('"').and_then(|key| key.strip_suffix('"')) {
+        Some(plain) if !plain.contains('\\') => Ok(Cow::Borrowed(plain)),
+        _ => serde_json::from_str(key)
+            .map(Cow::Owned)
+            .map_err(|_| RewriteFault::Malformed),
+    }
+}
+
+/// Decides what becomes of each member.
+fn fates<'r>(members: &[Member<'_>], rule: &'r Rule) -> Result<Vec<Fate<'r>>, RewriteFault> {
+    let target = |member: &Member<'_>| replacement(rule, &member.name);
+    let mut fates = vec![Fate::Keep; members.len()];
+    let news: BTreeMap<&str, ()> = members
+        .iter()
+        .filter_map(target)
+        .map(|new| (new, ()))
+        .collect();
+    for new in news.into_keys() {
+        // Whoever bears the new name already (unless it is renamed away itself), and whoever is to.
+        let rivals: Vec<usize> = (0..members.len())
+            .filter(|&at| match target(&members[at]) {
+                Some(to) => to == new,
+                None => members[at].name == new,
+            })
+            .collect();
+        let winner = winner(members, &rivals, new);
+        for &at in &rivals {
+            let rival = &members[at];
+            if at == winner {
+                if rival.name != new {
+                    fates[at] = Fate::Rename(new);
+                }
+            } else if is_null(rival.value) || same(rival.value, members[winner].value, DEPTH) {
+                fates[at] = Fate::Drop;
+            } else {
+                let old = if rival.name == new {
+                    &members[winner].name
+                } else {
+                    &rival.name
+                };
+                return Err(RewriteFault::Conflict {
+                    old: old.to_string(),
+                    new: new.to_owned(),
+                });
+            }
+        }
+    }
+    Ok(fates)
+}
+
+/// Null gives way; among equals the new name stays where it is.
+fn winner(members: &[Member<'_>], rivals: &[usize], new: &str) -> usize {
+    let rank = |&&at: &&usize| (is_null(members[at].value), members[at].name != new);
+    rivals.iter().min_by_key(rank).copied().unwrap_or_default()
+}
+
+fn is_null(value: &RawValue) -> bool {
+    value.get() == "null"
+}
+
+/// How deep values are compared by meaning; below that by their bytes, so that nothing recurses without end.
+const DEPTH: u32 = 32;
+
+/// Whether two values mean the same. Numbers are compared by their digits, since no type holds them all.
+fn same(a: &RawValue, b: &RawValue, depth: u32) -> bool {
+    if a.get() == b.get() {
+        return true;
+    }
+    let kind = |value: &RawValue| value.get().as_bytes().first().copied();
+    if depth == 0 || kind(a) != kind(b) {
+        return false;
+    }
+    match kind(a) {
+        Some(b'"') => match (unescape(a.get()), unescape(b.get())) {
+            (Ok(a), Ok(b)) => a == b,
+            _ => false,
+        },
+        Some(b'[') => match (list(a), list(b)) {
+            (Some(a), Some(b)) => {
+                a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| same(a, b, depth - 1))
+            }
+            _ => false,
+        },
+        Some(b'{') => match (parse(a.get().as_bytes()), parse(b.get().as_bytes())) {
+            (Ok(a), Ok(b)) => same_members(a, b, depth - 1),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn list(value: &RawValue) -> Option<Vec<&RawValue>> {
+    serde_json::from_str(value.get()).ok()
+}
+
+fn same_members(mut a: Vec<Member<'_>>, mut b: Vec<Member<'_>>, depth: u32) -> bool {
+    a.sort_by(|x, y| x.name.cmp(&y.name));
+    b.sort_by(|x, y| x.name.cmp(&y.name));
+    a.len() == b.len()
+        && a.iter()
+            .zip(&b)
+            .all(|(a, b)| a.name == b.name && same(a.value, b.value, depth))
+}
+
+/// Cuts and replaces, and copies all else.
+fn apply(body: &[u8], members: &[Member<'_>], fates: &[Fate<'_>]) -> Vec<u8> {
+    let kept = |fate: &Fate<'_>| !matches!(fate, Fate::Drop);
+    // A dropped member takes the comma behind it along; those at the very end have none and take the one before.
+    let last = fates.iter().rposition(kept).unwrap_or_default();
+    let mut out = Vec::with_capacity(body.len() + 16);
+    let mut from = 0;
+    for (at, (member, fate)) in members.iter().zip(fates).enumerate() {
+        match fate {
+            Fate::Keep => {}
+            Fate::Rename(new) => {
+                out.extend_from_slice(&body[from..member.key.start]);
+                out.extend_from_slice(serde_json::Value::from(*new).to_string().as_bytes());
+                from = member.key.end;
+            }
+            Fate::Drop if at < last => {
+                out.extend_from_slice(&body[from..member.key.start]);
+                from = members[at + 1].key.start;
+            }
+            Fate::Drop => {
+                // The first of the run copies up to the last member kept; the others find nothing left to copy.
+                let end = members[last].end.max(from);
+                out.extend_from_slice(&body[from..end]);
+                from = member.end;
+            }
+        }
+    }
+    out.extend_from_slice(&body[from..]);
+    out
+}
+
+/// An object's members in order, as slices of the text.
+struct Pairs<'a>(Vec<(&'a RawValue, &'a RawValue)>);
+
+impl<'de> serde::Deserialize<'de> for Pairs<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Pairs<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Pairs<'de>, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
+    use super::*;
+
+    fn rule(mode: Mode) -> Rule {
+        let own = |(old, new): (&str, &str)| (old.to_owned(), new.to_owned());
+        Rule {
+            rename: [("rev_org_don", "rev_org"), ("user_don", "id")]
+                .map(own)
+                .to_vec(),
+            mode,
+        }
+    }
+
+    fn changed(body: &str) -> String {
+        match rewrite(body.as_bytes(), &rule(Mode::Rewrite)) {
+            Ok(Rewritten::Changed { body, .. }) => String::from_utf8(body).unwrap(),
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+
+    fn fault(body: impl AsRef<[u8]>) -> RewriteFault {
+        rewrite(body.as_ref(), &rule(Mode::Rewrite)).unwrap_err()
+    }
+
+    #[test]
+    fn a_key_is_renamed_in_place() {
+        assert_eq!(
+            changed(" { \"x\" : 1.10e400 ,\n\"user_don\":\t\"U\", \"y\":[ ] } "),
+            " { \"x\" : 1.10e400 ,\n\"id\":\t\"U\", \"y\":[ ] } "
+        );
+        assert_eq!(changed(r#"{"rev\u005forg_don":"R"}"#), r#"{"rev_org":"R"}"#);
+    }
+
+    #[test]
+    fn nothing_to_rename_is_nothing_changed() {
+        for body in ["{}", r#"{"id":"user_don"}"#, r#"{"x":{"user_don":1}}"#] {
+            let got = rewrite(body.as_bytes(), &rule(Mode::Rewrite));
+            assert_eq!(got, Ok(Rewritten::Unchanged));
+        }
+    }
+
+    #[test]
+    fn equal_values_drop_the_old_key_with_its_comma() {
+        assert_eq!(changed(r#"{"user_don":"U", "id":"U"}"#), r#"{"id":"U"}"#);
+        assert_eq!(
+            changed(r#"{"id":"U", "user_don":"\u0055"}"#),
+            r#"{"id":"U"}"#
+        );
+        assert_eq!(
+            changed(r#"{"id":1,"user_don":1 ,"x":2}"#),
+            r#"{"id":1,"x":2}"#
+        );
+        assert_eq!(
+            changed(r#"{"id":1,"rev_org":2,"user_don":1,"rev_org_don":2 }"#),
+            r#"{"id":1,"rev_org":2 }"#
+        );
+    }
+
+    #[test]
+    fn null_gives_way() {
+        assert_eq!(changed(r#"{"user_don":"U","id":null}"#), r#"{"id":"U"}"#);
+        assert_eq!(changed(r#"{"user_don":null,"id":"U"}"#), r#"{"id":"U"}"#);
+        assert_eq!(changed(r#"{"user_don":null,"id":null}"#), r#"{"id":null}"#);
+    }
+
+    #[test]
+    fn different_values_conflict() {
+        let conflict = RewriteFault::Conflict {
+            old: "user_don".to_owned(),
+            new: "id".to_owned(),
+        };
+        assert_eq!(fault(r#"{"user_don":"U","id":"V"}"#), conflict);
+        // Equal as floats, and not the same number.
+        assert_eq!(
+            fault(r#"{"id":9007199254740993,"user_don":9007199254740992}"#),
+            conflict
+        );
+    }
+
+    #[test]
+    fn two_old_names_of_one_new_are_treated_alike() {
+        let own = |(old, new): (&str, &str)| (old.to_owned(), new.to_owned());
+        let rule = Rule {
+            rename: [("a", "c"), ("b", "c")].map(own).to_vec(),
+            mode: Mode::Rewrite,
+        };
+        let Ok(Rewritten::Changed { body, fields }) = rewrite(br#"{"a":1,"b":1}"#, &rule) else {
+            panic!("not changed");
+        };
+        assert_eq!((body.as_slice(), fields.len()), (&br#"{"c":1}"#[..], 2));
+        assert!(rewrite(br#"{"a":1,"b":2}"#, &rule).is_err());
+    }
+
+    #[test]
+    fn modes_other_than_rewrite_change_nothing() {
+        let body = br#"{"user_don":"U"}"#;
+        let fields = vec!["user_don".to_owned()];
+        assert_eq!(
+            rewrite(body, &rule(Mode::Report)),
+            Ok(Rewritten::Seen { fields })
+        );
+        let field = "user_don".to_owned();
+        assert_eq!(
+            rewrite(body, &rule(Mode::Refuse)),
+            Err(RewriteFault::Deprecated { field })
+        );
+    }
+
+    #[test]
+    fn what_is_not_one_object_is_refused() {
+        for body in [
+            "",
+            "{",
+            "\u{feff}{}",
+            "{} {}",
+            "{}x",
+            "{\"a\":01}",
+            "{a:1}",
+            "{1:1}",
+        ] {
+            assert_eq!(fault(body), RewriteFault::Malformed, "{body}");
+        }
+        assert_eq!(fault(b"{\"a\":\"\xff\"}"), RewriteFault::Malformed);
+        for body in ["[]", "1", "null", " \"{}\""] {
+            assert_eq!(fault(body), RewriteFault::NotAnObject, "{body}");
+        }
+        assert_eq!(
+            fault(r#"{"a":1,"\u0061":1}"#),
+            RewriteFault::RepeatedKey("a".to_owned())
+        );
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(
+            rewrite(deep.as_bytes(), &rule(Mode::Rewrite)),
+            Ok(Rewritten::Unchanged)
+        );
+    }
+
+    fn member() -> impl Strategy<Value = (String, String)> {
+        let key = prop_oneof![
+            Just("user_don".to_owned()),
+            Just("rev_org_don".to_owned()),
+            Just("id".to_owned()),
+            ".{0,6}",
+        ];
+        let value = prop_oneof![
+            "-?[1-9][0-9]{0,40}(\\.[0-9]{1,30})?",
+            Just("null".to_owned()),
+            ".{0,8}".prop_map(|text| Value::from(text).to_string()),
+            Just("[ {} ,1]".to_owned())
+        ];
+        (key, value)
+    }
+
+    proptest! {
+        #[test]
+        fn only_keys_change(members in prop::collection::vec(member(), 0..8), space in "[ \n\t]{0,3}") {
+            let texts: Vec<String> = members.iter()
+                .map(|(key, value)| format!("{}{space}:{space}{value}{space}", Value::from(key.as_str())))
+                .collect();
+            let body = format!("{{{space}{}}}", texts.join(&format!(",{space}")));
+            let mut keys: Vec<&String> = members.iter().map(|(key, _)| key).collect();
+            keys.sort();
+            let repeated = keys.windows(2).any(|pair| pair[0] == pair[1]);
+            let old = |key: &str| match key { "user_don" => Some("id"), "rev_org_don" => Some("rev_org"), _ => None };
+            match rewrite(body.as_bytes(), &rule(Mode::Rewrite)) {
+                Err(RewriteFault::RepeatedKey(_)) => prop_assert!(repeated),
+                Err(RewriteFault::Conflict { .. }) => prop_assert!(keys.iter().any(|key| old(key).is_some())),
+                Err(other) => prop_assert!(false, "{other:?}"),
+                Ok(Rewritten::Seen { .. }) => prop_assert!(false),
+                Ok(Rewritten::Unchanged) => prop_assert!(keys.iter().all(|key| old(key).is_none())),
+                Ok(Rewritten::Changed { body: new, .. }) => {
+                    let new = String::from_utf8(new).unwrap();
+                    let mut expected = Map::new();
+                    for (key, value) in &members {
+                        let name = old(key).unwrap_or(key);
+                        let value: Value = serde_json::from_str(value).unwrap();
+                        if !value.is_null() || !expected.contains_key(name) {
+                            expected.insert(name.to_owned(), value);
+                        }
+                    }
+                    prop_assert_eq!(serde_json::from_str::<Map<String, Value>>(&new).unwrap(), expected);
+                    if !keys.iter().any(|key| *key == "id" || *key == "rev_org") {
+                        let plain = body.replace("\"user_don\"", "\"id\"").replace("\"rev_org_don\"", "\"rev_org\"");
+                        prop_assert_eq!(new, plain);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = rewrite(&body, &rule(Mode::Rewrite));
+        }
+    }
+}
