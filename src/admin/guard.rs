@@ -31,25 +31,43 @@ impl Guard {
         if !self.loopback || host(headers).is_some_and(|h| is_loopback(h.host())) {
             return Ok(());
         }
-        Err((StatusCode::FORBIDDEN, "the Host must be localhost or a loopback address"))
+        Err((
+            StatusCode::FORBIDDEN,
+            "the Host must be localhost or a loopback address",
+        ))
     }
 
     pub fn post(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let site = headers.get_all("sec-fetch-site").iter().all(|s| s == "same-origin" || s == "none");
+        let site = headers
+            .get_all("sec-fetch-site")
+            .iter()
+            .all(|s| s == "same-origin" || s == "none");
         let origin = headers.get_all(ORIGIN).iter().all(|o| {
-            let o = o.to_str().ok().and_then(|o| o.split_once("://")).and_then(|(_, a)| a.parse::<Authority>().ok());
+            let o = o
+                .to_str()
+                .ok()
+                .and_then(|o| o.split_once("://"))
+                .and_then(|(_, a)| a.parse::<Authority>().ok());
             o.is_some() && o == host(headers)
         });
         if !site || !origin {
-            return Err((StatusCode::FORBIDDEN, "a page of another site may not do this"));
+            return Err((
+                StatusCode::FORBIDDEN,
+                "a page of another site may not do this",
+            ));
         }
         if self.loopback {
             return Ok(());
         }
         let Some(key) = &self.key else {
-            return Err((StatusCode::FORBIDDEN, "set admin.key to allow this on an address that is not loopback"));
+            return Err((
+                StatusCode::FORBIDDEN,
+                "set admin.key to allow this on an address that is not loopback",
+            ));
         };
-        let shown = headers.get(AUTHORIZATION).and_then(|a| a.as_bytes().split_at_checked(7));
+        let shown = headers
+            .get(AUTHORIZATION)
+            .and_then(|a| a.as_bytes().split_at_checked(7));
         match shown {
             Some((scheme, shown))
                 if scheme.eq_ignore_ascii_case(b"bearer ")
@@ -57,7 +75,10 @@ impl Guard {
             {
                 Ok(())
             }
-            _ => Err((StatusCode::UNAUTHORIZED, "the admin key is needed: Authorization: Bearer KEY")),
+            _ => Err((
+                StatusCode::UNAUTHORIZED,
+                "the admin key is needed: Authorization: Bearer KEY",
+            )),
         }
     }
 }
@@ -72,6 +93,12 @@ fn host(headers: &HeaderMap) -> Option<Authority> {
 }
 
 fn is_loopback(host: &str) -> bool {
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost")
+        || bare
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback())
 }

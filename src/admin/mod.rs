@@ -75,7 +75,9 @@ pub fn start(options: Options, control: Arc<dyn Control>) -> std::io::Result<Adm
     let listener = TcpListener::bind(options.address)?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let listener = {
         let _inside = runtime.enter();
         tokio::net::TcpListener::from_std(listener)?
@@ -84,13 +86,19 @@ pub fn start(options: Options, control: Arc<dyn Control>) -> std::io::Result<Adm
     let until = stop.clone();
     let guard = guard::Guard::new(address, options.key.as_ref());
     let state = Arc::new(routes::State { guard, control });
-    let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
-        runtime.block_on(until.run_until_cancelled(serve(listener, state)));
-        // A reload may still run; waiting for it would hold up the exit.
-        runtime.shutdown_background();
-    })?;
+    let thread = std::thread::Builder::new()
+        .name("admin".into())
+        .spawn(move || {
+            runtime.block_on(until.run_until_cancelled(serve(listener, state)));
+            // A reload may still run; waiting for it would hold up the exit.
+            runtime.shutdown_background();
+        })?;
     info!(listener = "admin", address = %address, "listening");
-    Ok(Admin { address, stop, thread: Some(thread) })
+    Ok(Admin {
+        address,
+        stop,
+        thread: Some(thread),
+    })
 }
 
 async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::State>) {
@@ -106,7 +114,9 @@ async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::State>) {
             }
         };
         // Closed rather than queued, so that idle connections cannot starve a health probe unseen.
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            continue;
+        };
         let state = Arc::clone(&state);
         tokio::spawn(async move {
             let _slot = slot;

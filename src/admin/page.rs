@@ -30,10 +30,16 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for chunk in bytes.chunks(3) {
-        let word = (0..3).fold(0u32, |w, i| w << 8 | u32::from(chunk.get(i).copied().unwrap_or(0)));
+        let word = (0..3).fold(0u32, |w, i| {
+            w << 8 | u32::from(chunk.get(i).copied().unwrap_or(0))
+        });
         for i in 0..4 {
             let six = (word >> (18 - 6 * i)) & 63;
-            out.push(if i <= chunk.len() { char::from(ALPHABET[six as usize]) } else { '=' });
+            out.push(if i <= chunk.len() {
+                char::from(ALPHABET[six as usize])
+            } else {
+                '='
+            });
         }
     }
     out
@@ -43,6 +49,9 @@ fn base64(bytes: &[u8]) -> String {
 mod tests {
     #[test]
     fn base64_pads() {
-        assert_eq!([&b"M"[..], b"Ma", b"Man"].map(super::base64), ["TQ==", "TWE=", "TWFu"]);
+        assert_eq!(
+            [&b"M"[..], b"Ma", b"Man"].map(super::base64),
+            ["TQ==", "TWE=", "TWFu"]
+        );
     }
 }

@@ -33,7 +33,10 @@ pub async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Ans
         (header::CACHE_CONTROL, "no-store"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_FRAME_OPTIONS, "DENY"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -45,9 +48,16 @@ async fn route(state: &State, request: Request<Incoming>) -> Answer {
         return error(status, why);
     }
     let path = request.uri().path().to_owned();
-    let group = path.strip_prefix("/quota/").and_then(|p| p.strip_suffix("/resume")).filter(|g| !g.contains('/'));
+    let group = path
+        .strip_prefix("/quota/")
+        .and_then(|p| p.strip_suffix("/resume"))
+        .filter(|g| !g.contains('/'));
     let acts = group.is_some() || matches!(path.as_str(), "/reload" | "/log-level");
-    let read = if acts { None } else { get(&*state.control, &path) };
+    let read = if acts {
+        None
+    } else {
+        get(&*state.control, &path)
+    };
     let reads = *request.method() == Method::GET || *request.method() == Method::HEAD;
     match (acts, read) {
         (false, Some(answer)) if reads => answer(),
@@ -59,7 +69,10 @@ async fn route(state: &State, request: Request<Incoming>) -> Answer {
 }
 
 /// The answer is made only when asked for: a refused method costs nothing.
-fn get<'a>(control: &'a dyn Control, path: &str) -> Option<Box<dyn FnOnce() -> Answer + Send + 'a>> {
+fn get<'a>(
+    control: &'a dyn Control,
+    path: &str,
+) -> Option<Box<dyn FnOnce() -> Answer + Send + 'a>> {
     Some(match path {
         "/" => Box::new(|| text("text/html; charset=utf-8", page::HTML.clone())),
         "/healthz" | "/livez" => Box::new(|| text("text/plain; charset=utf-8", "ok".into())),
@@ -68,11 +81,17 @@ fn get<'a>(control: &'a dyn Control, path: &str) -> Option<Box<dyn FnOnce() -> A
             if reasons.is_empty() {
                 return value(StatusCode::OK, &json!({"ready": true}));
             }
-            value(StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false, "reasons": reasons}))
+            value(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({"ready": false, "reasons": reasons}),
+            )
         }),
-        "/metrics" => {
-            Box::new(|| text("application/openmetrics-text; version=1.0.0; charset=utf-8", control.metrics()))
-        }
+        "/metrics" => Box::new(|| {
+            text(
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                control.metrics(),
+            )
+        }),
         "/config" => Box::new(|| value(StatusCode::OK, &control.config())),
         "/status" => Box::new(|| value(StatusCode::OK, &control.status())),
         "/quota" => Box::new(|| value(StatusCode::OK, &control.quota())),
@@ -82,21 +101,41 @@ fn get<'a>(control: &'a dyn Control, path: &str) -> Option<Box<dyn FnOnce() -> A
     })
 }
 
-async fn post(state: &State, path: &str, group: Option<&str>, request: Request<Incoming>) -> Answer {
+async fn post(
+    state: &State,
+    path: &str,
+    group: Option<&str>,
+    request: Request<Incoming>,
+) -> Answer {
     if let Err((status, why)) = state.guard.post(request.headers()) {
         let mut refused = error(status, why);
         if status == StatusCode::UNAUTHORIZED {
-            refused.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            refused
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         return refused;
     }
-    let body = match tokio::time::timeout(PATIENCE, Limited::new(request.into_body(), MAX_BODY).collect()).await {
+    let body = match tokio::time::timeout(
+        PATIENCE,
+        Limited::new(request.into_body(), MAX_BODY).collect(),
+    )
+    .await
+    {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => {
-            return error(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 64 KiB");
+            return error(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is larger than 64 KiB",
+            );
         }
         Ok(Err(_)) => return error(StatusCode::BAD_REQUEST, "the body broke off"),
-        Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+        Err(_) => {
+            return error(
+                StatusCode::REQUEST_TIMEOUT,
+                "the body did not arrive in time",
+            );
+        }
     };
     if let Some(group) = group {
         let Ok(group) = percent_decode_str(group).decode_utf8() else {
@@ -109,7 +148,11 @@ async fn post(state: &State, path: &str, group: Option<&str>, request: Request<I
     }
     if path == "/log-level" {
         let body: Option<Value> = serde_json::from_slice(&body).ok();
-        let Some(level) = body.as_ref().and_then(|b| b.get("level")).and_then(Value::as_str) else {
+        let Some(level) = body
+            .as_ref()
+            .and_then(|b| b.get("level"))
+            .and_then(Value::as_str)
+        else {
             return error(StatusCode::BAD_REQUEST, "send {\"level\":\"debug\"}");
         };
         return match state.control.set_level(level) {
@@ -121,13 +164,18 @@ async fn post(state: &State, path: &str, group: Option<&str>, request: Request<I
     match tokio::task::spawn_blocking(move || control.reload()).await {
         Ok(Ok(done)) => value(StatusCode::OK, &done),
         Ok(Err(why)) => error(StatusCode::CONFLICT, &why),
-        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the reload broke off; the log says why"),
+        Err(_) => error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the reload broke off; the log says why",
+        ),
     }
 }
 
 fn text(kind: &'static str, body: String) -> Answer {
     let mut response = Response::new(Full::new(Bytes::from(body)));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
@@ -143,6 +191,8 @@ fn error(status: StatusCode, why: &str) -> Answer {
 
 fn not_allowed(allow: &'static str) -> Answer {
     let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(allow));
     response
 }
