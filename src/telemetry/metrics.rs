@@ -31,6 +31,12 @@ macro_rules! labels {
     )*};
 }
 
+macro_rules! register {
+    ($registry:expr, $($name:literal, $help:literal, $metric:expr;)*) => {
+        $($registry.register($name, $help, $metric);)*
+    };
+}
+
 labels! {
     ByRequest { caller: Name, operation: &'static str, status: u16, source: &'static str }
     BySource { source: &'static str }
@@ -137,110 +143,31 @@ impl Metrics {
             shared_up: Gauge::default(),
         };
         // The encoder appends `_total` to counters, and the full stop to a help text.
-        let r = &mut m.registry;
-        r.register(
-            "requests",
-            "Requests answered, by who made the answer",
-            m.requests.clone(),
-        );
-        r.register(
-            "request_duration_seconds",
-            "From a request's head to its response's head, waits and retries included",
-            m.request_duration.clone(),
-        );
-        r.register(
-            "upstream_duration_seconds",
-            "One attempt, until the head of DevRev's response",
-            m.upstream_duration.clone(),
-        );
-        r.register(
-            "wait_seconds",
-            "Time that requests waited before an attempt",
-            m.wait.clone(),
-        );
-        r.register(
-            "refused",
-            "Requests that revgate answered with an error of its own",
-            m.refused.clone(),
-        );
-        r.register(
-            "would_refuse",
-            "Requests let pass only because enforcement is off for their caller",
-            m.would_refuse.clone(),
-        );
-        r.register(
-            "attempts",
-            "Requests sent to DevRev, retries included",
-            m.attempts.clone(),
-        );
-        r.register("retries", "Attempts made again", m.retries.clone());
-        r.register(
-            "upstream_throttled",
-            "Responses with status 429 that DevRev sent",
-            m.throttled.clone(),
-        );
-        r.register(
-            "quota_limit",
-            "Requests that DevRev allows in one window",
-            m.quota_limit.clone(),
-        );
-        r.register(
-            "quota_remaining",
-            "Requests left in the window, as DevRev last said",
-            m.quota_remaining.clone(),
-        );
-        r.register(
-            "quota_reset_timestamp_seconds",
-            "When the window ends, as DevRev last said",
-            m.quota_reset.clone(),
-        );
-        r.register(
-            "quota_paused_until_timestamp_seconds",
-            "Until when DevRev asked for silence; 0 while it has not",
-            m.quota_paused.clone(),
-        );
-        r.register(
-            "quota_waiting",
-            "Requests waiting for quota",
-            m.quota_waiting.clone(),
-        );
-        r.register(
-            "quota_external_units",
-            "Quota spent by someone outside revgate",
-            m.external_units.clone(),
-        );
-        r.register(
-            "deprecated",
-            "Uses of a deprecated field or operation",
-            m.deprecated.clone(),
-        );
-        r.register(
-            "rewrite_skipped",
-            "Bodies that a rule covers and revgate could not look into",
-            m.rewrite_skipped.clone(),
-        );
-        r.register(
-            "token_expiry_timestamp_seconds",
-            "When an upstream token expires",
-            m.token_expiry.clone(),
-        );
-        r.register(
-            "config_reloads",
-            "Reloads of the configuration",
-            m.reloads.clone(),
-        );
-        r.register("in_flight", "Requests being served", m.in_flight.clone());
-        r.register(
-            "connections",
-            "Connections open from callers",
-            m.connections.clone(),
-        );
-        r.register(
-            "shared_up",
-            "1 while the shared quota store answers",
-            m.shared_up.clone(),
-        );
-        r.register("build_info", "The version that runs", build);
+        register! { m.registry,
+            "requests", "Requests answered, by who made the answer", m.requests.clone();
+            "request_duration_seconds", "From a request's head to its response's head, waits and retries included", m.request_duration.clone();
+            "upstream_duration_seconds", "One attempt, until the head of DevRev's response", m.upstream_duration.clone();
+            "wait_seconds", "Time that requests waited before an attempt", m.wait.clone();
+            "refused", "Requests that revgate answered with an error of its own", m.refused.clone();
+            "would_refuse", "Requests let pass only because enforcement is off for their caller", m.would_refuse.clone();
+            "attempts", "Requests sent to DevRev, retries included", m.attempts.clone();
+            "retries", "Attempts made again", m.retries.clone();
+            "upstream_throttled", "Responses with status 429 that DevRev sent", m.throttled.clone();
+            "quota_limit", "Requests that DevRev allows in one window", m.quota_limit.clone();
+            "quota_remaining", "Requests left in the window, as DevRev last said", m.quota_remaining.clone();
+            "quota_reset_timestamp_seconds", "When the window ends, as DevRev last said", m.quota_reset.clone();
+            "quota_paused_until_timestamp_seconds", "Until when DevRev asked for silence; 0 while it has not", m.quota_paused.clone();
+            "quota_waiting", "Requests waiting for quota", m.quota_waiting.clone();
+            "quota_external_units", "Quota spent by someone outside revgate", m.external_units.clone();
+            "deprecated", "Uses of a deprecated field or operation", m.deprecated.clone();
+            "rewrite_skipped", "Bodies that a rule covers and revgate could not look into", m.rewrite_skipped.clone();
+            "token_expiry_timestamp_seconds", "When an upstream token expires", m.token_expiry.clone();
+            "config_reloads", "Reloads of the configuration", m.reloads.clone();
+            "in_flight", "Requests being served", m.in_flight.clone();
+            "connections", "Connections open from callers", m.connections.clone();
+            "shared_up", "1 while the shared quota store answers", m.shared_up.clone();
+            "build_info", "The version that runs", build;
+        }
         m
     }
 
