@@ -1,1 +1,138 @@
+//! The admin listener: on a thread of its own, so that it answers while the workers are busy.
+mod guard;
+mod page;
+mod routes;
 
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+const MAX_CONNECTIONS: usize = 64;
+/// For a request's head, and again for its body.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the admin listener may ask of the gateway.
+pub trait Control: Send + Sync + 'static {
+    /// Why no traffic can be taken; empty when it can.
+    fn unready(&self) -> Vec<String>;
+    fn metrics(&self) -> String;
+    fn config(&self) -> serde_json::Value;
+    fn status(&self) -> serde_json::Value;
+    fn quota(&self) -> serde_json::Value;
+    fn callers(&self) -> serde_json::Value;
+    fn deprecations(&self) -> serde_json::Value;
+    /// False when there is no such group.
+    fn resume(&self, group: &str) -> bool;
+    fn set_level(&self, level: &str) -> Result<(), String>;
+    /// May block; it is called off the admin thread.
+    fn reload(&self) -> Result<serde_json::Value, String>;
+}
+
+#[derive(Debug)]
+pub struct Options {
+    pub address: SocketAddr,
+    pub key: Option<secrecy::SecretString>,
+}
+
+/// The running listener; dropping it ends it.
+#[derive(Debug)]
+pub struct Admin {
+    address: SocketAddr,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Admin {
+    /// What was bound.
+    pub fn addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn stop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by the hook already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Binds before it returns, so that a taken port is an error of the start.
+pub fn start(options: Options, control: Arc<dyn Control>) -> std::io::Result<Admin> {
+    let listener = TcpListener::bind(options.address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let listener = {
+        let _inside = runtime.enter();
+        tokio::net::TcpListener::from_std(listener)?
+    };
+    let stop = CancellationToken::new();
+    let until = stop.clone();
+    let guard = guard::Guard::new(address, options.key.as_ref());
+    let state = Arc::new(routes::State { guard, control });
+    let thread = std::thread::Builder::new()
+        .name("admin".into())
+        .spawn(move || {
+            runtime.block_on(until.run_until_cancelled(serve(listener, state)));
+            // A reload may still run; waiting for it would hold up the exit.
+            runtime.shutdown_background();
+        })?;
+    info!(listener = "admin", address = %address, "listening");
+    Ok(Admin {
+        address,
+        stop,
+        thread: Some(thread),
+    })
+}
+
+async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::State>) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Mostly out of file descriptors: trying again at once would only spin.
+                warn!(%error, "the admin listener cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        // Closed rather than queued, so that idle connections cannot starve a health probe unseen.
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            continue;
+        };
+        let state = Arc::clone(&state);
+        tokio::spawn(async move {
+            let _slot = slot;
+            let service = service_fn(|request| routes::answer(Arc::clone(&state), request));
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .max_buf_size(64 * 1024)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                debug!(%error, "an admin connection ended early");
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,170 @@
+//! The log: standard error, one JSON object a line unless a person is looking.
+use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+use crate::config::LogFormat;
+
+/// Crates that see headers on the wire. Below INFO they print header values and frames, which hold callers' keys and
+/// the DevRev token, so no level asked for may open them further.
+const CAPPED: [&str; 5] = ["h2", "hyper", "hyper_util", "rustls", "tokio_rustls"];
+
+static INSTALLED: OnceLock<LevelHandle> = OnceLock::new();
+
+/// Changes what is logged while the process runs.
+#[derive(Clone, Debug)]
+pub struct LevelHandle {
+    filter: reload::Handle<EnvFilter, Registry>,
+    directives: Arc<Mutex<String>>,
+}
+
+impl LevelHandle {
+    /// A level, or directives of `EnvFilter`. What cannot be read leaves the old ones in force.
+    pub fn set(&self, directives: &str) -> Result<(), String> {
+        let filter = parse(directives)?;
+        // Held across the reload, so that `get` never names directives other than those in force.
+        let mut current = self
+            .directives
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.filter.reload(filter).map_err(|e| e.to_string())?;
+        directives.trim().clone_into(&mut current);
+        Ok(())
+    }
+
+    pub fn get(&self) -> String {
+        self.directives
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// Starts the log. A second call in one process (tests) only changes the level of the first.
+pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
+    let filter = parse(level).map_err(anyhow::Error::msg)?;
+    if let Some(installed) = INSTALLED.get() {
+        installed.set(level).map_err(anyhow::Error::msg)?;
+        return Ok(installed.clone());
+    }
+    let json = match format {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+    };
+    let (filter, handle) = reload::Layer::new(filter);
+    let handle = LevelHandle {
+        filter: handle,
+        directives: Arc::new(Mutex::new(level.trim().to_owned())),
+    };
+    let base = tracing_subscriber::registry().with(filter);
+    let set = if json {
+        let lines = json_lines().with_writer(std::io::stderr);
+        base.with(lines.with_filter(filter_fn(harmless))).try_init()
+    } else {
+        let lines = fmt::layer()
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr);
+        base.with(lines.with_filter(filter_fn(harmless))).try_init()
+    };
+    // Another subscriber may be there already (an embedding program's, a test's): its log goes on, and this
+    // handle answers `set` with an error.
+    if set.is_ok() {
+        let _ = INSTALLED.set(handle.clone());
+    }
+    Ok(handle)
+}
+
+type Json<S> = fmt::Layer<S, fmt::format::JsonFields, fmt::format::Format<fmt::format::Json>>;
+
+fn json_lines<S>() -> Json<S>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+}
+
+fn parse(directives: &str) -> Result<EnvFilter, String> {
+    let directives = directives.trim();
+    // EnvFilter takes a bare unknown word for a target, which turns a misspelt level into silence.
+    let word = |c: char| c.is_ascii_alphanumeric();
+    if directives.is_empty()
+        || (directives.chars().all(word)
+            && directives
+                .parse::<tracing::level_filters::LevelFilter>()
+                .is_err())
+    {
+        return Err(format!(
+            "{directives:?} is not a log level; use error, warn, info, debug, trace or off"
+        ));
+    }
+    EnvFilter::try_new(directives).map_err(|e| format!("cannot read the log directives: {e}"))
+}
+
+/// Filters here rather than by more directives: a directive for a deeper module would win over those.
+fn harmless(meta: &Metadata<'_>) -> bool {
+    let root = meta.target().split("::").next().unwrap_or_default();
+    *meta.level() <= Level::INFO || !CAPPED.contains(&root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+    impl Write for Sink {
+        fn write(&mut self, b: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(b);
+            Ok(b.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_are_flat_and_wire_crates_are_capped() {
+        let sink = Sink::default();
+        let out = sink.clone();
+        let lines = json_lines()
+            .with_writer(move || out.clone())
+            .with_filter(filter_fn(harmless));
+        let subscriber = tracing_subscriber::registry()
+            .with(parse("trace,h2::proto=trace").unwrap())
+            .with(lines);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(listener = "proxy", address = %"127.0.0.1:1", "listening");
+            tracing::trace!(target: "h2::proto", "authorization: secret");
+            tracing::debug!(target: "hyper_util::client", "secret");
+        });
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+        assert_eq!(line["level"], "INFO");
+        assert_eq!(line["message"], "listening");
+        assert_eq!(line["listener"], "proxy");
+        assert_eq!(line["address"], "127.0.0.1:1");
+        assert!(line["timestamp"].is_string() && line["target"].is_string());
+    }
+
+    #[test]
+    fn starts_twice_and_refuses_a_bad_level() {
+        init("info", LogFormat::Json).unwrap();
+        let handle = init("warn", LogFormat::Json).unwrap();
+        assert_eq!(handle.get(), "warn");
+        handle.set("revgate=debug,info").unwrap();
+        assert!(handle.set("loud").is_err());
+        assert_eq!(handle.get(), "revgate=debug,info");
+    }
+}

@@ -1,1 +1,467 @@
+//! The metrics, in a registry of their own: two gateways in one process (tests, `demo`) never share a number.
+use std::fmt::{Error, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
+use procfs::process::{LimitValue, Process};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
+};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// A name from the configuration; cloning it copies a pointer, not text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Name(Arc<str>);
+
+impl EncodeLabelValue for Name {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), Error> {
+        encoder.write_str(&self.0)
+    }
+}
+
+macro_rules! labels {
+    ($($name:ident { $($field:ident: $type:ty),* })*) => {$(
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        struct $name { $($field: $type),* }
+    )*};
+}
+
+macro_rules! register {
+    ($registry:expr, $($name:literal, $help:literal, $metric:expr;)*) => {
+        $($registry.register($name, $help, $metric);)*
+    };
+}
+
+labels! {
+    ByRequest { caller: Name, operation: &'static str, status: u16, source: &'static str }
+    BySource { source: &'static str }
+    ByClass { operation_class: &'static str }
+    ByReason { reason: &'static str }
+    ByCode { caller: Name, code: &'static str }
+    ByOutcome { outcome: &'static str }
+    ByGroup { group: Name }
+    ByWaiter { group: Name, caller: Name }
+    ByField { caller: Name, operation: &'static str, field: Name }
+    ByToken { token: Name }
+    ByResult { result: &'static str }
+    ByVersion { version: &'static str }
+}
+
+type Seconds = Gauge<f64, AtomicU64>;
+type Timings<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// From 5 ms (a refusal made here is faster still) to the 30 s that an attempt and a wait may take by default, with
+/// two beyond for retries; most of the buckets lie where an API call's time does, 50 ms to 1 s.
+fn durations() -> Histogram {
+    Histogram::new([
+        0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+    ])
+}
+
+/// Waits are for a window's reset or a `Retry-After`, so seconds to `max_retry_after` (600 s); fine steps below a
+/// second would only cost series.
+fn waits() -> Histogram {
+    Histogram::new([
+        0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+    ])
+}
+
+fn timings<L: Clone + Eq + std::hash::Hash>(new: fn() -> Histogram) -> Timings<L> {
+    Family::new_with_constructor(new)
+}
+
+/// Everything revgate counts. Shared as an `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<ByRequest, Counter>,
+    request_duration: Timings<BySource>,
+    upstream_duration: Timings<ByClass>,
+    wait: Timings<ByReason>,
+    refused: Family<ByCode, Counter>,
+    would_refuse: Family<ByCode, Counter>,
+    attempts: Family<ByOutcome, Counter>,
+    retries: Family<ByReason, Counter>,
+    throttled: Family<ByGroup, Counter>,
+    quota_limit: Family<ByGroup, Gauge>,
+    quota_remaining: Family<ByGroup, Gauge>,
+    quota_reset: Family<ByGroup, Gauge>,
+    quota_paused: Family<ByGroup, Seconds>,
+    quota_waiting: Family<ByWaiter, Gauge>,
+    external_units: Family<ByGroup, Counter>,
+    deprecated: Family<ByField, Counter>,
+    rewrite_skipped: Family<ByReason, Counter>,
+    token_expiry: Family<ByToken, Seconds>,
+    reloads: Family<ByResult, Counter>,
+    in_flight: Gauge,
+    connections: Gauge,
+    shared_up: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let build = Family::<ByVersion, Gauge>::default();
+        build
+            .get_or_create(&ByVersion {
+                version: env!("CARGO_PKG_VERSION"),
+            })
+            .set(1);
+        let mut m = Self {
+            registry: Registry::with_prefix("revgate"),
+            requests: Family::default(),
+            request_duration: timings(durations),
+            upstream_duration: timings(durations),
+            wait: timings(waits),
+            refused: Family::default(),
+            would_refuse: Family::default(),
+            attempts: Family::default(),
+            retries: Family::default(),
+            throttled: Family::default(),
+            quota_limit: Family::default(),
+            quota_remaining: Family::default(),
+            quota_reset: Family::default(),
+            quota_paused: Family::default(),
+            quota_waiting: Family::default(),
+            external_units: Family::default(),
+            deprecated: Family::default(),
+            rewrite_skipped: Family::default(),
+            token_expiry: Family::default(),
+            reloads: Family::default(),
+            in_flight: Gauge::default(),
+            connections: Gauge::default(),
+            shared_up: Gauge::default(),
+        };
+        // The encoder appends `_total` to counters, and the full stop to a help text.
+        register! { m.registry,
+            "requests", "Requests answered, by who made the answer", m.requests.clone();
+            "request_duration_seconds", "From a request's head to its response's head, waits and retries included", m.request_duration.clone();
+            "upstream_duration_seconds", "One attempt, until the head of DevRev's response", m.upstream_duration.clone();
+            "wait_seconds", "Time that requests waited before an attempt", m.wait.clone();
+            "refused", "Requests that revgate answered with an error of its own", m.refused.clone();
+            "would_refuse", "Requests let pass only because enforcement is off for their caller", m.would_refuse.clone();
+            "attempts", "Requests sent to DevRev, retries included", m.attempts.clone();
+            "retries", "Attempts made again", m.retries.clone();
+            "upstream_throttled", "Responses with status 429 that DevRev sent", m.throttled.clone();
+            "quota_limit", "Requests that DevRev allows in one window", m.quota_limit.clone();
+            "quota_remaining", "Requests left in the window, as DevRev last said", m.quota_remaining.clone();
+            "quota_reset_timestamp_seconds", "When the window ends, as DevRev last said", m.quota_reset.clone();
+            "quota_paused_until_timestamp_seconds", "Until when DevRev asked for silence; 0 while it has not", m.quota_paused.clone();
+            "quota_waiting", "Requests waiting for quota", m.quota_waiting.clone();
+            "quota_external_units", "Quota spent by someone outside revgate", m.external_units.clone();
+            "deprecated", "Uses of a deprecated field or operation", m.deprecated.clone();
+            "rewrite_skipped", "Bodies that a rule covers and revgate could not look into", m.rewrite_skipped.clone();
+            "token_expiry_timestamp_seconds", "When an upstream token expires", m.token_expiry.clone();
+            "config_reloads", "Reloads of the configuration", m.reloads.clone();
+            "in_flight", "Requests being served", m.in_flight.clone();
+            "connections", "Connections open from callers", m.connections.clone();
+            "shared_up", "1 while the shared quota store answers", m.shared_up.clone();
+            "build_info", "The version that runs", build;
+        }
+        m
+    }
+
+    pub fn request(
+        &self,
+        caller: &Arc<str>,
+        operation: &'static str,
+        status: u16,
+        source: &'static str,
+        seconds: f64,
+    ) {
+        self.requests
+            .get_or_create(&ByRequest {
+                caller: name(caller),
+                operation,
+                status,
+                source,
+            })
+            .inc();
+        self.request_duration
+            .get_or_create(&BySource { source })
+            .observe(seconds);
+    }
+    pub fn upstream_duration(&self, class: &'static str, seconds: f64) {
+        self.upstream_duration
+            .get_or_create(&ByClass {
+                operation_class: class,
+            })
+            .observe(seconds);
+    }
+    pub fn wait(&self, reason: &'static str, seconds: f64) {
+        self.wait
+            .get_or_create(&ByReason { reason })
+            .observe(seconds);
+    }
+    pub fn refused(&self, caller: &Arc<str>, code: &'static str) {
+        self.refused
+            .get_or_create(&ByCode {
+                caller: name(caller),
+                code,
+            })
+            .inc();
+    }
+    pub fn would_refuse(&self, caller: &Arc<str>, code: &'static str) {
+        self.would_refuse
+            .get_or_create(&ByCode {
+                caller: name(caller),
+                code,
+            })
+            .inc();
+    }
+    pub fn attempt(&self, outcome: &'static str) {
+        self.attempts.get_or_create(&ByOutcome { outcome }).inc();
+    }
+    pub fn retry(&self, reason: &'static str) {
+        self.retries.get_or_create(&ByReason { reason }).inc();
+    }
+    pub fn throttled(&self, group: &Arc<str>) {
+        self.throttled
+            .get_or_create(&ByGroup { group: name(group) })
+            .inc();
+    }
+    /// What DevRev did not say keeps its last value.
+    pub fn quota(
+        &self,
+        group: &Arc<str>,
+        limit: Option<u64>,
+        remaining: Option<u64>,
+        reset: Option<u64>,
+    ) {
+        let label = ByGroup { group: name(group) };
+        for (family, value) in [
+            (&self.quota_limit, limit),
+            (&self.quota_remaining, remaining),
+            (&self.quota_reset, reset),
+        ] {
+            if let Some(value) = value {
+                family
+                    .get_or_create(&label)
+                    .set(i64::try_from(value).unwrap_or(i64::MAX));
+            }
+        }
+    }
+    pub fn quota_paused_until(&self, group: &Arc<str>, epoch_seconds: f64) {
+        self.quota_paused
+            .get_or_create(&ByGroup { group: name(group) })
+            .set(epoch_seconds);
+    }
+    pub fn quota_waiting(&self, group: &Arc<str>, caller: &Arc<str>, delta: i64) {
+        self.quota_waiting
+            .get_or_create(&ByWaiter {
+                group: name(group),
+                caller: name(caller),
+            })
+            .inc_by(delta);
+    }
+    pub fn external_units(&self, group: &Arc<str>, n: u64) {
+        self.external_units
+            .get_or_create(&ByGroup { group: name(group) })
+            .inc_by(n);
+    }
+    pub fn deprecated(&self, caller: &Arc<str>, operation: &'static str, field: &Arc<str>) {
+        self.deprecated
+            .get_or_create(&ByField {
+                caller: name(caller),
+                operation,
+                field: name(field),
+            })
+            .inc();
+    }
+    pub fn rewrite_skipped(&self, reason: &'static str) {
+        self.rewrite_skipped
+            .get_or_create(&ByReason { reason })
+            .inc();
+    }
+    pub fn token_expiry(&self, token: &Arc<str>, epoch: f64) {
+        self.token_expiry
+            .get_or_create(&ByToken { token: name(token) })
+            .set(epoch);
+    }
+    pub fn config_reload(&self, result: &'static str) {
+        self.reloads.get_or_create(&ByResult { result }).inc();
+    }
+    pub fn in_flight(&self, delta: i64) {
+        self.in_flight.inc_by(delta);
+    }
+    pub fn connections(&self, delta: i64) {
+        self.connections.inc_by(delta);
+    }
+    pub fn shared_up(&self, up: bool) {
+        self.shared_up.set(i64::from(up));
+    }
+
+    /// OpenMetrics text, `# EOF` included.
+    pub fn encode(&self) -> String {
+        let mut out = String::with_capacity(16 * 1024);
+        // Writing into a String cannot fail, and each part ends on a whole line, so a failure of one loses only it.
+        let _ = prometheus_client::encoding::text::encode_registry(&mut out, &self.registry);
+        // Apart from the rest, because the prefix of this registry would stand before `process_` too.
+        let mut process = Registry::default();
+        process.register_collector(Box::new(ProcessStats));
+        let _ = prometheus_client::encoding::text::encode_registry(&mut out, &process);
+        out.push_str("# EOF\n");
+        out
+    }
+}
+
+fn name(text: &Arc<str>) -> Name {
+    Name(Arc::clone(text))
+}
+
+/// What Prometheus' own client libraries tell of a process, read from /proc at each scrape.
+#[derive(Debug)]
+struct ProcessStats;
+
+impl Collector for ProcessStats {
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "clock ticks stay far below 2^52"
+    )]
+    fn encode(&self, mut out: DescriptorEncoder) -> Result<(), Error> {
+        // Without a readable /proc these are left out; the others must still be served.
+        let Ok(me) = Process::myself() else {
+            return Ok(());
+        };
+        if let Ok(stat) = me.stat() {
+            let tick = procfs::ticks_per_second() as f64;
+            let cpu = ConstCounter::new((stat.utime + stat.stime) as f64 / tick);
+            cpu.encode(out.encode_descriptor(
+                "process_cpu_seconds",
+                "CPU time spent, user and system.",
+                None,
+                cpu.metric_type(),
+            )?)?;
+            gauge(
+                &mut out,
+                "process_resident_memory_bytes",
+                "Memory resident.",
+                stat.rss * procfs::page_size(),
+            )?;
+            gauge(
+                &mut out,
+                "process_virtual_memory_bytes",
+                "Address space in use.",
+                stat.vsize,
+            )?;
+            gauge(
+                &mut out,
+                "process_threads",
+                "Threads.",
+                u64::try_from(stat.num_threads).unwrap_or(0),
+            )?;
+            if let Ok(boot) = procfs::boot_time_secs() {
+                let start = ConstGauge::new(boot as f64 + stat.starttime as f64 / tick);
+                start.encode(out.encode_descriptor(
+                    "process_start_time_seconds",
+                    "When the process started.",
+                    None,
+                    start.metric_type(),
+                )?)?;
+            }
+        }
+        if let Ok(count) = me.fd_count() {
+            gauge(
+                &mut out,
+                "process_open_fds",
+                "File descriptors open.",
+                count as u64,
+            )?;
+        }
+        if let Ok(limits) = me.limits()
+            && let LimitValue::Value(most) = limits.max_open_files.soft_limit
+        {
+            gauge(
+                &mut out,
+                "process_max_fds",
+                "File descriptors allowed.",
+                most,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn gauge(out: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> Result<(), Error> {
+    let value = ConstGauge::new(value);
+    value.encode(out.encode_descriptor(name, help, None, value.metric_type())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_of_the_contract_is_there() {
+        let m = Metrics::new();
+        let a: Arc<str> = "a".into();
+        m.request(&a, "works.list", 200, "upstream", 0.1);
+        m.upstream_duration("read", 0.1);
+        m.wait("quota", 1.0);
+        m.refused(&a, "forbidden");
+        m.would_refuse(&a, "forbidden");
+        m.attempt("ok");
+        m.retry("429");
+        m.throttled(&a);
+        m.quota(&a, Some(5), Some(4), Some(9));
+        m.quota_paused_until(&a, 1.5);
+        m.quota_waiting(&a, &a, 1);
+        m.external_units(&a, 2);
+        m.deprecated(&a, "rev-users.link", &"user_don".into());
+        m.rewrite_skipped("encoding");
+        m.token_expiry(&a, 1.0);
+        m.config_reload("ok");
+        m.in_flight(1);
+        m.connections(1);
+        m.shared_up(true);
+        let text = m.encode();
+        for line in [
+            r#"revgate_requests_total{caller="a",operation="works.list",status="200",source="upstream"} 1"#,
+            r#"revgate_request_duration_seconds_count{source="upstream"} 1"#,
+            r#"revgate_upstream_duration_seconds_count{operation_class="read"} 1"#,
+            r#"revgate_wait_seconds_count{reason="quota"} 1"#,
+            r#"revgate_refused_total{caller="a",code="forbidden"} 1"#,
+            r#"revgate_would_refuse_total{caller="a",code="forbidden"} 1"#,
+            r#"revgate_attempts_total{outcome="ok"} 1"#,
+            r#"revgate_retries_total{reason="429"} 1"#,
+            r#"revgate_upstream_throttled_total{group="a"} 1"#,
+            r#"revgate_quota_limit{group="a"} 5"#,
+            r#"revgate_quota_remaining{group="a"} 4"#,
+            r#"revgate_quota_reset_timestamp_seconds{group="a"} 9"#,
+            r#"revgate_quota_paused_until_timestamp_seconds{group="a"} 1.5"#,
+            r#"revgate_quota_waiting{group="a",caller="a"} 1"#,
+            r#"revgate_quota_external_units_total{group="a"} 2"#,
+            r#"revgate_deprecated_total{caller="a",operation="rev-users.link",field="user_don"} 1"#,
+            r#"revgate_rewrite_skipped_total{reason="encoding"} 1"#,
+            r#"revgate_token_expiry_timestamp_seconds{token="a"} 1"#,
+            r#"revgate_config_reloads_total{result="ok"} 1"#,
+            "revgate_in_flight 1",
+            "revgate_connections 1",
+            "revgate_shared_up 1",
+            r#"revgate_build_info{version=""#,
+            "process_cpu_seconds_total ",
+            "process_resident_memory_bytes ",
+            "process_virtual_memory_bytes ",
+            "process_open_fds ",
+            "process_max_fds ",
+            "process_start_time_seconds ",
+            "process_threads ",
+        ] {
+            assert!(
+                text.lines().any(|l| l.starts_with(line)),
+                "{line} is missing in\n{text}"
+            );
+        }
+        assert!(text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1);
+    }
+}

@@ -1,0 +1,104 @@
+//! Who may ask the admin listener for what.
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{AUTHORIZATION, HOST, ORIGIN};
+use http::uri::Authority;
+use http::{HeaderMap, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+type Refusal = (StatusCode, &'static str);
+
+#[derive(Debug)]
+pub struct Guard {
+    loopback: bool,
+    /// Hashed, so that comparing takes the same time whatever the length.
+    key: Option<[u8; 32]>,
+}
+
+impl Guard {
+    pub fn new(bound: SocketAddr, key: Option<&SecretString>) -> Self {
+        Self {
+            loopback: bound.ip().to_canonical().is_loopback(),
+            key: key.map(|k| Sha256::digest(k.expose_secret()).into()),
+        }
+    }
+
+    /// A page elsewhere can point a name of its own at 127.0.0.1 and so read this listener through a browser on this
+    /// machine; such a request carries that name.
+    pub fn host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        if !self.loopback || host(headers).is_some_and(|h| is_loopback(h.host())) {
+            return Ok(());
+        }
+        Err((
+            StatusCode::FORBIDDEN,
+            "the Host must be localhost or a loopback address",
+        ))
+    }
+
+    pub fn post(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let site = headers
+            .get_all("sec-fetch-site")
+            .iter()
+            .all(|s| s == "same-origin" || s == "none");
+        let origin = headers.get_all(ORIGIN).iter().all(|o| {
+            let o = o
+                .to_str()
+                .ok()
+                .and_then(|o| o.split_once("://"))
+                .and_then(|(_, a)| a.parse::<Authority>().ok());
+            o.is_some() && o == host(headers)
+        });
+        if !site || !origin {
+            return Err((
+                StatusCode::FORBIDDEN,
+                "a page of another site may not do this",
+            ));
+        }
+        if self.loopback {
+            return Ok(());
+        }
+        let Some(key) = &self.key else {
+            return Err((
+                StatusCode::FORBIDDEN,
+                "set admin.key to allow this on an address that is not loopback",
+            ));
+        };
+        let shown = headers
+            .get(AUTHORIZATION)
+            .and_then(|a| a.as_bytes().split_at_checked(7));
+        match shown {
+            Some((scheme, shown))
+                if scheme.eq_ignore_ascii_case(b"bearer ")
+                    && bool::from(Sha256::digest(shown).as_slice().ct_eq(key.as_slice())) =>
+            {
+                Ok(())
+            }
+            _ => Err((
+                StatusCode::UNAUTHORIZED,
+                "the admin key is needed: Authorization: Bearer KEY",
+            )),
+        }
+    }
+}
+
+fn host(headers: &HeaderMap) -> Option<Authority> {
+    let mut all = headers.get_all(HOST).iter();
+    let first = all.next()?;
+    if all.next().is_some() {
+        return None;
+    }
+    Authority::try_from(first.as_bytes()).ok()
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost")
+        || bare
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback())
+}

@@ -1,0 +1,198 @@
+//! What each path answers.
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+
+use super::{Control, PATIENCE, guard::Guard, page};
+
+const MAX_BODY: usize = 64 * 1024;
+type Answer = Response<Full<Bytes>>;
+
+pub struct State {
+    pub guard: Guard,
+    pub control: Arc<dyn Control>,
+}
+
+pub async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    let mut response = route(&state, request).await;
+    let headers = response.headers_mut();
+    let policy = HeaderValue::from_str(&page::POLICY);
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        policy.unwrap_or(HeaderValue::from_static("default-src 'none'")),
+    );
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
+async fn route(state: &State, request: Request<Incoming>) -> Answer {
+    if let Err((status, why)) = state.guard.host(request.headers()) {
+        return error(status, why);
+    }
+    let path = request.uri().path().to_owned();
+    let group = path
+        .strip_prefix("/quota/")
+        .and_then(|p| p.strip_suffix("/resume"))
+        .filter(|g| !g.contains('/'));
+    let acts = group.is_some() || matches!(path.as_str(), "/reload" | "/log-level");
+    let read = if acts {
+        None
+    } else {
+        get(&*state.control, &path)
+    };
+    let reads = *request.method() == Method::GET || *request.method() == Method::HEAD;
+    match (acts, read) {
+        (false, Some(answer)) if reads => answer(),
+        (false, Some(_)) => not_allowed("GET, HEAD"),
+        (false, None) => error(StatusCode::NOT_FOUND, "no such path"),
+        (true, _) if *request.method() != Method::POST => not_allowed("POST"),
+        (true, _) => post(state, &path, group, request).await,
+    }
+}
+
+/// The answer is made only when asked for: a refused method costs nothing.
+fn get<'a>(
+    control: &'a dyn Control,
+    path: &str,
+) -> Option<Box<dyn FnOnce() -> Answer + Send + 'a>> {
+    Some(match path {
+        "/" => Box::new(|| text("text/html; charset=utf-8", page::HTML.clone())),
+        "/healthz" | "/livez" => Box::new(|| text("text/plain; charset=utf-8", "ok".into())),
+        "/readyz" => Box::new(|| {
+            let reasons = control.unready();
+            if reasons.is_empty() {
+                return value(StatusCode::OK, &json!({"ready": true}));
+            }
+            value(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({"ready": false, "reasons": reasons}),
+            )
+        }),
+        "/metrics" => Box::new(|| {
+            text(
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                control.metrics(),
+            )
+        }),
+        "/config" => Box::new(|| value(StatusCode::OK, &control.config())),
+        "/status" => Box::new(|| value(StatusCode::OK, &control.status())),
+        "/quota" => Box::new(|| value(StatusCode::OK, &control.quota())),
+        "/callers" => Box::new(|| value(StatusCode::OK, &control.callers())),
+        "/deprecations" => Box::new(|| value(StatusCode::OK, &control.deprecations())),
+        _ => return None,
+    })
+}
+
+async fn post(
+    state: &State,
+    path: &str,
+    group: Option<&str>,
+    request: Request<Incoming>,
+) -> Answer {
+    if let Err((status, why)) = state.guard.post(request.headers()) {
+        let mut refused = error(status, why);
+        if status == StatusCode::UNAUTHORIZED {
+            refused
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        return refused;
+    }
+    let body = match tokio::time::timeout(
+        PATIENCE,
+        Limited::new(request.into_body(), MAX_BODY).collect(),
+    )
+    .await
+    {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => {
+            return error(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is larger than 64 KiB",
+            );
+        }
+        Ok(Err(_)) => return error(StatusCode::BAD_REQUEST, "the body broke off"),
+        Err(_) => {
+            return error(
+                StatusCode::REQUEST_TIMEOUT,
+                "the body did not arrive in time",
+            );
+        }
+    };
+    if let Some(group) = group {
+        let Ok(group) = percent_decode_str(group).decode_utf8() else {
+            return error(StatusCode::NOT_FOUND, "no such quota group");
+        };
+        if !state.control.resume(&group) {
+            return error(StatusCode::NOT_FOUND, "no such quota group");
+        }
+        return value(StatusCode::OK, &json!({"resumed": group}));
+    }
+    if path == "/log-level" {
+        let body: Option<Value> = serde_json::from_slice(&body).ok();
+        let Some(level) = body
+            .as_ref()
+            .and_then(|b| b.get("level"))
+            .and_then(Value::as_str)
+        else {
+            return error(StatusCode::BAD_REQUEST, "send {\"level\":\"debug\"}");
+        };
+        return match state.control.set_level(level) {
+            Ok(()) => value(StatusCode::OK, &json!({"level": level})),
+            Err(why) => error(StatusCode::BAD_REQUEST, &why),
+        };
+    }
+    let control = Arc::clone(&state.control);
+    match tokio::task::spawn_blocking(move || control.reload()).await {
+        Ok(Ok(done)) => value(StatusCode::OK, &done),
+        Ok(Err(why)) => error(StatusCode::CONFLICT, &why),
+        Err(_) => error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the reload broke off; the log says why",
+        ),
+    }
+}
+
+fn text(kind: &'static str, body: String) -> Answer {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn value(status: StatusCode, body: &Value) -> Answer {
+    let mut response = text("application/json", body.to_string());
+    *response.status_mut() = status;
+    response
+}
+
+fn error(status: StatusCode, why: &str) -> Answer {
+    value(status, &json!({"error": why}))
+}
+
+fn not_allowed(allow: &'static str) -> Answer {
+    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+    response
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
+}
