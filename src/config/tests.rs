@@ -99,7 +99,7 @@ fn each_problem_is_named() {
         ("[quota]\nspread_above = -1", "quota.spread_above"),
         ("[retry]\nmax_attempts = 0", "retry.max_attempts"),
         ("[retry]\nbackoff = { min = \"20s\" }", "retry.backoff: min is above"),
-        ("[[rewrite]]\noperations = []\nrename = {}", "rewrite[0].operations"),
+        ("[[rewrite]]\noperations = []\nrename = { a = \"b\" }", "rewrite[0].operations"),
         ("[[rewrite]]\noperations = [\"a.b\"]", "rewrite[0].rename: is missing"),
     ];
     for (more, want) in table {
