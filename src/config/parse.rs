@@ -132,7 +132,12 @@ fn listen(mut s: Section) -> Listen {
     listen
 }
 
-pub(super) fn resolve(s: &Section, key: &str, source: &TokenSource, env: &BTreeMap<String, String>) -> Option<SecretString> {
+pub(super) fn resolve(
+    s: &Section,
+    key: &str,
+    source: &TokenSource,
+    env: &BTreeMap<String, String>,
+) -> Option<SecretString> {
     secret::read(source, env).map_err(|message| s.problem(key, message)).ok()
 }
 
