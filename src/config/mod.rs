@@ -3,6 +3,7 @@
 //! `raw` mirrors the file, `parse` turns it into the types below and collects every problem on the way,
 //! `reference` renders the documents that are generated from it. Values of these types cannot be wrong.
 
+mod callers;
 mod parse;
 mod raw;
 mod redact;

@@ -99,7 +99,7 @@ fn each_problem_is_named() {
         ("[quota]\nspread_above = -1", "quota.spread_above"),
         ("[retry]\nmax_attempts = 0", "retry.max_attempts"),
         ("[retry]\nbackoff = { min = \"20s\" }", "retry.backoff: min is above"),
-        ("[[rewrite]]\noperations = []\nrename = {}", "rewrite[0].operations"),
+        ("[[rewrite]]\noperations = []\nrename = { a = \"b\" }", "rewrite[0].operations"),
         ("[[rewrite]]\noperations = [\"a.b\"]", "rewrite[0].rename: is missing"),
     ];
     for (more, want) in table {
@@ -151,4 +151,22 @@ fn own_rules_replace_the_built_in_for_their_operation() {
 #[test]
 fn validate_needs_no_callers() {
     assert_eq!(problems("[auth]\nmode = \"validate\"\nintrospect = false"), "");
+}
+
+#[test]
+fn files_hold_secrets_and_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let text = format!("[tokens.main]\nfile = {path:?}\n[callers.Big-Name]\nkey = {{ file = {path:?} }}");
+    for (content, want) in
+        [("abc\n", ""), (" \n", "is empty"), ("a b", "characters"), (&"x".repeat(70_000), "larger than")]
+    {
+        std::fs::write(&path, content).unwrap();
+        let got = problems(&text);
+        assert!(got.contains(want) && got.is_empty() == want.is_empty(), "{got}");
+    }
+    std::fs::write(&path, "abc\n").unwrap();
+    let config = from_toml(&text, &env()).unwrap();
+    let CallerCredential::Key(hash) = &config.callers["Big-Name"].credential else { panic!("not a key") };
+    assert_eq!(hash.iter().map(|b| format!("{b:02x}")).collect::<String>(), HASH);
 }

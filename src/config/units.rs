@@ -71,12 +71,12 @@ pub(super) fn operation(text: &str) -> bool {
 
 pub(super) fn show_duration(value: Duration) -> String {
     let ms = value.as_millis();
-    if ms % 1000 == 0 { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
+    if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
 }
 
 pub(super) fn show_size(value: u64) -> String {
     for (unit, factor) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
-        if value >= factor && value % factor == 0 {
+        if value >= factor && value.is_multiple_of(factor) {
             return format!("{}{unit}", value / factor);
         }
     }
