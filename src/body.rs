@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -65,9 +65,16 @@ enum Source {
     /// As hyper reads it from a peer.
     Incoming(Incoming),
     /// A caller's body: counted against the limit, its faults noted.
-    Inbound { inner: Incoming, left: u64, fault: InboundFault },
+    Inbound {
+        inner: Incoming,
+        left: u64,
+        fault: InboundFault,
+    },
     /// What was read ahead, then the rest.
-    Prefixed { first: Option<Bytes>, rest: Box<Body> },
+    Prefixed {
+        first: Option<Bytes>,
+        rest: Box<Body>,
+    },
 }
 
 /// Something that must outlive the head of a message.
@@ -96,12 +103,21 @@ impl Body {
         if inner.is_end_stream() {
             return Body::empty();
         }
-        Source::Inbound { inner, left: limit, fault }.into()
+        Source::Inbound {
+            inner,
+            left: limit,
+            fault,
+        }
+        .into()
     }
 
     /// `first`, which has been read already, then what is left of `rest`.
     pub fn prefixed(first: Bytes, rest: Body) -> Self {
-        Source::Prefixed { first: (!first.is_empty()).then_some(first), rest: Box::new(rest) }.into()
+        Source::Prefixed {
+            first: (!first.is_empty()).then_some(first),
+            rest: Box::new(rest),
+        }
+        .into()
     }
 
     #[must_use]
@@ -118,7 +134,10 @@ impl Body {
 
 impl From<Source> for Body {
     fn from(source: Source) -> Self {
-        Body { source, guards: Vec::new() }
+        Body {
+            source,
+            guards: Vec::new(),
+        }
     }
 }
 
@@ -131,15 +150,29 @@ pub async fn read_up_to(body: &mut Body, limit: usize) -> Result<ReadAhead, Caus
     let mut first: Option<Bytes> = None;
     let mut more = bytes::BytesMut::new();
     loop {
-        let size = if more.is_empty() { first.as_ref().map_or(0, Bytes::len) } else { more.len() };
+        let size = if more.is_empty() {
+            first.as_ref().map_or(0, Bytes::len)
+        } else {
+            more.len()
+        };
         if size > limit {
-            return Ok(ReadAhead { bytes: join(first, more), complete: false });
+            return Ok(ReadAhead {
+                bytes: join(first, more),
+                complete: false,
+            });
         }
         match body.frame().await {
-            None => return Ok(ReadAhead { bytes: join(first, more), complete: true }),
+            None => {
+                return Ok(ReadAhead {
+                    bytes: join(first, more),
+                    complete: true,
+                });
+            }
             Some(frame) => {
                 // Trailers of a body that is read ahead are rare enough to be let go.
-                let Ok(data) = frame?.into_data() else { continue };
+                let Ok(data) = frame?.into_data() else {
+                    continue;
+                };
                 match &first {
                     None => first = Some(data),
                     Some(one) => {
@@ -155,7 +188,11 @@ pub async fn read_up_to(body: &mut Body, limit: usize) -> Result<ReadAhead, Caus
 }
 
 fn join(first: Option<Bytes>, more: bytes::BytesMut) -> Bytes {
-    if more.is_empty() { first.unwrap_or_default() } else { more.freeze() }
+    if more.is_empty() {
+        first.unwrap_or_default()
+    } else {
+        more.freeze()
+    }
 }
 
 /// What `read_up_to` got.
@@ -169,14 +206,19 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = Cause;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         let this = self.get_mut();
         let frame = ready!(this.source.poll(cx));
         match &frame {
             None => this.guards.iter_mut().for_each(|guard| guard.finished()),
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    this.guards.iter_mut().for_each(|guard| guard.data(data.len()));
+                    this.guards
+                        .iter_mut()
+                        .for_each(|guard| guard.data(data.len()));
                     // hyper does not poll again when it knows the end from Content-Length.
                     if this.source.is_end() {
                         this.guards.iter_mut().for_each(|guard| guard.finished());
@@ -197,7 +239,9 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
-            Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Source::Full(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
             Source::Incoming(body) | Source::Inbound { inner: body, .. } => body.size_hint(),
             Source::Prefixed { first, rest } => {
                 let first = first.as_ref().map_or(0, |b| b.len() as u64);
@@ -228,7 +272,9 @@ impl Source {
                         fault.0.bytes.fetch_add(size, Ordering::Relaxed);
                         let Some(rest) = left.checked_sub(size) else {
                             fault.set(Fault::TooLarge);
-                            return Poll::Ready(Some(Err("the request's body is over the limit".into())));
+                            return Poll::Ready(Some(Err(
+                                "the request's body is over the limit".into()
+                            )));
                         };
                         *left = rest;
                     }

@@ -60,13 +60,19 @@ struct File {
 
 impl File {
     fn path(self) -> PathBuf {
-        let named = std::env::var_os("REVGATE_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from);
-        self.config.or(named).unwrap_or_else(|| "/etc/revgate/revgate.toml".into())
+        let named = std::env::var_os("REVGATE_CONFIG")
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from);
+        self.config
+            .or(named)
+            .unwrap_or_else(|| "/etc/revgate/revgate.toml".into())
     }
 }
 
 fn window(text: &str) -> Result<Duration, String> {
-    config::duration(text).filter(|d| !d.is_zero()).ok_or_else(|| "write a duration such as \"10s\"".to_owned())
+    config::duration(text)
+        .filter(|d| !d.is_zero())
+        .ok_or_else(|| "write a duration such as \"10s\"".to_owned())
 }
 
 /// Runs the command that the arguments name.
@@ -88,7 +94,12 @@ fn execute(command: Command) -> anyhow::Result<()> {
             print(toml::to_string(&config.redacted())?.trim_end())
         }
         Command::Demo => crate::serve::demo(|text| println!("{text}")),
-        Command::Mock { listen, limit, window, plan } => crate::simulator::run(listen, limit, window, plan),
+        Command::Mock {
+            listen,
+            limit,
+            window,
+            plan,
+        } => crate::simulator::run(listen, limit, window, plan),
         Command::Schema => print(config::reference::schema_json().trim_end()),
         Command::HashKey => print(hash_key(std::io::stdin().lock())?),
     }
@@ -107,12 +118,18 @@ fn hash_key(mut input: impl Read) -> anyhow::Result<String> {
     let mut text = zeroize::Zeroizing::new(String::new());
     input.read_to_string(&mut text)?;
     let key = text.trim();
-    anyhow::ensure!(!key.is_empty(), "the key is empty; pipe it in, such as: printf %s \"$KEY\" | revgate hash-key");
+    anyhow::ensure!(
+        !key.is_empty(),
+        "the key is empty; pipe it in, such as: printf %s \"$KEY\" | revgate hash-key"
+    );
     anyhow::ensure!(
         key.bytes().all(|b| b.is_ascii_graphic()),
         "the key must be visible ASCII on one line, as it goes into a header"
     );
-    Ok(Sha256::digest(key.as_bytes()).iter().map(|b| format!("{b:02x}")).collect())
+    Ok(Sha256::digest(key.as_bytes())
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect())
 }
 
 #[cfg(test)]

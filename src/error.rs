@@ -73,7 +73,9 @@ impl Error {
     /// The code: metric label, start of `detail`, and `details` of `Proxy-Status`.
     pub fn code(&self) -> &'static str {
         match self {
-            Error::NoCredential | Error::UnknownCredential | Error::ExpiredCredential => "unauthenticated",
+            Error::NoCredential | Error::UnknownCredential | Error::ExpiredCredential => {
+                "unauthenticated"
+            }
             Error::Forbidden => "forbidden",
             Error::Target(_) | Error::Framing(_) | Error::BrokenBody => "bad_request",
             Error::Parse => "parse_error",
@@ -99,7 +101,9 @@ impl Error {
         match self.code() {
             "unauthenticated" => StatusCode::UNAUTHORIZED,
             "forbidden" => StatusCode::FORBIDDEN,
-            "bad_request" | "parse_error" | "field_conflict" | "deprecated_field" => StatusCode::BAD_REQUEST,
+            "bad_request" | "parse_error" | "field_conflict" | "deprecated_field" => {
+                StatusCode::BAD_REQUEST
+            }
             "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
             "headers_too_large" => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "caller_rate_limited" | "quota_exhausted" => StatusCode::TOO_MANY_REQUESTS,
@@ -118,11 +122,13 @@ impl Error {
             StatusCode::PAYLOAD_TOO_LARGE => "request_entity_too_large",
             StatusCode::TOO_MANY_REQUESTS => "too_many_requests",
             StatusCode::INTERNAL_SERVER_ERROR => "internal_error",
-            StatusCode::BAD_REQUEST | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => match self.code() {
-                "parse_error" => "parse_error",
-                "field_conflict" | "deprecated_field" => "invalid_field",
-                _ => "bad_request",
-            },
+            StatusCode::BAD_REQUEST | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                match self.code() {
+                    "parse_error" => "parse_error",
+                    "field_conflict" | "deprecated_field" => "invalid_field",
+                    _ => "bad_request",
+                }
+            }
             _ => "service_unavailable",
         }
     }
@@ -144,7 +150,9 @@ impl Error {
     /// The error type of RFC 9209 section 2.3 that comes nearest.
     fn proxy_error(&self) -> &'static str {
         match self.code() {
-            "unauthenticated" | "forbidden" | "caller_rate_limited" | "quota_exhausted" => "http_request_denied",
+            "unauthenticated" | "forbidden" | "caller_rate_limited" | "quota_exhausted" => {
+                "http_request_denied"
+            }
             "overloaded" | "waiting_room_full" => "connection_limit_reached",
             "circuit_open" | "draining" => "destination_unavailable",
             "upstream_unreachable" => "destination_unavailable",
@@ -167,17 +175,25 @@ impl Error {
             Error::Framing(_) => "The request's framing is ambiguous or malformed.",
             Error::BrokenBody => "The request's body is malformed or ended early.",
             Error::Parse => "The body is not one JSON object with distinct keys.",
-            Error::FieldConflict { .. } => "The deprecated field and its replacement are both present and differ; send only the new one.",
-            Error::DeprecatedField { .. } => "This field is deprecated and refused here; send its replacement.",
+            Error::FieldConflict { .. } => {
+                "The deprecated field and its replacement are both present and differ; send only the new one."
+            }
+            Error::DeprecatedField { .. } => {
+                "This field is deprecated and refused here; send its replacement."
+            }
             Error::BodyTooLarge { .. } => "The request's body is larger than is accepted.",
             Error::HeadersTooLarge => "The request's header section is larger than is accepted.",
             Error::CallerRateLimited { .. } => "This caller is over its own rate.",
-            Error::QuotaExhausted { .. } => "The shared DevRev quota will not be free within this request's wait.",
+            Error::QuotaExhausted { .. } => {
+                "The shared DevRev quota will not be free within this request's wait."
+            }
             Error::WaitingRoomFull { .. } => "Too many requests wait for quota already.",
             Error::Overloaded { .. } => "Too many requests are in flight.",
             Error::Draining { .. } => "This gateway is shutting down; another one will answer.",
             Error::CircuitOpen { .. } => "DevRev has been failing; it is being probed.",
-            Error::TokenUnavailable { .. } => "The gateway's DevRev token cannot be used at present.",
+            Error::TokenUnavailable { .. } => {
+                "The gateway's DevRev token cannot be used at present."
+            }
             Error::Unreachable(_) => "No connection to DevRev could be made.",
             Error::Broken(_) => "The connection to DevRev broke before it answered.",
             Error::UpstreamTimeout => "DevRev did not answer in time.",
@@ -187,7 +203,10 @@ impl Error {
 
     /// After these the connection's state is not to be trusted (RFC 9112 section 11.2).
     fn closes(&self) -> bool {
-        matches!(self, Error::Target(_) | Error::Framing(_) | Error::BrokenBody | Error::HeadersTooLarge)
+        matches!(
+            self,
+            Error::Target(_) | Error::Framing(_) | Error::BrokenBody | Error::HeadersTooLarge
+        )
     }
 
     /// The answer the caller gets.
@@ -203,7 +222,9 @@ impl Error {
             },
         });
         match self {
-            Error::FieldConflict { field } | Error::DeprecatedField { field } => body["field_name"] = json!(&**field),
+            Error::FieldConflict { field } | Error::DeprecatedField { field } => {
+                body["field_name"] = json!(&**field)
+            }
             Error::BodyTooLarge { max_bytes } => body["max_bytes"] = json!(max_bytes),
             Error::Internal => body["reference_id"] = json!(id.map_or("", RequestId::as_str)),
             _ => {}
@@ -215,7 +236,10 @@ impl Error {
         let mut response = Response::new(Body::full(Bytes::from(body.to_string())));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
         let status = format!("revgate; error={}; details=\"{code}\"", self.proxy_error());
         if let Ok(status) = HeaderValue::try_from(status) {
             headers.insert("proxy-status", status);
@@ -241,19 +265,36 @@ mod tests {
     fn every_429_and_503_names_a_time_in_whole_seconds() {
         let second = Duration::from_millis(1);
         for error in [
-            Error::CallerRateLimited { retry_after: second },
-            Error::QuotaExhausted { retry_after: second },
-            Error::WaitingRoomFull { retry_after: second },
-            Error::Overloaded { retry_after: second },
-            Error::Draining { retry_after: second },
-            Error::CircuitOpen { retry_after: second },
-            Error::TokenUnavailable { retry_after: second },
+            Error::CallerRateLimited {
+                retry_after: second,
+            },
+            Error::QuotaExhausted {
+                retry_after: second,
+            },
+            Error::WaitingRoomFull {
+                retry_after: second,
+            },
+            Error::Overloaded {
+                retry_after: second,
+            },
+            Error::Draining {
+                retry_after: second,
+            },
+            Error::CircuitOpen {
+                retry_after: second,
+            },
+            Error::TokenUnavailable {
+                retry_after: second,
+            },
         ] {
             let response = error.response(None);
             assert!(matches!(response.status().as_u16(), 429 | 503), "{error:?}");
             assert_eq!(response.headers()["retry-after"], "1", "{error:?}");
             let status = response.headers()["proxy-status"].to_str().unwrap();
-            assert!(status.ends_with(&format!("details=\"{}\"", error.code())), "{status}");
+            assert!(
+                status.ends_with(&format!("details=\"{}\"", error.code())),
+                "{status}"
+            );
         }
     }
 

@@ -22,8 +22,8 @@ use crate::{
     body::Body,
     config::{AuthMode, CallerCredential, CallerRules, Config, LogAccess, RewriteMode},
     layer::{
-        Draining, admission, authenticate, authorize, credential, headers, protocol, quota, rate_limit, rescue, retry,
-        rewrite, telemetry,
+        Draining, admission, authenticate, authorize, credential, headers, protocol, quota,
+        rate_limit, rescue, retry, rewrite, telemetry,
     },
     policy::{
         access::Access,
@@ -58,7 +58,10 @@ impl Shared {
     pub fn new(config: &Config, draining: Draining) -> Self {
         let clock = rate_limit::TokioClock::start();
         let limiters = config.callers.iter().map(|(name, caller)| {
-            (Arc::from(name.as_str()), Arc::new(Limiter::new(quota_of(&caller.rules), clock.clone())))
+            (
+                Arc::from(name.as_str()),
+                Arc::new(Limiter::new(quota_of(&caller.rules), clock.clone())),
+            )
         });
         Shared {
             metrics: Arc::new(Metrics::new()),
@@ -66,7 +69,11 @@ impl Shared {
             budget: Arc::new(Mutex::new(Budget::new(config.retry.budget))),
             room: Arc::new(Semaphore::new(config.limits.max_in_flight)),
             limiters: limiters.collect(),
-            tokens: Arc::new(Mutex::new(Keyed::new(quota_of(&config.defaults), clock, MAX_TOKENS))),
+            tokens: Arc::new(Mutex::new(Keyed::new(
+                quota_of(&config.defaults),
+                clock,
+                MAX_TOKENS,
+            ))),
             draining,
             epoch: Instant::now(),
         }
@@ -81,15 +88,24 @@ pub fn build(config: &Config, shared: &Shared, upstream: Upstream) -> Result<Sta
     let metrics = || shared.metrics.clone();
     // A body must arrive in the time that an attempt is given to be answered: both bound how long a place is held.
     let body_timeout = config.upstream.attempt_timeout;
-    let host = config.upstream.url.authority().map_or("", |authority| authority.as_str());
+    let host = config
+        .upstream
+        .url
+        .authority()
+        .map_or("", |authority| authority.as_str());
 
     let stack = ServiceBuilder::new()
         // Sees the final status, also of refusals, panics and callers that left.
-        .layer(telemetry::TelemetryLayer::new(telemetry::Parameters { metrics: metrics(), access: access_of(config) }))
+        .layer(telemetry::TelemetryLayer::new(telemetry::Parameters {
+            metrics: metrics(),
+            access: access_of(config),
+        }))
         // The seam: below `Result<_, Error>`, above always an answer.
         .layer(rescue::RescueLayer)
         // The cheapest refusal, before any work; its permit lives until the answer's body has ended.
-        .layer(admission::AdmissionLayer::new(admission::Parameters { room: shared.room.clone() }))
+        .layer(admission::AdmissionLayer::new(admission::Parameters {
+            room: shared.room.clone(),
+        }))
         // What hyper leaves unchecked, before anything is believed of the request. Names the operation.
         .layer(protocol::ProtocolLayer::new(protocol::Parameters {
             max_header_bytes: config.limits.max_header_bytes,
@@ -99,7 +115,9 @@ pub fn build(config: &Config, shared: &Shared, upstream: Upstream) -> Result<Sta
         // From here a `Caller` is known; its credential is gone.
         .layer(authenticate::AuthenticateLayer::new(identities(config)))
         // Before rate and quota: a forbidden call costs nothing.
-        .layer(authorize::AuthorizeLayer::new(authorize::Parameters { metrics: metrics() }))
+        .layer(authorize::AuthorizeLayer::new(authorize::Parameters {
+            metrics: metrics(),
+        }))
         // The caller's own rate, once per request.
         .layer(rate_limit::RateLimitLayer::new(rate_limit::Parameters {
             callers: shared.limiters.clone(),
@@ -137,9 +155,13 @@ pub fn build(config: &Config, shared: &Shared, upstream: Upstream) -> Result<Sta
             metrics: metrics(),
         }))
         // Strips what must not go on. Above the credential: a caller's `Connection: authorization` must not strip ours.
-        .layer(headers::HeadersLayer::new(headers::Parameters { host: HeaderValue::try_from(host)? }))
+        .layer(headers::HeadersLayer::new(headers::Parameters {
+            host: HeaderValue::try_from(host)?,
+        }))
         // Per attempt, so that a rotated token is used.
-        .layer(credential::CredentialLayer::new(credential::Parameters { tokens: tokens(config)? }))
+        .layer(credential::CredentialLayer::new(credential::Parameters {
+            tokens: tokens(config)?,
+        }))
         // The only socket.
         .service(upstream);
     Ok(BoxCloneService::new(stack))
@@ -154,7 +176,11 @@ fn access_of(config: &Config) -> telemetry::Access {
 }
 
 fn quota_of(rules: &CallerRules) -> rate::Quota {
-    rate::Quota { count: rules.rate.count, per: rules.rate.per, burst: rules.burst }
+    rate::Quota {
+        count: rules.rate.count,
+        per: rules.rate.per,
+        burst: rules.burst,
+    }
 }
 
 fn identities(config: &Config) -> authenticate::Parameters {
@@ -172,7 +198,9 @@ fn identities(config: &Config) -> authenticate::Parameters {
     let (mut keys, mut anonymous) = (HashMap::new(), None);
     for (name, caller) in &config.callers {
         let token = caller.token.as_ref();
-        let group = token.and_then(|token| config.tokens.get(token)).map(|token| token.quota_group.clone());
+        let group = token
+            .and_then(|token| config.tokens.get(token))
+            .map(|token| token.quota_group.clone());
         let identity = Arc::new(Caller {
             name: name.as_str().into(),
             token: token.map(|token| Arc::from(token.as_str())),
@@ -191,7 +219,9 @@ fn identities(config: &Config) -> authenticate::Parameters {
 
 fn tokens(config: &Config) -> Result<HashMap<Arc<str>, HeaderValue>, http::Error> {
     let values = config.tokens.iter();
-    values.map(|(name, token)| Ok((Arc::from(name.as_str()), token::bearer(&token.value)?))).collect()
+    values
+        .map(|(name, token)| Ok((Arc::from(name.as_str()), token::bearer(&token.value)?)))
+        .collect()
 }
 
 fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
@@ -203,7 +233,11 @@ fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
             RewriteMode::Rewrite => Mode::Rewrite,
             RewriteMode::Refuse => Mode::Refuse,
         };
-        let rename = rule.rename.iter().map(|(old, new)| (old.clone(), new.clone())).collect();
+        let rename = rule
+            .rename
+            .iter()
+            .map(|(old, new)| (old.clone(), new.clone()))
+            .collect();
         let rule_of_all = Arc::new(Rule { rename, mode });
         for operation in &rule.operations {
             rules.insert(operation.clone(), rule_of_all.clone());

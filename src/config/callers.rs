@@ -9,12 +9,18 @@ use sha2::{Digest, Sha256};
 use super::{parse::resolve, tree::Section, *};
 
 const PATTERNS: &str = "a list of \"*\", \"works.*\" or whole operations such as \"works.get\"";
-const PRIORITIES: [(&str, Priority); 2] = [("interactive", Priority::Interactive), ("batch", Priority::Batch)];
+const PRIORITIES: [(&str, Priority); 2] = [
+    ("interactive", Priority::Interactive),
+    ("batch", Priority::Batch),
+];
 
 /// Rules of one caller over `base`, or the defaults themselves, which are complete.
 pub(super) fn rules(s: &mut Section, base: Option<&CallerRules>) -> CallerRules {
-    let rate =
-        s.parse("rate", "a rate such as \"50/s\", \"600/min\" or \"1000/h\", above zero", |v| units::rate(v.as_str()?));
+    let rate = s.parse(
+        "rate",
+        "a rate such as \"50/s\", \"600/min\" or \"1000/h\", above zero",
+        |v| units::rate(v.as_str()?),
+    );
     let burst = s.number("burst", 1, u32::MAX as u64).map(|n| n as u32);
     let weight = s.number("weight", 1, 1_000_000).map(|n| n as u32);
     let priority = s.choice("priority", &PRIORITIES);
@@ -30,12 +36,17 @@ pub(super) fn rules(s: &mut Section, base: Option<&CallerRules>) -> CallerRules 
         }
         (own, base) => own.or(base.map(|b| b.deny.clone())).unwrap_or_default(),
     };
-    let one = Rate { count: 1, per: Duration::from_secs(1) };
+    let one = Rate {
+        count: 1,
+        per: Duration::from_secs(1),
+    };
     CallerRules {
         rate: rate.or(base.map(|b| b.rate)).unwrap_or(one),
         burst: burst.or(base.map(|b| b.burst)).unwrap_or(1),
         weight: weight.or(base.map(|b| b.weight)).unwrap_or(1),
-        priority: priority.or(base.map(|b| b.priority)).unwrap_or(Priority::Interactive),
+        priority: priority
+            .or(base.map(|b| b.priority))
+            .unwrap_or(Priority::Interactive),
         allow: allow.or(base.map(|b| b.allow.clone())).unwrap_or_default(),
         deny,
         max_wait: max_wait.or(base.map(|b| b.max_wait)).unwrap_or_default(),
@@ -44,7 +55,9 @@ pub(super) fn rules(s: &mut Section, base: Option<&CallerRules>) -> CallerRules 
 }
 
 fn digest(v: &Value) -> Option<[u8; 32]> {
-    let text = v.as_str().filter(|t| t.len() == 64 && t.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    let text = v
+        .as_str()
+        .filter(|t| t.len() == 64 && t.bytes().all(|b| b.is_ascii_hexdigit()))?;
     let mut hash = [0; 32];
     for (i, byte) in hash.iter_mut().enumerate() {
         *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
@@ -66,7 +79,11 @@ pub(super) fn callers(
     let mut callers = BTreeMap::new();
     for (name, mut s) in named {
         let has_hash = s.has("key_sha256");
-        let hash = s.parse("key_sha256", "64 hexadecimal digits, as `revgate hash-key` prints them", digest);
+        let hash = s.parse(
+            "key_sha256",
+            "64 hexadecimal digits, as `revgate hash-key` prints them",
+            digest,
+        );
         let has_key = s.has("key");
         let source = s.secret("key");
         let hash = hash.or_else(|| {
@@ -90,20 +107,30 @@ pub(super) fn callers(
             && let Some(other) = keys.insert(hash, name.clone())
         {
             let key = if has_hash { "key_sha256" } else { "key" };
-            s.problem(key, format!("is the key of caller `{other}` too; give each caller a key of its own"));
+            s.problem(
+                key,
+                format!("is the key of caller `{other}` too; give each caller a key of its own"),
+            );
         }
         if anonymous {
             if !loopback {
                 s.problem("anonymous", "would let anyone in, as listen.address is not loopback; give it a key, or listen on 127.0.0.1 or a unix socket");
             }
             if let Some(other) = nobody.replace(name.clone()) {
-                s.problem("anonymous", format!("caller `{other}` is anonymous too; keep one"));
+                s.problem(
+                    "anonymous",
+                    format!("caller `{other}` is anonymous too; keep one"),
+                );
             }
         }
         let token = s.string("token");
         let token = match token {
             Some(token) if !tokens.contains(&token) => {
-                let known = if tokens.is_empty() { "none".to_owned() } else { format!("`{}`", tokens.join("`, `")) };
+                let known = if tokens.is_empty() {
+                    "none".to_owned()
+                } else {
+                    format!("`{}`", tokens.join("`, `"))
+                };
                 s.problem(
                     "token",
                     format!("names no configured token (there is {known}); correct it or add it under [tokens]"),
@@ -112,7 +139,10 @@ pub(super) fn callers(
             }
             None if inject && tokens.len() > 1 => {
                 let known = tokens.join("`, `");
-                s.problem("token", format!("is needed as there are several tokens; write one of `{known}`"));
+                s.problem(
+                    "token",
+                    format!("is needed as there are several tokens; write one of `{known}`"),
+                );
                 None
             }
             None if inject => tokens.first().cloned(),
@@ -120,9 +150,20 @@ pub(super) fn callers(
         };
         let rules = rules(&mut s, Some(defaults));
         s.finish();
-        let credential = if anonymous { Some(CallerCredential::Anonymous) } else { hash.map(CallerCredential::Key) };
+        let credential = if anonymous {
+            Some(CallerCredential::Anonymous)
+        } else {
+            hash.map(CallerCredential::Key)
+        };
         if let Some(credential) = credential {
-            callers.insert(name, Caller { credential, token, rules });
+            callers.insert(
+                name,
+                Caller {
+                    credential,
+                    token,
+                    rules,
+                },
+            );
         }
     }
     callers

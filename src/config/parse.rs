@@ -19,10 +19,13 @@ pub(super) const DEFAULTS: &str = include_str!("defaults.toml");
 pub fn load(path: &Path) -> Result<Config, Problems> {
     let text = std::fs::read_to_string(path).map_err(|e| {
         let file = path.display();
-        whole(format!("cannot read {file}: {e}; name the file with -c or in REVGATE_CONFIG"))
+        whole(format!(
+            "cannot read {file}: {e}; name the file with -c or in REVGATE_CONFIG"
+        ))
     })?;
-    let text_only =
-        |(k, v): (std::ffi::OsString, std::ffi::OsString)| Some((k.into_string().ok()?, v.into_string().ok()?));
+    let text_only = |(k, v): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((k.into_string().ok()?, v.into_string().ok()?))
+    };
     from_toml(&text, &std::env::vars_os().filter_map(text_only).collect())
 }
 
@@ -32,18 +35,29 @@ pub fn from_toml(text: &str, env: &BTreeMap<String, String>) -> Result<Config, P
     let sink = Sink::default();
     let config = build(tree, env, &sink);
     let problems = sink.into_inner();
-    if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(Problems(problems))
+    }
 }
 
 fn whole(message: String) -> Problems {
-    Problems(vec![Problem { path: String::new(), message }])
+    Problems(vec![Problem {
+        path: String::new(),
+        message,
+    }])
 }
 
 fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Value, Problems> {
     // Parsed here first: the message of `config` quotes the line, and with it perhaps a secret.
     if let Err(e) = toml::from_str::<toml::Table>(text) {
         let start = e.span().map_or(0, |s| s.start).min(text.len());
-        let line = text.as_bytes()[..start].iter().filter(|b| **b == b'\n').count() + 1;
+        let line = text.as_bytes()[..start]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count()
+            + 1;
         return Err(whole(format!("line {line} is not valid TOML; correct it")));
     }
     let source = |text| ::config::File::from_str(text, ::config::FileFormat::Toml);
@@ -60,7 +74,12 @@ fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Value, Problems> 
         .add_source(environment)
         .build()
         .and_then(::config::Config::try_deserialize)
-        .map_err(|_| whole("the file and the REVGATE__ variables cannot be merged; check the variables' names".into()))
+        .map_err(|_| {
+            whole(
+                "the file and the REVGATE__ variables cannot be merged; check the variables' names"
+                    .into(),
+            )
+        })
 }
 
 fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
@@ -70,20 +89,31 @@ fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
     let upstream = upstream(root.section("upstream"));
     let auth = auth(root.section("auth"));
     let inject = auth.mode == AuthMode::Inject;
-    let named = root.named("tokens", "write { file = ... } or { env = ... }, never the token itself");
+    let named = root.named(
+        "tokens",
+        "write { file = ... } or { env = ... }, never the token itself",
+    );
     // Also names of tokens that are broken: a caller that uses one is not at fault.
     let names: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
-    let tokens: BTreeMap<_, _> =
-        named.into_iter().filter_map(|(name, s)| Some((name.clone(), token(name, s, env)?))).collect();
+    let tokens: BTreeMap<_, _> = named
+        .into_iter()
+        .filter_map(|(name, s)| Some((name.clone(), token(name, s, env)?)))
+        .collect();
     let mut section = root.section("defaults");
     let defaults = rules(&mut section, None);
     section.finish();
     let named = root.named("callers", "write its key_sha256 and its limits in it");
     if inject && names.is_empty() {
-        root.problem("tokens", "no token in mode \"inject\"; add [tokens.main] with file = ... or env = ...");
+        root.problem(
+            "tokens",
+            "no token in mode \"inject\"; add [tokens.main] with file = ... or env = ...",
+        );
     }
     if inject && named.is_empty() {
-        root.problem("callers", "no caller in mode \"inject\"; add [callers.NAME] with key_sha256 = ...");
+        root.problem(
+            "callers",
+            "no caller in mode \"inject\"; add [callers.NAME] with key_sha256 = ...",
+        );
     }
     let callers = callers(named, &names, inject, &listen.address, &defaults, env);
     let config = Config {
@@ -107,18 +137,29 @@ fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
 }
 
 fn listen(mut s: Section) -> Listen {
-    let address = s.parse("address", "an address such as \"127.0.0.1:8080\" or \"unix:/run/revgate.sock\"", |v| {
-        let text = v.as_str()?;
-        match text.strip_prefix("unix:") {
-            Some(path) => (!path.is_empty()).then(|| Address::Unix(path.into())),
-            None => text.parse().ok().map(Address::Tcp),
-        }
-    });
-    let workers = s.parse("workers", "\"auto\" or a whole number from 1 to 1024", |v| match v.as_str() {
-        Some("auto") => Some(std::thread::available_parallelism().map_or(1, usize::from)),
-        Some(text) => text.parse().ok().filter(|n| (1..=1024).contains(n)),
-        None => v.as_u64().filter(|n| (1..=1024).contains(n)).map(|n| n as usize),
-    });
+    let address = s.parse(
+        "address",
+        "an address such as \"127.0.0.1:8080\" or \"unix:/run/revgate.sock\"",
+        |v| {
+            let text = v.as_str()?;
+            match text.strip_prefix("unix:") {
+                Some(path) => (!path.is_empty()).then(|| Address::Unix(path.into())),
+                None => text.parse().ok().map(Address::Tcp),
+            }
+        },
+    );
+    let workers = s.parse(
+        "workers",
+        "\"auto\" or a whole number from 1 to 1024",
+        |v| match v.as_str() {
+            Some("auto") => Some(std::thread::available_parallelism().map_or(1, usize::from)),
+            Some(text) => text.parse().ok().filter(|n| (1..=1024).contains(n)),
+            None => v
+                .as_u64()
+                .filter(|n| (1..=1024).contains(n))
+                .map(|n| n as usize),
+        },
+    );
     s.unsupported("tls");
     let listen = Listen {
         // A socket's path, so that a wrong address does not also complain about the anonymous caller.
@@ -138,54 +179,87 @@ pub(super) fn resolve(
     source: &TokenSource,
     env: &BTreeMap<String, String>,
 ) -> Option<SecretString> {
-    secret::read(source, env).map_err(|message| s.problem(key, message)).ok()
+    secret::read(source, env)
+        .map_err(|message| s.problem(key, message))
+        .ok()
 }
 
 fn admin(mut s: Section, env: &BTreeMap<String, String>) -> Admin {
     let address: Option<SocketAddr> =
-        s.parse("address", "an address such as \"127.0.0.1:9901\"", |v| v.as_str()?.parse().ok());
+        s.parse("address", "an address such as \"127.0.0.1:9901\"", |v| {
+            v.as_str()?.parse().ok()
+        });
     let source = s.secret("key");
     if source.is_none() && address.is_some_and(|a| !a.ip().is_loopback()) {
-        s.problem("key", "is needed because admin.address is not loopback; set it, or listen on 127.0.0.1");
+        s.problem(
+            "key",
+            "is needed because admin.address is not loopback; set it, or listen on 127.0.0.1",
+        );
     }
     let key = source.and_then(|source| resolve(&s, "key", &source, env));
     s.finish();
-    Admin { address: address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))), key }
+    Admin {
+        address: address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
+        key,
+    }
 }
 
 fn origin(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
     let http = matches!(uri.scheme_str(), Some("http" | "https"));
-    let plain = matches!(uri.path(), "" | "/") && uri.query().is_none() && !text.contains(['#', '?', '@']);
+    let plain =
+        matches!(uri.path(), "" | "/") && uri.query().is_none() && !text.contains(['#', '?', '@']);
     let host = uri.host().is_some_and(|h| !h.is_empty());
     // A port that does not fit is only found by asking for it.
-    let port = uri
-        .authority()
-        .is_some_and(|a| a.port_u16().is_some() || !a.as_str().contains(':') || a.as_str().ends_with(']'));
+    let port = uri.authority().is_some_and(|a| {
+        a.port_u16().is_some() || !a.as_str().contains(':') || a.as_str().ends_with(']')
+    });
     (http && plain && host && port).then_some(uri)
 }
 
 fn upstream(mut s: Section) -> Upstream {
-    let url = s.parse("url", "http:// or https:// with a host and nothing after it: no path, query or user", |v| {
-        origin(v.as_str()?)
-    });
-    let roots = s.parse("roots", "\"bundled\", \"system\" or { file = \"ca.pem\" }", |v| match v {
-        Value::String(text) if text == "bundled" => Some(Roots::Bundled),
-        Value::String(text) if text == "system" => Some(Roots::System),
-        Value::Object(map) if map.len() == 1 => {
-            Some(Roots::File(map.get("file")?.as_str().filter(|p| !p.is_empty())?.into()))
-        }
-        _ => None,
-    });
+    let url = s.parse(
+        "url",
+        "http:// or https:// with a host and nothing after it: no path, query or user",
+        |v| origin(v.as_str()?),
+    );
+    let roots = s.parse(
+        "roots",
+        "\"bundled\", \"system\" or { file = \"ca.pem\" }",
+        |v| match v {
+            Value::String(text) if text == "bundled" => Some(Roots::Bundled),
+            Value::String(text) if text == "system" => Some(Roots::System),
+            Value::Object(map) if map.len() == 1 => Some(Roots::File(
+                map.get("file")?.as_str().filter(|p| !p.is_empty())?.into(),
+            )),
+            _ => None,
+        },
+    );
     if let Some(Roots::File(path)) = &roots
         && let Err(e) = std::fs::File::open(path)
     {
-        s.problem("roots", format!("the file cannot be read ({}); create it or correct the path", e.kind()));
+        s.problem(
+            "roots",
+            format!(
+                "the file cannot be read ({}); create it or correct the path",
+                e.kind()
+            ),
+        );
     }
-    let http2 = s.choice("http2", &[("auto", Http2::Auto), ("never", Http2::Never), ("always", Http2::Always)]);
+    let http2 = s.choice(
+        "http2",
+        &[
+            ("auto", Http2::Auto),
+            ("never", Http2::Never),
+            ("always", Http2::Always),
+        ],
+    );
     let mut c = s.section("circuit");
-    let circuit =
-        Circuit { failures: c.count("failures") as u32, within: c.timeout("within"), open: c.timeout("open") };
+    let circuit = Circuit {
+        failures: c.count("failures") as u32,
+        within: c.timeout("within"),
+        open: c.timeout("open"),
+    };
     c.finish();
     let upstream = Upstream {
         url: url.unwrap_or_default(),
@@ -202,7 +276,13 @@ fn upstream(mut s: Section) -> Upstream {
 }
 
 fn auth(mut s: Section) -> Auth {
-    let mode = s.choice("mode", &[("inject", AuthMode::Inject), ("validate", AuthMode::Validate)]);
+    let mode = s.choice(
+        "mode",
+        &[
+            ("inject", AuthMode::Inject),
+            ("validate", AuthMode::Validate),
+        ],
+    );
     let introspect = s.bool("introspect").unwrap_or(false);
     if mode == Some(AuthMode::Validate) && introspect {
         s.problem(
@@ -213,18 +293,30 @@ fn auth(mut s: Section) -> Auth {
     s.unsupported("jwt");
     let introspect_ttl = s.timeout("introspect_ttl");
     s.finish();
-    Auth { mode: mode.unwrap_or(AuthMode::Inject), introspect, introspect_ttl }
+    Auth {
+        mode: mode.unwrap_or(AuthMode::Inject),
+        introspect,
+        introspect_ttl,
+    }
 }
 
 fn token(name: String, mut s: Section, env: &BTreeMap<String, String>) -> Option<Token> {
     let source = s.source();
     let quota_group: Arc<str> = s.string("quota_group").unwrap_or(name).into();
     let value = source.as_ref().and_then(|source| {
-        let key = if matches!(source, TokenSource::Env(_)) { "env" } else { "file" };
+        let key = if matches!(source, TokenSource::Env(_)) {
+            "env"
+        } else {
+            "file"
+        };
         resolve(&s, key, source, env)
     });
     s.finish();
-    Some(Token { source: source?, value: value?, quota_group })
+    Some(Token {
+        source: source?,
+        value: value?,
+        quota_group,
+    })
 }
 
 fn limits(mut s: Section) -> Limits {
@@ -271,13 +363,32 @@ fn quota(mut s: Section) -> Quota {
 }
 
 fn log(mut s: Section) -> Log {
-    let level = s.parse("level", "a level such as \"info\", or directives such as \"info,revgate=debug\"", |v| {
-        let text = v.as_str().filter(|t| !t.is_empty())?;
-        tracing_subscriber::EnvFilter::try_new(text).ok().map(|_| text.to_owned())
-    });
-    let format = s.choice("format", &[("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)]);
-    let access =
-        s.choice("access", &[("all", LogAccess::All), ("refused", LogAccess::Refused), ("none", LogAccess::None)]);
+    let level = s.parse(
+        "level",
+        "a level such as \"info\", or directives such as \"info,revgate=debug\"",
+        |v| {
+            let text = v.as_str().filter(|t| !t.is_empty())?;
+            tracing_subscriber::EnvFilter::try_new(text)
+                .ok()
+                .map(|_| text.to_owned())
+        },
+    );
+    let format = s.choice(
+        "format",
+        &[
+            ("auto", LogFormat::Auto),
+            ("json", LogFormat::Json),
+            ("text", LogFormat::Text),
+        ],
+    );
+    let access = s.choice(
+        "access",
+        &[
+            ("all", LogAccess::All),
+            ("refused", LogAccess::Refused),
+            ("none", LogAccess::None),
+        ],
+    );
     s.finish();
     Log {
         level: level.unwrap_or_default(),
@@ -287,42 +398,67 @@ fn log(mut s: Section) -> Log {
 }
 
 fn drain(mut s: Section) -> Drain {
-    let drain =
-        Drain { delay: s.duration("delay").unwrap_or_default(), timeout: s.duration("timeout").unwrap_or_default() };
+    let drain = Drain {
+        delay: s.duration("delay").unwrap_or_default(),
+        timeout: s.duration("timeout").unwrap_or_default(),
+    };
     s.finish();
     drain
 }
 
 fn rewrite(root: &mut Section, sink: &RefCell<Vec<Problem>>) -> Vec<Rewrite> {
-    let items = root.parse("rewrite", "rules as [[rewrite]] tables", |v| v.as_array().cloned()).unwrap_or_default();
+    let items = root
+        .parse("rewrite", "rules as [[rewrite]] tables", |v| {
+            v.as_array().cloned()
+        })
+        .unwrap_or_default();
     let mut built_in: Vec<String> = vec!["rev-users.link".into(), "rev-users.unlink".into()];
     let mut seen: Vec<String> = Vec::new();
     let mut own = Vec::new();
     for (i, item) in items.into_iter().enumerate() {
-        let mut s = Section::new(format!("rewrite[{i}]"), Some(item), "write it as a [[rewrite]] table", sink);
+        let mut s = Section::new(
+            format!("rewrite[{i}]"),
+            Some(item),
+            "write it as a [[rewrite]] table",
+            sink,
+        );
         let want = "a list of whole operations such as \"rev-users.link\"";
         let name = |t: &str| units::operation(t).then(|| t.to_ascii_lowercase());
         let given = s.has("operations");
         let operations = s.list("operations", want, name);
         if operations.as_ref().map_or(!given, Vec::is_empty) {
-            s.problem("operations", "is empty, so the rule does nothing; name at least one operation");
+            s.problem(
+                "operations",
+                "is empty, so the rule does nothing; name at least one operation",
+            );
         }
         let operations = operations.unwrap_or_default();
         for operation in &operations {
             if seen.contains(operation) {
-                s.problem("operations", format!("`{operation}` has a rule already; put both renames in one rule"));
+                s.problem(
+                    "operations",
+                    format!("`{operation}` has a rule already; put both renames in one rule"),
+                );
             }
             seen.push(operation.clone());
         }
         built_in.retain(|operation| !operations.contains(operation));
         let given = s.has("rename");
-        let rename = s.parse("rename", "a table of old = \"new\" names, at least one, no name to itself", |v| {
-            let pair = |(old, new): (&String, &Value)| {
-                let new = new.as_str().filter(|new| !new.is_empty() && new != old)?;
-                (!old.is_empty()).then(|| (old.clone(), new.to_owned()))
-            };
-            v.as_object().filter(|m| !m.is_empty())?.iter().map(pair).collect::<Option<BTreeMap<_, _>>>()
-        });
+        let rename = s.parse(
+            "rename",
+            "a table of old = \"new\" names, at least one, no name to itself",
+            |v| {
+                let pair = |(old, new): (&String, &Value)| {
+                    let new = new.as_str().filter(|new| !new.is_empty() && new != old)?;
+                    (!old.is_empty()).then(|| (old.clone(), new.to_owned()))
+                };
+                v.as_object()
+                    .filter(|m| !m.is_empty())?
+                    .iter()
+                    .map(pair)
+                    .collect::<Option<BTreeMap<_, _>>>()
+            },
+        );
         if !given {
             s.problem("rename", "is missing; write { old = \"new\" }");
         }
@@ -334,12 +470,21 @@ fn rewrite(root: &mut Section, sink: &RefCell<Vec<Problem>>) -> Vec<Rewrite> {
         ];
         let mode = s.choice("mode", &modes).unwrap_or(RewriteMode::Rewrite);
         s.finish();
-        own.push(Rewrite { operations, rename: rename.unwrap_or_default(), mode });
+        own.push(Rewrite {
+            operations,
+            rename: rename.unwrap_or_default(),
+            mode,
+        });
     }
     let mut all = Vec::new();
     if !built_in.is_empty() {
-        let rename = [("rev_org_don", "rev_org"), ("user_don", "id")].map(|(a, b)| (a.to_owned(), b.to_owned()));
-        all.push(Rewrite { operations: built_in, rename: rename.into(), mode: RewriteMode::Rewrite });
+        let rename = [("rev_org_don", "rev_org"), ("user_don", "id")]
+            .map(|(a, b)| (a.to_owned(), b.to_owned()));
+        all.push(Rewrite {
+            operations: built_in,
+            rename: rename.into(),
+            mode: RewriteMode::Rewrite,
+        });
     }
     all.extend(own);
     all

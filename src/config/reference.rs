@@ -50,39 +50,61 @@ pub fn schema_json() -> String {
 
 /// The definition that a property refers to, directly, as an optional one, or as the items of a list or table.
 fn target(property: &Value) -> &str {
-    let direct = [property, &property["additionalProperties"], &property["items"]].into_iter();
+    let direct = [
+        property,
+        &property["additionalProperties"],
+        &property["items"],
+    ]
+    .into_iter();
     let optional = property["anyOf"].as_array().into_iter().flatten();
-    direct.chain(optional).find_map(|v| v["$ref"].as_str()).map_or("", |r| r.trim_start_matches("#/$defs/"))
+    direct
+        .chain(optional)
+        .find_map(|v| v["$ref"].as_str())
+        .map_or("", |r| r.trim_start_matches("#/$defs/"))
 }
 
 fn sections(schema: &Value) -> Vec<(String, String, Map<String, Value>)> {
     let mut all = Vec::new();
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let definition = &schema["$defs"][target(property)];
-        let keys = definition["properties"].as_object().cloned().unwrap_or_default();
+        let keys = definition["properties"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
         all.push((name.clone(), describe(property), keys));
     }
     all
 }
 
 fn describe(property: &Value) -> String {
-    property["description"].as_str().unwrap_or_default().replace('\n', " ")
+    property["description"]
+        .as_str()
+        .unwrap_or_default()
+        .replace('\n', " ")
 }
 
 fn inline(value: &Value) -> String {
     match value {
         Value::Object(map) => {
-            let pairs: Vec<_> = map.iter().map(|(k, v)| format!("{k} = {}", inline(v))).collect();
+            let pairs: Vec<_> = map
+                .iter()
+                .map(|(k, v)| format!("{k} = {}", inline(v)))
+                .collect();
             format!("{{ {} }}", pairs.join(", "))
         }
-        Value::Array(items) => format!("[{}]", items.iter().map(inline).collect::<Vec<_>>().join(", ")),
+        Value::Array(items) => format!(
+            "[{}]",
+            items.iter().map(inline).collect::<Vec<_>>().join(", ")
+        ),
         other => other.to_string(),
     }
 }
 
 /// A file with every key, commented out with its default.
 pub fn toml() -> String {
-    let mut out = String::from("# Every key of revgate's configuration. What is commented out is the default.\n");
+    let mut out = String::from(
+        "# Every key of revgate's configuration. What is commented out is the default.\n",
+    );
     for (name, about, keys) in sections(&schema()) {
         if matches!(name.as_str(), "tokens" | "callers" | "rewrite" | "shared") {
             continue;
@@ -107,9 +129,12 @@ pub fn markdown() -> String {
             "rewrite" => "[[rewrite]]".to_owned(),
             _ => format!("[{name}]"),
         };
-        out += &format!("\n## `{title}`\n\n{about}\n\n| key | default | meaning |\n|---|---|---|\n");
+        out +=
+            &format!("\n## `{title}`\n\n{about}\n\n| key | default | meaning |\n|---|---|---|\n");
         for (key, property) in keys {
-            let value = property.get("default").map_or(String::new(), |v| format!("`{}`", inline(v)));
+            let value = property
+                .get("default")
+                .map_or(String::new(), |v| format!("`{}`", inline(v)));
             out += &format!("| `{key}` | {value} | {} |\n", describe(&property));
         }
     }
@@ -125,12 +150,19 @@ mod tests {
     #[test]
     fn committed_documents_are_current() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
-        for (name, text) in [("revgate.toml", toml()), ("reference.md", markdown()), ("schema.json", schema_json())] {
+        for (name, text) in [
+            ("revgate.toml", toml()),
+            ("reference.md", markdown()),
+            ("schema.json", schema_json()),
+        ] {
             let path = folder.join(name);
             if std::env::var_os("REVGATE_BLESS").is_some() {
                 fs::write(&path, &text).unwrap();
             }
-            assert!(fs::read_to_string(&path).unwrap() == text, "{name} is stale; run the tests with REVGATE_BLESS=1");
+            assert!(
+                fs::read_to_string(&path).unwrap() == text,
+                "{name} is stale; run the tests with REVGATE_BLESS=1"
+            );
         }
     }
 
@@ -141,7 +173,10 @@ mod tests {
             let name = target(&schema["properties"][section]);
             for key in keys.as_object().unwrap().keys() {
                 let property = &schema["$defs"][name]["properties"][key];
-                assert!(!describe(property).is_empty() && !property["default"].is_null(), "{section}.{key}");
+                assert!(
+                    !describe(property).is_empty() && !property["default"].is_null(),
+                    "{section}.{key}"
+                );
             }
         }
         toml::from_str::<raw::File>(DEFAULTS).unwrap();
@@ -149,8 +184,9 @@ mod tests {
 
     #[test]
     fn examples_load() {
-        let env: BTreeMap<_, _> =
-            ["DEVREV_TOKEN", "BILLING_KEY", "SYNC_KEY"].map(|n| (n.to_owned(), format!("value-of-{n}"))).into();
+        let env: BTreeMap<_, _> = ["DEVREV_TOKEN", "BILLING_KEY", "SYNC_KEY"]
+            .map(|n| (n.to_owned(), format!("value-of-{n}")))
+            .into();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
         let mut count = 0;
         for entry in fs::read_dir(folder).unwrap() {

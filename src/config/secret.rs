@@ -14,7 +14,10 @@ pub fn read(source: &TokenSource, env: &BTreeMap<String, String>) -> Result<Secr
     match source {
         TokenSource::Env(name) => match env.get(name) {
             Some(value) => clean(value),
-            None => Err("the environment variable it names is not set; set it, or use { file = ... }".into()),
+            None => Err(
+                "the environment variable it names is not set; set it, or use { file = ... }"
+                    .into(),
+            ),
         },
         TokenSource::File(path) => read_file(path),
     }
@@ -22,15 +25,28 @@ pub fn read(source: &TokenSource, env: &BTreeMap<String, String>) -> Result<Secr
 
 /// Reads a secret's file, also when it changed while the gateway runs.
 pub fn read_file(path: &Path) -> Result<SecretString, String> {
-    let fail = |e: std::io::Error| format!("the file cannot be read ({}); create it or correct the path", e.kind());
+    let fail = |e: std::io::Error| {
+        format!(
+            "the file cannot be read ({}); create it or correct the path",
+            e.kind()
+        )
+    };
     // A pipe without a writer would hang the start for ever.
     if !std::fs::metadata(path).map_err(fail)?.is_file() {
-        return Err("the path is not a regular file; point it at a file that holds only the secret".into());
+        return Err(
+            "the path is not a regular file; point it at a file that holds only the secret".into(),
+        );
     }
     let mut bytes = Vec::new();
-    File::open(path).map_err(fail)?.take(LIMIT + 1).read_to_end(&mut bytes).map_err(fail)?;
+    File::open(path)
+        .map_err(fail)?
+        .take(LIMIT + 1)
+        .read_to_end(&mut bytes)
+        .map_err(fail)?;
     if bytes.len() as u64 > LIMIT {
-        return Err("the file is larger than 64 KiB; point it at a file that holds only the secret".into());
+        return Err(
+            "the file is larger than 64 KiB; point it at a file that holds only the secret".into(),
+        );
     }
     let bytes = zeroize::Zeroizing::new(bytes);
     match std::str::from_utf8(&bytes) {
@@ -46,7 +62,10 @@ fn clean(text: &str) -> Result<SecretString, String> {
     }
     // It goes into a header, where anything else would be refused or, worse, split it.
     if !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err("the secret holds characters that a header cannot; store visible ASCII on one line".into());
+        return Err(
+            "the secret holds characters that a header cannot; store visible ASCII on one line"
+                .into(),
+        );
     }
     Ok(SecretString::from(text.to_owned()))
 }

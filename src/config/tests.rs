@@ -6,7 +6,9 @@ const HASH: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f200
 const SECRET: &str = "s3cr3t-value-007";
 
 fn env() -> BTreeMap<String, String> {
-    [("T", SECRET), ("K", "abc")].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+    [("T", SECRET), ("K", "abc")]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into()
 }
 
 /// A file that loads, with `more` after it.
@@ -24,12 +26,18 @@ fn problems(text: &str) -> String {
 #[test]
 fn defaults_hold() {
     let c = from_toml(&good(""), &env()).unwrap();
-    assert_eq!(c.listen.address, Address::Tcp("127.0.0.1:8080".parse().unwrap()));
+    assert_eq!(
+        c.listen.address,
+        Address::Tcp("127.0.0.1:8080".parse().unwrap())
+    );
     assert_eq!(c.upstream.url.host(), Some("api.devrev.ai"));
     assert_eq!(c.limits.max_body, 16 << 20);
     assert_eq!(c.rewrite.len(), 1);
     let a = &c.callers["a"];
-    assert_eq!((a.rules.burst, a.rules.deny.len(), a.token.as_deref()), (40, 4, Some("main")));
+    assert_eq!(
+        (a.rules.burst, a.rules.deny.len(), a.token.as_deref()),
+        (40, 4, Some("main"))
+    );
     assert_eq!(&*c.tokens["main"].quota_group, "main");
 }
 
@@ -40,7 +48,10 @@ fn callers_inherit_and_add() {
         &env(),
     )
     .unwrap();
-    assert_eq!((c.callers["a"].rules.deny.len(), c.callers["a"].rules.burst), (5, 40));
+    assert_eq!(
+        (c.callers["a"].rules.deny.len(), c.callers["a"].rules.burst),
+        (5, 40)
+    );
     assert!(c.callers["b"].rules.deny.is_empty());
 }
 
@@ -56,14 +67,24 @@ fn environment_overrides_as_text() {
         env.insert(format!("REVGATE__{k}"), v.to_owned());
     }
     let c = from_toml(&good(""), &env).unwrap();
-    assert_eq!((c.retry.max_attempts, c.callers["a"].rules.enforce, c.quota.reserve), (7, false, 0.5));
+    assert_eq!(
+        (
+            c.retry.max_attempts,
+            c.callers["a"].rules.enforce,
+            c.quota.reserve
+        ),
+        (7, false, 0.5)
+    );
     assert_eq!(&*c.tokens["main"].quota_group, "007");
 }
 
 #[test]
 fn each_problem_is_named() {
     let table = [
-        ("burts = 3", "callers.a.burts: unknown key; did you mean `burst`?"),
+        (
+            "burts = 3",
+            "callers.a.burts: unknown key; did you mean `burst`?",
+        ),
         ("burst = 0", "callers.a.burst"),
         ("weight = 0", "callers.a.weight"),
         ("rate = \"5\"", "callers.a.rate"),
@@ -71,17 +92,41 @@ fn each_problem_is_named() {
         ("allow = [\"wo*\"]", "callers.a.allow"),
         ("unix_uid = 1", "callers.a.unix_uid: is not supported"),
         ("anonymous = true", "callers.a: has several"),
-        ("[callers.b]\nkey = \"plain\"", "callers.b.key: must be a reference"),
+        (
+            "[callers.b]\nkey = \"plain\"",
+            "callers.b.key: must be a reference",
+        ),
         ("[callers.b]", "callers.b: has no credential"),
         ("[callers.b]\nkey_sha256 = \"12\"", "callers.b.key_sha256"),
-        ("[callers.b]\nkey = { env = \"K\" }", "is the key of caller `a` too"),
-        ("[callers.b]\nanonymous = true\n[callers.c]\nanonymous = true", "callers.c.anonymous: caller `b`"),
-        ("[callers.b]\nanonymous = true\n[listen]\naddress = \"0.0.0.0:1\"", "callers.b.anonymous: would let"),
+        (
+            "[callers.b]\nkey = { env = \"K\" }",
+            "is the key of caller `a` too",
+        ),
+        (
+            "[callers.b]\nanonymous = true\n[callers.c]\nanonymous = true",
+            "callers.c.anonymous: caller `b`",
+        ),
+        (
+            "[callers.b]\nanonymous = true\n[listen]\naddress = \"0.0.0.0:1\"",
+            "callers.b.anonymous: would let",
+        ),
         ("[tokens.two]\nenv = \"T\"", "callers.a.token: is needed"),
-        ("[tokens.two]\nenv = \"NONE\"", "tokens.two.env: the environment"),
-        ("[tokens.two]\nfile = \"/nonexistent\"", "tokens.two.file: the file cannot"),
-        ("[tokens.two]\nfile = \"/x\"\nenv = \"T\"", "tokens.two: needs exactly one"),
-        ("[listen]\ntls = { cert = \"x\" }", "listen.tls: is not supported"),
+        (
+            "[tokens.two]\nenv = \"NONE\"",
+            "tokens.two.env: the environment",
+        ),
+        (
+            "[tokens.two]\nfile = \"/nonexistent\"",
+            "tokens.two.file: the file cannot",
+        ),
+        (
+            "[tokens.two]\nfile = \"/x\"\nenv = \"T\"",
+            "tokens.two: needs exactly one",
+        ),
+        (
+            "[listen]\ntls = { cert = \"x\" }",
+            "listen.tls: is not supported",
+        ),
         ("[listen]\nidle_timeout = \"soon\"", "listen.idle_timeout"),
         ("[listne]", "listne: unknown key; did you mean `listen`?"),
         ("[admin]\naddress = \"0.0.0.0:1\"", "admin.key: is needed"),
@@ -89,8 +134,14 @@ fn each_problem_is_named() {
         ("[upstream]\nurl = \"https://x?y\"", "upstream.url"),
         ("[upstream]\nurl = \"https://u:p@x\"", "upstream.url"),
         ("[upstream]\nurl = \"ftp://x\"", "upstream.url"),
-        ("[upstream]\ncircuit = { failures = 0 }", "upstream.circuit.failures"),
-        ("[upstream]\ncircuit = { opne = \"1s\" }", "did you mean `open`"),
+        (
+            "[upstream]\ncircuit = { failures = 0 }",
+            "upstream.circuit.failures",
+        ),
+        (
+            "[upstream]\ncircuit = { opne = \"1s\" }",
+            "did you mean `open`",
+        ),
         ("[auth]\nmode = \"validate\"", "set auth.introspect = false"),
         ("[auth]\njwt = {}", "auth.jwt: is not"),
         ("[shared]\nprefix = \"x\"", "shared: is not"),
@@ -98,21 +149,39 @@ fn each_problem_is_named() {
         ("[quota]\nreserve = 1.5", "quota.reserve"),
         ("[quota]\nspread_above = -1", "quota.spread_above"),
         ("[retry]\nmax_attempts = 0", "retry.max_attempts"),
-        ("[retry]\nbackoff = { min = \"20s\" }", "retry.backoff: min is above"),
-        ("[[rewrite]]\noperations = []\nrename = { a = \"b\" }", "rewrite[0].operations"),
-        ("[[rewrite]]\noperations = [\"a.b\"]", "rewrite[0].rename: is missing"),
+        (
+            "[retry]\nbackoff = { min = \"20s\" }",
+            "retry.backoff: min is above",
+        ),
+        (
+            "[[rewrite]]\noperations = []\nrename = { a = \"b\" }",
+            "rewrite[0].operations",
+        ),
+        (
+            "[[rewrite]]\noperations = [\"a.b\"]",
+            "rewrite[0].rename: is missing",
+        ),
     ];
     for (more, want) in table {
         let got = problems(&good(more));
         assert!(got.contains(want), "{more}\n{got}");
-        assert!(more.contains("[tokens.two]") || !got.contains("\n"), "one problem only: {more}\n{got}");
+        assert!(
+            more.contains("[tokens.two]") || !got.contains("\n"),
+            "one problem only: {more}\n{got}"
+        );
     }
 }
 
 #[test]
 fn all_problems_at_once() {
     let got = problems("x = 1\n[retry]\nmax_attempts = 0\n[quota]\nreserve = 2");
-    for want in ["x: ", "retry.max_attempts", "quota.reserve", "tokens: no token", "callers: no caller"] {
+    for want in [
+        "x: ",
+        "retry.max_attempts",
+        "quota.reserve",
+        "tokens: no token",
+        "callers: no caller",
+    ] {
         assert!(got.contains(want), "{want}\n{got}");
     }
     assert_eq!(got.lines().count(), 5);
@@ -137,12 +206,17 @@ fn never_a_secret() {
     let config = from_toml(&good(""), &env()).unwrap();
     let shown = format!("{} {config:?}", config.redacted());
     assert!(!shown.contains(s) && !config.redacted().to_string().contains(HASH));
-    assert!(toml::to_string(&config.redacted()).unwrap().contains("<redacted>"));
+    assert!(
+        toml::to_string(&config.redacted())
+            .unwrap()
+            .contains("<redacted>")
+    );
 }
 
 #[test]
 fn own_rules_replace_the_built_in_for_their_operation() {
-    let rule = "[[rewrite]]\noperations = [\"rev-users.link\"]\nrename = { a = \"b\" }\nmode = \"off\"";
+    let rule =
+        "[[rewrite]]\noperations = [\"rev-users.link\"]\nrename = { a = \"b\" }\nmode = \"off\"";
     let c = from_toml(&good(rule), &env()).unwrap();
     assert_eq!(c.rewrite[0].operations, ["rev-users.unlink"]);
     assert_eq!(c.rewrite[1].mode, RewriteMode::Off);
@@ -150,23 +224,38 @@ fn own_rules_replace_the_built_in_for_their_operation() {
 
 #[test]
 fn validate_needs_no_callers() {
-    assert_eq!(problems("[auth]\nmode = \"validate\"\nintrospect = false"), "");
+    assert_eq!(
+        problems("[auth]\nmode = \"validate\"\nintrospect = false"),
+        ""
+    );
 }
 
 #[test]
 fn files_hold_secrets_and_are_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");
-    let text = format!("[tokens.main]\nfile = {path:?}\n[callers.Big-Name]\nkey = {{ file = {path:?} }}");
-    for (content, want) in
-        [("abc\n", ""), (" \n", "is empty"), ("a b", "characters"), (&"x".repeat(70_000), "larger than")]
-    {
+    let text =
+        format!("[tokens.main]\nfile = {path:?}\n[callers.Big-Name]\nkey = {{ file = {path:?} }}");
+    for (content, want) in [
+        ("abc\n", ""),
+        (" \n", "is empty"),
+        ("a b", "characters"),
+        (&"x".repeat(70_000), "larger than"),
+    ] {
         std::fs::write(&path, content).unwrap();
         let got = problems(&text);
-        assert!(got.contains(want) && got.is_empty() == want.is_empty(), "{got}");
+        assert!(
+            got.contains(want) && got.is_empty() == want.is_empty(),
+            "{got}"
+        );
     }
     std::fs::write(&path, "abc\n").unwrap();
     let config = from_toml(&text, &env()).unwrap();
-    let CallerCredential::Key(hash) = &config.callers["Big-Name"].credential else { panic!("not a key") };
-    assert_eq!(hash.iter().map(|b| format!("{b:02x}")).collect::<String>(), HASH);
+    let CallerCredential::Key(hash) = &config.callers["Big-Name"].credential else {
+        panic!("not a key")
+    };
+    assert_eq!(
+        hash.iter().map(|b| format!("{b:02x}")).collect::<String>(),
+        HASH
+    );
 }

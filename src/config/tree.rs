@@ -48,20 +48,39 @@ impl<'a> Section<'a> {
             None => Map::new(),
             Some(Value::Object(map)) => map,
             Some(_) => {
-                sink.borrow_mut().push(Problem { path: path.clone(), message: format!("must be a table; {hint}") });
+                sink.borrow_mut().push(Problem {
+                    path: path.clone(),
+                    message: format!("must be a table; {hint}"),
+                });
                 Map::new()
             }
         };
-        Section { path, map, known: Vec::new(), sink }
+        Section {
+            path,
+            map,
+            known: Vec::new(),
+            sink,
+        }
     }
 
     pub fn at(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
     }
 
     pub fn problem(&self, key: &str, message: impl Into<String>) {
-        let path = if key.is_empty() { self.path.clone() } else { self.at(key) };
-        self.sink.borrow_mut().push(Problem { path, message: message.into() });
+        let path = if key.is_empty() {
+            self.path.clone()
+        } else {
+            self.at(key)
+        };
+        self.sink.borrow_mut().push(Problem {
+            path,
+            message: message.into(),
+        });
     }
 
     pub fn has(&self, key: &str) -> bool {
@@ -75,7 +94,12 @@ impl<'a> Section<'a> {
 
     pub fn section(&mut self, key: &'static str) -> Section<'a> {
         let value = self.take(key);
-        Section::new(self.at(key), value, "write its keys in a table of this name", self.sink)
+        Section::new(
+            self.at(key),
+            value,
+            "write its keys in a table of this name",
+            self.sink,
+        )
     }
 
     /// The named tables below `key`, such as callers.
@@ -89,7 +113,12 @@ impl<'a> Section<'a> {
         table.map.into_iter().map(open).collect()
     }
 
-    pub fn parse<T>(&mut self, key: &'static str, want: &str, f: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+    pub fn parse<T>(
+        &mut self,
+        key: &'static str,
+        want: &str,
+        f: impl FnOnce(&Value) -> Option<T>,
+    ) -> Option<T> {
         let value = self.take(key)?;
         let parsed = f(&value);
         if parsed.is_none() {
@@ -99,25 +128,37 @@ impl<'a> Section<'a> {
     }
 
     pub fn string(&mut self, key: &'static str) -> Option<String> {
-        self.parse(key, "a string that is not empty", |v| v.as_str().filter(|s| !s.is_empty()).map(str::to_owned))
+        self.parse(key, "a string that is not empty", |v| {
+            v.as_str().filter(|s| !s.is_empty()).map(str::to_owned)
+        })
     }
 
     pub fn duration(&mut self, key: &'static str) -> Option<Duration> {
-        self.parse(key, "a duration such as \"30s\", \"250ms\" or \"5m\"", |v| units::duration(v.as_str()?))
+        self.parse(
+            key,
+            "a duration such as \"30s\", \"250ms\" or \"5m\"",
+            |v| units::duration(v.as_str()?),
+        )
     }
 
     /// A duration where nothing would work with zero.
     pub fn timeout(&mut self, key: &'static str) -> Duration {
         let value = self.duration(key);
         if value == Some(Duration::ZERO) {
-            self.problem(key, "is zero, so nothing would ever succeed; write a duration above zero");
+            self.problem(
+                key,
+                "is zero, so nothing would ever succeed; write a duration above zero",
+            );
         }
         value.unwrap_or_default()
     }
 
     pub fn size(&mut self, key: &'static str) -> u64 {
         let want = "a size such as \"64KiB\", \"1MiB\" or \"10MB\", or a number of bytes";
-        self.parse(key, want, |v| v.as_u64().or_else(|| units::size(v.as_str()?))).unwrap_or_default()
+        self.parse(key, want, |v| {
+            v.as_u64().or_else(|| units::size(v.as_str()?))
+        })
+        .unwrap_or_default()
     }
 
     /// A whole number; the environment can only give it as text.
@@ -134,25 +175,42 @@ impl<'a> Section<'a> {
     pub fn share(&mut self, key: &'static str, max: f64) -> f64 {
         let want = format!("a number from 0 to {max}");
         let read = |v: &Value| v.as_f64().or_else(|| v.as_str()?.trim().parse().ok());
-        self.parse(key, &want, |v| read(v).filter(|n| (0.0..=max).contains(n))).unwrap_or_default()
+        self.parse(key, &want, |v| read(v).filter(|n| (0.0..=max).contains(n)))
+            .unwrap_or_default()
     }
 
     pub fn bool(&mut self, key: &'static str) -> Option<bool> {
-        self.parse(key, "true or false", |v| v.as_bool().or_else(|| v.as_str()?.trim().parse().ok()))
+        self.parse(key, "true or false", |v| {
+            v.as_bool().or_else(|| v.as_str()?.trim().parse().ok())
+        })
     }
 
     /// A list of strings; the environment gives it with commas.
-    pub fn list(&mut self, key: &'static str, want: &str, f: impl Fn(&str) -> Option<String>) -> Option<Vec<String>> {
+    pub fn list(
+        &mut self,
+        key: &'static str,
+        want: &str,
+        f: impl Fn(&str) -> Option<String>,
+    ) -> Option<Vec<String>> {
         self.parse(key, want, |v| match v {
             Value::Array(items) => items.iter().map(|v| f(v.as_str()?)).collect(),
-            Value::String(text) => text.split(',').filter(|s| !s.is_empty()).map(|s| f(s.trim())).collect(),
+            Value::String(text) => text
+                .split(',')
+                .filter(|s| !s.is_empty())
+                .map(|s| f(s.trim()))
+                .collect(),
             _ => None,
         })
     }
 
     pub fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
         let names: Vec<_> = choices.iter().map(|(n, _)| format!("\"{n}\"")).collect();
-        let find = |v: &Value| choices.iter().find(|(n, _)| v.as_str() == Some(n)).map(|(_, t)| *t);
+        let find = |v: &Value| {
+            choices
+                .iter()
+                .find(|(n, _)| v.as_str() == Some(n))
+                .map(|(_, t)| *t)
+        };
         self.parse(key, &format!("one of {}", names.join(", ")), find)
     }
 
@@ -166,7 +224,10 @@ impl<'a> Section<'a> {
     pub fn secret(&mut self, key: &'static str) -> Option<TokenSource> {
         let value = self.take(key)?;
         if !value.is_object() {
-            self.problem(key, "must be a reference, not the secret itself; write { file = ... } or { env = ... }");
+            self.problem(
+                key,
+                "must be a reference, not the secret itself; write { file = ... } or { env = ... }",
+            );
             return None;
         }
         let mut inner = Section::new(self.at(key), Some(value), "", self.sink);
@@ -180,7 +241,10 @@ impl<'a> Section<'a> {
             (Some(file), None) => Some(TokenSource::File(file.into())),
             (None, Some(name)) => Some(TokenSource::Env(name)),
             _ => {
-                self.problem("", "needs exactly one of `file` and `env`; write { file = ... } or { env = ... }");
+                self.problem(
+                    "",
+                    "needs exactly one of `file` and `env`; write { file = ... } or { env = ... }",
+                );
                 None
             }
         }
@@ -188,7 +252,11 @@ impl<'a> Section<'a> {
 
     pub fn finish(self) {
         for key in self.map.keys() {
-            let best = self.known.iter().map(|k| (strsim::damerau_levenshtein(k, key), k)).min();
+            let best = self
+                .known
+                .iter()
+                .map(|k| (strsim::damerau_levenshtein(k, key), k))
+                .min();
             let hint = match best {
                 Some((distance, name)) if distance <= 1 + key.len() / 3 => {
                     format!("did you mean `{name}`?")

@@ -6,7 +6,9 @@ use super::Rate;
 
 fn split(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     Some((text[..end].parse().ok()?, text[end..].trim()))
 }
 
@@ -49,7 +51,10 @@ pub(super) fn rate(text: &str) -> Option<Rate> {
         "h" => 3600,
         _ => return None,
     };
-    Some(Rate { count, per: Duration::from_secs(per) })
+    Some(Rate {
+        count,
+        per: Duration::from_secs(per),
+    })
 }
 
 /// Lower-cased, because operations are compared so.
@@ -66,12 +71,18 @@ pub(super) fn operation(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with('/')
         && !text.ends_with(['/', '.'])
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b))
 }
 
 pub(super) fn show_duration(value: Duration) -> String {
     let ms = value.as_millis();
-    if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
+    if ms.is_multiple_of(1000) {
+        format!("{}s", ms / 1000)
+    } else {
+        format!("{ms}ms")
+    }
 }
 
 pub(super) fn show_size(value: u64) -> String {
@@ -97,13 +108,33 @@ mod tests {
 
     #[test]
     fn notations() {
-        for (text, ms) in [("30s", 30_000), ("250ms", 250), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)] {
+        for (text, ms) in [
+            ("30s", 30_000),
+            ("250ms", 250),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("0s", 0),
+        ] {
             assert_eq!(duration(text), Some(Duration::from_millis(ms)), "{text}");
         }
-        for text in ["", "30", "s", "-1s", "1.5s", "1 day", "99999999999999999999s", "9999999h"] {
+        for text in [
+            "",
+            "30",
+            "s",
+            "-1s",
+            "1.5s",
+            "1 day",
+            "99999999999999999999s",
+            "9999999h",
+        ] {
             assert_eq!(duration(text), None, "{text}");
         }
-        for (text, n) in [("1MiB", 1 << 20), ("64KiB", 65536), ("10MB", 10_000_000), ("7", 7)] {
+        for (text, n) in [
+            ("1MiB", 1 << 20),
+            ("64KiB", 65536),
+            ("10MB", 10_000_000),
+            ("7", 7),
+        ] {
             assert_eq!(size(text), Some(n), "{text}");
         }
         for text in ["", "x", "1XB", "99999999999GiB"] {
@@ -116,7 +147,9 @@ mod tests {
             assert_eq!(rate(text), None, "{text}");
         }
         assert_eq!(pattern("Works.*").as_deref(), Some("works.*"));
-        for text in ["", "wo*rks", "*.get", "works*", "/works", "works.", ".*", "a b"] {
+        for text in [
+            "", "wo*rks", "*.get", "works*", "/works", "works.", ".*", "a b",
+        ] {
             assert_eq!(pattern(text), None, "{text}");
         }
     }

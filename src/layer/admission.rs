@@ -1,13 +1,20 @@
 //! Room for a bounded number of requests. The permit lives until the answer's body has ended, not only its head.
 
-use std::{sync::Arc, task::{Context, Poll}, time::Duration};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Layer, Service};
 
 use super::BoxFuture;
-use crate::{body::{Body, Guard}, error::Error};
+use crate::{
+    body::{Body, Guard},
+    error::Error,
+};
 
 pub struct Parameters {
     /// `limits.max_in_flight` permits.
@@ -28,7 +35,10 @@ impl<S> Layer<S> for AdmissionLayer {
     type Service = Admission<S>;
 
     fn layer(&self, inner: S) -> Admission<S> {
-        Admission { inner, parameters: self.0.clone() }
+        Admission {
+            inner,
+            parameters: self.0.clone(),
+        }
     }
 }
 
@@ -59,7 +69,9 @@ where
 
     fn call(&mut self, request: Request<Body>) -> BoxFuture {
         let Ok(permit) = self.parameters.room.clone().try_acquire_owned() else {
-            return Box::pin(std::future::ready(Err(Error::Overloaded { retry_after: RETRY_AFTER })));
+            return Box::pin(std::future::ready(Err(Error::Overloaded {
+                retry_after: RETRY_AFTER,
+            })));
         };
         let below = self.inner.call(request);
         Box::pin(async move {

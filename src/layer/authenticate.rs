@@ -1,6 +1,11 @@
 //! Who calls. From here on a `Caller` is known, and the caller's credential is out of the headers.
 
-use std::{collections::HashMap, sync::Arc, task::{Context, Poll}, time::{Duration, SystemTime, UNIX_EPOCH}};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, Request, Response, header::AUTHORIZATION};
@@ -19,7 +24,10 @@ use crate::{
 
 pub enum Parameters {
     /// Callers prove themselves to revgate.
-    Inject { keys: HashMap<[u8; 32], Arc<Caller>>, anonymous: Option<Arc<Caller>> },
+    Inject {
+        keys: HashMap<[u8; 32], Arc<Caller>>,
+        anonymous: Option<Arc<Caller>>,
+    },
     /// Callers bring a DevRev token of their own; `rules` hold for each.
     Validate { rules: Rules },
 }
@@ -46,7 +54,10 @@ impl<S> Layer<S> for AuthenticateLayer {
     type Service = Authenticate<S>;
 
     fn layer(&self, inner: S) -> Authenticate<S> {
-        Authenticate { inner, parameters: self.0.clone() }
+        Authenticate {
+            inner,
+            parameters: self.0.clone(),
+        }
     }
 }
 
@@ -69,7 +80,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let caller = match self.parameters.identify(request.headers(), SystemTime::now()) {
+        let caller = match self
+            .parameters
+            .identify(request.headers(), SystemTime::now())
+        {
             Ok(identity) => {
                 if let Some(own) = identity.own {
                     request.extensions_mut().insert(own);
@@ -83,7 +97,9 @@ where
         let asked = headers::take_prefer_wait(request.headers_mut());
         let patience = asked.map_or(caller.max_wait, |wait| wait.min(caller.max_wait));
         record(&request).facts().caller = Some(caller.name.clone());
-        request.extensions_mut().insert(Deadline(Instant::now() + patience));
+        request
+            .extensions_mut()
+            .insert(Deadline(Instant::now() + patience));
         request.extensions_mut().insert(caller);
         Either::below(self.inner.call(request))
     }
@@ -104,7 +120,8 @@ impl Parameters {
                     Some(value) => {
                         let key = headers::bearer(value).ok_or(Error::UnknownCredential)?;
                         let hash: [u8; 32] = Sha256::digest(key).into();
-                        let (known, caller) = keys.get_key_value(&hash).ok_or(Error::UnknownCredential)?;
+                        let (known, caller) =
+                            keys.get_key_value(&hash).ok_or(Error::UnknownCredential)?;
                         if !bool::from(known.ct_eq(&hash)) {
                             return Err(Error::UnknownCredential);
                         }
@@ -114,9 +131,11 @@ impl Parameters {
                 Ok(Identity { caller, own: None })
             }
             Parameters::Validate { rules } => {
-                let token = headers::bearer(credential.ok_or(Error::NoCredential)?).ok_or(Error::UnknownCredential)?;
+                let token = headers::bearer(credential.ok_or(Error::NoCredential)?)
+                    .ok_or(Error::UnknownCredential)?;
                 check_shape(token, now)?;
-                let mut header = HeaderValue::try_from([b"Bearer ", token].concat()).map_err(|_| Error::UnknownCredential)?;
+                let mut header = HeaderValue::try_from([b"Bearer ", token].concat())
+                    .map_err(|_| Error::UnknownCredential)?;
                 header.set_sensitive(true);
                 let hash: [u8; 32] = Sha256::digest(token).into();
                 let caller = Caller {
@@ -128,7 +147,10 @@ impl Parameters {
                     max_wait: rules.max_wait,
                     enforce: rules.enforce,
                 };
-                Ok(Identity { caller: Arc::new(caller), own: Some(OwnToken { header, hash }) })
+                Ok(Identity {
+                    caller: Arc::new(caller),
+                    own: Some(OwnToken { header, hash }),
+                })
             }
         }
     }
@@ -146,11 +168,18 @@ fn only_credential(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Error> {
 /// DevRev's tokens are JWTs whose keys are not published: the shape and `exp` can be read, nothing verified.
 fn check_shape(token: &[u8], now: SystemTime) -> Result<(), Error> {
     let parts: Vec<&[u8]> = token.split(|byte| *byte == b'.').collect();
-    let [_, claims, _] = parts[..] else { return Err(Error::UnknownCredential) };
-    let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| Error::UnknownCredential)?;
+    let [_, claims, _] = parts[..] else {
+        return Err(Error::UnknownCredential);
+    };
+    let claims = URL_SAFE_NO_PAD
+        .decode(claims)
+        .map_err(|_| Error::UnknownCredential)?;
     let claims: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(&claims).map_err(|_| Error::UnknownCredential)?;
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let now = now
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64();
     match claims.get("exp") {
         None => Ok(()),
         Some(exp) => match exp.as_f64() {
@@ -174,9 +203,15 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(1000);
         assert!(check_shape(&jwt("{}"), now).is_ok());
         assert!(check_shape(&jwt(r#"{"exp":1001}"#), now).is_ok());
-        assert!(matches!(check_shape(&jwt(r#"{"exp":1000}"#), now), Err(Error::ExpiredCredential)));
+        assert!(matches!(
+            check_shape(&jwt(r#"{"exp":1000}"#), now),
+            Err(Error::ExpiredCredential)
+        ));
         for bad in [&b"opaque"[..], b"a.b", b"a.b.c.d", b"e30.!!!!.x", b".."] {
-            assert!(matches!(check_shape(bad, now), Err(Error::UnknownCredential)), "{bad:?}");
+            assert!(
+                matches!(check_shape(bad, now), Err(Error::UnknownCredential)),
+                "{bad:?}"
+            );
         }
     }
 
@@ -190,10 +225,16 @@ mod tests {
             max_wait: Duration::ZERO,
             enforce: true,
         }));
-        let parameters = Parameters::Inject { keys: HashMap::new(), anonymous };
+        let parameters = Parameters::Inject {
+            keys: HashMap::new(),
+            anonymous,
+        };
         let mut headers = HeaderMap::new();
         assert!(parameters.identify(&headers, SystemTime::now()).is_ok());
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer wrong"));
-        assert!(matches!(parameters.identify(&headers, SystemTime::now()), Err(Error::UnknownCredential)));
+        assert!(matches!(
+            parameters.identify(&headers, SystemTime::now()),
+            Err(Error::UnknownCredential)
+        ));
     }
 }

@@ -1,6 +1,9 @@
 //! Which operations a caller may use; before rate and quota, because a forbidden call costs nothing.
 
-use std::{sync::Arc, task::{Context, Poll}};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use http::{Request, Response};
 use tower::{Layer, Service};
@@ -31,7 +34,10 @@ impl<S> Layer<S> for AuthorizeLayer {
     type Service = Authorize<S>;
 
     fn layer(&self, inner: S) -> Authorize<S> {
-        Authorize { inner, parameters: self.0.clone() }
+        Authorize {
+            inner,
+            parameters: self.0.clone(),
+        }
     }
 }
 
@@ -55,14 +61,18 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let extensions = request.extensions();
-        let (Some(caller), Some(Named(operation))) = (extensions.get::<Arc<Caller>>(), extensions.get()) else {
+        let (Some(caller), Some(Named(operation))) =
+            (extensions.get::<Arc<Caller>>(), extensions.get())
+        else {
             return Either::refused(Error::Internal);
         };
         if !caller.access.permits(operation.name()) {
             if caller.enforce {
                 return Either::refused(Error::Forbidden);
             }
-            self.parameters.metrics.would_refuse(&caller.name, "forbidden");
+            self.parameters
+                .metrics
+                .would_refuse(&caller.name, "forbidden");
         }
         Either::below(self.inner.call(request))
     }

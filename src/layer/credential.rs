@@ -1,7 +1,12 @@
 //! Puts the upstream credential on, per attempt, so that a rotated token is used. Last of all: nothing that the
 //! caller's `Connection` names can take it off again.
 
-use std::{collections::HashMap, sync::Arc, task::{Context, Poll}, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
 use tower::{Layer, Service};
@@ -32,7 +37,10 @@ impl<S> Layer<S> for CredentialLayer {
     type Service = Credential<S>;
 
     fn layer(&self, inner: S) -> Credential<S> {
-        Credential { inner, parameters: self.0.clone() }
+        Credential {
+            inner,
+            parameters: self.0.clone(),
+        }
     }
 }
 
@@ -59,9 +67,13 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> BoxFuture {
         let extensions = request.extensions();
-        let takes = extensions.get::<Named>().is_some_and(|Named(operation)| operation.takes_credential());
+        let takes = extensions
+            .get::<Named>()
+            .is_some_and(|Named(operation)| operation.takes_credential());
         let own = extensions.get::<OwnToken>().map(|own| own.header.clone());
-        let injected = extensions.get::<Arc<Caller>>().and_then(|caller| caller.token.clone());
+        let injected = extensions
+            .get::<Arc<Caller>>()
+            .and_then(|caller| caller.token.clone());
         request.headers_mut().remove(AUTHORIZATION);
         if !takes {
             return self.inner.call(request);
@@ -72,7 +84,9 @@ where
             (None, None) => (None, true),
         };
         let Some(value) = value else {
-            return Box::pin(std::future::ready(Err(Error::TokenUnavailable { retry_after: RETRY_AFTER })));
+            return Box::pin(std::future::ready(Err(Error::TokenUnavailable {
+                retry_after: RETRY_AFTER,
+            })));
         };
         request.headers_mut().insert(AUTHORIZATION, value);
         let below = self.inner.call(request);
@@ -83,7 +97,9 @@ where
             let response = below.await?;
             // The caller's own credential was good; a 401 would send its owner looking in the wrong place.
             if response.status() == StatusCode::UNAUTHORIZED {
-                return Err(Error::TokenUnavailable { retry_after: RETRY_AFTER });
+                return Err(Error::TokenUnavailable {
+                    retry_after: RETRY_AFTER,
+                });
             }
             Ok(response)
         })

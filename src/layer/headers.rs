@@ -1,6 +1,9 @@
 //! Header hygiene both ways: hop-by-hop fields, what would tell upstream of our inside, Host, Via, request id.
 
-use std::{sync::Arc, task::{Context, Poll}};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use http::{HeaderName, HeaderValue, Request, Response, header};
 use tower::{Layer, Service};
@@ -31,7 +34,10 @@ impl<S> Layer<S> for HeadersLayer {
     type Service = Headers<S>;
 
     fn layer(&self, inner: S) -> Headers<S> {
-        Headers { inner, parameters: self.0.clone() }
+        Headers {
+            inner,
+            parameters: self.0.clone(),
+        }
     }
 }
 
@@ -61,7 +67,10 @@ where
         if exact.is_none() {
             // hyper sends no body on a GET unless the framing is spelled out.
             fields.remove(header::CONTENT_LENGTH);
-            fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            fields.insert(
+                header::TRANSFER_ENCODING,
+                HeaderValue::from_static("chunked"),
+            );
         }
         fields.insert(header::HOST, self.parameters.host.clone());
         fields.append(header::VIA, VIA);

@@ -55,7 +55,9 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Either<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         match self.project() {
-            EitherProjection::Refused { error } => Poll::Ready(Err(error.take().unwrap_or(Error::Internal))),
+            EitherProjection::Refused { error } => {
+                Poll::Ready(Err(error.take().unwrap_or(Error::Internal)))
+            }
             EitherProjection::Below { future } => future.poll(cx),
         }
     }
@@ -63,7 +65,11 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Either<F> {
 
 /// The record of this request; a fresh one where a test calls a layer by itself.
 pub(crate) fn record<B>(request: &Request<B>) -> Record {
-    request.extensions().get::<Record>().cloned().unwrap_or_default()
+    request
+        .extensions()
+        .get::<Record>()
+        .cloned()
+        .unwrap_or_default()
 }
 
 /// Tells whoever waits that the gateway is about to stop.

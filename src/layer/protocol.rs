@@ -1,6 +1,9 @@
 //! What hyper leaves unchecked: the target, Host, framing and the size of the header section. Names the operation.
 
-use std::{sync::Arc, task::{Context, Poll}};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use http::{Request, Response};
 use tower::{Layer, Service};
@@ -33,7 +36,10 @@ impl<S> Layer<S> for ProtocolLayer {
     type Service = Protocol<S>;
 
     fn layer(&self, inner: S) -> Protocol<S> {
-        Protocol { inner, parameters: self.0.clone() }
+        Protocol {
+            inner,
+            parameters: self.0.clone(),
+        }
     }
 }
 
@@ -70,15 +76,21 @@ impl Parameters {
     fn check(&self, request: &Request<Body>) -> Result<(), Error> {
         let headers = request.headers();
         // Per field: name, colon, space, value, CR LF.
-        let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        let bytes: usize = headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 4)
+            .sum();
         if headers.len() > self.max_headers || bytes > self.max_header_bytes {
             return Err(Error::HeadersTooLarge);
         }
-        target::check(request.method(), request.uri(), request.version(), headers).map_err(Error::Target)?;
+        target::check(request.method(), request.uri(), request.version(), headers)
+            .map_err(Error::Target)?;
         target::framing(headers, &request.version()).map_err(Error::Framing)?;
         let size = http_body::Body::size_hint(request.body()).lower();
         if size > self.max_body {
-            return Err(Error::BodyTooLarge { max_bytes: self.max_body });
+            return Err(Error::BodyTooLarge {
+                max_bytes: self.max_body,
+            });
         }
         Ok(())
     }

@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::{AtomicUsize, Ordering}},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -51,7 +54,10 @@ const MAX_GROUPS: usize = 10_000;
 
 impl Default for Groups {
     fn default() -> Self {
-        Groups { known: Mutex::default(), waiting: AtomicUsize::new(0) }
+        Groups {
+            known: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -64,10 +70,15 @@ impl Groups {
         let mut known = self.known();
         if known.len() >= MAX_GROUPS && !known.contains_key(name) {
             let now = Instant::now();
-            known.retain(|_, group| (*group.paused_until.borrow()).is_some_and(|until| until > now));
+            known
+                .retain(|_, group| (*group.paused_until.borrow()).is_some_and(|until| until > now));
             if known.len() >= MAX_GROUPS {
                 // All paused: the one silent for longest gives way.
-                if let Some(oldest) = known.iter().min_by_key(|(_, group)| group.seen).map(|(name, _)| name.clone()) {
+                if let Some(oldest) = known
+                    .iter()
+                    .min_by_key(|(_, group)| group.seen)
+                    .map(|(name, _)| name.clone())
+                {
                     known.remove(&oldest);
                 }
             }
@@ -83,7 +94,9 @@ impl Groups {
     fn pause_of(&self, name: &Arc<str>) -> Option<watch::Receiver<Option<Instant>>> {
         let known = self.known();
         let receiver = known.get(name)?.paused_until.subscribe();
-        let paused = receiver.borrow().is_some_and(|until| until > Instant::now());
+        let paused = receiver
+            .borrow()
+            .is_some_and(|until| until > Instant::now());
         paused.then_some(receiver)
     }
 
@@ -118,7 +131,10 @@ impl Groups {
             .known()
             .iter()
             .map(|(name, group)| {
-                let left = group.paused_until.borrow().map(|until| until.saturating_duration_since(now));
+                let left = group
+                    .paused_until
+                    .borrow()
+                    .map(|until| until.saturating_duration_since(now));
                 let paused_until = left
                     .filter(|left| !left.is_zero())
                     .and_then(|left| (wall + left).duration_since(UNIX_EPOCH).ok())
@@ -147,10 +163,19 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn take(groups: &'a Groups, metrics: &'a Metrics, caller: &Caller, max: usize) -> Option<Self> {
-        let taken = groups.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
+        let taken = groups
+            .waiting
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+                (n < max).then_some(n + 1)
+            });
         taken.ok()?;
         metrics.quota_waiting(&caller.group, &caller.name, 1);
-        Some(Place { groups, metrics, group: caller.group.clone(), caller: caller.name.clone() })
+        Some(Place {
+            groups,
+            metrics,
+            group: caller.group.clone(),
+            caller: caller.name.clone(),
+        })
     }
 }
 
@@ -175,7 +200,10 @@ impl<S> Layer<S> for QuotaLayer {
     type Service = Quota<S>;
 
     fn layer(&self, inner: S) -> Quota<S> {
-        Quota { inner, parameters: self.0.clone() }
+        Quota {
+            inner,
+            parameters: self.0.clone(),
+        }
     }
 }
 
@@ -203,9 +231,16 @@ where
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let parameters = self.parameters.clone();
         Box::pin(async move {
-            let Some(caller) = request.extensions().get::<Arc<Caller>>().cloned() else { return Err(Error::Internal) };
-            let deadline = request.extensions().get::<Deadline>().map_or_else(Instant::now, |deadline| deadline.0);
-            parameters.admit(&caller, deadline, &record(&request)).await?;
+            let Some(caller) = request.extensions().get::<Arc<Caller>>().cloned() else {
+                return Err(Error::Internal);
+            };
+            let deadline = request
+                .extensions()
+                .get::<Deadline>()
+                .map_or_else(Instant::now, |deadline| deadline.0);
+            parameters
+                .admit(&caller, deadline, &record(&request))
+                .await?;
             let response = inner.call(request).await?;
             Ok(parameters.learn(&caller, response).await)
         })
@@ -213,19 +248,32 @@ where
 }
 
 impl Parameters {
-    async fn admit(&self, caller: &Caller, deadline: Instant, record: &Record) -> Result<(), Error> {
-        let Some(mut pause) = self.groups.pause_of(&caller.group) else { return Ok(()) };
+    async fn admit(
+        &self,
+        caller: &Caller,
+        deadline: Instant,
+        record: &Record,
+    ) -> Result<(), Error> {
+        let Some(mut pause) = self.groups.pause_of(&caller.group) else {
+            return Ok(());
+        };
         let start = Instant::now();
         let place = Place::take(&self.groups, &self.metrics, caller, self.max_waiting);
         let result = loop {
             let until = *pause.borrow_and_update();
             let now = Instant::now();
-            let Some(until) = until.filter(|until| *until > now) else { break Ok(()) };
+            let Some(until) = until.filter(|until| *until > now) else {
+                break Ok(());
+            };
             if until > deadline {
-                break Err(Error::QuotaExhausted { retry_after: until - now });
+                break Err(Error::QuotaExhausted {
+                    retry_after: until - now,
+                });
             }
             if place.is_none() {
-                break Err(Error::WaitingRoomFull { retry_after: until - now });
+                break Err(Error::WaitingRoomFull {
+                    retry_after: until - now,
+                });
             }
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
@@ -241,20 +289,34 @@ impl Parameters {
 
     async fn learn(&self, caller: &Caller, response: Response<Body>) -> Response<Body> {
         let status = response.status();
-        let refusal = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-        let (mut response, text) = if refusal { peek(response).await } else { (response, None) };
-        let told =
-            feedback::read(status, response.headers(), text.as_deref(), SystemTime::now(), self.max_retry_after);
+        let refusal = matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        );
+        let (mut response, text) = if refusal {
+            peek(response).await
+        } else {
+            (response, None)
+        };
+        let told = feedback::read(
+            status,
+            response.headers(),
+            text.as_deref(),
+            SystemTime::now(),
+            self.max_retry_after,
+        );
         if let Some(demand) = told.demand {
             response.extensions_mut().insert(Demand(demand));
         }
-        self.metrics.quota(&caller.group, told.limit, told.remaining, told.reset);
+        self.metrics
+            .quota(&caller.group, told.limit, told.remaining, told.reset);
         if status == StatusCode::TOO_MANY_REQUESTS {
             self.metrics.throttled(&caller.group);
             if let Some(demand) = told.demand {
                 self.groups.pause(&caller.group, Instant::now() + demand);
                 if let Ok(epoch) = (SystemTime::now() + demand).duration_since(UNIX_EPOCH) {
-                    self.metrics.quota_paused_until(&caller.group, epoch.as_secs_f64());
+                    self.metrics
+                        .quota_paused_until(&caller.group, epoch.as_secs_f64());
                 }
             }
         }
@@ -294,18 +356,29 @@ async fn peek(response: Response<Body>) -> (Response<Body>, Option<Bytes>) {
     let _ = read.await;
     let bytes = Bytes::from(seen);
     let text = decode(&head.headers, &bytes);
-    (Response::from_parts(head, Body::prefixed(bytes, body)), text)
+    (
+        Response::from_parts(head, Body::prefixed(bytes, body)),
+        text,
+    )
 }
 
 /// Answers are compressed as the caller's `Accept-Encoding` allows; what cannot be decoded is judged by its headers.
 fn decode(headers: &HeaderMap, bytes: &Bytes) -> Option<Bytes> {
     use std::io::Read;
     let mut out = Vec::new();
-    let coding = headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase());
+    let coding = headers
+        .get(header::CONTENT_ENCODING)
+        .map(|value| value.as_bytes().to_ascii_lowercase());
     match coding.as_deref() {
         None | Some(b"identity") => return Some(bytes.clone()),
-        Some(b"gzip") => flate2::read::GzDecoder::new(&bytes[..]).take(MAX_PEEK as u64).read_to_end(&mut out).ok()?,
-        Some(b"deflate") => flate2::read::ZlibDecoder::new(&bytes[..]).take(MAX_PEEK as u64).read_to_end(&mut out).ok()?,
+        Some(b"gzip") => flate2::read::GzDecoder::new(&bytes[..])
+            .take(MAX_PEEK as u64)
+            .read_to_end(&mut out)
+            .ok()?,
+        Some(b"deflate") => flate2::read::ZlibDecoder::new(&bytes[..])
+            .take(MAX_PEEK as u64)
+            .read_to_end(&mut out)
+            .ok()?,
         Some(_) => return None,
     };
     Some(out.into())

@@ -1,6 +1,11 @@
 //! The caller's own rate, once per request, by governor's GCRA.
 
-use std::{collections::HashMap, sync::{Arc, Mutex, PoisonError}, task::{Context, Poll}, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use governor::clock::Clock;
 use http::{Request, Response};
@@ -56,7 +61,10 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
     fn layer(&self, inner: S) -> RateLimit<S> {
-        RateLimit { inner, parameters: self.0.clone() }
+        RateLimit {
+            inner,
+            parameters: self.0.clone(),
+        }
     }
 }
 
@@ -83,17 +91,29 @@ where
             return Either::refused(Error::Internal);
         };
         let limiter = match request.extensions().get::<OwnToken>() {
-            Some(own) => Some(self.parameters.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&own.hash)),
+            Some(own) => Some(
+                self.parameters
+                    .tokens
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get(&own.hash),
+            ),
             None => self.parameters.callers.get(&caller.name).cloned(),
         };
-        let Some(limiter) = limiter else { return Either::refused(Error::Internal) };
+        let Some(limiter) = limiter else {
+            return Either::refused(Error::Internal);
+        };
         let verdict = limiter.check();
         record(&request).facts().rate = Some((limiter.policy_header(), verdict.header()));
         if !verdict.allowed {
             if caller.enforce {
-                return Either::refused(Error::CallerRateLimited { retry_after: verdict.retry_after });
+                return Either::refused(Error::CallerRateLimited {
+                    retry_after: verdict.retry_after,
+                });
             }
-            self.parameters.metrics.would_refuse(&caller.name, "caller_rate_limited");
+            self.parameters
+                .metrics
+                .would_refuse(&caller.name, "caller_rate_limited");
         }
         Either::below(self.inner.call(request))
     }

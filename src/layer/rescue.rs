@@ -14,12 +14,7 @@ use http::{HeaderValue, Request, Response};
 use tower::{Layer, Service};
 
 use super::{headers::X_REQUEST_ID, record};
-use crate::{
-    body::Body,
-    error::Error,
-    record::Record,
-    types::RequestId,
-};
+use crate::{body::Body, error::Error, record::Record, types::RequestId};
 
 #[derive(Clone, Copy)]
 pub struct RescueLayer;
@@ -56,7 +51,10 @@ where
         let below = std::panic::catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
         Box::pin(async move {
             let result = match below {
-                Ok(future) => AssertUnwindSafe(future).catch_unwind().await.unwrap_or(Err(Error::Internal)),
+                Ok(future) => AssertUnwindSafe(future)
+                    .catch_unwind()
+                    .await
+                    .unwrap_or(Err(Error::Internal)),
                 Err(_panic) => Err(Error::Internal),
             };
             let mut response = result.unwrap_or_else(|error| {
@@ -73,7 +71,12 @@ where
 fn log(error: &Error, id: Option<&RequestId>) {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     let id = id.map_or("", RequestId::as_str);
-    tracing::debug!(code = error.code(), request_id = id, cause, "refused: {error}");
+    tracing::debug!(
+        code = error.code(),
+        request_id = id,
+        cause,
+        "refused: {error}"
+    );
 }
 
 /// What every answer carries.
@@ -92,7 +95,11 @@ fn promise(response: &mut Response<Body>, id: Option<RequestId>, record: &Record
         headers.insert("deprecation", HeaderValue::from_static("@1743033600"));
     }
     if facts.attempts > 1 || !facts.waited.is_zero() {
-        let timing = format!("wait;dur={:.1}, attempts;desc=\"{}\"", facts.waited.as_secs_f64() * 1e3, facts.attempts);
+        let timing = format!(
+            "wait;dur={:.1}, attempts;desc=\"{}\"",
+            facts.waited.as_secs_f64() * 1e3,
+            facts.attempts
+        );
         if let Ok(timing) = HeaderValue::try_from(timing) {
             headers.append("server-timing", timing);
         }

@@ -1,6 +1,10 @@
 //! Tries again on the caller's behalf. From here down it is an attempt; a wait here holds no upstream slot.
 
-use std::{sync::{Arc, Mutex, PoisonError}, task::{Context, Poll}, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header, request};
@@ -47,7 +51,10 @@ impl<S> Layer<S> for RetryLayer {
     type Service = Retry<S>;
 
     fn layer(&self, inner: S) -> Retry<S> {
-        Retry { inner, parameters: self.0.clone() }
+        Retry {
+            inner,
+            parameters: self.0.clone(),
+        }
     }
 }
 
@@ -109,35 +116,57 @@ impl Parameters {
     async fn prepare(&self, request: Request<Body>) -> Result<Call, Error> {
         let record = record(&request);
         let (mut head, mut body) = request.into_parts();
-        let reads = head.extensions.get::<Named>().is_some_and(|Named(operation)| operation.is_read(&head.method));
-        let deadline = head.extensions.get::<Deadline>().map_or_else(Instant::now, |deadline| deadline.0);
+        let reads = head
+            .extensions
+            .get::<Named>()
+            .is_some_and(|Named(operation)| operation.is_read(&head.method));
+        let deadline = head
+            .extensions
+            .get::<Deadline>()
+            .map_or_else(Instant::now, |deadline| deadline.0);
         let known_larger = http_body::Body::size_hint(&body).lower() > self.max_replay_body as u64;
         let payload = if http_body::Body::is_end_stream(&body) {
             Payload::Replayable(Bytes::new())
         } else if known_larger {
             Payload::Once(Some(body))
         } else {
-            let read = tokio::time::timeout(self.body_timeout, read_up_to(&mut body, self.max_replay_body)).await;
+            let read = tokio::time::timeout(
+                self.body_timeout,
+                read_up_to(&mut body, self.max_replay_body),
+            )
+            .await;
             match read {
                 Ok(Ok(read)) if read.complete => {
                     // Its size is known now, whatever framing it came in.
                     head.headers.remove(header::TRANSFER_ENCODING);
                     if !read.bytes.is_empty() {
-                        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(read.bytes.len()));
+                        head.headers
+                            .insert(header::CONTENT_LENGTH, HeaderValue::from(read.bytes.len()));
                     }
                     Payload::Replayable(read.bytes)
                 }
                 Ok(Ok(read)) => Payload::Once(Some(Body::prefixed(read.bytes, body))),
                 Ok(Err(_)) | Err(_) => {
-                    let fault = head.extensions.get::<InboundFault>().and_then(InboundFault::get);
+                    let fault = head
+                        .extensions
+                        .get::<InboundFault>()
+                        .and_then(InboundFault::get);
                     return Err(match fault {
-                        Some(Fault::TooLarge) => Error::BodyTooLarge { max_bytes: self.max_body },
+                        Some(Fault::TooLarge) => Error::BodyTooLarge {
+                            max_bytes: self.max_body,
+                        },
                         _ => Error::BrokenBody,
                     });
                 }
             }
         };
-        Ok(Call { head, payload, reads, deadline, record })
+        Ok(Call {
+            head,
+            payload,
+            reads,
+            deadline,
+            record,
+        })
     }
 
     async fn run<S>(&self, mut inner: S, mut call: Call) -> Result<Response<Body>, Error>
@@ -150,7 +179,8 @@ impl Parameters {
             number += 1;
             let result = inner.call(call.attempt()).await;
             let Some((outcome, label)) = outcome(&result) else {
-                self.metrics.attempt(if result.is_ok() { "success" } else { "refused" });
+                self.metrics
+                    .attempt(if result.is_ok() { "success" } else { "refused" });
                 call.record.facts().attempts = if reached(&result) { number } else { number - 1 };
                 return result;
             };
@@ -164,9 +194,10 @@ impl Parameters {
                 elapsed_wait_left: call.deadline.saturating_duration_since(Instant::now()),
             };
             match decide(&self.rules, &attempt, fastrand::f64()) {
-                Decision::Retry { after, draws_budget }
-                    if !draws_budget || self.budget().try_retry(self.epoch.elapsed()) =>
-                {
+                Decision::Retry {
+                    after,
+                    draws_budget,
+                } if !draws_budget || self.budget().try_retry(self.epoch.elapsed()) => {
                     // The failed answer's connection is of no more use to this request.
                     drop(result);
                     self.metrics.retry(label);
@@ -212,26 +243,42 @@ fn outcome(result: &Result<Response<Body>, Error>) -> Option<(Outcome, &'static 
         500 | 502 | 504 => "server_error",
         _ => return None,
     };
-    let demand = result.as_ref().ok().and_then(|r| r.extensions().get::<Demand>()).map(|demand| demand.0);
+    let demand = result
+        .as_ref()
+        .ok()
+        .and_then(|r| r.extensions().get::<Demand>())
+        .map(|demand| demand.0);
     Some((Outcome::Status { status, demand }, label))
 }
 
 /// Whether upstream was asked at all.
 fn reached(result: &Result<Response<Body>, Error>) -> bool {
-    matches!(result, Ok(_) | Err(Error::TokenUnavailable { .. } | Error::BrokenBody | Error::BodyTooLarge { .. }))
+    matches!(
+        result,
+        Ok(_)
+            | Err(Error::TokenUnavailable { .. } | Error::BrokenBody | Error::BodyTooLarge { .. })
+    )
 }
 
 /// No further try: what comes back is upstream's own last answer. DevRev's SDKs read a 429's time only as whole
 /// seconds in the header, so one that lacks it gets it.
-fn finish(result: Result<Response<Body>, Error>, retry_after: Option<Duration>) -> Result<Response<Body>, Error> {
+fn finish(
+    result: Result<Response<Body>, Error>,
+    retry_after: Option<Duration>,
+) -> Result<Response<Body>, Error> {
     let mut response = result?;
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
-        let whole = response.headers().get(header::RETRY_AFTER).is_some_and(|value| {
-            !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
-        });
+        let whole = response
+            .headers()
+            .get(header::RETRY_AFTER)
+            .is_some_and(|value| {
+                !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
+            });
         if !whole {
             let seconds = whole_seconds(retry_after.unwrap_or(Duration::from_secs(1)));
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
     }
     Ok(response)

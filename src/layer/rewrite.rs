@@ -1,6 +1,11 @@
 //! Renames deprecated fields, once: what is retried is already right.
 
-use std::{collections::HashMap, sync::Arc, task::{Context, Poll}, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
@@ -39,7 +44,10 @@ impl<S> Layer<S> for RewriteLayer {
     type Service = Rewrite<S>;
 
     fn layer(&self, inner: S) -> Rewrite<S> {
-        Rewrite { inner, parameters: self.0.clone() }
+        Rewrite {
+            inner,
+            parameters: self.0.clone(),
+        }
     }
 }
 
@@ -51,7 +59,10 @@ pub struct Rewrite<S> {
 
 impl<S> Service<Request<Body>> for Rewrite<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture>
+        + Clone
+        + Send
+        + 'static,
 {
     type Response = Response<Body>;
     type Error = Error;
@@ -62,7 +73,9 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> BoxFuture {
-        let Some(rule) = self.parameters.rule_for(&request) else { return self.inner.call(request) };
+        let Some(rule) = self.parameters.rule_for(&request) else {
+            return self.inner.call(request);
+        };
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let parameters = self.parameters.clone();
@@ -95,9 +108,21 @@ impl Parameters {
         let read = tokio::time::timeout(self.body_timeout, read_up_to(&mut body, limit)).await;
         let bytes = match read {
             Ok(Ok(read)) if read.complete => read.bytes,
-            Ok(Ok(_)) => return Err(Error::BodyTooLarge { max_bytes: self.max_body }),
-            Ok(Err(_)) if head.extensions.get::<InboundFault>().and_then(InboundFault::get) == Some(Fault::TooLarge) => {
-                return Err(Error::BodyTooLarge { max_bytes: self.max_body });
+            Ok(Ok(_)) => {
+                return Err(Error::BodyTooLarge {
+                    max_bytes: self.max_body,
+                });
+            }
+            Ok(Err(_))
+                if head
+                    .extensions
+                    .get::<InboundFault>()
+                    .and_then(InboundFault::get)
+                    == Some(Fault::TooLarge) =>
+            {
+                return Err(Error::BodyTooLarge {
+                    max_bytes: self.max_body,
+                });
             }
             Ok(Err(_)) | Err(_) => return Err(Error::BrokenBody),
         };
@@ -110,33 +135,52 @@ impl Parameters {
             let record = head.extensions.get::<Record>().cloned().unwrap_or_default();
             let mut facts = record.facts();
             facts.deprecated = true;
-            let (caller, operation) = (facts.caller.clone().unwrap_or_else(other), facts.operation.unwrap_or("other"));
+            let (caller, operation) = (
+                facts.caller.clone().unwrap_or_else(other),
+                facts.operation.unwrap_or("other"),
+            );
             drop(facts);
             for field in fields {
-                self.metrics.deprecated(&caller, operation, &Arc::from(field));
+                self.metrics
+                    .deprecated(&caller, operation, &Arc::from(field));
             }
         }
         head.headers.remove(header::TRANSFER_ENCODING);
-        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        head.headers
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         Ok(Request::from_parts(head, Body::full(bytes)))
     }
 }
 
 /// Why a body is not looked into, if it is not.
 fn unreadable(headers: &HeaderMap) -> Option<&'static str> {
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+    if headers
+        .get(header::CONTENT_ENCODING)
+        .is_some_and(|coding| coding != "identity")
+    {
         return Some("content_encoding");
     }
     // DevRev takes JSON only; a client that does not name the type means it.
     let kind = headers.get(header::CONTENT_TYPE)?;
-    let essence = kind.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let essence = kind
+        .to_str()
+        .unwrap_or("")
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
+        .to_ascii_lowercase();
     (essence != "application/json" && !essence.ends_with("+json")).then_some("content_type")
 }
 
 fn told(fault: RewriteFault) -> Error {
     match fault {
-        RewriteFault::NotAnObject | RewriteFault::Malformed | RewriteFault::RepeatedKey(_) => Error::Parse,
+        RewriteFault::NotAnObject | RewriteFault::Malformed | RewriteFault::RepeatedKey(_) => {
+            Error::Parse
+        }
         RewriteFault::Conflict { old, .. } => Error::FieldConflict { field: old.into() },
-        RewriteFault::Deprecated { field } => Error::DeprecatedField { field: field.into() },
+        RewriteFault::Deprecated { field } => Error::DeprecatedField {
+            field: field.into(),
+        },
     }
 }

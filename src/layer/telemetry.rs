@@ -48,7 +48,10 @@ impl<S> Layer<S> for TelemetryLayer {
     type Service = Telemetry<S>;
 
     fn layer(&self, inner: S) -> Telemetry<S> {
-        Telemetry { inner, parameters: self.0.clone() }
+        Telemetry {
+            inner,
+            parameters: self.0.clone(),
+        }
     }
 }
 
@@ -141,7 +144,11 @@ impl Drop for End {
         let operation = facts.operation.unwrap_or("other");
         let seconds = self.start.elapsed().as_secs_f64();
         let status = self.status.unwrap_or(CALLER_LEFT);
-        let source = if facts.code.is_some() || self.status.is_none() { "gateway" } else { "upstream" };
+        let source = if facts.code.is_some() || self.status.is_none() {
+            "gateway"
+        } else {
+            "upstream"
+        };
         metrics.request(&caller, operation, status, source, seconds);
         if let Some(code) = facts.code {
             metrics.refused(&caller, code);

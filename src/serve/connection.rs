@@ -50,7 +50,9 @@ enum Accepting {
 pub async fn serve(listener: Listener, stack: Stack, settings: Arc<Settings>) {
     let accepting = match listener {
         Listener::Tcp(listener) => tokio::net::TcpListener::from_std(listener).map(Accepting::Tcp),
-        Listener::Unix(listener) => tokio::net::UnixListener::from_std(listener).map(Accepting::Unix),
+        Listener::Unix(listener) => {
+            tokio::net::UnixListener::from_std(listener).map(Accepting::Unix)
+        }
     };
     let accepting = match accepting {
         Ok(accepting) => accepting,
@@ -61,7 +63,12 @@ pub async fn serve(listener: Listener, stack: Stack, settings: Arc<Settings>) {
     loop {
         // Where all places are taken, connections wait in the kernel's backlog.
         let accepted = async {
-            let permit = settings.connections.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let permit = settings
+                .connections
+                .clone()
+                .acquire_owned()
+                .await
+                .map_err(io::Error::other)?;
             let stream = match &accepting {
                 Accepting::Tcp(listener) => {
                     let (stream, _) = listener.accept().await?;
@@ -99,7 +106,10 @@ pub async fn serve(listener: Listener, stack: Stack, settings: Arc<Settings>) {
     drop(accepting);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if timeout(settings.drain_timeout, all_ended).await.is_err() {
-        tracing::warn!(left = connections.len(), "drain.timeout is over; connections are cut");
+        tracing::warn!(
+            left = connections.len(),
+            "drain.timeout is over; connections are cut"
+        );
     }
 }
 
@@ -141,7 +151,11 @@ impl Activity {
     /// When the connection is to end if nothing more happens on it.
     fn idle_until(&self, limit: Duration) -> Instant {
         let (busy, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if busy > 0 { Instant::now() + limit } else { since + limit }
+        if busy > 0 {
+            Instant::now() + limit
+        } else {
+            since + limit
+        }
     }
 }
 
@@ -158,8 +172,12 @@ impl Drop for Busy {
     }
 }
 
-async fn connection<I>(stream: I, stack: Stack, settings: &Settings, builder: &auto::Builder<TokioExecutor>)
-where
+async fn connection<I>(
+    stream: I,
+    stack: Stack,
+    settings: &Settings,
+    builder: &auto::Builder<TokioExecutor>,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Activity(Arc::new(Mutex::new((0, Instant::now()))));
@@ -172,7 +190,12 @@ where
         let fault = InboundFault::default();
         let mut request = request.map(|body| Body::inbound(body, max_body, fault.clone()));
         request.extensions_mut().insert(fault);
-        async move { stack.oneshot(request).await.map(|response| response.map(|body| body.guarded(busy))) }
+        async move {
+            stack
+                .oneshot(request)
+                .await
+                .map(|response| response.map(|body| body.guarded(busy)))
+        }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);

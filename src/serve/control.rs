@@ -18,13 +18,22 @@ pub struct State {
 
 impl State {
     pub fn new(config: Arc<Config>, shared: Arc<Shared>, level: Option<LevelHandle>) -> Self {
-        State { config, shared, level, draining: AtomicBool::new(false) }
+        State {
+            config,
+            shared,
+            level,
+            draining: AtomicBool::new(false),
+        }
     }
 }
 
 impl Control for State {
     fn unready(&self) -> Vec<String> {
-        if self.draining.load(Ordering::Acquire) { vec!["draining".into()] } else { Vec::new() }
+        if self.draining.load(Ordering::Acquire) {
+            vec!["draining".into()]
+        } else {
+            Vec::new()
+        }
     }
 
     fn metrics(&self) -> String {

@@ -15,7 +15,9 @@ const KEY: &str = "demo-key";
 /// When no port can be bound.
 pub fn demo(announce: impl Fn(&str)) -> anyhow::Result<()> {
     let level = log::init("info", config::LogFormat::Auto)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let devrev = simulator::start(simulator::Options::default()).await.context("the simulator could not start")?;
         tracing::info!(listener = "mock", address = %devrev.addr(), "listening");
@@ -57,5 +59,8 @@ access = "all"
 
 fn hash(key: &str) -> String {
     use sha2::{Digest, Sha256};
-    Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(key)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

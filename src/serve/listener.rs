@@ -67,7 +67,9 @@ impl Listener {
             Listener::Tcp(listener) => Ok(Address::Tcp(listener.local_addr()?)),
             Listener::Unix(listener) => {
                 let address = listener.local_addr()?;
-                Ok(Address::Unix(address.as_pathname().unwrap_or(Path::new("")).to_owned()))
+                Ok(Address::Unix(
+                    address.as_pathname().unwrap_or(Path::new("")).to_owned(),
+                ))
             }
         }
     }

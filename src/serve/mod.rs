@@ -33,7 +33,9 @@ use crate::{
 pub fn run(config: Config) -> anyhow::Result<()> {
     let level = log::init(&config.log.level, config.log.format)?;
     let gateway = Gateway::start(config, Some(level))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(gateway.until_signalled())
 }
 
@@ -59,9 +61,14 @@ impl Gateway {
         let state = Arc::new(State::new(config.clone(), shared.clone(), level));
         let options = upstream_options(&config)?;
         let listeners = listener::bind(&config.listen.address, config.listen.workers)
-            .with_context(|| format!("listen.address {:?} cannot be bound", config.listen.address))?;
+            .with_context(|| {
+                format!("listen.address {:?} cannot be bound", config.listen.address)
+            })?;
         let address = listeners[0].address()?;
-        let admin = admin::Options { address: config.admin.address, key: config.admin.key.clone() };
+        let admin = admin::Options {
+            address: config.admin.address,
+            key: config.admin.key.clone(),
+        };
         let admin = admin::start(admin, state.clone())
             .with_context(|| format!("admin.address {} cannot be bound", config.admin.address))?;
         let settings = Arc::new(Settings {
@@ -85,13 +92,26 @@ impl Gateway {
                 settings: settings.clone(),
             };
             let name = format!("worker-{number}");
-            workers.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
+            workers.push(
+                std::thread::Builder::new()
+                    .name(name)
+                    .spawn(move || worker.run())?,
+            );
         }
         match &address {
             Address::Tcp(address) => tracing::info!(listener = "proxy", %address, "listening"),
-            Address::Unix(path) => tracing::info!(listener = "proxy", address = %format_args!("unix:{}", path.display()), "listening"),
+            Address::Unix(path) => {
+                tracing::info!(listener = "proxy", address = %format_args!("unix:{}", path.display()), "listening")
+            }
         }
-        Ok(Gateway { address, admin, state, drain, workers, config })
+        Ok(Gateway {
+            address,
+            admin,
+            state,
+            drain,
+            workers,
+            config,
+        })
     }
 
     /// Where callers connect; the port that was bound when 0 was asked for.
@@ -114,9 +134,12 @@ impl Gateway {
         tokio::time::sleep(self.config.drain.delay).await;
         self.drain.send_replace(true);
         let workers = std::mem::take(&mut self.workers);
-        let ended = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|worker| drop(worker.join())));
+        let ended = tokio::task::spawn_blocking(move || {
+            workers.into_iter().for_each(|worker| drop(worker.join()))
+        });
         // The workers bound themselves by drain.timeout; this is for one that is stuck.
-        let _ = tokio::time::timeout(self.config.drain.timeout + Duration::from_secs(1), ended).await;
+        let _ =
+            tokio::time::timeout(self.config.drain.timeout + Duration::from_secs(1), ended).await;
         if let Address::Unix(path) = &self.address {
             let _ = std::fs::remove_file(path);
         }
@@ -125,7 +148,10 @@ impl Gateway {
 
     async fn until_signalled(self) -> anyhow::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (mut term, mut int) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
         let mut hangup = signal(SignalKind::hangup())?;
         loop {
             tokio::select! {
@@ -159,7 +185,10 @@ struct Worker {
 
 impl Worker {
     fn run(self) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let runtime = match tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+        {
             Ok(runtime) => runtime,
             Err(error) => return tracing::error!(%error, "a worker's runtime could not be made"),
         };
@@ -196,4 +225,3 @@ fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
         max_body: config.limits.max_body,
     })
 }
-

@@ -37,15 +37,27 @@ impl Connector {
         let tls = options.tls.clone();
         let default_port = if tls.is_some() { 443 } else { 80 };
         // An IPv6 literal stands in brackets in a URI, and without them everywhere else.
-        let host = options.url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let host = options
+            .url
+            .host()
+            .unwrap_or_default()
+            .trim_matches(['[', ']'])
+            .to_owned();
         let port = options.url.port_u16().unwrap_or(default_port);
-        Connector { host, port, tls, timeout: options.connect_timeout }
+        Connector {
+            host,
+            port,
+            tls,
+            timeout: options.connect_timeout,
+        }
     }
 
     pub async fn connect(&self) -> Result<Connected, Cause> {
         match timeout(self.timeout, self.connect_untimed()).await {
             Ok(result) => result,
-            Err(_elapsed) => Err(cause("connecting took longer than upstream.connect_timeout")),
+            Err(_elapsed) => Err(cause(
+                "connecting took longer than upstream.connect_timeout",
+            )),
         }
     }
 
@@ -54,12 +66,20 @@ impl Connector {
         // Requests are small and written whole; Nagle would only hold them back.
         stream.set_nodelay(true)?;
         let Some(config) = &self.tls else {
-            return Ok(Connected { stream: Stream::Tcp(stream), http2: false });
+            return Ok(Connected {
+                stream: Stream::Tcp(stream),
+                http2: false,
+            });
         };
         let name = ServerName::try_from(self.host.clone())?;
-        let stream = TlsConnector::from(config.clone()).connect(name, stream).await?;
+        let stream = TlsConnector::from(config.clone())
+            .connect(name, stream)
+            .await?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok(Connected { stream: Stream::Tls(Box::new(stream)), http2 })
+        Ok(Connected {
+            stream: Stream::Tls(Box::new(stream)),
+            http2,
+        })
     }
 }
 
@@ -78,13 +98,21 @@ macro_rules! either {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         either!(self, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         either!(self, stream => Pin::new(stream).poll_write(cx, buf))
     }
 

@@ -74,8 +74,15 @@ struct Idle {
 }
 
 enum Lease {
-    One { sender: http1::SendRequest<Body>, permit: OwnedSemaphorePermit, reused: bool },
-    Many { sender: http2::SendRequest<Body>, reused: bool },
+    One {
+        sender: http1::SendRequest<Body>,
+        permit: OwnedSemaphorePermit,
+        reused: bool,
+    },
+    Many {
+        sender: http2::SendRequest<Body>,
+        reused: bool,
+    },
 }
 
 impl Upstream {
@@ -111,7 +118,9 @@ impl Service<Request<Body>> for Upstream {
             // hyper reports a caller's broken body as a failed upstream call; it is not upstream's fault.
             match fault.and_then(|fault| fault.get()) {
                 Some(Fault::Broken) if result.is_err() => Err(Error::BrokenBody),
-                Some(Fault::TooLarge) if result.is_err() => Err(Error::BodyTooLarge { max_bytes: max_body }),
+                Some(Fault::TooLarge) if result.is_err() => Err(Error::BodyTooLarge {
+                    max_bytes: max_body,
+                }),
                 _ => result,
             }
         })
@@ -124,14 +133,22 @@ async fn attempt(inner: Arc<Inner>, mut request: Request<Body>) -> Result<Respon
     loop {
         let lease = inner.lease(until).await?;
         let (result, reused, lease) = match lease {
-            Lease::One { mut sender, permit, reused } => {
+            Lease::One {
+                mut sender,
+                permit,
+                reused,
+            } => {
                 set_origin_form(&mut request, Version::HTTP_11);
                 let sent = timeout_at(until, sender.try_send_request(request)).await;
                 (sent, reused, Some((sender, permit)))
             }
             Lease::Many { mut sender, reused } => {
                 set_absolute_form(&mut request, &inner.options.url);
-                (timeout_at(until, sender.try_send_request(request)).await, reused, None)
+                (
+                    timeout_at(until, sender.try_send_request(request)).await,
+                    reused,
+                    None,
+                )
             }
         };
         match result {
@@ -167,7 +184,11 @@ fn accept(
     let body = match lease {
         None => body,
         Some((sender, permit)) => {
-            let mut give_back = GiveBack { inner: inner.clone(), lease: Some((sender, permit)), whole: false };
+            let mut give_back = GiveBack {
+                inner: inner.clone(),
+                lease: Some((sender, permit)),
+                whole: false,
+            };
             if ended {
                 give_back.finished();
                 body
@@ -189,7 +210,9 @@ struct GiveBack {
 impl Guard for GiveBack {
     fn finished(&mut self) {
         self.whole = true;
-        let Some((mut sender, permit)) = self.lease.take() else { return };
+        let Some((mut sender, permit)) = self.lease.take() else {
+            return;
+        };
         if sender.is_ready() {
             self.inner.check_in(sender);
             drop(permit);
@@ -217,7 +240,10 @@ impl Inner {
     }
 
     fn check_in(&self, sender: http1::SendRequest<Body>) {
-        self.idle().push_back(Idle { sender, since: Instant::now() });
+        self.idle().push_back(Idle {
+            sender,
+            since: Instant::now(),
+        });
     }
 
     /// The connection that was used last, so that the others can grow old.
@@ -234,37 +260,58 @@ impl Inner {
 
     fn drop_expired(&self) {
         let limit = self.options.idle_timeout;
-        self.idle().retain(|idle| idle.since.elapsed() < limit && !idle.sender.is_closed());
+        self.idle()
+            .retain(|idle| idle.since.elapsed() < limit && !idle.sender.is_closed());
     }
 
     async fn lease(&self, until: Instant) -> Result<Lease, Error> {
         if self.options.http2_only {
             let mut shared = self.multiplexed.lock().await;
             if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
-                return Ok(Lease::Many { sender: sender.clone(), reused: true });
+                return Ok(Lease::Many {
+                    sender: sender.clone(),
+                    reused: true,
+                });
             }
-            let Connected { stream, .. } = self.connector.connect().await.map_err(Error::Unreachable)?;
+            let Connected { stream, .. } =
+                self.connector.connect().await.map_err(Error::Unreachable)?;
             let sender = handshake2(stream).await?;
             *shared = Some(sender.clone());
-            return Ok(Lease::Many { sender, reused: false });
+            return Ok(Lease::Many {
+                sender,
+                reused: false,
+            });
         }
         if let Ok(shared) = self.multiplexed.try_lock() {
             if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
-                return Ok(Lease::Many { sender: sender.clone(), reused: true });
+                return Ok(Lease::Many {
+                    sender: sender.clone(),
+                    reused: true,
+                });
             }
         }
         let permit = timeout_at(until, self.slots.clone().acquire_owned())
             .await
-            .map_err(|_| Error::Overloaded { retry_after: Duration::from_secs(1) })?
+            .map_err(|_| Error::Overloaded {
+                retry_after: Duration::from_secs(1),
+            })?
             .map_err(|_| Error::Internal)?;
         if let Some(sender) = self.check_out() {
-            return Ok(Lease::One { sender, permit, reused: true });
+            return Ok(Lease::One {
+                sender,
+                permit,
+                reused: true,
+            });
         }
-        let Connected { stream, http2 } = self.connector.connect().await.map_err(Error::Unreachable)?;
+        let Connected { stream, http2 } =
+            self.connector.connect().await.map_err(Error::Unreachable)?;
         if http2 {
             let sender = handshake2(stream).await?;
             *self.multiplexed.lock().await = Some(sender.clone());
-            return Ok(Lease::Many { sender, reused: false });
+            return Ok(Lease::Many {
+                sender,
+                reused: false,
+            });
         }
         let (sender, connection) = http1::Builder::new()
             .max_headers(MAX_RESPONSE_HEADERS)
@@ -276,7 +323,11 @@ impl Inner {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
-        Ok(Lease::One { sender, permit, reused: false })
+        Ok(Lease::One {
+            sender,
+            permit,
+            reused: false,
+        })
     }
 }
 
@@ -325,7 +376,9 @@ fn set_absolute_form(request: &mut Request<Body>, upstream: &Uri) {
 /// Closes connections that have been idle too long; ends with the pool.
 async fn reap(pool: Weak<Inner>) {
     loop {
-        let Some(pause) = pool.upgrade().map(|inner| inner.options.idle_timeout) else { return };
+        let Some(pause) = pool.upgrade().map(|inner| inner.options.idle_timeout) else {
+            return;
+        };
         tokio::time::sleep(pause.max(Duration::from_secs(1)) / 2).await;
         let Some(inner) = pool.upgrade() else { return };
         inner.drop_expired();

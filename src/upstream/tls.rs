@@ -18,7 +18,10 @@ pub enum Trust<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("{path}: {source}")]
-    Read { path: String, source: rustls_pki_types::pem::Error },
+    Read {
+        path: String,
+        source: rustls_pki_types::pem::Error,
+    },
     #[error("no usable root certificate was found")]
     NoRoots,
     #[error(transparent)]
@@ -36,7 +39,10 @@ pub fn client_config(trust: &Trust<'_>, http2: bool) -> Result<Arc<ClientConfig>
             roots.add_parsable_certificates(found.certs);
         }
         Trust::File(path) => {
-            let read = |source| TlsError::Read { path: path.display().to_string(), source };
+            let read = |source| TlsError::Read {
+                path: path.display().to_string(),
+                source,
+            };
             for certificate in CertificateDer::pem_file_iter(path).map_err(read)? {
                 roots.add(certificate.map_err(read)?)?;
             }
@@ -49,6 +55,10 @@ pub fn client_config(trust: &Trust<'_>, http2: bool) -> Result<Arc<ClientConfig>
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+    config.alpn_protocols = if http2 {
+        vec![b"h2".to_vec(), b"http/1.1".to_vec()]
+    } else {
+        vec![b"http/1.1".to_vec()]
+    };
     Ok(Arc::new(config))
 }

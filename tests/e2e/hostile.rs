@@ -11,42 +11,153 @@ async fn hostile_requests_get_codes() {
     let auth = format!("Authorization: {KEY}\r\nContent-Type: application/json\r\n");
     let with = |rest: &str| format!("{rest}\r\n{auth}\r\n");
     let table: &[(&str, String, u16, &str)] = &[
-        ("no credential", "GET /a.get HTTP/1.1\r\nHost: x\r\n\r\n".into(), 401, "unauthenticated"),
-        ("wrong key", "GET /a.get HTTP/1.1\r\nHost: x\r\nAuthorization: no\r\n\r\n".into(), 401, "unauthenticated"),
-        ("two credentials", with("GET /a.get HTTP/1.1\r\nHost: x\r\nAuthorization: no"), 401, "unauthenticated"),
-        ("denied", with("POST /auth-tokens.create HTTP/1.1\r\nHost: x\r\nContent-Length: 0"), 403, "forbidden"),
-        ("denied, disguised", with("POST //Auth%2Dtokens.CREATE/;x HTTP/1.1\r\nHost: x\r\nContent-Length: 0"), 403, "forbidden"),
+        (
+            "no credential",
+            "GET /a.get HTTP/1.1\r\nHost: x\r\n\r\n".into(),
+            401,
+            "unauthenticated",
+        ),
+        (
+            "wrong key",
+            "GET /a.get HTTP/1.1\r\nHost: x\r\nAuthorization: no\r\n\r\n".into(),
+            401,
+            "unauthenticated",
+        ),
+        (
+            "two credentials",
+            with("GET /a.get HTTP/1.1\r\nHost: x\r\nAuthorization: no"),
+            401,
+            "unauthenticated",
+        ),
+        (
+            "denied",
+            with("POST /auth-tokens.create HTTP/1.1\r\nHost: x\r\nContent-Length: 0"),
+            403,
+            "forbidden",
+        ),
+        (
+            "denied, disguised",
+            with("POST //Auth%2Dtokens.CREATE/;x HTTP/1.1\r\nHost: x\r\nContent-Length: 0"),
+            403,
+            "forbidden",
+        ),
         ("no host", with("GET /a.get HTTP/1.1"), 400, "bad_request"),
-        ("two hosts", with("GET /a.get HTTP/1.1\r\nHost: x\r\nHost: y"), 400, "bad_request"),
-        ("user info", with("GET /a.get HTTP/1.1\r\nHost: u@x"), 400, "bad_request"),
-        ("dot segment", with("GET /a/../b HTTP/1.1\r\nHost: x"), 400, "bad_request"),
-        ("encoded dot segment", with("GET /a/%2E%2e/b HTTP/1.1\r\nHost: x"), 400, "bad_request"),
-        ("TRACE", with("TRACE /a HTTP/1.1\r\nHost: x"), 400, "bad_request"),
-        ("CONNECT", with("CONNECT x:443 HTTP/1.1\r\nHost: x:443"), 400, "bad_request"),
-        ("asterisk", with("OPTIONS * HTTP/1.1\r\nHost: x"), 400, "bad_request"),
-        ("length over the limit", with("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2000"), 413, "body_too_large"),
-        ("headers over the limit", with(&format!("GET /a HTTP/1.1\r\nHost: x\r\nA: {}", "a".repeat(70_000))), 431, "headers_too_large"),
-        ("not JSON", with("POST /rev-users.link HTTP/1.1\r\nHost: x\r\nContent-Length: 1") + "x", 400, "parse_error"),
-        ("conflict", with("POST /rev-users.link HTTP/1.1\r\nHost: x\r\nContent-Length: 27") + r#"{"id":"a","user_don":"bcd"}"#, 400, "field_conflict"),
-        ("bad chunk", with("POST /a.list HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked") + "zz\r\n\r\n", 400, "bad_request"),
+        (
+            "two hosts",
+            with("GET /a.get HTTP/1.1\r\nHost: x\r\nHost: y"),
+            400,
+            "bad_request",
+        ),
+        (
+            "user info",
+            with("GET /a.get HTTP/1.1\r\nHost: u@x"),
+            400,
+            "bad_request",
+        ),
+        (
+            "dot segment",
+            with("GET /a/../b HTTP/1.1\r\nHost: x"),
+            400,
+            "bad_request",
+        ),
+        (
+            "encoded dot segment",
+            with("GET /a/%2E%2e/b HTTP/1.1\r\nHost: x"),
+            400,
+            "bad_request",
+        ),
+        (
+            "TRACE",
+            with("TRACE /a HTTP/1.1\r\nHost: x"),
+            400,
+            "bad_request",
+        ),
+        (
+            "CONNECT",
+            with("CONNECT x:443 HTTP/1.1\r\nHost: x:443"),
+            400,
+            "bad_request",
+        ),
+        (
+            "asterisk",
+            with("OPTIONS * HTTP/1.1\r\nHost: x"),
+            400,
+            "bad_request",
+        ),
+        (
+            "length over the limit",
+            with("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2000"),
+            413,
+            "body_too_large",
+        ),
+        (
+            "headers over the limit",
+            with(&format!(
+                "GET /a HTTP/1.1\r\nHost: x\r\nA: {}",
+                "a".repeat(70_000)
+            )),
+            431,
+            "headers_too_large",
+        ),
+        (
+            "not JSON",
+            with("POST /rev-users.link HTTP/1.1\r\nHost: x\r\nContent-Length: 1") + "x",
+            400,
+            "parse_error",
+        ),
+        (
+            "conflict",
+            with("POST /rev-users.link HTTP/1.1\r\nHost: x\r\nContent-Length: 27")
+                + r#"{"id":"a","user_don":"bcd"}"#,
+            400,
+            "field_conflict",
+        ),
+        (
+            "bad chunk",
+            with("POST /a.list HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked") + "zz\r\n\r\n",
+            400,
+            "bad_request",
+        ),
     ];
     for (what, bytes, status, code) in table {
         let answer = rig.send(bytes).await;
-        assert_eq!((answer.status, answer.code().as_str()), (*status, *code), "{what}: {answer:?}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (*status, *code),
+            "{what}: {answer:?}"
+        );
         assert!(answer.header("proxy-status").is_some(), "{what}");
         assert!(answer.header("x-request-id").is_some(), "{what}");
-        assert_eq!(rig.call("GET", "/dev-users.self", "").await.status, 200, "after: {what}");
+        assert_eq!(
+            rig.call("GET", "/dev-users.self", "").await.status,
+            200,
+            "after: {what}"
+        );
     }
-    let reached: Vec<_> = rig.devrev.received().into_iter().map(|r| r.target).filter(|t| t != "/dev-users.self").collect();
+    let reached: Vec<_> = rig
+        .devrev
+        .received()
+        .into_iter()
+        .map(|r| r.target)
+        .filter(|t| t != "/dev-users.self")
+        .collect();
     assert!(reached.is_empty(), "{reached:?}");
 }
 
 #[tokio::test]
 async fn a_chunked_body_over_the_limit_is_refused_on_the_way() {
     let rig = Rig::new("[limits]\nmax_body = \"1KiB\"\n").await;
-    let head = format!("POST /a.create HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY}\r\nTransfer-Encoding: chunked\r\n\r\n");
-    let answer = rig.send(format!("{head}800\r\n{}\r\n0\r\n\r\n", "a".repeat(0x800))).await;
-    assert_eq!((answer.status, answer.code().as_str()), (413, "body_too_large"), "{answer:?}");
+    let head = format!(
+        "POST /a.create HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    let answer = rig
+        .send(format!("{head}800\r\n{}\r\n0\r\n\r\n", "a".repeat(0x800)))
+        .await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (413, "body_too_large"),
+        "{answer:?}"
+    );
     assert_eq!(answer.json()["max_bytes"], 1024);
 }
 
@@ -54,7 +165,9 @@ async fn a_chunked_body_over_the_limit_is_refused_on_the_way() {
 async fn ambiguous_framing_is_refused() {
     let rig = Rig::new("").await;
     for te in ["gzip, chunked", "chunked, chunked", "identity"] {
-        let head = format!("POST /a.list HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY}\r\nTransfer-Encoding: {te}\r\n\r\n0\r\n\r\n");
+        let head = format!(
+            "POST /a.list HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY}\r\nTransfer-Encoding: {te}\r\n\r\n0\r\n\r\n"
+        );
         let mut client = Client::connect(rig.address).await;
         client.send(head).await;
         let answer = client.answer().await.expect("an answer");
@@ -66,11 +179,20 @@ async fn ambiguous_framing_is_refused() {
 #[tokio::test]
 async fn an_unreachable_upstream_is_told_as_such() {
     // A port that was just free and nobody listens on.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("bound");
     let gateway = crate::rig::gateway(&free.to_string(), "[retry]\nmax_attempts = 1\n");
     let mut client = Client::connect(gateway.address().expect("TCP")).await;
-    client.send(request("GET", "/works.list", &[("Authorization", KEY)], "")).await;
+    client
+        .send(request("GET", "/works.list", &[("Authorization", KEY)], ""))
+        .await;
     let answer = client.answer().await.expect("an answer");
-    assert_eq!((answer.status, answer.code().as_str()), (502, "upstream_unreachable"), "{answer:?}");
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (502, "upstream_unreachable"),
+        "{answer:?}"
+    );
     assert_eq!(answer.json()["type"], "service_unavailable");
 }

@@ -23,16 +23,23 @@ pub struct Answer {
 
 impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
     }
 
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.body)))
     }
 
     /// The code of an answer made by revgate.
     pub fn code(&self) -> String {
-        let detail = self.json()["detail"].as_str().unwrap_or_default().to_owned();
+        let detail = self.json()["detail"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         detail.split(':').next().unwrap_or_default().to_owned()
     }
 }
@@ -41,7 +48,10 @@ pub struct Client(pub TcpStream, Vec<u8>);
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        Client(TcpStream::connect(address).await.expect("connects"), Vec::new())
+        Client(
+            TcpStream::connect(address).await.expect("connects"),
+            Vec::new(),
+        )
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
@@ -52,7 +62,10 @@ impl Client {
     /// More bytes into the buffer; false at the end of the stream.
     pub async fn more(&mut self) -> bool {
         let mut chunk = [0; 16 * 1024];
-        let read = timeout(PATIENCE, self.0.read(&mut chunk)).await.expect("an answer in time").unwrap_or(0);
+        let read = timeout(PATIENCE, self.0.read(&mut chunk))
+            .await
+            .expect("an answer in time")
+            .unwrap_or(0);
         self.1.extend_from_slice(&chunk[..read]);
         read > 0
     }
@@ -82,7 +95,12 @@ impl Client {
     /// One whole answer; `None` when the connection ended without one.
     pub async fn answer(&mut self) -> Option<Answer> {
         let (status, headers) = self.head().await?;
-        let find = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+        let find = |name: &str| {
+            headers
+                .iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, v)| v.clone())
+        };
         let mut body = Vec::new();
         let whole = if find("transfer-encoding").is_some() {
             self.chunked(&mut body).await
@@ -95,14 +113,21 @@ impl Client {
         } else {
             true
         };
-        Some(Answer { status, headers, body, whole })
+        Some(Answer {
+            status,
+            headers,
+            body,
+            whole,
+        })
     }
 
     /// One chunk of a chunked body; `None` at its end or when it breaks off.
     pub async fn chunk(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some(line) = self.1.windows(2).position(|w| w == b"\r\n") {
-                let size = usize::from_str_radix(std::str::from_utf8(&self.1[..line]).ok()?.trim(), 16).ok()?;
+                let size =
+                    usize::from_str_radix(std::str::from_utf8(&self.1[..line]).ok()?.trim(), 16)
+                        .ok()?;
                 if self.1.len() >= line + 2 + size + 2 {
                     let chunk = self.1[line + 2..line + 2 + size].to_vec();
                     self.1.drain(..line + 2 + size + 2);

@@ -27,10 +27,16 @@ impl Rig {
     }
 
     pub async fn with(extra: &str, options: simulator::Options) -> Rig {
-        let devrev = simulator::start(options).await.expect("the simulator starts");
+        let devrev = simulator::start(options)
+            .await
+            .expect("the simulator starts");
         let gateway = gateway(&devrev.addr().to_string(), extra);
         let address = gateway.address().expect("TCP");
-        Rig { devrev, gateway, address }
+        Rig {
+            devrev,
+            gateway,
+            address,
+        }
     }
 
     pub async fn send(&self, bytes: impl AsRef<[u8]>) -> Answer {
@@ -41,18 +47,27 @@ impl Rig {
 
     pub async fn call(&self, method: &str, target: &str, body: &str) -> Answer {
         let authorization = format!("Bearer {KEY}");
-        let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
+        let headers = [
+            ("Authorization", authorization.as_str()),
+            ("Content-Type", "application/json"),
+        ];
         self.send(request(method, target, &headers, body)).await
     }
 
     pub async fn admin(&self, path: &str) -> Answer {
         let mut client = Client::connect(self.gateway.admin_address()).await;
-        client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        client
+            .send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+            .await;
         client.answer().await.expect("an answer")
     }
 
     pub fn last(&self) -> Received {
-        self.devrev.received().last().cloned().expect("a request at the simulator")
+        self.devrev
+            .received()
+            .last()
+            .cloned()
+            .expect("a request at the simulator")
     }
 }
 
@@ -73,7 +88,10 @@ pub fn gateway(upstream: &str, extra: &str) -> Gateway {
 }
 
 pub fn hash(key: &str) -> String {
-    Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(key)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// The simulator answers the first `times` calls of `operation` with `fault`.
@@ -88,5 +106,9 @@ pub fn status(code: u16, retry_after: Option<u64>) -> Fault {
 }
 
 pub fn header<'a>(received: &'a Received, name: &str) -> Option<&'a str> {
-    received.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    received
+        .headers
+        .iter()
+        .find(|(n, _)| n == name)
+        .map(|(_, v)| v.as_str())
 }
