@@ -33,6 +33,8 @@ pub enum Error {
     Target(TargetFault),
     #[error("bad message framing: {0}")]
     Framing(FramingFault),
+    #[error("malformed request head")]
+    Malformed,
     #[error("the request's body was malformed or broke off")]
     BrokenBody,
     #[error("the body is not one JSON object with distinct keys")]
@@ -77,7 +79,9 @@ impl Error {
                 "unauthenticated"
             }
             Error::Forbidden => "forbidden",
-            Error::Target(_) | Error::Framing(_) | Error::BrokenBody => "bad_request",
+            Error::Target(_) | Error::Framing(_) | Error::Malformed | Error::BrokenBody => {
+                "bad_request"
+            }
             Error::Parse => "parse_error",
             Error::FieldConflict { .. } => "field_conflict",
             Error::DeprecatedField { .. } => "deprecated_field",
@@ -173,6 +177,7 @@ impl Error {
             Error::Forbidden => "This caller may not use this operation.",
             Error::Target(_) => "The request's target or Host is not acceptable.",
             Error::Framing(_) => "The request's framing is ambiguous or malformed.",
+            Error::Malformed => "The request is not well-formed HTTP.",
             Error::BrokenBody => "The request's body is malformed or ended early.",
             Error::Parse => "The body is not one JSON object with distinct keys.",
             Error::FieldConflict { .. } => {

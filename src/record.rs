@@ -24,8 +24,10 @@ pub struct Facts {
     pub rate: Option<(HeaderValue, HeaderValue)>,
     /// The code of the refusal, where revgate made the answer.
     pub code: Option<&'static str>,
-    /// A deprecated field was in use: the answer says so.
-    pub deprecated: bool,
+    /// Deprecated fields in use: the answer says so.
+    pub deprecated: Vec<Arc<str>>,
+    /// The operation as a whole is deprecated.
+    pub deprecated_operation: bool,
 }
 
 impl Record {

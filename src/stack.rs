@@ -31,7 +31,7 @@ use crate::{
         retry::{Budget, Rules},
         rewrite::{Mode, Rule},
     },
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, tally::Tally},
     types::Caller,
     upstream::{Upstream, token},
 };
@@ -42,6 +42,7 @@ pub type Stack = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
 /// What all workers share.
 pub struct Shared {
     pub metrics: Arc<Metrics>,
+    pub tally: Arc<Tally>,
     pub groups: Arc<quota::Groups>,
     pub budget: Arc<Mutex<Budget>>,
     pub room: Arc<Semaphore>,
@@ -65,6 +66,7 @@ impl Shared {
         });
         Shared {
             metrics: Arc::new(Metrics::new()),
+            tally: Arc::default(),
             groups: Arc::default(),
             budget: Arc::new(Mutex::new(Budget::new(config.retry.budget))),
             room: Arc::new(Semaphore::new(config.limits.max_in_flight)),
@@ -98,6 +100,7 @@ pub fn build(config: &Config, shared: &Shared, upstream: Upstream) -> Result<Sta
         // Sees the final status, also of refusals, panics and callers that left.
         .layer(telemetry::TelemetryLayer::new(telemetry::Parameters {
             metrics: metrics(),
+            tally: shared.tally.clone(),
             access: access_of(config),
         }))
         // The seam: below `Result<_, Error>`, above always an answer.

@@ -66,7 +66,9 @@ where
             return Either::refused(error);
         }
         let operation = Operation::from_path(request.uri().path());
-        record(&request).facts().operation = Some(operation.label());
+        let record = record(&request);
+        record.facts().operation = Some(operation.label());
+        record.facts().deprecated_operation = operation.is_deprecated();
         request.extensions_mut().insert(Named(operation));
         Either::below(self.inner.call(request))
     }

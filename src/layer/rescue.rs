@@ -90,7 +90,7 @@ fn promise(response: &mut Response<Body>, id: Option<RequestId>, record: &Record
         headers.insert("ratelimit-policy", policy.clone());
         headers.insert("ratelimit", limit.clone());
     }
-    if facts.deprecated {
+    if !facts.deprecated.is_empty() {
         // RFC 9745; 2025-03-27, the date of DevRev's beta changelog.
         headers.insert("deprecation", HeaderValue::from_static("@1743033600"));
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use tower::{Layer, Service};
 
-use super::{BoxFuture, other};
+use super::BoxFuture;
 use crate::{
     body::{Body, Fault, InboundFault, read_up_to},
     error::Error,
@@ -133,17 +133,7 @@ impl Parameters {
         };
         if !fields.is_empty() {
             let record = head.extensions.get::<Record>().cloned().unwrap_or_default();
-            let mut facts = record.facts();
-            facts.deprecated = true;
-            let (caller, operation) = (
-                facts.caller.clone().unwrap_or_else(other),
-                facts.operation.unwrap_or("other"),
-            );
-            drop(facts);
-            for field in fields {
-                self.metrics
-                    .deprecated(&caller, operation, &Arc::from(field));
-            }
+            record.facts().deprecated = fields.into_iter().map(Arc::from).collect();
         }
         head.headers.remove(header::TRANSFER_ENCODING);
         head.headers

@@ -17,12 +17,13 @@ use crate::{
     body::{Body, Guard},
     policy::headers::sane_request_id,
     record::Record,
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, tally::Tally},
     types::RequestId,
 };
 
 pub struct Parameters {
     pub metrics: Arc<Metrics>,
+    pub tally: Arc<Tally>,
     pub access: Access,
 }
 
@@ -137,7 +138,11 @@ const CALLER_LEFT: u16 = 499;
 
 impl Drop for End {
     fn drop(&mut self) {
-        let Parameters { metrics, access } = &*self.parameters;
+        let Parameters {
+            metrics,
+            tally,
+            access,
+        } = &*self.parameters;
         metrics.in_flight(-1);
         let facts = self.record.facts();
         let caller = facts.caller.clone().unwrap_or_else(other);
@@ -153,6 +158,16 @@ impl Drop for End {
         if let Some(code) = facts.code {
             metrics.refused(&caller, code);
         }
+        for field in &facts.deprecated {
+            metrics.deprecated(&caller, operation, field);
+        }
+        tally.note(
+            &caller,
+            operation,
+            facts.code.is_some(),
+            &facts.deprecated,
+            facts.deprecated_operation,
+        );
         let failed = facts.code.is_some() || status >= 500 || self.status.is_none();
         if *access == Access::All || (*access == Access::Refused && failed) {
             tracing::info!(

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::listener::Listener;
+use super::{listener::Listener, refusal::Refusals};
 use crate::{
     body::{Body, Guard, InboundFault},
     layer::Draining,
@@ -140,9 +140,13 @@ fn builder(settings: &Settings) -> auto::Builder<TokioExecutor> {
 
 /// What a connection is doing, for its idle timeout.
 #[derive(Clone)]
-struct Activity(Arc<Mutex<(usize, Instant)>>);
+pub struct Activity(Arc<Mutex<(usize, Instant)>>);
 
 impl Activity {
+    pub fn is_idle(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 == 0
+    }
+
     fn begin(&self) -> Busy {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
         Busy(self.clone())
@@ -197,6 +201,7 @@ async fn connection<I>(
                 .map(|response| response.map(|body| body.guarded(busy)))
         }
     });
+    let stream = Refusals::new(stream, watch.clone(), settings.metrics.clone());
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let mut ending = false;

@@ -50,6 +50,7 @@ impl Control for State {
             "ready": self.unready().is_empty(),
             "quota": self.quota(),
             "callers": self.callers(),
+            "deprecations": self.deprecations(),
         })
     }
 
@@ -58,12 +59,17 @@ impl Control for State {
     }
 
     fn callers(&self) -> Value {
+        let seen = self.shared.tally.callers();
         let callers = self.config.callers.iter().map(|(name, caller)| {
             let rules = &caller.rules;
+            let seen = seen.get(name.as_str());
             let view = json!({
                 "rate": format!("{}/{}s", rules.rate.count, rules.rate.per.as_secs_f64()),
                 "burst": rules.burst,
                 "weight": rules.weight,
+                "requests": seen.map_or(0, |seen| seen.requests),
+                "refused": seen.map_or(0, |seen| seen.refused),
+                "last_seen": seen.map(|seen| seen.last),
             });
             (name.clone(), view)
         });
@@ -71,7 +77,7 @@ impl Control for State {
     }
 
     fn deprecations(&self) -> Value {
-        json!([])
+        self.shared.tally.deprecations()
     }
 
     fn resume(&self, group: &str) -> bool {

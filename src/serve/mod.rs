@@ -4,6 +4,7 @@ mod connection;
 mod control;
 mod demo;
 mod listener;
+mod refusal;
 
 use std::{
     net::SocketAddr,

@@ -282,13 +282,14 @@ impl Inner {
                 reused: false,
             });
         }
-        if let Ok(shared) = self.multiplexed.try_lock() {
-            if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
-                return Ok(Lease::Many {
-                    sender: sender.clone(),
-                    reused: true,
-                });
-            }
+        // Locked only while a connection is being noted: who comes just then opens one more.
+        if let Ok(shared) = self.multiplexed.try_lock()
+            && let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed())
+        {
+            return Ok(Lease::Many {
+                sender: sender.clone(),
+                reused: true,
+            });
         }
         let permit = timeout_at(until, self.slots.clone().acquire_owned())
             .await
