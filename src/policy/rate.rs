@@ -16,6 +16,9 @@ use http::HeaderValue;
 /// How many limiters [`Keyed`] holds unless told otherwise: some 2 MB, and more callers than a sidecar has.
 pub const DEFAULT_CAPACITY: usize = 10_000;
 
+/// A sweep that made no room is not repeated sooner: some 10,000 limiters a second are no load.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The slowest a full burst may come back: GCRA counts nanoseconds in 64 bits, and must not overflow.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
@@ -171,9 +174,8 @@ pub struct Keyed<C: Clock + Clone> {
     limiters: HashMap<[u8; 32], Arc<Limiter<C>>>,
     overflow: Arc<Limiter<C>>,
     capacity: usize,
-    /// Newcomers to turn to the overflow before the map is swept again: a sweep reads all of it, so a flood of names
-    /// must not cause one each.
-    until_sweep: usize,
+    /// When the map was last swept in vain.
+    swept: Option<C::Instant>,
     quota: Quota,
     clock: C,
 }
@@ -186,7 +188,7 @@ impl<C: Clock + Clone> Keyed<C> {
             limiters: HashMap::new(),
             overflow,
             capacity,
-            until_sweep: 0,
+            swept: None,
             quota,
             clock,
         }
@@ -215,17 +217,18 @@ impl<C: Clock + Clone> Keyed<C> {
         self.limiters.is_empty()
     }
 
+    /// Makes room if it can. A sweep reads the whole map, so a flood of newcomers must not cause one each.
     fn sweep(&mut self) -> bool {
-        if self.until_sweep > 0 {
-            self.until_sweep -= 1;
+        let now = self.clock.now();
+        let recent = |swept: C::Instant| Duration::from(now.duration_since(swept)) < SWEEP_INTERVAL;
+        if self.swept.is_some_and(recent) {
             return false;
         }
+        // One that is in use may be full only because its request has not asked yet.
         self.limiters
             .retain(|_, limiter| Arc::strong_count(limiter) > 1 || !limiter.is_full());
         let room = self.limiters.len() < self.capacity;
-        if !room {
-            self.until_sweep = self.capacity / 8;
-        }
+        self.swept = (!room).then_some(now);
         room
     }
 }

@@ -144,6 +144,9 @@ fn check_path(path: &str) -> Result<(), TargetFault> {
     if has_dot_segment(path.as_bytes()) {
         return Err(TargetFault::DotSegment);
     }
+    if !path.contains('%') {
+        return Ok(());
+    }
     let mut path = path.as_bytes().to_owned();
     for _ in 0..DECODINGS {
         if !path.contains(&b'%') {
