@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Runs every test. Needs a Rust toolchain; what else is missing is installed when this runs as root on a system
+# with apt-get, and named otherwise.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() {
+  printf 'FAILED: %s\n' "$*" >&2
+  exit 1
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+updated=no
+# install PACKAGE...: true when apt-get put them there.
+install() {
+  if [ "$(id -u)" -ne 0 ] || ! has apt-get; then
+    return 1
+  fi
+  if [ "$updated" = no ]; then
+    apt-get update -qq || return 1
+    updated=yes
+  fi
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+}
+
+has cargo || fail "cargo is not on the PATH; install Rust (Cargo.toml names the oldest version that will do)"
+
+# aws-lc-rs compiles C. A build with a C compiler alone works on common targets, others need cmake as well.
+has cc || has gcc || install gcc libc6-dev || fail "a C compiler is needed to build aws-lc-sys; install gcc"
+has cmake || install cmake || printf 'note: cmake is missing; aws-lc-sys needs it on some targets\n' >&2
+
+cargo test --locked || fail "cargo test: see the first failing test above"
+
+if [ -e tests/clients/run.sh ]; then
+  if ! { has node && has npm; }; then
+    install nodejs npm || true
+  fi
+  if has node && has npm; then
+    bash tests/clients/run.sh || fail "tests/clients/run.sh: DevRev's own SDKs do not get what they expect"
+  else
+    # Said last and loudly, so that a run without them is not mistaken for a whole one.
+    printf 'SKIPPED: tests/clients (node and npm are missing and could not be installed)\n' >&2
+  fi
+fi
+
+printf 'all tests passed\n'

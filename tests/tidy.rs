@@ -1,0 +1,315 @@
+//! Holds the shape that `src/ARCHITECTURE.md` describes. Reads the sources as text; needs nothing but std.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+const MAX_LINES: usize = 400;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// One file under `src`: its path from there, with `/`, and its text.
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// The text without the `#[cfg(test)] mod tests { … }` that ends it; nothing of a file that is all tests.
+    fn production(&self) -> &str {
+        if self.path.ends_with("/tests.rs") {
+            return "";
+        }
+        let end = self.text.match_indices("#[cfg(test)]").find(|(at, mark)| {
+            let next = self.text[at + mark.len()..].trim_start();
+            next.starts_with("mod tests {")
+        });
+        end.map_or(self.text.as_str(), |(at, _)| &self.text[..at])
+    }
+
+    /// The same without whole-line comments.
+    fn code(&self) -> String {
+        let lines = self
+            .production()
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// What stands directly below `prefix` (`crate`, `super`, `std`) wherever this file names it, groups opened:
+    /// `use super::{headers::ID, other}` gives `headers::ID` and `other`.
+    fn named_below(&self, prefix: &str) -> Vec<String> {
+        below(&self.code(), prefix)
+    }
+}
+
+fn below(code: &str, prefix: &str) -> Vec<String> {
+    let needle = format!("{prefix}::");
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices(&needle) {
+        if code[..at].ends_with(is_word) || code[..at].ends_with("::") {
+            continue;
+        }
+        let rest = &code[at + needle.len()..];
+        match rest.strip_prefix('{') {
+            None => found.push(
+                rest.split(|c: char| !is_word(c) && c != ':')
+                    .next()
+                    .unwrap_or("")
+                    .to_owned(),
+            ),
+            Some(group) => found.extend(members(group)),
+        }
+    }
+    found
+}
+
+/// The members of a group, up to its closing brace, split at the commas of its own depth.
+fn members(group: &str) -> Vec<String> {
+    let (mut depth, mut all, mut member) = (0, Vec::new(), String::new());
+    for c in group.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                all.push(std::mem::take(&mut member));
+                continue;
+            }
+            _ => {}
+        }
+        if !c.is_whitespace() {
+            member.push(c);
+        }
+    }
+    all.push(member);
+    all.retain(|member| !member.is_empty());
+    all
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+fn first(path: &str) -> &str {
+    path.split(':').next().unwrap_or("")
+}
+
+fn sources() -> Vec<Source> {
+    let src = root().join("src");
+    let (mut dirs, mut files) = (vec![src.clone()], Vec::new());
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).expect("src can be read") {
+            let path: PathBuf = entry.expect("src can be read").path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let below_src = path.strip_prefix(&src).expect("it lies in src");
+                let name = below_src.to_string_lossy().replace('\\', "/");
+                files.push(Source {
+                    path: name,
+                    text: read(&path),
+                });
+            }
+        }
+    }
+    assert!(files.len() > 10, "the sources were not found");
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    files
+}
+
+/// Every layer but the shared parent module.
+fn layers() -> Vec<Source> {
+    sources()
+        .into_iter()
+        .filter(|file| file.path.starts_with("layer/") && file.path != "layer/mod.rs")
+        .collect()
+}
+
+fn none(faults: &[String]) {
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn policy_is_pure() {
+    let mut faults = Vec::new();
+    for file in sources()
+        .iter()
+        .filter(|file| file.path.starts_with("policy/"))
+    {
+        let code = file.code();
+        for banned in ["tokio", "hyper", "tower", "tracing"] {
+            if !below(&code, banned).is_empty() || code.contains(&format!("use {banned};")) {
+                faults.push(format!(
+                    "src/{}: uses {banned}; pass in what it is needed for",
+                    file.path
+                ));
+            }
+        }
+        for path in file.named_below("std") {
+            if matches!(first(&path), "fs" | "env") {
+                faults.push(format!(
+                    "src/{}: uses std::{path}; pass in what it is needed for",
+                    file.path
+                ));
+            }
+        }
+    }
+    none(&faults);
+}
+
+#[test]
+fn files_are_short() {
+    let mut faults = Vec::new();
+    for file in sources() {
+        let lines = file.production().lines().count();
+        if lines > MAX_LINES {
+            faults.push(format!(
+                "src/{}: {lines} lines without its tests, at most {MAX_LINES}; split it",
+                file.path
+            ));
+        }
+    }
+    none(&faults);
+}
+
+#[test]
+fn every_code_is_in_the_readme() {
+    let error = read(&root().join("src/error.rs"));
+    let (_, from) = error
+        .split_once("fn code(")
+        .expect("src/error.rs has `fn code`");
+    let body = from.split("\n    }\n").next().unwrap_or(from);
+    let codes: Vec<&str> = body.split('"').skip(1).step_by(2).collect();
+    assert!(codes.len() > 5, "the codes were not found: {codes:?}");
+
+    let readme = read(&root().join("README.md"));
+    let rows: Vec<&str> = readme
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .collect();
+    let missing = codes.iter().filter(|code| {
+        !rows
+            .iter()
+            .any(|row| row.starts_with(&format!("| `{code}` |")))
+    });
+    none(
+        &missing
+            .map(|code| format!("README.md: no row for the code `{code}`"))
+            .collect::<Vec<_>>(),
+    );
+}
+
+#[test]
+fn only_the_command_line_prints() {
+    let mut faults = Vec::new();
+    for file in sources()
+        .iter()
+        .filter(|file| !matches!(file.path.as_str(), "cli.rs" | "main.rs"))
+    {
+        let code = file.code();
+        for banned in ["println!", "print!"] {
+            // `eprintln!` ends in the same letters.
+            if code
+                .match_indices(banned)
+                .any(|(at, _)| !code[..at].ends_with(is_word))
+            {
+                faults.push(format!(
+                    "src/{}: {banned}; standard output belongs to src/cli.rs",
+                    file.path
+                ));
+            }
+        }
+    }
+    none(&faults);
+}
+
+#[test]
+fn layers_do_not_know_each_other() {
+    let layers = layers();
+    let names: Vec<&str> = layers
+        .iter()
+        .map(|file| {
+            file.path
+                .trim_start_matches("layer/")
+                .trim_end_matches(".rs")
+        })
+        .collect();
+    let mut faults = Vec::new();
+    for file in &layers {
+        for path in file.named_below("super") {
+            if names.contains(&first(&path)) && path != "headers::X_REQUEST_ID" {
+                faults.push(format!(
+                    "src/{}: imports super::{path}; what two share goes to layer/mod.rs",
+                    file.path
+                ));
+            }
+        }
+        for path in file.named_below("crate") {
+            if first(&path) == "layer" {
+                faults.push(format!(
+                    "src/{}: imports crate::{path}; write super:: so that this test sees it",
+                    file.path
+                ));
+            }
+        }
+    }
+    none(&faults);
+}
+
+#[test]
+fn layers_do_not_know_the_configuration() {
+    let mut faults = Vec::new();
+    for file in layers() {
+        if file
+            .named_below("crate")
+            .iter()
+            .any(|path| first(path) == "config")
+        {
+            faults.push(format!(
+                "src/{}: imports crate::config; take a parameter, src/stack.rs fills it in",
+                file.path
+            ));
+        }
+    }
+    none(&faults);
+}
+
+#[test]
+fn only_serve_and_main_know_the_stack() {
+    let mut faults = Vec::new();
+    for file in sources() {
+        let allowed =
+            file.path.starts_with("serve/") || matches!(file.path.as_str(), "serve.rs" | "main.rs");
+        if !allowed
+            && file
+                .named_below("crate")
+                .iter()
+                .any(|path| first(path) == "stack")
+        {
+            faults.push(format!(
+                "src/{}: imports crate::stack; only src/serve and src/main.rs may",
+                file.path
+            ));
+        }
+    }
+    none(&faults);
+}
+
+#[test]
+fn imports_are_read_as_the_compiler_reads_them() {
+    let code = "use super::{headers::ID, other};\nuse crate::{\n    body::{Body, Guard},\n    stack::{self, Shared},\n};\nlet x = crate::config::load();";
+    assert_eq!(below(code, "super"), ["headers::ID", "other"]);
+    assert_eq!(
+        below(code, "crate"),
+        ["body::{Body,Guard}", "stack::{self,Shared}", "config::load"]
+    );
+    assert!(below("use hyper_util::rt;", "hyper").is_empty());
+}
