@@ -9,6 +9,7 @@ use std::{
 
 use http::{HeaderValue, header};
 use http_body_util::BodyExt;
+use memchr::memmem::find;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Activity;
@@ -22,6 +23,9 @@ pub struct Refusals<I> {
     instead: Option<(Vec<u8>, usize)>,
 }
 
+/// hyper's has a status line and three fields.
+const LONGEST_BARE: usize = 256;
+
 impl<I> Refusals<I> {
     pub fn new(inner: I, activity: Activity, metrics: std::sync::Arc<Metrics>) -> Self {
         Refusals {
@@ -32,10 +36,15 @@ impl<I> Refusals<I> {
         }
     }
 
-    /// Whether `bytes` are hyper's own words: an error's head while no request is on its way. Whatever the stack
-    /// answers belongs to a request that is.
+    /// Whether `bytes` are hyper's own words: a short bodiless error's head, while no request is on its way, and
+    /// without the id that every answer of the stack carries.
     fn is_bare(&self, bytes: &[u8]) -> bool {
-        bytes.starts_with(b"HTTP/1.1 4") && self.activity.is_idle()
+        bytes.starts_with(b"HTTP/1.1 4")
+            && bytes.len() < LONGEST_BARE
+            && bytes.ends_with(b"\r\n\r\n")
+            && find(bytes, b"content-length: 0").is_some()
+            && find(bytes, b"x-request-id").is_none()
+            && self.activity.is_idle()
     }
 
     fn refusal(&self, bytes: &[u8]) -> Vec<u8> {
