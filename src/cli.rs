@@ -36,10 +36,10 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:8081")]
         listen: SocketAddr,
         /// Requests per window.
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
         limit: u64,
         /// Length of the window, such as "10s".
-        #[arg(long, default_value = "10s", value_parser = window)]
+        #[arg(long, default_value = "5m", value_parser = window)]
         window: Duration,
         /// A file of planned answers.
         #[arg(long)]
@@ -99,7 +99,10 @@ fn execute(command: Command) -> anyhow::Result<()> {
             limit,
             window,
             plan,
-        } => crate::simulator::run(listen, limit, window, plan),
+        } => {
+            crate::telemetry::log::init("info", config::LogFormat::Auto)?;
+            crate::simulator::run(listen, limit, window, plan)
+        }
         Command::Schema => print(config::reference::schema_json().trim_end()),
         Command::HashKey => print(hash_key(std::io::stdin().lock())?),
     }

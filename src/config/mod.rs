@@ -9,6 +9,7 @@ mod raw;
 mod redact;
 pub mod reference;
 pub mod secret;
+mod sections;
 #[cfg(test)]
 mod tests;
 mod tree;

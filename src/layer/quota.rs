@@ -25,7 +25,7 @@ use crate::{
     policy::feedback,
     record::Record,
     telemetry::metrics::Metrics,
-    types::{Caller, Deadline, Demand},
+    types::{Caller, Deadline, Demand, Named},
 };
 
 pub struct Parameters {
@@ -241,10 +241,22 @@ where
             parameters
                 .admit(&caller, deadline, &record(&request))
                 .await?;
+            let class = class(&request);
+            let start = Instant::now();
             let response = inner.call(request).await?;
+            parameters
+                .metrics
+                .upstream_duration(class, start.elapsed().as_secs_f64());
             Ok(parameters.learn(&caller, response).await)
         })
     }
+}
+
+fn class(request: &Request<Body>) -> &'static str {
+    let named = request.extensions().get::<Named>();
+    named.map_or("write", |Named(operation)| {
+        operation.class(request.method())
+    })
 }
 
 impl Parameters {
