@@ -2,6 +2,8 @@
 
 mod hostile;
 mod http;
+mod process;
 mod rig;
 mod scenarios;
 mod waiting;
+mod wire;

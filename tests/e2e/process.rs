@@ -1,0 +1,130 @@
+//! The program as an operator runs it: its log, its signals, its exit status.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Stdio},
+};
+
+use crate::{
+    http::{Client, request},
+    rig::{KEY, TOKEN, hash},
+};
+
+struct Process {
+    child: Child,
+    stderr: BufReader<std::process::ChildStderr>,
+    seen: String,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Process {
+    fn start(arguments: &[&str], level: &str) -> Process {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_revgate"))
+            .args(arguments)
+            .env("DEVREV_TOKEN", TOKEN)
+            .env("REVGATE__LOG__LEVEL", level)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("starts");
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        Process {
+            child,
+            stderr,
+            seen: String::new(),
+        }
+    }
+
+    /// The address in the line that says what this listener bound.
+    fn bound(&mut self, listener: &str) -> std::net::SocketAddr {
+        loop {
+            let mut line = String::new();
+            assert!(
+                self.stderr.read_line(&mut line).expect("reads") > 0,
+                "ended: {}",
+                self.seen
+            );
+            self.seen += &line;
+            let value: serde_json::Value =
+                serde_json::from_str(&line).expect("one JSON object a line");
+            if value["message"] == "listening" && value["listener"] == listener {
+                assert_eq!(value["level"], "INFO");
+                return value["address"]
+                    .as_str()
+                    .expect("an address")
+                    .parse()
+                    .expect("an address");
+            }
+        }
+    }
+
+    fn terminate(&self) {
+        let status = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status()
+            .expect("kill runs");
+        assert!(status.success());
+    }
+
+    fn end(&mut self) -> (Option<i32>, String) {
+        let mut rest = String::new();
+        self.stderr.read_to_string(&mut rest).expect("reads");
+        let status = self.child.wait().expect("ends");
+        (status.code(), format!("{}{rest}", self.seen))
+    }
+}
+
+#[tokio::test]
+async fn the_log_at_trace_level_tells_no_secret_and_sigterm_ends_with_zero() {
+    let mut mock = Process::start(&["mock", "--listen", "127.0.0.1:0"], "info");
+    let devrev = mock.bound("mock");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let toml = format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://{devrev}\"\n\
+         [tokens.main]\nenv = \"DEVREV_TOKEN\"\n[callers.billing]\nkey_sha256 = \"{}\"\n[log]\naccess = \"all\"\n",
+        hash(KEY),
+    );
+    std::fs::write(file.path(), toml).expect("written");
+    let mut gateway = Process::start(
+        &["run", "-c", file.path().to_str().expect("a path")],
+        "trace",
+    );
+    let address = gateway.bound("proxy");
+    let body = r#"{"user_don":"body-secret","rev_org_don":"REV-1"}"#;
+    for key in [KEY, "a-wrong-key"] {
+        let mut client = Client::connect(address).await;
+        client
+            .send(request(
+                "POST",
+                "/rev-users.link?query-secret=1",
+                &[("Authorization", key)],
+                body,
+            ))
+            .await;
+        client.answer().await.expect("an answer");
+    }
+    gateway.terminate();
+    let (code, log) = gateway.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(
+        log.contains("\"message\":\"request\"") && log.contains("\"message\":\"drained\""),
+        "{log}"
+    );
+    for secret in [KEY, TOKEN, "a-wrong-key", "body-secret", "query-secret"] {
+        assert!(!log.contains(secret), "the log tells {secret}");
+    }
+}
+
+#[test]
+fn a_bad_file_ends_with_one_and_a_wrong_use_with_two() {
+    let (code, log) = Process::start(&["run", "-c", "/nonexistent/revgate.toml"], "info").end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("/nonexistent/revgate.toml"), "{log}");
+    assert_eq!(Process::start(&["walk"], "info").end().0, Some(2));
+}
