@@ -73,6 +73,8 @@ enum Source {
     /// What was read ahead, then the rest.
     Prefixed {
         first: Option<Bytes>,
+        /// Trailers or an error that were met while reading ahead.
+        last: Option<Result<Frame<Bytes>, Cause>>,
         rest: Box<Body>,
     },
 }
@@ -113,22 +115,29 @@ impl Body {
 
     /// `first`, which has been read already, then what is left of `rest`.
     pub fn prefixed(first: Bytes, rest: Body) -> Self {
+        Body::resumed(first, None, rest)
+    }
+
+    /// As `prefixed`, with what came after `first` and was no data.
+    pub fn resumed(first: Bytes, last: Option<Result<Frame<Bytes>, Cause>>, rest: Body) -> Self {
+        let first = (!first.is_empty()).then_some(first);
         Source::Prefixed {
-            first: (!first.is_empty()).then_some(first),
+            first,
+            last,
             rest: Box::new(rest),
         }
         .into()
+    }
+
+    /// Whether all of it is here already, so that keeping it holds no connection.
+    pub fn is_read(&self) -> bool {
+        matches!(self.source, Source::Empty | Source::Full(_))
     }
 
     #[must_use]
     pub fn guarded(mut self, guard: impl Guard) -> Self {
         self.guards.push(Box::new(guard));
         self
-    }
-
-    /// Whether the whole of it is known to be of at most `limit` bytes.
-    pub fn known_within(&self, limit: u64) -> bool {
-        self.size_hint().upper().is_some_and(|size| size <= limit)
     }
 }
 
@@ -243,7 +252,7 @@ impl HttpBody for Body {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
             Source::Incoming(body) | Source::Inbound { inner: body, .. } => body.size_hint(),
-            Source::Prefixed { first, rest } => {
+            Source::Prefixed { first, rest, .. } => {
                 let first = first.as_ref().map_or(0, |b| b.len() as u64);
                 let rest = rest.size_hint();
                 let mut hint = SizeHint::new();
@@ -282,9 +291,12 @@ impl Source {
                 }
                 Poll::Ready(frame.map(|f| f.map_err(Into::into)))
             }
-            Source::Prefixed { first, rest } => match first.take() {
+            Source::Prefixed { first, last, rest } => match first.take() {
                 Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                None => Pin::new(&mut **rest).poll_frame(cx),
+                None => match last.take() {
+                    Some(last) => Poll::Ready(Some(last)),
+                    None => Pin::new(&mut **rest).poll_frame(cx),
+                },
             },
         }
     }
@@ -294,7 +306,9 @@ impl Source {
             Source::Empty => true,
             Source::Full(bytes) => bytes.is_none(),
             Source::Incoming(body) | Source::Inbound { inner: body, .. } => body.is_end_stream(),
-            Source::Prefixed { first, rest } => first.is_none() && rest.is_end_stream(),
+            Source::Prefixed { first, last, rest } => {
+                first.is_none() && last.is_none() && rest.is_end_stream()
+            }
         }
     }
 }

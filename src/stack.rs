@@ -67,7 +67,12 @@ impl Shared {
         Shared {
             metrics: Arc::new(Metrics::new()),
             tally: Arc::default(),
-            groups: Arc::default(),
+            groups: Arc::new(quota::Groups::named(
+                config
+                    .tokens
+                    .values()
+                    .map(|token| token.quota_group.clone()),
+            )),
             budget: Arc::new(Mutex::new(Budget::new(config.retry.budget))),
             room: Arc::new(Semaphore::new(config.limits.max_in_flight)),
             limiters: limiters.collect(),

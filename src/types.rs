@@ -49,3 +49,7 @@ pub struct OwnToken {
 /// The time upstream named on its answer; the quota layer reads it, the retry layer keeps to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand(pub std::time::Duration);
+
+/// The head had both Transfer-Encoding and Content-Length (RFC 9112 section 6.1); seen on the wire only.
+#[derive(Clone, Copy, Debug)]
+pub struct AmbiguousFraming;

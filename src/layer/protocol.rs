@@ -13,7 +13,7 @@ use crate::{
     body::Body,
     error::Error,
     policy::{operation::Operation, target},
-    types::Named,
+    types::{AmbiguousFraming, Named},
 };
 
 pub struct Parameters {
@@ -87,6 +87,9 @@ impl Parameters {
         }
         target::check(request.method(), request.uri(), request.version(), headers)
             .map_err(Error::Target)?;
+        if request.extensions().get::<AmbiguousFraming>().is_some() {
+            return Err(Error::Framing(target::FramingFault::Both));
+        }
         target::framing(headers, &request.version()).map_err(Error::Framing)?;
         let size = http_body::Body::size_hint(request.body()).lower();
         if size > self.max_body {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header, request};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
@@ -160,6 +160,13 @@ impl Parameters {
                 }
             }
         };
+        // RFC 9110 section 8.6: a method that anticipates content says so when there is none.
+        if matches!(&payload, Payload::Replayable(bytes) if bytes.is_empty())
+            && matches!(head.method, Method::POST | Method::PUT | Method::PATCH)
+        {
+            head.headers
+                .insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+        }
         Ok(Call {
             head,
             payload,
@@ -175,14 +182,24 @@ impl Parameters {
     {
         self.budget().request(self.epoch.elapsed());
         let mut number = 0;
+        // Upstream's last answer: what comes back when no further try is allowed.
+        let mut last: Option<(Response<Body>, Duration)> = None;
         loop {
             number += 1;
             let result = inner.call(call.attempt()).await;
             let Some((outcome, label)) = outcome(&result) else {
-                self.metrics
-                    .attempt(if result.is_ok() { "success" } else { "refused" });
-                call.record.facts().attempts = if reached(&result) { number } else { number - 1 };
-                return result;
+                let reached = reached(&result);
+                call.record.facts().attempts = if reached { number } else { number - 1 };
+                if reached {
+                    self.metrics
+                        .attempt(if result.is_ok() { "success" } else { "refused" });
+                }
+                return match (result, last) {
+                    (Err(error), Some((response, after))) if gives_way(&error) => {
+                        finish(Ok(response), Some(after))
+                    }
+                    (result, _) => result,
+                };
             };
             self.metrics.attempt(label);
             call.record.facts().attempts = number;
@@ -193,18 +210,35 @@ impl Parameters {
                 outcome,
                 elapsed_wait_left: call.deadline.saturating_duration_since(Instant::now()),
             };
-            match decide(&self.rules, &attempt, fastrand::f64()) {
+            // The group is stopped for as long as the 429 said: that wait is the quota layer's, where it is counted
+            // and can be ended by hand.
+            let group_waits = label == "throttled"
+                && result
+                    .as_ref()
+                    .is_ok_and(|r| r.extensions().get::<Demand>().is_some());
+            let again = match decide(&self.rules, &attempt, fastrand::f64()) {
                 Decision::Retry {
                     after,
                     draws_budget,
-                } if !draws_budget || self.budget().try_retry(self.epoch.elapsed()) => {
-                    // The failed answer's connection is of no more use to this request.
-                    drop(result);
-                    self.metrics.retry(label);
-                    self.wait(after, &call.record).await?;
-                }
-                Decision::Retry { after, .. } => return finish(result, Some(after)),
-                Decision::Stop { retry_after } => return finish(result, retry_after),
+                } => (
+                    Some(after),
+                    !draws_budget || self.budget().try_retry(self.epoch.elapsed()),
+                ),
+                Decision::Stop { retry_after } => (retry_after, false),
+            };
+            let (Some(after), true) = again else {
+                return match (result, last) {
+                    (Err(_), Some((response, after))) => finish(Ok(response), Some(after)),
+                    (result, _) => finish(result, again.0),
+                };
+            };
+            // One that is still coming in is dropped, and its connection with it: a wait holds no upstream slot.
+            if let Some(response) = result.ok().filter(|response| response.body().is_read()) {
+                last = Some((response, after));
+            }
+            self.metrics.retry(label);
+            if !group_waits {
+                self.wait(after, &call.record).await?;
             }
         }
     }
@@ -249,6 +283,14 @@ fn outcome(result: &Result<Response<Body>, Error>) -> Option<(Outcome, &'static 
         .and_then(|r| r.extensions().get::<Demand>())
         .map(|demand| demand.0);
     Some((Outcome::Status { status, demand }, label))
+}
+
+/// A refusal of ours that says less than upstream's own last answer does.
+fn gives_way(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::QuotaExhausted { .. } | Error::WaitingRoomFull { .. } | Error::Overloaded { .. }
+    )
 }
 
 /// Whether upstream was asked at all.

@@ -126,14 +126,31 @@ impl Parameters {
             }
             Ok(Err(_)) | Err(_) => return Err(Error::BrokenBody),
         };
-        let (bytes, fields) = match rewrite(&bytes, rule).map_err(told)? {
-            Rewritten::Unchanged => (bytes, Vec::new()),
-            Rewritten::Seen { fields } => (bytes, fields),
-            Rewritten::Changed { body, fields } => (Bytes::from(body), fields),
+        let (bytes, fields, fault) = match rewrite(&bytes, rule) {
+            Ok(Rewritten::Unchanged) => (bytes, Vec::new(), None),
+            Ok(Rewritten::Seen { fields }) => (bytes, fields, None),
+            Ok(Rewritten::Changed { body, fields }) => (Bytes::from(body), fields, None),
+            // A refusal is a use as well: whoever tries mode "refuse" wants to know whom it hits.
+            Err(RewriteFault::Deprecated { field }) => (
+                bytes,
+                vec![field.clone()],
+                Some(Error::DeprecatedField {
+                    field: field.into(),
+                }),
+            ),
+            Err(RewriteFault::Conflict { old, .. }) => (
+                bytes,
+                vec![old.clone()],
+                Some(Error::FieldConflict { field: old.into() }),
+            ),
+            Err(_) => return Err(Error::Parse),
         };
         if !fields.is_empty() {
             let record = head.extensions.get::<Record>().cloned().unwrap_or_default();
             record.facts().deprecated = fields.into_iter().map(Arc::from).collect();
+        }
+        if let Some(error) = fault {
+            return Err(error);
         }
         head.headers.remove(header::TRANSFER_ENCODING);
         head.headers
@@ -161,16 +178,4 @@ fn unreadable(headers: &HeaderMap) -> Option<&'static str> {
         .trim()
         .to_ascii_lowercase();
     (essence != "application/json" && !essence.ends_with("+json")).then_some("content_type")
-}
-
-fn told(fault: RewriteFault) -> Error {
-    match fault {
-        RewriteFault::NotAnObject | RewriteFault::Malformed | RewriteFault::RepeatedKey(_) => {
-            Error::Parse
-        }
-        RewriteFault::Conflict { old, .. } => Error::FieldConflict { field: old.into() },
-        RewriteFault::Deprecated { field } => Error::DeprecatedField {
-            field: field.into(),
-        },
-    }
 }

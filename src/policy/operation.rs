@@ -128,9 +128,15 @@ fn normalise(path: &str) -> String {
         text = Cow::Owned(decoded);
     }
     // An encoded `?` or `#` that a back end decodes before it splits would end the path there as well.
-    let path = text.split([';', '?', '#']).next().unwrap_or_default();
+    let path = text.split(['?', '#']).next().unwrap_or_default();
     let mut name = String::with_capacity(path.len());
-    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+    // Parameters end at the segment: a back end that drops them would see what follows.
+    for segment in path.split(['/', '\\']) {
+        let segment = segment.split(';').next().unwrap_or_default();
+        let segment = segment.trim_matches(|c: char| c.is_whitespace() || c.is_control());
+        if segment.is_empty() {
+            continue;
+        }
         if !name.is_empty() {
             name.push('/');
         }

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -26,6 +26,7 @@ use crate::{
     layer::Draining,
     stack::Stack,
     telemetry::metrics::Metrics,
+    types::AmbiguousFraming,
 };
 
 pub struct Settings {
@@ -125,7 +126,8 @@ fn builder(settings: &Settings) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(settings.header_timeout)
+        // Runs between requests as well, where the idle time is what counts; `Activity` keeps both.
+        .header_read_timeout(settings.header_timeout + settings.idle_timeout)
         .max_buf_size(buffer)
         .max_headers(settings.max_headers.saturating_mul(2));
     builder
@@ -134,32 +136,77 @@ fn builder(settings: &Settings) -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
         .max_concurrent_streams(200)
-        .max_header_list_size(u32::try_from(buffer).unwrap_or(u32::MAX));
+        .max_header_list_size(u32::try_from(buffer.saturating_mul(4)).unwrap_or(u32::MAX));
     builder
 }
 
-/// What a connection is doing, for its idle timeout.
+/// What a connection is doing. Written where its bytes and its requests pass, read by the timer that bounds it.
 #[derive(Clone)]
-pub struct Activity(Arc<Mutex<(usize, Instant)>>);
+pub struct Activity(Arc<Mutex<State>>);
+
+struct State {
+    busy: usize,
+    since: Instant,
+    /// When the first byte of a head came that has not become a request yet.
+    head: Option<Instant>,
+    served: bool,
+    /// The head that was read last had both Transfer-Encoding and Content-Length; hyper drops the latter unseen.
+    ambiguous: bool,
+}
 
 impl Activity {
-    pub fn is_idle(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 == 0
+    fn new() -> Self {
+        Activity(Arc::new(Mutex::new(State {
+            busy: 0,
+            since: Instant::now(),
+            head: None,
+            served: false,
+            ambiguous: false,
+        })))
     }
 
-    fn begin(&self) -> Busy {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
-        Busy(self.clone())
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.state().busy == 0
+    }
+
+    /// Bytes have come while no request was on its way: a head has begun.
+    ///
+    /// HTTP/2 has frames of its own between requests, so there only the first head is timed.
+    pub fn head_begins(&self, http2: bool) {
+        let mut state = self.state();
+        if !(http2 && state.served) {
+            state.head.get_or_insert_with(Instant::now);
+        }
+    }
+
+    pub fn ambiguous(&self) {
+        self.state().ambiguous = true;
+    }
+
+    fn begin(&self) -> (Busy, bool) {
+        let mut state = self.state();
+        state.busy += 1;
+        state.head = None;
+        state.served = true;
+        let ambiguous = std::mem::take(&mut state.ambiguous);
+        drop(state);
+        (Busy(self.clone()), ambiguous)
     }
 
     /// When the connection is to end if nothing more happens on it.
-    fn idle_until(&self, limit: Duration) -> Instant {
-        let (busy, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if busy > 0 {
-            Instant::now() + limit
-        } else {
-            since + limit
+    fn ends(&self, settings: &Settings) -> Instant {
+        let state = self.state();
+        if state.busy > 0 {
+            return Instant::now() + settings.idle_timeout;
         }
+        let idle = state.since + settings.idle_timeout;
+        state
+            .head
+            .map_or(idle, |begun| begun + settings.header_timeout)
     }
 }
 
@@ -170,9 +217,9 @@ impl Guard for Busy {}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let mut state = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 -= 1;
-        state.1 = Instant::now();
+        let mut state = self.0.state();
+        state.busy -= 1;
+        state.since = Instant::now();
     }
 }
 
@@ -184,16 +231,19 @@ async fn connection<I>(
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let activity = Activity(Arc::new(Mutex::new((0, Instant::now()))));
+    let activity = Activity::new();
     let (watch, max_body) = (activity.clone(), settings.max_body);
     // Requests on a connection share it, stacks they do not: each takes a clone.
     let stack = Arc::new(Mutex::new(stack));
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let busy = activity.begin();
+        let (busy, ambiguous) = activity.begin();
         let stack = stack.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let fault = InboundFault::default();
         let mut request = request.map(|body| Body::inbound(body, max_body, fault.clone()));
         request.extensions_mut().insert(fault);
+        if ambiguous {
+            request.extensions_mut().insert(AmbiguousFraming);
+        }
         async move {
             stack
                 .oneshot(request)
@@ -201,11 +251,16 @@ async fn connection<I>(
                 .map(|response| response.map(|body| body.guarded(busy)))
         }
     });
-    let stream = Refusals::new(stream, watch.clone(), settings.metrics.clone());
+    let stream = Refusals::new(
+        stream,
+        watch.clone(),
+        settings.metrics.clone(),
+        settings.max_header_bytes.saturating_mul(2),
+    );
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let mut ending = false;
-    let mut until = watch.idle_until(settings.idle_timeout);
+    let mut until = Instant::now() + settings.header_timeout;
     loop {
         tokio::select! {
             result = connection.as_mut() => {
@@ -215,9 +270,11 @@ async fn connection<I>(
                 return;
             }
             () = sleep_until(until) => {
-                until = watch.idle_until(settings.idle_timeout);
-                if until <= Instant::now() {
-                    if ending {
+                let ends = watch.ends(settings);
+                // A head may begin at any time, so it is looked at no less often than a head may take.
+                until = ends.min(Instant::now() + settings.header_timeout);
+                if ending || ends <= Instant::now() {
+                    if ending && watch.is_idle() {
                         return;
                     }
                     ending = true;

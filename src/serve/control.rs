@@ -81,7 +81,11 @@ impl Control for State {
     }
 
     fn resume(&self, group: &str) -> bool {
-        self.shared.groups.resume(group)
+        let known = self.shared.groups.resume(group);
+        if known {
+            self.shared.metrics.quota_paused_until(&group.into(), 0.0);
+        }
+        known
     }
 
     fn set_level(&self, level: &str) -> Result<(), String> {

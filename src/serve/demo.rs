@@ -18,7 +18,7 @@ pub fn demo(announce: impl Fn(&str)) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let devrev = simulator::start(simulator::Options::default()).await.context("the simulator could not start")?;
         tracing::info!(listener = "mock", address = %devrev.addr(), "listening");
         let text = format!(
@@ -54,7 +54,9 @@ access = "all"
             devrev.addr(),
         ));
         gateway.until_signalled().await
-    })
+    });
+    runtime.shutdown_background();
+    result
 }
 
 fn hash(key: &str) -> String {

@@ -18,12 +18,12 @@ const BACKLOG: i32 = 1024;
 pub fn bind(address: &Address, workers: usize) -> io::Result<Vec<Listener>> {
     match address {
         Address::Tcp(address) => {
-            let first = bind_tcp(*address)?;
+            let first = bind_tcp(*address, workers > 1)?;
             // Port 0 is decided by the first; the others share what it got.
             let bound = first.local_addr()?;
             let mut all = vec![Listener::Tcp(first)];
             for _ in 1..workers {
-                all.push(Listener::Tcp(bind_tcp(bound)?));
+                all.push(Listener::Tcp(bind_tcp(bound, true)?));
             }
             Ok(all)
         }
@@ -39,10 +39,11 @@ pub fn bind(address: &Address, workers: usize) -> io::Result<Vec<Listener>> {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// Shared among our own workers only: a second gateway on the same port is to fail, not to take half the traffic.
+fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

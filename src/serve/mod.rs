@@ -37,7 +37,10 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(gateway.until_signalled())
+    let result = runtime.block_on(gateway.until_signalled());
+    // A worker that is still ending must not hold up the exit: a second signal ends at once.
+    runtime.shutdown_background();
+    result
 }
 
 /// A running gateway.

@@ -21,18 +21,30 @@ pub struct Refusals<I> {
     metrics: std::sync::Arc<Metrics>,
     /// Bytes on their way instead of hyper's, and how many of them are out.
     instead: Option<(Vec<u8>, usize)>,
+    /// The head that is being read, in lower case; bounded by what hyper reads of one.
+    head: Vec<u8>,
+    max_head: usize,
+    http2: bool,
 }
 
 /// hyper's has a status line and three fields.
 const LONGEST_BARE: usize = 256;
 
 impl<I> Refusals<I> {
-    pub fn new(inner: I, activity: Activity, metrics: std::sync::Arc<Metrics>) -> Self {
+    pub fn new(
+        inner: I,
+        activity: Activity,
+        metrics: std::sync::Arc<Metrics>,
+        max_head: usize,
+    ) -> Self {
         Refusals {
             inner,
             activity,
             metrics,
             instead: None,
+            head: Vec::new(),
+            max_head,
+            http2: false,
         }
     }
 
@@ -48,10 +60,13 @@ impl<I> Refusals<I> {
     }
 
     fn refusal(&self, bytes: &[u8]) -> Vec<u8> {
-        let error = if bytes[9..].starts_with(b"431") {
-            Error::HeadersTooLarge
-        } else {
-            Error::Malformed
+        // hyper says 431 of a Content-Length beyond its numbers as well; that head is small.
+        let large =
+            self.head.len() >= self.max_head / 2 || find(&self.head, b"content-length").is_none();
+        let error = match &bytes[9..12] {
+            b"414" => Error::HeadersTooLarge,
+            b"431" if large => Error::HeadersTooLarge,
+            _ => Error::Malformed,
         };
         let status = error.status().as_u16();
         self.metrics
@@ -121,13 +136,40 @@ impl<I: AsyncWrite + Unpin> Refusals<I> {
     }
 }
 
+impl<I> Refusals<I> {
+    /// Looks at the bytes of a head on their way to hyper, for what hyper does not tell.
+    fn look(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() || !self.activity.is_idle() {
+            self.head.clear();
+            return;
+        }
+        self.http2 |= bytes.starts_with(b"PRI");
+        self.activity.head_begins(self.http2);
+        if self.http2 || self.head.len() + bytes.len() > self.max_head {
+            return;
+        }
+        self.head.extend(bytes.iter().map(u8::to_ascii_lowercase));
+        if let Some(end) = find(&self.head, b"\r\n\r\n") {
+            let head = &self.head[..end];
+            if find(head, b"\ntransfer-encoding").is_some()
+                && find(head, b"\ncontent-length").is_some()
+            {
+                self.activity.ambiguous();
+            }
+        }
+    }
+}
+
 impl<I: AsyncRead + Unpin> AsyncRead for Refusals<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        self.look(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -4,6 +4,7 @@
 //! with no other.
 
 mod connector;
+mod form;
 pub mod tls;
 pub mod token;
 
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, StatusCode, Uri, Version, header, uri};
+use http::{Request, Response, StatusCode, Uri, header};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -28,7 +29,10 @@ use tokio::{
 };
 use tower::Service;
 
-use self::connector::{Connected, Connector};
+use self::{
+    connector::{Connected, Connector},
+    form::{set_absolute_form, set_origin_form},
+};
 use crate::{
     body::{Body, Fault, Guard, InboundFault},
     error::{Cause, Error},
@@ -131,14 +135,21 @@ impl Service<Request<Body>> for Upstream {
 async fn attempt(inner: Arc<Inner>, mut request: Request<Body>) -> Result<Response<Body>, Error> {
     let until = Instant::now() + inner.options.attempt_timeout;
     loop {
-        let lease = inner.lease(until).await?;
+        let lease = match timeout_at(until, inner.lease(until)).await {
+            Ok(lease) => lease?,
+            Err(_elapsed) => {
+                return Err(Error::Unreachable(cause(
+                    "no connection within upstream.attempt_timeout",
+                )));
+            }
+        };
         let (result, reused, lease) = match lease {
             Lease::One {
                 mut sender,
                 permit,
                 reused,
             } => {
-                set_origin_form(&mut request, Version::HTTP_11);
+                set_origin_form(&mut request, &inner.options.url);
                 let sent = timeout_at(until, sender.try_send_request(request)).await;
                 (sent, reused, Some((sender, permit)))
             }
@@ -351,27 +362,6 @@ async fn handshake2(stream: connector::Stream) -> Result<http2::SendRequest<Body
         }
     });
     Ok(sender)
-}
-
-fn set_origin_form(request: &mut Request<Body>, version: Version) {
-    let mut parts = uri::Parts::default();
-    parts.path_and_query = request.uri().path_and_query().cloned();
-    if let Ok(uri) = Uri::from_parts(parts) {
-        *request.uri_mut() = uri;
-    }
-    *request.version_mut() = version;
-}
-
-/// HTTP/2 takes `:scheme` and `:authority` from the URI, and knows no Host (RFC 9113 section 8.3.1).
-fn set_absolute_form(request: &mut Request<Body>, upstream: &Uri) {
-    let mut parts = upstream.clone().into_parts();
-    parts.path_and_query = request.uri().path_and_query().cloned();
-    if let Ok(uri) = Uri::from_parts(parts) {
-        *request.uri_mut() = uri;
-    }
-    request.headers_mut().remove(header::HOST);
-    request.headers_mut().remove(header::TRANSFER_ENCODING);
-    *request.version_mut() = Version::HTTP_2;
 }
 
 /// Closes connections that have been idle too long; ends with the pool.

@@ -41,6 +41,26 @@ async fn hostile_requests_get_codes() {
             403,
             "forbidden",
         ),
+        (
+            "both framings",
+            with(
+                "POST /a.list HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
+            ) + "0\r\n\r\n",
+            400,
+            "bad_request",
+        ),
+        (
+            "denied behind an empty parameter",
+            with("GET /;/auth-tokens.create HTTP/1.1\r\nHost: x"),
+            403,
+            "forbidden",
+        ),
+        (
+            "an endless target",
+            with(&format!("GET /{} HTTP/1.1\r\nHost: x", "a".repeat(70_000))),
+            431,
+            "headers_too_large",
+        ),
         ("no host", with("GET /a.get HTTP/1.1"), 400, "bad_request"),
         (
             "two hosts",

@@ -1,0 +1,41 @@
+//! A request in the form that each version of the protocol has for it.
+
+use http::{HeaderValue, Request, Uri, Version, header, uri};
+
+use crate::body::Body;
+
+pub(super) fn set_origin_form(request: &mut Request<Body>, upstream: &Uri) {
+    let mut parts = uri::Parts::default();
+    parts.path_and_query = request.uri().path_and_query().cloned();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    if *request.version_mut() == Version::HTTP_2 && !request.headers().contains_key(header::HOST) {
+        // It was made for an HTTP/2 connection that closed before it was sent.
+        let host = upstream
+            .authority()
+            .and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
+        request
+            .headers_mut()
+            .extend(host.map(|host| (header::HOST, host)));
+        if http_body::Body::size_hint(request.body()).exact().is_none() {
+            request.headers_mut().insert(
+                header::TRANSFER_ENCODING,
+                HeaderValue::from_static("chunked"),
+            );
+        }
+    }
+    *request.version_mut() = Version::HTTP_11;
+}
+
+/// HTTP/2 takes `:scheme` and `:authority` from the URI, and knows no Host (RFC 9113 section 8.3.1).
+pub(super) fn set_absolute_form(request: &mut Request<Body>, upstream: &Uri) {
+    let mut parts = upstream.clone().into_parts();
+    parts.path_and_query = request.uri().path_and_query().cloned();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request.headers_mut().remove(header::HOST);
+    request.headers_mut().remove(header::TRANSFER_ENCODING);
+    *request.version_mut() = Version::HTTP_2;
+}
