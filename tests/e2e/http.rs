@@ -140,6 +140,17 @@ impl Client {
         }
     }
 
+    /// Reads `length` bytes of a body and keeps none; fewer when it breaks off.
+    pub async fn discard(&mut self, length: usize) -> usize {
+        let mut read = self.1.len();
+        self.1.clear();
+        while read < length && self.more().await {
+            read += self.1.len();
+            self.1.clear();
+        }
+        read
+    }
+
     async fn chunked(&mut self, body: &mut Vec<u8>) -> bool {
         while let Some(chunk) = self.chunk().await {
             if chunk.is_empty() {

@@ -128,3 +128,51 @@ fn a_bad_file_ends_with_one_and_a_wrong_use_with_two() {
     assert!(log.contains("/nonexistent/revgate.toml"), "{log}");
     assert_eq!(Process::start(&["walk"], "info").end().0, Some(2));
 }
+
+/// The most memory the process has held, in KiB.
+fn peak(process: &Process) -> u64 {
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", process.child.id())).expect("a process");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .expect("a peak");
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .expect("a number")
+}
+
+#[tokio::test]
+async fn a_large_answer_to_a_slow_caller_costs_no_memory() {
+    let mut mock = Process::start(&["mock", "--listen", "127.0.0.1:0"], "info");
+    let devrev = mock.bound("mock");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let toml = format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://{devrev}\"\n\
+         [tokens.main]\nenv = \"DEVREV_TOKEN\"\n[callers.billing]\nkey_sha256 = \"{}\"\n",
+        hash(KEY),
+    );
+    std::fs::write(file.path(), toml).expect("written");
+    let mut gateway = Process::start(
+        &["run", "-c", file.path().to_str().expect("a path")],
+        "info",
+    );
+    let address = gateway.bound("proxy");
+    let before = peak(&gateway);
+    let mut client = Client::connect(address).await;
+    client
+        .send(request(
+            "GET",
+            "/_blob?bytes=100000000",
+            &[("Authorization", KEY)],
+            "",
+        ))
+        .await;
+    let (status, _) = client.head().await.expect("a head");
+    assert_eq!(status, 200);
+    let read = client.discard(100_000_000).await;
+    assert_eq!(read, 100_000_000);
+    let grown = peak(&gateway) - before;
+    assert!(grown < 16 * 1024, "{grown} KiB for an answer of 100 MB");
+}
