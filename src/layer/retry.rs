@@ -310,12 +310,12 @@ fn finish(
 ) -> Result<Response<Body>, Error> {
     let mut response = result?;
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
-        let whole = response
+        // What no client can read as seconds is as good as missing.
+        let told = response
             .headers()
             .get(header::RETRY_AFTER)
-            .is_some_and(|value| {
-                !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
-            });
+            .and_then(|value| value.to_str().ok());
+        let whole = told.is_some_and(|value| value.parse::<u32>().is_ok());
         if !whole {
             let seconds = whole_seconds(retry_after.unwrap_or(Duration::from_secs(1)));
             response

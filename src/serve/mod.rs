@@ -144,9 +144,6 @@ impl Gateway {
         // The workers bound themselves by drain.timeout; this is for one that is stuck.
         let _ =
             tokio::time::timeout(self.config.drain.timeout + Duration::from_secs(1), ended).await;
-        if let Address::Unix(path) = &self.address {
-            let _ = std::fs::remove_file(path);
-        }
         tracing::info!("drained");
     }
 
@@ -175,6 +172,9 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.drain.send_replace(true);
+        if let Address::Unix(path) = &self.address {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 

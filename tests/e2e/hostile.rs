@@ -216,3 +216,35 @@ async fn an_unreachable_upstream_is_told_as_such() {
     );
     assert_eq!(answer.json()["type"], "service_unavailable");
 }
+
+#[tokio::test]
+async fn a_slow_head_is_cut_and_an_idle_connection_is_not() {
+    let devrev = revgate::simulator::start(revgate::simulator::Options::default())
+        .await
+        .expect("the simulator");
+    let toml = format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\nheader_timeout = \"300ms\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [upstream]\nurl = \"http://{}\"\n[tokens.main]\nenv = \"DEVREV_TOKEN\"\n[callers.app]\nanonymous = true\n",
+        devrev.addr()
+    );
+    let env = [("DEVREV_TOKEN".to_owned(), "t".to_owned())].into();
+    let config =
+        revgate::config::from_toml(&toml, &env).unwrap_or_else(|problems| panic!("{problems}"));
+    let gateway = revgate::serve::Gateway::start(config, None).expect("starts");
+    let address = gateway.address().expect("TCP");
+    let mut kept = Client::connect(address).await;
+    kept.send(request("GET", "/dev-users.self", &[], "")).await;
+    assert_eq!(kept.answer().await.expect("an answer").status, 200);
+    for start in [
+        "G",
+        "GET /a HTTP/1.1\r\nHost: x\r\n",
+        "P",
+        "PRI * HTTP/2.0\r\n",
+    ] {
+        let mut slow = Client::connect(address).await;
+        slow.send(start).await;
+        assert!(slow.answer().await.is_none(), "{start:?}");
+    }
+    kept.send(request("GET", "/dev-users.self", &[], "")).await;
+    assert_eq!(kept.answer().await.expect("still there").status, 200);
+}
