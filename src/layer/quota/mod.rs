@@ -245,3 +245,115 @@ impl Parameters {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::policy::access::Access;
+
+    fn request(patience: Duration) -> Request<Body> {
+        let caller = Caller {
+            name: "billing".into(),
+            token: Some("main".into()),
+            group: "main".into(),
+            access: Access::new(&["*".into()], &[]),
+            max_wait: patience,
+            enforce: true,
+        };
+        let mut request = Request::new(Body::empty());
+        request.extensions_mut().insert(Arc::new(caller));
+        request
+            .extensions_mut()
+            .insert(Deadline(Instant::now() + patience));
+        request
+    }
+
+    fn layer(max_waiting: usize) -> (QuotaLayer, Arc<Groups>, tokio::sync::watch::Sender<bool>) {
+        let (drain, draining) = Draining::new();
+        let groups = Arc::new(Groups::named(["main".into()]));
+        let layer = QuotaLayer::new(Parameters {
+            groups: groups.clone(),
+            max_waiting,
+            max_retry_after: Duration::from_secs(600),
+            draining,
+            metrics: Arc::default(),
+        });
+        (layer, groups, drain)
+    }
+
+    async fn answer(_: Request<Body>) -> Result<Response<Body>, Error> {
+        Ok::<_, Infallible>(Response::new(Body::empty())).map_err(|never| match never {})
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_demand_wins() {
+        let (layer, groups, _drain) = layer(8);
+        let start = Instant::now();
+        assert!(groups.pause(&"main".into(), start + Duration::from_secs(30)));
+        assert!(!groups.pause(&"main".into(), start + Duration::from_secs(10)));
+        layer
+            .layer(service_fn(answer))
+            .oneshot(request(MINUTE))
+            .await
+            .expect("an answer");
+        assert!(
+            start.elapsed() >= Duration::from_secs(30),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_grows_past_the_deadline_is_refused_with_the_true_time() {
+        let (layer, groups, _drain) = layer(8);
+        groups.pause(&"main".into(), Instant::now() + Duration::from_secs(30));
+        let waiting = tokio::spawn(layer.layer(service_fn(answer)).oneshot(request(MINUTE)));
+        tokio::task::yield_now().await;
+        groups.pause(&"main".into(), Instant::now() + Duration::from_secs(300));
+        match waiting.await.expect("no panic") {
+            Err(Error::QuotaExhausted { retry_after }) => assert_eq!(retry_after.as_secs(), 300),
+            other => panic!("{:?}", other.map(|response| response.status())),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_leaves_gives_its_place_back() {
+        let (layer, groups, _drain) = layer(1);
+        groups.pause(&"main".into(), Instant::now() + Duration::from_secs(30));
+        let waiting = tokio::spawn(layer.layer(service_fn(answer)).oneshot(request(MINUTE)));
+        tokio::task::yield_now().await;
+        let full = layer
+            .layer(service_fn(answer))
+            .oneshot(request(MINUTE))
+            .await;
+        assert!(matches!(full, Err(Error::WaitingRoomFull { .. })));
+        waiting.abort();
+        assert!(waiting.await.is_err());
+        assert_eq!(groups.waiting.load(Ordering::Acquire), 0);
+        layer
+            .layer(service_fn(answer))
+            .oneshot(request(MINUTE))
+            .await
+            .expect("a place again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_every_wait() {
+        let (layer, groups, drain) = layer(8);
+        groups.pause(&"main".into(), Instant::now() + Duration::from_secs(30));
+        let waiting = tokio::spawn(layer.layer(service_fn(answer)).oneshot(request(MINUTE)));
+        tokio::task::yield_now().await;
+        drain.send_replace(true);
+        assert!(matches!(
+            waiting.await.expect("no panic"),
+            Err(Error::Draining { .. })
+        ));
+        assert_eq!(groups.waiting.load(Ordering::Acquire), 0);
+    }
+}
