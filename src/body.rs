@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -18,13 +18,7 @@ use crate::error::Cause;
 /// What went wrong on the caller's side of a request's body. Shared by the body and whoever must tell the
 /// caller's fault from upstream's: hyper reports both as an error of the upstream call.
 #[derive(Clone, Debug, Default)]
-pub struct InboundFault(Arc<Marks>);
-
-#[derive(Debug, Default)]
-struct Marks {
-    fault: AtomicU8,
-    bytes: AtomicU64,
-}
+pub struct InboundFault(Arc<AtomicU8>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -36,7 +30,7 @@ pub enum Fault {
 
 impl InboundFault {
     pub fn get(&self) -> Option<Fault> {
-        match self.0.fault.load(Ordering::Acquire) {
+        match self.0.load(Ordering::Acquire) {
             1 => Some(Fault::Broken),
             2 => Some(Fault::TooLarge),
             _ => None,
@@ -48,7 +42,7 @@ impl InboundFault {
             Fault::Broken => 1,
             Fault::TooLarge => 2,
         };
-        self.0.fault.store(mark, Ordering::Release);
+        self.0.store(mark, Ordering::Release);
     }
 }
 
@@ -278,7 +272,6 @@ impl Source {
                     Some(Err(_)) => fault.set(Fault::Broken),
                     Some(Ok(frame)) => {
                         let size = frame.data_ref().map_or(0, Bytes::len) as u64;
-                        fault.0.bytes.fetch_add(size, Ordering::Relaxed);
                         let Some(rest) = left.checked_sub(size) else {
                             fault.set(Fault::TooLarge);
                             return Poll::Ready(Some(Err(

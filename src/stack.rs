@@ -52,9 +52,6 @@ pub struct Shared {
     pub epoch: Instant,
 }
 
-/// Tokens whose rate is remembered in mode "validate"; some hundred bytes each.
-const MAX_TOKENS: usize = 10_000;
-
 impl Shared {
     pub fn new(config: &Config, draining: Draining) -> Self {
         let clock = rate_limit::TokioClock::start();
@@ -79,7 +76,7 @@ impl Shared {
             tokens: Arc::new(Mutex::new(Keyed::new(
                 quota_of(&config.defaults),
                 clock,
-                MAX_TOKENS,
+                rate::DEFAULT_CAPACITY,
             ))),
             draining,
             epoch: Instant::now(),

@@ -25,6 +25,8 @@ pub struct Refusals<I> {
     head: Vec<u8>,
     max_head: usize,
     http2: bool,
+    /// `head` is whole: the next byte begins another. It is kept until then for what hyper says of it.
+    complete: bool,
 }
 
 /// hyper's has a status line and three fields.
@@ -45,6 +47,7 @@ impl<I> Refusals<I> {
             head: Vec::new(),
             max_head,
             http2: false,
+            complete: false,
         }
     }
 
@@ -143,6 +146,9 @@ impl<I> Refusals<I> {
             self.head.clear();
             return;
         }
+        if std::mem::take(&mut self.complete) {
+            self.head.clear();
+        }
         self.http2 |= bytes.starts_with(b"PRI");
         self.activity.head_begins(self.http2);
         if self.http2 || self.head.len() + bytes.len() > self.max_head {
@@ -150,6 +156,7 @@ impl<I> Refusals<I> {
         }
         self.head.extend(bytes.iter().map(u8::to_ascii_lowercase));
         if let Some(end) = find(&self.head, b"\r\n\r\n") {
+            self.complete = true;
             let head = &self.head[..end];
             if find(head, b"\ntransfer-encoding").is_some()
                 && find(head, b"\ncontent-length").is_some()

@@ -248,3 +248,39 @@ async fn a_slow_head_is_cut_and_an_idle_connection_is_not() {
     kept.send(request("GET", "/dev-users.self", &[], "")).await;
     assert_eq!(kept.answer().await.expect("still there").status, 200);
 }
+
+#[tokio::test]
+async fn every_head_of_a_connection_is_looked_at() {
+    let rig = Rig::new("").await;
+    let mut client = Client::connect(rig.address).await;
+    for _ in 0..3 {
+        client
+            .send(request(
+                "GET",
+                "/dev-users.self",
+                &[("Authorization", KEY)],
+                "",
+            ))
+            .await;
+        assert_eq!(client.answer().await.expect("an answer").status, 200);
+    }
+    client
+        .send(format!(
+            "POST /a.list HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        ))
+        .await;
+    let answer = client.answer().await.expect("an answer");
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (400, "bad_request"),
+        "{answer:?}"
+    );
+    let endless =
+        "POST /a.list HTTP/1.1\r\nHost: x\r\nContent-Length: 18446744073709551615\r\n\r\n";
+    let answer = rig.send(endless).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (400, "bad_request"),
+        "{answer:?}"
+    );
+}

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     http::{Client, request},
-    rig::{KEY, Rig, TOKEN, gateway, header},
+    rig::{KEY, Rig, TOKEN, header},
 };
 
 #[tokio::test]
@@ -206,11 +206,6 @@ async fn http2_to_the_upstream_by_prior_knowledge() {
         .await
         .expect("the simulator");
     let text = devrev.addr().to_string();
-    let gateway = gateway(
-        &text,
-        "[drain]\ndelay = \"0s\"\n[upstream.circuit]\nfailures = 20\n",
-    );
-    drop(gateway);
     let toml = format!(
         "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[auth]\nmode = \"validate\"\nintrospect = false\n\
          [upstream]\nurl = \"http://{text}\"\nhttp2 = \"always\"\n"
