@@ -6,10 +6,11 @@
 //! | [`RequestId`](crate::types::RequestId), [`Record`](crate::record::Record) | `telemetry` | all below |
 //! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential` |
 //! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
+//! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
 //! | [`Demand`](crate::types::Demand), on the answer | `quota` | `retry` |
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     convert::Infallible,
     sync::{Arc, Mutex},
 };
@@ -20,13 +21,15 @@ use tower::{ServiceBuilder, util::BoxCloneService};
 
 use crate::{
     body::Body,
-    config::{AuthMode, CallerCredential, CallerRules, Config, LogAccess, RewriteMode},
+    config::{self, AuthMode, CallerCredential, CallerRules, Config, LogAccess, RewriteMode},
     layer::{
         Draining, admission, authenticate, authorize, credential, headers, protocol, quota,
         rate_limit, rescue, retry, rewrite, telemetry,
     },
     policy::{
         access::Access,
+        fair::{Priority, Share},
+        ledger,
         rate::{self, Keyed, Limiter},
         retry::{Budget, Rules},
         rewrite::{Mode, Rule},
@@ -54,6 +57,10 @@ pub struct Shared {
 
 impl Shared {
     pub fn new(config: &Config, draining: Draining) -> Self {
+        let groups = Arc::new(groups(config));
+        let mut metrics = Metrics::new();
+        let watched = groups.clone();
+        metrics.watch_quota(move || watched.samples());
         let clock = rate_limit::TokioClock::start();
         let limiters = config.callers.iter().map(|(name, caller)| {
             (
@@ -62,14 +69,9 @@ impl Shared {
             )
         });
         Shared {
-            metrics: Arc::new(Metrics::new()),
+            metrics: Arc::new(metrics),
             tally: Arc::default(),
-            groups: Arc::new(quota::Groups::named(
-                config
-                    .tokens
-                    .values()
-                    .map(|token| token.quota_group.clone()),
-            )),
+            groups,
             budget: Arc::new(Mutex::new(Budget::new(config.retry.budget))),
             room: Arc::new(Semaphore::new(config.limits.max_in_flight)),
             limiters: limiters.collect(),
@@ -82,6 +84,27 @@ impl Shared {
             epoch: Instant::now(),
         }
     }
+}
+
+/// The groups of the file, with the callers that draw on each.
+fn groups(config: &Config) -> quota::Groups {
+    let mut named = BTreeMap::<Arc<str>, Vec<Arc<str>>>::new();
+    for token in config.tokens.values() {
+        named.entry(token.quota_group.clone()).or_default();
+    }
+    for (name, caller) in &config.callers {
+        let token = caller.token.as_ref();
+        if let Some(token) = token.and_then(|token| config.tokens.get(token)) {
+            let callers = named.entry(token.quota_group.clone()).or_default();
+            callers.push(name.as_str().into());
+        }
+    }
+    let rules = ledger::Rules {
+        spread_above: config.quota.spread_above,
+        reserve: config.quota.reserve,
+        longest: config.retry.max_retry_after,
+    };
+    quota::Groups::new(rules, config.quota.max_waiting, named)
 }
 
 /// Puts the stack together for one worker and its upstream.
@@ -151,10 +174,9 @@ pub fn build(config: &Config, shared: &Shared, upstream: Upstream) -> Result<Sta
             draining: shared.draining.clone(),
             metrics: metrics(),
         }))
-        // Every attempt needs leave of its group, every answer tells the group.
+        // Every attempt needs leave of its group, and waits its turn for it; every answer tells the group.
         .layer(quota::QuotaLayer::new(quota::Parameters {
             groups: shared.groups.clone(),
-            max_waiting: config.quota.max_waiting,
             max_retry_after: config.retry.max_retry_after,
             draining: shared.draining.clone(),
             metrics: metrics(),
@@ -188,12 +210,26 @@ fn quota_of(rules: &CallerRules) -> rate::Quota {
     }
 }
 
+/// The name of callers that have none, and of groups likewise.
+const OTHER: &str = "other";
+
+fn share(caller: &str, rules: &CallerRules) -> Share {
+    Share {
+        caller: caller.into(),
+        weight: rules.weight,
+        priority: match rules.priority {
+            config::Priority::Interactive => Priority::Interactive,
+            config::Priority::Batch => Priority::Batch,
+        },
+    }
+}
+
 fn identities(config: &Config) -> authenticate::Parameters {
     if config.auth.mode == AuthMode::Validate {
         let rules = &config.defaults;
         return authenticate::Parameters::Validate {
             rules: authenticate::Rules {
-                name: "other".into(),
+                share: share(OTHER, rules),
                 access: Access::new(&rules.allow, &rules.deny),
                 max_wait: rules.max_wait,
                 enforce: rules.enforce,
@@ -209,7 +245,8 @@ fn identities(config: &Config) -> authenticate::Parameters {
         let identity = Arc::new(Caller {
             name: name.as_str().into(),
             token: token.map(|token| Arc::from(token.as_str())),
-            group: group.unwrap_or_else(|| "other".into()),
+            group: group.unwrap_or_else(|| OTHER.into()),
+            share: share(name, &caller.rules),
             access: Access::new(&caller.rules.allow, &caller.rules.deny),
             max_wait: caller.rules.max_wait,
             enforce: caller.rules.enforce,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::policy::{access::Access, operation::Operation};
+use crate::policy::{access::Access, fair::Share, operation::Operation};
 
 /// The id of a request: the caller's own if it was sane, else made here. Also in `X-Request-Id`.
 #[derive(Clone, Debug)]
@@ -26,6 +26,10 @@ pub struct Named(pub Operation);
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
 
+/// When a request came. A request that is tried again keeps it.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived(pub Instant);
+
 /// Who calls, and what holds for it under the configuration this request sees.
 #[derive(Debug)]
 pub struct Caller {
@@ -33,6 +37,8 @@ pub struct Caller {
     /// The upstream credential used for it; `None` where it brings its own.
     pub token: Option<Arc<str>>,
     pub group: Arc<str>,
+    /// Of that group's quota.
+    pub share: Share,
     pub access: Access,
     pub max_wait: std::time::Duration,
     /// False while the operator tries a rule before it bites.

@@ -18,8 +18,8 @@ use super::{Either, record};
 use crate::{
     body::Body,
     error::Error,
-    policy::{access::Access, headers},
-    types::{Caller, Deadline, OwnToken},
+    policy::{access::Access, fair::Share, headers},
+    types::{Arrived, Caller, Deadline, OwnToken},
 };
 
 pub enum Parameters {
@@ -34,7 +34,7 @@ pub enum Parameters {
 
 /// What holds for a caller that is known by its token alone.
 pub struct Rules {
-    pub name: Arc<str>,
+    pub share: Share,
     pub access: Access,
     pub max_wait: Duration,
     pub enforce: bool,
@@ -97,9 +97,9 @@ where
         let asked = headers::take_prefer_wait(request.headers_mut());
         let patience = asked.map_or(caller.max_wait, |wait| wait.min(caller.max_wait));
         record(&request).facts().caller = Some(caller.name.clone());
-        request
-            .extensions_mut()
-            .insert(Deadline(Instant::now() + patience));
+        let now = Instant::now();
+        request.extensions_mut().insert(Arrived(now));
+        request.extensions_mut().insert(Deadline(now + patience));
         request.extensions_mut().insert(caller);
         Either::below(self.inner.call(request))
     }
@@ -139,10 +139,11 @@ impl Parameters {
                 header.set_sensitive(true);
                 let hash: [u8; 32] = Sha256::digest(token).into();
                 let caller = Caller {
-                    name: rules.name.clone(),
+                    name: rules.share.caller.clone(),
                     token: None,
                     // Sixteen bytes of the hash: as good as unique, and of no use for guessing the token.
                     group: URL_SAFE_NO_PAD.encode(&hash[..16]).into(),
+                    share: rules.share.clone(),
                     access: rules.access.clone(),
                     max_wait: rules.max_wait,
                     enforce: rules.enforce,
@@ -193,6 +194,7 @@ fn check_shape(token: &[u8], now: SystemTime) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::fair::Priority;
 
     fn jwt(claims: &str) -> Vec<u8> {
         format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims)).into_bytes()
@@ -221,6 +223,11 @@ mod tests {
             name: "app".into(),
             token: None,
             group: "main".into(),
+            share: Share {
+                caller: "app".into(),
+                weight: 1,
+                priority: Priority::Interactive,
+            },
             access: Access::new(&["*".into()], &[]),
             max_wait: Duration::ZERO,
             enforce: true,

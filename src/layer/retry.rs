@@ -210,9 +210,9 @@ impl Parameters {
                 outcome,
                 elapsed_wait_left: call.deadline.saturating_duration_since(Instant::now()),
             };
-            // The group is stopped for as long as the 429 said: that wait is the quota layer's, where it is counted
-            // and can be ended by hand.
-            let group_waits = label == "throttled"
+            // The group is stopped for as long as the answer said: that wait is the quota layer's, where the request has
+            // its turn, and where the wait is counted and can be ended by hand.
+            let group_waits = matches!(label, "throttled" | "unavailable")
                 && result
                     .as_ref()
                     .is_ok_and(|r| r.extensions().get::<Demand>().is_some());

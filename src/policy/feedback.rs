@@ -20,16 +20,20 @@ pub struct Feedback {
     pub remaining: Option<u64>,
     /// `X-Ratelimit-Reset`: when the window ends, in seconds since the Unix epoch, by upstream's clock.
     pub reset: Option<u64>,
+    /// How long after this answer that is, by upstream's own clock; zero when it has passed.
+    pub resets_in: Option<Duration>,
     /// How long upstream asks to stay away, in whole seconds and never longer than the cap.
     pub demand: Option<Duration>,
 }
 
 /// Reads an answer. `now` is the time of its arrival, `cap` the longest demand that is believed.
 ///
+/// Times are measured against the answer's own `Date`, so that a clock that is off does not matter. `Date` has whole
+/// seconds, cut off, so a time measured against it is up to a second late and never early.
+///
 /// A demand is read from 429 and 503 only. It is the longest of `Retry-After` (RFC 9110 section 10.2.3: seconds or a
-/// date), the body's `retry_after`, and, on a 429 with nothing remaining, the window's end. Dates are measured against the
-/// answer's own `Date`, so that a clock that is off does not matter. A time of zero, or one that has passed, is no time: it would turn
-/// a backoff into a busy loop.
+/// date), the body's `retry_after`, and, on a 429 with nothing remaining, the window's end. A time of zero, or one that has
+/// passed, is no time: it would turn a backoff into a busy loop.
 pub fn read(
     status: StatusCode,
     headers: &HeaderMap,
@@ -41,33 +45,40 @@ pub fn read(
     let remaining = number(headers, &REMAINING);
     let reset = number(headers, &RESET);
     let throttled = status == StatusCode::TOO_MANY_REQUESTS;
-    let mut demand = None;
-    if throttled || status == StatusCode::SERVICE_UNAVAILABLE {
-        let sent = text(headers, &DATE).and_then(|date| httpdate::parse_http_date(date).ok());
-        let sent = sent.unwrap_or(now);
+    let refused = throttled || status == StatusCode::SERVICE_UNAVAILABLE;
+    if !refused && reset.is_none() {
+        return Feedback {
+            limit,
+            remaining,
+            ..Feedback::default()
+        };
+    }
+    let sent = text(headers, &DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+    let sent = sent.unwrap_or(now);
+    let resets_in = reset.map(|reset| {
+        let sent = sent.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Duration::from_secs(reset).saturating_sub(sent)
+    });
+    let demand = refused.then(|| {
         let named = headers
             .get_all(RETRY_AFTER)
             .iter()
             .filter_map(|value| value.to_str().ok());
         let named = named.filter_map(|value| retry_after(value, sent)).max();
         let told = body.and_then(body_retry_after);
-        let ended = reset
-            .filter(|_| throttled && remaining == Some(0))
-            .map(|reset| {
-                let sent = sent.duration_since(UNIX_EPOCH).unwrap_or_default();
-                Duration::from_secs(reset).saturating_sub(sent)
-            });
-        let longest = named
+        let ended = resets_in.filter(|_| throttled && remaining == Some(0));
+        named
             .max(told)
             .max(ended)
-            .filter(|demand| !demand.is_zero());
-        demand = longest.map(|demand| round_up(demand).min(cap));
-    }
+            .filter(|demand| !demand.is_zero())
+            .map(|demand| round_up(demand).min(cap))
+    });
     Feedback {
         limit,
         remaining,
         reset,
-        demand,
+        resets_in,
+        demand: demand.flatten(),
     }
 }
 
@@ -225,6 +236,31 @@ mod tests {
         assert_eq!(ask(503, &[reset, spent], ""), None);
         // A duration taken for an epoch lies in the past: no time.
         assert_eq!(ask(429, &[("x-ratelimit-reset", "30"), spent], ""), None);
+    }
+
+    #[test]
+    fn the_windows_end_is_measured_against_the_answers_own_date() {
+        let now = UNIX_EPOCH + Duration::from_secs(NOW);
+        let mut headers = HeaderMap::new();
+        let mut ask = |name: &'static str, value: &str| {
+            headers.insert(name, HeaderValue::from_str(value).unwrap());
+            read(StatusCode::OK, &headers, None, now, CAP).resets_in
+        };
+        assert_eq!(ask("x-ratelimit-remaining", "5"), None);
+        let reset = (NOW + 90).to_string();
+        assert_eq!(
+            ask("x-ratelimit-reset", &reset),
+            Some(Duration::from_secs(90))
+        );
+        // Upstream's clock is a minute ahead of ours: to it the window has 30 s left.
+        assert_eq!(
+            ask("date", "Sun, 06 Nov 1994 08:50:37 GMT"),
+            Some(Duration::from_secs(30))
+        );
+        assert_eq!(
+            ask("date", "Sun, 06 Nov 1994 08:59:37 GMT"),
+            Some(Duration::ZERO)
+        );
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Policy: who may, how long, what next. Pure: no socket, clock, lock or environment of its own.
 pub mod access;
+pub mod fair;
 pub mod feedback;
 pub mod headers;
+pub mod ledger;
 pub mod operation;
 pub mod rate;
 pub mod retry;

@@ -81,11 +81,7 @@ impl Control for State {
     }
 
     fn resume(&self, group: &str) -> bool {
-        let known = self.shared.groups.resume(group);
-        if known {
-            self.shared.metrics.quota_paused_until(&group.into(), 0.0);
-        }
-        known
+        self.shared.groups.resume(group)
     }
 
     fn set_level(&self, level: &str) -> Result<(), String> {

@@ -14,6 +14,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::quota::{Quota, Sample};
+
 /// A name from the configuration; cloning it copies a pointer, not text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Name(Arc<str>);
@@ -44,8 +46,6 @@ labels! {
     ByReason { reason: &'static str }
     ByCode { caller: Name, code: &'static str }
     ByOutcome { outcome: &'static str }
-    ByGroup { group: Name }
-    ByWaiter { group: Name, caller: Name }
     ByField { caller: Name, operation: &'static str, field: Name }
     ByToken { token: Name }
     ByResult { result: &'static str }
@@ -87,13 +87,6 @@ pub struct Metrics {
     would_refuse: Family<ByCode, Counter>,
     attempts: Family<ByOutcome, Counter>,
     retries: Family<ByReason, Counter>,
-    throttled: Family<ByGroup, Counter>,
-    quota_limit: Family<ByGroup, Gauge>,
-    quota_remaining: Family<ByGroup, Gauge>,
-    quota_reset: Family<ByGroup, Gauge>,
-    quota_paused: Family<ByGroup, Seconds>,
-    quota_waiting: Family<ByWaiter, Gauge>,
-    external_units: Family<ByGroup, Counter>,
     deprecated: Family<ByField, Counter>,
     rewrite_skipped: Family<ByReason, Counter>,
     token_expiry: Family<ByToken, Seconds>,
@@ -127,13 +120,6 @@ impl Metrics {
             would_refuse: Family::default(),
             attempts: Family::default(),
             retries: Family::default(),
-            throttled: Family::default(),
-            quota_limit: Family::default(),
-            quota_remaining: Family::default(),
-            quota_reset: Family::default(),
-            quota_paused: Family::default(),
-            quota_waiting: Family::default(),
-            external_units: Family::default(),
             deprecated: Family::default(),
             rewrite_skipped: Family::default(),
             token_expiry: Family::default(),
@@ -152,13 +138,6 @@ impl Metrics {
             "would_refuse", "Requests let pass only because enforcement is off for their caller", m.would_refuse.clone();
             "attempts", "Requests sent to DevRev, retries included", m.attempts.clone();
             "retries", "Attempts made again", m.retries.clone();
-            "upstream_throttled", "Responses with status 429 that DevRev sent", m.throttled.clone();
-            "quota_limit", "Requests that DevRev allows in one window", m.quota_limit.clone();
-            "quota_remaining", "Requests left in the window, as DevRev last said", m.quota_remaining.clone();
-            "quota_reset_timestamp_seconds", "When the window ends, as DevRev last said", m.quota_reset.clone();
-            "quota_paused_until_timestamp_seconds", "Until when DevRev asked for silence; 0 while it has not", m.quota_paused.clone();
-            "quota_waiting", "Requests waiting for quota", m.quota_waiting.clone();
-            "quota_external_units", "Quota spent by someone outside revgate", m.external_units.clone();
             "deprecated", "Uses of a deprecated field or operation", m.deprecated.clone();
             "rewrite_skipped", "Bodies that a rule covers and revgate could not look into", m.rewrite_skipped.clone();
             "token_expiry_timestamp_seconds", "When an upstream token expires", m.token_expiry.clone();
@@ -169,6 +148,12 @@ impl Metrics {
             "build_info", "The version that runs", build;
         }
         m
+    }
+
+    /// Groups are looked up when somebody asks.
+    pub fn watch_quota(&mut self, samples: impl Fn() -> Vec<Sample> + Send + Sync + 'static) {
+        self.registry
+            .register_collector(Box::new(Quota(Box::new(samples))));
     }
 
     pub fn request(
@@ -224,50 +209,6 @@ impl Metrics {
     }
     pub fn retry(&self, reason: &'static str) {
         self.retries.get_or_create(&ByReason { reason }).inc();
-    }
-    pub fn throttled(&self, group: &Arc<str>) {
-        self.throttled
-            .get_or_create(&ByGroup { group: name(group) })
-            .inc();
-    }
-    /// What DevRev did not say keeps its last value.
-    pub fn quota(
-        &self,
-        group: &Arc<str>,
-        limit: Option<u64>,
-        remaining: Option<u64>,
-        reset: Option<u64>,
-    ) {
-        let label = ByGroup { group: name(group) };
-        for (family, value) in [
-            (&self.quota_limit, limit),
-            (&self.quota_remaining, remaining),
-            (&self.quota_reset, reset),
-        ] {
-            if let Some(value) = value {
-                family
-                    .get_or_create(&label)
-                    .set(i64::try_from(value).unwrap_or(i64::MAX));
-            }
-        }
-    }
-    pub fn quota_paused_until(&self, group: &Arc<str>, epoch_seconds: f64) {
-        self.quota_paused
-            .get_or_create(&ByGroup { group: name(group) })
-            .set(epoch_seconds);
-    }
-    pub fn quota_waiting(&self, group: &Arc<str>, caller: &Arc<str>, delta: i64) {
-        self.quota_waiting
-            .get_or_create(&ByWaiter {
-                group: name(group),
-                caller: name(caller),
-            })
-            .inc_by(delta);
-    }
-    pub fn external_units(&self, group: &Arc<str>, n: u64) {
-        self.external_units
-            .get_or_create(&ByGroup { group: name(group) })
-            .inc_by(n);
     }
     pub fn deprecated(&self, caller: &Arc<str>, operation: &'static str, field: &Arc<str>) {
         self.deprecated
@@ -403,8 +344,19 @@ mod tests {
 
     #[test]
     fn every_metric_of_the_contract_is_there() {
-        let m = Metrics::new();
+        let mut m = Metrics::new();
         let a: Arc<str> = "a".into();
+        let sample = Sample {
+            group: a.clone(),
+            limit: Some(5),
+            remaining: Some(4),
+            reset: Some(9),
+            paused_until: Some(1.5),
+            throttled: 1,
+            external: 2,
+            waiting: vec![(a.clone(), 1)],
+        };
+        m.watch_quota(move || vec![sample.clone()]);
         m.request(&a, "works.list", 200, "upstream", 0.1);
         m.upstream_duration("read", 0.1);
         m.wait("quota", 1.0);
@@ -412,11 +364,6 @@ mod tests {
         m.would_refuse(&a, "forbidden");
         m.attempt("ok");
         m.retry("429");
-        m.throttled(&a);
-        m.quota(&a, Some(5), Some(4), Some(9));
-        m.quota_paused_until(&a, 1.5);
-        m.quota_waiting(&a, &a, 1);
-        m.external_units(&a, 2);
         m.deprecated(&a, "rev-users.link", &"user_don".into());
         m.rewrite_skipped("encoding");
         m.token_expiry(&a, 1.0);

@@ -1,138 +1,171 @@
-//! What is known of every quota group.
+//! Every group that is known. One for the whole process.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
-    time::{SystemTime, UNIX_EPOCH},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{sync::watch, time::Instant};
+use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::policy::feedback;
+use super::{group::Group, room::Room};
+use crate::{layer::other, policy::ledger::Rules, telemetry::quota::Sample};
 
-/// What is known of every group. One for the whole process.
 pub struct Groups {
-    known: Mutex<HashMap<Arc<str>, Group>>,
-    pub(super) waiting: AtomicUsize,
-}
-
-/// One upstream user's quota, as far as its answers told.
-pub(super) struct Group {
-    paused_until: watch::Sender<Option<Instant>>,
-    pub(super) last: feedback::Feedback,
-    pub(super) seen: Instant,
+    rules: Rules,
+    epoch: Instant,
+    room: Arc<Room>,
+    known: RwLock<HashMap<Arc<str>, Arc<Group>>>,
+    /// Those of the file, with the callers that draw on them.
+    named: BTreeMap<Arc<str>, Vec<Arc<str>>>,
 }
 
 /// Groups come from the file; in mode "validate" from tokens, which are without number.
 const MAX_GROUPS: usize = 10_000;
 
-impl Default for Groups {
-    fn default() -> Self {
-        Groups {
-            known: Mutex::default(),
-            waiting: AtomicUsize::new(0),
-        }
-    }
-}
-
 impl Groups {
-    /// With the groups of the file, so that they can be seen and resumed before upstream has spoken of them.
-    pub fn named(names: impl IntoIterator<Item = Arc<str>>) -> Self {
-        let groups = Groups::default();
-        names
-            .into_iter()
-            .for_each(|name| groups.with(&name, |_| ()));
+    /// `named` are the groups of the file with the names of their callers: they can be seen and resumed before upstream
+    /// has spoken of them.
+    pub fn new(rules: Rules, max_waiting: usize, named: BTreeMap<Arc<str>, Vec<Arc<str>>>) -> Self {
+        let groups = Groups {
+            rules,
+            epoch: Instant::now(),
+            room: Room::new(max_waiting),
+            known: RwLock::default(),
+            named,
+        };
+        groups.named.keys().for_each(|name| drop(groups.get(name)));
         groups
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<Arc<str>, Group>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn with<T>(&self, name: &Arc<str>, act: impl FnOnce(&mut Group) -> T) -> T {
-        let mut known = self.known();
-        if known.len() >= MAX_GROUPS && !known.contains_key(name) {
-            let now = Instant::now();
-            known
-                .retain(|_, group| (*group.paused_until.borrow()).is_some_and(|until| until > now));
-            if known.len() >= MAX_GROUPS {
-                // All paused: the one silent for longest gives way.
-                if let Some(oldest) = known
-                    .iter()
-                    .min_by_key(|(_, group)| group.seen)
-                    .map(|(name, _)| name.clone())
-                {
-                    known.remove(&oldest);
-                }
-            }
+    pub(super) fn get(&self, name: &Arc<str>) -> Arc<Group> {
+        if let Some(group) = self.find(name) {
+            return group;
         }
-        let group = known.entry(name.clone()).or_insert_with(|| Group {
-            paused_until: watch::Sender::new(None),
-            last: feedback::Feedback::default(),
-            seen: Instant::now(),
-        });
-        act(group)
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_GROUPS && !known.contains_key(name) {
+            self.forget(&mut known);
+        }
+        let new = || Group::new(name.clone(), self.rules, self.epoch, self.room.clone());
+        known.entry(name.clone()).or_insert_with(new).clone()
     }
 
-    pub(super) fn pause_of(&self, name: &Arc<str>) -> Option<watch::Receiver<Option<Instant>>> {
-        let known = self.known();
-        let receiver = known.get(name)?.paused_until.subscribe();
-        let paused = receiver
-            .borrow()
-            .is_some_and(|until| until > Instant::now());
-        paused.then_some(receiver)
+    fn find(&self, name: &str) -> Option<Arc<Group>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(name).cloned()
     }
 
-    /// Stops a group until `until`, or for longer if it was stopped for longer already. True if that
-    /// made the pause longer.
-    pub(super) fn pause(&self, name: &Arc<str>, until: Instant) -> bool {
-        self.with(name, |group| {
-            group.paused_until.send_if_modified(|current| {
-                let longer = current.is_none_or(|current| until > current);
-                if longer {
-                    *current = Some(until);
-                }
-                longer
-            })
-        })
+    /// Makes room: first of groups that hold nobody, else of the one that was silent for longest. Whoever uses it goes on.
+    fn forget(&self, known: &mut HashMap<Arc<str>, Arc<Group>>) {
+        known.retain(|name, group| self.named.contains_key(name) || !group.idle().1);
+        if known.len() < MAX_GROUPS {
+            return;
+        }
+        let oldest = known
+            .iter()
+            .filter(|(name, _)| !self.named.contains_key(*name))
+            .min_by_key(|(_, group)| group.idle().0)
+            .map(|(name, _)| name.clone());
+        if let Some(oldest) = oldest {
+            known.remove(&oldest);
+        }
+    }
+
+    fn all(&self) -> BTreeMap<Arc<str>, Arc<Group>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known
+            .iter()
+            .map(|(name, group)| (name.clone(), group.clone()))
+            .collect()
+    }
+
+    /// Whether every place in the waiting room is free.
+    #[cfg(test)]
+    pub(super) fn room_left(&self) -> bool {
+        self.room.is_empty()
     }
 
     /// Ends a pause by hand; false when there is no such group.
     pub fn resume(&self, name: &str) -> bool {
-        match self.known().get(name) {
-            None => false,
-            Some(group) => {
-                group.paused_until.send_replace(None);
-                true
-            }
-        }
+        let group = self.find(name);
+        group.as_ref().is_some_and(|group| {
+            group.resume();
+            true
+        })
     }
 
-    /// For the admin listener: per group what upstream last said, and the pause.
-    pub fn view(&self) -> serde_json::Value {
-        let (now, wall) = (Instant::now(), SystemTime::now());
-        let groups: serde_json::Map<_, _> = self
-            .known()
-            .iter()
-            .map(|(name, group)| {
-                let left = group
-                    .paused_until
-                    .borrow()
-                    .map(|until| until.saturating_duration_since(now));
-                let paused_until = left
-                    .filter(|left| !left.is_zero())
-                    .and_then(|left| (wall + left).duration_since(UNIX_EPOCH).ok())
-                    .map(|epoch| epoch.as_secs_f64().ceil());
-                let view = serde_json::json!({
-                    "limit": group.last.limit,
-                    "remaining": group.last.remaining,
-                    "reset": group.last.reset,
-                    "paused_until": paused_until,
-                    "waiting": group.paused_until.receiver_count(),
-                });
-                (name.to_string(), view)
-            })
-            .collect();
-        groups.into()
+    /// For the admin listener. Times are in epoch seconds.
+    pub fn view(&self) -> Value {
+        let views = self.all().into_iter().map(|(name, group)| {
+            let (view, waiting) = group.view();
+            let by_caller: serde_json::Map<_, _> = waiting
+                .iter()
+                .map(|(caller, count)| (caller.to_string(), json!(count)))
+                .collect();
+            let json = json!({
+                "state": view.state,
+                "limit": view.limit,
+                "remaining": view.remaining,
+                "reset": view.reset,
+                "resets_in_seconds": view.resets_in.map(|left| left.as_secs_f64().ceil()),
+                "paused_until": view.paused_for.map(epoch_in),
+                "runs_out_at": view.runs_out_in.map(epoch_in),
+                "in_flight": view.in_flight,
+                "external": view.external.1,
+                "waiting": waiting.iter().map(|(_, count)| count).sum::<usize>(),
+                "waiting_by_caller": by_caller,
+            });
+            (name.to_string(), json)
+        });
+        Value::Object(views.collect())
     }
+
+    /// For the metrics. Groups that are named by a caller's own token are without number: they are one, `other`, and tell no
+    /// window.
+    pub fn samples(&self) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        let mut rest = Sample::default();
+        for (name, group) in self.all() {
+            let (view, waiting) = group.view();
+            let Some(callers) = self.named.get(&name) else {
+                rest.throttled += view.throttled;
+                rest.external += view.external.0;
+                rest.waiting.extend(
+                    waiting
+                        .into_iter()
+                        .map(|(_, count)| (other(), count as u64)),
+                );
+                continue;
+            };
+            let of = |caller: &Arc<str>| waiting.iter().find(|(name, _)| name == caller);
+            samples.push(Sample {
+                group: name,
+                limit: view.limit,
+                remaining: view.remaining,
+                reset: view.reset,
+                paused_until: Some(view.paused_for.map_or(0.0, epoch_in)),
+                throttled: view.throttled,
+                external: view.external.0,
+                waiting: callers
+                    .iter()
+                    .map(|caller| (caller.clone(), of(caller).map_or(0, |(_, n)| *n as u64)))
+                    .collect(),
+            });
+        }
+        if self.named.is_empty() {
+            let waiting = rest.waiting.iter().map(|(_, count)| count).sum();
+            rest.group = other();
+            rest.waiting = vec![(other(), waiting)];
+            samples.push(rest);
+        }
+        samples
+    }
+}
+
+/// What stands in so long, in epoch seconds.
+fn epoch_in(time: Duration) -> f64 {
+    let at = SystemTime::now() + time;
+    at.duration_since(UNIX_EPOCH)
+        .map_or(0.0, |epoch| epoch.as_secs_f64().ceil())
 }

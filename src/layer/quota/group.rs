@@ -1,0 +1,377 @@
+//! One group: its ledger, and those who wait for it.
+//!
+//! With quota in plenty an attempt takes a lock, a number and goes. Only when it must wait is there a queue, and a task that
+//! deals out what time releases; the task ends with the last who waits.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use super::room::{Place, Room};
+use crate::{
+    error::Error,
+    layer::{DRAIN_RETRY_AFTER, Draining},
+    policy::{
+        fair::{Queue, Share, Ticket},
+        ledger::{Grant, Ledger, Outcome, Rules, View, Why},
+    },
+    types::Caller,
+};
+
+pub(super) struct Group {
+    pub name: Arc<str>,
+    /// What the ledger counts its time from.
+    epoch: Instant,
+    room: Arc<Room>,
+    state: Mutex<State>,
+    /// Something has changed that the dealer sleeps through.
+    changed: Notify,
+}
+
+struct State {
+    ledger: Ledger,
+    queue: Queue<Waiter>,
+    /// A task deals out what time releases.
+    dealt: bool,
+    /// Whoever cannot wait until then has been told so.
+    told: Duration,
+    seen: Duration,
+}
+
+struct Waiter {
+    deadline: Duration,
+    tell: oneshot::Sender<Told>,
+    #[allow(dead_code, reason = "held, not read")]
+    place: Place,
+}
+
+/// What becomes of a wait.
+type Told = Result<Permit, Error>;
+
+/// To be sent when the lock is off: a permit that nobody takes any more goes back through it.
+type Deals = Vec<(oneshot::Sender<Told>, Told)>;
+
+/// Who asks, since when, and until when it waits.
+pub(super) struct Asking {
+    pub caller: Arc<Caller>,
+    pub arrived: Instant,
+    pub deadline: Instant,
+}
+
+impl Group {
+    pub fn new(name: Arc<str>, rules: Rules, epoch: Instant, room: Arc<Room>) -> Arc<Group> {
+        Arc::new(Group {
+            name,
+            epoch,
+            room,
+            state: Mutex::new(State {
+                ledger: Ledger::new(rules),
+                queue: Queue::default(),
+                dealt: false,
+                told: Duration::ZERO,
+                seen: epoch.elapsed(),
+            }),
+            changed: Notify::new(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn since_epoch(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.epoch)
+    }
+
+    /// Leave to send one attempt, if nobody waits and nothing stands against it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn try_permit(self: &Arc<Self>) -> Result<Permit, Why> {
+        let now = self.now();
+        let mut state = self.state();
+        state.seen = now;
+        if state.queue.is_empty() {
+            let grant = state.ledger.grant(now).map_err(|hold| hold.why)?;
+            return Ok(self.permit(grant));
+        }
+        Err(state
+            .ledger
+            .paused_until(now)
+            .map_or(Why::Spread, |_| Why::Paused))
+    }
+
+    /// Waits for leave to send one attempt. Dropping it gives the place back, and what was granted.
+    ///
+    /// # Errors
+    /// When the wait would be too long, or the room is full, or the gateway drains.
+    pub async fn wait(
+        self: &Arc<Self>,
+        asking: Asking,
+        draining: &Draining,
+    ) -> Result<Permit, Error> {
+        let share = &asking.caller.share;
+        let deadline = self.since_epoch(asking.deadline);
+        let wait = self.predict(share);
+        if self.now().saturating_add(wait) > deadline {
+            return Err(Error::QuotaExhausted { retry_after: wait });
+        }
+        let Some(place) = self.room.enter(self, share) else {
+            return Err(Error::WaitingRoomFull { retry_after: wait });
+        };
+        let (tell, told) = oneshot::channel();
+        let arrived = self.since_epoch(asking.arrived);
+        let waiter = Waiter {
+            deadline,
+            tell,
+            place,
+        };
+        let ticket = self.act(|state, now| state.queue.push(share, arrived, now, waiter));
+        let _leave = Leave {
+            group: self,
+            ticket,
+        };
+        self.have_dealt();
+        tokio::select! {
+            biased;
+            // The sender goes only after it has sent.
+            told = told => told.unwrap_or(Err(Error::Internal)),
+            () = sleep_until(asking.deadline) => Err(Error::QuotaExhausted {
+                retry_after: self.predict(share),
+            }),
+            () = draining.begun() => Err(Error::Draining { retry_after: DRAIN_RETRY_AFTER }),
+        }
+    }
+
+    /// How long a request that came now would wait.
+    fn predict(&self, share: &Share) -> Duration {
+        let state = self.state();
+        let ahead = state.queue.ahead(share);
+        state.ledger.wait(ahead, self.now())
+    }
+
+    /// Does something that may let others go on, and deals out what it released.
+    fn act<T>(self: &Arc<Self>, act: impl FnOnce(&mut State, Duration) -> T) -> T {
+        let now = self.now();
+        let mut state = self.state();
+        let result = act(&mut state, now);
+        if state.queue.is_empty() {
+            return result;
+        }
+        let (deals, _) = self.deal(&mut state, now);
+        drop(state);
+        self.changed.notify_one();
+        tell(deals);
+        result
+    }
+
+    /// Gives those whose turn it is what may go, and says when more may.
+    fn deal(self: &Arc<Self>, state: &mut State, now: Duration) -> (Deals, Option<Duration>) {
+        let mut deals = Deals::new();
+        while !state.queue.is_empty() {
+            match state.ledger.grant(now) {
+                Ok(grant) => match state.queue.take(now) {
+                    Some(waiter) => deals.push((waiter.tell, Ok(self.permit(grant)))),
+                    // Not as a permit: dropped under the lock, it would wait for the lock.
+                    None => state.ledger.settle(grant, Outcome::Unsent, now),
+                },
+                Err(hold) => {
+                    if matches!(hold.why, Why::Paused | Why::Spent) {
+                        state.refuse_the_hopeless(now, &mut deals);
+                    }
+                    return (deals, hold.until);
+                }
+            }
+        }
+        (deals, None)
+    }
+
+    fn permit(self: &Arc<Self>, grant: Grant) -> Permit {
+        Permit {
+            group: self.clone(),
+            grant: Some(grant),
+            sent: false,
+        }
+    }
+
+    /// Sees to it that somebody deals out what time releases.
+    fn have_dealt(self: &Arc<Self>) {
+        let mut state = self.state();
+        if !state.queue.is_empty() && !state.dealt {
+            state.dealt = true;
+            let mut dealer = Dealer {
+                group: self.clone(),
+                done: false,
+            };
+            tokio::spawn(async move { dealer.run().await });
+        }
+    }
+
+    /// Makes the newest request of this caller give up its place.
+    pub fn evict_newest(self: &Arc<Self>, caller: &Arc<str>) {
+        let mut state = self.state();
+        let waiter = state.queue.remove_newest(caller);
+        let retry_after = state.ledger.wait(state.queue.len() as u64, self.now());
+        drop(state);
+        if let Some(Waiter { tell, .. }) = waiter {
+            let _ = tell.send(Err(Error::WaitingRoomFull { retry_after }));
+        }
+    }
+
+    /// Upstream asks for silence for so long.
+    pub fn pause(self: &Arc<Self>, time: Duration) {
+        self.act(|state, now| state.ledger.pause(now.saturating_add(time)));
+    }
+
+    pub fn resume(self: &Arc<Self>) {
+        self.act(|state, _| state.ledger.resume());
+    }
+
+    pub fn view(&self) -> (View, Vec<(Arc<str>, usize)>) {
+        let state = self.state();
+        let waiting = state.queue.waiting();
+        let waiting = waiting.map(|(caller, count)| (caller.clone(), count));
+        (state.ledger.view(self.now()), waiting.collect())
+    }
+
+    /// When it was asked last, and whether forgetting it would lose anything.
+    pub fn idle(&self) -> (Duration, bool) {
+        let state = self.state();
+        let idle = state.queue.is_empty() && state.ledger.is_idle(self.now());
+        (state.seen, idle)
+    }
+}
+
+fn tell(deals: Deals) {
+    for (tell, told) in deals {
+        // Whoever left in this moment does not take it: a permit goes back as it is dropped.
+        let _ = tell.send(told);
+    }
+}
+
+impl State {
+    /// Whoever cannot wait as long as upstream's time is told so at once, not when its patience ends.
+    fn refuse_the_hopeless(&mut self, now: Duration, deals: &mut Deals) {
+        let retry_after = self.ledger.wait(0, now);
+        let earliest = now.saturating_add(retry_after);
+        if earliest == self.told {
+            return;
+        }
+        self.told = earliest;
+        for waiter in self.queue.retain(|waiter| waiter.deadline >= earliest) {
+            deals.push((waiter.tell, Err(Error::QuotaExhausted { retry_after })));
+        }
+    }
+}
+
+/// Deals out what time releases, while anybody waits.
+struct Dealer {
+    group: Arc<Group>,
+    done: bool,
+}
+
+/// With nothing known to come, only a change wakes the dealer; this bounds what a mistake in that would cost.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+impl Dealer {
+    async fn run(&mut self) {
+        loop {
+            let now = self.group.now();
+            let (deals, next) = {
+                let mut state = self.group.state();
+                let dealt = self.group.deal(&mut state, now);
+                if state.queue.is_empty() {
+                    state.dealt = false;
+                    self.done = true;
+                }
+                dealt
+            };
+            tell(deals);
+            if self.done {
+                return;
+            }
+            let longest = now.saturating_add(LONGEST_SLEEP);
+            let next = next.map_or(longest, |next| next.min(longest));
+            tokio::select! {
+                biased;
+                () = self.group.changed.notified() => {}
+                () = sleep_until(self.group.epoch + next) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Dealer {
+    fn drop(&mut self) {
+        // Its runtime has ended before its work: the next to wait starts another.
+        if !self.done {
+            self.group.state().dealt = false;
+        }
+    }
+}
+
+/// Takes whoever waited out of the queue, however the wait ended.
+struct Leave<'a> {
+    group: &'a Arc<Group>,
+    ticket: Ticket,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        let mut state = self.group.state();
+        let waiter = state.queue.remove(&self.ticket);
+        let last = state.queue.is_empty();
+        drop(state);
+        drop(waiter);
+        if last {
+            // The dealer has nothing left to do.
+            self.group.changed.notify_one();
+        }
+    }
+}
+
+/// Leave to send one attempt. Dropped before its end is told, it gives its unit back as far as that is known to be
+/// right: none is gone before it was sent.
+pub(super) struct Permit {
+    group: Arc<Group>,
+    grant: Option<Grant>,
+    sent: bool,
+}
+
+impl Permit {
+    /// From here on a unit may be gone.
+    pub fn sent(&mut self) {
+        self.sent = true;
+    }
+
+    pub fn settle(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let Some(grant) = self.grant.take() {
+            self.group
+                .act(|state, now| state.ledger.settle(grant, outcome, now));
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.end(if self.sent {
+            Outcome::Doubtful
+        } else {
+            Outcome::Unsent
+        });
+    }
+}

@@ -1,0 +1,507 @@
+use std::{collections::BTreeMap, sync::Mutex};
+
+use proptest::prelude::*;
+use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use tower::{ServiceExt, service_fn};
+
+use super::*;
+use crate::policy::{
+    access::Access,
+    fair::{Priority, Share},
+    ledger::Rules,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Upstream, as the tests would have it: what it answers, and when each attempt came.
+struct Upstream {
+    limit: u64,
+    length: Duration,
+    latency: Duration,
+    /// Until when it answers 429.
+    silent: Mutex<Option<Instant>>,
+    window: Mutex<(Option<Instant>, u64)>,
+    seen: Mutex<Vec<(Instant, Arc<str>)>>,
+    start: Instant,
+}
+
+const EPOCH: u64 = 1_800_000_000;
+
+impl Upstream {
+    fn new(limit: u64, length: Duration) -> Arc<Upstream> {
+        Arc::new(Upstream {
+            limit,
+            length,
+            latency: Duration::from_millis(50),
+            silent: Mutex::default(),
+            window: Mutex::default(),
+            seen: Mutex::default(),
+            start: Instant::now(),
+        })
+    }
+
+    fn since(&self, at: Instant) -> u64 {
+        EPOCH + (at - self.start).as_secs()
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Error> {
+        let caller = &request.extensions().get::<Arc<Caller>>().unwrap().name;
+        let now = Instant::now();
+        self.seen.lock().unwrap().push((now, caller.clone()));
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        let date = std::time::UNIX_EPOCH + Duration::from_secs(self.since(now));
+        let date = httpdate::fmt_http_date(date);
+        headers.insert("date", date.parse().unwrap());
+        let silent = *self.silent.lock().unwrap();
+        if let Some(left) = silent.and_then(|until| until.checked_duration_since(now))
+            && !left.is_zero()
+        {
+            headers.insert("retry-after", feedback::whole_seconds(left).into());
+            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+        } else {
+            let mut window = self.window.lock().unwrap();
+            if window.0.is_none_or(|end| end <= now) {
+                *window = (Some(now + self.length), 0);
+            }
+            let end = window.0.unwrap();
+            let over = window.1 >= self.limit;
+            window.1 += u64::from(!over);
+            headers.insert("x-ratelimit-limit", self.limit.into());
+            headers.insert("x-ratelimit-remaining", (self.limit - window.1).into());
+            headers.insert("x-ratelimit-reset", self.since(end).into());
+            if over {
+                headers.insert("retry-after", feedback::whole_seconds(end - now).into());
+                *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+            }
+        }
+        sleep(self.latency).await;
+        Ok(response)
+    }
+
+    fn turns(&self) -> BTreeMap<String, usize> {
+        let mut turns = BTreeMap::new();
+        for (_, caller) in self.seen.lock().unwrap().iter() {
+            *turns.entry(caller.to_string()).or_default() += 1;
+        }
+        turns
+    }
+}
+
+struct Rig {
+    layer: QuotaLayer,
+    groups: Arc<Groups>,
+    upstream: Arc<Upstream>,
+    drain: watch::Sender<bool>,
+}
+
+impl Rig {
+    fn new(max_waiting: usize, upstream: Arc<Upstream>) -> Rig {
+        let (drain, draining) = Draining::new();
+        let rules = Rules {
+            spread_above: 0.5,
+            reserve: 0.0,
+            longest: MINUTE * 10,
+        };
+        let named = BTreeMap::from([("main".into(), vec!["a".into(), "b".into()])]);
+        let groups = Arc::new(Groups::new(rules, max_waiting, named));
+        let layer = QuotaLayer::new(Parameters {
+            groups: groups.clone(),
+            max_retry_after: MINUTE * 10,
+            draining,
+            metrics: Arc::default(),
+        });
+        Rig {
+            layer,
+            groups,
+            upstream,
+            drain,
+        }
+    }
+
+    fn attempt(
+        &self,
+        request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Body>, Error>> + Send + 'static {
+        let upstream = self.upstream.clone();
+        let service = service_fn(move |request| upstream.clone().answer(request));
+        self.layer.layer(service).oneshot(request)
+    }
+
+    fn send(&self, request: Request<Body>) -> JoinHandle<Result<Response<Body>, Error>> {
+        tokio::spawn(self.attempt(request))
+    }
+
+    fn call(&self, caller: &str, patience: Duration) -> JoinHandle<Result<Response<Body>, Error>> {
+        self.send(request(caller, 1, patience))
+    }
+
+    fn group(&self) -> Arc<Group> {
+        self.groups.get(&"main".into())
+    }
+
+    fn pause(&self, time: Duration) {
+        *self.upstream.silent.lock().unwrap() = Some(Instant::now() + time);
+        self.group().pause(time);
+    }
+
+    fn waiting(&self) -> usize {
+        self.group().view().1.iter().map(|(_, count)| count).sum()
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.waiting() == 0 && self.group().view().0.in_flight == 0 && self.groups.room_left()
+    }
+
+    /// Lets every task come to where it waits for time.
+    async fn settle(&self) {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn request(caller: &str, weight: u32, patience: Duration) -> Request<Body> {
+    let caller = Caller {
+        name: caller.into(),
+        token: Some("main".into()),
+        group: "main".into(),
+        share: Share {
+            caller: caller.into(),
+            weight,
+            priority: if caller == "batch" {
+                Priority::Batch
+            } else {
+                Priority::Interactive
+            },
+        },
+        access: Access::new(&["*".into()], &[]),
+        max_wait: patience,
+        enforce: true,
+    };
+    let mut request = Request::new(Body::empty());
+    let now = Instant::now();
+    request.extensions_mut().insert(Arc::new(caller));
+    request.extensions_mut().insert(Arrived(now));
+    request.extensions_mut().insert(Deadline(now + patience));
+    request
+}
+
+fn plenty() -> Arc<Upstream> {
+    Upstream::new(100_000, MINUTE * 5)
+}
+
+async fn status(task: JoinHandle<Result<Response<Body>, Error>>) -> Result<u16, Error> {
+    let response = task.await.expect("no panic")?;
+    Ok(response.status().as_u16())
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_quota_in_plenty_nobody_queues_and_no_task_runs() {
+    let rig = Rig::new(1, plenty());
+    let tasks = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    for _ in 0..100 {
+        let call = rig.attempt(request("a", 1, MINUTE));
+        assert_eq!(call.await.expect("an answer").status(), 200);
+    }
+    let now = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    assert_eq!(now, tasks);
+    assert!(rig.is_at_rest());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_demand_wins() {
+    let rig = Rig::new(8, plenty());
+    let start = Instant::now();
+    rig.pause(SECOND * 30);
+    rig.group().pause(SECOND * 10);
+    assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 200);
+    assert!(start.elapsed() >= SECOND * 30, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_lets_nothing_leave_until_its_time_is_over() {
+    let rig = Rig::new(64, plenty());
+    *rig.upstream.silent.lock().unwrap() = Some(Instant::now() + SECOND * 20);
+    assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 429);
+    let waiting: Vec<_> = (0..30).map(|_| rig.call("b", MINUTE)).collect();
+    sleep(SECOND * 19).await;
+    assert_eq!(rig.upstream.seen.lock().unwrap().len(), 1);
+    // Then one, and on its success the others, two at first.
+    sleep(SECOND + Duration::from_millis(60)).await;
+    rig.settle().await;
+    assert!((2..=4).contains(&rig.upstream.seen.lock().unwrap().len()));
+    for call in waiting {
+        assert_eq!(status(call).await.unwrap(), 200);
+    }
+    assert!(rig.is_at_rest());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_grows_past_the_deadline_is_refused_with_the_true_time() {
+    let rig = Rig::new(8, plenty());
+    rig.pause(SECOND * 30);
+    let waiting = rig.call("a", MINUTE);
+    rig.settle().await;
+    rig.pause(SECOND * 300);
+    let start = Instant::now();
+    match status(waiting).await {
+        Err(Error::QuotaExhausted { retry_after }) => assert_eq!(retry_after.as_secs(), 300),
+        other => panic!("{other:?}"),
+    }
+    assert!(start.elapsed().is_zero(), "at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_served_in_time_is_refused_at_once() {
+    let rig = Rig::new(1000, Upstream::new(20, MINUTE));
+    for _ in 0..10 {
+        status(rig.call("a", MINUTE)).await.unwrap();
+    }
+    // Ten units in a minute are left: 7 s apart.
+    let calls: Vec<_> = (0..10).map(|_| rig.call("a", SECOND * 30)).collect();
+    let start = Instant::now();
+    let mut refused = Vec::new();
+    for call in calls {
+        match status(call).await {
+            Ok(status) => assert_eq!(status, 200),
+            Err(Error::QuotaExhausted { retry_after }) => refused.push(retry_after),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert_eq!(refused.len(), 5, "{refused:?}");
+    assert!(
+        refused.iter().all(|after| *after > SECOND * 30),
+        "{refused:?}"
+    );
+    assert!(start.elapsed() <= SECOND * 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_gives_its_place_back() {
+    let rig = Rig::new(1, plenty());
+    rig.pause(SECOND * 30);
+    let waiting = rig.call("a", MINUTE);
+    rig.settle().await;
+    let full = status(rig.call("a", MINUTE)).await;
+    assert!(
+        matches!(full, Err(Error::WaitingRoomFull { retry_after }) if retry_after == SECOND * 30)
+    );
+    waiting.abort();
+    assert!(waiting.await.is_err());
+    assert!(rig.is_at_rest());
+    assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_in_the_middle_of_an_attempt_leaves_no_reservation() {
+    let rig = Rig::new(8, Upstream::new(20, MINUTE));
+    status(rig.call("a", MINUTE)).await.unwrap();
+    for _ in 0..100 {
+        let call = rig.call("a", MINUTE);
+        rig.settle().await;
+        call.abort();
+        let _ = call.await;
+    }
+    assert_eq!(rig.group().view().0.in_flight, 0);
+    // Upstream's window is over by then, and nothing of it is left behind.
+    sleep(MINUTE).await;
+    assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 200);
+    assert!(rig.is_at_rest());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_granted_to_one_who_has_just_left_goes_to_the_next() {
+    let rig = Rig::new(8, plenty());
+    rig.group().pause(SECOND * 30);
+    let (first, second) = (rig.call("a", MINUTE), rig.call("b", MINUTE));
+    rig.settle().await;
+    // The grant is made here, and its taker is gone before it looks.
+    rig.group().resume();
+    first.abort();
+    assert!(first.await.is_err());
+    let start = Instant::now();
+    assert_eq!(status(second).await.unwrap(), 200);
+    assert!(start.elapsed() < SECOND);
+    assert_eq!(rig.upstream.turns(), BTreeMap::from([("b".into(), 1)]));
+    assert!(rig.is_at_rest());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_room_makes_room_for_whoever_has_less_of_it() {
+    let rig = Rig::new(10, plenty());
+    rig.pause(SECOND * 30);
+    let mut greedy: Vec<_> = (0..10).map(|_| rig.call("greedy", MINUTE)).collect();
+    rig.settle().await;
+    let modest = rig.call("modest", MINUTE);
+    rig.settle().await;
+    // The newest of the greedy has gone, and another of it does not come in.
+    let newest = status(greedy.pop().unwrap()).await;
+    assert!(
+        matches!(newest, Err(Error::WaitingRoomFull { .. })),
+        "{newest:?}"
+    );
+    let more = status(rig.call("greedy", MINUTE)).await;
+    assert!(
+        matches!(more, Err(Error::WaitingRoomFull { .. })),
+        "{more:?}"
+    );
+    assert_eq!(rig.waiting(), 10);
+    assert_eq!(status(modest).await.unwrap(), 200);
+    for call in greedy {
+        assert_eq!(status(call).await.unwrap(), 200);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_every_wait() {
+    let rig = Rig::new(8, plenty());
+    rig.pause(SECOND * 30);
+    let waiting = rig.call("a", MINUTE);
+    rig.settle().await;
+    rig.drain.send_replace(true);
+    assert!(matches!(status(waiting).await, Err(Error::Draining { .. })));
+    assert!(rig.is_at_rest());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_tried_again_keeps_its_age() {
+    let rig = Rig::new(8, plenty());
+    rig.pause(SECOND * 30);
+    let old = Arrived(Instant::now());
+    sleep(SECOND).await;
+    let newer = rig.call("a", MINUTE);
+    rig.settle().await;
+    let mut again = request("a", 1, MINUTE);
+    again.extensions_mut().insert(old);
+    let again = rig.send(again);
+    let order = Mutex::new(Vec::new());
+    tokio::join!(
+        async {
+            status(newer).await.unwrap();
+            order.lock().unwrap().push("newer");
+        },
+        async {
+            status(again).await.unwrap();
+            order.lock().unwrap().push("again");
+        },
+    );
+    assert_eq!(*order.lock().unwrap(), ["again", "newer"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_window_is_dealt_out_by_weight_and_without_a_429() {
+    let rig = Rig::new(1000, Upstream::new(100, MINUTE));
+    // Half of it goes to whoever comes.
+    for _ in 0..51 {
+        status(rig.call("x", MINUTE)).await.unwrap();
+    }
+    rig.upstream.seen.lock().unwrap().clear();
+    let mut calls = Vec::new();
+    for (caller, weight) in [("a", 1), ("b", 3)] {
+        for _ in 0..100 {
+            calls.push(rig.send(request(caller, weight, MINUTE * 10)));
+        }
+    }
+    sleep(SECOND * 56).await;
+    let turns = rig.upstream.turns();
+    let (a, b) = (turns["a"], turns["b"]);
+    assert!((44..=49).contains(&(a + b)), "{turns:?}");
+    assert!((b as f64 / a as f64 - 3.0).abs() < 0.4, "{turns:?}");
+    let late = Instant::now();
+    status(rig.send(request("late", 1, MINUTE))).await.unwrap();
+    assert!(late.elapsed() < SECOND * 2, "{:?}", late.elapsed());
+    for call in calls {
+        assert_eq!(status(call).await.unwrap(), 200);
+    }
+    assert!(rig.is_at_rest());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Call { who: usize, patience: u64 },
+    Leave(usize),
+    Silence(u64),
+    Resume,
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        10 => (0usize..4, 0u64..120).prop_map(|(who, patience)| Step::Call { who, patience }),
+        3 => any::<usize>().prop_map(Step::Leave),
+        1 => (1u64..60).prop_map(Step::Silence),
+        1 => Just(Step::Resume),
+        4 => (0u64..20_000).prop_map(Step::Wait),
+    ]
+}
+
+async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let rig = Rig::new(16, Upstream::new(limit, MINUTE));
+    let mut calls = Vec::new();
+    for step in steps {
+        match step {
+            Step::Call { who, patience } => {
+                let (caller, weight) = [("a", 1), ("b", 1), ("c", 2), ("batch", 1)][who];
+                let patience = Duration::from_secs(patience);
+                let call = rig.attempt(request(caller, weight, patience));
+                let start = Instant::now();
+                calls.push(tokio::spawn(async move {
+                    let result = call.await.map(|response| response.status());
+                    // Never past what it was willing to wait; the answer itself takes its own time.
+                    (result, start.elapsed() > patience + SECOND)
+                }));
+            }
+            Step::Leave(n) if !calls.is_empty() => {
+                calls.swap_remove(n % calls.len()).abort();
+            }
+            Step::Leave(_) => {}
+            Step::Silence(seconds) => {
+                *rig.upstream.silent.lock().unwrap() =
+                    Some(Instant::now() + Duration::from_secs(seconds));
+            }
+            Step::Resume => rig.group().resume(),
+            Step::Wait(milliseconds) => sleep(Duration::from_millis(milliseconds)).await,
+        }
+    }
+    for call in calls {
+        let (result, late) = call.await.expect("no panic");
+        prop_assert!(!late, "{result:?}");
+        if let Err(error) = result {
+            let known = matches!(
+                error,
+                Error::QuotaExhausted { .. } | Error::WaitingRoomFull { .. }
+            );
+            prop_assert!(known, "{error:?}");
+        }
+    }
+    sleep(SECOND).await;
+    prop_assert!(rig.is_at_rest(), "{:?}", rig.group().view());
+    // And whoever comes now with patience is served.
+    *rig.upstream.silent.lock().unwrap() = None;
+    let last = status(rig.call("a", MINUTE * 20)).await;
+    prop_assert!(last.is_ok(), "{last:?}");
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_wait_ends_and_nothing_is_left_behind(
+        limit in prop_oneof![1u64..4, Just(20u64), Just(1000)],
+        steps in prop::collection::vec(step(), 0..120),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(play(limit, steps))?;
+    }
+}

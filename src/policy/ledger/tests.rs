@@ -1,0 +1,678 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const RULES: Rules = Rules {
+    spread_above: 0.5,
+    reserve: 0.0,
+    longest: Duration::from_secs(600),
+};
+
+/// An answer with 200 that tells the window.
+fn told(limit: u64, remaining: u64, reset: u64, resets_in: u64) -> Outcome {
+    Outcome::Answered {
+        told: Feedback {
+            limit: Some(limit),
+            remaining: Some(remaining),
+            reset: Some(reset),
+            resets_in: Some(SECOND * u32::try_from(resets_in).unwrap()),
+            demand: None,
+        },
+        throttled: false,
+    }
+}
+
+fn refused(demand: Option<u64>) -> Outcome {
+    Outcome::Answered {
+        told: Feedback {
+            demand: demand.map(Duration::from_secs),
+            ..Feedback::default()
+        },
+        throttled: true,
+    }
+}
+
+fn good() -> Outcome {
+    Outcome::Answered {
+        told: Feedback::default(),
+        throttled: false,
+    }
+}
+
+fn seconds(number: f64) -> Duration {
+    Duration::from_secs_f64(number)
+}
+
+/// A ledger that has learnt of a window of so many units, one of them spent.
+fn learnt(rules: Rules, limit: u64, length: u64) -> Ledger {
+    let mut ledger = Ledger::new(rules);
+    let grant = ledger.grant(Duration::ZERO).unwrap();
+    ledger.settle(
+        grant,
+        told(limit, limit - 1, 1000 + length, length),
+        Duration::ZERO,
+    );
+    ledger
+}
+
+/// Grants and answers one attempt after another until it is held; how many went.
+fn drain(ledger: &mut Ledger, now: Duration) -> u64 {
+    let mut count = 0;
+    while let Ok(grant) = ledger.grant(now) {
+        let view = ledger.view(now);
+        let left = view.remaining.unwrap() - 1;
+        let reset = view.reset.unwrap();
+        let in_full = (view.resets_in.unwrap().as_secs_f64()).ceil() as u64;
+        ledger.settle(grant, told(view.limit.unwrap(), left, reset, in_full), now);
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn before_anything_is_learnt_nobody_is_held() {
+    let mut ledger = Ledger::new(RULES);
+    let grants: Vec<_> = (0..10_000)
+        .map(|_| ledger.grant(Duration::ZERO).unwrap())
+        .collect();
+    for grant in grants {
+        ledger.settle(grant, good(), SECOND);
+    }
+    assert!(ledger.grant(SECOND).is_ok());
+}
+
+#[test]
+fn remaining_only_falls_whatever_order_answers_arrive_in() {
+    let mut ledger = Ledger::new(RULES);
+    let grants: Vec<_> = (0..4)
+        .map(|_| ledger.grant(Duration::ZERO).unwrap())
+        .collect();
+    for (grant, remaining) in grants.into_iter().zip([97, 99, 96, 98]) {
+        ledger.settle(grant, told(100, remaining, 1300, 300), SECOND);
+        assert!(ledger.view(SECOND).remaining.unwrap() <= 97);
+    }
+    assert_eq!(ledger.view(SECOND).remaining, Some(96));
+    // One of the window before is no news.
+    let grant = ledger.grant(SECOND).unwrap();
+    ledger.settle(grant, told(100, 3, 1000, 1), SECOND);
+    assert_eq!(ledger.view(SECOND).remaining, Some(96));
+    // A reset that moves on opens a new one.
+    let grant = ledger.grant(SECOND).unwrap();
+    ledger.settle(grant, told(100, 99, 1600, 300), SECOND * 301);
+    assert_eq!(ledger.view(SECOND * 301).remaining, Some(99));
+}
+
+#[test]
+fn a_reset_that_wavers_by_a_second_opens_no_window() {
+    let mut ledger = learnt(RULES, 100, 300);
+    for (reset, remaining) in [(1301, 98), (1300, 97), (1299, 98), (1301, 99)] {
+        let grant = ledger.grant(SECOND).unwrap();
+        ledger.settle(grant, told(100, remaining, reset, 299), SECOND);
+        assert!(ledger.view(SECOND).remaining.unwrap() <= 98, "{reset}");
+    }
+    assert_eq!(ledger.view(SECOND).remaining, Some(97));
+    assert_eq!(ledger.view(SECOND).external, (0, 0));
+}
+
+#[test]
+fn a_reset_that_always_moves_accuses_nobody() {
+    let mut ledger = learnt(RULES, 100, 300);
+    for n in 1..40u64 {
+        let now = SECOND * u32::try_from(n).unwrap() * 10;
+        let grant = ledger.grant(now).unwrap();
+        ledger.settle(grant, told(100, 99 - n, 1300 + 10 * n, 300), now);
+    }
+    assert_eq!(ledger.view(SECOND * 400).external.0, 0);
+}
+
+#[test]
+fn attempts_under_way_hold_what_they_may_take() {
+    for limit in [20, 100_000] {
+        let rules = Rules {
+            spread_above: 1.0,
+            ..RULES
+        };
+        let mut ledger = learnt(rules, limit, 60);
+        let mut grants = Vec::new();
+        let hold = loop {
+            match ledger.grant(Duration::ZERO) {
+                Ok(grant) => grants.push(grant),
+                Err(hold) => break hold,
+            }
+        };
+        assert_eq!(grants.len() as u64, limit - 1);
+        assert_eq!(hold.why, Why::Spent);
+        assert_eq!(hold.until, Some(SECOND * 60));
+        // One that was never sent gives its unit back, one of which nothing is known does not.
+        ledger.settle(grants.pop().unwrap(), Outcome::Unsent, SECOND);
+        let again = ledger.grant(SECOND).unwrap();
+        ledger.settle(again, Outcome::Doubtful, SECOND);
+        assert!(ledger.grant(SECOND).is_err());
+    }
+}
+
+#[test]
+fn doubt_ends_with_the_next_answer_and_stops_nobody_for_ever() {
+    let rules = Rules {
+        spread_above: 1.0,
+        ..RULES
+    };
+    let mut ledger = learnt(rules, 20, 300);
+    let grants: Vec<_> = (0..19).map(|_| ledger.grant(SECOND).unwrap()).collect();
+    for grant in grants {
+        ledger.settle(grant, Outcome::Doubtful, SECOND);
+    }
+    // All of them may be gone, but upstream has not said so: one finds out.
+    let probe = ledger.grant(SECOND).unwrap();
+    assert_eq!(ledger.grant(SECOND).unwrap_err().why, Why::Spent);
+    ledger.settle(probe, told(20, 18, 1300, 299), SECOND);
+    assert_eq!(drain(&mut ledger, SECOND), 18);
+}
+
+#[test]
+fn half_goes_at_once_and_the_rest_is_spread_to_the_reset() {
+    for (limit, length) in [(1000, 300), (20, 60), (100_000, 60), (40, 5)] {
+        let mut ledger = learnt(RULES, limit, length);
+        let first = 1 + drain(&mut ledger, Duration::ZERO);
+        assert_eq!(first, limit / 2 + 1, "half, and the first of the spread");
+        let mut at = Vec::new();
+        let mut now = Duration::ZERO;
+        loop {
+            let hold = ledger.grant(now).unwrap_err();
+            assert!(hold.until.unwrap() > now);
+            now = hold.until.unwrap();
+            if hold.why == Why::Spent {
+                break;
+            }
+            let went = drain(&mut ledger, now);
+            (0..went).for_each(|_| at.push(now));
+        }
+        assert_eq!(first + at.len() as u64, limit, "all of it is dealt out");
+        assert!(*at.last().unwrap() < SECOND * u32::try_from(length).unwrap());
+        let gaps: Vec<f64> = at.windows(2).map(|w| (w[1] - w[0]).as_secs_f64()).collect();
+        let even = length as f64 / (limit as f64 / 2.0 - 1.0);
+        let widest = gaps.iter().copied().fold(0.0, f64::max);
+        assert!(widest <= even * 1.05 + 1e-5, "{widest} for {even}");
+    }
+}
+
+#[test]
+fn what_was_not_wanted_is_there_for_who_comes_late() {
+    let mut ledger = learnt(RULES, 100, 300);
+    drain(&mut ledger, Duration::ZERO);
+    // Nobody comes for half the window: a quarter of it has come up since.
+    let late = drain(&mut ledger, SECOND * 150);
+    assert!((23..=26).contains(&late), "{late}");
+}
+
+#[test]
+fn the_reserve_is_left_alone() {
+    let rules = Rules {
+        reserve: 0.2,
+        ..RULES
+    };
+    let mut ledger = learnt(rules, 100, 300);
+    let mut went = 1 + drain(&mut ledger, Duration::ZERO);
+    for second in 1..300 {
+        went += drain(&mut ledger, SECOND * second);
+    }
+    assert_eq!(went, 80);
+    assert_eq!(ledger.view(SECOND * 299).remaining, Some(20));
+}
+
+#[test]
+fn units_that_vanish_are_counted_and_planned_for() {
+    let mut ledger = learnt(RULES, 1000, 300);
+    let grant = ledger.grant(SECOND).unwrap();
+    ledger.settle(grant, told(1000, 948, 1300, 299), SECOND);
+    assert_eq!(ledger.view(SECOND).external, (50, 50));
+    // In the next window as much is expected: less is dealt out in its first half.
+    let grant = ledger.grant(SECOND * 300).unwrap();
+    ledger.settle(grant, told(1000, 999, 1600, 300), SECOND * 300);
+    assert_eq!(ledger.view(SECOND * 300).external, (50, 0));
+    let now = SECOND * 300;
+    drain(&mut ledger, now);
+    let dealt = drain(&mut ledger, now + SECOND * 150);
+    let plain = 500.0 * 150.0 / 299.0;
+    assert!((dealt as f64) < plain - 5.0, "{dealt} of {plain}");
+    // Nobody came after all: what was kept is dealt out by the end.
+    let mut more = 0;
+    for second in 151..300 {
+        more += drain(&mut ledger, now + SECOND * second);
+    }
+    assert_eq!(501 + dealt + more, 1000);
+}
+
+#[test]
+fn the_longest_demand_wins_and_a_pause_only_grows() {
+    let mut ledger = Ledger::new(RULES);
+    let grants: Vec<_> = (0..3)
+        .map(|_| ledger.grant(Duration::ZERO).unwrap())
+        .collect();
+    for (grant, demand) in grants.into_iter().zip([30, 10, 20]) {
+        ledger.settle(grant, refused(Some(demand)), Duration::ZERO);
+    }
+    let hold = ledger.grant(SECOND * 29).unwrap_err();
+    assert_eq!((hold.why, hold.until), (Why::Paused, Some(SECOND * 30)));
+    assert_eq!(ledger.wait(7, SECOND), SECOND * 29);
+    assert_eq!(ledger.view(SECOND).throttled, 3);
+}
+
+#[test]
+fn after_a_pause_one_probes_and_the_rest_follow_in_a_ramp() {
+    let mut ledger = Ledger::new(RULES);
+    let grant = ledger.grant(Duration::ZERO).unwrap();
+    ledger.settle(grant, refused(Some(5)), Duration::ZERO);
+    let now = SECOND * 5;
+    let probe = ledger.grant(now).unwrap();
+    assert_eq!(ledger.grant(now).unwrap_err().why, Why::Probing);
+    // Another 429: the new time.
+    ledger.settle(probe, refused(Some(7)), now);
+    let now = SECOND * 12;
+    assert_eq!(ledger.grant(SECOND * 11).unwrap_err().why, Why::Paused);
+    // A probe that was never sent, or of which nothing is heard, is followed by another.
+    for outcome in [Outcome::Unsent, Outcome::Doubtful, refused(None)] {
+        let probe = ledger.grant(now).unwrap();
+        assert!(ledger.grant(now).is_err());
+        ledger.settle(probe, outcome, now);
+    }
+    let probe = ledger.grant(now).unwrap();
+    ledger.settle(probe, good(), now);
+    let mut sizes = Vec::new();
+    for _ in 0..7 {
+        let round: Vec<_> = std::iter::from_fn(|| ledger.grant(now).ok())
+            .take(1000)
+            .collect();
+        sizes.push(round.len());
+        for grant in round {
+            ledger.settle(grant, good(), now);
+        }
+    }
+    assert_eq!(sizes, [2, 4, 8, 16, 32, 1000, 1000]);
+}
+
+#[test]
+fn a_probe_that_hangs_does_not_hold_the_rest_for_long() {
+    let mut ledger = Ledger::new(RULES);
+    let grant = ledger.grant(Duration::ZERO).unwrap();
+    ledger.settle(grant, refused(Some(1)), Duration::ZERO);
+    let slow = ledger.grant(SECOND).unwrap();
+    let hold = ledger.grant(SECOND * 2).unwrap_err();
+    assert_eq!(hold.until, Some(SECOND + PATIENCE));
+    let second = ledger.grant(SECOND + PATIENCE).unwrap();
+    ledger.settle(slow, good(), SECOND * 9);
+    assert!(ledger.grant(SECOND * 9).is_ok());
+    drop(second);
+}
+
+#[test]
+fn a_429_without_a_time_concerns_that_attempt_alone() {
+    let mut ledger = Ledger::new(RULES);
+    let grant = ledger.grant(Duration::ZERO).unwrap();
+    ledger.settle(grant, refused(None), Duration::ZERO);
+    assert!(ledger.grant(Duration::ZERO).is_ok());
+}
+
+#[test]
+fn a_503_with_a_time_pauses_likewise() {
+    let mut ledger = Ledger::new(RULES);
+    let grant = ledger.grant(Duration::ZERO).unwrap();
+    let told = Feedback {
+        demand: Some(SECOND * 9),
+        ..Feedback::default()
+    };
+    let outcome = Outcome::Answered {
+        told,
+        throttled: false,
+    };
+    ledger.settle(grant, outcome, Duration::ZERO);
+    assert_eq!(ledger.grant(SECOND).unwrap_err().why, Why::Paused);
+    assert_eq!(ledger.view(SECOND).throttled, 0);
+}
+
+#[test]
+fn a_reset_that_a_crowd_waited_for_is_probed() {
+    let mut ledger = learnt(RULES, 10, 60);
+    let mut now = Duration::ZERO;
+    while now < SECOND * 60 {
+        drain(&mut ledger, now);
+        now += SECOND;
+    }
+    assert_eq!(
+        ledger.grant(SECOND * 59).unwrap_err().until,
+        Some(SECOND * 60)
+    );
+    let probe = ledger.grant(SECOND * 60).unwrap();
+    assert_eq!(ledger.grant(SECOND * 60).unwrap_err().why, Why::Probing);
+    ledger.settle(probe, told(10, 9, 1120, 60), SECOND * 60);
+    assert!(ledger.grant(SECOND * 60).is_ok());
+}
+
+#[test]
+fn a_reset_that_nobody_waited_for_is_not() {
+    let mut ledger = learnt(RULES, 100, 60);
+    let grants: Vec<_> = (0..10)
+        .map(|_| ledger.grant(SECOND * 60).unwrap())
+        .collect();
+    assert_eq!(grants.len(), 10);
+    // Nor do more go than a window holds.
+    let more = std::iter::from_fn(|| ledger.grant(SECOND * 60).ok()).count();
+    assert_eq!(more, 90);
+}
+
+#[test]
+fn a_pause_ends_by_hand_with_a_probe() {
+    let mut ledger = learnt(RULES, 10, 300);
+    drain(&mut ledger, SECOND);
+    let grant = ledger.grant(SECOND * 100).unwrap();
+    ledger.settle(grant, refused(Some(600)), SECOND * 100);
+    ledger.resume();
+    let probe = ledger.grant(SECOND * 100).unwrap();
+    assert!(ledger.grant(SECOND * 100).is_err());
+    ledger.settle(probe, told(50, 49, 1300, 200), SECOND * 100);
+    assert_eq!(ledger.view(SECOND * 100).limit, Some(50));
+    assert_eq!(ledger.view(SECOND * 100).external, (0, 0));
+}
+
+#[test]
+fn clocks_that_differ_do_not_matter_and_hostile_ones_hold_nobody_long() {
+    // Its reset is 40 years away: it is asked again within `longest`.
+    let mut ledger = learnt(RULES, 1, 1_262_304_000);
+    assert_eq!(ledger.grant(SECOND).unwrap_err().until, Some(RULES.longest));
+    let probe = ledger.grant(RULES.longest).unwrap();
+    ledger.settle(
+        probe,
+        told(1, 0, 1000 + 1_262_304_000, 1_262_300_000),
+        RULES.longest,
+    );
+    assert!(ledger.grant(RULES.longest + SECOND).is_err());
+    // One that lies in the past, such as a duration taken for an epoch, is none.
+    let mut ledger = Ledger::new(RULES);
+    let grant = ledger.grant(SECOND).unwrap();
+    ledger.settle(grant, told(10, 0, 30, 0), SECOND);
+    assert!(ledger.grant(SECOND).is_ok());
+}
+
+#[test]
+fn the_earliest_end_that_was_told_counts() {
+    let mut ledger = learnt(RULES, 10, 60);
+    let grant = ledger.grant(seconds(0.9)).unwrap();
+    // `Date` had just changed: this one is nearly exact.
+    ledger.settle(grant, told(10, 8, 1060, 59), seconds(0.901));
+    let grant = ledger.grant(seconds(1.9)).unwrap();
+    ledger.settle(grant, told(10, 7, 1060, 59), seconds(1.899));
+    let left = ledger.view(seconds(1.9)).resets_in.unwrap();
+    assert_eq!(left, seconds(59.901 - 1.9));
+}
+
+#[test]
+fn the_wait_is_told_before_it_begins() {
+    let mut ledger = learnt(RULES, 100, 301);
+    drain(&mut ledger, Duration::ZERO);
+    // 49 units in 300 s.
+    let wait = ledger.wait(9, Duration::ZERO).as_secs_f64();
+    assert!((wait - 10.0 * 300.0 / 49.0).abs() < 1.0, "{wait}");
+    // More than this window has: the next one, and there in the half that goes at once.
+    assert_eq!(ledger.wait(60, Duration::ZERO), SECOND * 301);
+    let far = ledger.wait(49 + 75, Duration::ZERO);
+    assert!(far > SECOND * 301 && far < SECOND * 602, "{far:?}");
+    assert!(ledger.wait(u64::MAX, Duration::ZERO) > SECOND * 602);
+}
+
+#[test]
+fn it_tells_when_the_quota_runs_out() {
+    let mut ledger = learnt(
+        Rules {
+            spread_above: 1.0,
+            ..RULES
+        },
+        1000,
+        300,
+    );
+    let mut now = Duration::ZERO;
+    for n in 0..600u64 {
+        now = seconds(n as f64 / 10.0);
+        let grant = ledger.grant(now).unwrap();
+        ledger.settle(grant, told(1000, 998 - n, 1300, 300), now);
+    }
+    // About ten a second, and some 400 left.
+    let left = ledger.view(now).runs_out_in.unwrap().as_secs_f64();
+    assert!((35.0..60.0).contains(&left), "{left}");
+    // At the rate of a minute of silence it lasts.
+    assert_eq!(ledger.view(now + SECOND * 120).runs_out_in, None);
+}
+
+/// What may happen to a group, in any order.
+#[derive(Clone, Debug)]
+enum Step {
+    Grant,
+    /// Upstream takes up the attempt, and its answer arrives: two moments, with others in between.
+    Count(usize),
+    Answer(usize, Told),
+    Cancel(usize, bool),
+    Outside(u64),
+    Wait(u64),
+    Resume,
+}
+
+#[derive(Clone, Debug)]
+enum Told {
+    All,
+    NoHeaders,
+    Refused(Option<u64>),
+    /// Numbers that mean nothing.
+    Nonsense(u64, u64, u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let told = prop_oneof![
+        8 => Just(Told::All),
+        1 => Just(Told::NoHeaders),
+        1 => prop::option::of(1u64..20).prop_map(Told::Refused),
+    ];
+    prop_oneof![
+        8 => Just(Step::Grant),
+        6 => any::<usize>().prop_map(Step::Count),
+        6 => (any::<usize>(), told).prop_map(|(n, told)| Step::Answer(n, told)),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(n, sent)| Step::Cancel(n, sent)),
+        1 => (1u64..4).prop_map(Step::Outside),
+        3 => (0u64..5000).prop_map(Step::Wait),
+    ]
+}
+
+fn wild() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => step(),
+        1 => Just(Step::Resume),
+        2 => (any::<usize>(), any::<u64>(), any::<u64>(), any::<u64>())
+            .prop_map(|(n, a, b, c)| Step::Answer(n, Told::Nonsense(a, b, c))),
+    ]
+}
+
+/// DevRev's window, as the ledger cannot see it.
+struct Upstream {
+    limit: u64,
+    length: u64,
+    /// In milliseconds.
+    now: u64,
+    ends: u64,
+    used: u64,
+}
+
+impl Upstream {
+    const EPOCH: u64 = 1_800_000_000_370;
+
+    fn take(&mut self, units: u64) -> (u64, u64) {
+        if self.now >= self.ends {
+            self.ends = self.now + self.length;
+            self.used = 0;
+        }
+        self.used = (self.used + units).min(self.limit);
+        (
+            self.limit - self.used,
+            (Self::EPOCH + self.ends).div_ceil(1000),
+        )
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.now)
+    }
+}
+
+struct Attempt {
+    grant: Grant,
+    /// What upstream said when it took the attempt up, and when that was.
+    counted: Option<(u64, u64, u64)>,
+}
+
+fn play(rules: Rules, upstream: &mut Upstream, steps: &[Step]) -> Result<Ledger, TestCaseError> {
+    let mut ledger = Ledger::new(rules);
+    let mut out: Vec<Attempt> = Vec::new();
+    let mut seen = (0, u64::MAX);
+    let mut wild = false;
+    for step in steps {
+        let now = upstream.now();
+        match step {
+            Step::Grant => {
+                let Ok(grant) = ledger.grant(now) else {
+                    continue;
+                };
+                out.push(Attempt {
+                    grant,
+                    counted: None,
+                });
+                let view = ledger.view(now);
+                if view.resets_in.is_some() && !wild {
+                    prop_assert!(
+                        out.len() as u64 <= view.remaining.unwrap(),
+                        "{} under way, {:?} known to remain",
+                        out.len(),
+                        view.remaining
+                    );
+                }
+            }
+            Step::Count(n) => {
+                let waiting: Vec<_> = (0..out.len())
+                    .filter(|n| out[*n].counted.is_none())
+                    .collect();
+                if let Some(n) = waiting.get(n % waiting.len().max(1)) {
+                    let (remaining, reset) = upstream.take(1);
+                    out[*n].counted = Some((remaining, reset, upstream.now));
+                }
+            }
+            Step::Answer(n, told) if !out.is_empty() => {
+                let n = n % out.len();
+                let Some((remaining, reset, sent)) = out[n].counted else {
+                    continue;
+                };
+                let date = (Upstream::EPOCH + sent) / 1000;
+                let numbers = Feedback {
+                    limit: Some(upstream.limit),
+                    remaining: Some(remaining),
+                    reset: Some(reset),
+                    resets_in: Some(Duration::from_secs(reset.saturating_sub(date))),
+                    demand: None,
+                };
+                let outcome = match told {
+                    Told::All => Outcome::Answered {
+                        told: numbers,
+                        throttled: false,
+                    },
+                    Told::NoHeaders => good(),
+                    Told::Refused(demand) => refused(*demand),
+                    Told::Nonsense(limit, remaining, reset) => {
+                        wild = true;
+                        Outcome::Answered {
+                            told: Feedback {
+                                limit: Some(*limit),
+                                remaining: Some(*remaining),
+                                reset: Some(*reset),
+                                resets_in: Some(Duration::from_secs(reset % 1000)),
+                                demand: None,
+                            },
+                            throttled: false,
+                        }
+                    }
+                };
+                ledger.settle(out.remove(n).grant, outcome, now);
+            }
+            Step::Answer(..) => {}
+            Step::Cancel(n, sent) if !out.is_empty() => {
+                let attempt = out.remove(n % out.len());
+                let outcome = if attempt.counted.is_some() || *sent {
+                    Outcome::Doubtful
+                } else {
+                    Outcome::Unsent
+                };
+                ledger.settle(attempt.grant, outcome, now);
+            }
+            Step::Cancel(..) => {}
+            Step::Outside(units) => drop(upstream.take(*units)),
+            Step::Wait(time) => upstream.now += time,
+            Step::Resume => {
+                ledger.resume();
+                seen = (0, u64::MAX);
+                wild = true;
+            }
+        }
+        let view = ledger.view(upstream.now());
+        prop_assert_eq!(view.in_flight, out.len() as u64, "reservations leak");
+        if let (Some(remaining), Some(reset)) = (view.remaining, view.reset)
+            && !wild
+        {
+            if reset == seen.0 {
+                prop_assert!(remaining <= seen.1, "{remaining} after {}", seen.1);
+            }
+            seen = (reset, remaining);
+        }
+    }
+    let now = upstream.now();
+    for attempt in out {
+        ledger.settle(attempt.grant, Outcome::Doubtful, now);
+    }
+    prop_assert_eq!(ledger.view(now).in_flight, 0);
+    Ok(ledger)
+}
+
+/// Whoever asks again when told to is served in the end.
+fn serves(mut ledger: Ledger, mut now: Duration) -> Result<(), TestCaseError> {
+    for _ in 0..100 {
+        match ledger.grant(now) {
+            Ok(_) => return Ok(()),
+            Err(hold) => {
+                let until = hold.until.expect("with nothing under way only time tells");
+                prop_assert!(until > now);
+                now = until;
+            }
+        }
+    }
+    Err(TestCaseError::fail("held a hundred times"))
+}
+
+proptest! {
+    #[test]
+    fn no_interleaving_leaks_or_overspends(
+        limit in prop_oneof![1u64..5, Just(20u64), Just(1000)],
+        length in prop_oneof![Just(60_000u64), Just(300_000), 2_000u64..10_000],
+        spread_above in prop_oneof![Just(0.0), Just(0.5), Just(1.0)],
+        steps in prop::collection::vec(step(), 0..400),
+    ) {
+        let rules = Rules { spread_above, ..RULES };
+        let mut upstream = Upstream { limit, length, now: 0, ends: 0, used: 0 };
+        let ledger = play(rules, &mut upstream, &steps)?;
+        serves(ledger, upstream.now())?;
+    }
+
+    #[test]
+    fn nonsense_neither_panics_nor_stops_anybody_for_ever(
+        spread_above in 0.0f64..=1.0,
+        reserve in 0.0f64..0.9,
+        steps in prop::collection::vec(wild(), 0..300),
+    ) {
+        let rules = Rules { spread_above, reserve, ..RULES };
+        let mut upstream = Upstream { limit: 20, length: 60_000, now: 0, ends: 0, used: 0 };
+        let ledger = play(rules, &mut upstream, &steps)?;
+        serves(ledger, upstream.now())?;
+    }
+}
