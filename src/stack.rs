@@ -6,7 +6,7 @@
 //! | [`RequestId`](crate::types::RequestId), [`Record`](crate::record::Record) | `telemetry` | all below |
 //! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential` |
 //! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
-//! | [`Demand`](crate::types::Demand), on the answer | `quota` | `retry` |
+//! | [`Demand`](crate::types::Demand), on the answer | `quota` | `circuit`, `retry` |
 
 use std::{
     collections::HashMap,
@@ -22,11 +22,12 @@ use crate::{
     body::Body,
     config::{AuthMode, CallerCredential, CallerRules, Config, LogAccess, RewriteMode},
     layer::{
-        Draining, admission, authenticate, authorize, credential, headers, protocol, quota,
-        rate_limit, rescue, retry, rewrite, telemetry,
+        Draining, admission, authenticate, authorize, circuit, credential, headers, protocol,
+        quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
     policy::{
         access::Access,
+        circuit::{Circuit, Rules as CircuitRules},
         rate::{self, Keyed, Limiter},
         retry::{Budget, Rules},
         rewrite::{Mode, Rule},
@@ -45,6 +46,7 @@ pub struct Shared {
     pub tally: Arc<Tally>,
     pub groups: Arc<quota::Groups>,
     pub budget: Arc<Mutex<Budget>>,
+    pub circuit: Arc<Mutex<Circuit>>,
     pub room: Arc<Semaphore>,
     pub limiters: HashMap<Arc<str>, Arc<Limiter<rate_limit::TokioClock>>>,
     pub tokens: Arc<Mutex<Keyed<rate_limit::TokioClock>>>,
@@ -71,6 +73,7 @@ impl Shared {
                     .map(|token| token.quota_group.clone()),
             )),
             budget: Arc::new(Mutex::new(Budget::new(config.retry.budget))),
+            circuit: Arc::new(Mutex::new(Circuit::new(circuit_of(config)))),
             room: Arc::new(Semaphore::new(config.limits.max_in_flight)),
             limiters: limiters.collect(),
             tokens: Arc::new(Mutex::new(Keyed::new(
@@ -151,6 +154,13 @@ pub fn build(config: &Config, shared: &Shared, upstream: Upstream) -> Result<Sta
             draining: shared.draining.clone(),
             metrics: metrics(),
         }))
+        // Per attempt, so that each counts and a retry stops too. Above quota: what an open circuit refuses takes no unit
+        // and waits for none. Below it, the answers' demands are read already.
+        .layer(circuit::CircuitLayer::new(circuit::Parameters {
+            circuit: shared.circuit.clone(),
+            epoch: shared.epoch,
+            metrics: metrics(),
+        }))
         // Every attempt needs leave of its group, every answer tells the group.
         .layer(quota::QuotaLayer::new(quota::Parameters {
             groups: shared.groups.clone(),
@@ -177,6 +187,15 @@ fn access_of(config: &Config) -> telemetry::Access {
         LogAccess::All => telemetry::Access::All,
         LogAccess::Refused => telemetry::Access::Refused,
         LogAccess::None => telemetry::Access::None,
+    }
+}
+
+fn circuit_of(config: &Config) -> CircuitRules {
+    let circuit = config.upstream.circuit;
+    CircuitRules {
+        failures: usize::try_from(circuit.failures).unwrap_or(usize::MAX),
+        within: circuit.within,
+        open: circuit.open,
     }
 }
 

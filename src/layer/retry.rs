@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::{BoxFuture, DRAIN_RETRY_AFTER, Draining, record};
+use super::{BoxFuture, DRAIN_RETRY_AFTER, Draining, ending, record};
 use crate::{
     body::{Body, Fault, InboundFault, read_up_to},
     error::Error,
@@ -264,32 +264,29 @@ impl Parameters {
 
 /// What an attempt came to, where another try may be the answer.
 fn outcome(result: &Result<Response<Body>, Error>) -> Option<(Outcome, &'static str)> {
-    let status = match result {
-        Ok(response) => response.status(),
-        Err(Error::Unreachable(_)) => return Some((Outcome::NotWritten, "not_written")),
-        Err(Error::Broken(_)) => return Some((Outcome::Lost, "lost")),
-        Err(Error::UpstreamTimeout) => return Some((Outcome::TimedOut, "timeout")),
-        Err(_) => return None,
+    let outcome = ending(result)?;
+    let label = match outcome {
+        Outcome::NotWritten => "not_written",
+        Outcome::Lost => "lost",
+        Outcome::TimedOut => "timeout",
+        Outcome::Status { status, .. } => match status.as_u16() {
+            429 => "throttled",
+            503 => "unavailable",
+            500 | 502 | 504 => "server_error",
+            _ => return None,
+        },
     };
-    let label = match status.as_u16() {
-        429 => "throttled",
-        503 => "unavailable",
-        500 | 502 | 504 => "server_error",
-        _ => return None,
-    };
-    let demand = result
-        .as_ref()
-        .ok()
-        .and_then(|r| r.extensions().get::<Demand>())
-        .map(|demand| demand.0);
-    Some((Outcome::Status { status, demand }, label))
+    Some((outcome, label))
 }
 
 /// A refusal of ours that says less than upstream's own last answer does.
 fn gives_way(error: &Error) -> bool {
     matches!(
         error,
-        Error::QuotaExhausted { .. } | Error::WaitingRoomFull { .. } | Error::Overloaded { .. }
+        Error::QuotaExhausted { .. }
+            | Error::WaitingRoomFull { .. }
+            | Error::Overloaded { .. }
+            | Error::CircuitOpen { .. }
     )
 }
 

@@ -101,6 +101,7 @@ pub struct Metrics {
     in_flight: Gauge,
     connections: Gauge,
     shared_up: Gauge,
+    circuit_open: Gauge,
 }
 
 impl Default for Metrics {
@@ -141,6 +142,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             shared_up: Gauge::default(),
+            circuit_open: Gauge::default(),
         };
         // The encoder appends `_total` to counters, and the full stop to a help text.
         register! { m.registry,
@@ -166,6 +168,7 @@ impl Metrics {
             "in_flight", "Requests being served", m.in_flight.clone();
             "connections", "Connections open from callers", m.connections.clone();
             "shared_up", "1 while the shared quota store answers", m.shared_up.clone();
+            "circuit_open", "1 while the upstream fails and is at most probed", m.circuit_open.clone();
             "build_info", "The version that runs", build;
         }
         m
@@ -300,6 +303,9 @@ impl Metrics {
     pub fn shared_up(&self, up: bool) {
         self.shared_up.set(i64::from(up));
     }
+    pub fn circuit_open(&self, open: bool) {
+        self.circuit_open.set(i64::from(open));
+    }
 
     /// OpenMetrics text, `# EOF` included.
     pub fn encode(&self) -> String {
@@ -424,6 +430,7 @@ mod tests {
         m.in_flight(1);
         m.connections(1);
         m.shared_up(true);
+        m.circuit_open(true);
         let text = m.encode();
         for line in [
             r#"revgate_requests_total{caller="a",operation="works.list",status="200",source="upstream"} 1"#,
@@ -448,6 +455,7 @@ mod tests {
             "revgate_in_flight 1",
             "revgate_connections 1",
             "revgate_shared_up 1",
+            "revgate_circuit_open 1",
             r#"revgate_build_info{version=""#,
             "process_cpu_seconds_total ",
             "process_resident_memory_bytes ",
