@@ -232,9 +232,11 @@ impl Parameters {
                     (result, _) => finish(result, again.0),
                 };
             };
-            // One that is still coming in is dropped, and its connection with it: a wait holds no upstream slot.
-            if let Some(response) = result.ok().filter(|response| response.body().is_read()) {
-                last = Some((response, after));
+            if let Ok(response) = result {
+                let slack = attempt.elapsed_wait_left.saturating_sub(after);
+                if let Some(response) = keep(response, slack).await {
+                    last = Some((response, after));
+                }
             }
             self.metrics.retry(label);
             if !group_waits {
@@ -297,6 +299,25 @@ fn reached(result: &Result<Response<Body>, Error>) -> bool {
         Ok(_)
             | Err(Error::TokenUnavailable { .. } | Error::BrokenBody | Error::BodyTooLarge { .. })
     )
+}
+
+/// A failure's JSON is far smaller.
+const MAX_KEPT: usize = 64 * 1024;
+/// A failure that drips is not worth a longer wait.
+const KEEP_TIME: Duration = Duration::from_secs(1);
+
+/// The whole of an answer, to be given when no further try gets one. One that is large or slow is dropped, and its
+/// connection with it: a wait holds no upstream slot.
+async fn keep(response: Response<Body>, slack: Duration) -> Option<Response<Body>> {
+    if response.body().is_read() {
+        return Some(response);
+    }
+    let (head, mut body) = response.into_parts();
+    let read = read_up_to(&mut body, MAX_KEPT);
+    match tokio::time::timeout(KEEP_TIME.min(slack), read).await {
+        Ok(Ok(read)) if read.complete => Some(Response::from_parts(head, Body::full(read.bytes))),
+        _ => None,
+    }
 }
 
 /// No further try: what comes back is upstream's own last answer. DevRev's SDKs read a 429's time only as whole
