@@ -7,7 +7,7 @@
 //! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential` |
 //! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
-//! | [`Demand`](crate::types::Demand), on the answer | `quota` | `retry` |
+//! | [`Demand`](crate::types::Demand), on the answer | `quota` | `circuit`, `retry` |
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,11 +23,12 @@ use crate::{
     body::Body,
     config::{self, AuthMode, CallerCredential, CallerRules, Config, LogAccess, RewriteMode},
     layer::{
-        Draining, admission, authenticate, authorize, credential, headers, protocol, quota,
-        rate_limit, rescue, retry, rewrite, telemetry,
+        Draining, admission, authenticate, authorize, circuit, credential, headers, protocol,
+        quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
     policy::{
         access::Access,
+        circuit::{Circuit, Rules as CircuitRules},
         fair::{Priority, Share},
         ledger,
         rate::{self, Keyed, Limiter},
@@ -48,6 +49,7 @@ pub struct Shared {
     pub tally: Arc<Tally>,
     pub groups: Arc<quota::Groups>,
     pub budget: Arc<Mutex<Budget>>,
+    pub circuit: Arc<Mutex<Circuit>>,
     pub room: Arc<Semaphore>,
     pub limiters: HashMap<Arc<str>, Arc<Limiter<rate_limit::TokioClock>>>,
     pub tokens: Arc<Mutex<Keyed<rate_limit::TokioClock>>>,
@@ -73,6 +75,7 @@ impl Shared {
             tally: Arc::default(),
             groups,
             budget: Arc::new(Mutex::new(Budget::new(config.retry.budget))),
+            circuit: Arc::new(Mutex::new(Circuit::new(circuit_of(config)))),
             room: Arc::new(Semaphore::new(config.limits.max_in_flight)),
             limiters: limiters.collect(),
             tokens: Arc::new(Mutex::new(Keyed::new(
@@ -174,6 +177,13 @@ pub fn build(config: &Config, shared: &Shared, upstream: Upstream) -> Result<Sta
             draining: shared.draining.clone(),
             metrics: metrics(),
         }))
+        // Per attempt, so that each counts and a retry stops too. Above quota: what an open circuit refuses takes no unit
+        // and waits for none. Below it, the answers' demands are read already.
+        .layer(circuit::CircuitLayer::new(circuit::Parameters {
+            circuit: shared.circuit.clone(),
+            epoch: shared.epoch,
+            metrics: metrics(),
+        }))
         // Every attempt needs leave of its group, and waits its turn for it; every answer tells the group.
         .layer(quota::QuotaLayer::new(quota::Parameters {
             groups: shared.groups.clone(),
@@ -199,6 +209,15 @@ fn access_of(config: &Config) -> telemetry::Access {
         LogAccess::All => telemetry::Access::All,
         LogAccess::Refused => telemetry::Access::Refused,
         LogAccess::None => telemetry::Access::None,
+    }
+}
+
+fn circuit_of(config: &Config) -> CircuitRules {
+    let circuit = config.upstream.circuit;
+    CircuitRules {
+        failures: usize::try_from(circuit.failures).unwrap_or(usize::MAX),
+        within: circuit.within,
+        open: circuit.open,
     }
 }
 

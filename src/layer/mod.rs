@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod authenticate;
 pub mod authorize;
+pub mod circuit;
 pub mod credential;
 pub mod headers;
 pub mod protocol;
@@ -26,7 +27,7 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tokio::sync::watch;
 
-use crate::{body::Body, error::Error, record::Record};
+use crate::{body::Body, error::Error, policy::retry::Outcome, record::Record, types::Demand};
 
 /// For layers that must wait.
 pub type BoxFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
@@ -70,6 +71,20 @@ pub(crate) fn record<B>(request: &Request<B>) -> Record {
         .get::<Record>()
         .cloned()
         .unwrap_or_default()
+}
+
+/// How an attempt ended, in policy's terms; `None` where revgate itself refused or ended it.
+pub(crate) fn ending(result: &Result<Response<Body>, Error>) -> Option<Outcome> {
+    match result {
+        Ok(response) => Some(Outcome::Status {
+            status: response.status(),
+            demand: response.extensions().get().map(|Demand(time)| *time),
+        }),
+        Err(Error::Unreachable(_)) => Some(Outcome::NotWritten),
+        Err(Error::Broken(_)) => Some(Outcome::Lost),
+        Err(Error::UpstreamTimeout) => Some(Outcome::TimedOut),
+        Err(_) => None,
+    }
 }
 
 /// Tells whoever waits that the gateway is about to stop.

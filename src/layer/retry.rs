@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::{BoxFuture, DRAIN_RETRY_AFTER, Draining, record};
+use super::{BoxFuture, DRAIN_RETRY_AFTER, Draining, ending, record};
 use crate::{
     body::{Body, Fault, InboundFault, read_up_to},
     error::Error,
@@ -232,9 +232,11 @@ impl Parameters {
                     (result, _) => finish(result, again.0),
                 };
             };
-            // One that is still coming in is dropped, and its connection with it: a wait holds no upstream slot.
-            if let Some(response) = result.ok().filter(|response| response.body().is_read()) {
-                last = Some((response, after));
+            if let Ok(response) = result {
+                let slack = attempt.elapsed_wait_left.saturating_sub(after);
+                if let Some(response) = keep(response, slack).await {
+                    last = Some((response, after));
+                }
             }
             self.metrics.retry(label);
             if !group_waits {
@@ -264,32 +266,29 @@ impl Parameters {
 
 /// What an attempt came to, where another try may be the answer.
 fn outcome(result: &Result<Response<Body>, Error>) -> Option<(Outcome, &'static str)> {
-    let status = match result {
-        Ok(response) => response.status(),
-        Err(Error::Unreachable(_)) => return Some((Outcome::NotWritten, "not_written")),
-        Err(Error::Broken(_)) => return Some((Outcome::Lost, "lost")),
-        Err(Error::UpstreamTimeout) => return Some((Outcome::TimedOut, "timeout")),
-        Err(_) => return None,
+    let outcome = ending(result)?;
+    let label = match outcome {
+        Outcome::NotWritten => "not_written",
+        Outcome::Lost => "lost",
+        Outcome::TimedOut => "timeout",
+        Outcome::Status { status, .. } => match status.as_u16() {
+            429 => "throttled",
+            503 => "unavailable",
+            500 | 502 | 504 => "server_error",
+            _ => return None,
+        },
     };
-    let label = match status.as_u16() {
-        429 => "throttled",
-        503 => "unavailable",
-        500 | 502 | 504 => "server_error",
-        _ => return None,
-    };
-    let demand = result
-        .as_ref()
-        .ok()
-        .and_then(|r| r.extensions().get::<Demand>())
-        .map(|demand| demand.0);
-    Some((Outcome::Status { status, demand }, label))
+    Some((outcome, label))
 }
 
 /// A refusal of ours that says less than upstream's own last answer does.
 fn gives_way(error: &Error) -> bool {
     matches!(
         error,
-        Error::QuotaExhausted { .. } | Error::WaitingRoomFull { .. } | Error::Overloaded { .. }
+        Error::QuotaExhausted { .. }
+            | Error::WaitingRoomFull { .. }
+            | Error::Overloaded { .. }
+            | Error::CircuitOpen { .. }
     )
 }
 
@@ -300,6 +299,25 @@ fn reached(result: &Result<Response<Body>, Error>) -> bool {
         Ok(_)
             | Err(Error::TokenUnavailable { .. } | Error::BrokenBody | Error::BodyTooLarge { .. })
     )
+}
+
+/// A failure's JSON is far smaller.
+const MAX_KEPT: usize = 64 * 1024;
+/// A failure that drips is not worth a longer wait.
+const KEEP_TIME: Duration = Duration::from_secs(1);
+
+/// The whole of an answer, to be given when no further try gets one. One that is large or slow is dropped, and its
+/// connection with it: a wait holds no upstream slot.
+async fn keep(response: Response<Body>, slack: Duration) -> Option<Response<Body>> {
+    if response.body().is_read() {
+        return Some(response);
+    }
+    let (head, mut body) = response.into_parts();
+    let read = read_up_to(&mut body, MAX_KEPT);
+    match tokio::time::timeout(KEEP_TIME.min(slack), read).await {
+        Ok(Ok(read)) if read.complete => Some(Response::from_parts(head, Body::full(read.bytes))),
+        _ => None,
+    }
 }
 
 /// No further try: what comes back is upstream's own last answer. DevRev's SDKs read a 429's time only as whole

@@ -1,5 +1,6 @@
 //! Policy: who may, how long, what next. Pure: no socket, clock, lock or environment of its own.
 pub mod access;
+pub mod circuit;
 pub mod fair;
 pub mod feedback;
 pub mod headers;

@@ -1,7 +1,7 @@
 //! What the admin listener sees of the gateway, and may do to it.
 
 use std::sync::{
-    Arc,
+    Arc, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -27,6 +27,21 @@ impl State {
     }
 }
 
+impl State {
+    fn circuit(&self) -> Value {
+        let circuit = &self.shared.circuit;
+        let view = circuit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .view(self.shared.epoch.elapsed());
+        json!({
+            "state": view.state,
+            "failures": view.failures,
+            "next_probe_in_seconds": view.next_probe.map(|time| time.as_secs_f64()),
+        })
+    }
+}
+
 impl Control for State {
     fn unready(&self) -> Vec<String> {
         if self.draining.load(Ordering::Acquire) {
@@ -48,6 +63,7 @@ impl Control for State {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "ready": self.unready().is_empty(),
+            "circuit": self.circuit(),
             "quota": self.quota(),
             "callers": self.callers(),
             "deprecations": self.deprecations(),

@@ -3,18 +3,17 @@ use std::fmt::{Error, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use procfs::process::{LimitValue, Process};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
-};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::quota::{Quota, Sample};
+use super::{
+    process::ProcessStats,
+    quota::{Quota, Sample},
+};
 
 /// A name from the configuration; cloning it copies a pointer, not text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -94,6 +93,7 @@ pub struct Metrics {
     in_flight: Gauge,
     connections: Gauge,
     shared_up: Gauge,
+    circuit_open: Gauge,
 }
 
 impl Default for Metrics {
@@ -127,6 +127,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             shared_up: Gauge::default(),
+            circuit_open: Gauge::default(),
         };
         // The encoder appends `_total` to counters, and the full stop to a help text.
         register! { m.registry,
@@ -145,6 +146,7 @@ impl Metrics {
             "in_flight", "Requests being served", m.in_flight.clone();
             "connections", "Connections open from callers", m.connections.clone();
             "shared_up", "1 while the shared quota store answers", m.shared_up.clone();
+            "circuit_open", "1 while the upstream fails and is at most probed", m.circuit_open.clone();
             "build_info", "The version that runs", build;
         }
         m
@@ -241,6 +243,9 @@ impl Metrics {
     pub fn shared_up(&self, up: bool) {
         self.shared_up.set(i64::from(up));
     }
+    pub fn circuit_open(&self, open: bool) {
+        self.circuit_open.set(i64::from(open));
+    }
 
     /// OpenMetrics text, `# EOF` included.
     pub fn encode(&self) -> String {
@@ -258,84 +263,6 @@ impl Metrics {
 
 fn name(text: &Arc<str>) -> Name {
     Name(Arc::clone(text))
-}
-
-/// What Prometheus' own client libraries tell of a process, read from /proc at each scrape.
-#[derive(Debug)]
-struct ProcessStats;
-
-impl Collector for ProcessStats {
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "clock ticks stay far below 2^52"
-    )]
-    fn encode(&self, mut out: DescriptorEncoder) -> Result<(), Error> {
-        // Without a readable /proc these are left out; the others must still be served.
-        let Ok(me) = Process::myself() else {
-            return Ok(());
-        };
-        if let Ok(stat) = me.stat() {
-            let tick = procfs::ticks_per_second() as f64;
-            let cpu = ConstCounter::new((stat.utime + stat.stime) as f64 / tick);
-            cpu.encode(out.encode_descriptor(
-                "process_cpu_seconds",
-                "CPU time spent, user and system.",
-                None,
-                cpu.metric_type(),
-            )?)?;
-            gauge(
-                &mut out,
-                "process_resident_memory_bytes",
-                "Memory resident.",
-                stat.rss * procfs::page_size(),
-            )?;
-            gauge(
-                &mut out,
-                "process_virtual_memory_bytes",
-                "Address space in use.",
-                stat.vsize,
-            )?;
-            gauge(
-                &mut out,
-                "process_threads",
-                "Threads.",
-                u64::try_from(stat.num_threads).unwrap_or(0),
-            )?;
-            if let Ok(boot) = procfs::boot_time_secs() {
-                let start = ConstGauge::new(boot as f64 + stat.starttime as f64 / tick);
-                start.encode(out.encode_descriptor(
-                    "process_start_time_seconds",
-                    "When the process started.",
-                    None,
-                    start.metric_type(),
-                )?)?;
-            }
-        }
-        if let Ok(count) = me.fd_count() {
-            gauge(
-                &mut out,
-                "process_open_fds",
-                "File descriptors open.",
-                count as u64,
-            )?;
-        }
-        if let Ok(limits) = me.limits()
-            && let LimitValue::Value(most) = limits.max_open_files.soft_limit
-        {
-            gauge(
-                &mut out,
-                "process_max_fds",
-                "File descriptors allowed.",
-                most,
-            )?;
-        }
-        Ok(())
-    }
-}
-
-fn gauge(out: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> Result<(), Error> {
-    let value = ConstGauge::new(value);
-    value.encode(out.encode_descriptor(name, help, None, value.metric_type())?)
 }
 
 #[cfg(test)]
@@ -371,6 +298,7 @@ mod tests {
         m.in_flight(1);
         m.connections(1);
         m.shared_up(true);
+        m.circuit_open(true);
         let text = m.encode();
         for line in [
             r#"revgate_requests_total{caller="a",operation="works.list",status="200",source="upstream"} 1"#,
@@ -395,6 +323,7 @@ mod tests {
             "revgate_in_flight 1",
             "revgate_connections 1",
             "revgate_shared_up 1",
+            "revgate_circuit_open 1",
             r#"revgate_build_info{version=""#,
             "process_cpu_seconds_total ",
             "process_resident_memory_bytes ",

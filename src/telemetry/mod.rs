@@ -1,5 +1,6 @@
 //! Logs and metrics.
 pub mod log;
 pub mod metrics;
+mod process;
 pub mod quota;
 pub mod tally;

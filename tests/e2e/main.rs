@@ -1,5 +1,6 @@
 //! The whole gateway over real sockets, in front of DevRev's double.
 
+mod circuit;
 mod hostile;
 mod http;
 mod process;

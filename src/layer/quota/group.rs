@@ -13,10 +13,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::room::{Place, Room};
+use super::{
+    super::{DRAIN_RETRY_AFTER, Draining},
+    room::{Place, Room},
+};
 use crate::{
     error::Error,
-    layer::{DRAIN_RETRY_AFTER, Draining},
     policy::{
         fair::{Queue, Share, Ticket},
         ledger::{Grant, Ledger, Outcome, Rules, View, Why},

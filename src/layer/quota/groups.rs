@@ -9,8 +9,8 @@ use std::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{group::Group, room::Room};
-use crate::{layer::other, policy::ledger::Rules, telemetry::quota::Sample};
+use super::{super::other, group::Group, room::Room};
+use crate::{policy::ledger::Rules, telemetry::quota::Sample};
 
 pub struct Groups {
     rules: Rules,

@@ -8,13 +8,15 @@
 mod gate;
 #[cfg(test)]
 mod tests;
+mod view;
 mod window;
 
 use std::time::Duration;
 
-pub use self::gate::PATIENCE;
+pub use self::{gate::PATIENCE, view::View};
 use self::{
     gate::{Gate, Verdict},
+    view::Spending,
     window::{Report, Window},
 };
 use super::feedback::Feedback;
@@ -77,31 +79,6 @@ pub struct Hold {
     pub until: Option<Duration>,
 }
 
-/// For people to look at.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct View {
-    /// Units of a window, as upstream last said.
-    pub limit: Option<u64>,
-    /// Units left in the window that upstream last spoke of.
-    pub remaining: Option<u64>,
-    /// Its end, in epoch seconds.
-    pub reset: Option<u64>,
-    /// How long the window still lasts; `None` when none is known.
-    pub resets_in: Option<Duration>,
-    /// How long the pause still lasts.
-    pub paused_for: Option<Duration>,
-    /// Attempts under way.
-    pub in_flight: u64,
-    /// Units that went without us: ever, and in this window.
-    pub external: (u64, u64),
-    /// 429s received.
-    pub throttled: u64,
-    /// What the group does: "open", "spread", "spent", "paused", "probing" or "ramping".
-    pub state: &'static str,
-    /// When nothing will be left at the present rate, if that is before the window's end.
-    pub runs_out_in: Option<Duration>,
-}
-
 /// See the module. Times are since any fixed instant, and do not step back.
 #[derive(Debug)]
 pub struct Ledger {
@@ -124,16 +101,6 @@ pub struct Ledger {
     throttled: u64,
     spending: Spending,
 }
-
-/// Units a second of late: each counts less as time passes.
-#[derive(Debug, Default)]
-struct Spending {
-    rate: f64,
-    at: Duration,
-}
-
-/// Long enough to be steady, short enough to be the present.
-const LATE: f64 = 30.0;
 
 impl Ledger {
     /// A ledger that knows nothing, and so holds nobody.
@@ -364,48 +331,5 @@ impl Ledger {
     pub fn is_idle(&self, now: Duration) -> bool {
         let over = self.window.as_ref().is_none_or(|w| w.ends <= now);
         self.in_flight == 0 && over && self.paused_until(now).is_none()
-    }
-
-    /// What there is to see.
-    pub fn view(&self, now: Duration) -> View {
-        let window = self.window.as_ref().filter(|window| window.ends > now);
-        let paused_for = self.paused_until(now).map(|until| until - now);
-        let state = match (&self.gate, window) {
-            (Gate::Paused { .. }, _) if paused_for.is_some() => "paused",
-            (Gate::Paused { .. } | Gate::Probing { .. }, _) => "probing",
-            (Gate::Ramping { .. }, _) => "ramping",
-            (Gate::Open, Some(window)) => window.state(&self.rules, self.claimed()),
-            (Gate::Open, None) => "open",
-        };
-        let resets_in = window.map(|window| window.ends - now);
-        let rate = self.spending.now(now);
-        let runs_out_in = window
-            .filter(|_| rate > 0.0)
-            .and_then(|window| Duration::try_from_secs_f64(window.remaining as f64 / rate).ok())
-            .filter(|left| Some(*left) < resets_in);
-        View {
-            limit: self.said.map(|(limit, ..)| limit),
-            remaining: self.said.map(|(_, remaining, _)| remaining),
-            reset: self.said.map(|(.., reset)| reset),
-            resets_in,
-            paused_for,
-            in_flight: self.in_flight,
-            external: (self.external, window.map_or(0, |window| window.external)),
-            throttled: self.throttled,
-            state,
-            runs_out_in,
-        }
-    }
-}
-
-impl Spending {
-    fn add(&mut self, units: u64, now: Duration) {
-        self.rate = self.now(now) + units as f64 / LATE;
-        self.at = now;
-    }
-
-    fn now(&self, now: Duration) -> f64 {
-        let passed = now.saturating_sub(self.at).as_secs_f64();
-        self.rate * (-passed / LATE).exp()
     }
 }

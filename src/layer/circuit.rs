@@ -1,0 +1,323 @@
+//! Stops asking an upstream that fails: while the circuit is open, an attempt is refused at once.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use super::{Either, ending};
+use crate::{
+    body::Body,
+    error::Error,
+    policy::circuit::{Change, Circuit, Outcome, Pass, outcome},
+    telemetry::metrics::Metrics,
+};
+
+pub struct Parameters {
+    /// One for all workers: they ask the same upstream.
+    pub circuit: Arc<Mutex<Circuit>>,
+    /// What `Circuit` counts its time from.
+    pub epoch: Instant,
+    pub metrics: Arc<Metrics>,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct CircuitLayer(Arc<Parameters>);
+
+impl CircuitLayer {
+    pub fn new(parameters: Parameters) -> Self {
+        CircuitLayer(Arc::new(parameters))
+    }
+}
+
+impl<S> Layer<S> for CircuitLayer {
+    type Service = CircuitBreaker<S>;
+
+    fn layer(&self, inner: S) -> CircuitBreaker<S> {
+        CircuitBreaker {
+            inner,
+            parameters: self.0.clone(),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct CircuitBreaker<S> {
+    inner: S,
+    parameters: Arc<Parameters>,
+}
+
+impl<S> Service<Request<Body>> for CircuitBreaker<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
+{
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Either<Passed<S::Future>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let passed = {
+            let mut circuit = self.parameters.circuit();
+            circuit.try_pass(self.parameters.epoch.elapsed())
+        };
+        match passed {
+            Ok(pass) => {
+                // Before the call, so that a panic in it gives the pass back too.
+                let leave = Leave {
+                    parameters: self.parameters.clone(),
+                    pass: Some(pass),
+                };
+                Either::below(Passed {
+                    below: self.inner.call(request),
+                    leave,
+                })
+            }
+            Err(retry_after) => Either::refused(Error::CircuitOpen { retry_after }),
+        }
+    }
+}
+
+impl Parameters {
+    fn circuit(&self) -> MutexGuard<'_, Circuit> {
+        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settle(&self, pass: Pass, outcome: Outcome) {
+        let change = {
+            let mut circuit = self.circuit();
+            let change = circuit.settle(pass, outcome, self.epoch.elapsed());
+            // Under the lock, or two workers' changes could be written in the wrong order and stay so.
+            if let Some(change) = change {
+                self.metrics.circuit_open(change == Change::Opened);
+            }
+            change
+        };
+        match change {
+            Some(Change::Opened) => tracing::warn!("circuit opened"),
+            Some(Change::Closed) => tracing::info!("circuit closed"),
+            None => {}
+        }
+    }
+}
+
+/// Leave for one attempt. Dropped without an outcome, for its caller left, it gives the pass back.
+struct Leave {
+    parameters: Arc<Parameters>,
+    pass: Option<Pass>,
+}
+
+impl Leave {
+    fn settle(&mut self, outcome: Outcome) {
+        if let Some(pass) = self.pass.take() {
+            self.parameters.settle(pass, outcome);
+        }
+    }
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        if let Some(pass) = self.pass.take() {
+            self.parameters.circuit().abandon(pass);
+        }
+    }
+}
+
+pin_project! {
+    /// An attempt that was let pass; its end tells the circuit.
+    pub struct Passed<F> {
+        #[pin]
+        below: F,
+        leave: Leave,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Passed<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let result = ready!(this.below.poll(cx));
+        this.leave.settle(outcome(ending(&result)));
+        Poll::Ready(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
+
+    use http::StatusCode;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{policy::circuit::Rules, types::Demand};
+
+    const OPEN: Duration = Duration::from_secs(5);
+
+    struct Rig {
+        layer: CircuitLayer,
+        parameters: Arc<Parameters>,
+        asked: AtomicUsize,
+    }
+
+    impl Rig {
+        fn new() -> Rig {
+            let circuit = Circuit::new(Rules {
+                failures: 2,
+                within: Duration::from_secs(10),
+                open: OPEN,
+            });
+            let layer = CircuitLayer::new(Parameters {
+                circuit: Arc::new(Mutex::new(circuit)),
+                epoch: Instant::now(),
+                metrics: Arc::default(),
+            });
+            Rig {
+                parameters: layer.0.clone(),
+                layer,
+                asked: AtomicUsize::new(0),
+            }
+        }
+
+        /// An attempt that ends as `end` says, at once.
+        async fn attempt(
+            &self,
+            end: impl Fn() -> Result<Response<Body>, Error>,
+        ) -> Result<Response<Body>, Error> {
+            let below = service_fn(|_| {
+                self.asked.fetch_add(1, Ordering::Relaxed);
+                std::future::ready(end())
+            });
+            let service = self.layer.layer(below);
+            service.oneshot(Request::new(Body::empty())).await
+        }
+
+        async fn open(&self) {
+            for _ in 0..2 {
+                let _ = self.attempt(|| answer(503, None)).await;
+            }
+            assert_eq!(self.state(), "open");
+        }
+
+        /// What the admin and the metrics show, which must agree.
+        fn state(&self) -> &'static str {
+            let parameters = &self.parameters;
+            let state = parameters.circuit().view(parameters.epoch.elapsed()).state;
+            let gauge = format!("\nrevgate_circuit_open {}\n", u8::from(state != "closed"));
+            assert!(parameters.metrics.encode().contains(&gauge), "{state}");
+            state
+        }
+    }
+
+    fn answer(status: u16, demand: Option<Duration>) -> Result<Response<Body>, Error> {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+        if let Some(demand) = demand {
+            response.extensions_mut().insert(Demand(demand));
+        }
+        Ok(response)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_circuit_refuses_with_the_true_time_and_asks_nobody() {
+        let rig = Rig::new();
+        rig.open().await;
+        tokio::time::advance(Duration::from_secs(2)).await;
+        match rig.attempt(|| answer(200, None)).await {
+            Err(Error::CircuitOpen { retry_after }) => {
+                assert_eq!(retry_after, Duration::from_secs(3));
+            }
+            other => panic!("{:?}", other.map(|response| response.status())),
+        }
+        assert_eq!(rig.asked.load(Ordering::Relaxed), 2);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(rig.state(), "half_open");
+        rig.attempt(|| answer(200, None)).await.expect("the probe");
+        assert_eq!(rig.state(), "closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_connection_a_lost_one_and_a_timeout_open_it() {
+        let ends: [fn() -> Error; 3] = [
+            || Error::Unreachable("refused".into()),
+            || Error::Broken("reset".into()),
+            || Error::UpstreamTimeout,
+        ];
+        for end in ends {
+            let rig = Rig::new();
+            for _ in 0..2 {
+                let _ = rig.attempt(|| Err(end())).await;
+            }
+            assert_eq!(rig.state(), "open", "{:?}", end());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_says_nothing_of_the_upstream_neither_opens_nor_closes_it() {
+        let retry_after = Duration::from_secs(1);
+        let ends: [&dyn Fn() -> Result<Response<Body>, Error>; 9] = [
+            &|| Err(Error::QuotaExhausted { retry_after }),
+            &|| Err(Error::WaitingRoomFull { retry_after }),
+            &|| Err(Error::Overloaded { retry_after }),
+            &|| Err(Error::Draining { retry_after }),
+            &|| Err(Error::TokenUnavailable { retry_after }),
+            &|| Err(Error::BrokenBody),
+            &|| Err(Error::BodyTooLarge { max_bytes: 1 }),
+            &|| Err(Error::Internal),
+            &|| answer(503, Some(retry_after)),
+        ];
+        for (number, end) in ends.into_iter().enumerate() {
+            let rig = Rig::new();
+            let _ = rig.attempt(|| answer(500, None)).await;
+            for _ in 0..3 {
+                let _ = rig.attempt(end).await;
+            }
+            assert_eq!(rig.state(), "closed", "{number}");
+            let _ = rig.attempt(|| answer(500, None)).await;
+            assert_eq!(rig.state(), "open", "{number} ended the row");
+            tokio::time::advance(OPEN).await;
+            let before = rig.asked.load(Ordering::Relaxed);
+            for _ in 0..2 {
+                let _ = rig.attempt(end).await;
+            }
+            assert_eq!(rig.state(), "half_open", "{number}");
+            let asked = rig.asked.load(Ordering::Relaxed) - before;
+            assert_eq!(asked, 2, "{number}: each was a probe in its turn");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_leaves_during_the_probe_gives_its_place_back() {
+        let rig = Rig::new();
+        rig.open().await;
+        tokio::time::advance(OPEN).await;
+        let hangs = rig.layer.layer(service_fn(|_: Request<Body>| {
+            std::future::pending::<Result<Response<Body>, Error>>()
+        }));
+        let probe = tokio::spawn(hangs.oneshot(Request::new(Body::empty())));
+        tokio::task::yield_now().await;
+        let second = rig.attempt(|| answer(200, None)).await;
+        assert!(matches!(second, Err(Error::CircuitOpen { retry_after }) if retry_after == OPEN));
+        probe.abort();
+        assert!(probe.await.is_err());
+        rig.attempt(|| answer(200, None))
+            .await
+            .expect("the next probe");
+        assert_eq!(rig.state(), "closed");
+    }
+}

@@ -1,0 +1,86 @@
+//! The `process_*` metrics.
+use std::fmt::Error;
+
+use procfs::process::{LimitValue, Process};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+/// What Prometheus' own client libraries tell of a process, read from /proc at each scrape.
+#[derive(Debug)]
+pub(super) struct ProcessStats;
+
+impl Collector for ProcessStats {
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "clock ticks stay far below 2^52"
+    )]
+    fn encode(&self, mut out: DescriptorEncoder) -> Result<(), Error> {
+        // Without a readable /proc these are left out; the others must still be served.
+        let Ok(me) = Process::myself() else {
+            return Ok(());
+        };
+        if let Ok(stat) = me.stat() {
+            let tick = procfs::ticks_per_second() as f64;
+            let cpu = ConstCounter::new((stat.utime + stat.stime) as f64 / tick);
+            cpu.encode(out.encode_descriptor(
+                "process_cpu_seconds",
+                "CPU time spent, user and system.",
+                None,
+                cpu.metric_type(),
+            )?)?;
+            gauge(
+                &mut out,
+                "process_resident_memory_bytes",
+                "Memory resident.",
+                stat.rss * procfs::page_size(),
+            )?;
+            gauge(
+                &mut out,
+                "process_virtual_memory_bytes",
+                "Address space in use.",
+                stat.vsize,
+            )?;
+            gauge(
+                &mut out,
+                "process_threads",
+                "Threads.",
+                u64::try_from(stat.num_threads).unwrap_or(0),
+            )?;
+            if let Ok(boot) = procfs::boot_time_secs() {
+                let start = ConstGauge::new(boot as f64 + stat.starttime as f64 / tick);
+                start.encode(out.encode_descriptor(
+                    "process_start_time_seconds",
+                    "When the process started.",
+                    None,
+                    start.metric_type(),
+                )?)?;
+            }
+        }
+        if let Ok(count) = me.fd_count() {
+            gauge(
+                &mut out,
+                "process_open_fds",
+                "File descriptors open.",
+                count as u64,
+            )?;
+        }
+        if let Ok(limits) = me.limits()
+            && let LimitValue::Value(most) = limits.max_open_files.soft_limit
+        {
+            gauge(
+                &mut out,
+                "process_max_fds",
+                "File descriptors allowed.",
+                most,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn gauge(out: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> Result<(), Error> {
+    let value = ConstGauge::new(value);
+    value.encode(out.encode_descriptor(name, help, None, value.metric_type())?)
+}
