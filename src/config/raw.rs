@@ -175,7 +175,7 @@ tables! {
         burst: u32,
         /// Share of the upstream quota when callers compete.
         weight: u32,
-        /// "interactive" or "batch"; batch ages into interactive.
+        /// "interactive" or "batch": batch has its turn after interactive, but one every 10s at the latest.
         priority: String,
         /// Operations: "*", "works.*" or whole names.
         allow: Vec<String>,
@@ -194,7 +194,7 @@ tables! {
         burst: u32,
         /// Share of the upstream quota when callers compete; equal by default.
         weight: u32,
-        /// "interactive" or "batch"; batch ages into interactive.
+        /// "interactive" or "batch": batch has its turn after interactive, but one every 10s at the latest.
         priority: String,
         /// Operations: "*", "works.*" or whole names.
         allow: Vec<String>,
@@ -238,11 +238,11 @@ tables! {
     }
     /// How the upstream quota is shared.
     Quota {
-        /// Share of the window's quota that goes first come, first served; the rest is spread evenly until the reset and dealt out by weight.
+        /// Share of the window's quota that goes first come, first served; the rest is spread evenly until the reset and dealt out by weight. Half by default: bursts of half a window pass unhindered, and whoever comes late still finds the other half. 1 spreads nothing, 0 everything.
         spread_above: f64,
-        /// Share kept for callers outside revgate; none by default.
+        /// Share of the window kept for callers outside revgate, less what they have had of it; none by default, as revgate is meant to be the only way.
         reserve: f64,
-        /// Requests in the waiting room, all callers together.
+        /// Requests in the waiting room, all callers together; some 4 KiB each, and more than a window of DevRev's serves in a minute. Full, it makes room for callers that have less of it.
         max_waiting: usize,
     }
     /// A rename of deprecated fields.
