@@ -84,16 +84,16 @@ impl Settings {
         pool: 200,
     };
 
-    /// How long the callers go on: a window opens with its first request, so each begins a little after the one
-    /// before has ended, and the last must still be seen whole.
+    /// How long the callers go on. A window opens with its first unit, which may come a second after the one before has
+    /// ended, for DevRev names that time in whole seconds; the last must still be seen whole.
     pub fn span(&self) -> Duration {
-        self.window * self.windows + self.window / 10
+        self.window * self.windows + Duration::from_secs(4).max(self.window / 10)
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
-    /// Everybody wants twice their share, evenly.
+    /// Everybody wants more than their share, evenly, and not in proportion to it.
     Steady,
     /// The same, in bursts of a tenth of the quota at random times.
     Bursty,
@@ -106,14 +106,6 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 5] = [
-        Scenario::Steady,
-        Scenario::Bursty,
-        Scenario::Late,
-        Scenario::Greedy,
-        Scenario::Outside,
-    ];
-
     pub fn name(self) -> &'static str {
         match self {
             Scenario::Steady => "steady",
