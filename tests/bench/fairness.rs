@@ -19,27 +19,27 @@ const AT_ONCE: &str = "who comes late is served at once";
 const AIMS: &[Aim] = &[
     Aim {
         name: USED,
-        holds: |figures| figures.utilisation >= 0.99,
+        holds: |_, figures| figures.utilisation >= 0.99,
     },
     Aim {
         name: NO_429,
-        holds: |figures| figures.throttled == 0,
+        holds: |scenario, figures| figures.throttled <= unavoidable(scenario),
     },
     Aim {
         name: BY_WEIGHT,
-        holds: |figures| figures.jain.is_none_or(|jain| jain >= 0.99),
+        holds: |_, figures| figures.jain.is_some_and(|jain| jain >= 0.99),
     },
     Aim {
         name: NO_STARVATION,
-        holds: |figures| figures.starved <= Duration::from_secs(30),
+        holds: |_, figures| figures.starved <= Duration::from_secs(30),
     },
     Aim {
         name: BATCH_TOO,
-        holds: |figures| figures.batch_starved <= Duration::from_secs(300),
+        holds: |_, figures| figures.batch_starved <= Duration::from_secs(300),
     },
     Aim {
         name: AT_ONCE,
-        holds: |figures| {
+        holds: |_, figures| {
             figures
                 .first_wait
                 .is_none_or(|wait| wait <= Duration::from_secs(1))
@@ -58,7 +58,15 @@ const NOT_YET: &[(Scenario, &[&str])] = &[
 
 struct Aim {
     name: &'static str,
-    holds: fn(&Figures) -> bool,
+    holds: fn(Scenario, &Figures) -> bool,
+}
+
+/// Someone outside may take a window's last unit while ours is on its way; nobody can know. Once in each of three windows.
+fn unavoidable(scenario: Scenario) -> usize {
+    match scenario {
+        Scenario::Outside => 3,
+        _ => 0,
+    }
 }
 
 fn check(scenario: Scenario) {
@@ -73,7 +81,10 @@ fn check(scenario: Scenario) {
         .collect::<Vec<_>>();
     let mut faults = Vec::new();
     for aim in AIMS {
-        match ((aim.holds)(&figures), excused.contains(&&aim.name)) {
+        match (
+            (aim.holds)(scenario, &figures),
+            excused.contains(&&aim.name),
+        ) {
             (false, false) => faults.push(format!("not met: {}", aim.name)),
             (true, true) => faults.push(format!("met, take it out of NOT_YET: {}", aim.name)),
             _ => {}
