@@ -17,14 +17,15 @@ use std::{
 
 use http::{HeaderValue, Request, Response};
 use tokio::{sync::Semaphore, time::Instant};
-use tower::{ServiceBuilder, util::BoxCloneService};
+use tower::{Service, ServiceBuilder, util::BoxCloneService};
 
 use crate::{
     body::Body,
     config::{self, AuthMode, CallerCredential, CallerRules, Config, LogAccess, RewriteMode},
+    error::Error,
     layer::{
-        Draining, admission, authenticate, authorize, circuit, credential, headers, protocol,
-        quota, rate_limit, rescue, retry, rewrite, telemetry,
+        BoxFuture, Draining, admission, authenticate, authorize, circuit, credential, headers,
+        protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
     policy::{
         access::Access,
@@ -37,7 +38,7 @@ use crate::{
     },
     telemetry::{metrics::Metrics, tally::Tally},
     types::Caller,
-    upstream::{Upstream, token},
+    upstream::token,
 };
 
 /// The stack with its types forgotten; one clone serves one request.
@@ -110,11 +111,17 @@ fn groups(config: &Config) -> quota::Groups {
     quota::Groups::new(rules, config.quota.max_waiting, named)
 }
 
-/// Puts the stack together for one worker and its upstream.
+/// Puts the stack together for one worker and its upstream: the socket, or a model of DevRev in its place.
 ///
 /// # Errors
 /// When a token or the upstream's authority cannot stand in a header.
-pub fn build(config: &Config, shared: &Shared, upstream: Upstream) -> Result<Stack, http::Error> {
+pub fn build<S>(config: &Config, shared: &Shared, upstream: S) -> Result<Stack, http::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture>
+        + Clone
+        + Send
+        + 'static,
+{
     let metrics = || shared.metrics.clone();
     // A body must arrive in the time that an attempt is given to be answered: both bound how long a place is held.
     let body_timeout = config.upstream.attempt_timeout;

@@ -27,6 +27,7 @@ use tracing::info;
 
 pub use plan::{Drip, Fault, Plan, Rule, Span, Status};
 pub use record::Received;
+pub use window::{Charge, Windows};
 
 use answers::{Answer, Content};
 use faults::Body;

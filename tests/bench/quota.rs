@@ -1,0 +1,113 @@
+//! How well the quota is shared, and what that costs.
+//!
+//! `cargo bench --bench quota [-- [--seed N] [simulation] [sockets] [hot-path]]`; all sections when none is named.
+
+mod hot_path;
+mod simulation;
+mod sockets;
+
+use simulation::{Scenario, Settings, Way, simulate, table};
+
+/// Prints itself, for a seed.
+type Section = fn(u64);
+
+const SECTIONS: [(&str, Section); 3] = [
+    ("simulation", simulated),
+    ("sockets", real),
+    ("hot-path", cost),
+];
+
+const SCENARIOS: [Scenario; 5] = [
+    Scenario::Steady,
+    Scenario::Bursty,
+    Scenario::Late,
+    Scenario::Greedy,
+    Scenario::Outside,
+];
+
+fn main() {
+    let mut seed = 1;
+    let mut named = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            // cargo says it to every bench.
+            "--bench" => {}
+            "--seed" => match arguments.next().map(|seed| seed.parse()) {
+                Some(Ok(number)) => seed = number,
+                _ => refuse("--seed takes a number"),
+            },
+            name if SECTIONS.iter().any(|(section, _)| *section == name) => named.push(argument),
+            other => refuse(&format!("{other} is neither an option nor a section")),
+        }
+    }
+    for (name, section) in SECTIONS {
+        if named.is_empty() || named.iter().any(|section| section == name) {
+            section(seed);
+        }
+    }
+}
+
+fn refuse(why: &str) -> ! {
+    eprintln!("{why}; usage: [--seed N] [simulation] [sockets] [hot-path]");
+    std::process::exit(2)
+}
+
+fn simulated(seed: u64) {
+    println!("Virtual time. {}\n", describe(&Settings::DEVREV, seed));
+    let mut rows = vec![table::HEADINGS.map(str::to_owned).to_vec()];
+    for scenario in SCENARIOS {
+        for way in Way::ALL {
+            let figures = simulate(scenario, way, seed);
+            rows.push(table::row(scenario.name(), way.name(), &figures));
+        }
+    }
+    println!("{}", table::render(&rows, 2));
+}
+
+fn real(seed: u64) {
+    println!(
+        "Real time, real connections. {}\n",
+        describe(&sockets::SETTINGS, seed)
+    );
+    let scenario = Scenario::Steady;
+    let mut rows = vec![table::HEADINGS.map(str::to_owned).to_vec()];
+    for (way, figures) in sockets::measure(scenario, seed) {
+        rows.push(table::row(scenario.name(), way.name(), &figures));
+    }
+    println!("{}", table::render(&rows, 2));
+}
+
+fn describe(settings: &Settings, seed: u64) -> String {
+    format!(
+        "{} units in {} s; {} windows, the first not measured; at most {} requests under way per caller; seed {seed}",
+        settings.limit,
+        settings.window.as_secs(),
+        settings.windows,
+        settings.pool
+    )
+}
+
+fn cost(_seed: u64) {
+    println!("The quota layer with quota in plenty, per request.\n");
+    let costs = hot_path::costs();
+    let row = |name: &str, allocations: f64, nanoseconds: f64| {
+        vec![
+            name.to_owned(),
+            format!("{allocations:.2}"),
+            format!("{nanoseconds:.0}"),
+        ]
+    };
+    let (inner, whole) = (costs.inner, costs.with_quota);
+    let rows = [
+        ["what", "allocations", "ns"].map(str::to_owned).to_vec(),
+        row("service alone", inner.allocations, inner.nanoseconds),
+        row("with quota around it", whole.allocations, whole.nanoseconds),
+        row(
+            "quota",
+            whole.allocations - inner.allocations,
+            whole.nanoseconds - inner.nanoseconds,
+        ),
+    ];
+    println!("{}", table::render(&rows, 1));
+}

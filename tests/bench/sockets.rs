@@ -1,0 +1,138 @@
+//! The same callers in real time: real connections, a gateway, and the simulator with a small quota.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::BodyExt;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use revgate::{
+    body::Body,
+    serve::Gateway,
+    simulator::{self, Received, Simulator},
+};
+use tokio::{net::TcpStream, time::Instant};
+use tower::{ServiceExt, service_fn, util::BoxCloneService};
+
+use crate::simulation::{
+    Scenario, Settings, TOKEN, Way,
+    client::{Door, NUMBER, drive},
+    configuration,
+    demand::Demand,
+    figures::{Arrival, Figures, Observed},
+    open,
+};
+
+/// A window that is short enough to sit through, with DevRev's proportions otherwise.
+pub const SETTINGS: Settings = Settings {
+    limit: 60,
+    window: Duration::from_secs(6),
+    windows: 4,
+    pool: 12,
+};
+
+/// Both ways at once, each with a simulator of its own: together they are a few dozen requests a second.
+pub fn measure(scenario: Scenario, seed: u64) -> [(Way, Figures); 2] {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let demand = Demand::draw(scenario, &SETTINGS, seed);
+        let (revgate, direct) = tokio::join!(through_revgate(&demand), straight(&demand));
+        [(Way::Revgate, revgate), (Way::Direct, direct)]
+    })
+}
+
+async fn through_revgate(demand: &Demand) -> Figures {
+    let (devrev, start) = devrev().await;
+    let config = configuration(&SETTINGS, &devrev.addr().to_string());
+    let gateway = Gateway::start(config, None).expect("the gateway starts");
+    let figures = figures(
+        door(gateway.address().expect("TCP")),
+        demand,
+        &devrev,
+        start,
+    );
+    let figures = figures.await;
+    gateway.drain().await;
+    figures
+}
+
+async fn straight(demand: &Demand) -> Figures {
+    let (devrev, start) = devrev().await;
+    let door = door(devrev.addr());
+    let door = door.map_request(|mut request: Request<Body>| {
+        let token = HeaderValue::try_from(format!("Bearer {TOKEN}")).expect("a token");
+        request.headers_mut().insert(header::AUTHORIZATION, token);
+        request
+    });
+    figures(BoxCloneService::new(door), demand, &devrev, start).await
+}
+
+/// The simulator counts its milliseconds from its start; so do the callers, within one of them.
+async fn devrev() -> (Simulator, Instant) {
+    let options = simulator::Options {
+        limit: SETTINGS.limit,
+        window: SETTINGS.window,
+        ..simulator::Options::default()
+    };
+    let simulator = simulator::start(options).await.expect("a simulator");
+    (simulator, Instant::now())
+}
+
+async fn figures(door: Door, demand: &Demand, devrev: &Simulator, start: Instant) -> Figures {
+    let requests = drive(door, demand, &SETTINGS, start).await;
+    let arrivals: Vec<Arrival> = devrev.received().iter().map(arrival).collect();
+    let observed = Observed {
+        settings: &SETTINGS,
+        requests: &requests,
+        arrivals: &arrivals,
+    };
+    observed.figures(false)
+}
+
+fn arrival(received: &Received) -> Arrival {
+    let mut headers = received.headers.iter();
+    let number = headers.find(|(name, _)| name == NUMBER);
+    Arrival {
+        at: Duration::from_millis(received.at_ms),
+        request: number.and_then(|(_, value)| value.parse().ok()),
+        accepted: received.status == Some(200),
+    }
+}
+
+type Idle = Arc<Mutex<Vec<SendRequest<Body>>>>;
+
+/// Keeps connections for whoever comes next; there are as many as there are requests under way.
+fn door(address: SocketAddr) -> Door {
+    let idle = Idle::default();
+    BoxCloneService::new(service_fn(move |request| {
+        let idle = idle.clone();
+        async move { Ok(send(address, &idle, request).await) }
+    }))
+}
+
+async fn send(address: SocketAddr, idle: &Idle, request: Request<Body>) -> Response<Body> {
+    let kept = open(idle).pop().filter(SendRequest::is_ready);
+    let mut connection = match kept {
+        Some(connection) => connection,
+        None => connect(address).await,
+    };
+    let answer = connection.send_request(request).await;
+    let (head, body) = answer.expect("an answer").into_parts();
+    let body = body.collect().await.expect("a whole answer").to_bytes();
+    open(idle).push(connection);
+    Response::from_parts(head, Body::full(body))
+}
+
+async fn connect(address: SocketAddr) -> SendRequest<Body> {
+    let stream = TcpStream::connect(address).await.expect("connects");
+    let (connection, driver) = handshake(TokioIo::new(stream)).await.expect("HTTP/1.1");
+    tokio::spawn(driver);
+    connection
+}
