@@ -4,6 +4,7 @@ mod circuit;
 mod hostile;
 mod http;
 mod process;
+mod quota;
 mod rig;
 mod scenarios;
 mod waiting;

@@ -1,0 +1,222 @@
+//! One quota, shared: windows of seconds, over real sockets.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use revgate::simulator::{Fault, Options, Plan, Rule, Span};
+
+use crate::{
+    http::{Answer, Client, request},
+    rig::{KEY, Rig, TOKEN, hash, header, status},
+};
+
+const GREEDY: &str = "greedy-key-0004";
+const MODEST: &str = "modest-key-0005";
+
+/// Two more callers, of whom one has three times the other's weight.
+fn callers(extra: &str) -> String {
+    let caller = |name: &str, key: &str, weight: u32| {
+        format!(
+            "[callers.{name}]\nkey_sha256 = \"{}\"\nrate = \"1000/s\"\nburst = 1000\nweight = {weight}\n",
+            hash(key)
+        )
+    };
+    format!(
+        "{}{}{extra}",
+        caller("greedy", GREEDY, 1),
+        caller("modest", MODEST, 3)
+    )
+}
+
+fn window(limit: u64, seconds: u64) -> Options {
+    Options {
+        limit,
+        window: Duration::from_secs(seconds),
+        ..Options::default()
+    }
+}
+
+async fn call(rig: &Rig, key: &str, wait: u32) -> Answer {
+    let wait = format!("wait={wait}");
+    // The key is gone by the time upstream sees the request; this tells whose it was.
+    let headers = [
+        ("Authorization", key),
+        ("Prefer", wait.as_str()),
+        ("X-Of", key),
+    ];
+    rig.send(request("GET", "/works.list", &headers, "")).await
+}
+
+async fn quota(rig: &Rig) -> serde_json::Value {
+    rig.admin("/quota").await.json()["main"].clone()
+}
+
+/// Asks until it is so; the answers' own bound ends what never is.
+async fn until(rig: &Rig, so: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    let ends = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let quota = quota(rig).await;
+        if so(&quota) {
+            return quota;
+        }
+        assert!(tokio::time::Instant::now() < ends, "{quota}");
+    }
+}
+
+#[tokio::test]
+async fn windows_are_used_whole_by_weight_and_without_a_429() {
+    let rig = Rig::with(&callers(""), window(40, 4)).await;
+    // The first answer tells the window. Then more than one of them, all at once.
+    assert_eq!(call(&rig, KEY, 30).await.status, 200);
+    let calls = (0..69).map(|n| call(&rig, if n % 2 == 0 { GREEDY } else { MODEST }, 30));
+    let answers = join_all(calls).await;
+    let bad = answers.iter().find(|answer| answer.status != 200);
+    assert!(bad.is_none(), "{bad:?}");
+    let received = rig.devrev.received();
+    assert_eq!(received.len(), 70, "each was sent once");
+    assert!(received.iter().all(|r| r.status == Some(200)));
+}
+
+#[tokio::test]
+async fn a_heavier_caller_is_dealt_more_of_what_is_scarce() {
+    let rig = Rig::with(&callers(""), window(40, 5)).await;
+    // The part that is first come, first served.
+    assert_eq!(call(&rig, KEY, 30).await.status, 200);
+    join_all((0..20).map(|_| call(&rig, KEY, 30))).await;
+    join_all((0..40).map(|n| call(&rig, if n % 2 == 0 { GREEDY } else { MODEST }, 30))).await;
+    let received = rig.devrev.received();
+    assert!(received.iter().all(|r| r.status == Some(200)));
+    // What was dealt out of the first window, but for the two turns in which they still came.
+    let dealt = &received[23..40];
+    let of = |key| {
+        dealt
+            .iter()
+            .filter(|r| header(r, "x-of") == Some(key))
+            .count()
+    };
+    assert!((3..=5).contains(&of(GREEDY)), "{}", of(GREEDY));
+    assert_eq!(of(GREEDY) + of(MODEST), dealt.len());
+}
+
+#[tokio::test]
+async fn after_a_pause_one_probes_and_the_rest_wait_for_its_answer() {
+    let rig = Rig::new("").await;
+    let slow = Fault::Delay(Span(Duration::from_millis(400)));
+    rig.devrev.set_plan(
+        Plan::none()
+            .with(Rule::new("works.list", status(429, Some(1))).times(1))
+            .with(Rule::new("works.list", slow).times(1)),
+    );
+    let (first, others) = tokio::join!(call(&rig, KEY, 30), async {
+        until(&rig, |quota| quota["state"] == "paused").await;
+        join_all((0..12).map(|_| call(&rig, KEY, 30))).await
+    });
+    assert_eq!(first.status, 200, "{first:?}");
+    assert!(others.iter().all(|answer| answer.status == 200));
+    let at: Vec<u64> = rig.devrev.received().iter().map(|r| r.at_ms).collect();
+    assert_eq!(at.len(), 14);
+    assert!(at[1] - at[0] >= 990, "a probe before its time: {at:?}");
+    assert!(at[2] - at[1] >= 390, "more than one probe: {at:?}");
+}
+
+#[tokio::test]
+async fn a_503_with_a_time_stops_the_group() {
+    let rig = Rig::new("").await;
+    rig.devrev
+        .set_plan(Plan::none().with(Rule::new("works.get", status(503, Some(300))).times(1)));
+    assert_eq!(rig.call("GET", "/works.get?id=TKT-1", "").await.status, 503);
+    let held = call(&rig, KEY, 30).await;
+    assert_eq!(held.code(), "quota_exhausted", "{held:?}");
+    assert_eq!(quota(&rig).await["state"], "paused");
+    assert_eq!(rig.devrev.received().len(), 1);
+}
+
+#[tokio::test]
+async fn what_others_spend_is_seen_and_the_reserve_is_theirs() {
+    let extra = "[quota]\nspread_above = 1.0\nreserve = 0.5\n";
+    let rig = Rig::with(extra, window(20, 300)).await;
+    assert_eq!(call(&rig, KEY, 0).await.status, 200);
+    let mut outside = Client::connect(rig.devrev.addr()).await;
+    for _ in 0..4 {
+        let bearer = format!("Bearer {TOKEN}");
+        let bytes = request("GET", "/works.list", &[("Authorization", &bearer)], "");
+        outside.send(bytes).await;
+        assert_eq!(outside.answer().await.expect("an answer").status, 200);
+    }
+    // Six more of ours: with the four of theirs, ten are left, and of their ten they have had four.
+    for _ in 0..9 {
+        assert_eq!(call(&rig, KEY, 0).await.status, 200);
+    }
+    let refused = call(&rig, KEY, 0).await;
+    assert_eq!(refused.code(), "quota_exhausted", "{refused:?}");
+    let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((200..=301).contains(&after), "{after}");
+    let quota = quota(&rig).await;
+    assert_eq!(
+        (&quota["remaining"], &quota["external"]),
+        (&6.into(), &4.into()),
+        "{quota}"
+    );
+    let metrics = rig.admin("/metrics").await;
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    for line in [
+        "revgate_quota_external_units_total{group=\"main\"} 4",
+        "revgate_quota_remaining{group=\"main\"} 6",
+        "revgate_upstream_throttled_total{group=\"main\"} 0",
+        "revgate_quota_waiting{group=\"main\",caller=\"billing\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_requests_of_one_caller_shut_nobody_out() {
+    let rig = Rig::with(&callers("[quota]\nmax_waiting = 6\n"), window(1000, 300)).await;
+    rig.devrev
+        .set_plan(Plan::none().with(Rule::new("works.list", status(429, Some(2))).times(1)));
+    let (first, greedy, modest) = tokio::join!(
+        call(&rig, KEY, 30),
+        async {
+            until(&rig, |quota| quota["state"] == "paused").await;
+            join_all((0..20).map(|_| call(&rig, GREEDY, 30))).await
+        },
+        async {
+            until(&rig, |quota| quota["waiting"] == 6).await;
+            let modest = call(&rig, MODEST, 30);
+            let (modest, seen) = tokio::join!(
+                modest,
+                until(&rig, |quota| { quota["waiting_by_caller"]["modest"] == 1 })
+            );
+            assert_eq!(seen["waiting"], 6, "{seen}");
+            modest
+        }
+    );
+    assert_eq!((first.status, modest.status), (200, 200));
+    let full = greedy.iter().filter(|answer| answer.status != 200);
+    let codes: Vec<String> = full.map(Answer::code).collect();
+    assert_eq!(codes.len(), 16, "{codes:?}");
+    assert!(codes.iter().all(|code| code == "waiting_room_full"));
+}
+
+#[tokio::test]
+async fn a_pause_shows_and_ends_by_hand() {
+    let rig = Rig::new("").await;
+    rig.devrev
+        .set_plan(Plan::none().with(Rule::new("works.list", status(429, Some(20))).times(1)));
+    let start = tokio::time::Instant::now();
+    let (answer, ()) = tokio::join!(call(&rig, KEY, 30), async {
+        let quota = until(&rig, |quota| quota["waiting"] == 1).await;
+        assert!(quota["paused_until"].as_f64() > Some(1.7e9), "{quota}");
+        assert_eq!(quota["waiting_by_caller"]["billing"], 1);
+        let mut admin = Client::connect(rig.gateway.admin_address()).await;
+        admin
+            .send(
+                "POST /quota/main/resume HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
+            )
+            .await;
+        assert_eq!(admin.answer().await.expect("an answer").status, 200);
+    });
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(start.elapsed() < Duration::from_secs(15));
+    assert_eq!(quota(&rig).await["paused_until"], serde_json::Value::Null);
+}
