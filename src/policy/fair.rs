@@ -22,9 +22,14 @@ pub enum Priority {
     Batch,
 }
 
-/// A batch caller that has had no turn for so long while it waited has one as if it were interactive. A third of the
-/// 30 s that a request waits by default: late enough to stay out of the way, early enough to be of use.
+/// A batch caller that has had no turn for so long while it waited has one as if it were interactive; see [`age`].
 pub const AGE: Duration = Duration::from_secs(10);
+
+/// The age of a batch caller whose request is willing to wait for `patience`: a third of that, at most [`AGE`]. Late
+/// enough to stay out of the way, early enough to be served before its patience ends.
+pub fn age(patience: Duration) -> Duration {
+    (patience / 3).min(AGE)
+}
 
 /// What a caller is entitled to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +74,8 @@ struct Flow<T> {
     since: Duration,
     /// It has had no turn since it began to wait.
     fresh: bool,
+    /// How long it goes without a turn until it has aged, and whether it has.
+    age: Duration,
     aged: bool,
 }
 
@@ -97,8 +104,14 @@ impl<T> Queue<T> {
         self.len == 0
     }
 
-    /// Enters a request that came at `arrived`. `now` and `arrived` are times since any fixed instant.
-    pub fn push(&mut self, share: &Share, arrived: Duration, now: Duration, entry: T) -> Ticket {
+    /// Enters a request that came at `arrived` and waits until `deadline` at most. Times are since any fixed instant.
+    pub fn push(
+        &mut self,
+        share: &Share,
+        (arrived, deadline): (Duration, Duration),
+        now: Duration,
+        entry: T,
+    ) -> Ticket {
         let clocks = self.clocks;
         let flow = self
             .flows
@@ -110,11 +123,13 @@ impl<T> Queue<T> {
                 starts: clocks,
                 since: now,
                 fresh: true,
+                age: AGE,
                 aged: false,
             });
         // What the configuration says now holds for the turns to come.
         flow.weight = f64::from(share.weight.max(1));
         flow.priority = share.priority;
+        flow.age = age(deadline.saturating_sub(arrived));
         if flow.waiting.is_empty() {
             for (start, clock) in flow.starts.iter_mut().zip(clocks) {
                 *start = start.max(clock);
@@ -213,6 +228,21 @@ impl<T> Queue<T> {
         (own + others.sum::<usize>()) as u64
     }
 
+    /// How long a batch request of this caller would be passed over at most, if it came now, until it has a turn as if it
+    /// were interactive: its age, once for each that its caller has before it.
+    pub fn ageing(&self, share: &Share, patience: Duration, now: Duration) -> Duration {
+        let (own, since) =
+            self.flows
+                .get(&share.caller)
+                .map_or((0, now), |flow| match flow.waiting.len() {
+                    0 => (0, now),
+                    own => (own, flow.since),
+                });
+        let turns = u32::try_from(own + 1).unwrap_or(u32::MAX);
+        let at = since.saturating_add(age(patience).saturating_mul(turns));
+        at.saturating_sub(now)
+    }
+
     /// How many of each caller wait; callers of whom none waits are left out.
     pub fn waiting(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
         self.flows
@@ -244,7 +274,7 @@ impl<T> Queue<T> {
         let clock = self.clocks[INTERACTIVE];
         for flow in self.flows.values_mut() {
             let waits = flow.priority == Priority::Batch && !flow.waiting.is_empty();
-            if waits && !flow.aged && now.saturating_sub(flow.since) >= AGE {
+            if waits && !flow.aged && now.saturating_sub(flow.since) >= flow.age {
                 flow.aged = true;
                 flow.starts[INTERACTIVE] = flow.starts[INTERACTIVE].max(clock);
             }
@@ -285,6 +315,8 @@ mod tests {
 
     const ZERO: Duration = Duration::ZERO;
     const SECOND: Duration = Duration::from_secs(1);
+    const FOREVER: Duration = Duration::from_secs(1_000_000);
+    const PATIENT: (Duration, Duration) = (ZERO, FOREVER);
 
     fn share(caller: &str, weight: u32, priority: Priority) -> Share {
         Share {
@@ -304,7 +336,7 @@ mod tests {
 
     fn fill(queue: &mut Queue<&'static str>, share: &Share, name: &'static str, count: usize) {
         for _ in 0..count {
-            queue.push(share, ZERO, ZERO, name);
+            queue.push(share, PATIENT, ZERO, name);
         }
     }
 
@@ -356,7 +388,7 @@ mod tests {
         let mut seen = BTreeMap::<_, usize>::new();
         for _ in 0..10 {
             // Never more than one at a time, and back as soon as it had its turn.
-            queue.push(&interactive("in-and-out", 1), ZERO, ZERO, "in-and-out");
+            queue.push(&interactive("in-and-out", 1), PATIENT, ZERO, "in-and-out");
             for _ in 0..3 {
                 *seen
                     .entry(queue.take(ZERO).expect("one waits"))
@@ -385,6 +417,19 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_request_ages_within_its_patience() {
+        let mut queue = Queue::default();
+        fill(&mut queue, &interactive("a", 1), "a", 100);
+        let patience = SECOND * 6;
+        assert_eq!(queue.ageing(&batch("x"), patience, SECOND), SECOND * 2);
+        queue.push(&batch("x"), (SECOND, SECOND + patience), SECOND, "x");
+        assert_eq!(queue.ageing(&batch("x"), patience, SECOND * 2), SECOND * 3);
+        assert_eq!(queue.take(SECOND * 2), Some("a"));
+        let seen = [queue.take(SECOND * 3), queue.take(SECOND * 3)];
+        assert!(seen.contains(&Some("x")), "{seen:?}");
+    }
+
+    #[test]
     fn batch_has_what_interactive_leaves() {
         let mut queue = Queue::default();
         fill(&mut queue, &batch("x"), "x", 30);
@@ -398,10 +443,10 @@ mod tests {
     fn within_a_caller_the_oldest_request_goes_first() {
         let mut queue = Queue::default();
         let a = interactive("a", 1);
-        queue.push(&a, SECOND * 2, SECOND * 2, "second");
-        queue.push(&a, SECOND * 3, SECOND * 3, "third");
+        queue.push(&a, (SECOND * 2, FOREVER), SECOND * 2, "second");
+        queue.push(&a, (SECOND * 3, FOREVER), SECOND * 3, "third");
         // Tried again: it came before the others.
-        queue.push(&a, SECOND, SECOND * 4, "first");
+        queue.push(&a, (SECOND, FOREVER), SECOND * 4, "first");
         let order: Vec<_> = std::iter::from_fn(|| queue.take(ZERO)).collect();
         assert_eq!(order, ["first", "second", "third"]);
     }
@@ -427,7 +472,7 @@ mod tests {
     fn nothing_is_kept_of_callers_that_have_gone() {
         let mut queue = Queue::default();
         for number in 0..100 {
-            let ticket = queue.push(&interactive(&number.to_string(), 1), ZERO, ZERO, "x");
+            let ticket = queue.push(&interactive(&number.to_string(), 1), PATIENT, ZERO, "x");
             assert!(queue.remove(&ticket).is_some());
             assert!(queue.remove(&ticket).is_none());
         }
@@ -464,7 +509,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Push(who) => {
-                        tickets.push((next, queue.push(&shares[who], now, now, next)));
+                        tickets.push((next, queue.push(&shares[who], (now, now + AGE * 3), now, next)));
                         waiting.insert(next, who);
                         next += 1;
                     }
@@ -506,7 +551,7 @@ mod tests {
             let mut queue = Queue::default();
             for (n, share) in names.iter().enumerate() {
                 for _ in 0..turns {
-                    queue.push(share, ZERO, ZERO, n);
+                    queue.push(share, PATIENT, ZERO, n);
                 }
             }
             let mut had = vec![0u32; weights.len()];

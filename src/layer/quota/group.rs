@@ -20,7 +20,7 @@ use super::{
 use crate::{
     error::Error,
     policy::{
-        fair::{Queue, Share, Ticket},
+        fair::{Priority, Queue, Share, Ticket},
         ledger::{Grant, Ledger, Outcome, Rules, View, Why},
     },
     types::Caller,
@@ -124,7 +124,8 @@ impl Group {
     ) -> Result<Permit, Error> {
         let share = &asking.caller.share;
         let deadline = self.since_epoch(asking.deadline);
-        let wait = self.predict(share);
+        let patience = asking.deadline.saturating_duration_since(asking.arrived);
+        let wait = self.predict(share, patience);
         if self.now().saturating_add(wait) > deadline {
             return Err(Error::QuotaExhausted { retry_after: wait });
         }
@@ -138,7 +139,10 @@ impl Group {
             tell,
             place,
         };
-        let ticket = self.act(|state, now| state.queue.push(share, arrived, now, waiter));
+        let ticket = self.act(|state, now| {
+            let times = (arrived, deadline);
+            state.queue.push(share, times, now, waiter)
+        });
         let _leave = Leave {
             group: self,
             ticket,
@@ -149,17 +153,28 @@ impl Group {
             // The sender goes only after it has sent.
             told = told => told.unwrap_or(Err(Error::Internal)),
             () = sleep_until(asking.deadline) => Err(Error::QuotaExhausted {
-                retry_after: self.predict(share),
+                retry_after: self.predict(share, patience),
             }),
             () = draining.begun() => Err(Error::Draining { retry_after: DRAIN_RETRY_AFTER }),
         }
     }
 
     /// How long a request that came now would wait.
-    fn predict(&self, share: &Share) -> Duration {
+    fn predict(&self, share: &Share, patience: Duration) -> Duration {
+        let now = self.now();
         let state = self.state();
-        let ahead = state.queue.ahead(share);
-        state.ledger.wait(ahead, self.now())
+        let wait = state.ledger.wait(state.queue.ahead(share), now);
+        if share.priority == Priority::Interactive {
+            return wait;
+        }
+        // Passed over until it has aged, and then in the turns of those who are not.
+        let ageing = state.queue.ageing(share, patience, now);
+        let aged = Share {
+            priority: Priority::Interactive,
+            ..share.clone()
+        };
+        let ahead = state.queue.ahead(&aged);
+        wait.min(ageing.saturating_add(state.ledger.wait(ahead, now)))
     }
 
     /// Does something that may let others go on, and deals out what it released.
