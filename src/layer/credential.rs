@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
 use tower::{Layer, Service};
 
@@ -19,9 +20,12 @@ use crate::{
 };
 
 pub struct Parameters {
-    /// `Bearer TOKEN` by the token's name.
-    pub tokens: HashMap<Arc<str>, HeaderValue>,
+    /// `Bearer TOKEN` by the token's name: looked up for each attempt, so that one that follows a change uses it.
+    pub tokens: Arc<ArcSwap<Tokens>>,
 }
+
+/// `Bearer TOKEN` by name.
+pub type Tokens = HashMap<Arc<str>, HeaderValue>;
 
 /// See the module.
 #[derive(Clone)]
@@ -80,7 +84,7 @@ where
         }
         let (value, ours) = match (own, injected) {
             (Some(own), _) => (Some(own), false),
-            (None, Some(name)) => (self.parameters.tokens.get(&name).cloned(), true),
+            (None, Some(name)) => (self.parameters.tokens.load().get(&name).cloned(), true),
             (None, None) => (None, true),
         };
         let Some(value) = value else {

@@ -15,7 +15,7 @@ use revgate::{
     error::Error,
     layer::{
         Draining,
-        quota::{Groups, Parameters, QuotaLayer},
+        quota::{Groups, Parameters, QuotaLayer, Wanted},
     },
     policy::{
         access::Access,
@@ -69,11 +69,11 @@ fn layer(draining: Draining) -> QuotaLayer {
         longest: Duration::from_secs(600),
     };
     QuotaLayer::new(Parameters {
-        groups: Arc::new(Groups::new(
+        groups: Arc::new(Groups::new(Wanted {
             rules,
-            1024,
-            [("main".into(), Vec::new())].into(),
-        )),
+            max_waiting: 1024,
+            named: [("main".into(), Vec::new())].into(),
+        })),
         max_retry_after: Duration::from_secs(600),
         draining,
         metrics: Arc::default(),

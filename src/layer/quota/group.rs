@@ -250,6 +250,10 @@ impl Group {
         self.act(|state, now| state.ledger.pause(now.saturating_add(time)));
     }
 
+    pub fn set_rules(self: &Arc<Self>, rules: Rules) {
+        self.act(|state, _| state.ledger.set_rules(rules));
+    }
+
     pub fn resume(self: &Arc<Self>) {
         self.act(|state, _| state.ledger.resume());
     }

@@ -20,7 +20,7 @@ use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-pub use self::groups::Groups;
+pub use self::groups::{Groups, Wanted};
 use self::{
     group::{Asking, Group, Permit},
     peek::peek,

@@ -2,14 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use super::group::Group;
 use crate::policy::fair::Share;
 
 pub(super) struct Room {
-    max: usize,
+    max: AtomicUsize,
     taken: Mutex<Taken>,
 }
 
@@ -46,9 +49,14 @@ const TURNS: usize = 8;
 impl Room {
     pub fn new(max: usize) -> Arc<Room> {
         Arc::new(Room {
-            max,
+            max: AtomicUsize::new(max),
             taken: Mutex::default(),
         })
+    }
+
+    /// A smaller room empties as its places are given back.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -69,7 +77,7 @@ impl Room {
         for _ in 0..TURNS {
             let (greedy, caller) = {
                 let mut taken = self.taken();
-                if taken.all < self.max {
+                if taken.all < self.max.load(Ordering::Relaxed) {
                     taken.all += 1;
                     let places = taken.by.entry(key.clone()).or_insert_with(|| Places {
                         count: 0,

@@ -105,7 +105,11 @@ impl Rig {
             longest: MINUTE * 10,
         };
         let named = BTreeMap::from([("main".into(), vec!["a".into(), "b".into()])]);
-        let groups = Arc::new(Groups::new(rules, max_waiting, named));
+        let groups = Arc::new(Groups::new(Wanted {
+            rules,
+            max_waiting,
+            named,
+        }));
         let layer = QuotaLayer::new(Parameters {
             groups: groups.clone(),
             max_retry_after: MINUTE * 10,

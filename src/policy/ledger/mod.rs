@@ -122,6 +122,11 @@ impl Ledger {
         }
     }
 
+    /// From now on the operator wants this.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
     /// Asks for one attempt.
     ///
     /// # Errors
