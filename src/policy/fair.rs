@@ -400,6 +400,20 @@ mod tests {
     }
 
     #[test]
+    fn whoever_was_away_is_owed_nothing() {
+        let mut queue = Queue::default();
+        fill(&mut queue, &interactive("a", 1), "a", 100);
+        fill(&mut queue, &interactive("b", 1), "b", 100);
+        fill(&mut queue, &interactive("away", 1), "away", 1);
+        // It leaves with more than the others had, so it is remembered; then they overtake it.
+        assert_eq!(turns(&mut queue, 1), BTreeMap::from([("a", 1)]));
+        turns(&mut queue, 62);
+        fill(&mut queue, &interactive("away", 1), "away", 100);
+        let turns = turns(&mut queue, 30);
+        assert_eq!(turns, BTreeMap::from([("a", 10), ("away", 10), ("b", 10)]));
+    }
+
+    #[test]
     fn batch_waits_for_interactive_and_ages() {
         let mut queue = Queue::default();
         fill(&mut queue, &batch("batch"), "batch", 100);

@@ -224,14 +224,17 @@ impl Group {
     /// Sees to it that somebody deals out what time releases.
     fn have_dealt(self: &Arc<Self>) {
         let mut state = self.state();
-        if !state.queue.is_empty() && !state.dealt {
-            state.dealt = true;
-            let mut dealer = Dealer {
-                group: self.clone(),
-                done: false,
-            };
-            tokio::spawn(async move { dealer.run().await });
+        if state.queue.is_empty() || state.dealt {
+            return;
         }
+        state.dealt = true;
+        // Not under the lock: a runtime that is ending drops the task on the spot, and the dealer's drop takes the lock.
+        drop(state);
+        let mut dealer = Dealer {
+            group: self.clone(),
+            done: false,
+        };
+        tokio::spawn(async move { dealer.run().await });
     }
 
     /// Makes the newest request of this caller give up its place.

@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, sync::Mutex};
 
 use proptest::prelude::*;
-use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use tokio::{io::AsyncWriteExt, sync::watch, task::JoinHandle, time::sleep};
 use tower::{ServiceExt, service_fn};
 
 use super::*;
@@ -424,6 +424,126 @@ async fn the_rest_of_a_window_is_dealt_out_by_weight_and_without_a_429() {
         assert_eq!(status(call).await.unwrap(), 200);
     }
     assert!(rig.is_at_rest());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_grows_shorter_wakes_the_dealer() {
+    let rig = Rig::new(100, Upstream::new(100, MINUTE));
+    for _ in 0..51 {
+        status(rig.call("a", MINUTE)).await.unwrap();
+    }
+    rig.group().pause(SECOND * 50);
+    let calls: Vec<_> = (0..10).map(|_| rig.call("a", MINUTE * 2)).collect();
+    rig.settle().await;
+    // The dealer sleeps to the end of the pause. Without it there are some 49 units in a minute, and nobody asks anew.
+    let start = Instant::now();
+    rig.group().resume();
+    for call in calls {
+        assert_eq!(status(call).await.unwrap(), 200);
+    }
+    assert!(start.elapsed() < SECOND * 20, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_dealer_ends_with_the_last_who_waits() {
+    let rig = Rig::new(8, plenty());
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let tasks = metrics.num_alive_tasks();
+    rig.pause(SECOND * 30);
+    let waiting = rig.call("a", MINUTE);
+    rig.settle().await;
+    waiting.abort();
+    assert!(waiting.await.is_err());
+    rig.settle().await;
+    assert_eq!(metrics.num_alive_tasks(), tasks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_jumps_the_queue() {
+    // Timers of one moment fire in an order of their own: the newcomer sets its own before the dealer's, or after.
+    for before in [true, false] {
+        let rig = Rig::new(8, plenty());
+        let end = Instant::now() + SECOND * 30;
+        rig.pause(SECOND * 30);
+        let newcomer = || {
+            let call = rig.attempt(request("new", 1, MINUTE * 2));
+            tokio::spawn(async move {
+                tokio::time::sleep_until(end).await;
+                call.await
+            })
+        };
+        let early = before.then(newcomer);
+        rig.settle().await;
+        let waiting = rig.call("old", MINUTE);
+        rig.settle().await;
+        let late = (!before).then(newcomer);
+        status(waiting).await.unwrap();
+        let first = rig.upstream.seen.lock().unwrap()[0].1.clone();
+        assert_eq!(&*first, "old", "{before}");
+        for call in early.into_iter().chain(late) {
+            status(call).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_stops_the_group_before_its_body_has_come() {
+    let rig = Rig::new(8, plenty());
+    let refusal = service_fn(|_: Request<Body>| async {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(near))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        tokio::spawn(async move {
+            let head = b"HTTP/1.1 429 \r\nretry-after: 30\r\ncontent-length: 9\r\n\r\n";
+            far.write_all(head).await.unwrap();
+            sleep(MINUTE * 2).await;
+        });
+        let request = Request::new(http_body_util::Empty::<bytes::Bytes>::new());
+        let response = sender.send_request(request).await.unwrap();
+        Ok(response.map(Body::incoming))
+    });
+    let refused = rig.layer.layer(refusal).oneshot(request("a", 1, MINUTE));
+    let refused = tokio::spawn(refused);
+    rig.settle().await;
+    assert!(!refused.is_finished());
+    let start = Instant::now();
+    assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 200);
+    assert!(start.elapsed() >= SECOND * 30, "{:?}", start.elapsed());
+    assert_eq!(status(refused).await.unwrap(), 429);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_may_have_been_sent_is_doubted() {
+    for (unreachable, state) in [(true, "open"), (false, "spread")] {
+        let rig = Rig::new(8, Upstream::new(20, MINUTE * 5));
+        status(rig.call("a", MINUTE)).await.unwrap();
+        for _ in 0..10 {
+            let fails = service_fn(move |_: Request<Body>| async move {
+                sleep(Duration::from_millis(1)).await;
+                Err::<Response<Body>, _>(if unreachable {
+                    Error::Unreachable("refused".into())
+                } else {
+                    Error::Broken("reset".into())
+                })
+            });
+            let call = rig.layer.layer(fails).oneshot(request("a", 1, SECOND));
+            assert!(call.await.is_err());
+        }
+        assert_eq!(rig.group().view().0.state, state);
+    }
+    // One whose caller left while it was under way may have been counted as well.
+    let rig = Rig::new(8, Upstream::new(20, MINUTE * 5));
+    status(rig.call("a", MINUTE)).await.unwrap();
+    for _ in 0..10 {
+        let call = rig.call("a", MINUTE);
+        rig.settle().await;
+        call.abort();
+        let _ = call.await;
+    }
+    assert_eq!(rig.group().view().0.state, "spread");
 }
 
 #[derive(Clone, Debug)]

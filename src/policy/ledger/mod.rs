@@ -257,7 +257,7 @@ impl Ledger {
         match &mut self.window {
             Some(window) if window.is_told_by(&report, now) => {
                 let (spent, external) = window.learn(&report, now);
-                self.external += external;
+                self.external = self.external.saturating_add(external);
                 self.said = Some((window.limit, window.remaining, window.reset));
                 self.spending.add(spent, now);
                 // Whatever went without a word before this attempt is in what its answer tells.
@@ -293,7 +293,7 @@ impl Ledger {
             .map(|(limit, ..)| report.limit.unwrap_or(limit));
         self.close();
         let window = Window::open(report, whole, self.in_flight + 1, now);
-        self.external += window.external;
+        self.external = self.external.saturating_add(window.external);
         self.said = Some((window.limit, window.remaining, window.reset));
         self.window = Some(window);
         self.windows += 1;

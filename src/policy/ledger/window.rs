@@ -102,7 +102,7 @@ impl Window {
         self.remaining = self.remaining.min(report.remaining);
         let gone = self.before.saturating_sub(report.remaining);
         let new = gone.saturating_sub(self.sent).saturating_sub(self.external);
-        self.external += new;
+        self.external = self.external.saturating_add(new);
         (spent, new)
     }
 
