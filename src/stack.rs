@@ -7,6 +7,7 @@
 //! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential` |
 //! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
+//! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
 //! | [`Demand`](crate::types::Demand), on the answer | `quota` | `circuit`, `retry` |
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc};
@@ -125,6 +126,7 @@ where
             groups: shared.groups.clone(),
             max_retry_after: config.retry.max_retry_after,
             draining: shared.draining.clone(),
+            in_flight: shared.in_flight.clone(),
             metrics: metrics(),
         }))
         // Strips what must not go on. Above the credential: a caller's `Connection: authorization` must not strip ours.

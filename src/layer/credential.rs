@@ -16,7 +16,7 @@ use super::BoxFuture;
 use crate::{
     body::Body,
     error::Error,
-    types::{Caller, Named, OwnToken},
+    types::{Caller, Named, OwnToken, TokenRefused},
 };
 
 pub struct Parameters {
@@ -98,12 +98,10 @@ where
             return below;
         }
         Box::pin(async move {
-            let response = below.await?;
+            let mut response = below.await?;
             // The caller's own credential was good; a 401 would send its owner looking in the wrong place.
             if response.status() == StatusCode::UNAUTHORIZED {
-                return Err(Error::TokenUnavailable {
-                    retry_after: RETRY_AFTER,
-                });
+                response.extensions_mut().insert(TokenRefused(RETRY_AFTER));
             }
             Ok(response)
         })

@@ -5,12 +5,7 @@
 //! that comes anew starts at the present of the others, so it is neither behind them nor owed what it did not
 //! ask for, and one that queues a thousand requests delays only itself.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, btree_map::Entry},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Which turns come first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,10 +20,13 @@ pub enum Priority {
 /// A batch caller that has had no turn for so long while it waited has one as if it were interactive; see [`age`].
 pub const AGE: Duration = Duration::from_secs(10);
 
-/// The age of a batch caller whose request is willing to wait for `patience`: a third of that, at most [`AGE`]. Late
+/// No batch caller ages sooner, or little patience would buy priority.
+const YOUNG: Duration = Duration::from_secs(2);
+
+/// When a batch request that is willing to wait for `patience` has aged: after a third of that, at most [`AGE`]. Late
 /// enough to stay out of the way, early enough to be served before its patience ends.
 pub fn age(patience: Duration) -> Duration {
-    (patience / 3).min(AGE)
+    (patience / 3).clamp(YOUNG, AGE)
 }
 
 /// What a caller is entitled to.
@@ -59,24 +57,31 @@ pub struct Queue<T> {
     flows: BTreeMap<Arc<str>, Flow<T>>,
     /// Present virtual time of the interactive turns, and of the batch turns.
     clocks: [f64; 2],
+    /// The virtual time of the next interactive turn of all aged batch callers together: they are as one caller of weight
+    /// 1, or a crowd of them would leave nothing to those who are interactive.
+    aged: f64,
     len: usize,
     entered: u64,
 }
 
 #[derive(Debug)]
 struct Flow<T> {
-    waiting: BTreeMap<Place, T>,
+    waiting: BTreeMap<Place, Entry<T>>,
     weight: f64,
     priority: Priority,
-    /// The virtual time of the next turn in either class; one of its own, the other for when it has aged.
-    starts: [f64; 2],
+    /// The virtual time of its next turn, by the clock of its class.
+    start: f64,
     /// When it last had a turn, or began to wait.
     since: Duration,
     /// It has had no turn since it began to wait.
     fresh: bool,
-    /// How long it goes without a turn until it has aged, and whether it has.
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    item: T,
+    /// How long its caller goes without a turn until it has aged.
     age: Duration,
-    aged: bool,
 }
 
 const INTERACTIVE: usize = 0;
@@ -87,6 +92,7 @@ impl<T> Default for Queue<T> {
         Queue {
             flows: BTreeMap::new(),
             clocks: [0.0; 2],
+            aged: 0.0,
             len: 0,
             entered: 0,
         }
@@ -110,7 +116,7 @@ impl<T> Queue<T> {
         share: &Share,
         (arrived, deadline): (Duration, Duration),
         now: Duration,
-        entry: T,
+        item: T,
     ) -> Ticket {
         let clocks = self.clocks;
         let flow = self
@@ -120,28 +126,23 @@ impl<T> Queue<T> {
                 waiting: BTreeMap::new(),
                 weight: 1.0,
                 priority: share.priority,
-                starts: clocks,
+                start: 0.0,
                 since: now,
                 fresh: true,
-                age: AGE,
-                aged: false,
             });
         // What the configuration says now holds for the turns to come.
         flow.weight = f64::from(share.weight.max(1));
         flow.priority = share.priority;
-        flow.age = age(deadline.saturating_sub(arrived));
         if flow.waiting.is_empty() {
-            for (start, clock) in flow.starts.iter_mut().zip(clocks) {
-                *start = start.max(clock);
-            }
+            flow.start = flow.start.max(clocks[flow.class()]);
             flow.since = now;
             flow.fresh = true;
-            flow.aged = false;
         }
         let place = (arrived, self.entered);
         self.entered += 1;
         self.len += 1;
-        flow.waiting.insert(place, entry);
+        let age = age(deadline.saturating_sub(arrived));
+        flow.waiting.insert(place, Entry { item, age });
         Ticket {
             caller: share.caller.clone(),
             place,
@@ -150,24 +151,34 @@ impl<T> Queue<T> {
 
     /// Takes out the entry whose turn it is.
     pub fn take(&mut self, now: Duration) -> Option<T> {
-        self.age(now);
-        let (caller, _) = self
-            .flows
-            .iter()
-            .filter(|(_, flow)| !flow.waiting.is_empty())
-            .min_by(|(_, a), (_, b)| a.before(b))?;
+        let waiting = || self.flows.iter().filter(|(_, f)| !f.waiting.is_empty());
+        let of = |class: usize| waiting().filter(move |(_, flow)| flow.class() == class);
+        let interactive = of(INTERACTIVE).min_by(|(_, a), (_, b)| a.before(b));
+        let oldest = of(BATCH)
+            .filter(|(_, flow)| flow.has_aged(now))
+            .min_by_key(|(_, flow)| flow.since);
+        let aged = self.aged.max(self.clocks[INTERACTIVE]);
+        let (caller, as_aged) = match (interactive, oldest) {
+            (Some((_, flow)), Some((caller, _))) if aged < flow.start => (caller, true),
+            (Some((caller, _)), _) => (caller, false),
+            (None, _) => (of(BATCH).min_by(|(_, a), (_, b)| a.before(b))?.0, false),
+        };
         let caller = caller.clone();
+        if as_aged {
+            self.clocks[INTERACTIVE] = aged;
+            self.aged = aged + 1.0;
+        }
         let flow = self.flows.get_mut(&caller)?;
         let (_, entry) = flow.waiting.pop_first()?;
-        let class = flow.class();
-        let start = flow.starts[class];
-        flow.starts[class] = start + 1.0 / flow.weight;
+        let clock = &mut self.clocks[flow.class()];
+        if !as_aged {
+            *clock = clock.max(flow.start);
+        }
+        flow.start = flow.start.max(*clock) + 1.0 / flow.weight;
         flow.since = now;
         flow.fresh = false;
-        flow.aged = false;
-        self.clocks[class] = self.clocks[class].max(start);
         self.left(&caller);
-        Some(entry)
+        Some(entry.item)
     }
 
     /// Takes out an entry before its turn; `None` when it has gone already.
@@ -175,14 +186,14 @@ impl<T> Queue<T> {
         let flow = self.flows.get_mut(&ticket.caller)?;
         let entry = flow.waiting.remove(&ticket.place)?;
         self.left(&ticket.caller);
-        Some(entry)
+        Some(entry.item)
     }
 
     /// Takes out the entry of this caller that came last.
     pub fn remove_newest(&mut self, caller: &Arc<str>) -> Option<T> {
         let (_, entry) = self.flows.get_mut(caller)?.waiting.pop_last()?;
         self.left(caller);
-        Some(entry)
+        Some(entry.item)
     }
 
     /// Takes out every entry for which `keep` is false.
@@ -196,10 +207,10 @@ impl<T> Queue<T> {
             let before = flow.waiting.len();
             let all = std::mem::take(&mut flow.waiting);
             for (place, entry) in all {
-                if keep(&entry) {
+                if keep(&entry.item) {
                     flow.waiting.insert(place, entry);
                 } else {
-                    out.push(entry);
+                    out.push(entry.item);
                 }
             }
             let gone = before - flow.waiting.len();
@@ -208,13 +219,10 @@ impl<T> Queue<T> {
         out
     }
 
-    /// How many turns come before the one that a request of this caller would have if it came now: what its own queue
-    /// and its weight leave to the others, and no more of them than wait.
-    pub fn ahead(&self, share: &Share) -> u64 {
-        let own = self
-            .flows
-            .get(&share.caller)
-            .map_or(0, |flow| flow.waiting.len());
+    /// How many turns come before that of a request of this caller which came at `arrived`: what of its own queue came
+    /// before it, what its weight leaves to the others, and no more of them than wait.
+    pub fn ahead(&self, share: &Share, arrived: Duration) -> u64 {
+        let own = self.before(share, arrived);
         let rounds = (own + 1) as f64 / f64::from(share.weight.max(1));
         let others = self
             .flows
@@ -228,19 +236,34 @@ impl<T> Queue<T> {
         (own + others.sum::<usize>()) as u64
     }
 
+    fn before(&self, share: &Share, arrived: Duration) -> usize {
+        let flow = self.flows.get(&share.caller);
+        flow.map_or(0, |flow| flow.waiting.range(..=(arrived, u64::MAX)).count())
+    }
+
     /// How long a batch request of this caller would be passed over at most, if it came now, until it has a turn as if it
-    /// were interactive: its age, once for each that its caller has before it.
-    pub fn ageing(&self, share: &Share, patience: Duration, now: Duration) -> Duration {
-        let (own, since) =
-            self.flows
-                .get(&share.caller)
-                .map_or((0, now), |flow| match flow.waiting.len() {
-                    0 => (0, now),
-                    own => (own, flow.since),
-                });
+    /// were interactive: its age, once for each that its caller has before it and once for each other that has aged by then.
+    pub fn ageing(
+        &self,
+        share: &Share,
+        (arrived, deadline): (Duration, Duration),
+        now: Duration,
+    ) -> Duration {
+        let own = self.before(share, arrived);
+        let since = match self.flows.get(&share.caller) {
+            Some(flow) if own > 0 => flow.since,
+            _ => now,
+        };
         let turns = u32::try_from(own + 1).unwrap_or(u32::MAX);
-        let at = since.saturating_add(age(patience).saturating_mul(turns));
+        let age = age(deadline.saturating_sub(arrived));
+        let at = since.saturating_add(age.saturating_mul(turns));
         at.saturating_sub(now)
+    }
+
+    /// How many batch callers wait: aged, they have one turn after another.
+    pub fn batch_callers(&self) -> u64 {
+        let batch = |flow: &&Flow<T>| flow.priority == Priority::Batch && !flow.waiting.is_empty();
+        self.flows.values().filter(batch).count() as u64
     }
 
     /// How many of each caller wait; callers of whom none waits are left out.
@@ -258,26 +281,15 @@ impl<T> Queue<T> {
             // Nobody competes any more, so nobody is ahead of anybody.
             self.flows.clear();
             self.clocks = [0.0; 2];
+            self.aged = 0.0;
             return;
         }
-        if let Entry::Occupied(flow) = self.flows.entry(caller.clone()) {
-            let starts = flow.get().starts;
-            let even = starts[INTERACTIVE] <= self.clocks[INTERACTIVE]
-                && starts[BATCH] <= self.clocks[BATCH];
-            if flow.get().waiting.is_empty() && even {
-                flow.remove();
-            }
-        }
-    }
-
-    fn age(&mut self, now: Duration) {
-        let clock = self.clocks[INTERACTIVE];
-        for flow in self.flows.values_mut() {
-            let waits = flow.priority == Priority::Batch && !flow.waiting.is_empty();
-            if waits && !flow.aged && now.saturating_sub(flow.since) >= flow.age {
-                flow.aged = true;
-                flow.starts[INTERACTIVE] = flow.starts[INTERACTIVE].max(clock);
-            }
+        let even = self
+            .flows
+            .get(caller)
+            .is_some_and(|flow| flow.waiting.is_empty() && flow.start <= self.clocks[flow.class()]);
+        if even {
+            self.flows.remove(caller);
         }
     }
 }
@@ -285,23 +297,25 @@ impl<T> Queue<T> {
 impl<T> Flow<T> {
     fn class(&self) -> usize {
         match self.priority {
-            Priority::Batch if !self.aged => BATCH,
-            _ => INTERACTIVE,
+            Priority::Interactive => INTERACTIVE,
+            Priority::Batch => BATCH,
         }
+    }
+
+    fn has_aged(&self, now: Duration) -> bool {
+        let first = self.waiting.values().next();
+        first.is_some_and(|first| now.saturating_sub(self.since) >= first.age)
     }
 
     /// Ties go to whoever has just come, so that it waits for no more than the turn that is under way; then to whoever
     /// had no turn for longest, then to the request that came first.
     fn before(&self, other: &Self) -> Ordering {
-        let class = self.class();
-        class.cmp(&other.class()).then_with(|| {
-            let first = |flow: &Self| flow.waiting.keys().next().copied();
-            self.starts[class]
-                .total_cmp(&other.starts[class])
-                .then(other.fresh.cmp(&self.fresh))
-                .then(self.since.cmp(&other.since))
-                .then(first(self).cmp(&first(other)))
-        })
+        let first = |flow: &Self| flow.waiting.keys().next().copied();
+        self.start
+            .total_cmp(&other.start)
+            .then(other.fresh.cmp(&self.fresh))
+            .then(self.since.cmp(&other.since))
+            .then(first(self).cmp(&first(other)))
     }
 }
 
@@ -435,12 +449,54 @@ mod tests {
         let mut queue = Queue::default();
         fill(&mut queue, &interactive("a", 1), "a", 100);
         let patience = SECOND * 6;
-        assert_eq!(queue.ageing(&batch("x"), patience, SECOND), SECOND * 2);
+        assert_eq!(
+            queue.ageing(&batch("x"), (SECOND, SECOND + patience), SECOND),
+            SECOND * 2
+        );
         queue.push(&batch("x"), (SECOND, SECOND + patience), SECOND, "x");
-        assert_eq!(queue.ageing(&batch("x"), patience, SECOND * 2), SECOND * 3);
+        assert_eq!(
+            queue.ageing(&batch("x"), (SECOND * 2, SECOND * 2 + patience), SECOND * 2),
+            SECOND * 3
+        );
         assert_eq!(queue.take(SECOND * 2), Some("a"));
         let seen = [queue.take(SECOND * 3), queue.take(SECOND * 3)];
         assert!(seen.contains(&Some("x")), "{seen:?}");
+    }
+
+    #[test]
+    fn a_crowd_of_batch_callers_has_one_share_of_what_interactive_ones_want() {
+        let mut queue = Queue::default();
+        for n in 0..200 {
+            fill(&mut queue, &batch(&format!("batch-{n}")), "batch", 10);
+        }
+        fill(&mut queue, &interactive("a", 1), "a", 100);
+        let half = SECOND / 2;
+        let turn = |queue: &mut Queue<_>, n: u32| queue.take(half * n);
+        let had = (0..120).filter(|n| turn(&mut queue, *n) == Some("a"));
+        assert!(had.count() >= 60);
+        // And one that comes late waits for a turn, not for all of theirs.
+        queue.push(
+            &interactive("late", 1),
+            (SECOND * 60, FOREVER),
+            SECOND * 60,
+            "late",
+        );
+        let after = (120..).find(|n| turn(&mut queue, *n) == Some("late"));
+        assert!(after.is_some_and(|n| n <= 121), "{after:?}");
+    }
+
+    #[test]
+    fn impatience_buys_no_priority() {
+        let mut queue = Queue::default();
+        fill(&mut queue, &interactive("a", 1), "a", 300);
+        let mut had = 0;
+        for n in 0..120u32 {
+            let now = SECOND / 2 * n;
+            queue.push(&batch("x"), (now, now + SECOND), now, "x");
+            had += u32::from(queue.take(now) == Some("x"));
+        }
+        // One in two seconds, of four turns in that time.
+        assert!((1..=31).contains(&had), "{had}");
     }
 
     #[test]
@@ -478,7 +534,7 @@ mod tests {
             (interactive("a", 1), 1003),
             (batch("other"), 1000 + 3 + 1),
         ] {
-            assert_eq!(queue.ahead(&share), ahead, "{share:?}");
+            assert_eq!(queue.ahead(&share, ZERO), ahead, "{share:?}");
         }
     }
 

@@ -76,6 +76,7 @@ fn layer(draining: Draining) -> QuotaLayer {
         })),
         max_retry_after: Duration::from_secs(600),
         draining,
+        in_flight: Arc::default(),
         metrics: Arc::default(),
     })
 }

@@ -114,6 +114,8 @@ impl Rig {
             groups: groups.clone(),
             max_retry_after: MINUTE * 10,
             draining,
+            // As if each were admitted.
+            in_flight: Arc::new(AtomicUsize::new(1_000_000)),
             metrics: Arc::default(),
         });
         Rig {
@@ -627,5 +629,116 @@ proptest! {
             .build()
             .unwrap();
         runtime.block_on(play(limit, steps))?;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_not_in_flight() {
+    use crate::layer::admission;
+    let rig = Rig::new(1024, plenty());
+    let in_flight = rig.layer.0.in_flight.clone();
+    in_flight.store(0, Ordering::Release);
+    rig.pause(SECOND * 30);
+    let send = |who: &str, below: QuotaLayer| {
+        let upstream = rig.upstream.clone();
+        let service = service_fn(move |request| upstream.clone().answer(request));
+        let parameters = admission::Parameters {
+            in_flight: in_flight.clone(),
+            max_in_flight: 16,
+        };
+        let stack = admission::AdmissionLayer::new(parameters).layer(below.layer(service));
+        tokio::spawn(stack.oneshot(request(who, 1, MINUTE)))
+    };
+    let greedy: Vec<_> = (0..200)
+        .map(|_| send("greedy", rig.layer.clone()))
+        .collect();
+    rig.settle().await;
+    assert_eq!(in_flight.load(Ordering::Acquire), 0);
+    assert_eq!(
+        status(send("modest", rig.layer.clone())).await.unwrap(),
+        200
+    );
+    for call in greedy {
+        assert_eq!(status(call).await.unwrap(), 200);
+    }
+    assert_eq!(in_flight.load(Ordering::Acquire), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_tried_again_is_predicted_where_it_stands() {
+    let rig = Rig::new(10_000, Upstream::new(100, MINUTE));
+    let mut again = request("a", 1, SECOND * 30);
+    for _ in 0..51 {
+        status(rig.call("x", MINUTE)).await.unwrap();
+    }
+    let _others: Vec<_> = (0..40).map(|_| rig.call("a", MINUTE * 10)).collect();
+    rig.settle().await;
+    again
+        .extensions_mut()
+        .insert(Deadline(Instant::now() + SECOND * 5));
+    assert_eq!(status(rig.send(again)).await.unwrap(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_full_room_batch_makes_room_for_interactive() {
+    let rig = Rig::new(1, plenty());
+    rig.pause(SECOND * 30);
+    let batch = rig.call("batch", MINUTE);
+    rig.settle().await;
+    let interactive = rig.call("a", MINUTE);
+    assert!(matches!(
+        status(batch).await,
+        Err(Error::WaitingRoomFull { .. })
+    ));
+    rig.settle().await;
+    let more = status(rig.call("batch", MINUTE)).await;
+    assert!(matches!(more, Err(Error::WaitingRoomFull { .. })));
+    assert_eq!(status(interactive).await.unwrap(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_missing_costs_no_quota() {
+    let rig = Rig::new(100, Upstream::new(20, MINUTE * 5));
+    status(rig.call("x", MINUTE)).await.unwrap();
+    for _ in 0..40 {
+        let broken = service_fn(|_: Request<Body>| async {
+            Err::<Response<Body>, _>(Error::TokenUnavailable {
+                retry_after: SECOND,
+            })
+        });
+        let result = rig.layer.layer(broken).oneshot(request("a", 1, SECOND));
+        assert!(matches!(result.await, Err(Error::TokenUnavailable { .. })));
+    }
+    let (one, two) = (rig.call("a", SECOND), rig.call("a", SECOND));
+    assert_eq!(status(one).await.unwrap(), 200);
+    assert_eq!(status(two).await.unwrap(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_behind_a_pause_who_cannot_be_served_are_told_at_once() {
+    let rig = Rig::new(1000, Upstream::new(20, MINUTE));
+    status(rig.call("x", MINUTE)).await.unwrap();
+    rig.upstream.window.lock().unwrap().1 = 20;
+    assert_eq!(status(rig.call("x", SECOND * 5)).await.unwrap(), 429);
+    sleep(SECOND * 40).await;
+    let calls: Vec<_> = (0..200).map(|_| rig.call("a", SECOND * 30)).collect();
+    rig.settle().await;
+    let at_once = calls.iter().filter(|call| call.is_finished()).count();
+    assert!(at_once > 180, "{at_once}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_is_served_beside_interactive_callers_that_never_rest() {
+    let rig = Rig::new(10_000, Upstream::new(500, MINUTE * 5));
+    for _ in 0..251 {
+        status(rig.call("x", MINUTE)).await.unwrap();
+    }
+    let mut busy = Vec::new();
+    for _ in 0..5 {
+        while rig.waiting() < 60 {
+            busy.push(rig.call("a", MINUTE * 10));
+            rig.settle().await;
+        }
+        assert_eq!(status(rig.call("batch", SECOND * 30)).await.unwrap(), 200);
     }
 }
