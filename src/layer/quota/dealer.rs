@@ -4,28 +4,29 @@ use std::sync::Arc;
 
 use super::group::Group;
 
-pub(super) struct Dealer {
-    group: Arc<Group>,
-    done: bool,
-}
+/// Holds its group until its work is done.
+pub(super) struct Dealer(Option<Arc<Group>>);
 
 impl Dealer {
     pub fn start(group: Arc<Group>) {
-        let mut dealer = Dealer { group, done: false };
-        tokio::spawn(async move {
-            while let Some(next) = dealer.group.deal_on() {
-                dealer.group.sleep(next).await;
+        tokio::spawn(Dealer(Some(group)).run());
+    }
+
+    async fn run(mut self) {
+        while let Some(group) = &self.0 {
+            match group.deal_on() {
+                Some(next) => group.sleep(next).await,
+                None => self.0 = None,
             }
-            dealer.done = true;
-        });
+        }
     }
 }
 
 impl Drop for Dealer {
     fn drop(&mut self) {
         // Its runtime has ended before its work: the next to wait starts another.
-        if !self.done {
-            self.group.not_dealt();
+        if let Some(group) = &self.0 {
+            group.not_dealt();
         }
     }
 }
