@@ -196,7 +196,10 @@ fn identities(config: &Config) -> authenticate::Parameters {
             CallerCredential::Anonymous => anonymous = Some(identity),
         }
     }
-    authenticate::Parameters::Inject { keys, anonymous }
+    authenticate::Parameters::Inject(authenticate::Methods {
+        keys: authenticate::Keys(keys),
+        anonymous,
+    })
 }
 
 fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
