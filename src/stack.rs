@@ -2,9 +2,9 @@
 //!
 //! | extension | written by | read by |
 //! |---|---|---|
-//! | [`InboundFault`](crate::body::InboundFault) | `serve` | `rewrite`, `retry`, `upstream` |
+//! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `upstream` |
 //! | [`RequestId`](crate::types::RequestId), [`Record`](crate::record::Record) | `telemetry` | all below |
-//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential` |
+//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential`, `attempt` |
 //! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
 //! | [`Demand`](crate::types::Demand), on the answer | `quota` | `circuit`, `retry` |
@@ -24,8 +24,8 @@ use crate::{
     config::{self, AuthMode, CallerCredential, CallerRules, Config, LogAccess, RewriteMode},
     error::Error,
     layer::{
-        BoxFuture, Draining, admission, authenticate, authorize, circuit, credential, headers,
-        protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
+        BoxFuture, Draining, admission, attempt, authenticate, authorize, circuit, credential,
+        headers, protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
     policy::{
         access::Access,
@@ -36,7 +36,7 @@ use crate::{
         retry::{Budget, Rules},
         rewrite::{Mode, Rule},
     },
-    telemetry::{metrics::Metrics, tally::Tally},
+    telemetry::{metrics::Metrics, tally::Tally, trace::Spans},
     types::Caller,
     upstream::token,
 };
@@ -56,6 +56,8 @@ pub struct Shared {
     pub tokens: Arc<Mutex<Keyed<rate_limit::TokioClock>>>,
     pub draining: Draining,
     pub epoch: Instant,
+    /// Where spans go; `None` where none are exported.
+    pub spans: Option<Arc<Spans>>,
 }
 
 impl Shared {
@@ -86,6 +88,7 @@ impl Shared {
             ))),
             draining,
             epoch: Instant::now(),
+            spans: None,
         }
     }
 }
@@ -137,6 +140,7 @@ where
             metrics: metrics(),
             tally: shared.tally.clone(),
             access: access_of(config),
+            spans: shared.spans.clone(),
         }))
         // The seam: below `Result<_, Error>`, above always an answer.
         .layer(rescue::RescueLayer)
@@ -206,6 +210,8 @@ where
         .layer(credential::CredentialLayer::new(credential::Parameters {
             tokens: tokens(config)?,
         }))
+        // Names this attempt to upstream, and times it: all that is below is upstream.
+        .layer(attempt::AttemptLayer)
         // The only socket.
         .service(upstream);
     Ok(BoxCloneService::new(stack))

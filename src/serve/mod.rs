@@ -5,6 +5,7 @@ mod control;
 mod demo;
 mod listener;
 mod refusal;
+mod traces;
 
 use std::{
     net::SocketAddr,
@@ -23,7 +24,10 @@ use crate::{
     config::{Address, Config, Http2, Roots},
     layer::Draining,
     stack::{self, Shared},
-    telemetry::log::{self, LevelHandle},
+    telemetry::{
+        export::Exporter,
+        log::{self, LevelHandle},
+    },
     upstream::{self, Upstream, tls},
 };
 
@@ -50,6 +54,7 @@ pub struct Gateway {
     state: Arc<State>,
     drain: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
+    exporter: Option<Exporter>,
     config: Arc<Config>,
 }
 
@@ -61,7 +66,10 @@ impl Gateway {
     pub fn start(config: Config, level: Option<LevelHandle>) -> anyhow::Result<Gateway> {
         let config = Arc::new(config);
         let (drain, draining) = Draining::new();
-        let shared = Arc::new(Shared::new(&config, draining.clone()));
+        let mut shared = Shared::new(&config, draining.clone());
+        let exporter = traces::start(&config, &shared.metrics)?;
+        shared.spans = exporter.as_ref().map(Exporter::spans);
+        let shared = Arc::new(shared);
         let state = Arc::new(State::new(config.clone(), shared.clone(), level));
         let options = upstream_options(&config)?;
         let listeners = listener::bind(&config.listen.address, config.listen.workers)
@@ -114,6 +122,7 @@ impl Gateway {
             state,
             drain,
             workers,
+            exporter,
             config,
         })
     }
@@ -144,6 +153,10 @@ impl Gateway {
         // The workers bound themselves by drain.timeout; this is for one that is stuck.
         let _ =
             tokio::time::timeout(self.config.drain.timeout + Duration::from_secs(1), ended).await;
+        // Last, so that the spans of the requests that have just ended go too.
+        if let Some(exporter) = self.exporter.take() {
+            exporter.finish().await;
+        }
         tracing::info!("drained");
     }
 
@@ -209,11 +222,7 @@ fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
     let settings = &config.upstream;
     let https = settings.url.scheme_str() == Some("https");
     let tls = if https {
-        let trust = match &settings.roots {
-            Roots::Bundled => tls::Trust::Bundled,
-            Roots::System => tls::Trust::System,
-            Roots::File(path) => tls::Trust::File(path),
-        };
+        let trust = trust(&settings.roots);
         Some(tls::client_config(&trust, settings.http2 != Http2::Never).context("upstream.roots")?)
     } else {
         None
@@ -228,4 +237,12 @@ fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
         max_connections: settings.max_connections.div_ceil(config.listen.workers),
         max_body: config.limits.max_body,
     })
+}
+
+fn trust(roots: &Roots) -> tls::Trust<'_> {
+    match roots {
+        Roots::Bundled => tls::Trust::Bundled,
+        Roots::System => tls::Trust::System,
+        Roots::File(path) => tls::Trust::File(path),
+    }
 }
