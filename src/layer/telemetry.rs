@@ -250,3 +250,76 @@ const ACCESS: &str = "revgate::access";
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e3
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, sync::Mutex};
+
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The decisions of the lines that three requests get: one forwarded, one that rules would have refused, and one that
+    /// its caller leaves.
+    async fn lines(access: Access) -> Vec<String> {
+        let sink = Sink::default();
+        let out = sink.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_writer(move || out.clone())
+            .finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let layer = TelemetryLayer::new(Parameters {
+            metrics: Arc::default(),
+            tally: Arc::default(),
+            access,
+            spans: None,
+        });
+        let service = layer.layer(service_fn(|request: Request<Body>| async move {
+            match request.uri().path() {
+                "/leave" => std::future::pending::<()>().await,
+                "/let-pass" => {
+                    super::super::record(&request).facts().would_refuse = Some("forbidden");
+                }
+                _ => {}
+            }
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        }));
+        for path in ["/", "/let-pass", "/leave"] {
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = path.parse().unwrap();
+            let call = service.clone().oneshot(request);
+            let _ = tokio::time::timeout(Duration::from_millis(20), call).await;
+        }
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let lines = text.lines().filter_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            (line["target"] == ACCESS)
+                .then(|| format!("{}{}", line["decision"], line["would_refuse"]))
+        });
+        lines.collect()
+    }
+
+    #[tokio::test]
+    async fn what_would_have_been_refused_has_a_line_as_a_refusal_has() {
+        let (pass, left) = (r#""forwarded""forbidden""#, r#""left""""#);
+        assert_eq!(lines(Access::Refused).await, [pass, left]);
+        assert_eq!(lines(Access::All).await, [r#""forwarded""""#, pass, left]);
+        assert!(lines(Access::None).await.is_empty());
+    }
+}

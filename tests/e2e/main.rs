@@ -3,9 +3,11 @@
 mod circuit;
 mod hostile;
 mod http;
+mod logs;
 mod process;
 mod quota;
 mod rig;
 mod scenarios;
+mod traces;
 mod waiting;
 mod wire;
