@@ -230,9 +230,9 @@ impl Sender {
     /// How many spans the receiver did not want.
     async fn send(&mut self, message: Bytes) -> Result<u64, Failure> {
         let lost = |cause: Cause| Failure::Passing(cause, None);
-        let mut connection = match self.connection.take() {
-            Some(connection) if connection.is_ready() => connection,
-            _ => self.connect().await.map_err(lost)?,
+        let mut connection = match self.kept().await {
+            Some(connection) => connection,
+            None => self.connect().await.map_err(lost)?,
         };
         let mut request = Request::post(self.target.path());
         if let Some(headers) = request.headers_mut() {
@@ -263,6 +263,12 @@ impl Sender {
             })?;
         self.connection = Some(connection);
         judge(head.status, &head.headers, &answer.to_bytes())
+    }
+
+    /// The connection of the last export, unless the receiver has closed it since.
+    async fn kept(&mut self) -> Option<SendRequest<Full<Bytes>>> {
+        let mut connection = self.connection.take()?;
+        connection.ready().await.ok().map(|()| connection)
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Cause> {
