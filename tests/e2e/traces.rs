@@ -21,6 +21,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 use tokio::{net::TcpListener, time::Instant};
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     http::{Client, request},
@@ -52,6 +53,10 @@ struct Kept {
 
 impl Receiver {
     async fn start(answer: u16) -> Receiver {
+        Receiver::with(answer, None).await
+    }
+
+    async fn with(answer: u16, tls: Option<TlsAcceptor>) -> Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let receiver = Receiver {
             address: listener.local_addr().expect("an address"),
@@ -66,16 +71,29 @@ impl Receiver {
                 let Ok((stream, _)) = listener.accept().await else {
                     return;
                 };
-                let receiver = serving.clone();
+                let (receiver, tls) = (serving.clone(), tls.clone());
                 tokio::spawn(async move {
-                    let service = service_fn(|request| receiver.clone().take(request));
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    match tls {
+                        None => receiver.serve(stream).await,
+                        Some(tls) => {
+                            let stream = tls.accept(stream).await.expect("a handshake");
+                            receiver.serve(stream).await;
+                        }
+                    }
                 });
             }
         });
         receiver
+    }
+
+    async fn serve<I>(self, stream: I)
+    where
+        I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        let service = service_fn(|request| self.clone().take(request));
+        let _ = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
     }
 
     async fn take(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -384,4 +402,41 @@ async fn a_caller_that_leaves_is_a_span_too() {
     assert_eq!(attribute(root, "revgate.attempts"), "1");
     assert_eq!(attribute(attempt, "error.type"), "caller_left");
     assert_eq!(attempt.parent_span_id, root.span_id);
+}
+
+#[tokio::test]
+async fn a_receiver_over_tls_gets_its_key_and_a_path_below_its_base() {
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), own.cert.pem()).expect("written");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = rustls_pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key.expect("a key"))
+        .expect("a configuration");
+    let receiver = Receiver::with(200, Some(TlsAcceptor::from(Arc::new(config)))).await;
+    let port = receiver.address.port();
+    let rig = Rig::new(&format!(
+        "[trace]\notlp = \"https://localhost:{port}/base/\"\nsample = 1.0\nroots = {{ file = \"{}\" }}\n\
+         headers = {{ x-key = {{ env = \"DEVREV_TOKEN\" }} }}",
+        file.path().display()
+    ))
+    .await;
+    for _ in 0..2 {
+        rig.call("GET", "/works.list", "").await;
+        // Each its own export, on one connection.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    receiver.spans(4).await;
+    let kept = receiver.kept.lock().unwrap();
+    assert!(kept.heads.len() >= 2);
+    for head in &kept.heads {
+        assert_eq!(head.uri.path(), "/base/v1/traces");
+        assert_eq!(head.headers["x-key"], TOKEN);
+        assert_eq!(head.headers["content-type"], "application/x-protobuf");
+        assert_eq!(head.headers["host"], format!("localhost:{port}"));
+    }
 }
