@@ -2,9 +2,9 @@
 //!
 //! | extension | written by | read by |
 //! |---|---|---|
-//! | [`InboundFault`](crate::body::InboundFault) | `serve` | `rewrite`, `retry`, `upstream` |
+//! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `upstream` |
 //! | [`RequestId`](crate::types::RequestId), [`Record`](crate::record::Record) | `telemetry` | all below |
-//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential` |
+//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential`, `attempt` |
 //! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
 //! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
@@ -20,8 +20,8 @@ use crate::{
     config::{self, AuthMode, CallerCredential, CallerRules, Config, LogAccess, RewriteMode},
     error::Error,
     layer::{
-        BoxFuture, admission, authenticate, authorize, circuit, credential, headers, protocol,
-        quota, rate_limit, rescue, retry, rewrite, telemetry,
+        BoxFuture, admission, attempt, authenticate, authorize, circuit, credential, headers,
+        protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
     policy::{
         access::Access,
@@ -66,6 +66,7 @@ where
             metrics: metrics(),
             tally: shared.tally.clone(),
             access: access_of(config),
+            spans: shared.spans.clone(),
         }))
         // The seam: below `Result<_, Error>`, above always an answer.
         .layer(rescue::RescueLayer)
@@ -137,6 +138,8 @@ where
         .layer(credential::CredentialLayer::new(credential::Parameters {
             tokens: shared.tokens.clone(),
         }))
+        // Names this attempt to upstream, and times it: all that is below is upstream.
+        .layer(attempt::AttemptLayer)
         // The only socket.
         .service(upstream);
     Ok(BoxCloneService::new(stack))

@@ -18,11 +18,11 @@ mod units;
 
 pub use parse::{from_toml, load};
 pub use tree::{Problem, Problems};
-pub use units::duration;
+pub use units::{duration, log_directives};
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use http::Uri;
+use http::{HeaderName, Uri};
 use secrecy::SecretString;
 
 /// The effective configuration.
@@ -43,6 +43,7 @@ pub struct Config {
     pub quota: Quota,
     pub rewrite: Vec<Rewrite>,
     pub log: Log,
+    pub trace: Trace,
     pub drain: Drain,
     /// Every file that it refers to, such as secrets: what changes in them changes it.
     pub files: Vec<PathBuf>,
@@ -234,6 +235,19 @@ pub enum LogAccess {
     All,
     Refused,
     None,
+}
+
+#[derive(Debug, Clone)]
+pub struct Trace {
+    /// Base URL of an OTLP/HTTP receiver; `None` exports nothing.
+    pub otlp: Option<Uri>,
+    /// Of new traces, the share that is exported.
+    pub sample: f64,
+    pub timeout: Duration,
+    /// What the receiver asks for, such as a key.
+    pub headers: Vec<(HeaderName, SecretString)>,
+    pub service_name: String,
+    pub roots: Roots,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     callers::{callers, rules},
-    sections::{auth, drain, limits, log, quota, retry, rewrite, token},
+    sections::{auth, drain, limits, log, quota, retry, rewrite, token, trace},
     tree::{Problem, Problems, Section, Sink},
     *,
 };
@@ -125,6 +125,7 @@ fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
         quota: quota(root.section("quota")),
         rewrite: rewrite(&mut root, sink),
         log: log(root.section("log")),
+        trace: trace(root.section("trace"), env),
         drain: drain(root.section("drain")),
         listen,
         admin,
@@ -220,7 +221,7 @@ fn admin(mut s: Section, env: &BTreeMap<String, String>) -> Admin {
     }
 }
 
-fn origin(text: &str) -> Option<Uri> {
+pub(super) fn origin(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
     let http = matches!(uri.scheme_str(), Some("http" | "https"));
     let plain =
@@ -233,12 +234,7 @@ fn origin(text: &str) -> Option<Uri> {
     (http && plain && host && port).then_some(uri)
 }
 
-fn upstream(mut s: Section) -> Upstream {
-    let url = s.parse(
-        "url",
-        "http:// or https:// with a host and nothing after it: no path, query or user",
-        |v| origin(v.as_str()?),
-    );
+pub(super) fn roots(s: &mut Section) -> Option<Roots> {
     let roots = s.parse(
         "roots",
         "\"bundled\", \"system\" or { file = \"ca.pem\" }",
@@ -262,6 +258,16 @@ fn upstream(mut s: Section) -> Upstream {
             ),
         );
     }
+    roots
+}
+
+fn upstream(mut s: Section) -> Upstream {
+    let url = s.parse(
+        "url",
+        "http:// or https:// with a host and nothing after it: no path, query or user",
+        |v| origin(v.as_str()?),
+    );
+    let roots = roots(&mut s);
     let http2 = s.choice(
         "http2",
         &[

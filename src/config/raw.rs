@@ -80,6 +80,8 @@ tables! {
         shared: Shared,
         /// What is logged, to standard error.
         log: Log,
+        /// Traces, for an OpenTelemetry collector. `traceparent` goes to DevRev with or without it.
+        trace: Trace,
         /// How a stop goes.
         drain: Drain,
     }
@@ -271,6 +273,21 @@ tables! {
         format: String,
         /// Which requests get a line: "all", "refused" (made by revgate, or failed), "none".
         access: String,
+    }
+    /// Traces, for an OpenTelemetry collector.
+    Trace {
+        /// Base URL of an OTLP/HTTP receiver such as "http://127.0.0.1:4318"; /v1/traces is added. Without it nothing is exported, and nothing is spent on it.
+        otlp: String,
+        /// Share of new traces that is exported. A tenth by default: enough to see where time goes, little enough to keep. A caller that sent a traceparent has chosen already, and that holds.
+        sample: f64,
+        /// One export, from connecting to the answer. Short, because spans pile up meanwhile and the queue for them is bounded.
+        timeout: String,
+        /// Further header fields for the receiver, such as its key: name = { file = ... } or { env = ... }.
+        headers: BTreeMap<String, Reference>,
+        /// service.name of the spans.
+        service_name: String,
+        /// Certificate authorities for https://, as in upstream.roots.
+        roots: Roots,
     }
     /// How a stop goes.
     Drain {

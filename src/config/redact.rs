@@ -18,13 +18,22 @@ impl Config {
             admin["key"] = REDACTED.into();
         }
         let (u, r) = (&self.upstream, &self.retry);
-        let roots = match &u.roots {
-            Roots::Bundled => json!("bundled"),
-            Roots::System => json!("system"),
-            Roots::File(path) => json!({ "file": path.display().to_string() }),
-        };
         // Without the slash that a parsed URI gains.
         let url = u.url.to_string();
+        let t = &self.trace;
+        let mut trace = json!({
+            "sample": t.sample, "timeout": show_duration(t.timeout), "service_name": t.service_name, "roots": roots(&t.roots),
+        });
+        if let Some(url) = &t.otlp {
+            trace["otlp"] = url.to_string().trim_end_matches('/').into();
+        }
+        if !t.headers.is_empty() {
+            let headers = t.headers.iter();
+            trace["headers"] = headers
+                .map(|(name, _)| (name.to_string(), REDACTED.into()))
+                .collect::<Map<_, _>>()
+                .into();
+        }
         json!({
             "listen": {
                 "address": address, "workers": self.listen.workers, "max_connections": self.listen.max_connections,
@@ -33,7 +42,7 @@ impl Config {
             },
             "admin": admin,
             "upstream": {
-                "url": url.trim_end_matches('/'), "roots": roots,
+                "url": url.trim_end_matches('/'), "roots": roots(&u.roots),
                 "http2": match u.http2 { Http2::Auto => "auto", Http2::Never => "never", Http2::Always => "always" },
                 "connect_timeout": show_duration(u.connect_timeout), "attempt_timeout": show_duration(u.attempt_timeout),
                 "idle_timeout": show_duration(u.idle_timeout), "max_connections": u.max_connections,
@@ -64,8 +73,17 @@ impl Config {
                 "format": match self.log.format { LogFormat::Auto => "auto", LogFormat::Json => "json", LogFormat::Text => "text" },
                 "access": match self.log.access { LogAccess::All => "all", LogAccess::Refused => "refused", LogAccess::None => "none" },
             },
+            "trace": trace,
             "drain": { "delay": show_duration(self.drain.delay), "timeout": show_duration(self.drain.timeout) },
         })
+    }
+}
+
+fn roots(roots: &Roots) -> Value {
+    match roots {
+        Roots::Bundled => json!("bundled"),
+        Roots::System => json!("system"),
+        Roots::File(path) => json!({ "file": path.display().to_string() }),
     }
 }
 

@@ -6,6 +6,7 @@ mod demo;
 mod listener;
 mod refusal;
 mod reload;
+mod traces;
 mod watch;
 mod worker;
 
@@ -27,7 +28,10 @@ use crate::{
     config::{self, Address, Config, Http2, Roots},
     layer::Draining,
     stack::Shared,
-    telemetry::log::{self, LevelHandle},
+    telemetry::{
+        export::Exporter,
+        log::{self, LevelHandle},
+    },
     upstream::{self, tls},
 };
 
@@ -57,6 +61,7 @@ pub struct Gateway {
     workers: Vec<JoinHandle<()>>,
     /// Ends with the gateway.
     _watch: Option<Watch>,
+    exporter: Option<Exporter>,
 }
 
 impl Gateway {
@@ -87,7 +92,10 @@ impl Gateway {
     ) -> anyhow::Result<Gateway> {
         let config = Arc::new(config);
         let (drain, draining) = Draining::new();
-        let shared = Arc::new(Shared::new(&config, draining.clone())?);
+        let mut shared = Shared::new(&config, draining.clone())?;
+        let exporter = traces::start(&config, &shared.metrics)?;
+        shared.spans = exporter.as_ref().map(Exporter::spans);
+        let shared = Arc::new(shared);
         let options = upstream_options(&config)?;
         let listeners = listener::bind(&config.listen.address, config.listen.workers)
             .with_context(|| {
@@ -138,6 +146,7 @@ impl Gateway {
             drain,
             workers,
             _watch: watch,
+            exporter,
         })
     }
 
@@ -167,6 +176,10 @@ impl Gateway {
         });
         // The workers bound themselves by drain.timeout; this is for one that is stuck.
         let _ = tokio::time::timeout(config.drain.timeout + Duration::from_secs(1), ended).await;
+        // Last, so that the spans of the requests that have just ended go too.
+        if let Some(exporter) = self.exporter.take() {
+            exporter.finish().await;
+        }
         tracing::info!("drained");
     }
 
@@ -209,11 +222,7 @@ fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
     let settings = &config.upstream;
     let https = settings.url.scheme_str() == Some("https");
     let tls = if https {
-        let trust = match &settings.roots {
-            Roots::Bundled => tls::Trust::Bundled,
-            Roots::System => tls::Trust::System,
-            Roots::File(path) => tls::Trust::File(path),
-        };
+        let trust = trust(&settings.roots);
         Some(tls::client_config(&trust, settings.http2 != Http2::Never).context("upstream.roots")?)
     } else {
         None
@@ -224,4 +233,12 @@ fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
         http2_only: settings.http2 == Http2::Always && !https,
         max_connections: settings.max_connections.div_ceil(config.listen.workers),
     })
+}
+
+fn trust(roots: &Roots) -> tls::Trust<'_> {
+    match roots {
+        Roots::Bundled => tls::Trust::Bundled,
+        Roots::System => tls::Trust::System,
+        Roots::File(path) => tls::Trust::File(path),
+    }
 }

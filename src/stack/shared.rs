@@ -22,7 +22,7 @@ use crate::{
         rate::{self, Keyed, Limiter},
         retry::Budget,
     },
-    telemetry::{metrics::Metrics, tally::Tally},
+    telemetry::{metrics::Metrics, tally::Tally, trace::Spans},
     upstream::token,
 };
 
@@ -41,6 +41,8 @@ pub struct Shared {
     pub tokens: Arc<ArcSwap<Tokens>>,
     pub draining: Draining,
     pub epoch: Instant,
+    /// Where spans go; `None` where none are exported.
+    pub spans: Option<Arc<Spans>>,
 }
 
 impl Shared {
@@ -62,6 +64,7 @@ impl Shared {
             tokens: Arc::new(ArcSwap::from_pointee(tokens(config)?)),
             draining,
             epoch: Instant::now(),
+            spans: None,
         })
     }
 

@@ -94,6 +94,7 @@ pub struct Metrics {
     connections: Gauge,
     shared_up: Gauge,
     circuit_open: Gauge,
+    spans_dropped: Family<ByReason, Counter>,
 }
 
 impl Default for Metrics {
@@ -128,6 +129,7 @@ impl Metrics {
             connections: Gauge::default(),
             shared_up: Gauge::default(),
             circuit_open: Gauge::default(),
+            spans_dropped: Family::default(),
         };
         // The encoder appends `_total` to counters, and the full stop to a help text.
         register! { m.registry,
@@ -147,6 +149,7 @@ impl Metrics {
             "connections", "Connections open from callers", m.connections.clone();
             "shared_up", "1 while the shared quota store answers", m.shared_up.clone();
             "circuit_open", "1 while the upstream fails and is at most probed", m.circuit_open.clone();
+            "trace_spans_dropped", "Spans that were not exported", m.spans_dropped.clone();
             "build_info", "The version that runs", build;
         }
         m
@@ -246,6 +249,11 @@ impl Metrics {
     pub fn circuit_open(&self, open: bool) {
         self.circuit_open.set(i64::from(open));
     }
+    pub fn spans_dropped(&self, reason: &'static str, spans: u64) {
+        self.spans_dropped
+            .get_or_create(&ByReason { reason })
+            .inc_by(spans);
+    }
 
     /// OpenMetrics text, `# EOF` included.
     pub fn encode(&self) -> String {
@@ -299,6 +307,7 @@ mod tests {
         m.connections(1);
         m.shared_up(true);
         m.circuit_open(true);
+        m.spans_dropped("queue_full", 1);
         let text = m.encode();
         for line in [
             r#"revgate_requests_total{caller="a",operation="works.list",status="200",source="upstream"} 1"#,
@@ -324,6 +333,7 @@ mod tests {
             "revgate_connections 1",
             "revgate_shared_up 1",
             "revgate_circuit_open 1",
+            r#"revgate_trace_spans_dropped_total{reason="queue_full"} 1"#,
             r#"revgate_build_info{version=""#,
             "process_cpu_seconds_total ",
             "process_resident_memory_bytes ",

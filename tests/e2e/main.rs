@@ -3,10 +3,12 @@
 mod circuit;
 mod hostile;
 mod http;
+mod logs;
 mod process;
 mod quota;
 mod reload;
 mod rig;
 mod scenarios;
+mod traces;
 mod waiting;
 mod wire;
