@@ -306,7 +306,10 @@ fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
             .iter()
             .map(|(old, new)| (old.clone(), new.clone()))
             .collect();
-        let rule_of_all = Arc::new(Rule { rename, mode });
+        let link = rule.link.as_ref();
+        let link = link
+            .and_then(|page| HeaderValue::try_from(format!("<{page}>; rel=\"deprecation\"")).ok());
+        let rule_of_all = Arc::new(Rule { rename, mode, link });
         for operation in &rule.operations {
             rules.insert(operation.clone(), rule_of_all.clone());
         }

@@ -201,6 +201,8 @@ pub struct Rewrite {
     /// Old name to new name.
     pub rename: BTreeMap<String, String>,
     pub mode: RewriteMode,
+    /// A page about the deprecation: an `http` or `https` URL that fits between the angle brackets of a `Link`.
+    pub link: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

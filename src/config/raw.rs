@@ -253,6 +253,8 @@ tables! {
         rename: BTreeMap<String, String>,
         /// "off", "report" (count, leave), "rewrite" (the default) or "refuse".
         mode: String,
+        /// A page that tells more, for the answer's Link.
+        link: String,
     }
     /// One quota for many replicas. Not supported by this version.
     Shared {

@@ -104,5 +104,9 @@ fn rewrite(rule: &Rewrite) -> Value {
         RewriteMode::Rewrite => "rewrite",
         RewriteMode::Refuse => "refuse",
     };
-    json!({ "operations": rule.operations, "rename": rule.rename, "mode": mode })
+    let mut out = json!({ "operations": rule.operations, "rename": rule.rename, "mode": mode });
+    if let Some(link) = &rule.link {
+        out["link"] = link.as_str().into();
+    }
+    out
 }

@@ -204,11 +204,17 @@ pub(super) fn rewrite(root: &mut Section, sink: &RefCell<Vec<Problem>>) -> Vec<R
             ("refuse", RewriteMode::Refuse),
         ];
         let mode = s.choice("mode", &modes).unwrap_or(RewriteMode::Rewrite);
+        let link = s.parse(
+            "link",
+            "an address such as \"https://developer.devrev.ai/changelog\"",
+            |v| page(v.as_str()?),
+        );
         s.finish();
         own.push(Rewrite {
             operations,
             rename: rename.unwrap_or_default(),
             mode,
+            link,
         });
     }
     let mut all = Vec::new();
@@ -219,8 +225,22 @@ pub(super) fn rewrite(root: &mut Section, sink: &RefCell<Vec<Problem>>) -> Vec<R
             operations: built_in,
             rename: rename.into(),
             mode: RewriteMode::Rewrite,
+            link: Some(CHANGELOG.to_owned()),
         });
     }
     all.extend(own);
     all
+}
+
+/// Where DevRev announced the built-in renames. The page of all its changes: addresses of single entries move.
+const CHANGELOG: &str = "https://developer.devrev.ai/changelog";
+
+/// An address of the web that fits between the angle brackets of a `Link` (RFC 8288 section 3).
+fn page(text: &str) -> Option<String> {
+    let uri: Uri = text.parse().ok()?;
+    let web = matches!(uri.scheme_str(), Some("http" | "https"));
+    let fits = text
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && !b"<>\"".contains(&b));
+    (web && uri.host().is_some_and(|host| !host.is_empty()) && fits).then(|| text.to_owned())
 }

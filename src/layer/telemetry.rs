@@ -161,14 +161,19 @@ impl Drop for End {
         for field in &facts.deprecated {
             metrics.deprecated(&caller, operation, field);
         }
+        if facts.deprecated_operation {
+            metrics.deprecated_operation(&caller, operation);
+        }
         tally.note(
             &caller,
             operation,
             facts.code.is_some(),
+            facts.would_refuse.is_some(),
             &facts.deprecated,
             facts.deprecated_operation,
         );
-        let failed = facts.code.is_some() || status >= 500 || self.status.is_none();
+        let failed =
+            facts.code.or(facts.would_refuse).is_some() || status >= 500 || self.status.is_none();
         if *access == Access::All || (*access == Access::Refused && failed) {
             tracing::info!(
                 request_id = self.id.as_str(),
@@ -178,6 +183,7 @@ impl Drop for End {
                 status,
                 source,
                 code = facts.code.unwrap_or(""),
+                would_refuse = facts.would_refuse,
                 attempts = facts.attempts,
                 wait_ms = facts.waited.as_millis() as u64,
                 duration_ms = self.start.elapsed().as_millis() as u64,

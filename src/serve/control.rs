@@ -85,6 +85,7 @@ impl Control for State {
                 "weight": rules.weight,
                 "requests": seen.map_or(0, |seen| seen.requests),
                 "refused": seen.map_or(0, |seen| seen.refused),
+                "would_refuse": seen.map_or(0, |seen| seen.would_refuse),
                 "last_seen": seen.map(|seen| seen.last),
             });
             (name.clone(), view)

@@ -1,11 +1,13 @@
 //! The whole gateway over real sockets, in front of DevRev's double.
 
 mod circuit;
+mod deprecations;
 mod hostile;
 mod http;
 mod process;
 mod quota;
 mod rig;
 mod scenarios;
+mod trial;
 mod waiting;
 mod wire;

@@ -10,7 +10,7 @@ use crate::{
     rig::{KEY, TOKEN, hash},
 };
 
-struct Process {
+pub struct Process {
     child: Child,
     stderr: BufReader<std::process::ChildStderr>,
     seen: String,
@@ -24,7 +24,7 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start(arguments: &[&str], level: &str) -> Process {
+    pub fn start(arguments: &[&str], level: &str) -> Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_revgate"))
             .args(arguments)
             .env("DEVREV_TOKEN", TOKEN)
@@ -42,7 +42,7 @@ impl Process {
     }
 
     /// The address in the line that says what this listener bound.
-    fn bound(&mut self, listener: &str) -> std::net::SocketAddr {
+    pub fn bound(&mut self, listener: &str) -> std::net::SocketAddr {
         loop {
             let mut line = String::new();
             assert!(
@@ -64,7 +64,7 @@ impl Process {
         }
     }
 
-    fn terminate(&self) {
+    pub fn terminate(&self) {
         let status = Command::new("kill")
             .args(["-TERM", &self.child.id().to_string()])
             .status()
@@ -72,7 +72,7 @@ impl Process {
         assert!(status.success());
     }
 
-    fn end(&mut self) -> (Option<i32>, String) {
+    pub fn end(&mut self) -> (Option<i32>, String) {
         let mut rest = String::new();
         self.stderr.read_to_string(&mut rest).expect("reads");
         let status = self.child.wait().expect("ends");
