@@ -171,11 +171,7 @@ where
         }))
         // From here down it is an attempt; waits hold no upstream slot.
         .layer(retry::RetryLayer::new(retry::Parameters {
-            rules: Rules {
-                max_attempts: config.retry.max_attempts,
-                backoff_min: config.retry.backoff_min,
-                backoff_max: config.retry.backoff_max,
-            },
+            rules: retry_of(config),
             budget: shared.budget.clone(),
             epoch: shared.epoch,
             max_replay_body: config.retry.max_replay_body,
@@ -219,7 +215,7 @@ fn access_of(config: &Config) -> telemetry::Access {
     }
 }
 
-fn circuit_of(config: &Config) -> CircuitRules {
+pub(crate) fn circuit_of(config: &Config) -> CircuitRules {
     let circuit = config.upstream.circuit;
     CircuitRules {
         failures: usize::try_from(circuit.failures).unwrap_or(usize::MAX),
@@ -228,7 +224,15 @@ fn circuit_of(config: &Config) -> CircuitRules {
     }
 }
 
-fn quota_of(rules: &CallerRules) -> rate::Quota {
+pub(crate) fn retry_of(config: &Config) -> Rules {
+    Rules {
+        max_attempts: config.retry.max_attempts,
+        backoff_min: config.retry.backoff_min,
+        backoff_max: config.retry.backoff_max,
+    }
+}
+
+pub(crate) fn quota_of(rules: &CallerRules) -> rate::Quota {
     rate::Quota {
         count: rules.rate.count,
         per: rules.rate.per,
@@ -250,7 +254,7 @@ fn share(caller: &str, rules: &CallerRules) -> Share {
     }
 }
 
-fn identities(config: &Config) -> authenticate::Parameters {
+pub(crate) fn identities(config: &Config) -> authenticate::Parameters {
     if config.auth.mode == AuthMode::Validate {
         let rules = &config.defaults;
         return authenticate::Parameters::Validate {
@@ -292,7 +296,7 @@ fn tokens(config: &Config) -> Result<HashMap<Arc<str>, HeaderValue>, http::Error
         .collect()
 }
 
-fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
+pub(crate) fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
     let mut rules = HashMap::new();
     for rule in &config.rewrite {
         let mode = match rule.mode {

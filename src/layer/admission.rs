@@ -49,7 +49,7 @@ pub struct Admission<S> {
 }
 
 /// A full house empties at the pace of single requests; a second is long for one and short for a caller.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 struct Permit(#[allow(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
 impl Guard for Permit {}

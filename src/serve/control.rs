@@ -7,6 +7,7 @@ use std::sync::{
 
 use serde_json::{Value, json};
 
+use super::explain::{Question, explain};
 use crate::{admin::Control, config::Config, stack::Shared, telemetry::log::LevelHandle};
 
 pub struct State {
@@ -95,6 +96,11 @@ impl Control for State {
 
     fn deprecations(&self) -> Value {
         self.shared.tally.deprecations()
+    }
+
+    fn explain(&self, query: &str) -> Result<Value, String> {
+        let question = Question::from_query(query)?;
+        explain(&self.config, question, Some(&self.shared)).map(|explanation| explanation.json())
     }
 
     fn resume(&self, group: &str) -> bool {

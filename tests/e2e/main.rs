@@ -2,6 +2,7 @@
 
 mod circuit;
 mod deprecations;
+mod explain;
 mod hostile;
 mod http;
 mod process;

@@ -156,7 +156,7 @@ impl Group {
     }
 
     /// How long a request that came now would wait.
-    fn predict(&self, share: &Share) -> Duration {
+    pub fn predict(&self, share: &Share) -> Duration {
         let state = self.state();
         let ahead = state.queue.ahead(share);
         state.ledger.wait(ahead, self.now())
