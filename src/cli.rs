@@ -92,7 +92,7 @@ impl Check {
     fn run(self) -> anyhow::Result<ExitCode> {
         let config = config::load(&self.file.path())?;
         let Some(request) = self.explain else {
-            print(toml::to_string(&config.redacted())?.trim_end())?;
+            print(toml::to_string(&config.effective())?.trim_end())?;
             return Ok(ExitCode::SUCCESS);
         };
         let body = self.body.as_deref().map(read_body).transpose()?;
@@ -219,6 +219,33 @@ mod tests {
         for bad in ["", "\n", "a b"] {
             assert!(hash_key(bad.as_bytes()).is_err());
         }
+    }
+
+    #[test]
+    fn what_check_prints_loads_as_itself() {
+        let env = [("T", "token-value"), ("K", "key-value")].map(|(k, v)| (k.into(), v.into()));
+        let text = format!(
+            "[listen]\naddress = \"unix:/tmp/x.sock\"\n[admin]\naddress = \"0.0.0.0:1\"\nkey = {{ env = \"K\" }}\n\
+             [upstream]\ncircuit = {{ open = \"1500ms\" }}\n\
+             [tokens.main]\nenv = \"T\"\n[tokens.two]\nenv = \"T\"\nquota_group = \"main\"\n\
+             [callers.a]\nkey_sha256 = \"{}\"\ntoken = \"two\"\nrate = \"600/min\"\ndeny = [\"Works.*\"]\n\
+             [callers.b]\nkey = {{ env = \"K\" }}\ntoken = \"main\"\ndeny = []\nenforce = false\n\
+             [callers.c]\nanonymous = true\ntoken = \"main\"\npriority = \"batch\"\n\
+             [[rewrite]]\noperations = [\"rev-users.link\"]\nrename = {{ a = \"b\" }}\nmode = \"off\"\n",
+            "0".repeat(64)
+        );
+        let print = |text: &str| {
+            let config = config::from_toml(text, &env.clone().into());
+            let config = config.unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+            toml::to_string(&config.effective()).unwrap()
+        };
+        let once = print(&text);
+        assert_eq!(print(&once), once);
+        for secret in ["token-value", "key-value", "<redacted>"] {
+            assert!(!once.contains(secret), "{once}");
+        }
+        let validate = print("[auth]\nmode = \"validate\"\nintrospect = false");
+        assert_eq!(print(&validate), validate);
     }
 
     #[test]

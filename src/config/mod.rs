@@ -66,6 +66,8 @@ pub struct Admin {
     pub address: SocketAddr,
     /// Asked for by every POST when the address is not loopback.
     pub key: Option<SecretString>,
+    /// Where the key stands.
+    pub key_source: Option<TokenSource>,
 }
 
 #[derive(Debug, Clone)]
@@ -132,6 +134,8 @@ pub enum TokenSource {
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub credential: CallerCredential,
+    /// Where its key stands, unless the file holds the hash itself.
+    pub key_source: Option<TokenSource>,
     /// A name in `tokens`; `None` only in mode "validate".
     pub token: Option<String>,
     pub rules: CallerRules,
