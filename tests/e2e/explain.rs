@@ -294,6 +294,46 @@ async fn the_live_state_is_told_and_nothing_of_it_taken() {
     assert_eq!(step(&told, "circuit")["facts"]["state"], "closed");
 }
 
+#[test]
+fn what_check_prints_is_a_file_that_check_takes() {
+    let print = |text: &str| {
+        let file = temporary(text);
+        let output = Command::new(env!("CARGO_BIN_EXE_revgate"))
+            .args(["check", "-c", file.path().to_str().expect("a path")])
+            .env("DEVREV_TOKEN", TOKEN)
+            .output()
+            .expect("runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let once = print(&file("127.0.0.1:1", &trial()));
+    assert_eq!(print(&once), once);
+    assert!(!once.contains(TOKEN), "{once}");
+}
+
+#[test]
+fn who_needs_no_name_is_told_too() {
+    let anonymous = "[tokens.main]\nenv = \"DEVREV_TOKEN\"\n[callers.app]\nanonymous = true\n";
+    let validate = "[auth]\nmode = \"validate\"\nintrospect = false\n";
+    for (text, who, credential) in [
+        (
+            anonymous,
+            "the caller app, by showing no credential",
+            "the token main",
+        ),
+        (
+            validate,
+            "by a DevRev token of its own",
+            "the caller's own token",
+        ),
+    ] {
+        let output = check(text, None, &["GET /works.list"]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{said}{output:?}");
+        assert!(said.contains(who) && said.contains(credential), "{said}");
+    }
+}
+
 #[tokio::test]
 async fn an_open_circuit_is_told() {
     let rules = "[upstream.circuit]\nfailures = 2\nwithin = \"60s\"\nopen = \"300s\"\n";
