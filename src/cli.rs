@@ -164,7 +164,7 @@ pub fn main() -> ExitCode {
 fn execute(command: Command) -> anyhow::Result<ExitCode> {
     let done = match command {
         Command::Check(check) => return check.run(),
-        Command::Run(file) => crate::serve::run(config::load(&file.path())?),
+        Command::Run(file) => crate::serve::run(file.path()),
         Command::Demo => crate::serve::demo(|text| println!("{text}")),
         Command::Mock {
             listen,

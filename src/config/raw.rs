@@ -66,9 +66,9 @@ tables! {
         listen: Listen,
         /// The listener for operators. Needs a restart.
         admin: Admin,
-        /// The DevRev API and the connections to it. The timeouts change on reload; the rest needs a restart.
+        /// The DevRev API and the connections to it. url, roots, http2 and max_connections need a restart; the rest changes on reload.
         upstream: Upstream,
-        /// How callers are known. Needs a restart.
+        /// How callers are known. mode needs a restart; the rest changes on reload.
         auth: Auth,
         /// Upstream credentials by name; at least one in mode "inject". Changes on reload.
         tokens: BTreeMap<String, Token>,
@@ -86,9 +86,9 @@ tables! {
         rewrite: Vec<Rewrite>,
         /// One quota for many replicas. Not supported by this version. Needs a restart.
         shared: Shared,
-        /// What is logged, to standard error. Changes on reload.
+        /// What is logged, to standard error. format needs a restart; the rest changes on reload.
         log: Log,
-        /// How a stop goes. Needs a restart.
+        /// How a stop goes. Changes on reload.
         drain: Drain,
     }
     /// Where callers connect.
@@ -196,7 +196,7 @@ tables! {
         burst: u32,
         /// Share of the upstream quota when callers compete.
         weight: u32,
-        /// "interactive" or "batch": batch has its turn after interactive, but one every 10s at the latest.
+        /// "interactive" or "batch": batch has its turn after interactive, but one at the latest when it waited for a third of max_wait, or 10s.
         priority: String,
         /// Operations: "*", "works.*" or whole names.
         allow: Vec<String>,
@@ -215,7 +215,7 @@ tables! {
         burst: u32,
         /// Share of the upstream quota when callers compete, a whole number; equal by default.
         weight: u32,
-        /// "interactive" or "batch": batch has its turn after interactive, but one every 10s at the latest. By default somebody waits for the answer.
+        /// "interactive" or "batch": batch has its turn after interactive, but one at the latest when it waited for a third of max_wait, or 10s. By default somebody waits for the answer.
         priority: String,
         /// Operations: "*", "works.*" or whole names. All by default, as most callers need more than a list foresees; deny takes out what is dangerous.
         allow: Vec<String>,

@@ -7,20 +7,23 @@ use std::sync::{
 
 use serde_json::{Value, json};
 
-use super::explain::{Question, explain};
-use crate::{admin::Control, config::Config, stack::Shared, telemetry::log::LevelHandle};
+use super::{
+    explain::{Question, explain},
+    reload::Reloader,
+};
+use crate::{admin::Control, stack::Shared, telemetry::log::LevelHandle};
 
 pub struct State {
-    config: Arc<Config>,
+    pub reloader: Arc<Reloader>,
     shared: Arc<Shared>,
     level: Option<LevelHandle>,
     pub draining: AtomicBool,
 }
 
 impl State {
-    pub fn new(config: Arc<Config>, shared: Arc<Shared>, level: Option<LevelHandle>) -> Self {
+    pub fn new(reloader: Arc<Reloader>, shared: Arc<Shared>, level: Option<LevelHandle>) -> Self {
         State {
-            config,
+            reloader,
             shared,
             level,
             draining: AtomicBool::new(false),
@@ -57,7 +60,7 @@ impl Control for State {
     }
 
     fn config(&self) -> Value {
-        self.config.redacted()
+        self.reloader.config().redacted()
     }
 
     fn status(&self) -> Value {
@@ -67,6 +70,7 @@ impl Control for State {
             "circuit": self.circuit(),
             "quota": self.quota(),
             "callers": self.callers(),
+            "reload": self.reloader.last().map(|report| report.json()),
             "deprecations": self.deprecations(),
         })
     }
@@ -77,7 +81,8 @@ impl Control for State {
 
     fn callers(&self) -> Value {
         let seen = self.shared.tally.callers();
-        let callers = self.config.callers.iter().map(|(name, caller)| {
+        let config = self.reloader.config();
+        let callers = config.callers.iter().map(|(name, caller)| {
             let rules = &caller.rules;
             let seen = seen.get(name.as_str());
             let view = json!({
@@ -100,7 +105,8 @@ impl Control for State {
 
     fn explain(&self, query: &str) -> Result<Value, String> {
         let question = Question::from_query(query)?;
-        explain(&self.config, question, Some(&self.shared)).map(|explanation| explanation.json())
+        let config = self.reloader.config();
+        explain(&config, question, Some(&self.shared)).map(|explanation| explanation.json())
     }
 
     fn resume(&self, group: &str) -> bool {
@@ -114,7 +120,11 @@ impl Control for State {
         }
     }
 
-    fn reload(&self) -> Result<Value, String> {
-        Err("reload is not supported by this version; restart to apply the file".into())
+    fn reload(&self) -> Result<Value, Value> {
+        let report = self.reloader.reload();
+        match report.result {
+            "refused" => Err(report.json()),
+            _ => Ok(report.json()),
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering},
 };
 
 use http::{
@@ -70,7 +70,7 @@ pub fn explain(
         max_header_bytes: config.limits.max_header_bytes,
         max_headers: config.limits.max_headers,
         max_body: config.limits.max_body,
-        now: live.map(|shared| now(shared, caller.as_ref())),
+        now: live.map(|shared| now(config, shared, caller.as_ref())),
         caller,
         defaults: &Access::new(&config.defaults.allow, &config.defaults.deny),
         rules: &stack::rules(config),
@@ -93,9 +93,9 @@ pub fn explain(
 /// The caller of this name as the gateway knows it. `None` where no name is given and nobody may come without a credential.
 fn identify(config: &Config, name: Option<&str>) -> Result<Option<Arc<types::Caller>>, String> {
     match (stack::identities(config), name) {
-        (authenticate::Parameters::Inject { anonymous, .. }, None) => Ok(anonymous),
-        (authenticate::Parameters::Inject { keys, anonymous }, Some(name)) => {
-            let mut all = keys.into_values().chain(anonymous);
+        (authenticate::Parameters::Inject(methods), None) => Ok(methods.anonymous),
+        (authenticate::Parameters::Inject(methods), Some(name)) => {
+            let mut all = methods.keys.0.into_values().chain(methods.anonymous);
             let found = all.find(|caller| *caller.name == *name);
             found.map(Some).ok_or_else(|| unknown(config, name))
         }
@@ -133,7 +133,7 @@ fn unknown(config: &Config, name: &str) -> String {
 fn described<'a>(config: &Config, caller: &'a types::Caller, live: Option<&Shared>) -> Caller<'a> {
     let configured = config.callers.get(&*caller.name);
     let quota = stack::quota_of(configured.map_or(&config.defaults, |caller| &caller.rules));
-    let limiter = live.and_then(|shared| shared.limiters.get(&caller.name));
+    let limiter = live.and_then(|shared| shared.limiters.load().of_caller(&caller.name));
     Caller {
         name: &caller.name,
         credential: match configured.map(|caller| &caller.credential) {
@@ -155,15 +155,22 @@ fn described<'a>(config: &Config, caller: &'a types::Caller, live: Option<&Share
     }
 }
 
-fn now(shared: &Shared, caller: Option<&Caller<'_>>) -> Now {
+fn now(config: &Config, shared: &Shared, caller: Option<&Caller<'_>>) -> Now {
     let circuit = shared
         .circuit
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     Now {
-        places: shared.room.available_permits(),
+        places: config
+            .limits
+            .max_in_flight
+            .saturating_sub(shared.in_flight.load(Ordering::Acquire)),
         circuit: circuit.view(shared.epoch.elapsed()),
-        group: caller.and_then(|caller| shared.groups.forecast(caller.group, caller.share)),
+        group: caller.and_then(|caller| {
+            shared
+                .groups
+                .forecast(caller.group, caller.share, caller.max_wait)
+        }),
     }
 }
 

@@ -7,6 +7,7 @@ mod hostile;
 mod http;
 mod process;
 mod quota;
+mod reload;
 mod rig;
 mod scenarios;
 mod trial;

@@ -48,9 +48,9 @@ impl Ledger {
             .and_then(|window| Duration::try_from_secs_f64(window.remaining as f64 / rate).ok())
             .filter(|left| Some(*left) < resets_in);
         View {
-            limit: self.said.map(|(limit, ..)| limit),
-            remaining: self.said.map(|(_, remaining, _)| remaining),
-            reset: self.said.map(|(.., reset)| reset),
+            limit: self.said.map(|said| said.limit),
+            remaining: self.said.map(|said| said.remaining),
+            reset: self.said.map(|said| said.reset),
             resets_in,
             paused_for,
             in_flight: self.in_flight,
