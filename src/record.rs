@@ -36,10 +36,12 @@ pub struct Facts {
     pub rate: Option<(HeaderValue, HeaderValue)>,
     /// The code of the refusal, where revgate made the answer.
     pub code: Option<&'static str>,
-    /// The code of the refusal that there would have been, were rules enforced for this caller.
+    /// The code of the first refusal that did not happen because enforcement is off for this caller.
     pub would_refuse: Option<&'static str>,
     /// Deprecated fields in use: the answer says so.
     pub deprecated: Vec<Arc<str>>,
+    /// A `Link` to what is said about them.
+    pub deprecation_link: Option<HeaderValue>,
     /// The operation as a whole is deprecated.
     pub deprecated_operation: bool,
 }

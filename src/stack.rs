@@ -35,6 +35,7 @@ use crate::{
 mod shared;
 
 pub use self::shared::{Shared, tokens};
+pub(crate) use self::shared::{circuit_of, quota_of};
 
 /// The stack with its types forgotten; one clone serves one request.
 pub type Stack = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
@@ -102,11 +103,7 @@ where
         }))
         // From here down it is an attempt; waits hold no upstream slot.
         .layer(retry::RetryLayer::new(retry::Parameters {
-            rules: Rules {
-                max_attempts: config.retry.max_attempts,
-                backoff_min: config.retry.backoff_min,
-                backoff_max: config.retry.backoff_max,
-            },
+            rules: retry_of(config),
             budget: shared.budget.clone(),
             epoch: shared.epoch,
             max_replay_body: config.retry.max_replay_body,
@@ -153,6 +150,14 @@ fn access_of(config: &Config) -> telemetry::Access {
     }
 }
 
+pub(crate) fn retry_of(config: &Config) -> Rules {
+    Rules {
+        max_attempts: config.retry.max_attempts,
+        backoff_min: config.retry.backoff_min,
+        backoff_max: config.retry.backoff_max,
+    }
+}
+
 /// The name of callers that have none, and of groups likewise.
 const OTHER: &str = "other";
 
@@ -167,7 +172,7 @@ fn share(caller: &str, rules: &CallerRules) -> Share {
     }
 }
 
-fn identities(config: &Config) -> authenticate::Parameters {
+pub(crate) fn identities(config: &Config) -> authenticate::Parameters {
     if config.auth.mode == AuthMode::Validate {
         let rules = &config.defaults;
         return authenticate::Parameters::Validate {
@@ -205,7 +210,7 @@ fn identities(config: &Config) -> authenticate::Parameters {
     })
 }
 
-fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
+pub(crate) fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
     let mut rules = HashMap::new();
     for rule in &config.rewrite {
         let mode = match rule.mode {
@@ -219,7 +224,10 @@ fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
             .iter()
             .map(|(old, new)| (old.clone(), new.clone()))
             .collect();
-        let rule_of_all = Arc::new(Rule { rename, mode });
+        let link = rule.link.as_ref();
+        let link = link
+            .and_then(|page| HeaderValue::try_from(format!("<{page}>; rel=\"deprecation\"")).ok());
+        let rule_of_all = Arc::new(Rule { rename, mode, link });
         for operation in &rule.operations {
             rules.insert(operation.clone(), rule_of_all.clone());
         }

@@ -32,6 +32,12 @@ impl Control for Fake {
     fn deprecations(&self) -> Value {
         json!([])
     }
+    fn explain(&self, query: &str) -> Result<Value, String> {
+        match query {
+            "" => Err("ask".into()),
+            _ => Ok(json!({})),
+        }
+    }
     fn resume(&self, group: &str) -> bool {
         group == "a b"
     }
@@ -105,6 +111,8 @@ fn reads() {
         head.contains("content-length: 7") && head.ends_with("\r\n\r\n"),
         "{head}"
     );
+    assert_eq!(code(&ask(&a, "GET /explain?request=x", "", "")), 200);
+    assert_eq!(code(&ask(&a, "GET /explain", "", "")), 400);
     assert_eq!(code(&ask(&a, "GET /nope", "", "")), 404);
     assert!(ask(&a, "POST /status", "", "").contains("allow: GET, HEAD"));
     assert!(ask(&a, "GET /reload", "", "").contains("allow: POST"));

@@ -70,6 +70,8 @@ pub struct Admin {
     pub address: SocketAddr,
     /// Asked for by every POST when the address is not loopback.
     pub key: Option<SecretString>,
+    /// Where the key stands.
+    pub key_source: Option<TokenSource>,
 }
 
 #[derive(Debug, Clone)]
@@ -136,6 +138,8 @@ pub enum TokenSource {
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub credential: CallerCredential,
+    /// Where its key stands, unless the file holds the hash itself.
+    pub key_source: Option<TokenSource>,
     /// A name in `tokens`; `None` only in mode "validate".
     pub token: Option<String>,
     pub rules: CallerRules,
@@ -205,6 +209,8 @@ pub struct Rewrite {
     /// Old name to new name.
     pub rename: BTreeMap<String, String>,
     pub mode: RewriteMode,
+    /// A page about the deprecation: an `http` or `https` URL that fits between the angle brackets of a `Link`.
+    pub link: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,7 +251,7 @@ pub struct Trace {
     pub sample: f64,
     pub timeout: Duration,
     /// What the receiver asks for, such as a key.
-    pub headers: Vec<(HeaderName, SecretString)>,
+    pub headers: Vec<(HeaderName, TokenSource, SecretString)>,
     pub service_name: String,
     pub roots: Roots,
 }

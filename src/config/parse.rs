@@ -213,11 +213,14 @@ fn admin(mut s: Section, env: &BTreeMap<String, String>) -> Admin {
             "is needed because admin.address is not loopback; set it, or listen on 127.0.0.1",
         );
     }
-    let key = source.and_then(|source| resolve(&s, "key", &source, env));
+    let key = source
+        .as_ref()
+        .and_then(|source| resolve(&s, "key", source, env));
     s.finish();
     Admin {
         address: address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
         key,
+        key_source: source,
     }
 }
 

@@ -7,15 +7,25 @@ use super::{units::*, *};
 const REDACTED: &str = "<redacted>";
 
 impl Config {
-    /// The configuration under the file's names, with no secret in it.
+    /// The configuration under the file's names, with no secret in it, for whoever may ask the admin listener: references as
+    /// they are, and no hash of a key either, since a weak key could be guessed from it.
     pub fn redacted(&self) -> Value {
+        self.shown(false)
+    }
+
+    /// The same with the hashes, which the file holds itself: written to a file, it loads as what it shows.
+    pub fn effective(&self) -> Value {
+        self.shown(true)
+    }
+
+    fn shown(&self, hashes: bool) -> Value {
         let address = match &self.listen.address {
             Address::Tcp(a) => a.to_string(),
             Address::Unix(p) => format!("unix:{}", p.display()),
         };
         let mut admin = json!({ "address": self.admin.address.to_string() });
-        if self.admin.key.is_some() {
-            admin["key"] = REDACTED.into();
+        if let Some(source) = &self.admin.key_source {
+            admin["key"] = reference(source);
         }
         let (u, r) = (&self.upstream, &self.retry);
         // Without the slash that a parsed URI gains.
@@ -30,7 +40,7 @@ impl Config {
         if !t.headers.is_empty() {
             let headers = t.headers.iter();
             trace["headers"] = headers
-                .map(|(name, _)| (name.to_string(), REDACTED.into()))
+                .map(|(name, source, _)| (name.to_string(), reference(source)))
                 .collect::<Map<_, _>>()
                 .into();
         }
@@ -54,7 +64,7 @@ impl Config {
                 "introspect": self.auth.introspect, "introspect_ttl": show_duration(self.auth.introspect_ttl),
             },
             "tokens": self.tokens.iter().map(|(n, t)| (n.clone(), token(t))).collect::<Map<_, _>>(),
-            "callers": self.callers.iter().map(|(n, c)| (n.clone(), caller(c))).collect::<Map<_, _>>(),
+            "callers": self.callers.iter().map(|(n, c)| (n.clone(), caller(c, hashes))).collect::<Map<_, _>>(),
             "defaults": rules(&self.defaults),
             "limits": {
                 "max_in_flight": self.limits.max_in_flight, "max_body": show_size(self.limits.max_body),
@@ -87,19 +97,29 @@ fn roots(roots: &Roots) -> Value {
     }
 }
 
-fn token(token: &Token) -> Value {
-    let (key, name) = match &token.source {
-        TokenSource::Env(name) => ("env", name.clone()),
-        TokenSource::File(path) => ("file", path.display().to_string()),
-    };
-    json!({ key: name, "value": REDACTED, "quota_group": &*token.quota_group })
+fn reference(source: &TokenSource) -> Value {
+    match source {
+        TokenSource::Env(name) => json!({ "env": name }),
+        TokenSource::File(path) => json!({ "file": path.display().to_string() }),
+    }
 }
 
-fn caller(caller: &Caller) -> Value {
+fn token(token: &Token) -> Value {
+    let mut out = reference(&token.source);
+    out["quota_group"] = (*token.quota_group).into();
+    out
+}
+
+fn caller(caller: &Caller, hashes: bool) -> Value {
     let mut out = rules(&caller.rules);
-    match caller.credential {
-        CallerCredential::Key(_) => out["key_sha256"] = REDACTED.into(),
-        CallerCredential::Anonymous => out["anonymous"] = true.into(),
+    match (&caller.credential, &caller.key_source) {
+        (CallerCredential::Anonymous, _) => out["anonymous"] = true.into(),
+        (_, Some(source)) => out["key"] = reference(source),
+        (CallerCredential::Key(hash), None) if hashes => {
+            let hex = hash.iter().map(|byte| format!("{byte:02x}"));
+            out["key_sha256"] = hex.collect::<String>().into();
+        }
+        (CallerCredential::Key(_), None) => out["key_sha256"] = REDACTED.into(),
     }
     if let Some(token) = &caller.token {
         out["token"] = token.as_str().into();
@@ -122,5 +142,9 @@ fn rewrite(rule: &Rewrite) -> Value {
         RewriteMode::Rewrite => "rewrite",
         RewriteMode::Refuse => "refuse",
     };
-    json!({ "operations": rule.operations, "rename": rule.rename, "mode": mode })
+    let mut out = json!({ "operations": rule.operations, "rename": rule.rename, "mode": mode });
+    if let Some(link) = &rule.link {
+        out["link"] = link.as_str().into();
+    }
+    out
 }

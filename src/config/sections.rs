@@ -140,14 +140,14 @@ pub(super) fn trace(mut s: Section, env: &BTreeMap<String, String>) -> Trace {
     let hint = "write { file = ... } or { env = ... }, never the value itself";
     for (name, mut field) in s.named("headers", hint) {
         let source = field.source();
-        let value = source.map(|source| secret::read_field(&source, env));
+        let value = source.map(|source| (secret::read_field(&source, env), source));
         match (HeaderName::from_bytes(name.as_bytes()), value) {
             (Err(_), _) => field.problem("", "is not the name of a header field; correct it"),
             (Ok(name), _) if OURS.contains(&name.as_str()) => {
                 field.problem("", "is set by revgate itself; remove it");
             }
-            (Ok(name), Some(Ok(value))) => headers.push((name, value)),
-            (Ok(_), Some(Err(message))) => field.problem("", message),
+            (Ok(name), Some((Ok(value), source))) => headers.push((name, source, value)),
+            (Ok(_), Some((Err(message), _))) => field.problem("", message),
             (Ok(_), None) => {}
         }
         field.finish();
@@ -253,11 +253,17 @@ pub(super) fn rewrite(root: &mut Section, sink: &RefCell<Vec<Problem>>) -> Vec<R
             ("refuse", RewriteMode::Refuse),
         ];
         let mode = s.choice("mode", &modes).unwrap_or(RewriteMode::Rewrite);
+        let link = s.parse(
+            "link",
+            "an address such as \"https://developer.devrev.ai/changelog\"",
+            |v| page(v.as_str()?),
+        );
         s.finish();
         own.push(Rewrite {
             operations,
             rename: rename.unwrap_or_default(),
             mode,
+            link,
         });
     }
     let mut all = Vec::new();
@@ -268,8 +274,22 @@ pub(super) fn rewrite(root: &mut Section, sink: &RefCell<Vec<Problem>>) -> Vec<R
             operations: built_in,
             rename: rename.into(),
             mode: RewriteMode::Rewrite,
+            link: Some(CHANGELOG.to_owned()),
         });
     }
     all.extend(own);
     all
+}
+
+/// Where DevRev announced the built-in renames. The page of all its changes: addresses of single entries move.
+const CHANGELOG: &str = "https://developer.devrev.ai/changelog";
+
+/// An address of the web that fits between the angle brackets of a `Link` (RFC 8288 section 3).
+fn page(text: &str) -> Option<String> {
+    let uri: Uri = text.parse().ok()?;
+    let web = matches!(uri.scheme_str(), Some("http" | "https"));
+    let fits = text
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && !b"<>\"".contains(&b));
+    (web && uri.host().is_some_and(|host| !host.is_empty()) && fits).then(|| text.to_owned())
 }

@@ -55,7 +55,7 @@ pub struct Credential<S> {
 }
 
 /// A refused token is mended by an operator, not by a caller's haste.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl<S> Service<Request<Body>> for Credential<S>
 where

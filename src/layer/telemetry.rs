@@ -169,10 +169,14 @@ impl Drop for End {
         for field in &facts.deprecated {
             metrics.deprecated(&caller, operation, field);
         }
+        if facts.deprecated_operation {
+            metrics.deprecated_operation(&caller, operation);
+        }
         tally.note(
             &caller,
             operation,
             facts.code.is_some(),
+            facts.would_refuse.is_some(),
             &facts.deprecated,
             facts.deprecated_operation,
         );

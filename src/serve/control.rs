@@ -7,7 +7,10 @@ use std::sync::{
 
 use serde_json::{Value, json};
 
-use super::reload::Reloader;
+use super::{
+    explain::{Question, explain},
+    reload::Reloader,
+};
 use crate::{admin::Control, stack::Shared, telemetry::log::LevelHandle};
 
 pub struct State {
@@ -88,6 +91,7 @@ impl Control for State {
                 "weight": rules.weight,
                 "requests": seen.map_or(0, |seen| seen.requests),
                 "refused": seen.map_or(0, |seen| seen.refused),
+                "would_refuse": seen.map_or(0, |seen| seen.would_refuse),
                 "last_seen": seen.map(|seen| seen.last),
             });
             (name.clone(), view)
@@ -97,6 +101,12 @@ impl Control for State {
 
     fn deprecations(&self) -> Value {
         self.shared.tally.deprecations()
+    }
+
+    fn explain(&self, query: &str) -> Result<Value, String> {
+        let question = Question::from_query(query)?;
+        let config = self.reloader.config();
+        explain(&config, question, Some(&self.shared)).map(|explanation| explanation.json())
     }
 
     fn resume(&self, group: &str) -> bool {

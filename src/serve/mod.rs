@@ -3,6 +3,7 @@
 mod connection;
 mod control;
 mod demo;
+pub mod explain;
 mod listener;
 mod refusal;
 mod reload;

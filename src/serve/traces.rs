@@ -29,7 +29,7 @@ pub(super) fn start(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<O
         None
     };
     let mut headers = HeaderMap::new();
-    for (name, value) in &settings.headers {
+    for (name, _, value) in &settings.headers {
         let mut value = HeaderValue::try_from(value.expose_secret())
             .with_context(|| format!("trace.headers.{name}"))?;
         value.set_sensitive(true);

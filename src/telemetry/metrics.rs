@@ -141,7 +141,7 @@ impl Metrics {
             "would_refuse", "Requests let pass only because enforcement is off for their caller", m.would_refuse.clone();
             "attempts", "Requests sent to DevRev, retries included", m.attempts.clone();
             "retries", "Attempts made again", m.retries.clone();
-            "deprecated", "Uses of a deprecated field or operation", m.deprecated.clone();
+            "deprecated", "Uses of a deprecated field, or of a deprecated operation where field is empty", m.deprecated.clone();
             "rewrite_skipped", "Bodies that a rule covers and revgate could not look into", m.rewrite_skipped.clone();
             "token_expiry_timestamp_seconds", "When an upstream token expires", m.token_expiry.clone();
             "config_reloads", "Reloads of the configuration", m.reloads.clone();
@@ -223,6 +223,10 @@ impl Metrics {
                 field: name(field),
             })
             .inc();
+    }
+    /// A call of an operation that is deprecated as a whole: no field.
+    pub fn deprecated_operation(&self, caller: &Arc<str>, operation: &'static str) {
+        self.deprecated(caller, operation, &Arc::default());
     }
     pub fn rewrite_skipped(&self, reason: &'static str) {
         self.rewrite_skipped

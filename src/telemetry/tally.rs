@@ -28,6 +28,8 @@ pub struct Calls {
     pub requests: u64,
     /// Answered by revgate itself.
     pub refused: u64,
+    /// Let pass only because enforcement is off.
+    pub would_refuse: u64,
     /// Unix epoch seconds.
     pub last: u64,
 }
@@ -38,6 +40,7 @@ impl Tally {
         caller: &Arc<str>,
         operation: &'static str,
         refused: bool,
+        would_refuse: bool,
         fields: &[Arc<str>],
         deprecated_operation: bool,
     ) {
@@ -52,6 +55,7 @@ impl Tally {
         };
         calls.requests += 1;
         calls.refused += u64::from(refused);
+        calls.would_refuse += u64::from(would_refuse);
         calls.last = now;
         let whole = deprecated_operation.then_some(None);
         for field in fields.iter().cloned().map(Some).chain(whole) {

@@ -1,6 +1,8 @@
 //! The whole gateway over real sockets, in front of DevRev's double.
 
 mod circuit;
+mod deprecations;
+mod explain;
 mod hostile;
 mod http;
 mod logs;
@@ -10,5 +12,6 @@ mod reload;
 mod rig;
 mod scenarios;
 mod traces;
+mod trial;
 mod waiting;
 mod wire;

@@ -10,7 +10,13 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{super::other, group::Group, room::Room};
-use crate::{policy::ledger::Rules, telemetry::quota::Sample};
+use crate::{
+    policy::{
+        fair::Share,
+        ledger::{Rules, View},
+    },
+    telemetry::quota::Sample,
+};
 
 pub struct Groups {
     epoch: Instant,
@@ -118,6 +124,16 @@ impl Groups {
             group.resume();
             true
         })
+    }
+
+    /// How a group stands, and how long a request of this share that came now would wait in it.
+    pub fn forecast(
+        &self,
+        name: &str,
+        share: &Share,
+        patience: Duration,
+    ) -> Option<(View, Duration)> {
+        Some(self.find(name)?.forecast(share, patience))
     }
 
     /// For the admin listener. Times are in epoch seconds.
