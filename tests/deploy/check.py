@@ -153,6 +153,20 @@ def dashboard():
     (WORK / "dashboard-queries.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
 
 
+def licences():
+    """The list of deny.toml against what the program is made of, as cargo-deny would; it also knows the full texts."""
+    allowed = set(tomllib.loads((DEPLOY / "deny.toml").read_text())["licenses"]["allow"])
+    tree = ["cargo", "tree", "--locked", "--edges=normal,build", "--prefix=none", "--format={p}\t{l}"]
+    lines = subprocess.run(tree, cwd=DEPLOY.parent, capture_output=True, text=True, check=True).stdout.splitlines()
+    for package, licence in sorted({tuple(line.replace(" (*)", "").split("\t")) for line in lines}):
+        terms = re.split(r"(\(|\)|\s+(?:AND|OR)\s+|/)", licence)
+        words = {"/": "or", "AND": "and", "OR": "or", "(": "(", ")": ")"}
+        python = " ".join(words.get(t.strip(), str(t.strip() in allowed)) for t in terms if t.strip())
+        if not eval(python):
+            fault("deny.toml", f"{package}: {licence}")
+
+
+licences()
 base("sidecar")
 selects(base("standalone"))
 for file in [DEPLOY / "compose/config/revgate.toml", DEPLOY / "systemd/revgate.toml"]:
