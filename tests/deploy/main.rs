@@ -61,8 +61,7 @@ fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     all
 }
 
-/// Every expression of the two files: in the alerts what follows `expr:`, in the dashboard what stands in quotes after
-/// `"expr":`, and the names of labels in legends and summaries as a `by` of their own.
+/// Every expression of the two files, each with its file.
 fn expressions() -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     let alerts = read(ALERTS);
@@ -76,7 +75,7 @@ fn expressions() -> Vec<(&'static str, String)> {
     }
     let board: serde_json::Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
     collect(&board, &mut found);
-    assert!(found.len() > 50, "{}", found.len());
+    assert!(found.len() > 40, "only {} were found", found.len());
     found
 }
 
@@ -156,7 +155,9 @@ fn what_is_asked_for_is_there() {
             let plain = |c: char| c.is_ascii_lowercase() || " ,_".contains(c);
             for label in list.split(',').map(str::trim) {
                 if list.chars().all(plain) && !labels.contains(label) && !GIVEN.contains(&label) {
-                    faults.push(format!("{file}: nothing in this has a label {label}: {expr}"));
+                    faults.push(format!(
+                        "{file}: nothing in this has a label {label}: {expr}"
+                    ));
                 }
             }
         }
@@ -194,6 +195,9 @@ fn every_alert_has_a_runbook_and_a_row() {
     // What the guide itself links to.
     for link in guide.split("](#").skip(1) {
         let link = link.split(')').next().unwrap_or_default();
-        assert!(anchors.contains(link), "deploy/README.md: no heading for #{link}");
+        assert!(
+            anchors.contains(link),
+            "deploy/README.md: no heading for #{link}"
+        );
     }
 }
