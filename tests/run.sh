@@ -44,4 +44,9 @@ if [ -e tests/clients/run.sh ]; then
   fi
 fi
 
+if [ -e tests/deploy/run.sh ]; then
+  has python3 || install python3 python3-venv || true
+  bash tests/deploy/run.sh || fail "tests/deploy/run.sh: a file of deploy/ is not what its tool wants, or a tool is missing; see above"
+fi
+
 printf 'all tests passed\n'
