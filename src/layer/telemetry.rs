@@ -17,7 +17,10 @@ use crate::{
     body::{Body, Guard},
     policy::headers::sane_request_id,
     record::Record,
-    telemetry::{metrics::Metrics, tally::Tally},
+    telemetry::{
+        metrics::Metrics,
+        tally::{self, Ended, Tally},
+    },
     types::RequestId,
 };
 
@@ -161,13 +164,17 @@ impl Drop for End {
         for field in &facts.deprecated {
             metrics.deprecated(&caller, operation, field);
         }
-        tally.note(
-            &caller,
+        let ended = Ended {
+            caller: &caller,
             operation,
-            facts.code.is_some(),
-            &facts.deprecated,
-            facts.deprecated_operation,
-        );
+            status,
+            code: facts.code,
+            attempts: facts.attempts,
+            throttled: facts.throttled,
+            fields: &facts.deprecated,
+            deprecated_operation: facts.deprecated_operation,
+        };
+        tally.note(ended, tally::now());
         let failed = facts.code.is_some() || status >= 500 || self.status.is_none();
         if *access == Access::All || (*access == Access::Refused && failed) {
             tracing::info!(

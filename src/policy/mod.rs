@@ -10,3 +10,4 @@ pub mod rate;
 pub mod retry;
 pub mod rewrite;
 pub mod target;
+pub mod token;

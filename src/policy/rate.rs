@@ -147,6 +147,16 @@ impl<C: Clock> Limiter<C> {
         }
     }
 
+    /// How many requests would be allowed now, at once. Takes none of them.
+    pub fn peek(&self) -> u32 {
+        let until_full = self.until_full(self.inner.clock().now());
+        let taken = until_full
+            .as_nanos()
+            .div_ceil(self.quota.interval().as_nanos());
+        let taken = u32::try_from(taken).unwrap_or(u32::MAX);
+        self.quota.burst().get().saturating_sub(taken)
+    }
+
     /// `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10 section 3: the burst, and the time it takes to come back.
     pub fn policy_header(&self) -> HeaderValue {
         let burst = self.quota.burst().get();
@@ -312,6 +322,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_peek_tells_how_many_a_check_would_allow(steps in prop::collection::vec((0u64..250, any::<bool>()), 0..60)) {
+            let clock = FakeRelativeClock::default();
+            let limiter = Limiter::new(QUOTA, clock.clone());
+            for (step, asks) in steps {
+                clock.advance(Duration::from_millis(step));
+                let peeked = limiter.peek();
+                prop_assert_eq!(limiter.peek(), peeked);
+                if asks {
+                    let verdict = limiter.check();
+                    prop_assert_eq!(verdict.allowed, peeked > 0);
+                    prop_assert_eq!(verdict.remaining, peeked.saturating_sub(1));
+                }
+            }
+        }
+
         #[test]
         fn it_never_holds_more_than_its_capacity(keys in prop::collection::vec((any::<u8>(), 0u64..200), 0..200), capacity in 0usize..20) {
             let clock = FakeRelativeClock::default();

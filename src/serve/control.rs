@@ -1,19 +1,27 @@
 //! What the admin listener sees of the gateway, and may do to it.
 
 use std::sync::{
-    Arc, PoisonError,
+    Arc,
     atomic::{AtomicBool, Ordering},
 };
 
 use serde_json::{Value, json};
 
-use crate::{admin::Control, config::Config, stack::Shared, telemetry::log::LevelHandle};
+use super::view;
+use crate::{
+    admin::Control,
+    config::Config,
+    stack::Shared,
+    telemetry::{log::LevelHandle, tally},
+};
 
 pub struct State {
     config: Arc<Config>,
     shared: Arc<Shared>,
     level: Option<LevelHandle>,
     pub draining: AtomicBool,
+    /// Epoch seconds.
+    started_at: u64,
 }
 
 impl State {
@@ -23,23 +31,14 @@ impl State {
             shared,
             level,
             draining: AtomicBool::new(false),
+            started_at: tally::now(),
         }
     }
 }
 
-impl State {
-    fn circuit(&self) -> Value {
-        let circuit = &self.shared.circuit;
-        let view = circuit
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .view(self.shared.epoch.elapsed());
-        json!({
-            "state": view.state,
-            "failures": view.failures,
-            "next_probe_in_seconds": view.next_probe.map(|time| time.as_secs_f64()),
-        })
-    }
+/// What became of the last reload.
+fn reload() -> Value {
+    json!({ "at": null, "result": null, "problems": [], "restart_needed": [] })
 }
 
 impl Control for State {
@@ -60,12 +59,22 @@ impl Control for State {
     }
 
     fn status(&self) -> Value {
+        let (reasons, now) = (self.unready(), tally::now());
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "ready": self.unready().is_empty(),
-            "circuit": self.circuit(),
+            "started_at": self.started_at,
+            "now": now,
+            "ready": reasons.is_empty(),
+            "reasons": reasons,
+            "traffic": self.shared.tally.traffic(now),
             "quota": self.quota(),
             "callers": self.callers(),
+            "upstream": {
+                "url": self.config.upstream.url.to_string(),
+                "circuit": view::circuit(&self.shared),
+            },
+            "tokens": view::tokens(&self.config),
+            "reload": reload(),
             "deprecations": self.deprecations(),
         })
     }
@@ -75,21 +84,7 @@ impl Control for State {
     }
 
     fn callers(&self) -> Value {
-        let seen = self.shared.tally.callers();
-        let callers = self.config.callers.iter().map(|(name, caller)| {
-            let rules = &caller.rules;
-            let seen = seen.get(name.as_str());
-            let view = json!({
-                "rate": format!("{}/{}s", rules.rate.count, rules.rate.per.as_secs_f64()),
-                "burst": rules.burst,
-                "weight": rules.weight,
-                "requests": seen.map_or(0, |seen| seen.requests),
-                "refused": seen.map_or(0, |seen| seen.refused),
-                "last_seen": seen.map(|seen| seen.last),
-            });
-            (name.clone(), view)
-        });
-        Value::Object(callers.collect())
+        view::callers(&self.config, &self.shared)
     }
 
     fn deprecations(&self) -> Value {

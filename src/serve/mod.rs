@@ -5,6 +5,7 @@ mod control;
 mod demo;
 mod listener;
 mod refusal;
+mod view;
 
 use std::{
     net::SocketAddr,
@@ -62,6 +63,7 @@ impl Gateway {
         let config = Arc::new(config);
         let (drain, draining) = Draining::new();
         let shared = Arc::new(Shared::new(&config, draining.clone()));
+        view::tell_expiry(&config, &shared.metrics);
         let state = Arc::new(State::new(config.clone(), shared.clone(), level));
         let options = upstream_options(&config)?;
         let listeners = listener::bind(&config.listen.address, config.listen.workers)

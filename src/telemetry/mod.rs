@@ -1,4 +1,5 @@
 //! Logs and metrics.
+mod history;
 pub mod log;
 pub mod metrics;
 mod process;

@@ -151,7 +151,7 @@ impl Window {
         reserve.max(rate.max(self.external_rate()) * left)
     }
 
-    fn reserve(&self, rules: &Rules) -> f64 {
+    pub fn reserve(&self, rules: &Rules) -> f64 {
         (rules.reserve * self.limit as f64).ceil()
     }
 
