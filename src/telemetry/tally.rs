@@ -164,7 +164,7 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000;
 
-    fn ended(caller: &Arc<str>, status: u16, code: Option<&'static str>) -> Ended<'_> {
+    fn ended<'a>(caller: &'a Arc<str>, status: u16, code: Option<&'static str>) -> Ended<'a> {
         Ended {
             caller,
             operation: "works.list",
