@@ -44,4 +44,18 @@ if [ -e tests/clients/run.sh ]; then
   fi
 fi
 
+chromium() { [ -n "${CHROMIUM:-}" ] || has chromium || has chromium-browser || has google-chrome; }
+
+if [ -e tests/browser/run.sh ]; then
+  if ! { has node && has npm; }; then
+    install nodejs npm || true
+  fi
+  chromium || install chromium fonts-dejavu-core || true
+  if has node && has npm && chromium; then
+    bash tests/browser/run.sh || fail "tests/browser/run.sh: the status page is not what it should be"
+  else
+    printf 'SKIPPED: tests/browser (node, npm or chromium is missing and could not be installed)\n' >&2
+  fi
+fi
+
 printf 'all tests passed\n'

@@ -63,7 +63,7 @@ impl Control for State {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": self.started_at,
-            "now": now,
+            "now": tally::now_exactly(),
             "ready": reasons.is_empty(),
             "reasons": reasons,
             "traffic": self.shared.tally.traffic(now),

@@ -96,6 +96,12 @@ pub fn now() -> u64 {
     now.unwrap_or_default().as_secs()
 }
 
+/// The same with its fraction, to count down by.
+pub fn now_exactly() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_millis() as f64 / 1000.0
+}
+
 impl Tally {
     /// `now` is in Unix epoch seconds.
     pub fn note(&self, ended: Ended<'_>, now: u64) {

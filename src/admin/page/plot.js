@@ -21,11 +21,11 @@ function traffic(status) {
   drawPlot();
 }
 
-// Of the last minute, without the step that is not over yet.
+// Of the last minute, and of the step that is not over yet.
 function figures(status) {
-  const steps = Math.round(60 / plot.step), last = plot.points.slice(-1 - steps, -1);
+  const steps = Math.round(60 / plot.step), last = plot.points.slice(-1 - steps);
   const sum = pick => last.reduce((all, p) => all + pick(p), 0);
-  const all = sum(p => p.requests), seconds = steps * plot.step;
+  const all = sum(p => p.requests), seconds = Math.max(1, status.now - Math.max(last[0].at, status.started_at));
   const waiting = Object.values(status.quota).reduce((n, group) => n + group.waiting, 0);
   const of = n => n && all ? ", " + percent(n / all) : "";
   const failed = sum(p => p.failed), refused = sum(p => p.refused);
@@ -94,7 +94,7 @@ function drawPlot() {
   const minutes = n * plot.step / 60;
   for (let m = 0; m <= minutes; m += 5) {
     const ends = m === 0 ? "end" : m === minutes ? "start" : "middle";
-    parts.push(draw("text", { x: x(n - m * 60 / plot.step), y: TALL - 6, "text-anchor": ends }, m ? m + " min ago" : "now"));
+    parts.push(draw("text", { x: x(n - m * 60 / plot.step), y: TALL - 6, "text-anchor": ends }, m ? m + (wide < 520 ? " min" : " min ago") : "now"));
   }
   const below = plot.points.map(() => 0);
   for (const [cls, , pick] of KINDS) {
@@ -127,9 +127,12 @@ function read(svg, n) {
     svg.setAttribute("aria-" + name, value);
   }
   const shown = plot.chosen === null
-    ? [["", "● a step in which DevRev answered 429"], ["", "Point at a step, or use the arrow keys, for its numbers."]]
+    ? [["slow", "DevRev answered 429"], ["", "Point at a step, or use the arrow keys, for its numbers."]]
     : [["", when], ...KINDS.map(([cls], i) => [cls, told[i]]), ["", slow]];
   // The legend of the dots is of use only where there are any.
   const list = plot.chosen === null && !plot.points.some(p => p.throttled) ? shown.slice(1) : shown;
-  each(readout, list.map((item, place) => ({ item, place })), o => o.place + o.item[0], o => make("span"), (node, o) => say(node, o.item[1]));
+  each(readout, list.map((item, place) => ({ item, place })), o => o.place + o.item[0], () => make("span"), (node, o) => {
+    say(node, o.item[1]);
+    look(node, o.item[0]);
+  });
 }

@@ -74,7 +74,8 @@ function updateGroup({ group, parts }) {
 function tickGroup({ group, parts }) {
   const left = group.paused_until === null ? 0 : group.paused_until - now();
   parts.pause.hidden = group.state !== "paused";
-  say(parts.countdown, span(left));
+  // The moment is told in whole seconds, rounded up.
+  say(parts.countdown, span(Math.floor(left)));
   lines(parts.time, times(group));
 }
 
