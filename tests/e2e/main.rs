@@ -7,5 +7,6 @@ mod process;
 mod quota;
 mod rig;
 mod scenarios;
+mod status;
 mod waiting;
 mod wire;

@@ -4,7 +4,7 @@ const KINDS = [
   ["refused", "refused", p => p.refused],
   ["failed", "failed", p => p.failed],
 ];
-const TALL = 190, LOW = 168, HIGH = 14, EDGE = 40;
+const TALL = 190, LOW = 168, HIGH = 14, EDGE = 46;
 const plot = { points: [], step: 5, chosen: null, started: 0 };
 
 // The smallest 1, 2 or 5 with zeros that is not less.
@@ -89,7 +89,7 @@ function drawPlot() {
   for (const share of [0, 0.5, 1]) {
     const line = Math.round(y(top * share)) + 0.5;
     parts.push(draw("line", { class: "grid", x1: EDGE, x2: wide, y1: line, y2: line }));
-    parts.push(draw("text", { x: EDGE - 8, y: line + 4, "text-anchor": "end" }, share ? rate(top * share).replace(/\.0+$/, "") + "/s" : "0"));
+    parts.push(draw("text", { x: EDGE - 8, y: line + 4, "text-anchor": "end" }, share ? number(top * share) + "/s" : "0"));
   }
   const minutes = n * plot.step / 60;
   for (let m = 0; m <= minutes; m += 5) {

@@ -4,7 +4,7 @@ const STATES = {
   spread: ["warn", "sharing", "What is left is dealt out evenly until the reset, by weight."],
   spent: ["bad", "used up", "Nothing is left until the reset. Requests wait for it, as long as their callers allow."],
   paused: ["bad", "paused", "DevRev asked for silence. Nothing is sent; requests wait."],
-  probing: ["warn", "probing", "One request finds out whether DevRev takes calls again."],
+  probing: ["warn", "probing", "The next request finds out whether DevRev takes calls again; others wait for it."],
   ramping: ["warn", "ramping up", "DevRev takes calls again; each success lets two more go."],
 };
 

@@ -40,8 +40,8 @@ function upstream({ upstream: { url, circuit } }) {
   const since = status => status.next_probe_in_seconds === null ? "" : " Next try in " + span(circuit.probe_at - now()) + ".";
   const told = {
     closed: circuit.failures
-      ? ["DevRev answers, but the last " + count(circuit.failures, "attempt") + " failed in a row.", "warn"]
-      : ["DevRev answers. No failures in a row.", "good"],
+      ? ["Calls go through, but the last " + count(circuit.failures, "attempt") + " failed in a row.", "warn"]
+      : ["In order: no attempt has failed of late.", "good"],
     open: ["Nothing is sent: " + count(circuit.failures, "attempt") + " failed in a row." + since(circuit), "bad"],
     half_open: ["One request finds out whether DevRev works again; others are refused.", "warn"],
   }[circuit.state] ?? [circuit.state, ""];

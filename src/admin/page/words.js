@@ -4,7 +4,7 @@ const now = () => Date.now() / 1000 + ahead;
 
 const number = n => Number(n).toLocaleString("en-GB");
 const count = (n, one, many) => number(n) + " " + (n === 1 ? one : many ?? one + "s");
-const percent = share => share > 0 && share < 0.01 ? "under 1 %" : Math.round(share * 100) + " %";
+const percent = share => share > 0 && share < 0.01 ? "under 1\u00a0%" : Math.round(share * 100) + "\u00a0%";
 
 // A rate, to three digits.
 function rate(n) {
