@@ -221,6 +221,57 @@ test('both themes, and a phone without sideways scrolling', { timeout: 120_000 }
   assert.deepEqual(faults, []);
 });
 
+test('states that take long to bring about', { timeout: 60_000 }, async t => {
+  const dir = await scratch(t);
+  const { bound } = await start(t, ['demo'], ['admin']);
+  const origin = `http://${bound.admin}`;
+  const real = await (await fetch(`${origin}/status`)).json();
+  const end = Math.floor(real.now / 5) * 5;
+  const wave = i => Math.round(300 + 200 * Math.sin(i / 14) + 60 * Math.sin(i * 1.7));
+  const group = { ...real.quota.main, limit: 1000, reset: end + 140, resets_in_seconds: 140 };
+  const caller = { ...real.callers.demo, group: 'main', requests: 51234, last_seen: end };
+  const told = {
+    ...real, ready: false, reasons: ['draining'], started_at: end - 100_000,
+    traffic: { step_seconds: 5, points: Array.from({ length: 180 }, (_, i) => ({
+      at: end - (179 - i) * 5, requests: wave(i), failed: i > 120 && i < 132 ? Math.round(wave(i) / 3) : 0,
+      refused: i % 7 ? 4 : 21, throttled: i === 70 || i === 71 ? 3 : 0 })) },
+    quota: {
+      main: { ...group, state: 'spread', remaining: 310, in_flight: 24, external: 130, reserve: 200, waiting: 31,
+        waiting_by_caller: { reports: 25, billing: 6 }, runs_out_at: real.now + 62 },
+      nightly: { ...group, state: 'spent', remaining: 0, waiting: 1, waiting_by_caller: { nightly: 1 } },
+    },
+    callers: {
+      billing: { ...caller, weight: 3, remaining: 25, share: 0.62, waiting: 6 },
+      reports: { ...caller, priority: 'batch', remaining: 40, share: 0.375, waiting: 25, refused: 1250, refused_by_code: { quota_exhausted: 1240, circuit_open: 10 } },
+      idle: { ...caller, requests: 0, last_seen: null, share: 0.004 },
+    },
+    upstream: { url: 'https://api.devrev.ai/', circuit: { state: 'open', failures: 20, next_probe_in_seconds: 4.2 } },
+    tokens: { main: { quota_group: 'main', expires_at: end - 7200, state: 'expired' } },
+    reload: { at: end - 65, result: 'refused', problems: ['callers.billing.rate is not valid; write a rate such as "50/s"'], restart_needed: ['listen.address'] },
+  };
+  const context = await browser(t, dir, { viewport: { width: 1200, height: 900 } });
+  const page = context.pages()[0];
+  const faults = [];
+  page.on('pageerror', error => faults.push(String(error)));
+  await page.route('**/status', route => route.fulfill({ json: told }));
+  await page.goto(`${origin}/`);
+  await page.locator('#callers table').waitFor();
+  const text = id => page.locator(`#${id}`).innerText();
+  assert.equal(await text('ready'), 'draining');
+  assert.match(await text('quota'), /31 requests wait: reports 25, billing 6/);
+  assert.match(await text('quota'), /used up in 1:0\d/);
+  assert.match(await text('quota'), /560 used\n130 used outside revgate\n24 under way\n216 free\n70 kept for others/);
+  assert.match(await text('upstream'), /Nothing is sent: 20 attempts failed in a row. Next try in 0:0\d/);
+  assert.match(await text('tokens'), /expired\n.*2 hours ago/);
+  assert.match(await text('reload'), /refused for 1 problem;[^]*callers\.billing\.rate[^]*only after a restart: listen\.address/);
+  for (const width of [1200, 800]) {
+    await page.setViewportSize({ width, height: 900 });
+    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0);
+    await shoot(page, dir, `busy-${width}`);
+  }
+  assert.deepEqual(faults, []);
+});
+
 test('the admin key is asked for only when the gateway asks for it', { timeout: 120_000 }, async t => {
   const dir = await scratch(t);
   const devrev = await mock(t, dir, PLAN, 400);
