@@ -7,10 +7,10 @@ const KINDS = [
 const TALL = 190, LOW = 168, HIGH = 14, EDGE = 46;
 const plot = { points: [], step: 5, chosen: null, started: 0 };
 
-// The smallest 1, 2 or 5 with zeros that is not less.
+// The smallest round number that is not less, with a half that is round too.
 function round(n) {
   const size = 10 ** Math.floor(Math.log10(n));
-  return [1, 2, 5, 10].map(f => f * size).find(f => f >= n * 0.9999);
+  return [1, 1.2, 1.6, 2, 3, 4, 6, 8, 10].map(f => f * size).find(f => f >= n * 0.9999);
 }
 
 function traffic(status) {
