@@ -88,7 +88,7 @@ pub fn main() -> ExitCode {
 
 fn execute(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Run(file) => crate::serve::run(config::load(&file.path())?),
+        Command::Run(file) => crate::serve::run(file.path()),
         Command::Check(file) => {
             let config = config::load(&file.path())?;
             print(toml::to_string(&config.redacted())?.trim_end())

@@ -7,16 +7,12 @@
 //! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential` |
 //! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
+//! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
 //! | [`Demand`](crate::types::Demand), on the answer | `quota` | `circuit`, `retry` |
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    convert::Infallible,
-    sync::{Arc, Mutex},
-};
+use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
 use http::{HeaderValue, Request, Response};
-use tokio::{sync::Semaphore, time::Instant};
 use tower::{Service, ServiceBuilder, util::BoxCloneService};
 
 use crate::{
@@ -24,92 +20,24 @@ use crate::{
     config::{self, AuthMode, CallerCredential, CallerRules, Config, LogAccess, RewriteMode},
     error::Error,
     layer::{
-        BoxFuture, Draining, admission, authenticate, authorize, circuit, credential, headers,
-        protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
+        BoxFuture, admission, authenticate, authorize, circuit, credential, headers, protocol,
+        quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
     policy::{
         access::Access,
-        circuit::{Circuit, Rules as CircuitRules},
         fair::{Priority, Share},
-        ledger,
-        rate::{self, Keyed, Limiter},
-        retry::{Budget, Rules},
+        retry::Rules,
         rewrite::{Mode, Rule},
     },
-    telemetry::{metrics::Metrics, tally::Tally},
     types::Caller,
-    upstream::token,
 };
+
+mod shared;
+
+pub use self::shared::{Shared, tokens};
 
 /// The stack with its types forgotten; one clone serves one request.
 pub type Stack = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
-
-/// What all workers share.
-pub struct Shared {
-    pub metrics: Arc<Metrics>,
-    pub tally: Arc<Tally>,
-    pub groups: Arc<quota::Groups>,
-    pub budget: Arc<Mutex<Budget>>,
-    pub circuit: Arc<Mutex<Circuit>>,
-    pub room: Arc<Semaphore>,
-    pub limiters: HashMap<Arc<str>, Arc<Limiter<rate_limit::TokioClock>>>,
-    pub tokens: Arc<Mutex<Keyed<rate_limit::TokioClock>>>,
-    pub draining: Draining,
-    pub epoch: Instant,
-}
-
-impl Shared {
-    pub fn new(config: &Config, draining: Draining) -> Self {
-        let groups = Arc::new(groups(config));
-        let mut metrics = Metrics::new();
-        let watched = groups.clone();
-        metrics.watch_quota(move || watched.samples());
-        let clock = rate_limit::TokioClock::start();
-        let limiters = config.callers.iter().map(|(name, caller)| {
-            (
-                Arc::from(name.as_str()),
-                Arc::new(Limiter::new(quota_of(&caller.rules), clock.clone())),
-            )
-        });
-        Shared {
-            metrics: Arc::new(metrics),
-            tally: Arc::default(),
-            groups,
-            budget: Arc::new(Mutex::new(Budget::new(config.retry.budget))),
-            circuit: Arc::new(Mutex::new(Circuit::new(circuit_of(config)))),
-            room: Arc::new(Semaphore::new(config.limits.max_in_flight)),
-            limiters: limiters.collect(),
-            tokens: Arc::new(Mutex::new(Keyed::new(
-                quota_of(&config.defaults),
-                clock,
-                rate::DEFAULT_CAPACITY,
-            ))),
-            draining,
-            epoch: Instant::now(),
-        }
-    }
-}
-
-/// The groups of the file, with the callers that draw on each.
-fn groups(config: &Config) -> quota::Groups {
-    let mut named = BTreeMap::<Arc<str>, Vec<Arc<str>>>::new();
-    for token in config.tokens.values() {
-        named.entry(token.quota_group.clone()).or_default();
-    }
-    for (name, caller) in &config.callers {
-        let token = caller.token.as_ref();
-        if let Some(token) = token.and_then(|token| config.tokens.get(token)) {
-            let callers = named.entry(token.quota_group.clone()).or_default();
-            callers.push(name.as_str().into());
-        }
-    }
-    let rules = ledger::Rules {
-        spread_above: config.quota.spread_above,
-        reserve: config.quota.reserve,
-        longest: config.retry.max_retry_after,
-    };
-    quota::Groups::new(rules, config.quota.max_waiting, named)
-}
 
 /// Puts the stack together for one worker and its upstream: the socket, or a model of DevRev in its place.
 ///
@@ -123,6 +51,7 @@ where
         + 'static,
 {
     let metrics = || shared.metrics.clone();
+    let limiters = shared.limiters.load();
     // A body must arrive in the time that an attempt is given to be answered: both bound how long a place is held.
     let body_timeout = config.upstream.attempt_timeout;
     let host = config
@@ -142,7 +71,8 @@ where
         .layer(rescue::RescueLayer)
         // The cheapest refusal, before any work; its permit lives until the answer's body has ended.
         .layer(admission::AdmissionLayer::new(admission::Parameters {
-            room: shared.room.clone(),
+            in_flight: shared.in_flight.clone(),
+            max_in_flight: config.limits.max_in_flight,
         }))
         // What hyper leaves unchecked, before anything is believed of the request. Names the operation.
         .layer(protocol::ProtocolLayer::new(protocol::Parameters {
@@ -158,8 +88,8 @@ where
         }))
         // The caller's own rate, once per request.
         .layer(rate_limit::RateLimitLayer::new(rate_limit::Parameters {
-            callers: shared.limiters.clone(),
-            tokens: shared.tokens.clone(),
+            callers: limiters.of_callers(),
+            tokens: limiters.of_tokens(),
             metrics: metrics(),
         }))
         // Once: what is retried is already right.
@@ -196,6 +126,7 @@ where
             groups: shared.groups.clone(),
             max_retry_after: config.retry.max_retry_after,
             draining: shared.draining.clone(),
+            in_flight: shared.in_flight.clone(),
             metrics: metrics(),
         }))
         // Strips what must not go on. Above the credential: a caller's `Connection: authorization` must not strip ours.
@@ -204,7 +135,7 @@ where
         }))
         // Per attempt, so that a rotated token is used.
         .layer(credential::CredentialLayer::new(credential::Parameters {
-            tokens: tokens(config)?,
+            tokens: shared.tokens.clone(),
         }))
         // The only socket.
         .service(upstream);
@@ -216,23 +147,6 @@ fn access_of(config: &Config) -> telemetry::Access {
         LogAccess::All => telemetry::Access::All,
         LogAccess::Refused => telemetry::Access::Refused,
         LogAccess::None => telemetry::Access::None,
-    }
-}
-
-fn circuit_of(config: &Config) -> CircuitRules {
-    let circuit = config.upstream.circuit;
-    CircuitRules {
-        failures: usize::try_from(circuit.failures).unwrap_or(usize::MAX),
-        within: circuit.within,
-        open: circuit.open,
-    }
-}
-
-fn quota_of(rules: &CallerRules) -> rate::Quota {
-    rate::Quota {
-        count: rules.rate.count,
-        per: rules.rate.per,
-        burst: rules.burst,
     }
 }
 
@@ -282,14 +196,10 @@ fn identities(config: &Config) -> authenticate::Parameters {
             CallerCredential::Anonymous => anonymous = Some(identity),
         }
     }
-    authenticate::Parameters::Inject { keys, anonymous }
-}
-
-fn tokens(config: &Config) -> Result<HashMap<Arc<str>, HeaderValue>, http::Error> {
-    let values = config.tokens.iter();
-    values
-        .map(|(name, token)| Ok((Arc::from(name.as_str()), token::bearer(&token.value)?)))
-        .collect()
+    authenticate::Parameters::Inject(authenticate::Methods {
+        keys: authenticate::Keys(keys),
+        anonymous,
+    })
 }
 
 fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {

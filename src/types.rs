@@ -56,6 +56,11 @@ pub struct OwnToken {
 #[derive(Clone, Copy, Debug)]
 pub struct Demand(pub std::time::Duration);
 
+/// Upstream refused the token that the gateway put on, with when to come back. The quota layer learns from the answer and
+/// makes an error of it.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenRefused(pub std::time::Duration);
+
 /// The head had both Transfer-Encoding and Content-Length (RFC 9112 section 6.1); seen on the wire only.
 #[derive(Clone, Copy, Debug)]
 pub struct AmbiguousFraming;

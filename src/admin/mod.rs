@@ -31,8 +31,8 @@ pub trait Control: Send + Sync + 'static {
     /// False when there is no such group.
     fn resume(&self, group: &str) -> bool;
     fn set_level(&self, level: &str) -> Result<(), String>;
-    /// May block; it is called off the admin thread.
-    fn reload(&self) -> Result<serde_json::Value, String>;
+    /// What was done, or why nothing was. May block; it is called off the admin thread.
+    fn reload(&self) -> Result<serde_json::Value, serde_json::Value>;
 }
 
 #[derive(Debug)]

@@ -168,7 +168,7 @@ async fn post(
     let control = Arc::clone(&state.control);
     match tokio::task::spawn_blocking(move || control.reload()).await {
         Ok(Ok(done)) => value(StatusCode::OK, &done),
-        Ok(Err(why)) => error(StatusCode::CONFLICT, &why),
+        Ok(Err(why)) => value(StatusCode::CONFLICT, &why),
         Err(_) => error(
             StatusCode::INTERNAL_SERVER_ERROR,
             "the reload broke off; the log says why",

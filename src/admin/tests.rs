@@ -42,7 +42,7 @@ impl Control for Fake {
             Err("no".into())
         }
     }
-    fn reload(&self) -> Result<Value, String> {
+    fn reload(&self) -> Result<Value, Value> {
         Err("not now".into())
     }
 }

@@ -4,6 +4,7 @@
 //! `reference` renders the documents that are generated from it. Values of these types cannot be wrong.
 
 mod callers;
+mod compare;
 mod parse;
 mod raw;
 mod redact;
@@ -43,6 +44,8 @@ pub struct Config {
     pub rewrite: Vec<Rewrite>,
     pub log: Log,
     pub drain: Drain,
+    /// Every file that it refers to, such as secrets: what changes in them changes it.
+    pub files: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

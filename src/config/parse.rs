@@ -84,6 +84,8 @@ fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Value, Problems> 
 }
 
 fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
+    let mut files = Vec::new();
+    referred(&tree, &mut files);
     let mut root = Section::new(String::new(), Some(tree), "", sink);
     let listen = listen(root.section("listen"));
     let admin = admin(root.section("admin"), env);
@@ -131,10 +133,23 @@ fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
         tokens,
         callers,
         defaults,
+        files,
     };
     root.unsupported("shared");
     root.finish();
     config
+}
+
+/// Every `file = "…"`, wherever it stands.
+fn referred(tree: &Value, files: &mut Vec<PathBuf>) {
+    match tree {
+        Value::Object(map) => map.iter().for_each(|(key, value)| match value {
+            Value::String(path) if key == "file" => files.push(path.into()),
+            value => referred(value, files),
+        }),
+        Value::Array(list) => list.iter().for_each(|value| referred(value, files)),
+        _ => {}
+    }
 }
 
 fn listen(mut s: Section) -> Listen {

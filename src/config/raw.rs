@@ -175,7 +175,7 @@ tables! {
         burst: u32,
         /// Share of the upstream quota when callers compete.
         weight: u32,
-        /// "interactive" or "batch": batch has its turn after interactive, but one every 10s at the latest.
+        /// "interactive" or "batch": batch has its turn after interactive, but one at the latest when it waited for a third of max_wait, or 10s.
         priority: String,
         /// Operations: "*", "works.*" or whole names.
         allow: Vec<String>,
@@ -194,7 +194,7 @@ tables! {
         burst: u32,
         /// Share of the upstream quota when callers compete; equal by default.
         weight: u32,
-        /// "interactive" or "batch": batch has its turn after interactive, but one every 10s at the latest.
+        /// "interactive" or "batch": batch has its turn after interactive, but one at the latest when it waited for a third of max_wait, or 10s.
         priority: String,
         /// Operations: "*", "works.*" or whole names.
         allow: Vec<String>,

@@ -1,13 +1,15 @@
 //! Room for a bounded number of requests. The permit lives until the answer's body has ended, not only its head.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use http::{Request, Response};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Layer, Service};
 
 use super::BoxFuture;
@@ -17,8 +19,9 @@ use crate::{
 };
 
 pub struct Parameters {
-    /// `limits.max_in_flight` permits.
-    pub room: Arc<Semaphore>,
+    /// Requests in flight, of all workers.
+    pub in_flight: Arc<AtomicUsize>,
+    pub max_in_flight: usize,
 }
 
 /// See the module.
@@ -51,8 +54,25 @@ pub struct Admission<S> {
 /// A full house empties at the pace of single requests; a second is long for one and short for a caller.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-struct Permit(#[allow(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+struct Permit(Arc<AtomicUsize>);
 impl Guard for Permit {}
+
+impl Permit {
+    /// A count and not a semaphore, because the bound may change while requests are in flight.
+    fn take(parameters: &Parameters) -> Option<Permit> {
+        let (count, max) = (&parameters.in_flight, parameters.max_in_flight);
+        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+            (now < max).then_some(now + 1)
+        });
+        taken.ok().map(|_| Permit(count.clone()))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 impl<S> Service<Request<Body>> for Admission<S>
 where
@@ -68,7 +88,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> BoxFuture {
-        let Ok(permit) = self.parameters.room.clone().try_acquire_owned() else {
+        let Some(permit) = Permit::take(&self.parameters) else {
             return Box::pin(std::future::ready(Err(Error::Overloaded {
                 retry_after: RETRY_AFTER,
             })));
@@ -76,7 +96,7 @@ where
         let below = self.inner.call(request);
         Box::pin(async move {
             let response = below.await?;
-            Ok(response.map(|body| body.guarded(Permit(permit))))
+            Ok(response.map(|body| body.guarded(permit)))
         })
     }
 }

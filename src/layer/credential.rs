@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
 use tower::{Layer, Service};
 
@@ -15,13 +16,16 @@ use super::BoxFuture;
 use crate::{
     body::Body,
     error::Error,
-    types::{Caller, Named, OwnToken},
+    types::{Caller, Named, OwnToken, TokenRefused},
 };
 
 pub struct Parameters {
-    /// `Bearer TOKEN` by the token's name.
-    pub tokens: HashMap<Arc<str>, HeaderValue>,
+    /// `Bearer TOKEN` by the token's name: looked up for each attempt, so that one that follows a change uses it.
+    pub tokens: Arc<ArcSwap<Tokens>>,
 }
+
+/// `Bearer TOKEN` by name.
+pub type Tokens = HashMap<Arc<str>, HeaderValue>;
 
 /// See the module.
 #[derive(Clone)]
@@ -80,7 +84,7 @@ where
         }
         let (value, ours) = match (own, injected) {
             (Some(own), _) => (Some(own), false),
-            (None, Some(name)) => (self.parameters.tokens.get(&name).cloned(), true),
+            (None, Some(name)) => (self.parameters.tokens.load().get(&name).cloned(), true),
             (None, None) => (None, true),
         };
         let Some(value) = value else {
@@ -94,12 +98,10 @@ where
             return below;
         }
         Box::pin(async move {
-            let response = below.await?;
+            let mut response = below.await?;
             // The caller's own credential was good; a 401 would send its owner looking in the wrong place.
             if response.status() == StatusCode::UNAUTHORIZED {
-                return Err(Error::TokenUnavailable {
-                    retry_after: RETRY_AFTER,
-                });
+                response.extensions_mut().insert(TokenRefused(RETRY_AFTER));
             }
             Ok(response)
         })

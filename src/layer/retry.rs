@@ -347,3 +347,61 @@ fn finish(
     }
     Ok(response)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::identity, sync::atomic::AtomicU32, sync::atomic::Ordering};
+
+    use tower::service_fn;
+
+    use super::*;
+
+    /// How long it takes to be told 200 after one refusal.
+    async fn after(refusal: fn(Response<Body>) -> Response<Body>) -> Duration {
+        let (_drain, draining) = Draining::new();
+        let backoff = Duration::from_secs(5);
+        let layer = RetryLayer::new(Parameters {
+            rules: Rules {
+                max_attempts: 2,
+                backoff_min: backoff,
+                backoff_max: backoff,
+            },
+            budget: Arc::new(Mutex::new(Budget::new(1.0))),
+            epoch: Instant::now(),
+            max_replay_body: 1024,
+            max_body: 1024,
+            body_timeout: backoff,
+            draining,
+            metrics: Arc::default(),
+        });
+        let asked = AtomicU32::new(0);
+        let below = service_fn(|_: Request<Body>| {
+            let mut response = Response::new(Body::empty());
+            if asked.fetch_add(1, Ordering::Relaxed) == 0 {
+                *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+                response = refusal(response);
+            }
+            std::future::ready(Ok::<_, Error>(response))
+        });
+        let mut request = Request::new(Body::empty());
+        let start = Instant::now();
+        let deadline = Deadline(start + Duration::from_secs(60));
+        request.extensions_mut().insert(deadline);
+        let parameters = layer.0.clone();
+        let call = parameters.prepare(request).await.expect("a call");
+        let answer = parameters.run(below, call).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_upstream_asked_for_is_the_groups() {
+        let named = after(|mut refusal| {
+            let demand = Demand(Duration::from_secs(30));
+            refusal.extensions_mut().insert(demand);
+            refusal
+        });
+        assert_eq!(named.await, Duration::ZERO);
+        assert!(after(identity).await > Duration::ZERO);
+    }
+}

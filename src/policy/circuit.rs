@@ -20,6 +20,15 @@ pub struct Rules {
     pub open: Duration,
 }
 
+impl Rules {
+    fn sane(self) -> Rules {
+        Rules {
+            failures: self.failures.max(1),
+            ..self
+        }
+    }
+}
+
 /// What the end of an attempt says of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -115,16 +124,18 @@ impl Circuit {
     /// A closed one.
     pub fn new(rules: Rules) -> Circuit {
         Circuit {
-            rules: Rules {
-                failures: rules.failures.max(1),
-                ..rules
-            },
+            rules: rules.sane(),
             state: State::Closed,
             row: VecDeque::new(),
             turn: 0,
             probes: 0,
             latest: Duration::ZERO,
         }
+    }
+
+    /// From now on the operator wants this; how it stands stays.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules.sane();
     }
 
     /// Leave for one attempt.

@@ -5,12 +5,7 @@
 //! that comes anew starts at the present of the others, so it is neither behind them nor owed what it did not
 //! ask for, and one that queues a thousand requests delays only itself.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, btree_map::Entry},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Which turns come first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,9 +17,17 @@ pub enum Priority {
     Batch,
 }
 
-/// A batch caller that has had no turn for so long while it waited has one as if it were interactive. A third of the
-/// 30 s that a request waits by default: late enough to stay out of the way, early enough to be of use.
+/// A batch caller that has had no turn for so long while it waited has one as if it were interactive; see [`age`].
 pub const AGE: Duration = Duration::from_secs(10);
+
+/// No batch caller ages sooner, or little patience would buy priority.
+const YOUNG: Duration = Duration::from_secs(2);
+
+/// When a batch request that is willing to wait for `patience` has aged: after a third of that, at most [`AGE`]. Late
+/// enough to stay out of the way, early enough to be served before its patience ends.
+pub fn age(patience: Duration) -> Duration {
+    (patience / 3).clamp(YOUNG, AGE)
+}
 
 /// What a caller is entitled to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,22 +57,31 @@ pub struct Queue<T> {
     flows: BTreeMap<Arc<str>, Flow<T>>,
     /// Present virtual time of the interactive turns, and of the batch turns.
     clocks: [f64; 2],
+    /// The virtual time of the next interactive turn of all aged batch callers together: they are as one caller of weight
+    /// 1, or a crowd of them would leave nothing to those who are interactive.
+    aged: f64,
     len: usize,
     entered: u64,
 }
 
 #[derive(Debug)]
 struct Flow<T> {
-    waiting: BTreeMap<Place, T>,
+    waiting: BTreeMap<Place, Entry<T>>,
     weight: f64,
     priority: Priority,
-    /// The virtual time of the next turn in either class; one of its own, the other for when it has aged.
-    starts: [f64; 2],
+    /// The virtual time of its next turn, by the clock of its class.
+    start: f64,
     /// When it last had a turn, or began to wait.
     since: Duration,
     /// It has had no turn since it began to wait.
     fresh: bool,
-    aged: bool,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    item: T,
+    /// How long its caller goes without a turn until it has aged.
+    age: Duration,
 }
 
 const INTERACTIVE: usize = 0;
@@ -80,6 +92,7 @@ impl<T> Default for Queue<T> {
         Queue {
             flows: BTreeMap::new(),
             clocks: [0.0; 2],
+            aged: 0.0,
             len: 0,
             entered: 0,
         }
@@ -97,8 +110,14 @@ impl<T> Queue<T> {
         self.len == 0
     }
 
-    /// Enters a request that came at `arrived`. `now` and `arrived` are times since any fixed instant.
-    pub fn push(&mut self, share: &Share, arrived: Duration, now: Duration, entry: T) -> Ticket {
+    /// Enters a request that came at `arrived` and waits until `deadline` at most. Times are since any fixed instant.
+    pub fn push(
+        &mut self,
+        share: &Share,
+        (arrived, deadline): (Duration, Duration),
+        now: Duration,
+        item: T,
+    ) -> Ticket {
         let clocks = self.clocks;
         let flow = self
             .flows
@@ -107,26 +126,23 @@ impl<T> Queue<T> {
                 waiting: BTreeMap::new(),
                 weight: 1.0,
                 priority: share.priority,
-                starts: clocks,
+                start: 0.0,
                 since: now,
                 fresh: true,
-                aged: false,
             });
         // What the configuration says now holds for the turns to come.
         flow.weight = f64::from(share.weight.max(1));
         flow.priority = share.priority;
         if flow.waiting.is_empty() {
-            for (start, clock) in flow.starts.iter_mut().zip(clocks) {
-                *start = start.max(clock);
-            }
+            flow.start = flow.start.max(clocks[flow.class()]);
             flow.since = now;
             flow.fresh = true;
-            flow.aged = false;
         }
         let place = (arrived, self.entered);
         self.entered += 1;
         self.len += 1;
-        flow.waiting.insert(place, entry);
+        let age = age(deadline.saturating_sub(arrived));
+        flow.waiting.insert(place, Entry { item, age });
         Ticket {
             caller: share.caller.clone(),
             place,
@@ -135,24 +151,34 @@ impl<T> Queue<T> {
 
     /// Takes out the entry whose turn it is.
     pub fn take(&mut self, now: Duration) -> Option<T> {
-        self.age(now);
-        let (caller, _) = self
-            .flows
-            .iter()
-            .filter(|(_, flow)| !flow.waiting.is_empty())
-            .min_by(|(_, a), (_, b)| a.before(b))?;
+        let waiting = || self.flows.iter().filter(|(_, f)| !f.waiting.is_empty());
+        let of = |class: usize| waiting().filter(move |(_, flow)| flow.class() == class);
+        let interactive = of(INTERACTIVE).min_by(|(_, a), (_, b)| a.before(b));
+        let oldest = of(BATCH)
+            .filter(|(_, flow)| flow.has_aged(now))
+            .min_by_key(|(_, flow)| flow.since);
+        let aged = self.aged.max(self.clocks[INTERACTIVE]);
+        let (caller, as_aged) = match (interactive, oldest) {
+            (Some((_, flow)), Some((caller, _))) if aged < flow.start => (caller, true),
+            (Some((caller, _)), _) => (caller, false),
+            (None, _) => (of(BATCH).min_by(|(_, a), (_, b)| a.before(b))?.0, false),
+        };
         let caller = caller.clone();
+        if as_aged {
+            self.clocks[INTERACTIVE] = aged;
+            self.aged = aged + 1.0;
+        }
         let flow = self.flows.get_mut(&caller)?;
         let (_, entry) = flow.waiting.pop_first()?;
-        let class = flow.class();
-        let start = flow.starts[class];
-        flow.starts[class] = start + 1.0 / flow.weight;
+        let clock = &mut self.clocks[flow.class()];
+        if !as_aged {
+            *clock = clock.max(flow.start);
+        }
+        flow.start = flow.start.max(*clock) + 1.0 / flow.weight;
         flow.since = now;
         flow.fresh = false;
-        flow.aged = false;
-        self.clocks[class] = self.clocks[class].max(start);
         self.left(&caller);
-        Some(entry)
+        Some(entry.item)
     }
 
     /// Takes out an entry before its turn; `None` when it has gone already.
@@ -160,14 +186,14 @@ impl<T> Queue<T> {
         let flow = self.flows.get_mut(&ticket.caller)?;
         let entry = flow.waiting.remove(&ticket.place)?;
         self.left(&ticket.caller);
-        Some(entry)
+        Some(entry.item)
     }
 
     /// Takes out the entry of this caller that came last.
     pub fn remove_newest(&mut self, caller: &Arc<str>) -> Option<T> {
         let (_, entry) = self.flows.get_mut(caller)?.waiting.pop_last()?;
         self.left(caller);
-        Some(entry)
+        Some(entry.item)
     }
 
     /// Takes out every entry for which `keep` is false.
@@ -181,10 +207,10 @@ impl<T> Queue<T> {
             let before = flow.waiting.len();
             let all = std::mem::take(&mut flow.waiting);
             for (place, entry) in all {
-                if keep(&entry) {
+                if keep(&entry.item) {
                     flow.waiting.insert(place, entry);
                 } else {
-                    out.push(entry);
+                    out.push(entry.item);
                 }
             }
             let gone = before - flow.waiting.len();
@@ -193,13 +219,10 @@ impl<T> Queue<T> {
         out
     }
 
-    /// How many turns come before the one that a request of this caller would have if it came now: what its own queue
-    /// and its weight leave to the others, and no more of them than wait.
-    pub fn ahead(&self, share: &Share) -> u64 {
-        let own = self
-            .flows
-            .get(&share.caller)
-            .map_or(0, |flow| flow.waiting.len());
+    /// How many turns come before that of a request of this caller which came at `arrived`: what of its own queue came
+    /// before it, what its weight leaves to the others, and no more of them than wait.
+    pub fn ahead(&self, share: &Share, arrived: Duration) -> u64 {
+        let own = self.before(share, arrived);
         let rounds = (own + 1) as f64 / f64::from(share.weight.max(1));
         let others = self
             .flows
@@ -211,6 +234,36 @@ impl<T> Queue<T> {
                 _ => flow.waiting.len().min((rounds * flow.weight) as usize),
             });
         (own + others.sum::<usize>()) as u64
+    }
+
+    fn before(&self, share: &Share, arrived: Duration) -> usize {
+        let flow = self.flows.get(&share.caller);
+        flow.map_or(0, |flow| flow.waiting.range(..=(arrived, u64::MAX)).count())
+    }
+
+    /// How long a batch request of this caller would be passed over at most, if it came now, until it has a turn as if it
+    /// were interactive: its age, once for each that its caller has before it and once for each other that has aged by then.
+    pub fn ageing(
+        &self,
+        share: &Share,
+        (arrived, deadline): (Duration, Duration),
+        now: Duration,
+    ) -> Duration {
+        let own = self.before(share, arrived);
+        let since = match self.flows.get(&share.caller) {
+            Some(flow) if own > 0 => flow.since,
+            _ => now,
+        };
+        let turns = u32::try_from(own + 1).unwrap_or(u32::MAX);
+        let age = age(deadline.saturating_sub(arrived));
+        let at = since.saturating_add(age.saturating_mul(turns));
+        at.saturating_sub(now)
+    }
+
+    /// How many batch callers wait: aged, they have one turn after another.
+    pub fn batch_callers(&self) -> u64 {
+        let batch = |flow: &&Flow<T>| flow.priority == Priority::Batch && !flow.waiting.is_empty();
+        self.flows.values().filter(batch).count() as u64
     }
 
     /// How many of each caller wait; callers of whom none waits are left out.
@@ -228,26 +281,15 @@ impl<T> Queue<T> {
             // Nobody competes any more, so nobody is ahead of anybody.
             self.flows.clear();
             self.clocks = [0.0; 2];
+            self.aged = 0.0;
             return;
         }
-        if let Entry::Occupied(flow) = self.flows.entry(caller.clone()) {
-            let starts = flow.get().starts;
-            let even = starts[INTERACTIVE] <= self.clocks[INTERACTIVE]
-                && starts[BATCH] <= self.clocks[BATCH];
-            if flow.get().waiting.is_empty() && even {
-                flow.remove();
-            }
-        }
-    }
-
-    fn age(&mut self, now: Duration) {
-        let clock = self.clocks[INTERACTIVE];
-        for flow in self.flows.values_mut() {
-            let waits = flow.priority == Priority::Batch && !flow.waiting.is_empty();
-            if waits && !flow.aged && now.saturating_sub(flow.since) >= AGE {
-                flow.aged = true;
-                flow.starts[INTERACTIVE] = flow.starts[INTERACTIVE].max(clock);
-            }
+        let even = self
+            .flows
+            .get(caller)
+            .is_some_and(|flow| flow.waiting.is_empty() && flow.start <= self.clocks[flow.class()]);
+        if even {
+            self.flows.remove(caller);
         }
     }
 }
@@ -255,23 +297,25 @@ impl<T> Queue<T> {
 impl<T> Flow<T> {
     fn class(&self) -> usize {
         match self.priority {
-            Priority::Batch if !self.aged => BATCH,
-            _ => INTERACTIVE,
+            Priority::Interactive => INTERACTIVE,
+            Priority::Batch => BATCH,
         }
+    }
+
+    fn has_aged(&self, now: Duration) -> bool {
+        let first = self.waiting.values().next();
+        first.is_some_and(|first| now.saturating_sub(self.since) >= first.age)
     }
 
     /// Ties go to whoever has just come, so that it waits for no more than the turn that is under way; then to whoever
     /// had no turn for longest, then to the request that came first.
     fn before(&self, other: &Self) -> Ordering {
-        let class = self.class();
-        class.cmp(&other.class()).then_with(|| {
-            let first = |flow: &Self| flow.waiting.keys().next().copied();
-            self.starts[class]
-                .total_cmp(&other.starts[class])
-                .then(other.fresh.cmp(&self.fresh))
-                .then(self.since.cmp(&other.since))
-                .then(first(self).cmp(&first(other)))
-        })
+        let first = |flow: &Self| flow.waiting.keys().next().copied();
+        self.start
+            .total_cmp(&other.start)
+            .then(other.fresh.cmp(&self.fresh))
+            .then(self.since.cmp(&other.since))
+            .then(first(self).cmp(&first(other)))
     }
 }
 
@@ -285,6 +329,8 @@ mod tests {
 
     const ZERO: Duration = Duration::ZERO;
     const SECOND: Duration = Duration::from_secs(1);
+    const FOREVER: Duration = Duration::from_secs(1_000_000);
+    const PATIENT: (Duration, Duration) = (ZERO, FOREVER);
 
     fn share(caller: &str, weight: u32, priority: Priority) -> Share {
         Share {
@@ -304,7 +350,7 @@ mod tests {
 
     fn fill(queue: &mut Queue<&'static str>, share: &Share, name: &'static str, count: usize) {
         for _ in 0..count {
-            queue.push(share, ZERO, ZERO, name);
+            queue.push(share, PATIENT, ZERO, name);
         }
     }
 
@@ -356,7 +402,7 @@ mod tests {
         let mut seen = BTreeMap::<_, usize>::new();
         for _ in 0..10 {
             // Never more than one at a time, and back as soon as it had its turn.
-            queue.push(&interactive("in-and-out", 1), ZERO, ZERO, "in-and-out");
+            queue.push(&interactive("in-and-out", 1), PATIENT, ZERO, "in-and-out");
             for _ in 0..3 {
                 *seen
                     .entry(queue.take(ZERO).expect("one waits"))
@@ -365,6 +411,20 @@ mod tests {
         }
         assert_eq!(seen["in-and-out"], 10);
         assert_eq!(seen["a"] + seen["b"], 20);
+    }
+
+    #[test]
+    fn whoever_was_away_is_owed_nothing() {
+        let mut queue = Queue::default();
+        fill(&mut queue, &interactive("a", 1), "a", 100);
+        fill(&mut queue, &interactive("b", 1), "b", 100);
+        fill(&mut queue, &interactive("away", 1), "away", 1);
+        // It leaves with more than the others had, so it is remembered; then they overtake it.
+        assert_eq!(turns(&mut queue, 1), BTreeMap::from([("a", 1)]));
+        turns(&mut queue, 62);
+        fill(&mut queue, &interactive("away", 1), "away", 100);
+        let turns = turns(&mut queue, 30);
+        assert_eq!(turns, BTreeMap::from([("a", 10), ("away", 10), ("b", 10)]));
     }
 
     #[test]
@@ -385,6 +445,61 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_request_ages_within_its_patience() {
+        let mut queue = Queue::default();
+        fill(&mut queue, &interactive("a", 1), "a", 100);
+        let patience = SECOND * 6;
+        assert_eq!(
+            queue.ageing(&batch("x"), (SECOND, SECOND + patience), SECOND),
+            SECOND * 2
+        );
+        queue.push(&batch("x"), (SECOND, SECOND + patience), SECOND, "x");
+        assert_eq!(
+            queue.ageing(&batch("x"), (SECOND * 2, SECOND * 2 + patience), SECOND * 2),
+            SECOND * 3
+        );
+        assert_eq!(queue.take(SECOND * 2), Some("a"));
+        let seen = [queue.take(SECOND * 3), queue.take(SECOND * 3)];
+        assert!(seen.contains(&Some("x")), "{seen:?}");
+    }
+
+    #[test]
+    fn a_crowd_of_batch_callers_has_one_share_of_what_interactive_ones_want() {
+        let mut queue = Queue::default();
+        for n in 0..200 {
+            fill(&mut queue, &batch(&format!("batch-{n}")), "batch", 10);
+        }
+        fill(&mut queue, &interactive("a", 1), "a", 100);
+        let half = SECOND / 2;
+        let turn = |queue: &mut Queue<_>, n: u32| queue.take(half * n);
+        let had = (0..120).filter(|n| turn(&mut queue, *n) == Some("a"));
+        assert!(had.count() >= 60);
+        // And one that comes late waits for a turn, not for all of theirs.
+        queue.push(
+            &interactive("late", 1),
+            (SECOND * 60, FOREVER),
+            SECOND * 60,
+            "late",
+        );
+        let after = (120..).find(|n| turn(&mut queue, *n) == Some("late"));
+        assert!(after.is_some_and(|n| n <= 121), "{after:?}");
+    }
+
+    #[test]
+    fn impatience_buys_no_priority() {
+        let mut queue = Queue::default();
+        fill(&mut queue, &interactive("a", 1), "a", 300);
+        let mut had = 0;
+        for n in 0..120u32 {
+            let now = SECOND / 2 * n;
+            queue.push(&batch("x"), (now, now + SECOND), now, "x");
+            had += u32::from(queue.take(now) == Some("x"));
+        }
+        // One in two seconds, of four turns in that time.
+        assert!((1..=31).contains(&had), "{had}");
+    }
+
+    #[test]
     fn batch_has_what_interactive_leaves() {
         let mut queue = Queue::default();
         fill(&mut queue, &batch("x"), "x", 30);
@@ -398,10 +513,10 @@ mod tests {
     fn within_a_caller_the_oldest_request_goes_first() {
         let mut queue = Queue::default();
         let a = interactive("a", 1);
-        queue.push(&a, SECOND * 2, SECOND * 2, "second");
-        queue.push(&a, SECOND * 3, SECOND * 3, "third");
+        queue.push(&a, (SECOND * 2, FOREVER), SECOND * 2, "second");
+        queue.push(&a, (SECOND * 3, FOREVER), SECOND * 3, "third");
         // Tried again: it came before the others.
-        queue.push(&a, SECOND, SECOND * 4, "first");
+        queue.push(&a, (SECOND, FOREVER), SECOND * 4, "first");
         let order: Vec<_> = std::iter::from_fn(|| queue.take(ZERO)).collect();
         assert_eq!(order, ["first", "second", "third"]);
     }
@@ -419,7 +534,7 @@ mod tests {
             (interactive("a", 1), 1003),
             (batch("other"), 1000 + 3 + 1),
         ] {
-            assert_eq!(queue.ahead(&share), ahead, "{share:?}");
+            assert_eq!(queue.ahead(&share, ZERO), ahead, "{share:?}");
         }
     }
 
@@ -427,7 +542,7 @@ mod tests {
     fn nothing_is_kept_of_callers_that_have_gone() {
         let mut queue = Queue::default();
         for number in 0..100 {
-            let ticket = queue.push(&interactive(&number.to_string(), 1), ZERO, ZERO, "x");
+            let ticket = queue.push(&interactive(&number.to_string(), 1), PATIENT, ZERO, "x");
             assert!(queue.remove(&ticket).is_some());
             assert!(queue.remove(&ticket).is_none());
         }
@@ -464,7 +579,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Push(who) => {
-                        tickets.push((next, queue.push(&shares[who], now, now, next)));
+                        tickets.push((next, queue.push(&shares[who], (now, now + AGE * 3), now, next)));
                         waiting.insert(next, who);
                         next += 1;
                     }
@@ -506,7 +621,7 @@ mod tests {
             let mut queue = Queue::default();
             for (n, share) in names.iter().enumerate() {
                 for _ in 0..turns {
-                    queue.push(share, ZERO, ZERO, n);
+                    queue.push(share, PATIENT, ZERO, n);
                 }
             }
             let mut had = vec![0u32; weights.len()];

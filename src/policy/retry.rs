@@ -168,16 +168,22 @@ pub struct Budget {
 impl Budget {
     /// `ratio` is the retries allowed per request, on top of ten free ones per ten seconds.
     pub fn new(ratio: f64) -> Budget {
-        let ratio = if ratio.is_finite() {
+        let mut budget = Budget {
+            ratio: 0.0,
+            buckets: Default::default(),
+            latest: 0,
+        };
+        budget.set_ratio(ratio);
+        budget
+    }
+
+    /// From now on so many retries are allowed per request.
+    pub fn set_ratio(&mut self, ratio: f64) {
+        self.ratio = if ratio.is_finite() {
             ratio.max(0.0)
         } else {
             0.0
         };
-        Budget {
-            ratio,
-            buckets: Default::default(),
-            latest: 0,
-        }
     }
 
     /// Counts a request. `now` is a time since any fixed instant.

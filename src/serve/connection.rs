@@ -20,11 +20,14 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::{listener::Listener, refusal::Refusals};
+use super::{
+    listener::Listener,
+    refusal::Refusals,
+    worker::{Limits, Slot},
+};
 use crate::{
     body::{Body, Guard, InboundFault},
     layer::Draining,
-    stack::Stack,
     telemetry::metrics::Metrics,
     types::AmbiguousFraming,
 };
@@ -32,9 +35,6 @@ use crate::{
 pub struct Settings {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
-    pub max_header_bytes: usize,
-    pub max_headers: usize,
-    pub max_body: u64,
     pub drain_timeout: Duration,
     /// Of all workers together.
     pub connections: Arc<Semaphore>,
@@ -48,7 +48,7 @@ enum Accepting {
 }
 
 /// Serves until the drain has ended every connection or its time is over.
-pub async fn serve(listener: Listener, stack: Stack, settings: Arc<Settings>) {
+pub async fn serve(listener: Listener, slot: Arc<Slot>, settings: Arc<Settings>) {
     let accepting = match listener {
         Listener::Tcp(listener) => tokio::net::TcpListener::from_std(listener).map(Accepting::Tcp),
         Listener::Unix(listener) => {
@@ -60,7 +60,8 @@ pub async fn serve(listener: Listener, stack: Stack, settings: Arc<Settings>) {
         Err(error) => return tracing::error!(%error, "a listener could not be used"),
     };
     let mut connections = JoinSet::new();
-    let builder = Arc::new(builder(&settings));
+    let mut limits = slot.limits();
+    let mut builder = Arc::new(build(&settings, limits));
     loop {
         // Where all places are taken, connections wait in the kernel's backlog.
         let accepted = async {
@@ -84,12 +85,16 @@ pub async fn serve(listener: Listener, stack: Stack, settings: Arc<Settings>) {
             () = settings.draining.begun() => break,
             accepted = accepted => match accepted {
                 Ok((permit, stream)) => {
-                    let (stack, settings, builder) = (stack.clone(), settings.clone(), builder.clone());
+                    if slot.limits() != limits {
+                        limits = slot.limits();
+                        builder = Arc::new(build(&settings, limits));
+                    }
+                    let (slot, settings, builder) = (slot.clone(), settings.clone(), builder.clone());
                     connections.spawn(async move {
                         settings.metrics.connections(1);
                         match stream {
-                            Stream::Tcp(stream) => connection(stream, stack, &settings, &builder).await,
-                            Stream::Unix(stream) => connection(stream, stack, &settings, &builder).await,
+                            Stream::Tcp(stream) => connection(stream, slot, limits, &settings, &builder).await,
+                            Stream::Unix(stream) => connection(stream, slot, limits, &settings, &builder).await,
                         }
                         settings.metrics.connections(-1);
                         drop(permit);
@@ -119,17 +124,17 @@ enum Stream {
     Unix(tokio::net::UnixStream),
 }
 
-fn builder(settings: &Settings) -> auto::Builder<TokioExecutor> {
+fn build(settings: &Settings, limits: Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // hyper's own limits stand above ours, so that what is only a little over gets an answer that says so.
-    let buffer = settings.max_header_bytes.saturating_mul(2).max(16 * 1024);
+    let buffer = limits.max_header_bytes.saturating_mul(2).max(16 * 1024);
     builder
         .http1()
         .timer(TokioTimer::new())
         // Runs between requests as well, where the idle time is what counts; `Activity` keeps both.
         .header_read_timeout(settings.header_timeout + settings.idle_timeout)
         .max_buf_size(buffer)
-        .max_headers(settings.max_headers.saturating_mul(2));
+        .max_headers(limits.max_headers.saturating_mul(2));
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -225,19 +230,18 @@ impl Drop for Busy {
 
 async fn connection<I>(
     stream: I,
-    stack: Stack,
+    slot: Arc<Slot>,
+    limits: Limits,
     settings: &Settings,
     builder: &auto::Builder<TokioExecutor>,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Activity::new();
-    let (watch, max_body) = (activity.clone(), settings.max_body);
-    // Requests on a connection share it, stacks they do not: each takes a clone.
-    let stack = Arc::new(Mutex::new(stack));
+    let watch = activity.clone();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (busy, ambiguous) = activity.begin();
-        let stack = stack.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (stack, max_body) = slot.stack();
         let fault = InboundFault::default();
         let mut request = request.map(|body| Body::inbound(body, max_body, fault.clone()));
         request.extensions_mut().insert(fault);
@@ -255,7 +259,7 @@ async fn connection<I>(
         stream,
         watch.clone(),
         settings.metrics.clone(),
-        settings.max_header_bytes.saturating_mul(2),
+        limits.max_header_bytes.saturating_mul(2),
     );
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);

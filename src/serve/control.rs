@@ -7,16 +7,15 @@ use std::sync::{
 
 use serde_json::{Value, json};
 
-use super::view;
+use super::{reload::Reloader, view};
 use crate::{
     admin::Control,
-    config::Config,
     stack::Shared,
     telemetry::{log::LevelHandle, tally},
 };
 
 pub struct State {
-    config: Arc<Config>,
+    pub reloader: Arc<Reloader>,
     shared: Arc<Shared>,
     level: Option<LevelHandle>,
     pub draining: AtomicBool,
@@ -25,20 +24,15 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(config: Arc<Config>, shared: Arc<Shared>, level: Option<LevelHandle>) -> Self {
+    pub fn new(reloader: Arc<Reloader>, shared: Arc<Shared>, level: Option<LevelHandle>) -> Self {
         State {
-            config,
+            reloader,
             shared,
             level,
             draining: AtomicBool::new(false),
             started_at: tally::now(),
         }
     }
-}
-
-/// What became of the last reload.
-fn reload() -> Value {
-    json!({ "at": null, "result": null, "problems": [], "restart_needed": [] })
 }
 
 impl Control for State {
@@ -55,11 +49,12 @@ impl Control for State {
     }
 
     fn config(&self) -> Value {
-        self.config.redacted()
+        self.reloader.config().redacted()
     }
 
     fn status(&self) -> Value {
         let (reasons, now) = (self.unready(), tally::now());
+        let config = self.reloader.config();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": self.started_at,
@@ -70,11 +65,11 @@ impl Control for State {
             "quota": self.quota(),
             "callers": self.callers(),
             "upstream": {
-                "url": self.config.upstream.url.to_string(),
+                "url": config.upstream.url.to_string(),
                 "circuit": view::circuit(&self.shared),
             },
-            "tokens": view::tokens(&self.config),
-            "reload": reload(),
+            "tokens": view::tokens(&config),
+            "reload": view::reload(self.reloader.last()),
             "deprecations": self.deprecations(),
         })
     }
@@ -84,7 +79,7 @@ impl Control for State {
     }
 
     fn callers(&self) -> Value {
-        view::callers(&self.config, &self.shared)
+        view::callers(&self.reloader.config(), &self.shared)
     }
 
     fn deprecations(&self) -> Value {
@@ -102,7 +97,11 @@ impl Control for State {
         }
     }
 
-    fn reload(&self) -> Result<Value, String> {
-        Err("reload is not supported by this version; restart to apply the file".into())
+    fn reload(&self) -> Result<Value, Value> {
+        let report = self.reloader.reload();
+        match report.result {
+            "refused" => Err(report.json()),
+            _ => Ok(report.json()),
+        }
     }
 }

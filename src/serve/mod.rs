@@ -5,36 +5,41 @@ mod control;
 mod demo;
 mod listener;
 mod refusal;
+mod reload;
 mod view;
+mod watch;
+mod worker;
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
 };
 
 use anyhow::Context;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, watch::Sender};
 
 pub use self::demo::demo;
-use self::{connection::Settings, control::State, listener::Listener};
+use self::{connection::Settings, control::State, reload::Reloader, watch::Watch, worker::Worker};
 use crate::{
     admin,
-    config::{Address, Config, Http2, Roots},
+    config::{self, Address, Config, Http2, Roots},
     layer::Draining,
-    stack::{self, Shared},
+    stack::Shared,
     telemetry::log::{self, LevelHandle},
-    upstream::{self, Upstream, tls},
+    upstream::{self, tls},
 };
 
 /// `revgate run`: serves until a signal ends it.
 ///
 /// # Errors
 /// When a listener cannot be bound or the upstream's TLS cannot be set up.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(file: PathBuf) -> anyhow::Result<()> {
+    let config = config::load(&file)?;
     let level = log::init(&config.log.level, config.log.format)?;
-    let gateway = Gateway::start(config, Some(level))?;
+    let gateway = Gateway::watching(file, config, Some(level))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -49,9 +54,10 @@ pub struct Gateway {
     address: Address,
     admin: admin::Admin,
     state: Arc<State>,
-    drain: watch::Sender<bool>,
+    drain: Sender<bool>,
     workers: Vec<JoinHandle<()>>,
-    config: Arc<Config>,
+    /// Ends with the gateway.
+    _watch: Option<Watch>,
 }
 
 impl Gateway {
@@ -60,50 +66,67 @@ impl Gateway {
     /// # Errors
     /// When a listener cannot be bound or the upstream's TLS cannot be set up.
     pub fn start(config: Config, level: Option<LevelHandle>) -> anyhow::Result<Gateway> {
+        Gateway::launch(None, config, level)
+    }
+
+    /// The same, and reloads `file`, of which `config` was read, when it changes or on demand.
+    ///
+    /// # Errors
+    /// See [`Gateway::start`].
+    pub fn watching(
+        file: PathBuf,
+        config: Config,
+        level: Option<LevelHandle>,
+    ) -> anyhow::Result<Gateway> {
+        Gateway::launch(Some(file), config, level)
+    }
+
+    fn launch(
+        file: Option<PathBuf>,
+        config: Config,
+        level: Option<LevelHandle>,
+    ) -> anyhow::Result<Gateway> {
         let config = Arc::new(config);
         let (drain, draining) = Draining::new();
-        let shared = Arc::new(Shared::new(&config, draining.clone()));
+        let shared = Arc::new(Shared::new(&config, draining.clone())?);
         view::tell_expiry(&config, &shared.metrics);
-        let state = Arc::new(State::new(config.clone(), shared.clone(), level));
         let options = upstream_options(&config)?;
         let listeners = listener::bind(&config.listen.address, config.listen.workers)
             .with_context(|| {
                 format!("listen.address {:?} cannot be bound", config.listen.address)
             })?;
         let address = listeners[0].address()?;
+        let settings = Arc::new(Settings {
+            header_timeout: config.listen.header_timeout,
+            idle_timeout: config.listen.idle_timeout,
+            drain_timeout: config.drain.timeout,
+            connections: Arc::new(Semaphore::new(config.listen.max_connections)),
+            metrics: shared.metrics.clone(),
+            draining,
+        });
+        let made = listeners.into_iter().map(|listener| {
+            let (options, settings) = (options.clone(), settings.clone());
+            Worker::new(listener, &config, &shared, options, settings)
+        });
+        let made: Vec<_> = made.collect::<anyhow::Result<_>>()?;
+        let (workers, handles): (Vec<_>, Vec<_>) = made.into_iter().unzip();
+        let reloader = Reloader::new(file, config.clone(), shared.clone(), handles, level.clone());
+        let reloader = Arc::new(reloader);
+        let state = Arc::new(State::new(reloader.clone(), shared, level));
         let admin = admin::Options {
             address: config.admin.address,
             key: config.admin.key.clone(),
         };
         let admin = admin::start(admin, state.clone())
             .with_context(|| format!("admin.address {} cannot be bound", config.admin.address))?;
-        let settings = Arc::new(Settings {
-            header_timeout: config.listen.header_timeout,
-            idle_timeout: config.listen.idle_timeout,
-            max_header_bytes: config.limits.max_header_bytes,
-            max_headers: config.limits.max_headers,
-            max_body: config.limits.max_body,
-            drain_timeout: config.drain.timeout,
-            connections: Arc::new(Semaphore::new(config.listen.max_connections)),
-            metrics: shared.metrics.clone(),
-            draining,
-        });
-        let mut workers = Vec::new();
-        for (number, listener) in listeners.into_iter().enumerate() {
-            let worker = Worker {
-                listener,
-                config: config.clone(),
-                shared: shared.clone(),
-                options: options.clone(),
-                settings: settings.clone(),
-            };
-            let name = format!("worker-{number}");
-            workers.push(
-                std::thread::Builder::new()
-                    .name(name)
-                    .spawn(move || worker.run())?,
-            );
-        }
+        let workers = workers.into_iter().enumerate();
+        let workers = workers.map(|(number, worker)| worker.spawn(number));
+        let workers = workers.collect::<std::io::Result<_>>()?;
+        let watch = reloader
+            .file()
+            .is_some()
+            .then(|| Watch::start(reloader.clone()))
+            .transpose()?;
         match &address {
             Address::Tcp(address) => tracing::info!(listener = "proxy", %address, "listening"),
             Address::Unix(path) => {
@@ -116,7 +139,7 @@ impl Gateway {
             state,
             drain,
             workers,
-            config,
+            _watch: watch,
         })
     }
 
@@ -137,15 +160,15 @@ impl Gateway {
     pub async fn drain(mut self) {
         self.state.draining.store(true, Ordering::Release);
         tracing::info!("draining");
-        tokio::time::sleep(self.config.drain.delay).await;
+        let config = self.state.reloader.config();
+        tokio::time::sleep(config.drain.delay).await;
         self.drain.send_replace(true);
         let workers = std::mem::take(&mut self.workers);
         let ended = tokio::task::spawn_blocking(move || {
             workers.into_iter().for_each(|worker| drop(worker.join()))
         });
         // The workers bound themselves by drain.timeout; this is for one that is stuck.
-        let _ =
-            tokio::time::timeout(self.config.drain.timeout + Duration::from_secs(1), ended).await;
+        let _ = tokio::time::timeout(config.drain.timeout + Duration::from_secs(1), ended).await;
         tracing::info!("drained");
     }
 
@@ -160,7 +183,11 @@ impl Gateway {
             tokio::select! {
                 _ = term.recv() => break,
                 _ = int.recv() => break,
-                _ = hangup.recv() => tracing::warn!("reload is not supported by this version; restart to apply the file"),
+                _ = hangup.recv() => {
+                    let reloader = self.state.reloader.clone();
+                    // Reads files; a second signal must be heard meanwhile. What became of it is in the log.
+                    tokio::task::spawn_blocking(move || reloader.reload());
+                }
             }
         }
         tokio::select! {
@@ -177,33 +204,6 @@ impl Drop for Gateway {
         if let Address::Unix(path) = &self.address {
             let _ = std::fs::remove_file(path);
         }
-    }
-}
-
-/// One thread that serves: its own runtime, listening socket and upstream connections.
-struct Worker {
-    listener: Listener,
-    config: Arc<Config>,
-    shared: Arc<Shared>,
-    options: upstream::Options,
-    settings: Arc<Settings>,
-}
-
-impl Worker {
-    fn run(self) {
-        let runtime = match tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-        {
-            Ok(runtime) => runtime,
-            Err(error) => return tracing::error!(%error, "a worker's runtime could not be made"),
-        };
-        runtime.block_on(async move {
-            match stack::build(&self.config, &self.shared, Upstream::new(self.options)) {
-                Ok(stack) => connection::serve(self.listener, stack, self.settings).await,
-                Err(error) => tracing::error!(%error, "the stack could not be built"),
-            }
-        });
     }
 }
 
@@ -224,10 +224,6 @@ fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
         url: settings.url.clone(),
         tls,
         http2_only: settings.http2 == Http2::Always && !https,
-        connect_timeout: settings.connect_timeout,
-        attempt_timeout: settings.attempt_timeout,
-        idle_timeout: settings.idle_timeout,
         max_connections: settings.max_connections.div_ceil(config.listen.workers),
-        max_body: config.limits.max_body,
     })
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
+use super::reload::Report;
 use crate::{
     config::{Caller, Config, Priority},
     policy::token,
@@ -28,6 +29,7 @@ pub(super) fn callers(config: &Config, shared: &Shared) -> Value {
             views.insert(name.to_string(), counts(calls));
         }
     }
+    let limiters = shared.limiters.load().of_callers();
     let dealt = |name: &str| seen.get(name).map_or(0, |calls| calls.dealt(now));
     for (name, caller) in &config.callers {
         let rules = &caller.rules;
@@ -38,7 +40,7 @@ pub(super) fn callers(config: &Config, shared: &Shared) -> Value {
             group.is_some() && self::group(config, other) == group
         });
         let all: u64 = of_group.map(|(name, _)| dealt(name)).sum();
-        let limiter = shared.limiters.get(name.as_str());
+        let limiter = limiters.get(name.as_str());
         view["group"] = json!(group);
         view["rate"] = json!(rules.rate.to_string());
         view["burst"] = json!(rules.burst);
@@ -97,6 +99,14 @@ pub(super) fn circuit(shared: &Shared) -> Value {
         "failures": view.failures,
         "next_probe_in_seconds": view.next_probe.map(|time| time.as_secs_f64()),
     })
+}
+
+/// What became of the last reload; nothing, before there was one.
+pub(super) fn reload(last: Option<Report>) -> Value {
+    last.map_or_else(
+        || json!({ "at": null, "result": null, "changed": [], "restart_needed": [], "problems": [] }),
+        |report| report.json(),
+    )
 }
 
 /// Each token and its expiry; never its value.

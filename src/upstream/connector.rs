@@ -23,7 +23,6 @@ pub(super) struct Connector {
     host: String,
     port: u16,
     tls: Option<Arc<rustls::ClientConfig>>,
-    timeout: Duration,
 }
 
 pub(super) struct Connected {
@@ -44,16 +43,11 @@ impl Connector {
             .trim_matches(['[', ']'])
             .to_owned();
         let port = options.url.port_u16().unwrap_or(default_port);
-        Connector {
-            host,
-            port,
-            tls,
-            timeout: options.connect_timeout,
-        }
+        Connector { host, port, tls }
     }
 
-    pub async fn connect(&self) -> Result<Connected, Cause> {
-        match timeout(self.timeout, self.connect_untimed()).await {
+    pub async fn connect(&self, within: Duration) -> Result<Connected, Cause> {
+        match timeout(within, self.connect_untimed()).await {
             Ok(result) => result,
             Err(_elapsed) => Err(cause(
                 "connecting took longer than upstream.connect_timeout",

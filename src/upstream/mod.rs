@@ -5,6 +5,7 @@
 
 mod connector;
 mod form;
+mod pool;
 pub mod tls;
 pub mod token;
 
@@ -12,7 +13,10 @@ use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -32,6 +36,7 @@ use tower::Service;
 use self::{
     connector::{Connected, Connector},
     form::{set_absolute_form, set_origin_form},
+    pool::{GiveBack, Idle, reap},
 };
 use crate::{
     body::{Body, Fault, Guard, InboundFault},
@@ -47,18 +52,29 @@ pub struct Options {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// HTTP/2 by prior knowledge on `http://`.
     pub http2_only: bool,
-    pub connect_timeout: Duration,
-    pub attempt_timeout: Duration,
-    pub idle_timeout: Duration,
     /// Of this worker; HTTP/1.1 connections in use at once.
     pub max_connections: usize,
+}
+
+/// What may change while connections stay.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Name look-up, TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// One attempt, until the answer's head.
+    pub attempt_timeout: Duration,
+    /// Of a pooled connection.
+    pub idle_timeout: Duration,
     /// Reported when a caller's body is over the limit.
     pub max_body: u64,
 }
 
 /// A client of one upstream. Cheap to clone.
 #[derive(Clone)]
-pub struct Upstream(Arc<Inner>);
+pub struct Upstream {
+    inner: Arc<Inner>,
+    bounds: Bounds,
+}
 
 struct Inner {
     options: Options,
@@ -66,15 +82,12 @@ struct Inner {
     /// A permit is a connection in use. A new one is opened only when none is idle, so connections in use and
     /// idle together never exceed the permits.
     slots: Arc<Semaphore>,
+    /// The latest `idle_timeout`, in milliseconds.
+    idle_timeout: AtomicU64,
     idle: Mutex<VecDeque<Idle>>,
     /// The one HTTP/2 connection, once the upstream has agreed to it. The lock is held while connecting, so
     /// that a burst opens one connection and not many.
     multiplexed: tokio::sync::Mutex<Option<http2::SendRequest<Body>>>,
-}
-
-struct Idle {
-    sender: http1::SendRequest<Body>,
-    since: Instant,
 }
 
 enum Lease {
@@ -91,16 +104,30 @@ enum Lease {
 
 impl Upstream {
     /// Must be called on the runtime that will drive the connections.
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: Options, bounds: Bounds) -> Self {
         let inner = Arc::new(Inner {
             connector: Connector::new(&options),
             slots: Arc::new(Semaphore::new(options.max_connections)),
             idle: Mutex::default(),
             multiplexed: tokio::sync::Mutex::default(),
+            idle_timeout: AtomicU64::new(0),
             options,
         });
         tokio::spawn(reap(Arc::downgrade(&inner)));
-        Upstream(inner)
+        Upstream { inner, bounds }.with(bounds)
+    }
+
+    /// The same connections within other bounds. Those of the latest call hold for connections that are idle.
+    #[must_use]
+    pub fn with(&self, bounds: Bounds) -> Self {
+        let milliseconds = u64::try_from(bounds.idle_timeout.as_millis()).unwrap_or(u64::MAX);
+        self.inner
+            .idle_timeout
+            .store(milliseconds, Ordering::Relaxed);
+        Upstream {
+            inner: self.inner.clone(),
+            bounds,
+        }
     }
 }
 
@@ -114,11 +141,11 @@ impl Service<Request<Body>> for Upstream {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let inner = self.0.clone();
+        let Upstream { inner, bounds } = self.clone();
         Box::pin(async move {
             let fault = request.extensions().get::<InboundFault>().cloned();
-            let max_body = inner.options.max_body;
-            let result = attempt(inner, request).await;
+            let max_body = bounds.max_body;
+            let result = attempt(inner, bounds, request).await;
             // hyper reports a caller's broken body as a failed upstream call; it is not upstream's fault.
             match fault.and_then(|fault| fault.get()) {
                 Some(Fault::Broken) if result.is_err() => Err(Error::BrokenBody),
@@ -132,10 +159,14 @@ impl Service<Request<Body>> for Upstream {
 }
 
 /// One attempt: a connection, the request, the head of the answer.
-async fn attempt(inner: Arc<Inner>, mut request: Request<Body>) -> Result<Response<Body>, Error> {
-    let until = Instant::now() + inner.options.attempt_timeout;
+async fn attempt(
+    inner: Arc<Inner>,
+    bounds: Bounds,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, Error> {
+    let until = Instant::now() + bounds.attempt_timeout;
     loop {
-        let lease = match timeout_at(until, inner.lease(until)).await {
+        let lease = match timeout_at(until, inner.lease(until, bounds)).await {
             Ok(lease) => lease?,
             Err(_elapsed) => {
                 return Err(Error::Unreachable(cause(
@@ -211,71 +242,8 @@ fn accept(
     Ok(Response::from_parts(head, body))
 }
 
-/// Returns a connection to the pool when the answer on it was read whole, and closes it otherwise.
-struct GiveBack {
-    inner: Arc<Inner>,
-    lease: Option<(http1::SendRequest<Body>, OwnedSemaphorePermit)>,
-    whole: bool,
-}
-
-impl Guard for GiveBack {
-    fn finished(&mut self) {
-        self.whole = true;
-        let Some((mut sender, permit)) = self.lease.take() else {
-            return;
-        };
-        if sender.is_ready() {
-            self.inner.check_in(sender);
-            drop(permit);
-        } else if !sender.is_closed() {
-            // Its task has still to notice the end, or the request's body is not all written: wait a little.
-            let inner = self.inner.clone();
-            tokio::spawn(async move {
-                let settle = Instant::now() + SETTLE;
-                if matches!(timeout_at(settle, sender.ready()).await, Ok(Ok(()))) {
-                    inner.check_in(sender);
-                }
-                drop(permit);
-            });
-        }
-    }
-}
-
-/// How long a connection whose answer has ended may take to be ready again. It is a turn of its task when all
-/// is well; a request's body that upstream never read is not worth more than this.
-const SETTLE: Duration = Duration::from_secs(1);
-
 impl Inner {
-    fn idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn check_in(&self, sender: http1::SendRequest<Body>) {
-        self.idle().push_back(Idle {
-            sender,
-            since: Instant::now(),
-        });
-    }
-
-    /// The connection that was used last, so that the others can grow old.
-    fn check_out(&self) -> Option<http1::SendRequest<Body>> {
-        let mut idle = self.idle();
-        while let Some(candidate) = idle.pop_back() {
-            let fresh = candidate.since.elapsed() < self.options.idle_timeout;
-            if fresh && !candidate.sender.is_closed() && candidate.sender.is_ready() {
-                return Some(candidate.sender);
-            }
-        }
-        None
-    }
-
-    fn drop_expired(&self) {
-        let limit = self.options.idle_timeout;
-        self.idle()
-            .retain(|idle| idle.since.elapsed() < limit && !idle.sender.is_closed());
-    }
-
-    async fn lease(&self, until: Instant) -> Result<Lease, Error> {
+    async fn lease(&self, until: Instant, bounds: Bounds) -> Result<Lease, Error> {
         if self.options.http2_only {
             let mut shared = self.multiplexed.lock().await;
             if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
@@ -284,8 +252,11 @@ impl Inner {
                     reused: true,
                 });
             }
-            let Connected { stream, .. } =
-                self.connector.connect().await.map_err(Error::Unreachable)?;
+            let Connected { stream, .. } = self
+                .connector
+                .connect(bounds.connect_timeout)
+                .await
+                .map_err(Error::Unreachable)?;
             let sender = handshake2(stream).await?;
             *shared = Some(sender.clone());
             return Ok(Lease::Many {
@@ -315,8 +286,11 @@ impl Inner {
                 reused: true,
             });
         }
-        let Connected { stream, http2 } =
-            self.connector.connect().await.map_err(Error::Unreachable)?;
+        let Connected { stream, http2 } = self
+            .connector
+            .connect(bounds.connect_timeout)
+            .await
+            .map_err(Error::Unreachable)?;
         if http2 {
             let sender = handshake2(stream).await?;
             *self.multiplexed.lock().await = Some(sender.clone());
@@ -362,18 +336,6 @@ async fn handshake2(stream: connector::Stream) -> Result<http2::SendRequest<Body
         }
     });
     Ok(sender)
-}
-
-/// Closes connections that have been idle too long; ends with the pool.
-async fn reap(pool: Weak<Inner>) {
-    loop {
-        let Some(pause) = pool.upgrade().map(|inner| inner.options.idle_timeout) else {
-            return;
-        };
-        tokio::time::sleep(pause.max(Duration::from_secs(1)) / 2).await;
-        let Some(inner) = pool.upgrade() else { return };
-        inner.drop_expired();
-    }
 }
 
 /// For causes that are only words.

@@ -15,7 +15,7 @@ use revgate::{
     error::Error,
     layer::{
         Draining,
-        quota::{Groups, Parameters, QuotaLayer},
+        quota::{Groups, Parameters, QuotaLayer, Wanted},
     },
     policy::{
         access::Access,
@@ -52,8 +52,9 @@ pub fn costs() -> Costs {
     // The layer may look for tokio's clock; nothing here waits for it.
     let _entered = runtime.enter();
     let (_drain, draining) = Draining::new();
-    let headers = plenty();
-    let inner = service_fn(move |_: Request<Body>| answer(headers.clone()));
+    // Shared, so that a clone of the service, of which the layer makes one a call, costs nothing of its own.
+    let headers = Arc::new(plenty());
+    let inner = service_fn(move |_: Request<Body>| answer((*headers).clone()));
     let layer = layer(draining);
     Costs {
         inner: cost(&mut inner.clone()),
@@ -68,13 +69,14 @@ fn layer(draining: Draining) -> QuotaLayer {
         longest: Duration::from_secs(600),
     };
     QuotaLayer::new(Parameters {
-        groups: Arc::new(Groups::new(
+        groups: Arc::new(Groups::new(Wanted {
             rules,
-            1024,
-            [("main".into(), Vec::new())].into(),
-        )),
+            max_waiting: 1024,
+            named: [("main".into(), Vec::new())].into(),
+        })),
         max_retry_after: Duration::from_secs(600),
         draining,
+        in_flight: Arc::default(),
         metrics: Arc::default(),
     })
 }

@@ -5,6 +5,7 @@ mod hostile;
 mod http;
 mod process;
 mod quota;
+mod reload;
 mod rig;
 mod scenarios;
 mod status;

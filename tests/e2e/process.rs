@@ -44,16 +44,8 @@ impl Process {
     /// The address in the line that says what this listener bound.
     fn bound(&mut self, listener: &str) -> std::net::SocketAddr {
         loop {
-            let mut line = String::new();
-            assert!(
-                self.stderr.read_line(&mut line).expect("reads") > 0,
-                "ended: {}",
-                self.seen
-            );
-            self.seen += &line;
-            let value: serde_json::Value =
-                serde_json::from_str(&line).expect("one JSON object a line");
-            if value["message"] == "listening" && value["listener"] == listener {
+            let value = self.says("listening");
+            if value["listener"] == listener {
                 assert_eq!(value["level"], "INFO");
                 return value["address"]
                     .as_str()
@@ -64,9 +56,31 @@ impl Process {
         }
     }
 
+    /// The next line with this message.
+    fn says(&mut self, message: &str) -> serde_json::Value {
+        loop {
+            let mut line = String::new();
+            assert!(
+                self.stderr.read_line(&mut line).expect("reads") > 0,
+                "ended: {}",
+                self.seen
+            );
+            self.seen += &line;
+            let value: serde_json::Value =
+                serde_json::from_str(&line).expect("one JSON object a line");
+            if value["message"] == message {
+                return value;
+            }
+        }
+    }
+
     fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    fn signal(&self, signal: &str) {
         let status = Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
+            .args([signal, &self.child.id().to_string()])
             .status()
             .expect("kill runs");
         assert!(status.success());
@@ -127,6 +141,36 @@ fn a_bad_file_ends_with_one_and_a_wrong_use_with_two() {
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("/nonexistent/revgate.toml"), "{log}");
     assert_eq!(Process::start(&["walk"], "info").end().0, Some(2));
+}
+
+#[test]
+fn sighup_reloads_and_a_bad_file_is_in_the_log() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let text = |extra: &str| {
+        format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[tokens.main]\nenv = \"DEVREV_TOKEN\"\n\
+             [callers.billing]\nkey_sha256 = \"{}\"\n{extra}",
+            hash(KEY)
+        )
+    };
+    std::fs::write(file.path(), text("")).expect("written");
+    let path = file.path().to_str().expect("a path");
+    let mut gateway = Process::start(&["run", "-c", path], "info");
+    gateway.bound("proxy");
+    std::fs::write(file.path(), text("weight = 5\n[drain]\ntimeout = \"1s\"\n")).expect("written");
+    gateway.signal("-HUP");
+    let said = gateway.says("configuration reloaded");
+    assert_eq!(said["changed"], "callers.billing.weight drain.timeout");
+    std::fs::write(file.path(), text("weight = 0\n")).expect("written");
+    gateway.signal("-HUP");
+    let said = gateway.says("configuration refused");
+    assert_eq!(
+        (&said["level"], &said["key"]),
+        (&"ERROR".into(), &"callers.billing.weight".into())
+    );
+    gateway.terminate();
+    let (code, log) = gateway.end();
+    assert_eq!(code, Some(0), "{log}");
 }
 
 /// The most memory the process has held, in KiB.

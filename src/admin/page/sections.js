@@ -58,20 +58,25 @@ function tokens(status) {
   }), "No tokens: callers bring their own.");
 }
 
-function reload({ reload: last, started_at }) {
-  const list = last.at === null
-    ? ["As it was read at the start, " + date(started_at) + ".", ["Not reloaded since.", "dim"]]
-    : [(last.result === "ok" || last.result === "applied" ? "Reloaded " : "A reload was tried ") + ago(last.at) + ", " + date(last.at) + ".",
-      problems(last)];
-  const each = (last.problems ?? []).map(problem => [typeof problem === "string" ? problem : JSON.stringify(problem), "bad problem"]);
-  const keys = last.restart_needed ?? [];
-  lines($("reload"), [...list, ...each, keys.length ? ["Changed, and used only after a restart: " + keys.join(", ") + ".", "warn"] : null]);
-}
+const RELOADS = {
+  applied: ["Reloaded", "The file holds as it is.", "good"],
+  unchanged: ["Reloaded", "Nothing in the file had changed.", "dim"],
+  refused: ["A reload was refused", "The configuration from before goes on.", "bad"],
+};
 
-function problems(last) {
-  const n = (last.problems ?? []).length;
-  if (n) return ["The file was refused for " + count(n, "problem") + "; the configuration before it goes on.", "bad"];
-  return last.result === "ok" || last.result === "applied" ? ["No problems.", "good"] : ["Result: " + last.result + ".", "warn"];
+function reload({ reload: last, started_at }) {
+  if (last.at === null) {
+    return lines($("reload"), ["As it was read at the start, " + date(started_at) + ".", ["Not reloaded since.", "dim"]]);
+  }
+  const [what, why, tone] = RELOADS[last.result] ?? ["Reload: " + last.result, "", ""];
+  const keys = (words, list, look) => list?.length ? [words + list.join(", ") + ".", look] : null;
+  lines($("reload"), [
+    what + " " + ago(last.at) + ", " + date(last.at) + ".",
+    ...last.problems.map(({ path, message }) => [(path ? path + " " : "") + message, "bad"]),
+    why && [why, tone],
+    keys("Changed: ", last.changed, ""),
+    keys("Changed too, but used only after a restart: ", last.restart_needed, "warn"),
+  ].filter(Boolean));
 }
 
 function deprecations(status) {

@@ -15,12 +15,13 @@ use tokio::{
 
 use super::{
     super::{DRAIN_RETRY_AFTER, Draining},
+    dealer::Dealer,
     room::{Place, Room},
 };
 use crate::{
     error::Error,
     policy::{
-        fair::{Queue, Share, Ticket},
+        fair::{Priority, Queue, Share, Ticket},
         ledger::{Grant, Ledger, Outcome, Rules, View, Why},
     },
     types::Caller,
@@ -41,7 +42,7 @@ struct State {
     queue: Queue<Waiter>,
     /// A task deals out what time releases.
     dealt: bool,
-    /// Whoever cannot wait until then has been told so.
+    /// Nobody waits whose deadline is before this.
     told: Duration,
     seen: Duration,
 }
@@ -65,6 +66,9 @@ pub(super) struct Asking {
     pub arrived: Instant,
     pub deadline: Instant,
 }
+
+/// With nothing known to come, only a change wakes the dealer; this bounds what a mistake in that would cost.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 impl Group {
     pub fn new(name: Arc<str>, rules: Rules, epoch: Instant, room: Arc<Room>) -> Arc<Group> {
@@ -124,7 +128,8 @@ impl Group {
     ) -> Result<Permit, Error> {
         let share = &asking.caller.share;
         let deadline = self.since_epoch(asking.deadline);
-        let wait = self.predict(share);
+        let arrived = self.since_epoch(asking.arrived);
+        let wait = self.predict(share, (arrived, deadline));
         if self.now().saturating_add(wait) > deadline {
             return Err(Error::QuotaExhausted { retry_after: wait });
         }
@@ -132,13 +137,16 @@ impl Group {
             return Err(Error::WaitingRoomFull { retry_after: wait });
         };
         let (tell, told) = oneshot::channel();
-        let arrived = self.since_epoch(asking.arrived);
         let waiter = Waiter {
             deadline,
             tell,
             place,
         };
-        let ticket = self.act(|state, now| state.queue.push(share, arrived, now, waiter));
+        let ticket = self.act(|state, now| {
+            let times = (arrived, deadline);
+            state.told = state.told.min(deadline);
+            state.queue.push(share, times, now, waiter)
+        });
         let _leave = Leave {
             group: self,
             ticket,
@@ -149,17 +157,29 @@ impl Group {
             // The sender goes only after it has sent.
             told = told => told.unwrap_or(Err(Error::Internal)),
             () = sleep_until(asking.deadline) => Err(Error::QuotaExhausted {
-                retry_after: self.predict(share),
+                retry_after: self.predict(share, (arrived, deadline)),
             }),
             () = draining.begun() => Err(Error::Draining { retry_after: DRAIN_RETRY_AFTER }),
         }
     }
 
-    /// How long a request that came now would wait.
-    fn predict(&self, share: &Share) -> Duration {
+    /// How long a request would wait that came at the first of these times and waits until the second at most.
+    fn predict(&self, share: &Share, times: (Duration, Duration)) -> Duration {
+        let now = self.now();
         let state = self.state();
-        let ahead = state.queue.ahead(share);
-        state.ledger.wait(ahead, self.now())
+        let wait = state.ledger.wait(state.queue.ahead(share, times.0), now);
+        if share.priority == Priority::Interactive {
+            return wait;
+        }
+        // Passed over until it has aged, and then in the turns of those who are not.
+        let ageing = state.queue.ageing(share, times, now);
+        let aged = Share {
+            priority: Priority::Interactive,
+            weight: 1,
+            ..share.clone()
+        };
+        let ahead = state.queue.ahead(&aged, times.0) + state.queue.batch_callers();
+        wait.min(ageing.saturating_add(state.ledger.wait(ahead, now)))
     }
 
     /// Does something that may let others go on, and deals out what it released.
@@ -209,14 +229,38 @@ impl Group {
     /// Sees to it that somebody deals out what time releases.
     fn have_dealt(self: &Arc<Self>) {
         let mut state = self.state();
-        if !state.queue.is_empty() && !state.dealt {
-            state.dealt = true;
-            let mut dealer = Dealer {
-                group: self.clone(),
-                done: false,
-            };
-            tokio::spawn(async move { dealer.run().await });
+        if !state.queue.is_empty() && !std::mem::replace(&mut state.dealt, true) {
+            // Not under the lock: a runtime that is ending drops the task on the spot, and the dealer's drop takes the lock.
+            drop(state);
+            Dealer::start(self.clone());
         }
+    }
+
+    /// Deals, and says when to deal next; `None` when nobody waits any more, and with it the dealer's work ends.
+    pub fn deal_on(self: &Arc<Self>) -> Option<Duration> {
+        let now = self.now();
+        let mut state = self.state();
+        let (deals, next) = self.deal(&mut state, now);
+        let waits = !state.queue.is_empty();
+        state.dealt = waits;
+        drop(state);
+        tell(deals);
+        let longest = now.saturating_add(LONGEST_SLEEP);
+        waits.then(|| next.map_or(longest, |next| next.min(longest)))
+    }
+
+    /// Until then, or until something changes.
+    pub async fn sleep(&self, until: Duration) {
+        tokio::select! {
+            biased;
+            () = self.changed.notified() => {}
+            () = sleep_until(self.epoch + until) => {}
+        }
+    }
+
+    /// The dealer has gone before its work was done.
+    pub fn not_dealt(&self) {
+        self.state().dealt = false;
     }
 
     /// Makes the newest request of this caller give up its place.
@@ -233,6 +277,10 @@ impl Group {
     /// Upstream asks for silence for so long.
     pub fn pause(self: &Arc<Self>, time: Duration) {
         self.act(|state, now| state.ledger.pause(now.saturating_add(time)));
+    }
+
+    pub fn set_rules(self: &Arc<Self>, rules: Rules) {
+        self.act(|state, _| state.ledger.set_rules(rules));
     }
 
     pub fn resume(self: &Arc<Self>) {
@@ -266,58 +314,12 @@ impl State {
     fn refuse_the_hopeless(&mut self, now: Duration, deals: &mut Deals) {
         let retry_after = self.ledger.wait(0, now);
         let earliest = now.saturating_add(retry_after);
-        if earliest == self.told {
+        if earliest <= self.told {
             return;
         }
         self.told = earliest;
         for waiter in self.queue.retain(|waiter| waiter.deadline >= earliest) {
             deals.push((waiter.tell, Err(Error::QuotaExhausted { retry_after })));
-        }
-    }
-}
-
-/// Deals out what time releases, while anybody waits.
-struct Dealer {
-    group: Arc<Group>,
-    done: bool,
-}
-
-/// With nothing known to come, only a change wakes the dealer; this bounds what a mistake in that would cost.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-
-impl Dealer {
-    async fn run(&mut self) {
-        loop {
-            let now = self.group.now();
-            let (deals, next) = {
-                let mut state = self.group.state();
-                let dealt = self.group.deal(&mut state, now);
-                if state.queue.is_empty() {
-                    state.dealt = false;
-                    self.done = true;
-                }
-                dealt
-            };
-            tell(deals);
-            if self.done {
-                return;
-            }
-            let longest = now.saturating_add(LONGEST_SLEEP);
-            let next = next.map_or(longest, |next| next.min(longest));
-            tokio::select! {
-                biased;
-                () = self.group.changed.notified() => {}
-                () = sleep_until(self.group.epoch + next) => {}
-            }
-        }
-    }
-}
-
-impl Drop for Dealer {
-    fn drop(&mut self) {
-        // Its runtime has ended before its work: the next to wait starts another.
-        if !self.done {
-            self.group.state().dealt = false;
         }
     }
 }

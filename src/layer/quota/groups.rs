@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,49 +13,25 @@ use super::{super::other, group::Group, room::Room};
 use crate::{policy::ledger::Rules, telemetry::quota::Sample};
 
 pub struct Groups {
-    rules: Rules,
     epoch: Instant,
     room: Arc<Room>,
     known: RwLock<HashMap<Arc<str>, Arc<Group>>>,
-    /// Those of the file, with the callers that draw on them.
-    named: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    wanted: RwLock<Wanted>,
+}
+
+/// What the operator wants of the groups.
+pub struct Wanted {
+    pub rules: Rules,
+    pub max_waiting: usize,
+    /// The groups of the file with the names of their callers: they can be seen and resumed before upstream has spoken of
+    /// them.
+    pub named: BTreeMap<Arc<str>, Vec<Arc<str>>>,
 }
 
 /// Groups come from the file; in mode "validate" from tokens, which are without number.
 const MAX_GROUPS: usize = 10_000;
 
-impl Groups {
-    /// `named` are the groups of the file with the names of their callers: they can be seen and resumed before upstream
-    /// has spoken of them.
-    pub fn new(rules: Rules, max_waiting: usize, named: BTreeMap<Arc<str>, Vec<Arc<str>>>) -> Self {
-        let groups = Groups {
-            rules,
-            epoch: Instant::now(),
-            room: Room::new(max_waiting),
-            known: RwLock::default(),
-            named,
-        };
-        groups.named.keys().for_each(|name| drop(groups.get(name)));
-        groups
-    }
-
-    pub(super) fn get(&self, name: &Arc<str>) -> Arc<Group> {
-        if let Some(group) = self.find(name) {
-            return group;
-        }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_GROUPS && !known.contains_key(name) {
-            self.forget(&mut known);
-        }
-        let new = || Group::new(name.clone(), self.rules, self.epoch, self.room.clone());
-        known.entry(name.clone()).or_insert_with(new).clone()
-    }
-
-    fn find(&self, name: &str) -> Option<Arc<Group>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(name).cloned()
-    }
-
+impl Wanted {
     /// Makes room: first of groups that hold nobody, else of the one that was silent for longest. Whoever uses it goes on.
     fn forget(&self, known: &mut HashMap<Arc<str>, Arc<Group>>) {
         known.retain(|name, group| self.named.contains_key(name) || !group.idle().1);
@@ -70,6 +46,55 @@ impl Groups {
         if let Some(oldest) = oldest {
             known.remove(&oldest);
         }
+    }
+}
+
+impl Groups {
+    pub fn new(wanted: Wanted) -> Self {
+        let groups = Groups {
+            epoch: Instant::now(),
+            room: Room::new(wanted.max_waiting),
+            known: RwLock::default(),
+            wanted: RwLock::new(wanted),
+        };
+        groups.make_named();
+        groups
+    }
+
+    /// What holds from now on; what is known of the groups stays.
+    pub fn set(&self, wanted: Wanted) {
+        self.room.set_max(wanted.max_waiting);
+        let rules = wanted.rules;
+        *self.wanted.write().unwrap_or_else(PoisonError::into_inner) = wanted;
+        self.all().values().for_each(|group| group.set_rules(rules));
+        self.make_named();
+    }
+
+    fn make_named(&self) {
+        let named: Vec<_> = self.wanted().named.keys().cloned().collect();
+        named.iter().for_each(|name| drop(self.get(name)));
+    }
+
+    fn wanted(&self) -> RwLockReadGuard<'_, Wanted> {
+        self.wanted.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn get(&self, name: &Arc<str>) -> Arc<Group> {
+        if let Some(group) = self.find(name) {
+            return group;
+        }
+        let wanted = self.wanted();
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_GROUPS && !known.contains_key(name) {
+            wanted.forget(&mut known);
+        }
+        let new = || Group::new(name.clone(), wanted.rules, self.epoch, self.room.clone());
+        known.entry(name.clone()).or_insert_with(new).clone()
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Group>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(name).cloned()
     }
 
     fn all(&self) -> BTreeMap<Arc<str>, Arc<Group>> {
@@ -126,11 +151,12 @@ impl Groups {
     /// For the metrics. Groups that are named by a caller's own token are without number: they are one, `other`, and tell no
     /// window.
     pub fn samples(&self) -> Vec<Sample> {
+        let wanted = self.wanted();
         let mut samples = Vec::new();
         let mut rest = Sample::default();
         for (name, group) in self.all() {
             let (view, waiting) = group.view();
-            let Some(callers) = self.named.get(&name) else {
+            let Some(callers) = wanted.named.get(&name) else {
                 rest.throttled += view.throttled;
                 rest.external += view.external.0;
                 rest.waiting.extend(
@@ -155,7 +181,7 @@ impl Groups {
                     .collect(),
             });
         }
-        if self.named.is_empty() {
+        if wanted.named.is_empty() {
             let waiting = rest.waiting.iter().map(|(_, count)| count).sum();
             rest.group = other();
             rest.waiting = vec![(other(), waiting)];

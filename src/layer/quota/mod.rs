@@ -3,6 +3,7 @@
 //! `policy::ledger` says whether an attempt may go, `policy::fair` whose turn it is. Here is what they lack: time, locks, and
 //! a room to wait in.
 
+mod dealer;
 mod group;
 mod groups;
 mod peek;
@@ -11,7 +12,10 @@ mod room;
 mod tests;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
@@ -20,7 +24,7 @@ use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-pub use self::groups::Groups;
+pub use self::groups::{Groups, Wanted};
 use self::{
     group::{Asking, Group, Permit},
     peek::peek,
@@ -35,7 +39,7 @@ use crate::{
     },
     record::Record,
     telemetry::metrics::Metrics,
-    types::{Arrived, Caller, Deadline, Demand, Named},
+    types::{Arrived, Caller, Deadline, Demand, Named, TokenRefused},
 };
 
 pub struct Parameters {
@@ -43,7 +47,26 @@ pub struct Parameters {
     /// The longest demand of upstream's that is believed.
     pub max_retry_after: Duration,
     pub draining: Draining,
+    /// Requests in flight, as `admission` counts them: who waits here is not, or a crowd that waits would shut out those
+    /// who need not.
+    pub in_flight: Arc<AtomicUsize>,
     pub metrics: Arc<Metrics>,
+}
+
+/// Takes a request out of those in flight while it waits.
+struct Parked<'a>(&'a AtomicUsize);
+
+impl<'a> Parked<'a> {
+    fn new(in_flight: &'a AtomicUsize) -> Self {
+        in_flight.fetch_sub(1, Ordering::AcqRel);
+        Parked(in_flight)
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 /// See the module.
@@ -113,7 +136,14 @@ where
                     parameters
                         .metrics
                         .upstream_duration(class, start.elapsed().as_secs_f64());
-                    Ok(parameters.learn(&group, permit, response).await)
+                    let response = parameters.learn(&group, permit, response).await;
+                    match response.extensions().get::<TokenRefused>() {
+                        // What it told of the quota is learnt by now.
+                        Some(refused) => Err(Error::TokenUnavailable {
+                            retry_after: refused.0,
+                        }),
+                        None => Ok(response),
+                    }
                 }
                 Err(error) => {
                     permit.settle(failed(&error));
@@ -149,7 +179,9 @@ impl Asking {
 /// What an attempt without an answer may have cost.
 fn failed(error: &Error) -> Outcome {
     match error {
-        Error::Unreachable(_) | Error::Overloaded { .. } => Outcome::Unsent,
+        Error::Unreachable(_) | Error::Overloaded { .. } | Error::TokenUnavailable { .. } => {
+            Outcome::Unsent
+        }
         _ => Outcome::Doubtful,
     }
 }
@@ -163,7 +195,9 @@ impl Parameters {
         record: Record,
     ) -> Result<Permit, Error> {
         let start = Instant::now();
+        let parked = Parked::new(&self.in_flight);
         let result = group.wait(asking, &self.draining).await;
+        drop(parked);
         let waited = start.elapsed();
         if !waited.is_zero() {
             record.facts().waited += waited;
@@ -182,7 +216,7 @@ impl Parameters {
         permit: Permit,
         response: Response<Body>,
     ) -> Response<Body> {
-        let status = response.status();
+        let (status, came) = (response.status(), Instant::now());
         let throttled = status == StatusCode::TOO_MANY_REQUESTS;
         let read = |response: &Response<Body>, text: Option<&[u8]>| {
             let (now, cap) = (SystemTime::now(), self.max_retry_after);
@@ -197,6 +231,10 @@ impl Parameters {
             }
             let (whole, text) = peek(response).await;
             told = read(&whole, text.as_deref());
+            // What is left of it: its time began with the head.
+            told.demand = told
+                .demand
+                .map(|demand| demand.saturating_sub(came.elapsed()));
             response = whole;
         }
         if let Some(demand) = told.demand {

@@ -2,14 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use super::group::Group;
-use crate::policy::fair::Share;
+use crate::policy::fair::{Priority, Share};
 
 pub(super) struct Room {
-    max: usize,
+    max: AtomicUsize,
     taken: Mutex<Taken>,
 }
 
@@ -25,6 +28,7 @@ type Key = (Arc<str>, Arc<str>);
 struct Places {
     count: usize,
     weight: f64,
+    batch: bool,
     group: Weak<Group>,
 }
 
@@ -46,9 +50,14 @@ const TURNS: usize = 8;
 impl Room {
     pub fn new(max: usize) -> Arc<Room> {
         Arc::new(Room {
-            max,
+            max: AtomicUsize::new(max),
             taken: Mutex::default(),
         })
+    }
+
+    /// A smaller room empties as its places are given back.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -62,22 +71,25 @@ impl Room {
     }
 
     /// Takes a place. In a full room the caller that has most of it for its weight makes room with its newest request, but
-    /// not for one that would then have more. Must not be called while a group is locked.
+    /// not for one that would then have more; batch callers make room first, and for batch callers only they do. Must not be called while a group is locked.
     pub fn enter(self: &Arc<Self>, group: &Arc<Group>, share: &Share) -> Option<Place> {
         let key = (group.name.clone(), share.caller.clone());
         let weight = f64::from(share.weight.max(1));
+        let batch = share.priority == Priority::Batch;
         for _ in 0..TURNS {
             let (greedy, caller) = {
                 let mut taken = self.taken();
-                if taken.all < self.max {
+                if taken.all < self.max.load(Ordering::Relaxed) {
                     taken.all += 1;
                     let places = taken.by.entry(key.clone()).or_insert_with(|| Places {
                         count: 0,
                         weight,
+                        batch,
                         group: Arc::downgrade(group),
                     });
                     places.count += 1;
                     places.weight = weight;
+                    places.batch = batch;
                     return Some(Place {
                         room: self.clone(),
                         key,
@@ -87,8 +99,13 @@ impl Room {
                 let (most, places) = taken
                     .by
                     .iter()
-                    .max_by(|(_, a), (_, b)| a.per_weight().total_cmp(&b.per_weight()))?;
-                if places.per_weight() <= (own + 1) as f64 / weight {
+                    .filter(|(_, places)| places.batch || !batch)
+                    .max_by(|(_, a), (_, b)| {
+                        let size = a.per_weight().total_cmp(&b.per_weight());
+                        a.batch.cmp(&b.batch).then(size)
+                    })?;
+                let first = places.batch && !batch;
+                if !first && places.per_weight() <= (own + 1) as f64 / weight {
                     return None;
                 }
                 (places.group.upgrade()?, most.1.clone())

@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, sync::Mutex};
 
 use proptest::prelude::*;
-use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use tokio::{io::AsyncWriteExt, sync::watch, task::JoinHandle, time::sleep};
 use tower::{ServiceExt, service_fn};
 
 use super::*;
@@ -105,11 +105,17 @@ impl Rig {
             longest: MINUTE * 10,
         };
         let named = BTreeMap::from([("main".into(), vec!["a".into(), "b".into()])]);
-        let groups = Arc::new(Groups::new(rules, max_waiting, named));
+        let groups = Arc::new(Groups::new(Wanted {
+            rules,
+            max_waiting,
+            named,
+        }));
         let layer = QuotaLayer::new(Parameters {
             groups: groups.clone(),
             max_retry_after: MINUTE * 10,
             draining,
+            // As if each were admitted.
+            in_flight: Arc::new(AtomicUsize::new(1_000_000)),
             metrics: Arc::default(),
         });
         Rig {
@@ -422,6 +428,126 @@ async fn the_rest_of_a_window_is_dealt_out_by_weight_and_without_a_429() {
     assert!(rig.is_at_rest());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_grows_shorter_wakes_the_dealer() {
+    let rig = Rig::new(100, Upstream::new(100, MINUTE));
+    for _ in 0..51 {
+        status(rig.call("a", MINUTE)).await.unwrap();
+    }
+    rig.group().pause(SECOND * 50);
+    let calls: Vec<_> = (0..10).map(|_| rig.call("a", MINUTE * 2)).collect();
+    rig.settle().await;
+    // The dealer sleeps to the end of the pause. Without it there are some 49 units in a minute, and nobody asks anew.
+    let start = Instant::now();
+    rig.group().resume();
+    for call in calls {
+        assert_eq!(status(call).await.unwrap(), 200);
+    }
+    assert!(start.elapsed() < SECOND * 20, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_dealer_ends_with_the_last_who_waits() {
+    let rig = Rig::new(8, plenty());
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let tasks = metrics.num_alive_tasks();
+    rig.pause(SECOND * 30);
+    let waiting = rig.call("a", MINUTE);
+    rig.settle().await;
+    waiting.abort();
+    assert!(waiting.await.is_err());
+    rig.settle().await;
+    assert_eq!(metrics.num_alive_tasks(), tasks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_jumps_the_queue() {
+    // Timers of one moment fire in an order of their own: the newcomer sets its own before the dealer's, or after.
+    for before in [true, false] {
+        let rig = Rig::new(8, plenty());
+        let end = Instant::now() + SECOND * 30;
+        rig.pause(SECOND * 30);
+        let newcomer = || {
+            let call = rig.attempt(request("new", 1, MINUTE * 2));
+            tokio::spawn(async move {
+                tokio::time::sleep_until(end).await;
+                call.await
+            })
+        };
+        let early = before.then(newcomer);
+        rig.settle().await;
+        let waiting = rig.call("old", MINUTE);
+        rig.settle().await;
+        let late = (!before).then(newcomer);
+        status(waiting).await.unwrap();
+        let first = rig.upstream.seen.lock().unwrap()[0].1.clone();
+        assert_eq!(&*first, "old", "{before}");
+        for call in early.into_iter().chain(late) {
+            status(call).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_stops_the_group_before_its_body_has_come() {
+    let rig = Rig::new(8, plenty());
+    let refusal = service_fn(|_: Request<Body>| async {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(near))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        tokio::spawn(async move {
+            let head = b"HTTP/1.1 429 \r\nretry-after: 30\r\ncontent-length: 9\r\n\r\n";
+            far.write_all(head).await.unwrap();
+            sleep(MINUTE * 2).await;
+        });
+        let request = Request::new(http_body_util::Empty::<bytes::Bytes>::new());
+        let response = sender.send_request(request).await.unwrap();
+        Ok(response.map(Body::incoming))
+    });
+    let refused = rig.layer.layer(refusal).oneshot(request("a", 1, MINUTE));
+    let refused = tokio::spawn(refused);
+    rig.settle().await;
+    assert!(!refused.is_finished());
+    let start = Instant::now();
+    assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 200);
+    assert!(start.elapsed() >= SECOND * 30, "{:?}", start.elapsed());
+    assert_eq!(status(refused).await.unwrap(), 429);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_may_have_been_sent_is_doubted() {
+    for (unreachable, state) in [(true, "open"), (false, "spread")] {
+        let rig = Rig::new(8, Upstream::new(20, MINUTE * 5));
+        status(rig.call("a", MINUTE)).await.unwrap();
+        for _ in 0..10 {
+            let fails = service_fn(move |_: Request<Body>| async move {
+                sleep(Duration::from_millis(1)).await;
+                Err::<Response<Body>, _>(if unreachable {
+                    Error::Unreachable("refused".into())
+                } else {
+                    Error::Broken("reset".into())
+                })
+            });
+            let call = rig.layer.layer(fails).oneshot(request("a", 1, SECOND));
+            assert!(call.await.is_err());
+        }
+        assert_eq!(rig.group().view().0.state, state);
+    }
+    // One whose caller left while it was under way may have been counted as well.
+    let rig = Rig::new(8, Upstream::new(20, MINUTE * 5));
+    status(rig.call("a", MINUTE)).await.unwrap();
+    for _ in 0..10 {
+        let call = rig.call("a", MINUTE);
+        rig.settle().await;
+        call.abort();
+        let _ = call.await;
+    }
+    assert_eq!(rig.group().view().0.state, "spread");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Call { who: usize, patience: u64 },
@@ -503,5 +629,116 @@ proptest! {
             .build()
             .unwrap();
         runtime.block_on(play(limit, steps))?;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_not_in_flight() {
+    use crate::layer::admission;
+    let rig = Rig::new(1024, plenty());
+    let in_flight = rig.layer.0.in_flight.clone();
+    in_flight.store(0, Ordering::Release);
+    rig.pause(SECOND * 30);
+    let send = |who: &str, below: QuotaLayer| {
+        let upstream = rig.upstream.clone();
+        let service = service_fn(move |request| upstream.clone().answer(request));
+        let parameters = admission::Parameters {
+            in_flight: in_flight.clone(),
+            max_in_flight: 16,
+        };
+        let stack = admission::AdmissionLayer::new(parameters).layer(below.layer(service));
+        tokio::spawn(stack.oneshot(request(who, 1, MINUTE)))
+    };
+    let greedy: Vec<_> = (0..200)
+        .map(|_| send("greedy", rig.layer.clone()))
+        .collect();
+    rig.settle().await;
+    assert_eq!(in_flight.load(Ordering::Acquire), 0);
+    assert_eq!(
+        status(send("modest", rig.layer.clone())).await.unwrap(),
+        200
+    );
+    for call in greedy {
+        assert_eq!(status(call).await.unwrap(), 200);
+    }
+    assert_eq!(in_flight.load(Ordering::Acquire), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_tried_again_is_predicted_where_it_stands() {
+    let rig = Rig::new(10_000, Upstream::new(100, MINUTE));
+    let mut again = request("a", 1, SECOND * 30);
+    for _ in 0..51 {
+        status(rig.call("x", MINUTE)).await.unwrap();
+    }
+    let _others: Vec<_> = (0..40).map(|_| rig.call("a", MINUTE * 10)).collect();
+    rig.settle().await;
+    again
+        .extensions_mut()
+        .insert(Deadline(Instant::now() + SECOND * 5));
+    assert_eq!(status(rig.send(again)).await.unwrap(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_full_room_batch_makes_room_for_interactive() {
+    let rig = Rig::new(1, plenty());
+    rig.pause(SECOND * 30);
+    let batch = rig.call("batch", MINUTE);
+    rig.settle().await;
+    let interactive = rig.call("a", MINUTE);
+    assert!(matches!(
+        status(batch).await,
+        Err(Error::WaitingRoomFull { .. })
+    ));
+    rig.settle().await;
+    let more = status(rig.call("batch", MINUTE)).await;
+    assert!(matches!(more, Err(Error::WaitingRoomFull { .. })));
+    assert_eq!(status(interactive).await.unwrap(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_missing_costs_no_quota() {
+    let rig = Rig::new(100, Upstream::new(20, MINUTE * 5));
+    status(rig.call("x", MINUTE)).await.unwrap();
+    for _ in 0..40 {
+        let broken = service_fn(|_: Request<Body>| async {
+            Err::<Response<Body>, _>(Error::TokenUnavailable {
+                retry_after: SECOND,
+            })
+        });
+        let result = rig.layer.layer(broken).oneshot(request("a", 1, SECOND));
+        assert!(matches!(result.await, Err(Error::TokenUnavailable { .. })));
+    }
+    let (one, two) = (rig.call("a", SECOND), rig.call("a", SECOND));
+    assert_eq!(status(one).await.unwrap(), 200);
+    assert_eq!(status(two).await.unwrap(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_behind_a_pause_who_cannot_be_served_are_told_at_once() {
+    let rig = Rig::new(1000, Upstream::new(20, MINUTE));
+    status(rig.call("x", MINUTE)).await.unwrap();
+    rig.upstream.window.lock().unwrap().1 = 20;
+    assert_eq!(status(rig.call("x", SECOND * 5)).await.unwrap(), 429);
+    sleep(SECOND * 40).await;
+    let calls: Vec<_> = (0..200).map(|_| rig.call("a", SECOND * 30)).collect();
+    rig.settle().await;
+    let at_once = calls.iter().filter(|call| call.is_finished()).count();
+    assert!(at_once > 180, "{at_once}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_is_served_beside_interactive_callers_that_never_rest() {
+    let rig = Rig::new(10_000, Upstream::new(500, MINUTE * 5));
+    for _ in 0..251 {
+        status(rig.call("x", MINUTE)).await.unwrap();
+    }
+    let mut busy = Vec::new();
+    for _ in 0..5 {
+        while rig.waiting() < 60 {
+            busy.push(rig.call("a", MINUTE * 10));
+            rig.settle().await;
+        }
+        assert_eq!(status(rig.call("batch", SECOND * 30)).await.unwrap(), 200);
     }
 }

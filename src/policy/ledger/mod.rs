@@ -5,7 +5,9 @@
 //! is first come, first served; the rest is spread evenly to the window's end. A time that upstream names stops the group,
 //! and after it one attempt probes and the others follow in a ramp.
 
+mod doubt;
 mod gate;
+mod learn;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -13,12 +15,14 @@ mod window;
 
 use std::time::Duration;
 
-pub use self::{gate::PATIENCE, view::View};
 use self::{
+    doubt::Doubt,
     gate::{Gate, Verdict},
+    learn::Said,
     view::Spending,
-    window::{Report, Window},
+    window::{Window, fresh},
 };
+pub use self::{gate::PATIENCE, view::View};
 use super::feedback::Feedback;
 
 /// What the operator wants.
@@ -32,6 +36,13 @@ pub struct Rules {
     pub longest: Duration,
 }
 
+impl Rules {
+    /// Units of a window that are left to others.
+    fn reserved(&self, limit: u64) -> f64 {
+        (self.reserve * limit as f64).ceil()
+    }
+}
+
 /// Leave to send one attempt. Its end is told by [`Ledger::settle`], once.
 #[derive(Debug)]
 #[must_use]
@@ -39,6 +50,8 @@ pub struct Grant {
     number: u64,
     /// Of the window that it was granted in.
     window: u64,
+    /// It took a unit of the spread.
+    spread: bool,
 }
 
 /// How an attempt ended.
@@ -87,14 +100,11 @@ pub struct Ledger {
     window: Option<Window>,
     /// Counts windows, so that an attempt knows its own.
     windows: u64,
-    /// As upstream last said: limit, remaining, reset.
-    said: Option<(u64, u64, u64)>,
+    said: Option<Said>,
     /// Attempts ever granted; the next one's number.
     numbers: u64,
     in_flight: u64,
-    /// Attempts of this window of which nothing was told, and the number from which an answer makes up for that.
-    doubtful: u64,
-    doubted: u64,
+    doubt: Doubt,
     /// What others took in the windows before, in units a second.
     external_rate: f64,
     external: u64,
@@ -113,13 +123,17 @@ impl Ledger {
             said: None,
             numbers: 0,
             in_flight: 0,
-            doubtful: 0,
-            doubted: 0,
+            doubt: Doubt::default(),
             external_rate: 0.0,
             external: 0,
             throttled: 0,
             spending: Spending::default(),
         }
+    }
+
+    /// From now on the operator wants this.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
     }
 
     /// Asks for one attempt.
@@ -138,12 +152,11 @@ impl Ledger {
         self.numbers += 1;
         self.in_flight += 1;
         self.gate.granted(number, now);
-        if let Some(window) = &mut self.window {
-            window.sent();
-        }
+        let spread = self.window.as_mut().is_some_and(Window::sent);
         Ok(Grant {
             number,
             window: self.windows,
+            spread,
         })
     }
 
@@ -151,28 +164,27 @@ impl Ledger {
         let claimed = self.claimed();
         let Some(window) = &mut self.window else {
             // Between windows: the next one is not known to hold more than the last.
-            let (limit, ..) = self.said?;
-            return (claimed > 0 && claimed >= limit).then_some(Hold {
+            let limit = self.said?.limit;
+            let ours = limit as f64 - self.rules.reserved(limit);
+            return (claimed > 0 && claimed as f64 >= ours).then_some(Hold {
                 why: Why::Probing,
                 until: None,
             });
         };
         let hold = window.hold(&self.rules, self.external_rate, claimed, now)?;
-        // Held by doubt alone: one attempt at a time finds out what is left.
-        let doubt = hold.why == Why::Spent && self.in_flight == 0 && self.doubtful > 0;
-        if doubt
-            && window
-                .hold(&self.rules, self.external_rate, 0, now)
-                .is_none_or(|hold| hold.why != Why::Spent)
-        {
-            return None;
+        if self.in_flight == 0 && self.doubt.units() > 0 {
+            // Held by doubt alone: one attempt at a time finds out what is left.
+            let plain = window.hold(&self.rules, self.external_rate, 0, now);
+            if plain.is_none_or(|plain| hold.why == Why::Spent && plain.why != Why::Spent) {
+                return None;
+            }
         }
         Some(hold)
     }
 
     /// Units that attempts under way, or gone without a word, may take.
     fn claimed(&self) -> u64 {
-        self.in_flight + self.doubtful
+        self.in_flight + self.doubt.units()
     }
 
     /// Ends the window when its time is over.
@@ -190,35 +202,28 @@ impl Ledger {
         }
     }
 
-    fn close(&mut self) -> Option<Window> {
-        let window = self.window.take()?;
-        self.external_rate = (self.external_rate + window.external_rate()) / 2.0;
-        self.doubtful = 0;
-        self.windows += 1;
-        Some(window)
-    }
-
     /// An attempt has ended.
     pub fn settle(&mut self, grant: Grant, outcome: Outcome, now: Duration) {
         self.roll(now);
         self.in_flight = self.in_flight.saturating_sub(1);
-        let current = grant.window == self.windows;
+        let mut window = self.window.as_mut();
+        let current = window.as_mut().filter(|_| grant.window == self.windows);
+        if let Some(window) = current {
+            window.ended();
+            if matches!(outcome, Outcome::Unsent) {
+                window.unsent(grant.spread);
+            }
+        }
         let (told, throttled) = match outcome {
             Outcome::Answered { told, throttled } => (told, throttled),
             Outcome::Doubtful => {
                 self.gate.settled(grant.number, Verdict::Nothing);
-                return self.doubt(current);
+                return self.may_be_gone();
             }
-            Outcome::Unsent => {
-                self.gate.settled(grant.number, Verdict::Nothing);
-                if let Some(window) = self.window.as_mut().filter(|_| current) {
-                    window.unsent();
-                }
-                return;
-            }
+            Outcome::Unsent => return self.gate.settled(grant.number, Verdict::Nothing),
         };
-        if !self.learn(&told, &grant, now) {
-            self.doubt(current);
+        if !self.learn(&told, grant.number, now) {
+            self.may_be_gone();
         }
         self.throttled += u64::from(throttled);
         match told.demand {
@@ -228,71 +233,11 @@ impl Ledger {
         }
     }
 
-    /// A unit of this window may be gone.
-    fn doubt(&mut self, current: bool) {
-        if current && self.window.is_some() {
-            self.doubtful += 1;
-            self.doubted = self.numbers;
+    /// A unit of this window may be gone, also if the attempt was granted before the window was known.
+    fn may_be_gone(&mut self) {
+        if self.window.is_some() {
+            self.doubt.add(self.numbers);
         }
-    }
-
-    /// False when the answer told nothing of what remains.
-    fn learn(&mut self, told: &Feedback, grant: &Grant, now: Duration) -> bool {
-        let (Some(remaining), Some(reset), Some(resets_in)) =
-            (told.remaining, told.reset, told.resets_in)
-        else {
-            return false;
-        };
-        let report = Report {
-            limit: told.limit,
-            remaining,
-            reset,
-            resets_in: resets_in.min(self.rules.longest),
-        };
-        match &mut self.window {
-            Some(window) if window.is_told_by(&report, now) => {
-                let (spent, external) = window.learn(&report, now);
-                self.external += external;
-                self.said = Some((window.limit, window.remaining, window.reset));
-                self.spending.add(spent, now);
-                // Whatever went without a word before this attempt is in what its answer tells.
-                if grant.number >= self.doubted {
-                    self.doubtful = 0;
-                }
-            }
-            Some(window) if report.reset < window.reset => {}
-            // Of a window that is over, or of no time at all.
-            None if report.resets_in.is_zero()
-                || self.said.is_some_and(|(.., last)| report.reset < last) => {}
-            _ => self.open(report, now),
-        }
-        true
-    }
-
-    fn open(&mut self, mut report: Report, now: Duration) {
-        // A window that is over by our clock goes on by upstream's: it has no more left than it had.
-        if let Some((_, remaining, reset)) = self.said
-            && reset == report.reset
-        {
-            report.remaining = report.remaining.min(remaining);
-        }
-        // A window that follows one that was over was whole. Of the first one, of one that goes on, and of one whose end
-        // moves before it has come (which is no window at all), we do not know what there was.
-        let over = self
-            .window
-            .as_ref()
-            .is_none_or(|window| window.is_over(now));
-        let whole = self
-            .said
-            .filter(|(.., reset)| over && report.reset > *reset)
-            .map(|(limit, ..)| report.limit.unwrap_or(limit));
-        self.close();
-        let window = Window::open(report, whole, self.in_flight + 1, now);
-        self.external += window.external;
-        self.said = Some((window.limit, window.remaining, window.reset));
-        self.window = Some(window);
-        self.windows += 1;
-        self.spending.add(1, now);
     }
 
     /// Stops the group until then, or for longer if it was stopped for longer.
@@ -304,7 +249,7 @@ impl Ledger {
     pub fn resume(&mut self) {
         self.window = None;
         self.windows += 1;
-        self.doubtful = 0;
+        self.doubt = Doubt::default();
         self.said = None;
         self.gate.probe(self.numbers);
     }
@@ -313,11 +258,16 @@ impl Ledger {
     /// an answer will tell.
     pub fn wait(&self, ahead: u64, now: Duration) -> Duration {
         let at = self.gate.paused_until().unwrap_or(now).max(now);
-        let at = match &self.window {
-            Some(window) if window.ends > at => window
-                .when(&self.rules, self.external_rate, self.claimed(), ahead, now)
+        let at = match (&self.window, &self.said) {
+            (Some(window), _) if window.ends > at => window
+                .when(&self.rules, self.external_rate, ahead, now)
                 .max(at),
-            _ => at,
+            // By then another window begins, which is taken to be like the last.
+            (_, Some(said)) => {
+                let wanted = ahead as f64 + 1.0;
+                fresh(&self.rules, (said.limit, said.length), wanted, at)
+            }
+            (_, None) => at,
         };
         at.saturating_sub(now)
     }

@@ -50,11 +50,11 @@ impl Ledger {
             .and_then(|window| Duration::try_from_secs_f64(window.remaining as f64 / rate).ok())
             .filter(|left| Some(*left) < resets_in);
         View {
-            limit: self.said.map(|(limit, ..)| limit),
-            remaining: self.said.map(|(_, remaining, _)| remaining),
-            reset: self.said.map(|(.., reset)| reset),
+            limit: self.said.map(|said| said.limit),
+            remaining: self.said.map(|said| said.remaining),
+            reset: self.said.map(|said| said.reset),
             resets_in,
-            reserve: window.map_or(0, |window| window.reserve(&self.rules) as u64),
+            reserve: window.map_or(0, |window| self.rules.reserved(window.limit) as u64),
             paused_for,
             in_flight: self.in_flight,
             external: (self.external, window.map_or(0, |window| window.external)),

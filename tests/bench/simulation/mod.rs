@@ -175,7 +175,7 @@ pub fn simulate(scenario: Scenario, way: Way, seed: u64) -> Figures {
 
 fn revgate(settings: &Settings, draining: Draining, model: Model) -> Door {
     let config = configuration(settings, "api.devrev.ai");
-    let shared = Shared::new(&config, draining);
+    let shared = Shared::new(&config, draining).expect("its token fits a header");
     stack::build(&config, &shared, model).expect("a stack")
 }
 

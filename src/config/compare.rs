@@ -1,0 +1,106 @@
+//! What differs between two configurations, by key path; never a value.
+
+use secrecy::ExposeSecret;
+use serde_json::Value;
+
+use super::{CallerCredential, Config};
+
+impl Config {
+    /// The keys whose values differ from those of `old`, in the order of their names.
+    pub fn differences(&self, old: &Config) -> Vec<String> {
+        let mut keys = Vec::new();
+        differ("", &old.redacted(), &self.redacted(), &mut keys);
+        // What is not shown is compared by itself.
+        for (name, token) in &self.tokens {
+            let secret = |config: &Config| {
+                let token = config.tokens.get(name)?;
+                Some(token.value.expose_secret().to_owned())
+            };
+            if secret(old).is_some_and(|old| old != token.value.expose_secret()) {
+                keys.push(format!("tokens.{name}"));
+            }
+        }
+        for (name, caller) in &self.callers {
+            let before = old.callers.get(name).map(|caller| &caller.credential);
+            let changed = match (before, &caller.credential) {
+                (Some(CallerCredential::Key(old)), CallerCredential::Key(new)) => old != new,
+                _ => false,
+            };
+            if changed {
+                keys.push(format!("callers.{name}.key"));
+            }
+        }
+        let key = |config: &Config| {
+            let key = config.admin.key.as_ref()?;
+            Some(key.expose_secret().to_owned())
+        };
+        if key(old).is_some() && key(self).is_some() && key(old) != key(self) {
+            keys.push("admin.key".into());
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+}
+
+fn differ(path: &str, old: &Value, new: &Value, keys: &mut Vec<String>) {
+    let (Value::Object(before), Value::Object(after)) = (old, new) else {
+        if old != new {
+            keys.push(path.to_owned());
+        }
+        return;
+    };
+    let names = before.keys().chain(after.keys());
+    let mut names: Vec<_> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let path = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
+        let (before, after) = (before.get(name), after.get(name));
+        match (before, after) {
+            (Some(before), Some(after)) => differ(&path, before, after, keys),
+            _ => keys.push(path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::from_toml;
+
+    fn config(text: &str, token: &str) -> Config {
+        let env = BTreeMap::from([("T".to_owned(), token.to_owned())]);
+        from_toml(text, &env).unwrap()
+    }
+
+    #[test]
+    fn keys_are_named_and_values_never() {
+        let base = format!(
+            "[tokens.main]\nenv = \"T\"\n[callers.a]\nkey_sha256 = \"{}\"\n",
+            "a".repeat(64)
+        );
+        let old = config(&base, "secret-1");
+        assert!(config(&base, "secret-1").differences(&old).is_empty());
+        assert_eq!(config(&base, "secret-2").differences(&old), ["tokens.main"]);
+        let other = base.replace(&"a".repeat(64), &"b".repeat(64));
+        assert_eq!(
+            config(&other, "secret-1").differences(&old),
+            ["callers.a.key"]
+        );
+        let more = format!(
+            "{base}weight = 3\n[callers.b]\nkey_sha256 = \"{}\"\n[listen]\naddress = \"127.0.0.1:1\"\n",
+            "c".repeat(64)
+        );
+        assert_eq!(
+            config(&more, "secret-1").differences(&old),
+            ["callers.a.weight", "callers.b", "listen.address"]
+        );
+    }
+}

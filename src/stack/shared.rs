@@ -1,0 +1,195 @@
+//! What all workers share, and what of it outlives a change of the configuration.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+};
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use crate::{
+    config::{CallerRules, Config},
+    layer::{
+        Draining,
+        credential::Tokens,
+        quota::{Groups, Wanted},
+        rate_limit::TokioClock,
+    },
+    policy::{
+        circuit::{self, Circuit},
+        ledger,
+        rate::{self, Keyed, Limiter},
+        retry::Budget,
+    },
+    telemetry::{metrics::Metrics, tally::Tally},
+    upstream::token,
+};
+
+/// What all workers share.
+pub struct Shared {
+    pub metrics: Arc<Metrics>,
+    pub tally: Arc<Tally>,
+    pub groups: Arc<Groups>,
+    pub budget: Arc<Mutex<Budget>>,
+    /// All workers ask the same upstream, so what one learns of it holds for all.
+    pub circuit: Arc<Mutex<Circuit>>,
+    /// Requests in flight.
+    pub in_flight: Arc<AtomicUsize>,
+    pub limiters: ArcSwap<Limiters>,
+    /// Upstream credentials as they go on the wire.
+    pub tokens: Arc<ArcSwap<Tokens>>,
+    pub draining: Draining,
+    pub epoch: Instant,
+}
+
+impl Shared {
+    /// # Errors
+    /// When a token cannot stand in a header.
+    pub fn new(config: &Config, draining: Draining) -> Result<Self, http::Error> {
+        let groups = Arc::new(Groups::new(wanted(config)));
+        let mut metrics = Metrics::new();
+        let watched = groups.clone();
+        metrics.watch_quota(move || watched.samples());
+        Ok(Shared {
+            metrics: Arc::new(metrics),
+            tally: Arc::default(),
+            groups,
+            budget: Arc::new(Mutex::new(Budget::new(config.retry.budget))),
+            circuit: Arc::new(Mutex::new(Circuit::new(circuit_of(config)))),
+            in_flight: Arc::default(),
+            limiters: ArcSwap::from_pointee(Limiters::new(config)),
+            tokens: Arc::new(ArcSwap::from_pointee(tokens(config)?)),
+            draining,
+            epoch: Instant::now(),
+        })
+    }
+
+    /// Limits of the new configuration; whoever's limit stays keeps where it stands. For the stacks that are built next.
+    pub fn prepare(&self, config: &Config) {
+        let next = self.limiters.load().next(config);
+        self.limiters.store(Arc::new(next));
+    }
+
+    /// Makes the rest hold. Cannot fail, so that a change is whole or is not.
+    pub fn adopt(&self, config: &Config, tokens: Tokens) {
+        self.groups.set(wanted(config));
+        let budget = &mut *self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.set_ratio(config.retry.budget);
+        let circuit = &mut *self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
+        circuit.set_rules(circuit_of(config));
+        self.tokens.store(Arc::new(tokens));
+    }
+}
+
+/// `Bearer TOKEN` by the token's name.
+///
+/// # Errors
+/// When a token cannot stand in a header.
+pub fn tokens(config: &Config) -> Result<Tokens, http::Error> {
+    let values = config.tokens.iter();
+    values
+        .map(|(name, token)| Ok((Arc::from(name.as_str()), token::bearer(&token.value)?)))
+        .collect()
+}
+
+/// Everybody's own rate.
+pub struct Limiters {
+    clock: TokioClock,
+    callers: HashMap<Arc<str>, (rate::Quota, Arc<Limiter<TokioClock>>)>,
+    /// In mode "validate", by token.
+    tokens: (rate::Quota, Arc<Mutex<Keyed<TokioClock>>>),
+}
+
+impl Limiters {
+    fn new(config: &Config) -> Limiters {
+        let clock = TokioClock::start();
+        let quota = quota_of(&config.defaults);
+        let none = Limiters {
+            callers: HashMap::new(),
+            tokens: (quota, keyed(quota, &clock)),
+            clock,
+        };
+        none.next(config)
+    }
+
+    fn next(&self, config: &Config) -> Limiters {
+        let callers = config.callers.iter().map(|(name, caller)| {
+            let quota = quota_of(&caller.rules);
+            let kept = self.callers.get(name.as_str());
+            let limiter = kept.filter(|(old, _)| *old == quota).map_or_else(
+                || Arc::new(Limiter::new(quota, self.clock.clone())),
+                |(_, limiter)| limiter.clone(),
+            );
+            (Arc::from(name.as_str()), (quota, limiter))
+        });
+        let quota = quota_of(&config.defaults);
+        let tokens = if self.tokens.0 == quota {
+            self.tokens.1.clone()
+        } else {
+            keyed(quota, &self.clock)
+        };
+        Limiters {
+            clock: self.clock.clone(),
+            callers: callers.collect(),
+            tokens: (quota, tokens),
+        }
+    }
+
+    pub fn of_callers(&self) -> HashMap<Arc<str>, Arc<Limiter<TokioClock>>> {
+        self.callers
+            .iter()
+            .map(|(name, (_, limiter))| (name.clone(), limiter.clone()))
+            .collect()
+    }
+
+    pub fn of_tokens(&self) -> Arc<Mutex<Keyed<TokioClock>>> {
+        self.tokens.1.clone()
+    }
+}
+
+fn keyed(quota: rate::Quota, clock: &TokioClock) -> Arc<Mutex<Keyed<TokioClock>>> {
+    let keyed = Keyed::new(quota, clock.clone(), rate::DEFAULT_CAPACITY);
+    Arc::new(Mutex::new(keyed))
+}
+
+fn quota_of(rules: &CallerRules) -> rate::Quota {
+    rate::Quota {
+        count: rules.rate.count,
+        per: rules.rate.per,
+        burst: rules.burst,
+    }
+}
+
+fn circuit_of(config: &Config) -> circuit::Rules {
+    let circuit = config.upstream.circuit;
+    circuit::Rules {
+        failures: usize::try_from(circuit.failures).unwrap_or(usize::MAX),
+        within: circuit.within,
+        open: circuit.open,
+    }
+}
+
+/// The groups of the file, with the callers that draw on each.
+fn wanted(config: &Config) -> Wanted {
+    let mut named = BTreeMap::<Arc<str>, Vec<Arc<str>>>::new();
+    for token in config.tokens.values() {
+        named.entry(token.quota_group.clone()).or_default();
+    }
+    for (name, caller) in &config.callers {
+        let token = caller.token.as_ref();
+        if let Some(token) = token.and_then(|token| config.tokens.get(token)) {
+            let callers = named.entry(token.quota_group.clone()).or_default();
+            callers.push(name.as_str().into());
+        }
+    }
+    Wanted {
+        rules: ledger::Rules {
+            spread_above: config.quota.spread_above,
+            reserve: config.quota.reserve,
+            longest: config.retry.max_retry_after,
+        },
+        max_waiting: config.quota.max_waiting,
+        named,
+    }
+}
