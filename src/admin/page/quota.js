@@ -8,8 +8,16 @@ const STATES = {
   ramping: ["warn", "ramping up", "DevRev takes calls again; each success lets two more go."],
 };
 
+// Where callers bring their own tokens, groups are without number: those come first that somebody should look at.
+const MOST = 24;
+
 function quota(status) {
-  const box = $("quota"), groups = Object.entries(status.quota);
+  const box = $("quota"), all = Object.entries(status.quota);
+  const urgency = ([, group]) => group.waiting + (group.state === "open" ? 0 : 1);
+  const groups = all.length > MOST ? all.sort((a, b) => urgency(b) - urgency(a)).slice(0, MOST) : all;
+  const more = all.length - groups.length;
+  $("quota-more").hidden = !more;
+  say($("quota-more"), "And " + count(more, "group") + " with nothing to see to, or less of it.");
   if (!groups.length) {
     return box.replaceChildren(make("p", "card empty", "No group yet. Each token that callers bring gets one with its first request."));
   }
