@@ -28,6 +28,8 @@ pub struct Facts {
     pub operation: Option<&'static str>,
     /// Upstream attempts made.
     pub attempts: u32,
+    /// How many of them DevRev answered with 429.
+    pub throttled: u32,
     /// Time spent waiting for quota, a pause or a backoff.
     pub waited: Duration,
     /// Time spent in attempts, each until the head of its answer.

@@ -33,6 +33,11 @@ pub async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Ans
         (header::CACHE_CONTROL, "no-store"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_FRAME_OPTIONS, "DENY"),
+        // A page that opened this one keeps no handle on it.
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
         (
             HeaderName::from_static("cross-origin-resource-policy"),
             "same-origin",
@@ -44,7 +49,7 @@ pub async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Ans
 }
 
 async fn route(state: &State, request: Request<Incoming>) -> Answer {
-    if let Err((status, why)) = state.guard.host(request.headers()) {
+    if let Err((status, why)) = state.guard.host(request.uri(), request.headers()) {
         return error(status, why);
     }
     let path = request.uri().path().to_owned();

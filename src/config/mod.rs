@@ -178,6 +178,13 @@ pub struct Rate {
     pub per: Duration,
 }
 
+/// As the file says it, such as "50/s".
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&units::show_rate(*self))
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub max_in_flight: usize,

@@ -202,7 +202,11 @@ impl Parameters {
                 };
             };
             self.metrics.attempt(label);
-            call.record.facts().attempts = number;
+            {
+                let mut facts = call.record.facts();
+                facts.attempts = number;
+                facts.throttled += u32::from(label == "throttled");
+            }
             let attempt = Attempt {
                 number,
                 reads: call.reads,

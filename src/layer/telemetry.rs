@@ -20,7 +20,7 @@ use crate::{
     record::{Facts, Record},
     telemetry::{
         metrics::Metrics,
-        tally::Tally,
+        tally::{self, Ended, Tally},
         trace::{Spans, Trace, What},
     },
     types::RequestId,
@@ -172,14 +172,18 @@ impl Drop for End {
         if facts.deprecated_operation {
             metrics.deprecated_operation(&caller, operation);
         }
-        tally.note(
-            &caller,
+        let ended = Ended {
+            caller: &caller,
             operation,
-            facts.code.is_some(),
-            facts.would_refuse.is_some(),
-            &facts.deprecated,
-            facts.deprecated_operation,
-        );
+            status: self.status(),
+            code: facts.code,
+            would_refuse: facts.would_refuse.is_some(),
+            attempts: facts.attempts,
+            throttled: facts.throttled,
+            fields: &facts.deprecated,
+            deprecated_operation: facts.deprecated_operation,
+        };
+        tally.note(ended, tally::now());
         self.trace(&facts, &caller, operation);
         if self.has_line(&facts) {
             self.line(&facts, &caller, operation, source);

@@ -11,4 +11,5 @@ pub mod rate;
 pub mod retry;
 pub mod rewrite;
 pub mod target;
+pub mod token;
 pub mod trace;

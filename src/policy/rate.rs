@@ -355,6 +355,22 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_peek_tells_how_many_a_check_would_allow(steps in prop::collection::vec((0u64..250, any::<bool>()), 0..60)) {
+            let clock = FakeRelativeClock::default();
+            let limiter = Limiter::new(QUOTA, clock.clone());
+            for (step, asks) in steps {
+                clock.advance(Duration::from_millis(step));
+                let peeked = limiter.peek().remaining;
+                prop_assert_eq!(limiter.peek().remaining, peeked);
+                if asks {
+                    let verdict = limiter.check();
+                    prop_assert_eq!(verdict.allowed, peeked > 0);
+                    prop_assert_eq!(verdict.remaining, peeked.saturating_sub(1));
+                }
+            }
+        }
+
+        #[test]
         fn it_never_holds_more_than_its_capacity(keys in prop::collection::vec((any::<u8>(), 0u64..200), 0..200), capacity in 0usize..20) {
             let clock = FakeRelativeClock::default();
             let mut keyed = Keyed::new(QUOTA, clock.clone(), capacity);

@@ -8,6 +8,7 @@ mod listener;
 mod refusal;
 mod reload;
 mod traces;
+mod view;
 mod watch;
 mod worker;
 
@@ -97,6 +98,7 @@ impl Gateway {
         let exporter = traces::start(&config, &shared.metrics)?;
         shared.spans = exporter.as_ref().map(Exporter::spans);
         let shared = Arc::new(shared);
+        view::tell_expiry(&config, &shared.metrics);
         let options = upstream_options(&config)?;
         let listeners = listener::bind(&config.listen.address, config.listen.workers)
             .with_context(|| {

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
-use super::{watch::Fingerprint, worker::Handle};
+use super::{view, watch::Fingerprint, worker::Handle};
 use crate::{
     config::{self, AuthMode, Config, Problem, Problems},
     stack::{self, Shared},
@@ -175,6 +175,7 @@ impl Reloader {
         let stacks: Vec<_> = stacks.collect::<Result<_, _>>().map_err(unfit)?;
         // From here on nothing fails.
         self.shared.adopt(&new, tokens);
+        view::tell_expiry(&new, &self.shared.metrics);
         for (worker, stack) in self.workers.iter().zip(stacks) {
             worker.replace(stack, &new);
         }

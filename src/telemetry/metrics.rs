@@ -209,6 +209,16 @@ impl Metrics {
             })
             .inc();
     }
+    /// How often that was counted, for the admin's JSON.
+    pub fn would_refused(&self, caller: &Arc<str>, code: &'static str) -> u64 {
+        let label = ByCode {
+            caller: name(caller),
+            code,
+        };
+        self.would_refuse
+            .get(&label)
+            .map_or(0, |counter| counter.get())
+    }
     pub fn attempt(&self, outcome: &'static str) {
         self.attempts.get_or_create(&ByOutcome { outcome }).inc();
     }

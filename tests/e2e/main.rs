@@ -11,6 +11,7 @@ mod quota;
 mod reload;
 mod rig;
 mod scenarios;
+mod status;
 mod traces;
 mod trial;
 mod waiting;

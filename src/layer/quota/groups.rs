@@ -152,8 +152,10 @@ impl Groups {
                 "resets_in_seconds": view.resets_in.map(|left| left.as_secs_f64().ceil()),
                 "paused_until": view.paused_for.map(epoch_in),
                 "runs_out_at": view.runs_out_in.map(epoch_in),
+                "reserve": view.reserve,
                 "in_flight": view.in_flight,
                 "external": view.external.1,
+                "throttled": view.throttled,
                 "waiting": waiting.iter().map(|(_, count)| count).sum::<usize>(),
                 "waiting_by_caller": by_caller,
             });
