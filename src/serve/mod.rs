@@ -7,6 +7,7 @@ pub mod explain;
 mod listener;
 mod refusal;
 mod reload;
+mod signals;
 mod traces;
 mod view;
 mod watch;
@@ -24,7 +25,10 @@ use anyhow::Context;
 use tokio::sync::{Semaphore, watch::Sender};
 
 pub use self::demo::demo;
-use self::{connection::Settings, control::State, reload::Reloader, watch::Watch, worker::Worker};
+use self::{
+    connection::Settings, control::State, reload::Reloader, signals::Signals, watch::Watch,
+    worker::Worker,
+};
 use crate::{
     admin,
     config::{self, Address, Config, Http2, Roots},
@@ -44,11 +48,14 @@ use crate::{
 pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let config = config::load(&file)?;
     let level = log::init(&config.log.level, config.log.format)?;
-    let gateway = Gateway::watching(file, config, Some(level))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let result = runtime.block_on(gateway.until_signalled());
+    let result = runtime.block_on(async {
+        let signals = Signals::hear()?;
+        let gateway = Gateway::watching(file, config, Some(level))?;
+        signals.obey(gateway).await
+    });
     // A worker that is still ending must not hold up the exit: a second signal ends at once.
     runtime.shutdown_background();
     result
@@ -184,31 +191,6 @@ impl Gateway {
             exporter.finish().await;
         }
         tracing::info!("drained");
-    }
-
-    async fn until_signalled(self) -> anyhow::Result<()> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (mut term, mut int) = (
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        );
-        let mut hangup = signal(SignalKind::hangup())?;
-        loop {
-            tokio::select! {
-                _ = term.recv() => break,
-                _ = int.recv() => break,
-                _ = hangup.recv() => {
-                    let reloader = self.state.reloader.clone();
-                    // Reads files; a second signal must be heard meanwhile. What became of it is in the log.
-                    tokio::task::spawn_blocking(move || reloader.reload());
-                }
-            }
-        }
-        tokio::select! {
-            () = self.drain() => Ok(()),
-            _ = term.recv() => anyhow::bail!("ended at once by a second signal"),
-            _ = int.recv() => anyhow::bail!("ended at once by a second signal"),
-        }
     }
 }
 
