@@ -4,6 +4,7 @@ pub mod circuit;
 pub mod fair;
 pub mod feedback;
 pub mod headers;
+pub mod introspect;
 pub mod ledger;
 pub mod operation;
 pub mod rate;
