@@ -137,9 +137,9 @@ tables! {
     Auth {
         /// "inject": callers prove themselves to revgate, which holds the DevRev token. "validate": callers bring their own DevRev token.
         mode: String,
-        /// In mode "validate", ask DevRev about a token. Not supported by this version: set it to false in mode "validate".
+        /// In mode "validate", ask DevRev whose token a caller brings (auth-tokens.info, one unit of that user's quota). Tokens of one user then share a rate and a quota group.
         introspect: bool,
-        /// How long DevRev's answer is believed.
+        /// How long DevRev's answer is believed, never past the token's own end. While DevRev cannot be asked, a good answer counts for five minutes more; a refusal counts for 10 s.
         introspect_ttl: String,
         /// Callers with a signed token. Not supported by this version.
         jwt: BTreeMap<String, serde_json::Value>,

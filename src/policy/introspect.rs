@@ -156,6 +156,21 @@ impl<K: Copy + Ord + Hash, V: Clone, F: Clone> Cache<K, V, F> {
     }
 }
 
+/// Users' ids have some fifty bytes.
+const MAX_USER: usize = 256;
+
+/// The user that an answer of `auth-tokens.info` names: `user_id`, else `subject`, as DevRev's specification has them.
+/// Anything else names nobody; what the server does is not known for sure.
+pub fn user_of(body: &[u8]) -> Option<String> {
+    let map: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
+    let named = ["user_id", "subject"].into_iter().find_map(|name| {
+        let id = map.get(name)?.as_str()?;
+        let sane = (1..=MAX_USER).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
+        sane.then(|| id.to_owned())
+    });
+    named
+}
+
 /// So many entries, each with its end. What is over goes first, then what ends first.
 #[derive(Debug)]
 struct Room<K, T> {
@@ -340,6 +355,27 @@ mod tests {
         cache.end(&4, good(4, None), at(21));
         assert_eq!(cache.look(&1, at(21)), Known::Nothing, "the oldest");
         assert_eq!(cache.look(&3, at(21)), Known::Good(3));
+    }
+
+    #[test]
+    fn a_user_is_read_tolerantly() {
+        let long = format!(r#"{{"user_id":"{}"}}"#, "x".repeat(MAX_USER + 1));
+        for (body, user) in [
+            (
+                r#"{"user_id":"don:devu/1","subject":"s"}"#,
+                Some("don:devu/1"),
+            ),
+            (r#"{"subject":"don:devu/2"}"#, Some("don:devu/2")),
+            (r#"{"user_id":7,"subject":"s"}"#, Some("s")),
+            (r#"{"user_id":""}"#, None),
+            (r#"{"user_id":"a\nb"}"#, None),
+            (&long, None),
+            ("[]", None),
+            ("<html>", None),
+            ("", None),
+        ] {
+            assert_eq!(user_of(body.as_bytes()).as_deref(), user, "{body}");
+        }
     }
 
     #[derive(Clone, Debug)]

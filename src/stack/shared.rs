@@ -12,6 +12,7 @@ use crate::{
     config::{CallerRules, Config},
     layer::{
         Draining,
+        authenticate::Memory,
         credential::Tokens,
         quota::{Groups, Wanted},
         rate_limit::TokioClock,
@@ -39,6 +40,8 @@ pub struct Shared {
     pub limiters: ArcSwap<Limiters>,
     /// Upstream credentials as they go on the wire.
     pub tokens: Arc<ArcSwap<Tokens>>,
+    /// What is known of tokens that callers bring.
+    pub memory: Arc<Memory>,
     pub draining: Draining,
     pub epoch: Instant,
 }
@@ -60,6 +63,8 @@ impl Shared {
             in_flight: Arc::default(),
             limiters: ArcSwap::from_pointee(Limiters::new(config)),
             tokens: Arc::new(ArcSwap::from_pointee(tokens(config)?)),
+            // A quarter of a worker's connections: the rest is for those who are known.
+            memory: Arc::new(Memory::new(config.upstream.max_connections / 4)),
             draining,
             epoch: Instant::now(),
         })

@@ -3,6 +3,7 @@
 mod circuit;
 mod hostile;
 mod http;
+mod introspect;
 mod process;
 mod quota;
 mod reload;
