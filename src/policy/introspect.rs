@@ -163,12 +163,11 @@ const MAX_USER: usize = 256;
 /// Anything else names nobody; what the server does is not known for sure.
 pub fn user_of(body: &[u8]) -> Option<String> {
     let map: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
-    let named = ["user_id", "subject"].into_iter().find_map(|name| {
+    ["user_id", "subject"].into_iter().find_map(|name| {
         let id = map.get(name)?.as_str()?;
         let sane = (1..=MAX_USER).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
         sane.then(|| id.to_owned())
-    });
-    named
+    })
 }
 
 /// So many entries, each with its end. What is over goes first, then what ends first.
@@ -244,7 +243,8 @@ mod tests {
     #[test]
     fn a_word_is_believed_for_its_time() {
         // What ended when, and what is known at which time.
-        let cases: [(Ending<u32>, &[(u64, Known<u32>)]); 5] = [
+        type Case<'a> = (Ending<u32>, &'a [(u64, Known<u32>)]);
+        let cases: [Case; 5] = [
             (
                 good(7, None),
                 &[

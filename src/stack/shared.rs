@@ -63,8 +63,7 @@ impl Shared {
             in_flight: Arc::default(),
             limiters: ArcSwap::from_pointee(Limiters::new(config)),
             tokens: Arc::new(ArcSwap::from_pointee(tokens(config)?)),
-            // A quarter of a worker's connections: the rest is for those who are known.
-            memory: Arc::new(Memory::new(config.upstream.max_connections / 4)),
+            memory: Arc::new(Memory::new(strangers(config))),
             draining,
             epoch: Instant::now(),
         })
@@ -173,6 +172,13 @@ fn circuit_of(config: &Config) -> circuit::Rules {
         within: circuit.within,
         open: circuit.open,
     }
+}
+
+/// How many unknown tokens are asked about at once: a quarter of a worker's connections, and with those that wait for it
+/// about a quarter of the requests in flight. The rest is for those who are known.
+fn strangers(config: &Config) -> usize {
+    let connections = config.upstream.max_connections / 4;
+    connections.min(config.limits.max_in_flight / 36)
 }
 
 /// The groups of the file, with the callers that draw on each.

@@ -284,6 +284,25 @@ async fn many_at_once_ask_one_question() {
 }
 
 #[tokio::test]
+async fn workers_share_what_they_know() {
+    let devrev = simulator::start(simulator::Options::default())
+        .await
+        .expect("the simulator");
+    let env = [("REVGATE__LISTEN__WORKERS", "3")];
+    let gateway = gateway(devrev.addr(), "", &env);
+    let address = gateway.address().expect("TCP");
+    let calls: Vec<_> = (0..30)
+        .map(|_| tokio::spawn(async move { call(address, &token("ada", 1), &[]).await.status }))
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.expect("no panic"), 200);
+    }
+    let received = devrev.received();
+    let path = format!("/{INFO}");
+    assert_eq!(received.iter().filter(|r| r.target == path).count(), 1);
+}
+
+#[tokio::test]
 async fn a_caller_that_leaves_lets_the_next_one_ask() {
     let rig = Rig::with("", Plan::none().with(Rule::new(INFO, Fault::Hang).times(1))).await;
     let address = rig.gateway.address().expect("TCP");

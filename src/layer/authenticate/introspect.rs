@@ -27,7 +27,7 @@ use crate::{
     },
     record::Record,
     telemetry::metrics::Metrics,
-    types::{Arrived, Deadline, Named, OwnToken, RequestId},
+    types::{Arrived, Deadline, Demand, Named, OwnToken, RequestId},
 };
 
 /// The rest of the way, from `retry` down; known when the stack has been put together. Its lock is held only to clone it,
@@ -240,7 +240,9 @@ impl Introspection {
             SystemTime::now(),
             Duration::MAX,
         );
-        let retry_after = told.demand.unwrap_or(RETRY_AFTER);
+        // What the quota layer has read, the body included, and cut to what is believed.
+        let demand = head.extensions.get().map(|Demand(time)| *time);
+        let retry_after = demand.or(told.demand).unwrap_or(RETRY_AFTER);
         match head.status {
             status if status.is_success() => {
                 let read = timeout(RENEWAL, read_up_to(&mut body, MAX_ANSWER)).await;
@@ -290,4 +292,194 @@ fn question(
     extensions.insert(Arrived(asker.arrived));
     extensions.insert(Deadline(deadline));
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{HeaderValue, header::AUTHORIZATION};
+    use tower::{Layer, service_fn};
+
+    use super::{
+        super::{AuthenticateLayer, Parameters},
+        *,
+    };
+    use crate::{
+        policy::{
+            access::Access,
+            fair::{Priority, Share},
+        },
+        types::Caller,
+    };
+
+    const TTL: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// What DevRev says to one question after another; the last one is said to all that follow.
+    #[derive(Clone, Copy, Debug)]
+    enum Says {
+        User,
+        Refused,
+        Throttled(u64),
+        Nothing,
+    }
+
+    /// A question: its group, and how long it may wait.
+    type Asked = Arc<Mutex<Vec<(Arc<str>, Duration)>>>;
+
+    struct Rig {
+        layer: AuthenticateLayer,
+        asked: Asked,
+        adopted: Arc<Mutex<Vec<(String, String)>>>,
+    }
+
+    impl Rig {
+        fn new(says: &'static [Says]) -> Rig {
+            let (asked, adopted) = (Asked::default(), Arc::<Mutex<Vec<_>>>::default());
+            let below = Below::default();
+            let seen = asked.clone();
+            below.keep(service_fn(move |request: Request<Body>| {
+                let extensions = request.extensions();
+                let caller = extensions.get::<Arc<Caller>>().expect("a caller");
+                let deadline = extensions.get::<Deadline>().expect("a deadline");
+                let patience = deadline.0.saturating_duration_since(Instant::now());
+                let mut seen = seen.lock().expect("no panic");
+                let say = says[seen.len().min(says.len() - 1)];
+                seen.push((caller.group.clone(), patience));
+                async move {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    let mut response =
+                        Response::new(Body::full(Bytes::from_static(br#"{"user_id":"ada"}"#)));
+                    match say {
+                        Says::User => {}
+                        Says::Refused => *response.status_mut() = StatusCode::UNAUTHORIZED,
+                        Says::Throttled(seconds) => {
+                            return Err(Error::QuotaExhausted {
+                                retry_after: Duration::from_secs(seconds),
+                            });
+                        }
+                        Says::Nothing => std::future::pending().await,
+                    }
+                    Ok(response)
+                }
+            }));
+            let adoptions = adopted.clone();
+            let rules = Rules {
+                share: Share {
+                    caller: "other".into(),
+                    weight: 1,
+                    priority: Priority::Interactive,
+                },
+                access: Access::new(&["*".into()], &[]),
+                max_wait: PATIENCE,
+                enforce: true,
+            };
+            let introspection = Introspection {
+                memory: Arc::new(Memory::new(4)),
+                ttl: TTL,
+                attempt_timeout: Duration::from_secs(30),
+                below,
+                adopt: Arc::new(move |stranger, owner, _| {
+                    let mut adoptions = adoptions.lock().expect("no panic");
+                    adoptions.push((stranger.to_owned(), owner.to_string()));
+                }),
+                metrics: Arc::default(),
+            };
+            let layer = AuthenticateLayer::new(Parameters::Validate {
+                rules,
+                introspection: Some(introspection),
+            });
+            Rig {
+                layer,
+                asked,
+                adopted,
+            }
+        }
+
+        /// The group in which the request goes on.
+        async fn call(&self, prefer: Option<&'static str>) -> Result<Arc<str>, Error> {
+            let inner = service_fn(|request: Request<Body>| async move {
+                let mut response = Response::new(Body::empty());
+                let caller = request.extensions().get::<Arc<Caller>>().cloned();
+                response.extensions_mut().insert(caller.expect("a caller"));
+                Ok::<_, Error>(response)
+            });
+            let mut request = Request::new(Body::empty());
+            let token = HeaderValue::from_static("Bearer e30.e30.c2ln");
+            request.headers_mut().insert(AUTHORIZATION, token);
+            if let Some(prefer) = prefer {
+                let prefer = HeaderValue::from_static(prefer);
+                request.headers_mut().insert("prefer", prefer);
+            }
+            let response = self.layer.layer(inner).oneshot(request).await?;
+            let caller = response.extensions().get::<Arc<Caller>>();
+            Ok(caller.expect("a caller").group.clone())
+        }
+
+        fn asked(&self) -> Vec<(Arc<str>, Duration)> {
+            self.asked.lock().expect("no panic").clone()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_question_has_the_callers_patience_and_a_renewal_none() {
+        let rig = Rig::new(&[Says::User]);
+        for _ in 0..2 {
+            assert_eq!(&*rig.call(None).await.expect("good"), "ada");
+        }
+        tokio::time::advance(TTL).await;
+        assert_eq!(&*rig.call(None).await.expect("good"), "ada");
+        let asked = rig.asked();
+        assert_eq!(asked.len(), 2);
+        let strange = asked[0].0.to_string();
+        assert_eq!(asked[0].1, PATIENCE);
+        assert_eq!((&*asked[1].0, asked[1].1), ("ada", Duration::ZERO));
+        // The first unit is told to the user's group, which counts the second by itself.
+        let adopted = rig.adopted.lock().expect("no panic").clone();
+        assert_eq!(adopted, [(strange, "ada".to_owned())]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_known_token_waits_three_seconds_for_an_upstream_that_hangs() {
+        let rig = Rig::new(&[Says::User, Says::Nothing]);
+        rig.call(None).await.expect("good");
+        tokio::time::advance(TTL).await;
+        let start = Instant::now();
+        rig.call(None).await.expect("known");
+        assert_eq!(start.elapsed(), RENEWAL);
+        // The next ones do not wait at all.
+        rig.call(None).await.expect("known");
+        assert_eq!(start.elapsed(), RENEWAL);
+        assert_eq!(rig.asked().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_takes_away_what_was_known() {
+        let rig = Rig::new(&[Says::User, Says::Refused, Says::Nothing]);
+        rig.call(None).await.expect("good");
+        tokio::time::advance(TTL).await;
+        for _ in 0..2 {
+            let refused = rig.call(None).await;
+            assert!(matches!(refused, Err(Error::RefusedCredential)));
+        }
+        assert_eq!(rig.asked().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_with_more_patience_asks_anew() {
+        let rig = Rig::new(&[Says::Throttled(20), Says::User]);
+        let (first, second, third) = tokio::join!(
+            rig.call(Some("wait=0")),
+            rig.call(None),
+            rig.call(Some("wait=5"))
+        );
+        assert!(
+            matches!(first, Err(Error::QuotaExhausted { retry_after }) if retry_after.as_secs() == 20)
+        );
+        assert_eq!(&*second.expect("good"), "ada");
+        assert!(
+            matches!(third, Err(Error::QuotaExhausted { retry_after }) if retry_after.as_secs() == 20)
+        );
+        assert_eq!(rig.asked().len(), 2);
+    }
 }
