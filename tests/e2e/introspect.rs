@@ -103,16 +103,15 @@ async fn a_good_token_is_asked_about_once() {
     }
     assert_eq!(rig.asked(INFO), 1);
     assert_eq!(rig.asked("works.list"), 3);
-    // The question and the calls count as its user's own, and nobody else's.
+    // A second token of the same user.
+    assert_eq!(rig.call(&token("ada", 2)).await.status, 200);
+    // Two questions and four calls count as their user's own, and as nobody else's.
     let quota: serde_json::Value = serde_json::from_str(&rig.admin("/quota").await).expect("JSON");
     let group = &quota["don:identity:dvrv-us-1:devo/0:devu/ada"];
-    assert_eq!(group["remaining"], 996, "{quota}");
+    assert_eq!(group["remaining"], 994, "{quota}");
     assert_eq!(group["external"], 0, "{quota}");
-    assert_eq!(
-        quota.as_object().map(|groups| groups.len()),
-        Some(1),
-        "{quota}"
-    );
+    let groups = quota.as_object().expect("groups").len();
+    assert_eq!(groups, 1, "{quota}");
 }
 
 #[tokio::test]
