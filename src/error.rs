@@ -27,6 +27,10 @@ pub enum Error {
     UnknownCredential,
     #[error("expired credential")]
     ExpiredCredential,
+    #[error("DevRev refuses the caller's token")]
+    RefusedCredential,
+    #[error("DevRev did not say whether the caller's token is good")]
+    TokenUnverified { retry_after: Duration },
     #[error("operation not allowed")]
     Forbidden,
     #[error("bad request target: {0}")]
@@ -75,9 +79,10 @@ impl Error {
     /// The code: metric label, start of `detail`, and `details` of `Proxy-Status`.
     pub fn code(&self) -> &'static str {
         match self {
-            Error::NoCredential | Error::UnknownCredential | Error::ExpiredCredential => {
-                "unauthenticated"
-            }
+            Error::NoCredential
+            | Error::UnknownCredential
+            | Error::ExpiredCredential
+            | Error::RefusedCredential => "unauthenticated",
             Error::Forbidden => "forbidden",
             Error::Target(_) | Error::Framing(_) | Error::Malformed | Error::BrokenBody => {
                 "bad_request"
@@ -94,6 +99,7 @@ impl Error {
             Error::Draining { .. } => "draining",
             Error::CircuitOpen { .. } => "circuit_open",
             Error::TokenUnavailable { .. } => "token_unavailable",
+            Error::TokenUnverified { .. } => "token_unverified",
             Error::Unreachable(_) => "upstream_unreachable",
             Error::Broken(_) => "upstream_broken",
             Error::UpstreamTimeout => "upstream_timeout",
@@ -146,7 +152,8 @@ impl Error {
             | Error::Overloaded { retry_after }
             | Error::Draining { retry_after }
             | Error::CircuitOpen { retry_after }
-            | Error::TokenUnavailable { retry_after } => Some(*retry_after),
+            | Error::TokenUnavailable { retry_after }
+            | Error::TokenUnverified { retry_after } => Some(*retry_after),
             _ => None,
         }
     }
@@ -158,7 +165,7 @@ impl Error {
                 "http_request_denied"
             }
             "overloaded" | "waiting_room_full" => "connection_limit_reached",
-            "circuit_open" | "draining" => "destination_unavailable",
+            "circuit_open" | "draining" | "token_unverified" => "destination_unavailable",
             "upstream_unreachable" => "destination_unavailable",
             "upstream_broken" => "connection_terminated",
             "upstream_timeout" => "http_response_timeout",
@@ -174,6 +181,7 @@ impl Error {
             Error::NoCredential => "Send your revgate key as `Authorization: Bearer KEY`.",
             Error::UnknownCredential => "This key is not known to revgate.",
             Error::ExpiredCredential => "This token has expired.",
+            Error::RefusedCredential => "DevRev refuses this token.",
             Error::Forbidden => "This caller may not use this operation.",
             Error::Target(_) => "The request's target or Host is not acceptable.",
             Error::Framing(_) => "The request's framing is ambiguous or malformed.",
@@ -199,6 +207,7 @@ impl Error {
             Error::TokenUnavailable { .. } => {
                 "The gateway's DevRev token cannot be used at present."
             }
+            Error::TokenUnverified { .. } => "DevRev did not say whether this token is good.",
             Error::Unreachable(_) => "No connection to DevRev could be made.",
             Error::Broken(_) => "The connection to DevRev broke before it answered.",
             Error::UpstreamTimeout => "DevRev did not answer in time.",
@@ -289,6 +298,9 @@ mod tests {
                 retry_after: second,
             },
             Error::TokenUnavailable {
+                retry_after: second,
+            },
+            Error::TokenUnverified {
                 retry_after: second,
             },
         ] {

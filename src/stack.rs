@@ -9,6 +9,8 @@
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
 //! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
 //! | [`Demand`](crate::types::Demand), on the answer | `quota` | `circuit`, `retry` |
+//!
+//! A question about a caller's own token begins at `retry`, and `authenticate` gives it what is written above that.
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
@@ -61,6 +63,8 @@ where
         .authority()
         .map_or("", |authority| authority.as_str());
 
+    let below = authenticate::Below::default();
+
     let stack = ServiceBuilder::new()
         // Sees the final status, also of refusals, panics and callers that left.
         .layer(telemetry::TelemetryLayer::new(telemetry::Parameters {
@@ -83,7 +87,13 @@ where
             max_body: config.limits.max_body,
         }))
         // From here a `Caller` is known; its credential is gone.
-        .layer(authenticate::AuthenticateLayer::new(identities(config)))
+        .layer(authenticate::AuthenticateLayer::new(identities(
+            config,
+            config
+                .auth
+                .introspect
+                .then(|| introspection(config, shared, &below)),
+        )))
         // Before rate and quota: a forbidden call costs nothing.
         .layer(authorize::AuthorizeLayer::new(authorize::Parameters {
             metrics: metrics(),
@@ -101,6 +111,8 @@ where
             body_timeout,
             metrics: metrics(),
         }))
+        // `authenticate` asks DevRev about a caller's own token by the same way, from here down.
+        .layer_fn(|attempts| below.keep(attempts))
         // From here down it is an attempt; waits hold no upstream slot.
         .layer(retry::RetryLayer::new(retry::Parameters {
             rules: retry_of(config),
@@ -172,7 +184,10 @@ fn share(caller: &str, rules: &CallerRules) -> Share {
     }
 }
 
-pub(crate) fn identities(config: &Config) -> authenticate::Parameters {
+pub(crate) fn identities(
+    config: &Config,
+    introspection: Option<authenticate::Introspection>,
+) -> authenticate::Parameters {
     if config.auth.mode == AuthMode::Validate {
         let rules = &config.defaults;
         return authenticate::Parameters::Validate {
@@ -182,6 +197,7 @@ pub(crate) fn identities(config: &Config) -> authenticate::Parameters {
                 max_wait: rules.max_wait,
                 enforce: rules.enforce,
             },
+            introspection,
         };
     }
     let (mut keys, mut anonymous) = (HashMap::new(), None);
@@ -208,6 +224,23 @@ pub(crate) fn identities(config: &Config) -> authenticate::Parameters {
         keys: authenticate::Keys(keys),
         anonymous,
     })
+}
+
+/// DevRev is asked about a token by an attempt like any other; what it costs is its user's.
+fn introspection(
+    config: &Config,
+    shared: &Shared,
+    below: &authenticate::Below,
+) -> authenticate::Introspection {
+    let groups = shared.groups.clone();
+    authenticate::Introspection {
+        memory: shared.memory.clone(),
+        ttl: config.auth.introspect_ttl,
+        attempt_timeout: config.upstream.attempt_timeout,
+        below: below.clone(),
+        adopt: Arc::new(move |stranger, owner, told| groups.adopt(stranger, owner, told)),
+        metrics: shared.metrics.clone(),
+    }
 }
 
 pub(crate) fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {

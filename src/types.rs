@@ -49,6 +49,7 @@ pub struct Caller {
 #[derive(Clone)]
 pub struct OwnToken {
     pub header: HeaderValue,
+    /// Of the token, or of its user where that is known.
     pub hash: [u8; 32],
 }
 

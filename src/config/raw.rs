@@ -149,9 +149,9 @@ tables! {
     Auth {
         /// "inject": callers prove themselves to revgate, which holds the DevRev token. "validate": callers bring their own DevRev token. By default services need hold no token.
         mode: String,
-        /// In mode "validate", ask DevRev about a token, so that an unknown one ends here. Not supported by this version: set it to false in mode "validate".
+        /// In mode "validate", ask DevRev whose token a caller brings (auth-tokens.info, one unit of that user's quota). Tokens of one user then share a rate and a quota group. On by default, so that a bad token ends here.
         introspect: bool,
-        /// How long DevRev's answer is believed; a revoked token works for a minute at most.
+        /// How long DevRev's answer is believed, so a revoked token works for a minute at most; never past the token's own end. While DevRev cannot be asked, a good answer counts for five minutes more; a refusal counts for 10 s.
         introspect_ttl: String,
         /// Callers with a signed token. None by default. Not supported by this version.
         #[schemars(example = serde_json::json!({ "issuer": "https://issuer.example", "audience": "revgate", "jwks": { "url": "https://issuer.example/jwks" } }))]

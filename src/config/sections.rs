@@ -19,12 +19,6 @@ pub(super) fn auth(mut s: Section) -> Auth {
         ],
     );
     let introspect = s.bool("introspect").unwrap_or(false);
-    if mode == Some(AuthMode::Validate) && introspect {
-        s.problem(
-            "introspect",
-            "asking DevRev about tokens is not supported by this version; set auth.introspect = false",
-        );
-    }
     s.unsupported("jwt");
     let introspect_ttl = s.timeout("introspect_ttl");
     s.finish();

@@ -92,14 +92,14 @@ pub fn explain(
 
 /// The caller of this name as the gateway knows it. `None` where no name is given and nobody may come without a credential.
 fn identify(config: &Config, name: Option<&str>) -> Result<Option<Arc<types::Caller>>, String> {
-    match (stack::identities(config), name) {
+    match (stack::identities(config, None), name) {
         (authenticate::Parameters::Inject(methods), None) => Ok(methods.anonymous),
         (authenticate::Parameters::Inject(methods), Some(name)) => {
             let mut all = methods.keys.0.into_values().chain(methods.anonymous);
             let found = all.find(|caller| *caller.name == *name);
             found.map(Some).ok_or_else(|| unknown(config, name))
         }
-        (authenticate::Parameters::Validate { rules }, name) => {
+        (authenticate::Parameters::Validate { rules, .. }, name) => {
             if let Some(name) = name.filter(|name| **name != *rules.share.caller) {
                 return Err(format!(
                     "no caller {name:?}: in mode \"validate\" callers have no names; leave it out"

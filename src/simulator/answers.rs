@@ -116,7 +116,13 @@ pub fn too_many(seconds: u64) -> Answer {
     answer
 }
 
-pub fn answer(method: &Method, operation: &str, query: &str, body: &[u8]) -> Answer {
+pub fn answer(
+    method: &Method,
+    operation: &str,
+    query: &str,
+    body: &[u8],
+    user: Option<String>,
+) -> Answer {
     let post = method == Method::POST;
     let reads = post || method == Method::GET;
     match operation {
@@ -125,14 +131,17 @@ pub fn answer(method: &Method, operation: &str, query: &str, body: &[u8]) -> Ans
         "accounts.list" if reads => list("accounts", account, post, query, body),
         "works.get" if reads => get_work(post, query, body),
         "dev-users.self" if reads => Answer::ok(&json!({"dev_user": dev_user()})),
-        "auth-tokens.info" if reads => Answer::ok(&json!({
-            "token_id": "don:identity:dvrv-us-1:devo/0:token/1",
-            "dev_org_id": "don:identity:dvrv-us-1:devo/0",
-            "user_id": dev_user()["id"],
-            "subject": dev_user()["id"],
-            "issued_at": "2026-01-01T00:00:00.000Z",
-            "expires_at": "2099-01-01T00:00:00.000Z",
-        })),
+        "auth-tokens.info" if reads => {
+            let user = user.map_or_else(|| dev_user()["id"].clone(), Value::from);
+            Answer::ok(&json!({
+                "token_id": "don:identity:dvrv-us-1:devo/0:token/1",
+                "dev_org_id": "don:identity:dvrv-us-1:devo/0",
+                "user_id": user,
+                "subject": user,
+                "issued_at": "2026-01-01T00:00:00.000Z",
+                "expires_at": "2099-01-01T00:00:00.000Z",
+            }))
+        }
         "recommendations.chat.completions" if post => {
             let mut events: Vec<Bytes> = ["Linking", " a", " user", " is", " easy."]
                 .iter()

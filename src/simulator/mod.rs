@@ -4,12 +4,14 @@ mod answers;
 mod faults;
 mod plan;
 mod record;
+mod tokens;
 mod window;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -61,6 +63,8 @@ struct World {
     windows: Mutex<window::Windows>,
     progress: Mutex<plan::Progress>,
     record: Mutex<record::Record>,
+    /// Tokens that were good once.
+    revoked: Mutex<HashSet<Vec<u8>>>,
 }
 
 /// A running simulator; dropping it ends its listener and its connections.
@@ -78,6 +82,11 @@ impl Simulator {
 
     pub fn received(&self) -> Vec<Received> {
         lock(&self.world.record).all()
+    }
+
+    /// From now on this token is refused.
+    pub fn revoke(&self, token: &str) {
+        lock(&self.world.revoked).insert(token.into());
     }
 
     /// Replaces the plan; counting starts anew.
@@ -99,6 +108,7 @@ pub async fn start(options: Options) -> io::Result<Simulator> {
         windows: Mutex::new(window::Windows::new(options.limit, options.window)),
         progress: Mutex::new(plan::Progress::new(options.plan)),
         record: Mutex::new(record::Record::new()),
+        revoked: Mutex::default(),
     });
     let accepting = tokio::spawn(accept(listener, Arc::clone(&world)));
     Ok(Simulator {
@@ -181,8 +191,11 @@ async fn handle(
     };
     lock(&world.record).body(number, &body);
     let query = head.uri.query().unwrap_or_default();
-    let mut answer = admit(&world, &head.headers, &operation)
-        .unwrap_or_else(|quota| answer_within(&quota, &head.method, &operation, query, &body));
+    let mut answer = admit(&world, &head.headers, &operation).unwrap_or_else(|(quota, user)| {
+        let mut answer = answers::answer(&head.method, &operation, query, &body, user);
+        answer.headers.extend(quota);
+        answer
+    });
     if let Some(Fault::Status(status)) = &fault {
         let planned = Answer::from_plan(status);
         answer.status = planned.status;
@@ -224,8 +237,12 @@ async fn handle(
     })
 }
 
-/// The refusal, or else the quota headers to answer with.
-fn admit(world: &World, headers: &HeaderMap, operation: &str) -> Result<Answer, HeaderMap> {
+/// The refusal, or else the quota headers to answer with, and the user if the token names one.
+fn admit(
+    world: &World,
+    headers: &HeaderMap,
+    operation: &str,
+) -> Result<Answer, (HeaderMap, Option<String>)> {
     let token = headers
         .get(header::AUTHORIZATION)
         .map(|value| match value.as_bytes().split_at_checked(7) {
@@ -240,10 +257,15 @@ fn admit(world: &World, headers: &HeaderMap, operation: &str) -> Result<Answer, 
         }
         return Ok(answers::unauthenticated());
     };
+    if tokens::is_refused(token) || lock(&world.revoked).contains(token) {
+        return Ok(answers::unauthenticated());
+    }
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    let charge = lock(&world.windows).charge(token, now);
+    let user = tokens::user(token);
+    let of = user.as_ref().map_or(token, |user| user.as_bytes());
+    let charge = lock(&world.windows).charge(of, now);
     let mut quota = HeaderMap::new();
     quota.insert("x-ratelimit-limit", charge.limit.into());
     quota.insert("x-ratelimit-remaining", charge.remaining.into());
@@ -254,20 +276,8 @@ fn admit(world: &World, headers: &HeaderMap, operation: &str) -> Result<Answer, 
             refused.headers.extend(quota);
             Ok(refused)
         }
-        None => Err(quota),
+        None => Err((quota, user)),
     }
-}
-
-fn answer_within(
-    quota: &HeaderMap,
-    method: &Method,
-    operation: &str,
-    query: &str,
-    body: &[u8],
-) -> Answer {
-    let mut answer = answers::answer(method, operation, query, body);
-    answer.headers.extend(quota.clone());
-    answer
 }
 
 fn requests(world: &World, method: &Method) -> Answer {

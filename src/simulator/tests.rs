@@ -78,7 +78,7 @@ fn bodies_are_judged_as_devrev_would() {
         (r#"{"id":7}"#, "invalid_field", json!("id")),
         (r#"{"nope":"x"}"#, "bad_request", json!("nope")),
     ] {
-        let answer = answers::answer(&Method::POST, "rev-users.link", "", body.as_bytes());
+        let answer = answers::answer(&Method::POST, "rev-users.link", "", body.as_bytes(), None);
         let Content::Whole(bytes) = answer.content else {
             panic!("not one piece");
         };

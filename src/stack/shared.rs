@@ -12,6 +12,7 @@ use crate::{
     config::{CallerRules, Config},
     layer::{
         Draining,
+        authenticate::Memory,
         credential::Tokens,
         quota::{Groups, Wanted},
         rate_limit::TokioClock,
@@ -39,6 +40,8 @@ pub struct Shared {
     pub limiters: ArcSwap<Limiters>,
     /// Upstream credentials as they go on the wire.
     pub tokens: Arc<ArcSwap<Tokens>>,
+    /// What is known of tokens that callers bring.
+    pub memory: Arc<Memory>,
     pub draining: Draining,
     pub epoch: Instant,
     /// Where spans go; `None` where none are exported.
@@ -62,6 +65,7 @@ impl Shared {
             in_flight: Arc::default(),
             limiters: ArcSwap::from_pointee(Limiters::new(config)),
             tokens: Arc::new(ArcSwap::from_pointee(tokens(config)?)),
+            memory: Arc::new(Memory::new(strangers(config))),
             draining,
             epoch: Instant::now(),
             spans: None,
@@ -175,6 +179,13 @@ pub(crate) fn circuit_of(config: &Config) -> circuit::Rules {
         within: circuit.within,
         open: circuit.open,
     }
+}
+
+/// How many unknown tokens are asked about at once: a quarter of a worker's connections, and with those that wait for it
+/// about a quarter of the requests in flight. The rest is for those who are known.
+fn strangers(config: &Config) -> usize {
+    let connections = config.upstream.max_connections / 4;
+    connections.min(config.limits.max_in_flight / 36)
 }
 
 /// The groups of the file, with the callers that draw on each.

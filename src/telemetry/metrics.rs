@@ -90,6 +90,7 @@ pub struct Metrics {
     rewrite_skipped: Family<ByReason, Counter>,
     token_expiry: Family<ByToken, Seconds>,
     reloads: Family<ByResult, Counter>,
+    introspections: Family<ByResult, Counter>,
     in_flight: Gauge,
     connections: Gauge,
     shared_up: Gauge,
@@ -125,6 +126,7 @@ impl Metrics {
             rewrite_skipped: Family::default(),
             token_expiry: Family::default(),
             reloads: Family::default(),
+            introspections: Family::default(),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             shared_up: Gauge::default(),
@@ -145,6 +147,7 @@ impl Metrics {
             "rewrite_skipped", "Bodies that a rule covers and revgate could not look into", m.rewrite_skipped.clone();
             "token_expiry_timestamp_seconds", "When an upstream token expires", m.token_expiry.clone();
             "config_reloads", "Reloads of the configuration", m.reloads.clone();
+            "introspections", "Questions to DevRev about callers' own tokens", m.introspections.clone();
             "in_flight", "Requests being served", m.in_flight.clone();
             "connections", "Connections open from callers", m.connections.clone();
             "shared_up", "1 while the shared quota store answers", m.shared_up.clone();
@@ -250,6 +253,11 @@ impl Metrics {
     }
     pub fn config_reload(&self, result: &'static str) {
         self.reloads.get_or_create(&ByResult { result }).inc();
+    }
+    pub fn introspection(&self, result: &'static str) {
+        self.introspections
+            .get_or_create(&ByResult { result })
+            .inc();
     }
     pub fn in_flight(&self, delta: i64) {
         self.in_flight.inc_by(delta);

@@ -257,13 +257,19 @@ fn threads(process: &Process) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_receiver_there_is_no_exporter() {
+    let exporting = |running: &Running| threads(&running.gateway).contains(&"traces".to_owned());
     let mut off = Running::start("info", "").await;
-    assert!(!threads(&off.gateway).contains(&"traces".to_owned()));
     let receiver =
         "[trace]\notlp = \"http://127.0.0.1:9\"\nheaders = { x-key = { env = \"DEVREV_TOKEN\" } }";
     let mut on = Running::start("trace", receiver).await;
-    assert!(threads(&on.gateway).contains(&"traces".to_owned()));
+    // A thread gives itself its name when it first runs.
+    let ends = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !exporting(&on) {
+        assert!(tokio::time::Instant::now() < ends, "no exporter");
+        tokio::task::yield_now().await;
+    }
     on.send("GET", "/works.list", &AUTHORIZED, "").await;
+    assert!(!exporting(&off));
     for running in [&mut off, &mut on] {
         running.gateway.terminate();
         let (code, log) = running.gateway.end();

@@ -5,6 +5,7 @@ mod deprecations;
 mod explain;
 mod hostile;
 mod http;
+mod introspect;
 mod logs;
 mod process;
 mod quota;

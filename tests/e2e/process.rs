@@ -133,6 +133,41 @@ async fn the_log_at_trace_level_tells_no_secret_and_sigterm_ends_with_zero() {
     }
 }
 
+#[tokio::test]
+async fn the_log_at_trace_level_tells_no_callers_own_token() {
+    let mut mock = Process::start(&["mock", "--listen", "127.0.0.1:0"], "info");
+    let devrev = mock.bound("mock");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let toml = format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://{devrev}\"\n\
+         [auth]\nmode = \"validate\"\n[log]\naccess = \"all\"\n",
+    );
+    std::fs::write(file.path(), toml).expect("written");
+    let path = file.path().to_str().expect("a path");
+    let mut gateway = Process::start(&["run", "-c", path], "trace");
+    let address = gateway.bound("proxy");
+    // `{}` and `{"refused":true}`.
+    let tokens = [
+        ("e30.e30.c2ln", 200),
+        ("e30.eyJyZWZ1c2VkIjp0cnVlfQ.c2ln", 401),
+    ];
+    for (token, status) in tokens {
+        let mut client = Client::connect(address).await;
+        let headers = [("Authorization", token)];
+        client
+            .send(request("GET", "/works.list", &headers, ""))
+            .await;
+        assert_eq!(client.answer().await.expect("an answer").status, status);
+    }
+    gateway.terminate();
+    let (code, log) = gateway.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("\"message\":\"request\""), "{log}");
+    for (token, _) in tokens {
+        assert!(!log.contains(token), "the log tells {token}");
+    }
+}
+
 #[test]
 fn a_bad_file_ends_with_one_and_a_wrong_use_with_two() {
     let (code, log) = Process::start(&["run", "-c", "/nonexistent/revgate.toml"], "info").end();

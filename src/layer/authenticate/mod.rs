@@ -1,32 +1,43 @@
 //! Who calls. From here on a `Caller` is known, and the caller's credential is out of the headers.
 
 mod devrev_token;
+mod introspect;
 mod keys;
+mod memory;
 
 use std::{
     sync::Arc,
     task::{Context, Poll},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-pub use self::{devrev_token::Rules, keys::Keys};
+use self::introspect::{Asker, Stranger};
+pub use self::{
+    devrev_token::Rules,
+    introspect::{Below, Introspection},
+    keys::Keys,
+    memory::Memory,
+};
 use super::{Either, record};
 use crate::{
     body::Body,
     error::Error,
     policy::headers,
-    types::{Arrived, Caller, Deadline, OwnToken},
+    types::{Arrived, Caller, Deadline, OwnToken, RequestId},
 };
 
 pub enum Parameters {
     /// Callers prove themselves to revgate.
     Inject(Methods),
-    /// Callers bring a DevRev token of their own; `rules` hold for each.
-    Validate { rules: Rules },
+    /// Callers bring a DevRev token of their own; `rules` hold for each. Without `introspection` nobody is asked whose it is.
+    Validate {
+        rules: Rules,
+        introspection: Option<Introspection>,
+    },
 }
 
 /// See the module.
@@ -58,7 +69,8 @@ pub struct Authenticate<S> {
 
 impl<S> Service<Request<Body>> for Authenticate<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
 {
     type Response = Response<Body>;
     type Error = Error;
@@ -69,29 +81,65 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let caller = match self
+        let found = self
             .parameters
-            .identify(request.headers(), SystemTime::now())
-        {
-            Ok(identity) => {
-                if let Some(own) = identity.own {
-                    request.extensions_mut().insert(own);
-                }
-                identity.caller
-            }
+            .identify(request.headers(), SystemTime::now());
+        let found = match found {
+            Ok(found) => found,
             Err(error) => return Either::refused(error),
         };
         request.headers_mut().remove(AUTHORIZATION);
-        // RFC 7240 section 4.3: a caller may ask to wait less, never more.
-        let asked = headers::take_prefer_wait(request.headers_mut());
-        let patience = asked.map_or(caller.max_wait, |wait| wait.min(caller.max_wait));
-        record(&request).facts().caller = Some(caller.name.clone());
-        let now = Instant::now();
-        request.extensions_mut().insert(Arrived(now));
-        request.extensions_mut().insert(Deadline(now + patience));
-        request.extensions_mut().insert(caller);
-        Either::below(self.inner.call(request))
+        let came = Came {
+            at: Instant::now(),
+            asked: headers::take_prefer_wait(request.headers_mut()),
+        };
+        match found {
+            Found::Caller(identity) => {
+                came.admit(&mut request, identity);
+                Either::below(self.inner.call(request))
+            }
+            Found::Stranger(stranger) => {
+                let clone = self.inner.clone();
+                let mut inner = std::mem::replace(&mut self.inner, clone);
+                let parameters = self.parameters.clone();
+                Either::waiting(Box::pin(async move {
+                    let identity = parameters.ask(&request, stranger, &came)?.await?;
+                    came.admit(&mut request, identity);
+                    inner.call(request).await
+                }))
+            }
+        }
     }
+}
+
+/// When a request came, and how long it asked to wait at most: RFC 7240 section 4.3, less than its caller may, never more.
+struct Came {
+    at: Instant,
+    asked: Option<Duration>,
+}
+
+impl Came {
+    fn deadline(&self, max_wait: Duration) -> Instant {
+        self.at + self.asked.map_or(max_wait, |wait| wait.min(max_wait))
+    }
+
+    fn admit(&self, request: &mut Request<Body>, Identity { caller, own }: Identity) {
+        record(request).facts().caller = Some(caller.name.clone());
+        let extensions = request.extensions_mut();
+        if let Some(own) = own {
+            extensions.insert(own);
+        }
+        extensions.insert(Arrived(self.at));
+        extensions.insert(Deadline(self.deadline(caller.max_wait)));
+        extensions.insert(caller);
+    }
+}
+
+/// What a request's head tells of who calls.
+enum Found {
+    Caller(Identity),
+    /// DevRev must be asked.
+    Stranger(Stranger),
 }
 
 /// Who calls, and the DevRev token that it brought where it brought one.
@@ -124,14 +172,50 @@ impl Methods {
 }
 
 impl Parameters {
-    fn identify(&self, headers: &HeaderMap, now: SystemTime) -> Result<Identity, Error> {
+    fn identify(&self, headers: &HeaderMap, now: SystemTime) -> Result<Found, Error> {
         let credential = only_credential(headers)?;
         match self {
-            Parameters::Inject(methods) => methods.identify(credential).map(Identity::from),
-            Parameters::Validate { rules } => {
-                rules.identify(credential.ok_or(Error::NoCredential)?, now)
+            Parameters::Inject(methods) => {
+                let caller = methods.identify(credential)?;
+                Ok(Found::Caller(caller.into()))
+            }
+            Parameters::Validate {
+                rules,
+                introspection,
+            } => {
+                let token = credential.ok_or(Error::NoCredential)?;
+                match introspection {
+                    Some(introspection) => introspection.find(rules, token, now),
+                    None => rules.identify(token, now).map(Found::Caller),
+                }
             }
         }
+    }
+
+    /// Who the stranger is that `identify` has found. The request is read before the wait, for a body is not to be shared.
+    fn ask(
+        &self,
+        request: &Request<Body>,
+        stranger: Stranger,
+        came: &Came,
+    ) -> Result<impl Future<Output = Result<Identity, Error>> + Send + use<'_>, Error> {
+        let Parameters::Validate {
+            rules,
+            introspection: Some(introspection),
+        } = self
+        else {
+            return Err(Error::Internal);
+        };
+        let asker = Asker {
+            id: request.extensions().get::<RequestId>().cloned(),
+            record: record(request),
+            arrived: came.at,
+            deadline: came.deadline(rules.max_wait),
+        };
+        Ok(async move {
+            let user = introspection.ask(rules, &stranger, &asker).await?;
+            Ok(rules.identity(user.own(stranger.own.header), user.group.clone()))
+        })
     }
 }
 
@@ -150,8 +234,6 @@ fn only_credential(headers: &HeaderMap) -> Result<Option<&[u8]>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use http::HeaderValue;
 
     use super::*;

@@ -22,6 +22,7 @@ use crate::{
     error::Error,
     policy::{
         fair::{Priority, Queue, Share, Ticket},
+        feedback::Feedback,
         ledger::{Grant, Ledger, Outcome, Rules, View, Why},
     },
     types::Caller,
@@ -284,6 +285,11 @@ impl Group {
     /// Upstream asks for silence for so long.
     pub fn pause(self: &Arc<Self>, time: Duration) {
         self.act(|state, now| state.ledger.pause(now.saturating_add(time)));
+    }
+
+    /// See [`Ledger::adopt`].
+    pub fn adopt(self: &Arc<Self>, told: &Feedback) {
+        self.act(|state, now| state.ledger.adopt(told, now));
     }
 
     pub fn set_rules(self: &Arc<Self>, rules: Rules) {

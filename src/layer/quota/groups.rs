@@ -13,6 +13,7 @@ use super::{super::other, group::Group, room::Room};
 use crate::{
     policy::{
         fair::Share,
+        feedback::Feedback,
         ledger::{Rules, View},
     },
     telemetry::quota::Sample,
@@ -109,6 +110,18 @@ impl Groups {
             .iter()
             .map(|(name, group)| (name.clone(), group.clone()))
             .collect()
+    }
+
+    /// An attempt of the group `stranger` turns out to be `owner`'s: that one learns what its answer told. The stranger is
+    /// forgotten; whoever uses it goes on, and one that has counted refusals stays for its count.
+    pub fn adopt(&self, stranger: &str, owner: &Arc<str>, told: &Feedback) {
+        self.get(owner).adopt(told);
+        let wanted = self.wanted();
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let counts = |group: &Arc<Group>| group.view().0.throttled > 0;
+        if !wanted.named.contains_key(stranger) && !known.get(stranger).is_some_and(counts) {
+            known.remove(stranger);
+        }
     }
 
     /// Whether every place in the waiting room is free.

@@ -61,6 +61,20 @@ impl Ledger {
         true
     }
 
+    /// An answer told of this group, to an attempt that was sent before it was known to be this group's: the unit that it
+    /// took is ours.
+    pub fn adopt(&mut self, told: &Feedback, now: Duration) {
+        self.roll(now);
+        if let Some(window) = &mut self.window {
+            window.sent();
+            window.ended();
+        }
+        // What went without a word may have gone after it: its answer clears no doubt.
+        if !self.learn(told, 0, now) {
+            self.may_be_gone();
+        }
+    }
+
     /// Whether it is of a window that is over.
     fn is_before(&self, report: &Report, now: Duration) -> bool {
         self.said

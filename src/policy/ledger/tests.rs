@@ -103,6 +103,34 @@ fn remaining_only_falls_whatever_order_answers_arrive_in() {
     assert_eq!(ledger.view(SECOND * 301).remaining, Some(99));
 }
 
+/// What an answer told, apart from how it was counted.
+fn feedback(outcome: Outcome) -> Feedback {
+    match outcome {
+        Outcome::Answered { told, .. } => told,
+        _ => panic!("not an answer"),
+    }
+}
+
+#[test]
+fn an_adopted_unit_is_ours_and_holds_nobody() {
+    // Also where nothing is known yet.
+    let mut ledger = Ledger::new(RULES);
+    ledger.adopt(&feedback(told(100, 99, 1300, 300)), Duration::ZERO);
+    let view = ledger.view(Duration::ZERO);
+    assert_eq!((view.remaining, view.external.0), (Some(99), 0));
+    let grant = ledger.grant(SECOND).unwrap();
+    ledger.adopt(&feedback(told(100, 97, 1300, 299)), SECOND);
+    ledger.settle(grant, told(100, 98, 1300, 299), SECOND);
+    let view = ledger.view(SECOND);
+    assert_eq!(
+        (view.remaining, view.external.0, view.in_flight),
+        (Some(97), 0, 0)
+    );
+    // One more that is gone went without us.
+    ledger.adopt(&feedback(told(100, 95, 1300, 299)), SECOND);
+    assert_eq!(ledger.view(SECOND).external.0, 1);
+}
+
 #[test]
 fn a_reset_that_wavers_by_a_second_opens_no_window() {
     let mut ledger = learnt(RULES, 100, 300);

@@ -1,0 +1,485 @@
+//! Asks DevRev whose a caller's token is: with that token, once for all who bring it meanwhile, and rarely.
+//!
+//! What is believed, and for how long, is decided by `policy::introspect`. The question goes the way of every attempt
+//! (retry, circuit, quota and below), so that it waits, counts and fails as any call does.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use http::{Request, Response, StatusCode, header::ACCEPT};
+use tokio::time::{Instant, timeout, timeout_at};
+use tower::{ServiceExt, util::BoxCloneService};
+
+use super::{
+    Found, Rules,
+    devrev_token::{check_shape, group_of, header_of, own},
+    memory::{Ended, Failure, Joined, Key, Lead, Memory, User},
+};
+use crate::{
+    body::{Body, read_up_to},
+    error::Error,
+    policy::{
+        feedback::{self, Feedback},
+        introspect::{Ending, Known, user_of},
+        operation::Operation,
+    },
+    record::Record,
+    telemetry::metrics::Metrics,
+    types::{Arrived, Deadline, Demand, Named, OwnToken, RequestId},
+};
+
+/// The rest of the way, from `retry` down; known when the stack has been put together. Its lock is held only to clone it,
+/// which costs an allocation: not per request, but per question.
+#[derive(Clone, Default)]
+pub struct Below(Arc<Mutex<Option<Service>>>);
+
+type Service = BoxCloneService<Request<Body>, Response<Body>, Error>;
+
+impl Below {
+    /// Passes `service` on, and keeps a clone of it.
+    pub fn keep<S>(&self, service: S) -> S
+    where
+        S: tower::Service<Request<Body>, Response = Response<Body>, Error = Error>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        *self.service() = Some(BoxCloneService::new(service.clone()));
+        service
+    }
+
+    fn service(&self) -> MutexGuard<'_, Option<Service>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The group in which a token was asked about, the group of its user, and what the answer told of the quota.
+pub type Adopt = Arc<dyn Fn(&str, &Arc<str>, &Feedback) + Send + Sync>;
+
+/// How DevRev is asked about tokens.
+pub struct Introspection {
+    pub memory: Arc<Memory>,
+    /// How long the word "good" is believed.
+    pub ttl: Duration,
+    /// Whoever follows another's question waits at least so long for it.
+    pub attempt_timeout: Duration,
+    pub below: Below,
+    /// The unit that a question took before its user was known is no one else's.
+    pub adopt: Adopt,
+    pub metrics: Arc<Metrics>,
+}
+
+const QUESTION: &str = "/auth-tokens.info";
+
+/// A known token is not kept waiting for longer: what is known of it counts meanwhile.
+const RENEWAL: Duration = Duration::from_secs(3);
+
+/// The documented answer has a few hundred bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// When DevRev has failed to say anything, and named no time.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// A token that is not known, or was known too long ago.
+pub(super) struct Stranger {
+    pub own: OwnToken,
+    key: Key,
+    /// By the memory's clock.
+    expires: Option<Duration>,
+}
+
+/// Of the request that brings it.
+pub(super) struct Asker {
+    pub id: Option<RequestId>,
+    pub record: Record,
+    pub arrived: Instant,
+    pub deadline: Instant,
+}
+
+impl Introspection {
+    /// Without waiting: who calls, or that DevRev must be asked.
+    pub(super) fn find(
+        &self,
+        rules: &Rules,
+        token: &[u8],
+        now: SystemTime,
+    ) -> Result<Found, Error> {
+        let key = self.memory.key(token);
+        match self.memory.look(&key) {
+            Known::Good(user) => {
+                let identity = rules.identity(user.own(header_of(token)?), user.group.clone());
+                Ok(Found::Caller(identity))
+            }
+            Known::Bad => Err(Error::RefusedCredential),
+            Known::Nothing => {
+                let lasts = check_shape(token, now)?;
+                Ok(Found::Stranger(Stranger {
+                    own: own(token)?,
+                    key,
+                    expires: lasts.map(|lasts| self.memory.now().saturating_add(lasts)),
+                }))
+            }
+        }
+    }
+
+    /// Whose token it is.
+    ///
+    /// # Errors
+    /// That DevRev refuses it, or why it could not be asked.
+    pub(super) async fn ask(
+        &self,
+        rules: &Rules,
+        stranger: &Stranger,
+        asker: &Asker,
+    ) -> Result<Arc<User>, Error> {
+        loop {
+            let mut follow = match self.memory.join(&stranger.key) {
+                Joined::Good(user) => return Ok(user),
+                Joined::Bad => return Err(Error::RefusedCredential),
+                Joined::Lead(lead, stale) => {
+                    return self.lead(rules, lead, stale, stranger, asker).await;
+                }
+                Joined::Follow(follow) => follow,
+            };
+            // Whoever asks may be more patient. One attempt's time is had by all, as when each asks for itself.
+            let until = asker.deadline.max(Instant::now() + self.attempt_timeout);
+            let ended = match timeout_at(until, follow.wait_for(Option::is_some)).await {
+                Err(_elapsed) => return Err(Error::UpstreamTimeout),
+                Ok(ended) => ended.ok().and_then(|ended| ended.clone()),
+            };
+            match ended {
+                Some(Ended::Good(user)) => return Ok(user),
+                Some(Ended::Bad) => return Err(Error::RefusedCredential),
+                // Its patience was less than ours.
+                Some(Ended::Failed(Failure::Throttled(wait)))
+                    if Instant::now() + wait <= asker.deadline => {}
+                Some(Ended::Failed(failure)) => return Err(failure.into()),
+                // It left: another one asks.
+                None => {}
+            }
+        }
+    }
+
+    async fn lead(
+        &self,
+        rules: &Rules,
+        lead: Lead<'_>,
+        stale: Option<Arc<User>>,
+        stranger: &Stranger,
+        asker: &Asker,
+    ) -> Result<Arc<User>, Error> {
+        let result = match &stale {
+            Some(user) => {
+                let question = question(rules, &user.group, stranger, asker, asker.arrived);
+                let asked = timeout(RENEWAL, self.put(question));
+                asked.await.unwrap_or(Err(Error::UpstreamTimeout))
+            }
+            None => {
+                let _place = self.memory.enter(asker.deadline).await?;
+                let group = group_of(&stranger.own.hash);
+                let question = question(rules, &group, stranger, asker, asker.deadline);
+                self.put(question).await
+            }
+        };
+        match result {
+            Ok(Answer::Good(user, told)) => {
+                let user = Arc::new(match user {
+                    Some(id) => User::named(&id),
+                    // DevRev took the token, and that is what was asked; whose it is stays unknown.
+                    None => User::unnamed(&stranger.own.hash),
+                });
+                let asked_in = group_of(&stranger.own.hash);
+                if stale.is_none() && asked_in != user.group {
+                    (self.adopt)(&asked_in, &user.group, &told);
+                }
+                self.metrics.introspection("good");
+                lead.end(
+                    Ending::Good {
+                        value: user.clone(),
+                        ttl: self.ttl,
+                        expires: stranger.expires,
+                    },
+                    |_| Ended::Good(user.clone()),
+                );
+                Ok(user)
+            }
+            Ok(Answer::Bad) => {
+                self.metrics.introspection("bad");
+                lead.end(Ending::Bad, |_| Ended::Bad);
+                Err(Error::RefusedCredential)
+            }
+            Err(error) => {
+                let failure = Failure::of(&error);
+                let known = lead.end(Ending::Failed, |known| match known {
+                    Some(user) => Ended::Good(user),
+                    None => Ended::Failed(failure),
+                });
+                let what = if known.is_some() { "stale" } else { "failed" };
+                self.metrics.introspection(what);
+                tracing::debug!(
+                    code = error.code(),
+                    what,
+                    "DevRev could not be asked about a token"
+                );
+                known.ok_or(error)
+            }
+        }
+    }
+
+    async fn put(&self, question: Request<Body>) -> Result<Answer, Error> {
+        let below = self.below.service().clone().ok_or(Error::Internal)?;
+        let response = below.oneshot(question).await?;
+        let (head, mut body) = response.into_parts();
+        let told = feedback::read(
+            head.status,
+            &head.headers,
+            None,
+            SystemTime::now(),
+            Duration::MAX,
+        );
+        // What the quota layer has read, the body included, and cut to what is believed.
+        let demand = head.extensions.get().map(|Demand(time)| *time);
+        let retry_after = demand.or(told.demand).unwrap_or(RETRY_AFTER);
+        match head.status {
+            status if status.is_success() => {
+                let read = timeout(RENEWAL, read_up_to(&mut body, MAX_ANSWER)).await;
+                let read = read.map_err(|_elapsed| Error::UpstreamTimeout)?;
+                let read = read.map_err(Error::Broken)?;
+                let user = if read.complete {
+                    user_of(&read.bytes)
+                } else {
+                    None
+                };
+                Ok(Answer::Good(user, told))
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(Answer::Bad),
+            StatusCode::TOO_MANY_REQUESTS => Err(Error::QuotaExhausted { retry_after }),
+            _ => Err(Error::TokenUnverified { retry_after }),
+        }
+    }
+}
+
+/// What DevRev said of a token.
+enum Answer {
+    /// It takes it; whose it is, if it said so; and what it told of the quota.
+    Good(Option<String>, Feedback),
+    Bad,
+}
+
+/// `auth-tokens.info`, asked with the token itself, as an attempt of whoever brings it.
+fn question(
+    rules: &Rules,
+    group: &Arc<str>,
+    stranger: &Stranger,
+    asker: &Asker,
+    deadline: Instant,
+) -> Request<Body> {
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = http::Uri::from_static(QUESTION);
+    let json = http::HeaderValue::from_static("application/json");
+    request.headers_mut().insert(ACCEPT, json);
+    let extensions = request.extensions_mut();
+    if let Some(id) = &asker.id {
+        extensions.insert(id.clone());
+    }
+    extensions.insert(asker.record.clone());
+    extensions.insert(Named(Operation::from_path(QUESTION)));
+    extensions.insert(rules.caller(group.clone()));
+    extensions.insert(stranger.own.clone());
+    extensions.insert(Arrived(asker.arrived));
+    extensions.insert(Deadline(deadline));
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{HeaderValue, header::AUTHORIZATION};
+    use tower::{Layer, service_fn};
+
+    use super::{
+        super::{AuthenticateLayer, Parameters},
+        *,
+    };
+    use crate::{
+        policy::{
+            access::Access,
+            fair::{Priority, Share},
+        },
+        types::Caller,
+    };
+
+    const TTL: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// What DevRev says to one question after another; the last one is said to all that follow.
+    #[derive(Clone, Copy, Debug)]
+    enum Says {
+        User,
+        Refused,
+        Throttled(u64),
+        Nothing,
+    }
+
+    /// A question: its group, and how long it may wait.
+    type Asked = Arc<Mutex<Vec<(Arc<str>, Duration)>>>;
+
+    struct Rig {
+        layer: AuthenticateLayer,
+        asked: Asked,
+        adopted: Arc<Mutex<Vec<(String, String)>>>,
+    }
+
+    impl Rig {
+        fn new(says: &'static [Says]) -> Rig {
+            let (asked, adopted) = (Asked::default(), Arc::<Mutex<Vec<_>>>::default());
+            let below = Below::default();
+            let seen = asked.clone();
+            below.keep(service_fn(move |request: Request<Body>| {
+                let extensions = request.extensions();
+                let caller = extensions.get::<Arc<Caller>>().expect("a caller");
+                let deadline = extensions.get::<Deadline>().expect("a deadline");
+                let patience = deadline.0.saturating_duration_since(Instant::now());
+                let mut seen = seen.lock().expect("no panic");
+                let say = says[seen.len().min(says.len() - 1)];
+                seen.push((caller.group.clone(), patience));
+                async move {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    let mut response =
+                        Response::new(Body::full(Bytes::from_static(br#"{"user_id":"ada"}"#)));
+                    match say {
+                        Says::User => {}
+                        Says::Refused => *response.status_mut() = StatusCode::UNAUTHORIZED,
+                        Says::Throttled(seconds) => {
+                            return Err(Error::QuotaExhausted {
+                                retry_after: Duration::from_secs(seconds),
+                            });
+                        }
+                        Says::Nothing => std::future::pending().await,
+                    }
+                    Ok(response)
+                }
+            }));
+            let adoptions = adopted.clone();
+            let rules = Rules {
+                share: Share {
+                    caller: "other".into(),
+                    weight: 1,
+                    priority: Priority::Interactive,
+                },
+                access: Access::new(&["*".into()], &[]),
+                max_wait: PATIENCE,
+                enforce: true,
+            };
+            let introspection = Introspection {
+                memory: Arc::new(Memory::new(4)),
+                ttl: TTL,
+                attempt_timeout: Duration::from_secs(30),
+                below,
+                adopt: Arc::new(move |stranger, owner, _| {
+                    let mut adoptions = adoptions.lock().expect("no panic");
+                    adoptions.push((stranger.to_owned(), owner.to_string()));
+                }),
+                metrics: Arc::default(),
+            };
+            let layer = AuthenticateLayer::new(Parameters::Validate {
+                rules,
+                introspection: Some(introspection),
+            });
+            Rig {
+                layer,
+                asked,
+                adopted,
+            }
+        }
+
+        /// The group in which the request goes on.
+        async fn call(&self, prefer: Option<&'static str>) -> Result<Arc<str>, Error> {
+            let inner = service_fn(|request: Request<Body>| async move {
+                let mut response = Response::new(Body::empty());
+                let caller = request.extensions().get::<Arc<Caller>>().cloned();
+                response.extensions_mut().insert(caller.expect("a caller"));
+                Ok::<_, Error>(response)
+            });
+            let mut request = Request::new(Body::empty());
+            let token = HeaderValue::from_static("Bearer e30.e30.c2ln");
+            request.headers_mut().insert(AUTHORIZATION, token);
+            if let Some(prefer) = prefer {
+                let prefer = HeaderValue::from_static(prefer);
+                request.headers_mut().insert("prefer", prefer);
+            }
+            let response = self.layer.layer(inner).oneshot(request).await?;
+            let caller = response.extensions().get::<Arc<Caller>>();
+            Ok(caller.expect("a caller").group.clone())
+        }
+
+        fn asked(&self) -> Vec<(Arc<str>, Duration)> {
+            self.asked.lock().expect("no panic").clone()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_question_has_the_callers_patience_and_a_renewal_none() {
+        let rig = Rig::new(&[Says::User]);
+        for _ in 0..2 {
+            assert_eq!(&*rig.call(None).await.expect("good"), "ada");
+        }
+        tokio::time::advance(TTL).await;
+        assert_eq!(&*rig.call(None).await.expect("good"), "ada");
+        let asked = rig.asked();
+        assert_eq!(asked.len(), 2);
+        let strange = asked[0].0.to_string();
+        assert_eq!(asked[0].1, PATIENCE);
+        assert_eq!((&*asked[1].0, asked[1].1), ("ada", Duration::ZERO));
+        // The first unit is told to the user's group, which counts the second by itself.
+        let adopted = rig.adopted.lock().expect("no panic").clone();
+        assert_eq!(adopted, [(strange, "ada".to_owned())]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_known_token_waits_three_seconds_for_an_upstream_that_hangs() {
+        let rig = Rig::new(&[Says::User, Says::Nothing]);
+        rig.call(None).await.expect("good");
+        tokio::time::advance(TTL).await;
+        let start = Instant::now();
+        rig.call(None).await.expect("known");
+        assert_eq!(start.elapsed(), RENEWAL);
+        // The next ones do not wait at all.
+        rig.call(None).await.expect("known");
+        assert_eq!(start.elapsed(), RENEWAL);
+        assert_eq!(rig.asked().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_takes_away_what_was_known() {
+        let rig = Rig::new(&[Says::User, Says::Refused, Says::Nothing]);
+        rig.call(None).await.expect("good");
+        tokio::time::advance(TTL).await;
+        for _ in 0..2 {
+            let refused = rig.call(None).await;
+            assert!(matches!(refused, Err(Error::RefusedCredential)));
+        }
+        assert_eq!(rig.asked().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_with_more_patience_asks_anew() {
+        let rig = Rig::new(&[Says::Throttled(20), Says::User]);
+        let (first, second, third) = tokio::join!(
+            rig.call(Some("wait=0")),
+            rig.call(None),
+            rig.call(Some("wait=5"))
+        );
+        assert!(
+            matches!(first, Err(Error::QuotaExhausted { retry_after }) if retry_after.as_secs() == 20)
+        );
+        assert_eq!(&*second.expect("good"), "ada");
+        assert!(
+            matches!(third, Err(Error::QuotaExhausted { retry_after }) if retry_after.as_secs() == 20)
+        );
+        assert_eq!(rig.asked().len(), 2);
+    }
+}

@@ -1,0 +1,344 @@
+//! What is known of callers' own tokens: one memory for all workers, and nothing in it from which a token could be had.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use http::HeaderValue;
+use rustls::crypto::aws_lc_rs;
+use sha2::{Digest, Sha256};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, watch},
+    time::{Instant, timeout_at},
+};
+
+use super::devrev_token::group_of;
+use crate::{
+    error::Error,
+    policy::introspect::{Cache, DEFAULT_CAPACITY, Ending, Known, Turn},
+    types::OwnToken,
+};
+
+/// A token's name in the memory: HMAC-SHA-256 under a key that no one else knows and that ends with the process.
+pub(super) type Key = [u8; 32];
+
+/// The user of a token: its quota group, and what its rate is kept under.
+#[derive(Debug)]
+pub(super) struct User {
+    pub group: Arc<str>,
+    rate: [u8; 32],
+}
+
+impl User {
+    /// All tokens of a user share its quota at DevRev; here they share a group and a rate.
+    pub fn named(id: &str) -> User {
+        User {
+            group: id.into(),
+            rate: Sha256::digest(id).into(),
+        }
+    }
+
+    /// Of a token whose user DevRev did not name: as if it were the only one of its user.
+    pub fn unnamed(hash: &[u8; 32]) -> User {
+        User {
+            group: group_of(hash),
+            rate: *hash,
+        }
+    }
+
+    /// The token, with the rate of its user.
+    pub fn own(&self, header: HeaderValue) -> OwnToken {
+        OwnToken {
+            header,
+            hash: self.rate,
+        }
+    }
+}
+
+/// How a question ended, for those who follow it.
+#[derive(Clone, Debug)]
+pub(super) enum Ended {
+    Good(Arc<User>),
+    Bad,
+    Failed(Failure),
+}
+
+type Follow = watch::Receiver<Option<Ended>>;
+
+/// See the module.
+pub struct Memory {
+    key: [u8; 32],
+    epoch: Instant,
+    cache: Mutex<Cache<Key, Arc<User>, Follow>>,
+    /// Tokens that nobody knows are asked about a few at a time, and few more wait: a flood of them must not take the
+    /// connections and places of those who are known.
+    asking: Semaphore,
+    places: Semaphore,
+}
+
+/// Places to wait in for each unknown token that is asked about.
+const PLACES: usize = 8;
+
+const BUSY: Duration = Duration::from_secs(1);
+
+impl Memory {
+    /// At most so many unknown tokens are asked about at once.
+    pub fn new(at_once: usize) -> Memory {
+        let at_once = at_once.clamp(1, 1024);
+        Memory {
+            key: random(),
+            epoch: Instant::now(),
+            cache: Mutex::new(Cache::new(DEFAULT_CAPACITY)),
+            asking: Semaphore::new(at_once),
+            places: Semaphore::new(at_once * (1 + PLACES)),
+        }
+    }
+
+    pub(super) fn key(&self, token: &[u8]) -> Key {
+        hmac(&self.key, token)
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache<Key, Arc<User>, Follow>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn look(&self, key: &Key) -> Known<Arc<User>> {
+        self.cache().look(key, self.now())
+    }
+
+    pub(super) fn join(&self, key: &Key) -> Joined<'_> {
+        let mut tell = None;
+        let turn = self.cache().join(key, self.now(), || {
+            let (sender, follow) = watch::channel(None);
+            tell = Some(sender);
+            follow
+        });
+        match (turn, tell) {
+            (Turn::Good(user), _) => Joined::Good(user),
+            (Turn::Bad, _) => Joined::Bad,
+            (Turn::Follow(follow), _) => Joined::Follow(follow),
+            (Turn::Ask(stale), tell) => Joined::Lead(
+                Lead {
+                    memory: self,
+                    key: *key,
+                    tell,
+                    ended: false,
+                },
+                stale,
+            ),
+        }
+    }
+
+    /// A place among those whose tokens are asked about for the first time.
+    pub(super) async fn enter(
+        &self,
+        deadline: Instant,
+    ) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>), Error> {
+        let busy = || Error::Overloaded { retry_after: BUSY };
+        let place = self.places.try_acquire().map_err(|_| busy())?;
+        let asks = timeout_at(deadline, self.asking.acquire()).await;
+        let asks = asks.map_err(|_elapsed| busy())?.map_err(|_closed| busy())?;
+        Ok((place, asks))
+    }
+}
+
+/// What to do about a token.
+pub(super) enum Joined<'a> {
+    Good(Arc<User>),
+    Bad,
+    /// Ask DevRev; what is known of old counts if it cannot be asked.
+    Lead(Lead<'a>, Option<Arc<User>>),
+    /// Another one asks.
+    Follow(Follow),
+}
+
+/// The one question about a token. Dropped without an end, for its caller left, it lets the next one ask.
+pub(super) struct Lead<'a> {
+    memory: &'a Memory,
+    key: Key,
+    tell: Option<watch::Sender<Option<Ended>>>,
+    ended: bool,
+}
+
+impl Lead<'_> {
+    /// Tells all who follow. Returns what counts although DevRev could not be asked.
+    pub fn end(
+        mut self,
+        ending: Ending<Arc<User>>,
+        told: impl FnOnce(Option<Arc<User>>) -> Ended,
+    ) -> Option<Arc<User>> {
+        self.ended = true;
+        let memory = self.memory;
+        let known = memory.cache().end(&self.key, ending, memory.now());
+        if let Some(tell) = &self.tell {
+            tell.send_replace(Some(told(known.clone())));
+        }
+        known
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let memory = self.memory;
+            memory.cache().end(&self.key, Ending::Left, memory.now());
+        }
+    }
+}
+
+/// Why DevRev could not be asked, in a form that many can be told.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Failure {
+    Throttled(Duration),
+    RoomFull(Duration),
+    Overloaded(Duration),
+    Draining(Duration),
+    CircuitOpen(Duration),
+    Unverified(Duration),
+    Unreachable,
+    Broken,
+    TimedOut,
+    Internal,
+}
+
+impl Failure {
+    pub fn of(error: &Error) -> Failure {
+        match error {
+            Error::QuotaExhausted { retry_after } => Failure::Throttled(*retry_after),
+            Error::WaitingRoomFull { retry_after } => Failure::RoomFull(*retry_after),
+            Error::Overloaded { retry_after } => Failure::Overloaded(*retry_after),
+            Error::Draining { retry_after } => Failure::Draining(*retry_after),
+            Error::CircuitOpen { retry_after } => Failure::CircuitOpen(*retry_after),
+            Error::TokenUnverified { retry_after } => Failure::Unverified(*retry_after),
+            Error::Unreachable(_) => Failure::Unreachable,
+            Error::Broken(_) => Failure::Broken,
+            Error::UpstreamTimeout => Failure::TimedOut,
+            _ => Failure::Internal,
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        const CAUSE: &str = "when another request asked about the same token";
+        match failure {
+            Failure::Throttled(retry_after) => Error::QuotaExhausted { retry_after },
+            Failure::RoomFull(retry_after) => Error::WaitingRoomFull { retry_after },
+            Failure::Overloaded(retry_after) => Error::Overloaded { retry_after },
+            Failure::Draining(retry_after) => Error::Draining { retry_after },
+            Failure::CircuitOpen(retry_after) => Error::CircuitOpen { retry_after },
+            Failure::Unverified(retry_after) => Error::TokenUnverified { retry_after },
+            Failure::Unreachable => Error::Unreachable(CAUSE.into()),
+            Failure::Broken => Error::Broken(CAUSE.into()),
+            Failure::TimedOut => Error::UpstreamTimeout,
+            Failure::Internal => Error::Internal,
+        }
+    }
+}
+
+/// From the source of TLS's keys; else from that of std's.
+fn random() -> [u8; 32] {
+    let mut key = [0; 32];
+    if aws_lc_rs::default_provider()
+        .secure_random
+        .fill(&mut key)
+        .is_err()
+    {
+        for word in key.chunks_exact_mut(8) {
+            let word_of_std = RandomState::new().build_hasher().finish();
+            word.copy_from_slice(&word_of_std.to_le_bytes());
+        }
+    }
+    key
+}
+
+/// RFC 2104, for a key that is shorter than SHA-256's block.
+fn hmac(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
+    let pad = |byte: u8| {
+        let mut block = [byte; 64];
+        for (padded, key) in block.iter_mut().zip(key) {
+            *padded ^= key;
+        }
+        block
+    };
+    let inner = Sha256::new_with_prefix(pad(0x36)).chain_update(message);
+    let outer = Sha256::new_with_prefix(pad(0x5c)).chain_update(inner.finalize());
+    outer.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hmac_is_that_of_the_rfc() {
+        // RFC 4231, test cases 1 and 2; a shorter key is one that ends in zeros.
+        let cases: [(&[u8], &[u8], [u8; 4]); 2] = [
+            (&[0x0b; 20], b"Hi There", [0xb0, 0x34, 0x4c, 0x61]),
+            (
+                b"Jefe",
+                b"what do ya want for nothing?",
+                [0x5b, 0xdc, 0xc1, 0x46],
+            ),
+        ];
+        for (key, message, starts) in cases {
+            let mut padded = [0; 32];
+            padded[..key.len()].copy_from_slice(key);
+            assert_eq!(hmac(&padded, message)[..4], starts);
+        }
+    }
+
+    #[test]
+    fn each_process_has_a_key_of_its_own() {
+        let (one, other) = (Memory::new(1), Memory::new(1));
+        assert_eq!(one.key(b"token"), one.key(b"token"));
+        assert_ne!(one.key(b"token"), other.key(b"token"));
+    }
+
+    #[tokio::test]
+    async fn whoever_leaves_lets_the_next_one_ask() {
+        let memory = Memory::new(1);
+        let key = memory.key(b"token");
+        let Joined::Lead(lead, None) = memory.join(&key) else {
+            panic!("the first one asks");
+        };
+        let Joined::Follow(mut follow) = memory.join(&key) else {
+            panic!("the second one follows");
+        };
+        drop(lead);
+        assert!(follow.wait_for(Option::is_some).await.is_err());
+        assert!(matches!(memory.join(&key), Joined::Lead(_, None)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_strangers_are_asked_about_at_once_and_few_more_wait() {
+        let memory = Arc::new(Memory::new(1));
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let first = memory.enter(deadline).await.expect("a place");
+        let waits = tokio::spawn({
+            let memory = memory.clone();
+            async move { memory.enter(deadline).await.is_ok() }
+        });
+        let others: Vec<_> = (0..PLACES - 1)
+            .map(|_| {
+                let memory = memory.clone();
+                tokio::spawn(async move { memory.enter(deadline).await.is_ok() })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let refused = memory.enter(deadline).await;
+        assert!(matches!(refused, Err(Error::Overloaded { .. })));
+        drop(first);
+        assert!(waits.await.expect("no panic"), "served in its turn");
+        for other in others {
+            let _ = other.await;
+        }
+        assert!(memory.enter(deadline).await.is_ok(), "all places are free");
+    }
+}

@@ -1,0 +1,405 @@
+//! Mode "validate": callers bring DevRev tokens of their own, and DevRev is asked whose they are.
+
+use std::{net::SocketAddr, time::Duration};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use revgate::{
+    config,
+    serve::Gateway,
+    simulator::{self, Fault, Plan, Rule, Simulator, Span, Status},
+};
+
+use crate::{
+    http::{Answer, Client, request},
+    rig::{plan, status},
+};
+
+const INFO: &str = "auth-tokens.info";
+
+struct Rig {
+    devrev: Simulator,
+    gateway: Gateway,
+}
+
+/// `extra` goes on in `[auth]`.
+fn gateway(upstream: SocketAddr, extra: &str, env: &[(&str, &str)]) -> Gateway {
+    let text = format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [upstream]\nurl = \"http://{upstream}\"\nattempt_timeout = \"1s\"\n\
+         [defaults]\nrate = \"1000/s\"\nburst = 1000\nmax_wait = \"5s\"\n\
+         [auth]\nmode = \"validate\"\n{extra}\n"
+    );
+    let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    let config =
+        config::from_toml(&text, &env.collect()).unwrap_or_else(|problems| panic!("{problems}"));
+    Gateway::start(config, None).expect("the gateway starts")
+}
+
+impl Rig {
+    async fn new(extra: &str) -> Rig {
+        Rig::with(extra, Plan::none()).await
+    }
+
+    async fn with(extra: &str, plan: Plan) -> Rig {
+        let options = simulator::Options {
+            plan,
+            ..simulator::Options::default()
+        };
+        let devrev = simulator::start(options).await.expect("the simulator");
+        let gateway = gateway(devrev.addr(), extra, &[]);
+        Rig { devrev, gateway }
+    }
+
+    async fn call(&self, token: &str) -> Answer {
+        call(self.gateway.address().expect("TCP"), token, &[]).await
+    }
+
+    async fn admin(&self, path: &str) -> String {
+        let mut client = Client::connect(self.gateway.admin_address()).await;
+        let get = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        client.send(get).await;
+        let answer = client.answer().await.expect("an answer");
+        String::from_utf8_lossy(&answer.body).into_owned()
+    }
+
+    fn asked(&self, operation: &str) -> usize {
+        let received = self.devrev.received();
+        let path = format!("/{operation}");
+        received.iter().filter(|r| r.target == path).count()
+    }
+}
+
+async fn call(address: SocketAddr, token: &str, more: &[(&str, &str)]) -> Answer {
+    let bearer = format!("Bearer {token}");
+    let mut headers = vec![("Authorization", bearer.as_str())];
+    headers.extend(more);
+    let mut client = Client::connect(address).await;
+    client
+        .send(request("GET", "/works.list", &headers, ""))
+        .await;
+    client.answer().await.expect("an answer")
+}
+
+/// A token of this user; `number` tells it from others.
+fn token(user: &str, number: u32) -> String {
+    let claims = format!(r#"{{"sub":"{user}","jti":"{number}"}}"#);
+    format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
+}
+
+fn bad_token(number: u32) -> String {
+    let claims = format!(r#"{{"refused":true,"jti":"{number}"}}"#);
+    format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
+}
+
+fn info(fault: Fault) -> Plan {
+    Plan::none().with(Rule::new(INFO, fault))
+}
+
+#[tokio::test]
+async fn a_good_token_is_asked_about_once() {
+    let rig = Rig::new("").await;
+    for _ in 0..3 {
+        assert_eq!(rig.call(&token("ada", 1)).await.status, 200);
+    }
+    assert_eq!(rig.asked(INFO), 1);
+    assert_eq!(rig.asked("works.list"), 3);
+    // A second token of the same user.
+    assert_eq!(rig.call(&token("ada", 2)).await.status, 200);
+    // Two questions and four calls count as their user's own, and as nobody else's.
+    let quota: serde_json::Value = serde_json::from_str(&rig.admin("/quota").await).expect("JSON");
+    let group = &quota["don:identity:dvrv-us-1:devo/0:devu/ada"];
+    assert_eq!(group["remaining"], 994, "{quota}");
+    assert_eq!(group["external"], 0, "{quota}");
+    let groups = quota.as_object().expect("groups").len();
+    assert_eq!(groups, 1, "{quota}");
+}
+
+#[tokio::test]
+async fn a_bad_token_is_refused_and_asked_about_once() {
+    let rig = Rig::new("").await;
+    for _ in 0..3 {
+        let answer = rig.call(&bad_token(1)).await;
+        assert_eq!(answer.status, 401);
+        assert_eq!(answer.code(), "unauthenticated");
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+    }
+    assert_eq!((rig.asked(INFO), rig.asked("works.list")), (1, 0));
+    // What is no token of DevRev's, or has ended, is not asked about.
+    let ended = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(r#"{"exp":1000}"#));
+    for token in ["nonsense", ended.as_str()] {
+        assert_eq!(rig.call(token).await.status, 401);
+    }
+    assert_eq!(rig.asked(INFO), 1);
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_refused_when_its_time_is_over() {
+    let rig = Rig::new("introspect_ttl = \"400ms\"").await;
+    let token = token("ada", 1);
+    assert_eq!(rig.call(&token).await.status, 200);
+    rig.devrev.revoke(&token);
+    tokio::time::sleep(Duration::from_millis(450)).await;
+    let before = rig.asked("works.list");
+    for _ in 0..2 {
+        let answer = rig.call(&token).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (401, "unauthenticated")
+        );
+    }
+    assert_eq!(rig.asked("works.list"), before, "it goes no further");
+    assert_eq!(rig.asked(INFO), 2);
+}
+
+#[tokio::test]
+async fn tokens_of_one_user_share_a_group_and_a_rate() {
+    let rig = Rig::with(
+        "[retry]\nmax_attempts = 1",
+        plan("works.list", status(429, Some(60)), 1),
+    )
+    .await;
+    assert_eq!(rig.call(&token("ada", 1)).await.status, 429);
+    // The other token is asked about in a group of its own; what follows is its user's, and that one is paused.
+    let answer = rig.call(&token("ada", 2)).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (429, "quota_exhausted")
+    );
+    assert_eq!(rig.call(&token("bob", 3)).await.status, 200);
+    assert_eq!(rig.asked("works.list"), 2);
+
+    let rate = [
+        ("REVGATE__DEFAULTS__RATE", "1/min"),
+        ("REVGATE__DEFAULTS__BURST", "2"),
+    ];
+    let gateway = gateway(rig.devrev.addr(), "", &rate);
+    let address = gateway.address().expect("TCP");
+    assert_eq!(call(address, &token("eve", 1), &[]).await.status, 200);
+    assert_eq!(call(address, &token("eve", 2), &[]).await.status, 200);
+    let answer = call(address, &token("eve", 3), &[]).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (429, "caller_rate_limited")
+    );
+    assert_eq!(call(address, &token("bob", 4), &[]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_known_token_is_let_through_while_devrev_cannot_be_asked() {
+    for fault in [
+        status(503, None),
+        status(500, None),
+        status(429, None),
+        Fault::Hang,
+        Fault::Reset,
+    ] {
+        let rig = Rig::new("introspect_ttl = \"200ms\"").await;
+        let token = token("ada", 1);
+        assert_eq!(rig.call(&token).await.status, 200);
+        rig.devrev.set_plan(info(fault.clone()));
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        for _ in 0..3 {
+            assert_eq!(rig.call(&token).await.status, 200, "{fault:?}");
+        }
+        // Asked again, but not with every request.
+        assert_eq!(rig.asked("works.list"), 4, "{fault:?}");
+        assert!(
+            (2..=3).contains(&rig.asked(INFO)),
+            "{fault:?}: {}",
+            rig.asked(INFO)
+        );
+        let metrics = rig.admin("/metrics").await;
+        assert!(
+            metrics.contains("revgate_introspections_total{result=\"stale\"} 1"),
+            "{metrics}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_token_gets_what_the_failure_means_and_never_a_401() {
+    let cases = [
+        (status(429, Some(60)), 429, "quota_exhausted", Some("60")),
+        (status(503, Some(60)), 503, "token_unverified", Some("60")),
+        (status(500, None), 503, "token_unverified", Some("5")),
+        (status(404, None), 503, "token_unverified", Some("5")),
+        (Fault::Hang, 504, "upstream_timeout", None),
+        (Fault::Reset, 502, "upstream_broken", None),
+    ];
+    for (fault, status, code, retry_after) in cases {
+        let rig = Rig::with("[retry]\nmax_attempts = 1", info(fault.clone())).await;
+        let answer = rig.call(&token("ada", 1)).await;
+        assert_eq!(answer.status, status, "{fault:?}");
+        assert_eq!(answer.code(), code, "{fault:?}");
+        assert_eq!(answer.header("retry-after"), retry_after, "{fault:?}");
+        // Nothing is held against it.
+        rig.devrev.set_plan(Plan::none());
+        if retry_after != Some("60") {
+            assert_eq!(rig.call(&token("ada", 1)).await.status, 200, "{fault:?}");
+        }
+    }
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = nobody.local_addr().expect("an address");
+    drop(nobody);
+    let gateway = gateway(address, "[retry]\nmax_attempts = 1", &[]);
+    let answer = call(gateway.address().expect("TCP"), &token("ada", 1), &[]).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (502, "upstream_unreachable")
+    );
+}
+
+#[tokio::test]
+async fn a_short_refusal_of_the_question_is_waited_out() {
+    let rig = Rig::with("", plan(INFO, status(429, Some(1)), 1)).await;
+    assert_eq!(rig.call(&token("ada", 1)).await.status, 200);
+    assert_eq!(rig.asked(INFO), 2);
+    // Whoever does not wait is told the true time.
+    let rig = Rig::with("", plan(INFO, status(429, Some(3)), 1)).await;
+    let address = rig.gateway.address().expect("TCP");
+    let answer = call(address, &token("ada", 1), &[("Prefer", "wait=0")]).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (429, "quota_exhausted")
+    );
+    assert_eq!(answer.header("retry-after"), Some("3"));
+}
+
+#[tokio::test]
+async fn many_at_once_ask_one_question() {
+    let rig = Rig::with("", info(Fault::Delay(Span(Duration::from_millis(300))))).await;
+    let address = rig.gateway.address().expect("TCP");
+    let token = token("ada", 1);
+    let calls: Vec<_> = (0..50)
+        .map(|_| {
+            let token = token.clone();
+            tokio::spawn(async move { call(address, &token, &[]).await.status })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.expect("no panic"), 200);
+    }
+    assert_eq!((rig.asked(INFO), rig.asked("works.list")), (1, 50));
+}
+
+#[tokio::test]
+async fn workers_share_what_they_know() {
+    let devrev = simulator::start(simulator::Options::default())
+        .await
+        .expect("the simulator");
+    let env = [("REVGATE__LISTEN__WORKERS", "3")];
+    let gateway = gateway(devrev.addr(), "", &env);
+    let address = gateway.address().expect("TCP");
+    let calls: Vec<_> = (0..30)
+        .map(|_| tokio::spawn(async move { call(address, &token("ada", 1), &[]).await.status }))
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.expect("no panic"), 200);
+    }
+    let received = devrev.received();
+    let path = format!("/{INFO}");
+    assert_eq!(received.iter().filter(|r| r.target == path).count(), 1);
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_lets_the_next_one_ask() {
+    let rig = Rig::with("", Plan::none().with(Rule::new(INFO, Fault::Hang).times(1))).await;
+    let address = rig.gateway.address().expect("TCP");
+    let token = token("ada", 1);
+    let first = tokio::spawn({
+        let token = token.clone();
+        async move { call(address, &token, &[]).await }
+    });
+    while rig.asked(INFO) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let second = tokio::spawn(async move { call(address, &token, &[]).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    first.abort();
+    assert_eq!(second.await.expect("no panic").status, 200);
+    assert_eq!(rig.asked(INFO), 2);
+}
+
+#[tokio::test]
+async fn a_flood_of_unknown_tokens_leaves_a_known_one_served() {
+    // So many failures are DevRev's, and would rightly open the circuit to all.
+    let rig = Rig::new("[upstream.circuit]\nfailures = 10000").await;
+    let known = token("ada", 1);
+    assert_eq!(rig.call(&known).await.status, 200);
+    let address = rig.gateway.address().expect("TCP");
+    // Their questions hang, and more come than may wait.
+    rig.devrev.set_plan(info(Fault::Hang));
+    let flood: Vec<_> = (0..200)
+        .map(|number| {
+            tokio::spawn(async move { call(address, &bad_token(number), &[]).await.status })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let asked = rig.asked(INFO);
+    assert!(asked <= 17, "{asked} asked at once");
+    for _ in 0..5 {
+        let at = std::time::Instant::now();
+        assert_eq!(rig.call(&known).await.status, 200);
+        assert!(
+            at.elapsed() < Duration::from_millis(500),
+            "{:?}",
+            at.elapsed()
+        );
+    }
+    let mut refused = 0;
+    for call in flood {
+        let status = call.await.expect("no panic");
+        assert!(
+            matches!(status, 502..=504),
+            "{status}: nobody said that it is bad"
+        );
+        refused += u32::from(status == 503);
+    }
+    assert!(refused >= 56, "{refused}");
+    // With DevRev well again it stays known: no new question.
+    rig.devrev.set_plan(Plan::none());
+    let asked = rig.asked(INFO);
+    for number in 1000..1020 {
+        rig.call(&bad_token(number)).await;
+    }
+    assert_eq!(rig.call(&known).await.status, 200);
+    assert_eq!(rig.asked(INFO), asked + 20);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_as_documented_names_nobody_and_is_good() {
+    let mut odd = Status::new(200);
+    odd.body = Some("it works".into());
+    let rig = Rig::with("", info(Fault::Status(odd))).await;
+    for _ in 0..2 {
+        assert_eq!(rig.call(&token("ada", 1)).await.status, 200);
+    }
+    assert_eq!(rig.asked(INFO), 1);
+    let quota = rig.admin("/quota").await;
+    assert!(!quota.contains("devu/ada"), "{quota}");
+}
+
+#[tokio::test]
+async fn no_token_is_shown_anywhere() {
+    let rig = Rig::new("").await;
+    let (good, bad) = (token("ada", 1), bad_token(1));
+    rig.call(&good).await;
+    rig.call(&bad).await;
+    for path in ["/config", "/status", "/quota", "/callers", "/metrics", "/"] {
+        let text = rig.admin(path).await;
+        for token in [&good, &bad] {
+            assert!(!text.contains(token.as_str()), "{path}");
+        }
+    }
+    let metrics = rig.admin("/metrics").await;
+    for line in [
+        "revgate_introspections_total{result=\"good\"} 1",
+        "revgate_introspections_total{result=\"bad\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+    assert!(
+        !metrics.contains("devu/"),
+        "a label without a bound: {metrics}"
+    );
+}
