@@ -11,6 +11,7 @@ use crate::{
     body::Body,
     policy::{
         feedback::whole_seconds,
+        jwt,
         target::{FramingFault, TargetFault},
     },
     types::RequestId,
@@ -27,6 +28,9 @@ pub enum Error {
     UnknownCredential,
     #[error("expired credential")]
     ExpiredCredential,
+    /// The reason is for the operator; a caller reads the same for each.
+    #[error("bad signed token: {0}")]
+    BadToken(jwt::Fault),
     #[error("operation not allowed")]
     Forbidden,
     #[error("bad request target: {0}")]
@@ -75,9 +79,10 @@ impl Error {
     /// The code: metric label, start of `detail`, and `details` of `Proxy-Status`.
     pub fn code(&self) -> &'static str {
         match self {
-            Error::NoCredential | Error::UnknownCredential | Error::ExpiredCredential => {
-                "unauthenticated"
-            }
+            Error::NoCredential
+            | Error::UnknownCredential
+            | Error::ExpiredCredential
+            | Error::BadToken(_) => "unauthenticated",
             Error::Forbidden => "forbidden",
             Error::Target(_) | Error::Framing(_) | Error::Malformed | Error::BrokenBody => {
                 "bad_request"
@@ -137,6 +142,17 @@ impl Error {
         }
     }
 
+    /// Why nobody was known to call: a label of the metrics, never told to a caller.
+    pub fn auth_reason(&self) -> Option<&'static str> {
+        match self {
+            Error::NoCredential => Some("no_credential"),
+            Error::UnknownCredential => Some("unknown_credential"),
+            Error::ExpiredCredential => Some("expired_credential"),
+            Error::BadToken(fault) => Some(fault.label()),
+            _ => None,
+        }
+    }
+
     /// How long the caller should stay away; on every 429 and 503.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -172,7 +188,9 @@ impl Error {
     fn message(&self) -> &'static str {
         match self {
             Error::NoCredential => "Send your revgate key as `Authorization: Bearer KEY`.",
-            Error::UnknownCredential => "This key is not known to revgate.",
+            Error::UnknownCredential | Error::BadToken(_) => {
+                "This key or token is not known to revgate."
+            }
             Error::ExpiredCredential => "This token has expired.",
             Error::Forbidden => "This caller may not use this operation.",
             Error::Target(_) => "The request's target or Host is not acceptable.",

@@ -34,11 +34,13 @@ use crate::{body::Body, error::Error, policy::retry::Outcome, record::Record, ty
 pub type BoxFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
 
 pin_project! {
-    /// For layers that only look at the head: refused on the spot, or whatever is below.
+    /// For layers that only look at the head: refused on the spot, or whatever is below. In the rare case that somebody
+    /// must be asked first, boxed.
     #[project = EitherProjection]
     pub enum Either<F> {
         Refused { error: Option<Error> },
         Below { #[pin] future: F },
+        Waiting { future: BoxFuture },
     }
 }
 
@@ -49,6 +51,10 @@ impl<F> Either<F> {
 
     pub(crate) fn below(future: F) -> Self {
         Either::Below { future }
+    }
+
+    pub(crate) fn waiting(future: BoxFuture) -> Self {
+        Either::Waiting { future }
     }
 }
 
@@ -61,6 +67,7 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Either<F> {
                 Poll::Ready(Err(error.take().unwrap_or(Error::Internal)))
             }
             EitherProjection::Below { future } => future.poll(cx),
+            EitherProjection::Waiting { future } => future.as_mut().poll(cx),
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod explain;
 pub mod fair;
 pub mod feedback;
 pub mod headers;
+pub mod jwt;
 pub mod ledger;
 pub mod operation;
 pub mod rate;
