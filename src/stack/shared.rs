@@ -5,13 +5,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::time::Instant;
 
 use crate::{
     config::{CallerRules, Config},
     layer::{
         Draining,
+        authenticate::SigningKeys,
         credential::Tokens,
         quota::{Groups, Wanted},
         rate_limit::TokioClock,
@@ -39,6 +40,8 @@ pub struct Shared {
     pub limiters: ArcSwap<Limiters>,
     /// Upstream credentials as they go on the wire.
     pub tokens: Arc<ArcSwap<Tokens>>,
+    /// Of the issuer of callers' tokens, where it publishes them. For the stacks that are built next.
+    pub signing_keys: ArcSwapOption<SigningKeys>,
     pub draining: Draining,
     pub epoch: Instant,
     /// Where spans go; `None` where none are exported.
@@ -62,6 +65,7 @@ impl Shared {
             in_flight: Arc::default(),
             limiters: ArcSwap::from_pointee(Limiters::new(config)),
             tokens: Arc::new(ArcSwap::from_pointee(tokens(config)?)),
+            signing_keys: ArcSwapOption::empty(),
             draining,
             epoch: Instant::now(),
             spans: None,

@@ -31,9 +31,14 @@ pub type Wishes = mpsc::Receiver<()>;
 impl SigningKeys {
     /// Keys of a file: they are what they are until the file changes.
     pub fn fixed(set: KeySet) -> Arc<SigningKeys> {
-        let (keys, _nobody) = SigningKeys::fetched();
+        let keys = SigningKeys::none();
         keys.set.store(Some(Arc::new(set)));
         keys
+    }
+
+    /// No keys, and nobody to fetch any.
+    pub fn none() -> Arc<SigningKeys> {
+        SigningKeys::fetched().0
     }
 
     /// Keys that somebody fetches: none yet, and the first fetch under way.

@@ -1,0 +1,117 @@
+//! Keeps the keys of the issuer of callers' tokens new, on a thread of its own, so that it never slows serving.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use http::Uri;
+use tokio::time::timeout_at;
+
+use super::trust;
+use crate::{
+    config::{Config, Jwks, Roots},
+    error::Cause,
+    layer::authenticate::{SigningKeys, Wishes},
+    policy::jwt::{FAILED_AGAIN, KeySet, freshness},
+    telemetry::metrics::Metrics,
+    upstream::{fetch, tls},
+};
+
+/// `None`, and not even a thread, where there is nothing to fetch. The issuer may be down: it is asked again.
+pub(super) fn start(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Option<Arc<SigningKeys>>> {
+    let Some(Jwks::Url { url, roots }) = config.auth.jwt.as_ref().map(|jwt| &jwt.jwks) else {
+        return Ok(None);
+    };
+    let issuer = Issuer {
+        url: url.clone(),
+        roots: roots.clone(),
+    };
+    // What an operator can mend is told now.
+    issuer.tls()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (keys, wishes) = SigningKeys::fetched();
+    let (kept, metrics) = (Arc::downgrade(&keys), metrics.clone());
+    std::thread::Builder::new()
+        .name("jwks".into())
+        .spawn(move || runtime.block_on(keep(issuer, kept, wishes, metrics)))?;
+    Ok(Some(keys))
+}
+
+struct Issuer {
+    url: Uri,
+    roots: Roots,
+}
+
+impl Issuer {
+    /// Made anew for each fetch: a cluster's CA is rotated too.
+    fn tls(&self) -> Result<Option<Arc<rustls::ClientConfig>>, tls::TlsError> {
+        let https = self.url.scheme_str() == Some("https");
+        https
+            .then(|| tls::client_config(&trust(&self.roots), false))
+            .transpose()
+    }
+
+    async fn fetch(&self) -> Result<(KeySet, Duration), Cause> {
+        let document = fetch::document(&self.url, self.tls()?).await?;
+        let set = KeySet::parse(&document.body)?;
+        Ok((set, freshness(document.cache_control.as_deref())))
+    }
+}
+
+/// Ends when nobody has the keys any more.
+async fn keep(issuer: Issuer, keys: Weak<SigningKeys>, mut wishes: Wishes, metrics: Arc<Metrics>) {
+    loop {
+        let fetched = issuer.fetch().await;
+        let Some(kept) = keys.upgrade() else { return };
+        metrics.key_fetch(if fetched.is_ok() { "ok" } else { "failed" });
+        match fetched {
+            Ok((set, fresh)) => {
+                if kept.current().is_none_or(|old| *old != set) {
+                    let (keys, unusable) = (set.len(), set.unusable());
+                    tracing::info!(url = %issuer.url, keys, unusable, "the issuer's keys have been fetched");
+                }
+                kept.end(Some(set), fresh);
+            }
+            Err(error) => {
+                let kept_keys = kept.current().map_or(0, |old| old.len());
+                tracing::warn!(
+                    url = %issuer.url,
+                    error = %chain(&*error),
+                    kept_keys,
+                    "the issuer's keys could not be fetched; tried again in {}s",
+                    FAILED_AGAIN.as_secs()
+                );
+                kept.end(None, FAILED_AGAIN);
+            }
+        }
+        let due = kept.due();
+        drop(kept);
+        loop {
+            let wish = timeout_at(due, wishes.recv()).await;
+            let Some(kept) = keys.upgrade() else { return };
+            match wish {
+                Err(_elapsed) => {
+                    kept.begin();
+                    break;
+                }
+                // One from before the last fetch has been granted by it.
+                Ok(Some(())) if kept.is_wanted() => break,
+                Ok(Some(())) => {}
+                Ok(None) => return,
+            }
+        }
+    }
+}
+
+/// An error and what it came from, on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let words: Vec<_> = causes.map(ToString::to_string).collect();
+    words.join(": ")
+}
