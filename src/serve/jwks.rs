@@ -39,7 +39,10 @@ pub(super) fn start(
     let (kept, metrics) = (Arc::downgrade(&keys), metrics.clone());
     std::thread::Builder::new()
         .name("jwks".into())
-        .spawn(move || runtime.block_on(keep(issuer, kept, wishes, metrics)))?;
+        .spawn(move || {
+            let fetch = async || issuer.fetch().await;
+            runtime.block_on(keep(fetch, &issuer.url, kept, wishes, metrics));
+        })?;
     Ok(Some(keys))
 }
 
@@ -65,23 +68,29 @@ impl Issuer {
 }
 
 /// Ends when nobody has the keys any more.
-async fn keep(issuer: Issuer, keys: Weak<SigningKeys>, mut wishes: Wishes, metrics: Arc<Metrics>) {
+async fn keep(
+    fetch: impl AsyncFn() -> Result<(KeySet, Duration), Cause>,
+    url: &Uri,
+    keys: Weak<SigningKeys>,
+    mut wishes: Wishes,
+    metrics: Arc<Metrics>,
+) {
     loop {
-        let fetched = issuer.fetch().await;
+        let fetched = fetch().await;
         let Some(kept) = keys.upgrade() else { return };
         metrics.key_fetch(if fetched.is_ok() { "ok" } else { "failed" });
         match fetched {
             Ok((set, fresh)) => {
                 if kept.current().is_none_or(|old| *old != set) {
                     let (keys, unusable) = (set.len(), set.unusable());
-                    tracing::info!(url = %issuer.url, keys, unusable, "the issuer's keys have been fetched");
+                    tracing::info!(%url, keys, unusable, "the issuer's keys have been fetched");
                 }
                 kept.end(Some(set), fresh);
             }
             Err(error) => {
                 let kept_keys = kept.current().map_or(0, |old| old.len());
                 tracing::warn!(
-                    url = %issuer.url,
+                    %url,
                     error = %chain(&*error),
                     kept_keys,
                     "the issuer's keys could not be fetched; tried again in {}s",
@@ -114,4 +123,53 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let words: Vec<_> = causes.map(ToString::to_string).collect();
     words.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::{Instant, sleep, sleep_until};
+
+    use super::*;
+
+    const SET: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_are_fetched_by_age_and_soon_after_a_failure_until_nobody_has_them() {
+        let start = Instant::now();
+        let (keys, wishes) = SigningKeys::fetched();
+        let (weak, metrics) = (Arc::downgrade(&keys), Arc::new(Metrics::new()));
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let kept = tokio::spawn(async move {
+            let fetch = async || {
+                sleep(Duration::from_secs(1)).await;
+                match counted.fetch_add(1, Ordering::Relaxed) {
+                    0 | 3 => Err("down".into()),
+                    _ => Ok((KeySet::parse(SET.as_bytes())?, Duration::from_secs(300))),
+                }
+            };
+            let url = Uri::from_static("https://issuer.example/keys");
+            keep(fetch, &url, weak, wishes, metrics).await;
+        });
+        // Fetches end after 1, 12, 313, 614 (a failure) and 625 seconds.
+        for (at, fetches, has) in [
+            (0, 0, false),
+            (2, 1, false),
+            (11, 1, false),
+            (13, 2, true),
+            (311, 2, true),
+            (314, 3, true),
+            (615, 4, true),
+            (623, 4, true),
+            (626, 5, true),
+        ] {
+            sleep_until(start + Duration::from_secs(at)).await;
+            let seen = (count.load(Ordering::Relaxed), keys.current().is_some());
+            assert_eq!(seen, (fetches, has), "after {at} s");
+        }
+        drop(keys);
+        kept.await.expect("it ends");
+    }
 }

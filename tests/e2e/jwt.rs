@@ -245,7 +245,6 @@ async fn a_rotated_key_is_fetched_once_for_all_and_made_up_names_cause_no_flood(
     // At most one more, should ten seconds have passed.
     let more = usize::from(start.elapsed() > Duration::from_secs(9));
     assert!(issuer.asked() <= 2 + more, "{}", issuer.asked());
-    // A key that is published no more is good no more.
     assert_eq!(call(&rig, &token).await.status, 200);
 }
 
@@ -341,53 +340,95 @@ async fn keys_are_fetched_over_tls_from_whom_the_roots_vouch_for() {
     assert_eq!(issuer.asked(), 1);
 }
 
-#[tokio::test]
-async fn keys_of_a_file_are_taken_up_when_it_changes() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let jwks = folder.path().join("jwks.json");
-    let file = folder.path().join("revgate.toml");
-    std::fs::write(&jwks, one()).expect("written");
-    std::fs::write(folder.path().join("token"), TOKEN).expect("written");
-    let devrev = simulator::start(simulator::Options::default())
-        .await
-        .expect("starts");
-    let token = format!("file = {:?}", folder.path().join("token"));
-    let text = rig::file(
-        &devrev.addr().to_string(),
-        &signed(&format!("file = {jwks:?}")),
-    );
-    std::fs::write(&file, text.replace("env = \"DEVREV_TOKEN\"", &token)).expect("written");
-    let config = config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
-    assert!(config.files.contains(&jwks));
-    let gateway = Gateway::watching(file, config, None).expect("starts");
-    let send = async |credential: String| {
-        let mut client = Client::connect(gateway.address().expect("TCP")).await;
+/// A gateway that was started from a file.
+struct Watched {
+    gateway: Gateway,
+    devrev: Simulator,
+    folder: tempfile::TempDir,
+}
+
+impl Watched {
+    async fn new(jwks: impl Fn(&Path) -> String) -> Watched {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("jwks.json"), one()).expect("written");
+        std::fs::write(folder.path().join("token"), TOKEN).expect("written");
+        let devrev = simulator::start(simulator::Options::default())
+            .await
+            .expect("starts");
+        let file = folder.path().join("revgate.toml");
+        let text = text(&devrev, folder.path(), &jwks(folder.path()));
+        std::fs::write(&file, text).expect("written");
+        let config = config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        let gateway = Gateway::watching(file, config, None).expect("starts");
+        Watched {
+            gateway,
+            devrev,
+            folder,
+        }
+    }
+
+    async fn send(&self, credential: String) -> u16 {
+        let mut client = Client::connect(self.gateway.address().expect("TCP")).await;
         let headers = [("Authorization", credential.as_str())];
-        client
-            .send(request("GET", "/dev-users.self", &headers, ""))
-            .await;
+        let bytes = request("GET", "/dev-users.self", &headers, "");
+        client.send(bytes).await;
         client.answer().await.expect("an answer").status
-    };
-    let reload = async || {
-        let mut client = Client::connect(gateway.admin_address()).await;
+    }
+
+    async fn reload(&self) -> Answer {
+        let mut client = Client::connect(self.gateway.admin_address()).await;
         let bytes = "POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
         client.send(bytes).await;
         client.answer().await.expect("an answer")
-    };
-    assert_eq!((send(good()).await, send(next()).await), (200, 401));
+    }
+}
+
+fn text(devrev: &Simulator, folder: &Path, jwks: &str) -> String {
+    let token = format!("file = {:?}", folder.join("token"));
+    rig::file(&devrev.addr().to_string(), &signed(jwks)).replace("env = \"DEVREV_TOKEN\"", &token)
+}
+
+#[tokio::test]
+async fn keys_of_a_file_are_taken_up_when_it_changes() {
+    let rig = Watched::new(|folder| format!("file = {:?}", folder.join("jwks.json"))).await;
+    let jwks = rig.folder.path().join("jwks.json");
+    assert_eq!((rig.send(good()).await, rig.send(next()).await), (200, 401));
     for bad in ["", "{}", "{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAA\"}]}"] {
         std::fs::write(&jwks, bad).expect("written");
-        let answer = reload().await;
+        let answer = rig.reload().await;
         let report = answer.json();
         assert_eq!((answer.status, &report["result"]), (409, &"refused".into()));
         assert_eq!(report["problems"][0]["path"], "auth.jwt.jwks.file");
-        assert_eq!((send(good()).await, send(next()).await), (200, 401));
+        assert_eq!((rig.send(good()).await, rig.send(next()).await), (200, 401));
     }
     std::fs::write(&jwks, key_set(&[NEXT.jwk(json!({"kid": "two"}))])).expect("written");
-    let report = reload().await.json();
+    let report = rig.reload().await.json();
     // Or the gateway has seen it by itself.
     assert_ne!(report["result"], "refused", "{report}");
-    assert_eq!((send(good()).await, send(next()).await), (401, 200));
+    assert_eq!((rig.send(good()).await, rig.send(next()).await), (401, 200));
+}
+
+#[tokio::test]
+async fn another_issuer_is_taken_up_by_a_reload_and_the_same_is_not_asked_again() {
+    let old = Issuer::new(&one()).await;
+    let new = Issuer::new(&key_set(&[NEXT.jwk(json!({"kid": "two"}))])).await;
+    let at = |issuer: &Issuer| format!("url = \"http://{}/keys\"", issuer.address);
+    let rig = Watched::new(|_| at(&old)).await;
+    assert_eq!(rig.send(good()).await, 200, "waits for the first keys");
+    let file = rig.folder.path().join("revgate.toml");
+    let write = |issuer: &Issuer, more: &str| {
+        let text = text(&rig.devrev, rig.folder.path(), &at(issuer)) + more;
+        std::fs::write(&file, text).expect("written");
+    };
+    write(&old, "[quota]\nreserve = 0.25\n");
+    assert_ne!(rig.reload().await.json()["result"], "refused");
+    assert_eq!((rig.send(good()).await, old.asked()), (200, 1));
+    write(&new, "");
+    assert_ne!(rig.reload().await.json()["result"], "refused");
+    assert_eq!((rig.send(next()).await, rig.send(good()).await), (200, 401));
+    assert_eq!(old.asked(), 1);
+    // The old keys are gone with the old issuer; `one` is none of the new one's.
+    assert!((1..=2).contains(&new.asked()));
 }
 
 /// What the kubelet puts into a pod for `serviceAccountToken: { audience: revgate }`, and the cluster's issuer on loopback.

@@ -25,6 +25,10 @@ pub struct SigningKeys {
     ended: watch::Sender<u64>,
 }
 
+/// Requests that wait for keys at once: whoever makes tokens up must not take all the places that requests have
+/// (`limits.max_in_flight`, 1024 by default).
+const MAX_WAITING: usize = 256;
+
 /// Ends when the last who could wish for keys is gone.
 pub type Wishes = mpsc::Receiver<()>;
 
@@ -61,7 +65,7 @@ impl SigningKeys {
 
     /// Waits for a fetch if there may be one now; false at once, or after `patience`, when there was none.
     pub(super) async fn newer(&self, patience: Duration) -> bool {
-        if self.wish.is_closed() {
+        if self.wish.is_closed() || self.ended.receiver_count() >= MAX_WAITING {
             return false;
         }
         // Before asking, so that no end is missed.
