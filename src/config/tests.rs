@@ -265,7 +265,7 @@ fn signed_tokens_are_read_shown_and_compared() {
     std::fs::write(&path, one).unwrap();
     let file = format!("file = {path:?}");
     let old = load(&file);
-    assert_eq!(old.files, [path.clone()]);
+    assert_eq!(old.files, std::slice::from_ref(&path));
     assert!(load(&file).differences(&old).is_empty());
     std::fs::write(&path, two).unwrap();
     assert_eq!(load(&file).differences(&old), ["auth.jwt.jwks"]);

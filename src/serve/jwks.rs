@@ -137,12 +137,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn keys_are_fetched_by_age_and_soon_after_a_failure_until_nobody_has_them() {
+        tokio::task::LocalSet::new()
+            .run_until(fetched_by_age())
+            .await;
+    }
+
+    async fn fetched_by_age() {
         let start = Instant::now();
         let (keys, wishes) = SigningKeys::fetched();
         let (weak, metrics) = (Arc::downgrade(&keys), Arc::new(Metrics::new()));
         let count = Arc::new(AtomicUsize::new(0));
         let counted = count.clone();
-        let kept = tokio::spawn(async move {
+        let kept = tokio::task::spawn_local(async move {
             let fetch = async || {
                 sleep(Duration::from_secs(1)).await;
                 match counted.fetch_add(1, Ordering::Relaxed) {

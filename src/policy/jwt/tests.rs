@@ -366,7 +366,7 @@ fn keys_that_are_of_no_use_are_left_out() {
         json!({}),
     ];
     for bad in bad {
-        let alone = KeySet::parse(key_set(&[bad.clone()]).as_bytes());
+        let alone = KeySet::parse(key_set(std::slice::from_ref(&bad)).as_bytes());
         assert_eq!(alone, Err(KeySetFault::NoneUsable), "{bad}");
         let set = keys(&[bad, EC.jwk(json!({"kid": "b"}))]);
         assert_eq!((set.len(), set.unusable()), (1, 1));
