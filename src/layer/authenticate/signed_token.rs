@@ -268,4 +268,47 @@ mod tests {
         assert!(later.await.is_err());
         assert_eq!(start.elapsed(), Duration::from_millis(10));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn newer_keys_are_asked_for_by_name_alone() {
+        let (signer, other) = (Signer::ed25519(), Signer::ed25519());
+        let (keys, mut wishes) = SigningKeys::fetched();
+        let both = [
+            signer.jwk(json!({"kid": "k"})),
+            other.jwk(json!({"kid": "l"})),
+        ];
+        let both = KeySet::parse(key_set(&both).as_bytes()).unwrap();
+        keys.end(Some(both), Duration::from_secs(300));
+        let tokens = tokens(keys);
+        let start = Instant::now();
+        for (header, want) in [
+            (header("EdDSA", "k"), Fault::BadSignature),
+            (header("ES256", "k"), Fault::Algorithm),
+            (json!({"alg": "EdDSA"}), Fault::UnknownKid),
+        ] {
+            let token = other.token(&header, CLAIMS);
+            assert_eq!(answer(&tokens, &token).await, Err(want));
+        }
+        assert!(wishes.try_recv().is_err());
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        let token = other.token(&header("EdDSA", "m"), CLAIMS);
+        assert_eq!(answer(&tokens, &token).await, Err(Fault::UnknownKid));
+        assert_eq!((wishes.try_recv(), start.elapsed()), (Ok(()), PATIENCE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_wait() {
+        let signer = Signer::ed25519();
+        let (keys, _wishes) = SigningKeys::fetched();
+        let tokens = tokens(keys);
+        let good = signer.token(&header("EdDSA", "k"), CLAIMS);
+        let start = Instant::now();
+        let all = (0..300).map(async |_| {
+            assert_eq!(answer(&tokens, &good).await, Err(Fault::NoKeys));
+            start.elapsed()
+        });
+        let all = futures_util::future::join_all(all).await;
+        let waited = all.iter().filter(|time| **time == PATIENCE).count();
+        assert_eq!(waited, 256);
+    }
 }
