@@ -11,6 +11,7 @@ use crate::{
     body::Body,
     policy::{
         feedback::whole_seconds,
+        jwt,
         target::{FramingFault, TargetFault},
     },
     types::RequestId,
@@ -31,6 +32,9 @@ pub enum Error {
     RefusedCredential,
     #[error("DevRev did not say whether the caller's token is good")]
     TokenUnverified { retry_after: Duration },
+    /// The reason is for the operator; a caller reads the same for each.
+    #[error("bad signed token: {0}")]
+    BadToken(jwt::Fault),
     #[error("operation not allowed")]
     Forbidden,
     #[error("bad request target: {0}")]
@@ -82,7 +86,8 @@ impl Error {
             Error::NoCredential
             | Error::UnknownCredential
             | Error::ExpiredCredential
-            | Error::RefusedCredential => "unauthenticated",
+            | Error::RefusedCredential
+            | Error::BadToken(_) => "unauthenticated",
             Error::Forbidden => "forbidden",
             Error::Target(_) | Error::Framing(_) | Error::Malformed | Error::BrokenBody => {
                 "bad_request"
@@ -143,6 +148,17 @@ impl Error {
         }
     }
 
+    /// Why nobody was known to call: a label of the metrics, never told to a caller.
+    pub fn auth_reason(&self) -> Option<&'static str> {
+        match self {
+            Error::NoCredential => Some("no_credential"),
+            Error::UnknownCredential => Some("unknown_credential"),
+            Error::ExpiredCredential => Some("expired_credential"),
+            Error::BadToken(fault) => Some(fault.label()),
+            _ => None,
+        }
+    }
+
     /// How long the caller should stay away; on every 429 and 503.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -179,7 +195,9 @@ impl Error {
     fn message(&self) -> &'static str {
         match self {
             Error::NoCredential => "Send your revgate key as `Authorization: Bearer KEY`.",
-            Error::UnknownCredential => "This key is not known to revgate.",
+            Error::UnknownCredential | Error::BadToken(_) => {
+                "This key or token is not known to revgate."
+            }
             Error::ExpiredCredential => "This token has expired.",
             Error::RefusedCredential => "DevRev refuses this token.",
             Error::Forbidden => "This caller may not use this operation.",

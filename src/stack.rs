@@ -19,7 +19,7 @@ use tower::{Service, ServiceBuilder, util::BoxCloneService};
 
 use crate::{
     body::Body,
-    config::{self, AuthMode, CallerCredential, CallerRules, Config, LogAccess, RewriteMode},
+    config::{self, AuthMode, CallerCredential, CallerRules, Config, Jwks, LogAccess, RewriteMode},
     error::Error,
     layer::{
         BoxFuture, admission, attempt, authenticate, authorize, circuit, credential, headers,
@@ -28,6 +28,7 @@ use crate::{
     policy::{
         access::Access,
         fair::{Priority, Share},
+        jwt::Expected,
         retry::Rules,
         rewrite::{Mode, Rule},
     },
@@ -87,13 +88,17 @@ where
             max_body: config.limits.max_body,
         }))
         // From here a `Caller` is known; its credential is gone.
-        .layer(authenticate::AuthenticateLayer::new(identities(
-            config,
-            config
-                .auth
-                .introspect
-                .then(|| introspection(config, shared, &below)),
-        )))
+        .layer(authenticate::AuthenticateLayer::new(
+            identities(
+                config,
+                config
+                    .auth
+                    .introspect
+                    .then(|| introspection(config, shared, &below)),
+                shared.signing_keys.load_full(),
+            ),
+            metrics(),
+        ))
         // Before rate and quota: a forbidden call costs nothing.
         .layer(authorize::AuthorizeLayer::new(authorize::Parameters {
             metrics: metrics(),
@@ -184,9 +189,11 @@ fn share(caller: &str, rules: &CallerRules) -> Share {
     }
 }
 
+/// `fetched` are the keys of an issuer that publishes them; those of a file are in the configuration.
 pub(crate) fn identities(
     config: &Config,
     introspection: Option<authenticate::Introspection>,
+    fetched: Option<Arc<authenticate::SigningKeys>>,
 ) -> authenticate::Parameters {
     if config.auth.mode == AuthMode::Validate {
         let rules = &config.defaults;
@@ -200,7 +207,7 @@ pub(crate) fn identities(
             introspection,
         };
     }
-    let (mut keys, mut anonymous) = (HashMap::new(), None);
+    let (mut keys, mut subjects, mut anonymous) = (HashMap::new(), HashMap::new(), None);
     for (name, caller) in &config.callers {
         let token = caller.token.as_ref();
         let group = token
@@ -217,11 +224,28 @@ pub(crate) fn identities(
         });
         match &caller.credential {
             CallerCredential::Key(hash) => drop(keys.insert(*hash, identity)),
+            CallerCredential::JwtSubject(subject) => {
+                drop(subjects.insert(subject.clone(), identity))
+            }
             CallerCredential::Anonymous => anonymous = Some(identity),
         }
     }
+    let signed = config.auth.jwt.as_ref().map(|jwt| {
+        Arc::new(authenticate::SignedTokens {
+            expected: Expected {
+                issuer: jwt.issuer.clone(),
+                audience: jwt.audience.clone(),
+            },
+            subjects,
+            keys: match &jwt.jwks {
+                Jwks::File { keys, .. } => authenticate::SigningKeys::fixed(keys.clone()),
+                Jwks::Url { .. } => fetched.unwrap_or_else(authenticate::SigningKeys::none),
+            },
+        })
+    });
     authenticate::Parameters::Inject(authenticate::Methods {
         keys: authenticate::Keys(keys),
+        signed,
         anonymous,
     })
 }

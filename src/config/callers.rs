@@ -69,12 +69,14 @@ pub(super) fn callers(
     named: Vec<(String, Section)>,
     tokens: &[String],
     inject: bool,
+    signed: bool,
     listen: &Address,
     defaults: &CallerRules,
     env: &BTreeMap<String, String>,
 ) -> BTreeMap<String, Caller> {
     let loopback = !matches!(listen, Address::Tcp(a) if !a.ip().is_loopback());
     let mut keys: BTreeMap<[u8; 32], String> = BTreeMap::new();
+    let mut subjects: BTreeMap<String, String> = BTreeMap::new();
     let mut nobody: Option<String> = None;
     let mut callers = BTreeMap::new();
     for (name, mut s) in named {
@@ -91,17 +93,31 @@ pub(super) fn callers(
             Some(Sha256::digest(key.expose_secret().as_bytes()).into())
         });
         let anonymous = s.bool("anonymous") == Some(true);
+        let has_subject = s.has("jwt_subject");
+        let subject = s.string("jwt_subject");
+        if has_subject && !signed {
+            s.problem("jwt_subject", "needs auth.jwt, which says whose tokens are believed; add it, or give the caller a key");
+        }
+        if let Some(subject) = &subject
+            && let Some(other) = subjects.insert(subject.clone(), name.clone())
+        {
+            s.problem(
+                "jwt_subject",
+                format!("is that of caller `{other}` too; give each caller its own"),
+            );
+        }
         let mut later = false;
-        for key in ["jwt_subject", "mtls_san", "unix_uid"] {
+        for key in ["mtls_san", "unix_uid"] {
             later |= s.has(key);
             s.unsupported(key);
         }
-        match usize::from(has_hash) + usize::from(has_key) + usize::from(anonymous) {
+        let own = [has_hash, has_key, has_subject, anonymous];
+        match own.into_iter().filter(|own| *own).count() {
             0 if !later => {
-                s.problem("", "has no credential; add key_sha256 (see `revgate hash-key`), key or anonymous = true")
+                s.problem("", "has no credential; add key_sha256 (see `revgate hash-key`), key, jwt_subject or anonymous = true")
             }
             0 | 1 => {}
-            _ => s.problem("", "has several credentials; keep one of key_sha256, key and anonymous"),
+            _ => s.problem("", "has several credentials; keep one of key_sha256, key, jwt_subject and anonymous"),
         }
         if let Some(hash) = hash
             && let Some(other) = keys.insert(hash, name.clone())
@@ -153,7 +169,8 @@ pub(super) fn callers(
         let credential = if anonymous {
             Some(CallerCredential::Anonymous)
         } else {
-            hash.map(CallerCredential::Key)
+            let subject = subject.map(CallerCredential::JwtSubject);
+            hash.map(CallerCredential::Key).or(subject)
         };
         if let Some(credential) = credential {
             callers.insert(

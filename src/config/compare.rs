@@ -3,7 +3,7 @@
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use super::{CallerCredential, Config};
+use super::{CallerCredential, Config, Jwks};
 
 impl Config {
     /// The keys whose values differ from those of `old`, in the order of their names.
@@ -36,6 +36,13 @@ impl Config {
         };
         if key(old).is_some() && key(self).is_some() && key(old) != key(self) {
             keys.push("admin.key".into());
+        }
+        let set = |config: &Config| match &config.auth.jwt.as_ref()?.jwks {
+            Jwks::File { keys, .. } => Some(keys.clone()),
+            Jwks::Url { .. } => None,
+        };
+        if set(old).is_some() && set(self).is_some() && set(old) != set(self) {
+            keys.push("auth.jwt.jwks".into());
         }
         keys.sort_unstable();
         keys.dedup();

@@ -5,6 +5,7 @@
 
 mod callers;
 mod compare;
+mod jwt;
 mod parse;
 mod raw;
 mod redact;
@@ -24,6 +25,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 
 use http::{HeaderName, Uri};
 use secrecy::SecretString;
+
+use crate::policy::jwt::KeySet;
 
 /// The effective configuration.
 #[derive(Debug, Clone)]
@@ -119,6 +122,24 @@ pub struct Auth {
     pub mode: AuthMode,
     pub introspect: bool,
     pub introspect_ttl: Duration,
+    pub jwt: Option<Jwt>,
+}
+
+/// Signed tokens that prove who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jwt {
+    pub issuer: String,
+    pub audience: String,
+    pub jwks: Jwks,
+}
+
+/// Where the issuer's public keys are from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Jwks {
+    /// `https`, or `http` on loopback; no user info. `roots` are the upstream's where the file names none.
+    Url { url: Uri, roots: Roots },
+    /// With its content when the file was loaded.
+    File { path: PathBuf, keys: KeySet },
 }
 
 #[derive(Debug, Clone)]
@@ -149,6 +170,8 @@ pub struct Caller {
 pub enum CallerCredential {
     /// SHA-256 of the caller's key.
     Key([u8; 32]),
+    /// `sub` of a signed token; only where `auth.jwt` is set.
+    JwtSubject(String),
     Anonymous,
 }
 

@@ -86,11 +86,13 @@ fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Value, Problems> 
 fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
     let mut files = Vec::new();
     referred(&tree, &mut files);
+    // Also when it is broken: a caller that relies on it is not at fault.
+    let signed = tree.pointer("/auth/jwt").is_some();
     let mut root = Section::new(String::new(), Some(tree), "", sink);
     let listen = listen(root.section("listen"));
     let admin = admin(root.section("admin"), env);
     let upstream = upstream(root.section("upstream"));
-    let auth = auth(root.section("auth"));
+    let auth = auth(root.section("auth"), &upstream.roots);
     let inject = auth.mode == AuthMode::Inject;
     let named = root.named(
         "tokens",
@@ -118,7 +120,15 @@ fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
             "no caller in mode \"inject\"; add [callers.NAME] with key_sha256 = ...",
         );
     }
-    let callers = callers(named, &names, inject, &listen.address, &defaults, env);
+    let callers = callers(
+        named,
+        &names,
+        inject,
+        signed,
+        &listen.address,
+        &defaults,
+        env,
+    );
     let config = Config {
         limits: limits(root.section("limits")),
         retry: retry(root.section("retry")),

@@ -153,9 +153,33 @@ tables! {
         introspect: bool,
         /// How long DevRev's answer is believed, so a revoked token works for a minute at most; never past the token's own end. While DevRev cannot be asked, a good answer counts for five minutes more; a refusal counts for 10 s.
         introspect_ttl: String,
-        /// Callers with a signed token. None by default. Not supported by this version.
+        /// In mode "inject", callers with a signed token (JWT) of an issuer of yours. None by default.
         #[schemars(example = serde_json::json!({ "issuer": "https://issuer.example", "audience": "revgate", "jwks": { "url": "https://issuer.example/jwks" } }))]
-        jwt: BTreeMap<String, serde_json::Value>,
+        jwt: Jwt,
+    }
+    /// Callers with a signed token; who they are says jwt_subject.
+    Jwt {
+        /// What `iss` must be, to the letter.
+        #[schemars(example = &"https://issuer.example")]
+        issuer: String,
+        /// What `aud` must be or hold, to the letter, so that a token made for another service is of no use here.
+        #[schemars(example = &"revgate")]
+        audience: String,
+        /// The public keys that the issuer signs with.
+        #[schemars(example = serde_json::json!({ "url": "https://issuer.example/jwks" }))]
+        jwks: Jwks,
+    }
+    /// A JSON Web Key Set (RFC 7517): exactly one of url and file.
+    Jwks {
+        /// Where the issuer publishes it: https://, or http:// on loopback. Fetched again every five minutes (or by Cache-Control, from one minute to an hour), and when a token names a key that is not known.
+        #[schemars(example = &"https://issuer.example/jwks")]
+        url: String,
+        /// A file that holds it; a new content is used at once.
+        #[schemars(example = &"/etc/revgate/jwks.json")]
+        file: String,
+        /// Certificate authorities for the url, as in upstream.roots. Those by default.
+        #[schemars(example = serde_json::json!({ "file": "/etc/revgate/issuer-ca.pem" }))]
+        roots: Roots,
     }
     /// An upstream credential: exactly one of file and env.
     Token {
@@ -177,8 +201,8 @@ tables! {
         /// Where the caller's key stands, in place of key_sha256.
         #[schemars(example = serde_json::json!({ "env": "BILLING_KEY" }))]
         key: Reference,
-        /// Subject of a signed token. Not supported by this version.
-        #[schemars(example = &"billing")]
+        /// `sub` of a signed token; needs auth.jwt. Of a Kubernetes service account it is "system:serviceaccount:NAMESPACE:NAME".
+        #[schemars(example = &"system:serviceaccount:shop:billing")]
         jwt_subject: String,
         /// Name in a client certificate. Not supported by this version.
         #[schemars(example = &"spiffe://example/billing")]

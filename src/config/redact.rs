@@ -44,6 +44,19 @@ impl Config {
                 .collect::<Map<_, _>>()
                 .into();
         }
+        let mut auth = json!({
+            "mode": match self.auth.mode { AuthMode::Inject => "inject", AuthMode::Validate => "validate" },
+            "introspect": self.auth.introspect, "introspect_ttl": show_duration(self.auth.introspect_ttl),
+        });
+        if let Some(jwt) = &self.auth.jwt {
+            let jwks = match &jwt.jwks {
+                Jwks::Url { url, roots: of } => {
+                    json!({ "url": url.to_string(), "roots": roots(of) })
+                }
+                Jwks::File { path, .. } => json!({ "file": path.display().to_string() }),
+            };
+            auth["jwt"] = json!({ "issuer": jwt.issuer, "audience": jwt.audience, "jwks": jwks });
+        }
         json!({
             "listen": {
                 "address": address, "workers": self.listen.workers, "max_connections": self.listen.max_connections,
@@ -59,10 +72,7 @@ impl Config {
                 "circuit": { "failures": u.circuit.failures, "within": show_duration(u.circuit.within),
                     "open": show_duration(u.circuit.open) },
             },
-            "auth": {
-                "mode": match self.auth.mode { AuthMode::Inject => "inject", AuthMode::Validate => "validate" },
-                "introspect": self.auth.introspect, "introspect_ttl": show_duration(self.auth.introspect_ttl),
-            },
+            "auth": auth,
             "tokens": self.tokens.iter().map(|(n, t)| (n.clone(), token(t))).collect::<Map<_, _>>(),
             "callers": self.callers.iter().map(|(n, c)| (n.clone(), caller(c, hashes))).collect::<Map<_, _>>(),
             "defaults": rules(&self.defaults),
@@ -114,6 +124,7 @@ fn caller(caller: &Caller, hashes: bool) -> Value {
     let mut out = rules(&caller.rules);
     match (&caller.credential, &caller.key_source) {
         (CallerCredential::Anonymous, _) => out["anonymous"] = true.into(),
+        (CallerCredential::JwtSubject(subject), _) => out["jwt_subject"] = subject.as_str().into(),
         (_, Some(source)) => out["key"] = reference(source),
         (CallerCredential::Key(hash), None) if hashes => {
             let hex = hash.iter().map(|byte| format!("{byte:02x}"));

@@ -304,6 +304,9 @@ mod tests {
         let mut count = 0;
         for entry in fs::read_dir(folder).unwrap() {
             let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+            // Any file that can be read does for what is there only in a cluster.
+            let cluster = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+            let text = text.replace(cluster, concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
             super::super::from_toml(&text, &env).unwrap();
             toml::from_str::<raw::File>(&text).unwrap();
             count += 1;

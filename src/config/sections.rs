@@ -5,12 +5,13 @@ use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 use serde_json::Value;
 
 use super::{
+    jwt::jwt,
     parse::{origin, resolve, roots},
     tree::{Problem, Section},
     *,
 };
 
-pub(super) fn auth(mut s: Section) -> Auth {
+pub(super) fn auth(mut s: Section, upstream: &Roots) -> Auth {
     let mode = s.choice(
         "mode",
         &[
@@ -19,13 +20,20 @@ pub(super) fn auth(mut s: Section) -> Auth {
         ],
     );
     let introspect = s.bool("introspect").unwrap_or(false);
-    s.unsupported("jwt");
+    let jwt = s.has("jwt").then(|| jwt(s.section("jwt"), upstream));
+    if mode == Some(AuthMode::Validate) && jwt.is_some() {
+        s.problem(
+            "jwt",
+            "is for mode \"inject\"; in mode \"validate\" callers bring DevRev tokens: remove one of the two",
+        );
+    }
     let introspect_ttl = s.timeout("introspect_ttl");
     s.finish();
     Auth {
         mode: mode.unwrap_or(AuthMode::Inject),
         introspect,
         introspect_ttl,
+        jwt: jwt.flatten(),
     }
 }
 

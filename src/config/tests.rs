@@ -142,7 +142,79 @@ fn each_problem_is_named() {
             "[upstream]\ncircuit = { opne = \"1s\" }",
             "did you mean `open`",
         ),
-        ("[auth]\njwt = {}", "auth.jwt: is not"),
+        (
+            "[auth]\njwt = { issuer = \"i\", audience = \"a\" }",
+            "auth.jwt.jwks: is missing",
+        ),
+        (
+            "[auth]\njwt = { issuer = \"i\", jwks = { url = \"https://i/k\" } }",
+            "auth.jwt.audience: is missing",
+        ),
+        (
+            "[auth]\njwt = { audience = \"a\", jwks = { url = \"https://i/k\" } }",
+            "auth.jwt.issuer: is missing",
+        ),
+        (
+            &jwt("", "url = \"http://issuer.example/k\""),
+            "auth.jwt.jwks.url: is not valid",
+        ),
+        (
+            &jwt("", "url = \"http://128.0.0.1/k\""),
+            "auth.jwt.jwks.url",
+        ),
+        (&jwt("", "url = \"https://u:p@i/k\""), "auth.jwt.jwks.url"),
+        (&jwt("", "url = \"https://i:99999/k\""), "auth.jwt.jwks.url"),
+        (
+            &jwt("", "url = \"file:///etc/passwd\""),
+            "auth.jwt.jwks.url",
+        ),
+        (&jwt("", ""), "auth.jwt.jwks: needs exactly one"),
+        (
+            &jwt("", "url = \"https://i/k\", file = \"/dev/null\""),
+            "auth.jwt.jwks: needs exactly one",
+        ),
+        (
+            &jwt("", "file = \"/nonexistent\""),
+            "auth.jwt.jwks.file: the file cannot",
+        ),
+        (
+            &jwt("", "file = \"/dev/zero\""),
+            "auth.jwt.jwks.file: the path is not",
+        ),
+        (
+            &jwt("", "file = \"Cargo.toml\""),
+            "auth.jwt.jwks.file: the file is no key set",
+        ),
+        (
+            &jwt("", "url = \"https://i/k\", roots = \"none\""),
+            "auth.jwt.jwks.roots",
+        ),
+        (
+            &jwt("", "url = \"https://i/k\", uri = \"x\""),
+            "did you mean `url`",
+        ),
+        (
+            "[callers.b]\njwt_subject = \"b\"",
+            "callers.b.jwt_subject: needs auth.jwt",
+        ),
+        (
+            &jwt(
+                "[callers.b]\njwt_subject = \"x\"\n[callers.c]\njwt_subject = \"x\"\n",
+                "url = \"https://i/k\"",
+            ),
+            "callers.c.jwt_subject: is that of caller `b`",
+        ),
+        (
+            &jwt(
+                "[callers.b]\njwt_subject = \"x\"\nkey = { env = \"T\" }\n",
+                "url = \"https://i/k\"",
+            ),
+            "callers.b: has several",
+        ),
+        (
+            &jwt("[callers.b]\njwt_subject = \"\"\n", "url = \"https://i/k\""),
+            "callers.b.jwt_subject: is not valid",
+        ),
         ("[shared]\nprefix = \"x\"", "shared: is not"),
         ("[limits]\nmax_body = \"1XB\"", "limits.max_body"),
         ("[quota]\nreserve = 1.5", "quota.reserve"),
@@ -169,6 +241,60 @@ fn each_problem_is_named() {
             "one problem only: {more}\n{got}"
         );
     }
+}
+
+/// `more`, and signed tokens whose keys are from `jwks`.
+fn jwt(more: &str, jwks: &str) -> String {
+    format!("{more}[auth]\njwt = {{ issuer = \"i\", audience = \"a\", jwks = {{ {jwks} }} }}")
+}
+
+#[test]
+fn signed_tokens_are_read_shown_and_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jwks");
+    let set =
+        |x: &str| format!("{{\"keys\":[{{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"{x}\"}}]}}");
+    // RFC 8037 appendix A.2, and the key of a generator.
+    let (one, two) = (
+        set("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"),
+        set("O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik"),
+    );
+    let more = "[callers.b]\njwt_subject = \"system:serviceaccount:a:b\"\n";
+    let load = |jwks: &str| from_toml(&good(&jwt(more, jwks)), &env()).unwrap();
+    std::fs::write(&path, one).unwrap();
+    let file = format!("file = {path:?}");
+    let old = load(&file);
+    assert_eq!(old.files, std::slice::from_ref(&path));
+    assert!(load(&file).differences(&old).is_empty());
+    std::fs::write(&path, two).unwrap();
+    assert_eq!(load(&file).differences(&old), ["auth.jwt.jwks"]);
+    for url in [
+        "https://i/k",
+        "http://127.9.9.9:1/k?x=1",
+        "http://[::1]/k",
+        "http://localhost/k",
+    ] {
+        let config = load(&format!("url = \"{url}\""));
+        assert!(config.files.is_empty());
+        assert_eq!(
+            config.differences(&old),
+            [
+                "auth.jwt.jwks.file",
+                "auth.jwt.jwks.roots",
+                "auth.jwt.jwks.url"
+            ]
+        );
+        let shown = config.effective();
+        assert_eq!(shown["auth"]["jwt"]["jwks"]["url"], url);
+        assert_eq!(
+            shown["callers"]["b"]["jwt_subject"],
+            "system:serviceaccount:a:b"
+        );
+        let again = from_toml(&toml::to_string(&shown).unwrap(), &env()).unwrap();
+        assert!(again.differences(&config).is_empty());
+    }
+    let validate = jwt("", "url = \"https://i/k\"") + "\nmode = \"validate\"\nintrospect = false";
+    assert!(problems(&validate).contains("auth.jwt: is for mode"));
 }
 
 #[test]

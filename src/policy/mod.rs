@@ -6,6 +6,7 @@ pub mod fair;
 pub mod feedback;
 pub mod headers;
 pub mod introspect;
+pub mod jwt;
 pub mod ledger;
 pub mod operation;
 pub mod rate;

@@ -41,11 +41,15 @@ impl State {
 
 impl Control for State {
     fn unready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
         if self.draining.load(Ordering::Acquire) {
-            vec!["draining".into()]
-        } else {
-            Vec::new()
+            reasons.push("draining".into());
         }
+        let keys = self.shared.signing_keys.load();
+        if keys.as_ref().is_some_and(|keys| keys.current().is_none()) {
+            reasons.push("auth.jwt: the issuer's keys could not be fetched yet".into());
+        }
+        reasons
     }
 
     fn metrics(&self) -> String {

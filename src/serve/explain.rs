@@ -92,10 +92,13 @@ pub fn explain(
 
 /// The caller of this name as the gateway knows it. `None` where no name is given and nobody may come without a credential.
 fn identify(config: &Config, name: Option<&str>) -> Result<Option<Arc<types::Caller>>, String> {
-    match (stack::identities(config, None), name) {
+    match (stack::identities(config, None, None), name) {
         (authenticate::Parameters::Inject(methods), None) => Ok(methods.anonymous),
         (authenticate::Parameters::Inject(methods), Some(name)) => {
-            let mut all = methods.keys.0.into_values().chain(methods.anonymous);
+            let signed = methods.signed.iter();
+            let signed = signed.flat_map(|signed| signed.subjects.values().cloned());
+            let keys = methods.keys.0.into_values();
+            let mut all = keys.chain(signed).chain(methods.anonymous);
             let found = all.find(|caller| *caller.name == *name);
             found.map(Some).ok_or_else(|| unknown(config, name))
         }
@@ -138,6 +141,7 @@ fn described<'a>(config: &Config, caller: &'a types::Caller, live: Option<&Share
         name: &caller.name,
         credential: match configured.map(|caller| &caller.credential) {
             Some(CallerCredential::Key(_)) => "its key",
+            Some(CallerCredential::JwtSubject(_)) => "its signed token",
             Some(CallerCredential::Anonymous) => "showing no credential",
             None => "a DevRev token of its own",
         },

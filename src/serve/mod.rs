@@ -4,6 +4,7 @@ mod connection;
 mod control;
 mod demo;
 pub mod explain;
+mod jwks;
 mod listener;
 mod refusal;
 mod reload;
@@ -104,6 +105,8 @@ impl Gateway {
         let mut shared = Shared::new(&config, draining.clone())?;
         let exporter = traces::start(&config, &shared.metrics)?;
         shared.spans = exporter.as_ref().map(Exporter::spans);
+        let keys = jwks::start(&config, &shared.metrics).context("auth.jwt.jwks")?;
+        shared.signing_keys.store(keys);
         let shared = Arc::new(shared);
         view::tell_expiry(&config, &shared.metrics);
         let options = upstream_options(&config)?;

@@ -12,9 +12,10 @@ use std::{
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
-use super::{view, watch::Fingerprint, worker::Handle};
+use super::{jwks, view, watch::Fingerprint, worker::Handle};
 use crate::{
     config::{self, AuthMode, Config, Problem, Problems},
+    layer::authenticate::SigningKeys,
     stack::{self, Shared},
     telemetry::log::LevelHandle,
 };
@@ -167,12 +168,17 @@ impl Reloader {
         }
         let unfit = |error: http::Error| problem("tokens", error.to_string());
         let tokens = stack::tokens(&new).map_err(unfit)?;
+        let keys = self.signing_keys(old, &new)?;
+        let old_keys = self.shared.signing_keys.swap(keys);
         self.shared.prepare(&new);
         let stacks = self
             .workers
             .iter()
             .map(|worker| worker.build(&new, &self.shared));
-        let stacks: Vec<_> = stacks.collect::<Result<_, _>>().map_err(unfit)?;
+        let stacks: Vec<_> = stacks.collect::<Result<_, _>>().map_err(|error| {
+            self.shared.signing_keys.store(old_keys);
+            unfit(error)
+        })?;
         // From here on nothing fails.
         self.shared.adopt(&new, tokens);
         view::tell_expiry(&new, &self.shared.metrics);
@@ -188,6 +194,20 @@ impl Reloader {
         self.current.store(Arc::new(new));
         report.result = "applied";
         Ok(report)
+    }
+
+    /// Those that are there, unless they are to come from elsewhere now.
+    fn signing_keys(
+        &self,
+        old: &Config,
+        new: &Config,
+    ) -> Result<Option<Arc<SigningKeys>>, Problems> {
+        let source = |config: &Config| config.auth.jwt.as_ref().map(|jwt| jwt.jwks.clone());
+        if source(old) == source(new) {
+            return Ok(self.shared.signing_keys.load_full());
+        }
+        jwks::start(new, &self.shared.metrics)
+            .map_err(|error| problem("auth.jwt.jwks", format!("{error:#}")))
     }
 }
 

@@ -5,14 +5,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::time::Instant;
 
 use crate::{
     config::{CallerRules, Config},
     layer::{
         Draining,
-        authenticate::Memory,
+        authenticate::{Memory, SigningKeys},
         credential::Tokens,
         quota::{Groups, Wanted},
         rate_limit::TokioClock,
@@ -42,6 +42,8 @@ pub struct Shared {
     pub tokens: Arc<ArcSwap<Tokens>>,
     /// What is known of tokens that callers bring.
     pub memory: Arc<Memory>,
+    /// Of the issuer of callers' tokens, where it publishes them. For the stacks that are built next.
+    pub signing_keys: ArcSwapOption<SigningKeys>,
     pub draining: Draining,
     pub epoch: Instant,
     /// Where spans go; `None` where none are exported.
@@ -66,6 +68,7 @@ impl Shared {
             limiters: ArcSwap::from_pointee(Limiters::new(config)),
             tokens: Arc::new(ArcSwap::from_pointee(tokens(config)?)),
             memory: Arc::new(Memory::new(strangers(config))),
+            signing_keys: ArcSwapOption::empty(),
             draining,
             epoch: Instant::now(),
             spans: None,

@@ -83,6 +83,8 @@ pub struct Metrics {
     upstream_duration: Timings<ByClass>,
     wait: Timings<ByReason>,
     refused: Family<ByCode, Counter>,
+    auth_failures: Family<ByReason, Counter>,
+    key_fetches: Family<ByResult, Counter>,
     would_refuse: Family<ByCode, Counter>,
     attempts: Family<ByOutcome, Counter>,
     retries: Family<ByReason, Counter>,
@@ -119,6 +121,8 @@ impl Metrics {
             upstream_duration: timings(durations),
             wait: timings(waits),
             refused: Family::default(),
+            auth_failures: Family::default(),
+            key_fetches: Family::default(),
             would_refuse: Family::default(),
             attempts: Family::default(),
             retries: Family::default(),
@@ -140,6 +144,8 @@ impl Metrics {
             "upstream_duration_seconds", "One attempt, until the head of DevRev's response", m.upstream_duration.clone();
             "wait_seconds", "Time that requests waited before an attempt", m.wait.clone();
             "refused", "Requests that revgate answered with an error of its own", m.refused.clone();
+            "auth_failures", "Requests refused because nobody was known to call", m.auth_failures.clone();
+            "jwks_fetches", "Fetches of the keys that callers' tokens are signed with", m.key_fetches.clone();
             "would_refuse", "Requests let pass only because enforcement is off for their caller", m.would_refuse.clone();
             "attempts", "Requests sent to DevRev, retries included", m.attempts.clone();
             "retries", "Attempts made again", m.retries.clone();
@@ -203,6 +209,12 @@ impl Metrics {
                 code,
             })
             .inc();
+    }
+    pub fn auth_failure(&self, reason: &'static str) {
+        self.auth_failures.get_or_create(&ByReason { reason }).inc();
+    }
+    pub fn key_fetch(&self, result: &'static str) {
+        self.key_fetches.get_or_create(&ByResult { result }).inc();
     }
     pub fn would_refuse(&self, caller: &Arc<str>, code: &'static str) {
         self.would_refuse
@@ -318,6 +330,8 @@ mod tests {
         m.upstream_duration("read", 0.1);
         m.wait("quota", 1.0);
         m.refused(&a, "forbidden");
+        m.auth_failure("jwt_expired");
+        m.key_fetch("ok");
         m.would_refuse(&a, "forbidden");
         m.attempt("ok");
         m.retry("429");
@@ -337,6 +351,8 @@ mod tests {
             r#"revgate_upstream_duration_seconds_count{operation_class="read"} 1"#,
             r#"revgate_wait_seconds_count{reason="quota"} 1"#,
             r#"revgate_refused_total{caller="a",code="forbidden"} 1"#,
+            r#"revgate_auth_failures_total{reason="jwt_expired"} 1"#,
+            r#"revgate_jwks_fetches_total{result="ok"} 1"#,
             r#"revgate_would_refuse_total{caller="a",code="forbidden"} 1"#,
             r#"revgate_attempts_total{outcome="ok"} 1"#,
             r#"revgate_retries_total{reason="429"} 1"#,

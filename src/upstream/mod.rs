@@ -4,6 +4,7 @@
 //! with no other.
 
 pub(crate) mod connector;
+pub mod fetch;
 mod form;
 mod pool;
 pub mod tls;

@@ -13,7 +13,7 @@ use crate::{
 pub struct Process {
     pub child: Child,
     stderr: BufReader<std::process::ChildStderr>,
-    seen: String,
+    pub seen: String,
 }
 
 impl Drop for Process {

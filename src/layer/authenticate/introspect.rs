@@ -385,10 +385,11 @@ mod tests {
                 }),
                 metrics: Arc::default(),
             };
-            let layer = AuthenticateLayer::new(Parameters::Validate {
+            let parameters = Parameters::Validate {
                 rules,
                 introspection: Some(introspection),
-            });
+            };
+            let layer = AuthenticateLayer::new(parameters, Arc::default());
             Rig {
                 layer,
                 asked,

@@ -4,8 +4,12 @@ mod devrev_token;
 mod introspect;
 mod keys;
 mod memory;
+mod signed_token;
+mod signing_keys;
 
 use std::{
+    future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, SystemTime},
@@ -21,12 +25,15 @@ pub use self::{
     introspect::{Below, Introspection},
     keys::Keys,
     memory::Memory,
+    signed_token::SignedTokens,
+    signing_keys::{SigningKeys, Wishes},
 };
 use super::{Either, record};
 use crate::{
     body::Body,
     error::Error,
     policy::headers,
+    telemetry::metrics::Metrics,
     types::{Arrived, Caller, Deadline, OwnToken, RequestId},
 };
 
@@ -42,11 +49,17 @@ pub enum Parameters {
 
 /// See the module.
 #[derive(Clone)]
-pub struct AuthenticateLayer(Arc<Parameters>);
+pub struct AuthenticateLayer {
+    parameters: Arc<Parameters>,
+    metrics: Arc<Metrics>,
+}
 
 impl AuthenticateLayer {
-    pub fn new(parameters: Parameters) -> Self {
-        AuthenticateLayer(Arc::new(parameters))
+    pub fn new(parameters: Parameters, metrics: Arc<Metrics>) -> Self {
+        AuthenticateLayer {
+            parameters: Arc::new(parameters),
+            metrics,
+        }
     }
 }
 
@@ -56,7 +69,8 @@ impl<S> Layer<S> for AuthenticateLayer {
     fn layer(&self, inner: S) -> Authenticate<S> {
         Authenticate {
             inner,
-            parameters: self.0.clone(),
+            parameters: self.parameters.clone(),
+            metrics: self.metrics.clone(),
         }
     }
 }
@@ -65,6 +79,7 @@ impl<S> Layer<S> for AuthenticateLayer {
 pub struct Authenticate<S> {
     inner: S,
     parameters: Arc<Parameters>,
+    metrics: Arc<Metrics>,
 }
 
 impl<S> Service<Request<Body>> for Authenticate<S>
@@ -81,35 +96,50 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let found = self
-            .parameters
-            .identify(request.headers(), SystemTime::now());
-        let found = match found {
-            Ok(found) => found,
-            Err(error) => return Either::refused(error),
-        };
-        request.headers_mut().remove(AUTHORIZATION);
+        // RFC 7240 section 4.3: a caller may ask to wait less, never more.
         let came = Came {
             at: Instant::now(),
             asked: headers::take_prefer_wait(request.headers_mut()),
         };
-        match found {
+        let found = self
+            .parameters
+            .identify(request.headers(), SystemTime::now(), came.asked);
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return Either::refused(noted(&self.metrics, error)),
+        };
+        request.headers_mut().remove(AUTHORIZATION);
+        let found = match found {
             Found::Caller(identity) => {
                 came.admit(&mut request, identity);
-                Either::below(self.inner.call(request))
+                return Either::below(self.inner.call(request));
             }
-            Found::Stranger(stranger) => {
-                let clone = self.inner.clone();
-                let mut inner = std::mem::replace(&mut self.inner, clone);
-                let parameters = self.parameters.clone();
-                Either::waiting(Box::pin(async move {
-                    let identity = parameters.ask(&request, stranger, &came)?.await?;
-                    came.admit(&mut request, identity);
-                    inner.call(request).await
-                }))
-            }
-        }
+            somebody_to_ask => somebody_to_ask,
+        };
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let (parameters, metrics) = (self.parameters.clone(), self.metrics.clone());
+        Either::waiting(Box::pin(async move {
+            let identity = match found {
+                Found::Caller(identity) => Ok(identity),
+                Found::Later(later) => later.await,
+                Found::Stranger(stranger) => match parameters.ask(&request, stranger, &came) {
+                    Ok(asked) => asked.await,
+                    Err(error) => Err(error),
+                },
+            };
+            let identity = identity.map_err(|error| noted(&metrics, error))?;
+            came.admit(&mut request, identity);
+            inner.call(request).await
+        }))
     }
+}
+
+fn noted(metrics: &Metrics, error: Error) -> Error {
+    if let Some(reason) = error.auth_reason() {
+        metrics.auth_failure(reason);
+    }
+    error
 }
 
 /// When a request came, and how long it asked to wait at most: RFC 7240 section 4.3, less than its caller may, never more.
@@ -135,11 +165,22 @@ impl Came {
     }
 }
 
+/// Who calls, when somebody has been asked.
+type Later = Pin<Box<dyn Future<Output = Result<Identity, Error>> + Send>>;
+
+/// What a credential of the operator's own tells.
+enum Answer {
+    Now(Result<Identity, Error>),
+    Later(Later),
+}
+
 /// What a request's head tells of who calls.
 enum Found {
     Caller(Identity),
     /// DevRev must be asked.
     Stranger(Stranger),
+    /// The issuer's keys must be.
+    Later(Later),
 }
 
 /// Who calls, and the DevRev token that it brought where it brought one.
@@ -158,27 +199,47 @@ impl From<Arc<Caller>> for Identity {
 #[derive(Default)]
 pub struct Methods {
     pub keys: Keys,
+    pub signed: Option<Arc<SignedTokens>>,
     pub anonymous: Option<Arc<Caller>>,
 }
 
 impl Methods {
-    /// A wrong credential never falls through to the next method.
-    fn identify(&self, credential: Option<&[u8]>) -> Result<Arc<Caller>, Error> {
-        match credential {
-            Some(credential) => self.keys.identify(credential),
-            None => self.anonymous.clone().ok_or(Error::NoCredential),
+    /// A wrong credential never falls through to the next method: the one exception is that a key, which may look like
+    /// anything, is looked up before a signed token is made of it.
+    fn identify(
+        &self,
+        credential: Option<&[u8]>,
+        now: SystemTime,
+        asked: Option<Duration>,
+    ) -> Answer {
+        let Some(credential) = credential else {
+            let nobody = self.anonymous.clone().ok_or(Error::NoCredential);
+            return Answer::Now(nobody.map(Identity::from));
+        };
+        let key = self.keys.identify(credential);
+        if key.is_err()
+            && let Some(signed) = &self.signed
+            && let Some(answer) = signed.identify(credential, now, asked)
+        {
+            return answer;
         }
+        Answer::Now(key.map(Identity::from))
     }
 }
 
 impl Parameters {
-    fn identify(&self, headers: &HeaderMap, now: SystemTime) -> Result<Found, Error> {
+    fn identify(
+        &self,
+        headers: &HeaderMap,
+        now: SystemTime,
+        asked: Option<Duration>,
+    ) -> Result<Found, Error> {
         let credential = only_credential(headers)?;
         match self {
-            Parameters::Inject(methods) => {
-                let caller = methods.identify(credential)?;
-                Ok(Found::Caller(caller.into()))
-            }
+            Parameters::Inject(methods) => match methods.identify(credential, now, asked) {
+                Answer::Now(caller) => caller.map(Found::Caller),
+                Answer::Later(later) => Ok(Found::Later(later)),
+            },
             Parameters::Validate {
                 rules,
                 introspection,
@@ -262,11 +323,9 @@ mod tests {
             ..Methods::default()
         });
         let mut headers = HeaderMap::new();
-        assert!(parameters.identify(&headers, SystemTime::now()).is_ok());
+        let identify = |headers: &HeaderMap| parameters.identify(headers, SystemTime::now(), None);
+        assert!(identify(&headers).is_ok());
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer wrong"));
-        assert!(matches!(
-            parameters.identify(&headers, SystemTime::now()),
-            Err(Error::UnknownCredential)
-        ));
+        assert!(matches!(identify(&headers), Err(Error::UnknownCredential)));
     }
 }

@@ -1,0 +1,314 @@
+//! Callers with a signed token of the operator's own.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{Answer, SigningKeys};
+use crate::{
+    error::Error,
+    policy::jwt::{Expected, Fault, Token, is_shaped},
+    types::Caller,
+};
+
+/// How long a request waits for keys that may have been rotated: an issuer answers in less, and a caller that has to come
+/// again is better off than one that hangs.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Callers by the `sub` of tokens that `keys` verify.
+pub struct SignedTokens {
+    pub expected: Expected,
+    pub subjects: HashMap<String, Arc<Caller>>,
+    pub keys: Arc<SigningKeys>,
+}
+
+impl SignedTokens {
+    /// `None` when the credential is no such token. Waits only for keys, and for those only when the token would be good
+    /// with them: what would be refused anyhow costs no fetch. `asked` is the caller's own patience.
+    pub(super) fn identify(
+        self: &Arc<Self>,
+        credential: &[u8],
+        now: SystemTime,
+        asked: Option<Duration>,
+    ) -> Option<Answer> {
+        if !is_shaped(credential) {
+            return None;
+        }
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let token = match Token::parse(credential) {
+            Ok(token) => token,
+            Err(fault) => return Some(Answer::Now(Err(refused(fault, None)))),
+        };
+        let fault = match self.verify(&token, now) {
+            Ok(caller) => return Some(Answer::Now(Ok(caller.into()))),
+            Err(fault) => fault,
+        };
+        let hopeful = match fault {
+            // A token that names no key would ask for every one that it does not fit.
+            Fault::UnknownKid => token.kid().is_some(),
+            Fault::NoKeys => true,
+            _ => false,
+        };
+        let claimed = self.claimed(&token, now);
+        let (true, Ok(caller)) = (hopeful, &claimed) else {
+            let fault = if hopeful {
+                claimed.err().unwrap_or(fault)
+            } else {
+                fault
+            };
+            return Some(Answer::Now(Err(refused(fault, Some(&token)))));
+        };
+        let patience = PATIENCE
+            .min(caller.max_wait)
+            .min(asked.unwrap_or(Duration::MAX));
+        let this = self.clone();
+        Some(Answer::Later(Box::pin(async move {
+            // Whether or not: a fetch that ended just before brought them too.
+            this.keys.newer(patience).await;
+            match this.verify(&token, now) {
+                Ok(caller) => Ok(caller.into()),
+                Err(fault) => Err(refused(fault, Some(&token))),
+            }
+        })))
+    }
+
+    fn verify(&self, token: &Token, now: Duration) -> Result<Arc<Caller>, Fault> {
+        let keys = self.keys.current().ok_or(Fault::NoKeys)?;
+        let subject = token.verify(&keys, &self.expected, now)?;
+        self.caller(subject)
+    }
+
+    /// Who would call, were the signature good.
+    fn claimed(&self, token: &Token, now: Duration) -> Result<Arc<Caller>, Fault> {
+        let subject = token.claimed_subject(&self.expected, now)?;
+        self.caller(subject)
+    }
+
+    fn caller(&self, subject: &str) -> Result<Arc<Caller>, Fault> {
+        let caller = self.subjects.get(subject);
+        caller.cloned().ok_or(Fault::UnknownSubject)
+    }
+}
+
+/// The operator learns why; of the token itself only what names its key and its issuer.
+fn refused(fault: Fault, token: Option<&Token>) -> Error {
+    let kid = token.and_then(Token::kid).unwrap_or_default();
+    let issuer: String = token.map_or_else(String::new, |token| {
+        token.issuer().chars().take(MAX_SHOWN).collect()
+    });
+    tracing::info!(
+        reason = fault.label(),
+        kid,
+        issuer,
+        "signed token refused: {fault}"
+    );
+    Error::BadToken(fault)
+}
+
+/// Of an issuer's name in the log; any real one is shorter.
+const MAX_SHOWN: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        layer::authenticate::signing_keys::Wishes,
+        policy::{
+            access::Access,
+            fair::{Priority, Share},
+            jwt::{
+                KeySet,
+                signer::{Signer, header, key_set},
+            },
+        },
+    };
+
+    fn caller() -> Arc<Caller> {
+        Arc::new(Caller {
+            name: "billing".into(),
+            token: None,
+            group: "main".into(),
+            share: Share {
+                caller: "billing".into(),
+                weight: 1,
+                priority: Priority::Interactive,
+            },
+            access: Access::new(&["*".into()], &[]),
+            max_wait: Duration::from_secs(30),
+            enforce: true,
+        })
+    }
+
+    fn tokens(keys: Arc<SigningKeys>) -> Arc<SignedTokens> {
+        Arc::new(SignedTokens {
+            expected: Expected {
+                issuer: "i".into(),
+                audience: "a".into(),
+            },
+            subjects: HashMap::from([("s".to_owned(), caller())]),
+            keys,
+        })
+    }
+
+    fn set(signer: &Signer, kid: &str) -> KeySet {
+        let jwk: Value = signer.jwk(json!({ "kid": kid }));
+        KeySet::parse(key_set(&[jwk]).as_bytes()).unwrap()
+    }
+
+    const CLAIMS: &str = r#"{"iss":"i","aud":"a","sub":"s","exp":4102444800}"#;
+
+    async fn answer(tokens: &Arc<SignedTokens>, token: &str) -> Result<(), Fault> {
+        let answer = tokens.identify(token.as_bytes(), SystemTime::now(), None);
+        let result = match answer.expect("a token") {
+            Answer::Now(result) => result,
+            Answer::Later(later) => later.await,
+        };
+        match result {
+            Ok(_) => Ok(()),
+            Err(Error::BadToken(fault)) => Err(fault),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Brings `brings` for each fetch, after a second, and counts.
+    async fn serve(
+        keys: Arc<SigningKeys>,
+        mut wishes: Wishes,
+        brings: Vec<Option<KeySet>>,
+    ) -> usize {
+        let mut count = 0;
+        for set in brings {
+            if count > 0 && wishes.recv().await.is_none() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            count += 1;
+            keys.end(set, Duration::from_secs(300));
+        }
+        count
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_known_key_waits_for_nothing() {
+        let signer = Signer::ed25519();
+        let tokens = tokens(SigningKeys::fixed(set(&signer, "k")));
+        let good = signer.token(&header("EdDSA", "k"), CLAIMS);
+        for (token, good) in [(&good[..], true), ("eyJhbGciOiJub25lIn0.e30.", false)] {
+            let answer = tokens.identify(token.as_bytes(), SystemTime::now(), None);
+            let Some(Answer::Now(result)) = answer else {
+                panic!("it waits, or is none");
+            };
+            assert_eq!(result.is_ok(), good);
+        }
+        assert!(tokens.identify(b"a-key", SystemTime::now(), None).is_none());
+        // Of a file nothing newer can be had, and nobody waits for it.
+        let start = Instant::now();
+        let other = signer.token(&header("EdDSA", "other"), CLAIMS);
+        assert_eq!(answer(&tokens, &other).await, Err(Fault::UnknownKid));
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_key_is_fetched_once_for_all_and_not_again_soon() {
+        let (old, new) = (Signer::ed25519(), Signer::ed25519());
+        let (keys, wishes) = SigningKeys::fetched();
+        let brings = vec![Some(set(&old, "old")), Some(set(&new, "new")), None];
+        let served = tokio::spawn(serve(keys.clone(), wishes, brings));
+        let tokens = tokens(keys);
+        let first = old.token(&header("EdDSA", "old"), CLAIMS);
+        assert_eq!(answer(&tokens, &first).await, Ok(()), "waits for the first");
+        let second = new.token(&header("EdDSA", "new"), CLAIMS);
+        let all = (0..100).map(|_| answer(&tokens, &second));
+        let all = futures_util::future::join_all(all).await;
+        assert!(all.iter().all(Result::is_ok));
+        // Nor for made-up names, and without a wait.
+        let start = Instant::now();
+        for number in 0..100 {
+            let made_up = new.token(&header("EdDSA", &number.to_string()), CLAIMS);
+            assert_eq!(answer(&tokens, &made_up).await, Err(Fault::UnknownKid));
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        // This one fails, and the keys stay.
+        let made_up = new.token(&header("EdDSA", "x"), CLAIMS);
+        assert_eq!(answer(&tokens, &made_up).await, Err(Fault::UnknownKid));
+        assert_eq!(answer(&tokens, &second).await, Ok(()));
+        assert_eq!(served.await.unwrap(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_long_nor_for_a_token_that_is_bad_anyhow() {
+        let signer = Signer::ed25519();
+        let (keys, _wishes) = SigningKeys::fetched();
+        let tokens = tokens(keys);
+        let start = Instant::now();
+        let good = signer.token(&header("EdDSA", "k"), CLAIMS);
+        assert_eq!(answer(&tokens, &good).await, Err(Fault::NoKeys));
+        assert_eq!(start.elapsed(), PATIENCE);
+        let start = Instant::now();
+        for (claims, want) in [
+            (CLAIMS.replace("4102444800", "1"), Fault::Expired),
+            (CLAIMS.replace(r#""s""#, r#""t""#), Fault::UnknownSubject),
+            (CLAIMS.replace(r#""i""#, r#""j""#), Fault::WrongIssuer),
+        ] {
+            let token = signer.token(&header("EdDSA", "k"), &claims);
+            assert_eq!(answer(&tokens, &token).await, Err(want));
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        let asked = Some(Duration::from_millis(10));
+        let answer = tokens.identify(good.as_bytes(), SystemTime::now(), asked);
+        let Some(Answer::Later(later)) = answer else {
+            panic!("it does not wait");
+        };
+        assert!(later.await.is_err());
+        assert_eq!(start.elapsed(), Duration::from_millis(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn newer_keys_are_asked_for_by_name_alone() {
+        let (signer, other) = (Signer::ed25519(), Signer::ed25519());
+        let (keys, mut wishes) = SigningKeys::fetched();
+        let both = [
+            signer.jwk(json!({"kid": "k"})),
+            other.jwk(json!({"kid": "l"})),
+        ];
+        let both = KeySet::parse(key_set(&both).as_bytes()).unwrap();
+        keys.end(Some(both), Duration::from_secs(300));
+        let tokens = tokens(keys);
+        let start = Instant::now();
+        for (header, want) in [
+            (header("EdDSA", "k"), Fault::BadSignature),
+            (header("ES256", "k"), Fault::Algorithm),
+            (json!({"alg": "EdDSA"}), Fault::UnknownKid),
+        ] {
+            let token = other.token(&header, CLAIMS);
+            assert_eq!(answer(&tokens, &token).await, Err(want));
+        }
+        assert!(wishes.try_recv().is_err());
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        let token = other.token(&header("EdDSA", "m"), CLAIMS);
+        assert_eq!(answer(&tokens, &token).await, Err(Fault::UnknownKid));
+        assert_eq!((wishes.try_recv(), start.elapsed()), (Ok(()), PATIENCE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_wait() {
+        let signer = Signer::ed25519();
+        let (keys, _wishes) = SigningKeys::fetched();
+        let tokens = tokens(keys);
+        let good = signer.token(&header("EdDSA", "k"), CLAIMS);
+        let start = Instant::now();
+        let all = (0..300).map(async |_| {
+            assert_eq!(answer(&tokens, &good).await, Err(Fault::NoKeys));
+            start.elapsed()
+        });
+        let all = futures_util::future::join_all(all).await;
+        let waited = all.iter().filter(|time| **time == PATIENCE).count();
+        assert_eq!(waited, 256);
+    }
+}

@@ -1,0 +1,272 @@
+//! An issuer's public keys (RFC 7517, RFC 7518 section 6, RFC 8037), each with the algorithms that it may be used with.
+//!
+//! A key holds one verifier per algorithm and there is no other way to verify, so a token cannot have an RSA key taken for
+//! an HMAC secret, nor any key used otherwise than its type and its own `alg` say.
+
+use std::sync::Arc;
+
+use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::Fault;
+
+/// Issuers publish two or three. Bounds memory, and the time that reading a hostile set takes.
+pub const MAX_KEYS: usize = 64;
+
+/// The algorithms that are ever used: those of RFC 7518 and RFC 8037 with a public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    Rs256,
+    Rs384,
+    Rs512,
+    Ps256,
+    Ps384,
+    Ps512,
+    Es256,
+    Es384,
+    Es512,
+    EdDsa,
+}
+
+impl Algorithm {
+    pub(super) fn named(name: &str) -> Option<Algorithm> {
+        Some(match name {
+            "RS256" => Algorithm::Rs256,
+            "RS384" => Algorithm::Rs384,
+            "RS512" => Algorithm::Rs512,
+            "PS256" => Algorithm::Ps256,
+            "PS384" => Algorithm::Ps384,
+            "PS512" => Algorithm::Ps512,
+            "ES256" => Algorithm::Es256,
+            "ES384" => Algorithm::Es384,
+            "ES512" => Algorithm::Es512,
+            // RFC 9864 names it by its curve.
+            "EdDSA" | "Ed25519" => Algorithm::EdDsa,
+            _ => return None,
+        })
+    }
+}
+
+/// From 2048 bits on: what is shorter can be factored.
+const RSA: [(Algorithm, &RsaParameters); 6] = [
+    (Algorithm::Rs256, &signature::RSA_PKCS1_2048_8192_SHA256),
+    (Algorithm::Rs384, &signature::RSA_PKCS1_2048_8192_SHA384),
+    (Algorithm::Rs512, &signature::RSA_PKCS1_2048_8192_SHA512),
+    (Algorithm::Ps256, &signature::RSA_PSS_2048_8192_SHA256),
+    (Algorithm::Ps384, &signature::RSA_PSS_2048_8192_SHA384),
+    (Algorithm::Ps512, &signature::RSA_PSS_2048_8192_SHA512),
+];
+
+/// Why a document is no key set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeySetFault {
+    #[error("it is not a JSON object with a list `keys`")]
+    Malformed,
+    #[error("it holds more than {MAX_KEYS} keys")]
+    TooMany,
+    /// Also when the list is empty: that is an issuer's mishap far more often than its wish to be believed no more.
+    #[error(
+        "it holds no public key that can verify (RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519)"
+    )]
+    NoneUsable,
+}
+
+/// An issuer's keys. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct KeySet {
+    keys: Arc<[Key]>,
+    /// Of the document, to tell whether another is the same.
+    hash: [u8; 32],
+    unusable: usize,
+}
+
+impl PartialEq for KeySet {
+    fn eq(&self, other: &KeySet) -> bool {
+        self.hash == other.hash
+    }
+}
+
+impl Eq for KeySet {}
+
+#[derive(Debug)]
+struct Key {
+    kid: Option<String>,
+    verifiers: Vec<(Algorithm, ParsedPublicKey)>,
+}
+
+impl KeySet {
+    /// Reads the document. Keys that are of no use here are left out (RFC 7517 section 5).
+    ///
+    /// # Errors
+    /// When none is left, or it is no such document.
+    pub fn parse(document: &[u8]) -> Result<KeySet, KeySetFault> {
+        let tree: Map<String, Value> =
+            serde_json::from_slice(document).map_err(|_| KeySetFault::Malformed)?;
+        let all = tree
+            .get("keys")
+            .and_then(Value::as_array)
+            .ok_or(KeySetFault::Malformed)?;
+        if all.len() > MAX_KEYS {
+            return Err(KeySetFault::TooMany);
+        }
+        let keys: Arc<[Key]> = all.iter().filter_map(Key::read).collect();
+        if keys.is_empty() {
+            return Err(KeySetFault::NoneUsable);
+        }
+        Ok(KeySet {
+            unusable: all.len() - keys.len(),
+            keys,
+            hash: Sha256::digest(document).into(),
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Keys of the document that were left out.
+    pub fn unusable(&self) -> usize {
+        self.unusable
+    }
+
+    pub(super) fn verify(
+        &self,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+        signed: &[u8],
+        signature: &[u8],
+    ) -> Result<(), Fault> {
+        let verifier = self.verifier(kid, algorithm)?;
+        verifier
+            .verify_sig(signed, signature)
+            .map_err(|_| Fault::BadSignature)
+    }
+
+    /// The one key that a token may be signed with: one signature is verified for a token, however many keys there are.
+    fn verifier(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<&ParsedPublicKey, Fault> {
+        let Some(kid) = kid else {
+            // Which of several is not for the token to leave open.
+            return match &*self.keys {
+                [only] => only.verifier(algorithm).ok_or(Fault::Algorithm),
+                _ => Err(Fault::UnknownKid),
+            };
+        };
+        let named = || {
+            self.keys
+                .iter()
+                .filter(|key| key.kid.as_deref() == Some(kid))
+        };
+        if named().next().is_none() {
+            return Err(Fault::UnknownKid);
+        }
+        // RFC 7517 section 4.5: keys of different types may share a name.
+        named()
+            .find_map(|key| key.verifier(algorithm))
+            .ok_or(Fault::Algorithm)
+    }
+}
+
+impl Key {
+    /// `None` when it is of no use here: of another type, for another use, or not to be trusted.
+    fn read(jwk: &Value) -> Option<Key> {
+        let jwk = jwk.as_object()?;
+        let text = |name: &str| jwk.get(name).and_then(Value::as_str);
+        // A public document with a private key in it: whoever read it can sign.
+        if jwk.contains_key("d") || jwk.contains_key("k") {
+            return None;
+        }
+        if jwk.contains_key("use") && text("use") != Some("sig") {
+            return None;
+        }
+        if let Some(operations) = jwk.get("key_ops") {
+            let mut operations = operations.as_array()?.iter();
+            operations.find(|operation| operation.as_str() == Some("verify"))?;
+        }
+        let mut verifiers = match (text("kty")?, text("crv")) {
+            ("RSA", _) => rsa(&bytes(text("n"))?, &bytes(text("e"))?)?,
+            ("EC", Some("P-256")) => ec(
+                Algorithm::Es256,
+                &signature::ECDSA_P256_SHA256_FIXED,
+                32,
+                &text,
+            )?,
+            ("EC", Some("P-384")) => ec(
+                Algorithm::Es384,
+                &signature::ECDSA_P384_SHA384_FIXED,
+                48,
+                &text,
+            )?,
+            ("EC", Some("P-521")) => ec(
+                Algorithm::Es512,
+                &signature::ECDSA_P521_SHA512_FIXED,
+                66,
+                &text,
+            )?,
+            ("OKP", Some("Ed25519")) => {
+                let key = ParsedPublicKey::new(&signature::ED25519, bytes(text("x"))?).ok()?;
+                vec![(Algorithm::EdDsa, key)]
+            }
+            // Symmetric ones ("oct") too: who can verify with them can sign.
+            _ => return None,
+        };
+        if jwk.contains_key("alg") {
+            let pinned = Algorithm::named(text("alg")?)?;
+            verifiers.retain(|(algorithm, _)| *algorithm == pinned);
+        }
+        let kid = text("kid").filter(|kid| !kid.is_empty()).map(str::to_owned);
+        (!verifiers.is_empty()).then_some(Key { kid, verifiers })
+    }
+
+    fn verifier(&self, algorithm: Algorithm) -> Option<&ParsedPublicKey> {
+        let mut all = self.verifiers.iter();
+        all.find(|(own, _)| *own == algorithm).map(|(_, key)| key)
+    }
+}
+
+fn bytes(text: Option<&str>) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text?).ok()
+}
+
+fn rsa(n: &[u8], e: &[u8]) -> Option<Vec<(Algorithm, ParsedPublicKey)>> {
+    // Some issuers write the sign's zero byte before it.
+    let n = n.strip_prefix(&[0]).unwrap_or(n);
+    let bits = n.len() * 8 - n.first()?.leading_zeros() as usize;
+    if !(2048..=8192).contains(&bits) {
+        return None;
+    }
+    // With an exponent of 1 the padding alone is a signature, and anybody can write it.
+    let exponent = e
+        .iter()
+        .fold(0u64, |value, byte| value << 8 | u64::from(*byte));
+    if e.len() > 8 || exponent < 3 || exponent % 2 == 0 {
+        return None;
+    }
+    let parsed = RSA.iter().map(|(algorithm, parameters)| {
+        let components = RsaPublicKeyComponents { n, e };
+        let key = components.to_parsed_public_key(parameters).ok()?;
+        Some((*algorithm, key))
+    });
+    parsed.collect()
+}
+
+fn ec<'a>(
+    algorithm: Algorithm,
+    parameters: &'static signature::EcdsaVerificationAlgorithm,
+    width: usize,
+    text: &impl Fn(&str) -> Option<&'a str>,
+) -> Option<Vec<(Algorithm, ParsedPublicKey)>> {
+    let (x, y) = (bytes(text("x"))?, bytes(text("y"))?);
+    // RFC 7518 section 6.2.1.2: of the curve's full width. That the point is on the curve is checked below.
+    if x.len() != width || y.len() != width {
+        return None;
+    }
+    let point = [&[4], &x[..], &y[..]].concat();
+    let key = ParsedPublicKey::new(parameters, point).ok()?;
+    Some(vec![(algorithm, key)])
+}

@@ -1,0 +1,201 @@
+//! Signed tokens of the operator's own (RFC 7515, RFC 7519; RFC 8725 on what goes wrong with them): what is one, and
+//! whether it is good. Nothing that a token says chooses how it is checked: algorithms come from the key, keys from the
+//! issuer's set, and `jku`, `x5u`, `jwk` and `x5c` are not read.
+mod claims;
+mod key_set;
+mod refresh;
+/// Shared with the tests over sockets, which see nothing of this crate's that is only for tests.
+#[cfg(test)]
+#[path = "../../../tests/e2e/signer.rs"]
+pub(crate) mod signer;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Map, Value};
+
+use self::claims::Claims;
+pub use self::{
+    key_set::{Algorithm, KeySet, KeySetFault, MAX_KEYS},
+    refresh::{Asked, FAILED_AGAIN, Plan, freshness},
+};
+
+/// What issuers make is 1 to 2 KiB; this leaves room for tokens full of groups, and bounds what is parsed and hashed for
+/// whoever sends one.
+pub const MAX_TOKEN: usize = 16 << 10;
+
+/// Longer names of keys are nobody's; bounds what goes into the log.
+const MAX_KID: usize = 256;
+
+/// Clocks of machines that keep time differ by seconds. This covers them and prolongs no token by what matters: the
+/// shortest that Kubernetes makes lives ten minutes.
+pub const LEEWAY: Duration = Duration::from_secs(30);
+
+/// Why a token was refused. The caller learns none of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Fault {
+    #[error("larger than {MAX_TOKEN} bytes")]
+    TooLarge,
+    #[error("not a well-formed token")]
+    Malformed,
+    #[error("its `crit` asks for an extension that is not understood")]
+    Critical,
+    #[error("its algorithm is not one of the key's")]
+    Algorithm,
+    #[error("no key set of the issuer is known yet")]
+    NoKeys,
+    #[error("its `kid` is not in the issuer's key set")]
+    UnknownKid,
+    #[error("the signature does not fit")]
+    BadSignature,
+    #[error("`iss` is not auth.jwt.issuer")]
+    WrongIssuer,
+    #[error("`aud` does not hold auth.jwt.audience")]
+    WrongAudience,
+    #[error("`exp` is missing")]
+    NoExpiry,
+    #[error("`exp` has passed")]
+    Expired,
+    #[error("`nbf` is yet to come")]
+    NotYetValid,
+    #[error("`sub` is no caller's jwt_subject")]
+    UnknownSubject,
+}
+
+impl Fault {
+    /// Its name in metrics and the log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Fault::TooLarge => "jwt_too_large",
+            Fault::Malformed => "jwt_malformed",
+            Fault::Critical => "jwt_critical",
+            Fault::Algorithm => "jwt_algorithm",
+            Fault::NoKeys => "jwt_no_keys",
+            Fault::UnknownKid => "jwt_unknown_kid",
+            Fault::BadSignature => "jwt_bad_signature",
+            Fault::WrongIssuer => "jwt_wrong_issuer",
+            Fault::WrongAudience => "jwt_wrong_audience",
+            Fault::NoExpiry => "jwt_no_expiry",
+            Fault::Expired => "jwt_expired",
+            Fault::NotYetValid => "jwt_not_yet_valid",
+            Fault::UnknownSubject => "jwt_unknown_subject",
+        }
+    }
+}
+
+/// What a good token must say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    pub issuer: String,
+    pub audience: String,
+}
+
+/// Whether a credential is to be read as a token: three parts of base64url, the first a JSON object with `alg`. Of one that
+/// is too large to look into, the dots decide.
+pub fn is_shaped(credential: &[u8]) -> bool {
+    let parts: Vec<&[u8]> = credential.splitn(4, |byte| *byte == b'.').collect();
+    let [header, claims, signature] = parts[..] else {
+        return false;
+    };
+    if credential.len() > MAX_TOKEN {
+        return true;
+    }
+    let url_safe = |part: &[u8]| {
+        part.iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    url_safe(claims)
+        && url_safe(signature)
+        && object(header).is_some_and(|header| header.contains_key("alg"))
+}
+
+/// A token that has been taken apart; nothing of it is believed yet.
+pub struct Token {
+    algorithm: Algorithm,
+    kid: Option<String>,
+    claims: Claims,
+    signed: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+impl Token {
+    /// # Errors
+    /// When it is none, or could not be good whatever the keys.
+    pub fn parse(credential: &[u8]) -> Result<Token, Fault> {
+        if credential.len() > MAX_TOKEN {
+            return Err(Fault::TooLarge);
+        }
+        let parts: Vec<&[u8]> = credential.splitn(4, |byte| *byte == b'.').collect();
+        let [header, claims, signature] = parts[..] else {
+            return Err(Fault::Malformed);
+        };
+        let signed = &credential[..header.len() + 1 + claims.len()];
+        let header = object(header).ok_or(Fault::Malformed)?;
+        let claims = object(claims).ok_or(Fault::Malformed)?;
+        // RFC 7515 section 4.1.11: what is not understood must be refused, and nothing is.
+        if header.contains_key("crit") {
+            return Err(Fault::Critical);
+        }
+        let kid = match header.get("kid") {
+            None => None,
+            Some(Value::String(kid)) if kid.len() <= MAX_KID => Some(kid.clone()),
+            Some(_) => return Err(Fault::Malformed),
+        };
+        let algorithm = match header.get("alg") {
+            // "none" and HS* have no value of their own, so no key can ever be used with them.
+            Some(Value::String(name)) => Algorithm::named(name).ok_or(Fault::Algorithm)?,
+            _ => return Err(Fault::Malformed),
+        };
+        let signature = URL_SAFE_NO_PAD
+            .decode(signature)
+            .map_err(|_| Fault::Malformed)?;
+        Ok(Token {
+            algorithm,
+            // An empty name says as little as none.
+            kid: kid.filter(|kid| !kid.is_empty()),
+            claims: Claims::from(claims)?,
+            signed: signed.to_vec(),
+            signature,
+        })
+    }
+
+    /// As the token has it: for the log, and to look the key up by.
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// As the token has it, whether it is true or not.
+    pub fn issuer(&self) -> &str {
+        &self.claims.issuer
+    }
+
+    /// What the claims say, were the signature good. Who is found here is not yet known to call.
+    ///
+    /// # Errors
+    /// When the claims alone suffice to refuse it. `now` is since the epoch.
+    pub fn claimed_subject(&self, expected: &Expected, now: Duration) -> Result<&str, Fault> {
+        self.claims.check(expected, now)?;
+        Ok(&self.claims.subject)
+    }
+
+    /// The subject, now known to be true: the signature is the issuer's, and the claims hold.
+    ///
+    /// # Errors
+    /// [`Fault::UnknownKid`] when another key set might help; else the token is bad. `now` is since the epoch.
+    pub fn verify(&self, keys: &KeySet, expected: &Expected, now: Duration) -> Result<&str, Fault> {
+        keys.verify(
+            self.kid.as_deref(),
+            self.algorithm,
+            &self.signed,
+            &self.signature,
+        )?;
+        self.claimed_subject(expected, now)
+    }
+}
+
+/// Of a key given twice the last counts (RFC 7519 section 4), and there is no second reader to see it otherwise.
+fn object(part: &[u8]) -> Option<Map<String, Value>> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+}

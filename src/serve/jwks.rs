@@ -1,0 +1,181 @@
+//! Keeps the keys of the issuer of callers' tokens new, on a thread of its own, so that it never slows serving.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use http::Uri;
+use tokio::time::timeout_at;
+
+use super::trust;
+use crate::{
+    config::{Config, Jwks, Roots},
+    error::Cause,
+    layer::authenticate::{SigningKeys, Wishes},
+    policy::jwt::{FAILED_AGAIN, KeySet, freshness},
+    telemetry::metrics::Metrics,
+    upstream::{fetch, tls},
+};
+
+/// `None`, and not even a thread, where there is nothing to fetch. The issuer may be down: it is asked again.
+pub(super) fn start(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Option<Arc<SigningKeys>>> {
+    let Some(Jwks::Url { url, roots }) = config.auth.jwt.as_ref().map(|jwt| &jwt.jwks) else {
+        return Ok(None);
+    };
+    let issuer = Issuer {
+        url: url.clone(),
+        roots: roots.clone(),
+    };
+    // What an operator can mend is told now.
+    issuer.tls()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (keys, wishes) = SigningKeys::fetched();
+    let (kept, metrics) = (Arc::downgrade(&keys), metrics.clone());
+    std::thread::Builder::new()
+        .name("jwks".into())
+        .spawn(move || {
+            let fetch = async || issuer.fetch().await;
+            runtime.block_on(keep(fetch, &issuer.url, kept, wishes, metrics));
+        })?;
+    Ok(Some(keys))
+}
+
+struct Issuer {
+    url: Uri,
+    roots: Roots,
+}
+
+impl Issuer {
+    /// Made anew for each fetch: a cluster's CA is rotated too.
+    fn tls(&self) -> Result<Option<Arc<rustls::ClientConfig>>, tls::TlsError> {
+        let https = self.url.scheme_str() == Some("https");
+        https
+            .then(|| tls::client_config(&trust(&self.roots), false))
+            .transpose()
+    }
+
+    async fn fetch(&self) -> Result<(KeySet, Duration), Cause> {
+        let document = fetch::document(&self.url, self.tls()?).await?;
+        let set = KeySet::parse(&document.body)?;
+        Ok((set, freshness(document.cache_control.as_deref())))
+    }
+}
+
+/// Ends when nobody has the keys any more.
+async fn keep(
+    fetch: impl AsyncFn() -> Result<(KeySet, Duration), Cause>,
+    url: &Uri,
+    keys: Weak<SigningKeys>,
+    mut wishes: Wishes,
+    metrics: Arc<Metrics>,
+) {
+    loop {
+        let fetched = fetch().await;
+        let Some(kept) = keys.upgrade() else { return };
+        metrics.key_fetch(if fetched.is_ok() { "ok" } else { "failed" });
+        match fetched {
+            Ok((set, fresh)) => {
+                if kept.current().is_none_or(|old| *old != set) {
+                    let (keys, unusable) = (set.len(), set.unusable());
+                    tracing::info!(%url, keys, unusable, "the issuer's keys have been fetched");
+                }
+                kept.end(Some(set), fresh);
+            }
+            Err(error) => {
+                let kept_keys = kept.current().map_or(0, |old| old.len());
+                tracing::warn!(
+                    %url,
+                    error = %chain(&*error),
+                    kept_keys,
+                    "the issuer's keys could not be fetched; tried again in {}s",
+                    FAILED_AGAIN.as_secs()
+                );
+                kept.end(None, FAILED_AGAIN);
+            }
+        }
+        let due = kept.due();
+        drop(kept);
+        loop {
+            let wish = timeout_at(due, wishes.recv()).await;
+            let Some(kept) = keys.upgrade() else { return };
+            match wish {
+                Err(_elapsed) => {
+                    kept.begin();
+                    break;
+                }
+                // One from before the last fetch has been granted by it.
+                Ok(Some(())) if kept.is_wanted() => break,
+                Ok(Some(())) => {}
+                Ok(None) => return,
+            }
+        }
+    }
+}
+
+/// An error and what it came from, on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let words: Vec<_> = causes.map(ToString::to_string).collect();
+    words.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::{Instant, sleep, sleep_until};
+
+    use super::*;
+
+    const SET: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_are_fetched_by_age_and_soon_after_a_failure_until_nobody_has_them() {
+        tokio::task::LocalSet::new()
+            .run_until(fetched_by_age())
+            .await;
+    }
+
+    async fn fetched_by_age() {
+        let start = Instant::now();
+        let (keys, wishes) = SigningKeys::fetched();
+        let (weak, metrics) = (Arc::downgrade(&keys), Arc::new(Metrics::new()));
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let kept = tokio::task::spawn_local(async move {
+            let fetch = async || {
+                sleep(Duration::from_secs(1)).await;
+                match counted.fetch_add(1, Ordering::Relaxed) {
+                    0 | 3 => Err("down".into()),
+                    _ => Ok((KeySet::parse(SET.as_bytes())?, Duration::from_secs(300))),
+                }
+            };
+            let url = Uri::from_static("https://issuer.example/keys");
+            keep(fetch, &url, weak, wishes, metrics).await;
+        });
+        // Fetches end after 1, 12, 313, 614 (a failure) and 625 seconds.
+        for (at, fetches, has) in [
+            (0, 0, false),
+            (2, 1, false),
+            (11, 1, false),
+            (13, 2, true),
+            (311, 2, true),
+            (314, 3, true),
+            (615, 4, true),
+            (623, 4, true),
+            (626, 5, true),
+        ] {
+            sleep_until(start + Duration::from_secs(at)).await;
+            let seen = (count.load(Ordering::Relaxed), keys.current().is_some());
+            assert_eq!(seen, (fetches, has), "after {at} s");
+        }
+        drop(keys);
+        kept.await.expect("it ends");
+    }
+}
