@@ -91,6 +91,9 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Run(file) => crate::serve::run(file.path()),
         Command::Check(file) => {
             let config = config::load(&file.path())?;
+            for config::Problem { path, message } in &config.warnings {
+                eprintln!("warning: {path}: {message}");
+            }
             print(toml::to_string(&config.redacted())?.trim_end())
         }
         Command::Demo => crate::serve::demo(|text| println!("{text}")),

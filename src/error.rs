@@ -27,6 +27,10 @@ pub enum Error {
     UnknownCredential,
     #[error("expired credential")]
     ExpiredCredential,
+    #[error("unknown certificate")]
+    UnknownCertificate,
+    #[error("expired certificate")]
+    ExpiredCertificate,
     #[error("operation not allowed")]
     Forbidden,
     #[error("bad request target: {0}")]
@@ -75,9 +79,11 @@ impl Error {
     /// The code: metric label, start of `detail`, and `details` of `Proxy-Status`.
     pub fn code(&self) -> &'static str {
         match self {
-            Error::NoCredential | Error::UnknownCredential | Error::ExpiredCredential => {
-                "unauthenticated"
-            }
+            Error::NoCredential
+            | Error::UnknownCredential
+            | Error::ExpiredCredential
+            | Error::UnknownCertificate
+            | Error::ExpiredCertificate => "unauthenticated",
             Error::Forbidden => "forbidden",
             Error::Target(_) | Error::Framing(_) | Error::Malformed | Error::BrokenBody => {
                 "bad_request"
@@ -174,6 +180,8 @@ impl Error {
             Error::NoCredential => "Send your revgate key as `Authorization: Bearer KEY`.",
             Error::UnknownCredential => "This key is not known to revgate.",
             Error::ExpiredCredential => "This token has expired.",
+            Error::UnknownCertificate => "This client certificate belongs to no caller of revgate.",
+            Error::ExpiredCertificate => "This client certificate has expired.",
             Error::Forbidden => "This caller may not use this operation.",
             Error::Target(_) => "The request's target or Host is not acceptable.",
             Error::Framing(_) => "The request's framing is ambiguous or malformed.",

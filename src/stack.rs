@@ -3,6 +3,7 @@
 //! | extension | written by | read by |
 //! |---|---|---|
 //! | [`InboundFault`](crate::body::InboundFault) | `serve` | `rewrite`, `retry`, `upstream` |
+//! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
 //! | [`RequestId`](crate::types::RequestId), [`Record`](crate::record::Record) | `telemetry` | all below |
 //! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential` |
 //! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
@@ -177,6 +178,7 @@ fn identities(config: &Config) -> authenticate::Parameters {
         };
     }
     let (mut keys, mut anonymous) = (HashMap::new(), None);
+    let mut peers = authenticate::Peers::default();
     for (name, caller) in &config.callers {
         let token = caller.token.as_ref();
         let group = token
@@ -193,11 +195,14 @@ fn identities(config: &Config) -> authenticate::Parameters {
         });
         match &caller.credential {
             CallerCredential::Key(hash) => drop(keys.insert(*hash, identity)),
+            CallerCredential::San(san) => drop(peers.sans.insert(san.clone(), identity)),
+            CallerCredential::Uid(uid) => drop(peers.uids.insert(*uid, identity)),
             CallerCredential::Anonymous => anonymous = Some(identity),
         }
     }
     authenticate::Parameters::Inject(authenticate::Methods {
         keys: authenticate::Keys(keys),
+        peers,
         anonymous,
     })
 }

@@ -5,6 +5,7 @@
 
 mod callers;
 mod compare;
+mod listen;
 mod parse;
 mod raw;
 mod redact;
@@ -13,17 +14,21 @@ pub mod secret;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tree;
 mod units;
 
 pub use parse::{from_toml, load};
+pub use tls::{ClientAuth, Tls};
 pub use tree::{Problem, Problems};
 pub use units::duration;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;
 use secrecy::SecretString;
+
+use crate::policy::san::San;
 
 /// The effective configuration.
 #[derive(Debug, Clone)]
@@ -46,6 +51,8 @@ pub struct Config {
     pub drain: Drain,
     /// Every file that it refers to, such as secrets: what changes in them changes it.
     pub files: Vec<PathBuf>,
+    /// What is no problem yet: it holds all the same.
+    pub warnings: Vec<Problem>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,9 +61,21 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Listen {
     pub address: Address,
+    pub tls: Option<Tls>,
+    /// Of a unix socket's file.
+    pub mode: u32,
     /// Threads that serve; "auto" has been resolved to the number of cores.
     pub workers: usize,
     pub max_connections: usize,
@@ -144,6 +163,10 @@ pub struct Caller {
 pub enum CallerCredential {
     /// SHA-256 of the caller's key.
     Key([u8; 32]),
+    /// A name in its client certificate.
+    San(San),
+    /// The user that it runs as, on a unix socket.
+    Uid(u32),
     Anonymous,
 }
 

@@ -87,8 +87,10 @@ tables! {
     Listen {
         /// IP address and port, or "unix:/path". Loopback by default, so that nothing is exposed unasked.
         address: String,
-        /// TLS for callers. Not supported by this version.
-        tls: BTreeMap<String, String>,
+        /// Permissions of a unix socket's file, in octal. By default its owner and group may connect, so that a caller under another uid needs only the group, and nobody else gets as far as being asked who it is.
+        mode: String,
+        /// TLS 1.2 and 1.3 for callers: { cert = "chain.pem", key = "key.pem" }, and for client certificates client_ca = "ca.pem" with client_auth = "required" (the default) or "optional". Without it the listener speaks plain HTTP. The files are watched: what they hold may change without a restart.
+        tls: Tls,
         /// Threads that serve; "auto" is one per core. One by default, enough for far more than a DevRev quota.
         workers: Workers,
         /// Connections at once; more wait in the kernel, so that descriptors do not run out.
@@ -97,6 +99,17 @@ tables! {
         header_timeout: String,
         /// Of a caller's connection; above the 60s common among load balancers, so that they close first.
         idle_timeout: String,
+    }
+    /// TLS 1.2 and 1.3, with HTTP/2 and HTTP/1.1. The files are watched: a new content serves from the next connection on.
+    Tls {
+        /// PEM file with the certificate and the intermediates above it.
+        cert: String,
+        /// PEM file with the certificate's private key, not encrypted.
+        key: String,
+        /// PEM file with the authorities that vouch for client certificates; turns on mTLS.
+        client_ca: String,
+        /// With client_ca: "required" lets nobody connect without a certificate, "optional" lets those without one show a key. Required by default.
+        client_auth: String,
     }
     /// The listener for operators.
     Admin {
@@ -161,9 +174,9 @@ tables! {
         key: Reference,
         /// Subject of a signed token. Not supported by this version.
         jwt_subject: String,
-        /// Name in a client certificate. Not supported by this version.
+        /// A URI or DNS name in the caller's client certificate, compared whole: "spiffe://example.org/billing", "billing.internal". Needs listen.tls.client_ca.
         mtls_san: String,
-        /// User on a unix socket. Not supported by this version.
+        /// The user that the caller runs as, on a unix socket.
         unix_uid: u32,
         /// Whoever shows no credential; at most one caller, loopback or unix sockets only.
         anonymous: bool,

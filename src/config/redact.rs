@@ -9,10 +9,6 @@ const REDACTED: &str = "<redacted>";
 impl Config {
     /// The configuration under the file's names, with no secret in it.
     pub fn redacted(&self) -> Value {
-        let address = match &self.listen.address {
-            Address::Tcp(a) => a.to_string(),
-            Address::Unix(p) => format!("unix:{}", p.display()),
-        };
         let mut admin = json!({ "address": self.admin.address.to_string() });
         if self.admin.key.is_some() {
             admin["key"] = REDACTED.into();
@@ -23,14 +19,19 @@ impl Config {
             Roots::System => json!("system"),
             Roots::File(path) => json!({ "file": path.display().to_string() }),
         };
+        let mut listen = json!({
+            "address": self.listen.address.to_string(), "mode": format!("{:04o}", self.listen.mode), "workers": self.listen.workers,
+            "max_connections": self.listen.max_connections,
+            "header_timeout": show_duration(self.listen.header_timeout),
+            "idle_timeout": show_duration(self.listen.idle_timeout),
+        });
+        if let Some(tls) = &self.listen.tls {
+            listen["tls"] = self::tls(tls);
+        }
         // Without the slash that a parsed URI gains.
         let url = u.url.to_string();
         json!({
-            "listen": {
-                "address": address, "workers": self.listen.workers, "max_connections": self.listen.max_connections,
-                "header_timeout": show_duration(self.listen.header_timeout),
-                "idle_timeout": show_duration(self.listen.idle_timeout),
-            },
+            "listen": listen,
             "admin": admin,
             "upstream": {
                 "url": url.trim_end_matches('/'), "roots": roots,
@@ -69,6 +70,20 @@ impl Config {
     }
 }
 
+fn tls(tls: &Tls) -> Value {
+    let mut out =
+        json!({ "cert": tls.cert.display().to_string(), "key": tls.key.display().to_string() });
+    if let Some(path) = &tls.client_ca {
+        out["client_ca"] = path.display().to_string().into();
+        out["client_auth"] = match tls.client_auth {
+            ClientAuth::Required => "required",
+            ClientAuth::Optional => "optional",
+        }
+        .into();
+    }
+    out
+}
+
 fn token(token: &Token) -> Value {
     let (key, name) = match &token.source {
         TokenSource::Env(name) => ("env", name.clone()),
@@ -79,8 +94,10 @@ fn token(token: &Token) -> Value {
 
 fn caller(caller: &Caller) -> Value {
     let mut out = rules(&caller.rules);
-    match caller.credential {
+    match &caller.credential {
         CallerCredential::Key(_) => out["key_sha256"] = REDACTED.into(),
+        CallerCredential::San(san) => out["mtls_san"] = san.to_string().into(),
+        CallerCredential::Uid(uid) => out["unix_uid"] = (*uid).into(),
         CallerCredential::Anonymous => out["anonymous"] = true.into(),
     }
     if let Some(token) = &caller.token {

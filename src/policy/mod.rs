@@ -9,4 +9,5 @@ pub mod operation;
 pub mod rate;
 pub mod retry;
 pub mod rewrite;
+pub mod san;
 pub mod target;

@@ -6,6 +6,7 @@ mod demo;
 mod listener;
 mod refusal;
 mod reload;
+mod tls;
 mod watch;
 mod worker;
 
@@ -21,14 +22,17 @@ use anyhow::Context;
 use tokio::sync::{Semaphore, watch::Sender};
 
 pub use self::demo::demo;
-use self::{connection::Settings, control::State, reload::Reloader, watch::Watch, worker::Worker};
+use self::{
+    connection::Settings, control::State, listener::SocketFile, reload::Reloader, tls::Handshakes,
+    watch::Watch, worker::Worker,
+};
 use crate::{
     admin,
     config::{self, Address, Config, Http2, Roots},
     layer::Draining,
     stack::Shared,
     telemetry::log::{self, LevelHandle},
-    upstream::{self, tls},
+    upstream,
 };
 
 /// `revgate run`: serves until a signal ends it.
@@ -57,6 +61,7 @@ pub struct Gateway {
     workers: Vec<JoinHandle<()>>,
     /// Ends with the gateway.
     _watch: Option<Watch>,
+    _socket: Option<SocketFile>,
 }
 
 impl Gateway {
@@ -89,10 +94,12 @@ impl Gateway {
         let (drain, draining) = Draining::new();
         let shared = Arc::new(Shared::new(&config, draining.clone())?);
         let options = upstream_options(&config)?;
-        let listeners = listener::bind(&config.listen.address, config.listen.workers)
-            .with_context(|| {
-                format!("listen.address {:?} cannot be bound", config.listen.address)
-            })?;
+        let tls = config.listen.tls.as_ref().map(Handshakes::new);
+        let handshakes = tls.transpose().context("listen.tls")?;
+        let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
+            let address = &config.listen.address;
+            format!("listen.address \"{address}\" cannot be bound")
+        })?;
         let address = listeners[0].address()?;
         let settings = Arc::new(Settings {
             header_timeout: config.listen.header_timeout,
@@ -101,6 +108,7 @@ impl Gateway {
             connections: Arc::new(Semaphore::new(config.listen.max_connections)),
             metrics: shared.metrics.clone(),
             draining,
+            handshakes,
         });
         let made = listeners.into_iter().map(|listener| {
             let (options, settings) = (options.clone(), settings.clone());
@@ -108,7 +116,13 @@ impl Gateway {
         });
         let made: Vec<_> = made.collect::<anyhow::Result<_>>()?;
         let (workers, handles): (Vec<_>, Vec<_>) = made.into_iter().unzip();
-        let reloader = Reloader::new(file, config.clone(), shared.clone(), handles, level.clone());
+        let reloader = Reloader::new(
+            file,
+            config.clone(),
+            shared.clone(),
+            (handles, settings.clone()),
+            level.clone(),
+        );
         let reloader = Arc::new(reloader);
         let state = Arc::new(State::new(reloader.clone(), shared, level));
         let admin = admin::Options {
@@ -125,12 +139,9 @@ impl Gateway {
             .is_some()
             .then(|| Watch::start(reloader.clone()))
             .transpose()?;
-        match &address {
-            Address::Tcp(address) => tracing::info!(listener = "proxy", %address, "listening"),
-            Address::Unix(path) => {
-                tracing::info!(listener = "proxy", address = %format_args!("unix:{}", path.display()), "listening")
-            }
-        }
+        let secure = config.listen.tls.is_some();
+        tracing::info!(listener = "proxy", %address, tls = secure, "listening");
+        reload::warn(&config);
         Ok(Gateway {
             address,
             admin,
@@ -138,6 +149,7 @@ impl Gateway {
             drain,
             workers,
             _watch: watch,
+            _socket: socket,
         })
     }
 
@@ -199,9 +211,6 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.drain.send_replace(true);
-        if let Address::Unix(path) = &self.address {
-            let _ = std::fs::remove_file(path);
-        }
     }
 }
 
@@ -210,11 +219,14 @@ fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
     let https = settings.url.scheme_str() == Some("https");
     let tls = if https {
         let trust = match &settings.roots {
-            Roots::Bundled => tls::Trust::Bundled,
-            Roots::System => tls::Trust::System,
-            Roots::File(path) => tls::Trust::File(path),
+            Roots::Bundled => upstream::tls::Trust::Bundled,
+            Roots::System => upstream::tls::Trust::System,
+            Roots::File(path) => upstream::tls::Trust::File(path),
         };
-        Some(tls::client_config(&trust, settings.http2 != Http2::Never).context("upstream.roots")?)
+        Some(
+            upstream::tls::client_config(&trust, settings.http2 != Http2::Never)
+                .context("upstream.roots")?,
+        )
     } else {
         None
     };

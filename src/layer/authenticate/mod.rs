@@ -2,6 +2,7 @@
 
 mod devrev_token;
 mod keys;
+mod peers;
 
 use std::{
     sync::Arc,
@@ -13,13 +14,13 @@ use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-pub use self::{devrev_token::Rules, keys::Keys};
+pub use self::{devrev_token::Rules, keys::Keys, peers::Peers};
 use super::{Either, record};
 use crate::{
     body::Body,
     error::Error,
     policy::headers,
-    types::{Arrived, Caller, Deadline, OwnToken},
+    types::{Arrived, Caller, Deadline, OwnToken, Peer},
 };
 
 pub enum Parameters {
@@ -69,9 +70,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let peer = request.extensions().get::<Peer>();
         let caller = match self
             .parameters
-            .identify(request.headers(), SystemTime::now())
+            .identify(request.headers(), peer, SystemTime::now())
         {
             Ok(identity) => {
                 if let Some(own) = identity.own {
@@ -110,24 +112,40 @@ impl From<Arc<Caller>> for Identity {
 #[derive(Default)]
 pub struct Methods {
     pub keys: Keys,
+    pub peers: Peers,
     pub anonymous: Option<Arc<Caller>>,
 }
 
 impl Methods {
     /// A wrong credential never falls through to the next method.
-    fn identify(&self, credential: Option<&[u8]>) -> Result<Arc<Caller>, Error> {
+    fn identify(
+        &self,
+        credential: Option<&[u8]>,
+        peer: Option<&Peer>,
+        now: SystemTime,
+    ) -> Result<Arc<Caller>, Error> {
         match credential {
             Some(credential) => self.keys.identify(credential),
-            None => self.anonymous.clone().ok_or(Error::NoCredential),
+            None => match self.peers.identify(peer, now)? {
+                Some(caller) => Ok(caller),
+                None => self.anonymous.clone().ok_or(Error::NoCredential),
+            },
         }
     }
 }
 
 impl Parameters {
-    fn identify(&self, headers: &HeaderMap, now: SystemTime) -> Result<Identity, Error> {
+    fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+        now: SystemTime,
+    ) -> Result<Identity, Error> {
         let credential = only_credential(headers)?;
         match self {
-            Parameters::Inject(methods) => methods.identify(credential).map(Identity::from),
+            Parameters::Inject(methods) => {
+                methods.identify(credential, peer, now).map(Identity::from)
+            }
             Parameters::Validate { rules } => {
                 rules.identify(credential.ok_or(Error::NoCredential)?, now)
             }
@@ -154,37 +172,90 @@ mod tests {
 
     use http::HeaderValue;
 
+    use sha2::{Digest, Sha256};
+
     use super::*;
-    use crate::policy::{
-        access::Access,
-        fair::{Priority, Share},
+    use crate::{
+        policy::{
+            access::Access,
+            fair::{Priority, Share},
+            san::San,
+        },
+        types::Certificate,
     };
 
-    #[test]
-    fn a_wrong_key_never_falls_through_to_the_anonymous_caller() {
-        let anonymous = Some(Arc::new(Caller {
-            name: "app".into(),
+    fn caller(name: &str) -> Arc<Caller> {
+        Arc::new(Caller {
+            name: name.into(),
             token: None,
             group: "main".into(),
             share: Share {
-                caller: "app".into(),
+                caller: name.into(),
                 weight: 1,
                 priority: Priority::Interactive,
             },
             access: Access::new(&["*".into()], &[]),
             max_wait: Duration::ZERO,
             enforce: true,
-        }));
+        })
+    }
+
+    #[test]
+    fn a_wrong_key_never_falls_through_to_the_anonymous_caller() {
         let parameters = Parameters::Inject(Methods {
-            anonymous,
+            anonymous: Some(caller("app")),
             ..Methods::default()
         });
-        let mut headers = HeaderMap::new();
-        assert!(parameters.identify(&headers, SystemTime::now()).is_ok());
+        let (mut headers, now) = (HeaderMap::new(), SystemTime::now());
+        assert!(parameters.identify(&headers, None, now).is_ok());
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer wrong"));
         assert!(matches!(
-            parameters.identify(&headers, SystemTime::now()),
+            parameters.identify(&headers, None, now),
             Err(Error::UnknownCredential)
         ));
+    }
+
+    /// `Authorization`, else the certificate, else the uid, else anonymous; what is wrong ends the search.
+    #[test]
+    fn methods_are_tried_in_their_order_and_none_is_skipped() {
+        let now = SystemTime::now();
+        let certificate = |name: &str| {
+            Peer::Certificate(Arc::new(Certificate {
+                names: vec![San::dns(name)],
+                not_after: now,
+            }))
+        };
+        let key: [u8; 32] = Sha256::digest("key").into();
+        let methods = |anonymous: bool| Methods {
+            keys: Keys([(key, caller("by-key"))].into()),
+            peers: Peers {
+                sans: [(San::dns("known"), caller("by-certificate"))].into(),
+                uids: [(7, caller("by-uid"))].into(),
+            },
+            anonymous: anonymous.then(|| caller("anonymous")),
+        };
+        let (good, bad) = (Some(&b"key"[..]), Some(&b"wrong"[..]));
+        let (known, unknown) = (Some(certificate("known")), Some(certificate("unknown")));
+        let (uid, stranger) = (Some(Peer::Uid(7)), Some(Peer::Uid(8)));
+        for (credential, peer, with, without) in [
+            (good, &known, "by-key", "by-key"),
+            (good, &unknown, "by-key", "by-key"),
+            (good, &uid, "by-key", "by-key"),
+            (good, &None, "by-key", "by-key"),
+            (bad, &known, "unknown credential", "unknown credential"),
+            (bad, &uid, "unknown credential", "unknown credential"),
+            (bad, &None, "unknown credential", "unknown credential"),
+            (None, &known, "by-certificate", "by-certificate"),
+            (None, &unknown, "unknown certificate", "unknown certificate"),
+            (None, &uid, "by-uid", "by-uid"),
+            (None, &stranger, "anonymous", "no credential"),
+            (None, &None, "anonymous", "no credential"),
+        ] {
+            for (anonymous, want) in [(true, with), (false, without)] {
+                let got = methods(anonymous).identify(credential, peer.as_ref(), now);
+                let got = got.map_or_else(|error| error.to_string(), |who| who.name.to_string());
+                assert_eq!(got, want, "{credential:?} {peer:?} {anonymous}");
+            }
+        }
     }
 }
