@@ -8,5 +8,7 @@ mod quota;
 mod reload;
 mod rig;
 mod scenarios;
+mod tls;
+mod unix;
 mod waiting;
 mod wire;
