@@ -120,7 +120,7 @@ pub(super) fn callers(
     defaults: &CallerRules,
     env: &BTreeMap<String, String>,
 ) -> BTreeMap<String, Caller> {
-    let loopback = !matches!(ways.address, Address::Tcp(a) if !a.ip().is_loopback());
+    let loopback = ways.address.is_local();
     let mut keys: BTreeMap<[u8; 32], String> = BTreeMap::new();
     let mut nobody: Option<String> = None;
     let mut peers = BTreeMap::new();

@@ -19,7 +19,7 @@ use super::{
     worker::Handle,
 };
 use crate::{
-    config::{self, AuthMode, Config, Problem, Problems, Tls},
+    config::{self, AuthMode, Caller, CallerCredential, Config, Problem, Problems, Tls},
     stack::{self, Shared},
     telemetry::log::LevelHandle,
 };
@@ -221,6 +221,16 @@ fn keep_what_needs_a_restart(
         return Err(problem(
             "auth.mode",
             "cannot change while the gateway runs, and without a token and a caller nobody could call until the restart; restart the gateway",
+        ));
+    }
+    let anonymous = |caller: &Caller| matches!(caller.credential, CallerCredential::Anonymous);
+    if !old.listen.address.is_local()
+        && let Some((name, _)) = new.callers.iter().find(|(_, caller)| anonymous(caller))
+    {
+        // The file is right about the address that it names; the sockets are still those of the old one.
+        return Err(problem(
+            &format!("callers.{name}.anonymous"),
+            "would let anyone in until the restart that listen.address needs; restart the gateway",
         ));
     }
     let wanted_tls = new.listen.tls.take();
