@@ -2,10 +2,10 @@
 //!
 //! | extension | written by | read by |
 //! |---|---|---|
-//! | [`InboundFault`](crate::body::InboundFault) | `serve` | `rewrite`, `retry`, `upstream` |
+//! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `upstream` |
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
 //! | [`RequestId`](crate::types::RequestId), [`Record`](crate::record::Record) | `telemetry` | all below |
-//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential` |
+//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential`, `attempt` |
 //! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
 //! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
@@ -21,8 +21,8 @@ use crate::{
     config::{self, AuthMode, CallerCredential, CallerRules, Config, LogAccess, RewriteMode},
     error::Error,
     layer::{
-        BoxFuture, admission, authenticate, authorize, circuit, credential, headers, protocol,
-        quota, rate_limit, rescue, retry, rewrite, telemetry,
+        BoxFuture, admission, attempt, authenticate, authorize, circuit, credential, headers,
+        protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
     policy::{
         access::Access,
@@ -36,6 +36,7 @@ use crate::{
 mod shared;
 
 pub use self::shared::{Shared, tokens};
+pub(crate) use self::shared::{circuit_of, quota_of};
 
 /// The stack with its types forgotten; one clone serves one request.
 pub type Stack = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
@@ -67,6 +68,7 @@ where
             metrics: metrics(),
             tally: shared.tally.clone(),
             access: access_of(config),
+            spans: shared.spans.clone(),
         }))
         // The seam: below `Result<_, Error>`, above always an answer.
         .layer(rescue::RescueLayer)
@@ -102,11 +104,7 @@ where
         }))
         // From here down it is an attempt; waits hold no upstream slot.
         .layer(retry::RetryLayer::new(retry::Parameters {
-            rules: Rules {
-                max_attempts: config.retry.max_attempts,
-                backoff_min: config.retry.backoff_min,
-                backoff_max: config.retry.backoff_max,
-            },
+            rules: retry_of(config),
             budget: shared.budget.clone(),
             epoch: shared.epoch,
             max_replay_body: config.retry.max_replay_body,
@@ -138,6 +136,8 @@ where
         .layer(credential::CredentialLayer::new(credential::Parameters {
             tokens: shared.tokens.clone(),
         }))
+        // Names this attempt to upstream, and times it: all that is below is upstream.
+        .layer(attempt::AttemptLayer)
         // The only socket.
         .service(upstream);
     Ok(BoxCloneService::new(stack))
@@ -148,6 +148,14 @@ fn access_of(config: &Config) -> telemetry::Access {
         LogAccess::All => telemetry::Access::All,
         LogAccess::Refused => telemetry::Access::Refused,
         LogAccess::None => telemetry::Access::None,
+    }
+}
+
+pub(crate) fn retry_of(config: &Config) -> Rules {
+    Rules {
+        max_attempts: config.retry.max_attempts,
+        backoff_min: config.retry.backoff_min,
+        backoff_max: config.retry.backoff_max,
     }
 }
 
@@ -165,7 +173,7 @@ fn share(caller: &str, rules: &CallerRules) -> Share {
     }
 }
 
-fn identities(config: &Config) -> authenticate::Parameters {
+pub(crate) fn identities(config: &Config) -> authenticate::Parameters {
     if config.auth.mode == AuthMode::Validate {
         let rules = &config.defaults;
         return authenticate::Parameters::Validate {
@@ -207,7 +215,7 @@ fn identities(config: &Config) -> authenticate::Parameters {
     })
 }
 
-fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
+pub(crate) fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
     let mut rules = HashMap::new();
     for rule in &config.rewrite {
         let mode = match rule.mode {
@@ -221,7 +229,10 @@ fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
             .iter()
             .map(|(old, new)| (old.clone(), new.clone()))
             .collect();
-        let rule_of_all = Arc::new(Rule { rename, mode });
+        let link = rule.link.as_ref();
+        let link = link
+            .and_then(|page| HeaderValue::try_from(format!("<{page}>; rel=\"deprecation\"")).ok());
+        let rule_of_all = Arc::new(Rule { rename, mode, link });
         for operation in &rule.operations {
             rules.insert(operation.clone(), rule_of_all.clone());
         }

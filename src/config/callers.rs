@@ -135,7 +135,7 @@ pub(super) fn callers(
         let has_key = s.has("key");
         let source = s.secret("key");
         let hash = hash.or_else(|| {
-            let key = resolve(&s, "key", &source?, env)?;
+            let key = resolve(&s, "key", source.as_ref()?, env)?;
             Some(Sha256::digest(key.expose_secret().as_bytes()).into())
         });
         let anonymous = s.bool("anonymous") == Some(true);
@@ -208,6 +208,7 @@ pub(super) fn callers(
                 name,
                 Caller {
                     credential,
+                    key_source: source,
                     token,
                     rules,
                 },

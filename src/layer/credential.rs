@@ -55,11 +55,12 @@ pub struct Credential<S> {
 }
 
 /// A refused token is mended by an operator, not by a caller's haste.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl<S> Service<Request<Body>> for Credential<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
+    S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Error;
@@ -80,7 +81,7 @@ where
             .and_then(|caller| caller.token.clone());
         request.headers_mut().remove(AUTHORIZATION);
         if !takes {
-            return self.inner.call(request);
+            return Box::pin(self.inner.call(request));
         }
         let (value, ours) = match (own, injected) {
             (Some(own), _) => (Some(own), false),
@@ -95,7 +96,7 @@ where
         request.headers_mut().insert(AUTHORIZATION, value);
         let below = self.inner.call(request);
         if !ours {
-            return below;
+            return Box::pin(below);
         }
         Box::pin(async move {
             let mut response = below.await?;

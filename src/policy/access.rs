@@ -1,8 +1,10 @@
 //! Which operations a caller may use.
 
+use std::fmt;
+
 /// One pattern of an `allow` or `deny` list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Pattern {
+pub enum Pattern {
     /// `*`
     Any,
     /// `works.*`, kept with its dot, so that `works.*` does not take in `worksheets.list`.
@@ -33,6 +35,25 @@ impl Pattern {
     }
 }
 
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pattern::Any => f.write_str("*"),
+            Pattern::Prefix(prefix) => write!(f, "{prefix}*"),
+            Pattern::Exact(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What decided whether an operation may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision<'a> {
+    Allowed(&'a Pattern),
+    Denied(&'a Pattern),
+    /// No `allow` pattern takes it in.
+    NotAllowed,
+}
+
 /// What a caller may do: everything some `allow` pattern takes in and no `deny` pattern does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
@@ -52,8 +73,26 @@ impl Access {
 
     /// Whether the operation, in its normalised spelling, may be called. `deny` wins.
     pub fn permits(&self, operation: &str) -> bool {
-        !self.deny.iter().any(|p| p.matches(operation))
-            && self.allow.iter().any(|p| p.matches(operation))
+        matches!(self.decide(operation), Decision::Allowed(_))
+    }
+
+    /// The same, and by which pattern.
+    pub fn decide(&self, operation: &str) -> Decision<'_> {
+        let first = |list: &'_ [Pattern]| list.iter().position(|p| p.matches(operation));
+        match (first(&self.deny), first(&self.allow)) {
+            (Some(at), _) => Decision::Denied(&self.deny[at]),
+            (None, Some(at)) => Decision::Allowed(&self.allow[at]),
+            (None, None) => Decision::NotAllowed,
+        }
+    }
+
+    /// Whether the pattern that decided stands in this one's list as well.
+    pub fn shares(&self, decision: Decision<'_>) -> bool {
+        match decision {
+            Decision::Allowed(pattern) => self.allow.contains(pattern),
+            Decision::Denied(pattern) => self.deny.contains(pattern),
+            Decision::NotAllowed => false,
+        }
     }
 }
 

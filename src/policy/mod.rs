@@ -1,6 +1,7 @@
 //! Policy: who may, how long, what next. Pure: no socket, clock, lock or environment of its own.
 pub mod access;
 pub mod circuit;
+pub mod explain;
 pub mod fair;
 pub mod feedback;
 pub mod headers;
@@ -11,3 +12,5 @@ pub mod retry;
 pub mod rewrite;
 pub mod san;
 pub mod target;
+pub mod token;
+pub mod trace;

@@ -3,10 +3,14 @@
 mod connection;
 mod control;
 mod demo;
+pub mod explain;
 mod listener;
 mod refusal;
 mod reload;
+mod signals;
 mod tls;
+mod traces;
+mod view;
 mod watch;
 mod worker;
 
@@ -23,15 +27,18 @@ use tokio::sync::{Semaphore, watch::Sender};
 
 pub use self::demo::demo;
 use self::{
-    connection::Settings, control::State, listener::SocketFile, reload::Reloader, tls::Handshakes,
-    watch::Watch, worker::Worker,
+    connection::Settings, control::State, listener::SocketFile, reload::Reloader, signals::Signals,
+    tls::Handshakes, watch::Watch, worker::Worker,
 };
 use crate::{
     admin,
     config::{self, Address, Config, Http2, Roots},
     layer::Draining,
     stack::Shared,
-    telemetry::log::{self, LevelHandle},
+    telemetry::{
+        export::Exporter,
+        log::{self, LevelHandle},
+    },
     upstream,
 };
 
@@ -42,11 +49,14 @@ use crate::{
 pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let config = config::load(&file)?;
     let level = log::init(&config.log.level, config.log.format)?;
-    let gateway = Gateway::watching(file, config, Some(level))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let result = runtime.block_on(gateway.until_signalled());
+    let result = runtime.block_on(async {
+        let signals = Signals::hear()?;
+        let gateway = Gateway::watching(file, config, Some(level))?;
+        signals.obey(gateway).await
+    });
     // A worker that is still ending must not hold up the exit: a second signal ends at once.
     runtime.shutdown_background();
     result
@@ -62,6 +72,7 @@ pub struct Gateway {
     /// Ends with the gateway.
     _watch: Option<Watch>,
     _socket: Option<SocketFile>,
+    exporter: Option<Exporter>,
 }
 
 impl Gateway {
@@ -92,7 +103,11 @@ impl Gateway {
     ) -> anyhow::Result<Gateway> {
         let config = Arc::new(config);
         let (drain, draining) = Draining::new();
-        let shared = Arc::new(Shared::new(&config, draining.clone())?);
+        let mut shared = Shared::new(&config, draining.clone())?;
+        let exporter = traces::start(&config, &shared.metrics)?;
+        shared.spans = exporter.as_ref().map(Exporter::spans);
+        let shared = Arc::new(shared);
+        view::tell_expiry(&config, &shared.metrics);
         let options = upstream_options(&config)?;
         let tls = config.listen.tls.as_ref().map(Handshakes::new);
         let handshakes = tls.transpose().context("listen.tls")?;
@@ -150,6 +165,7 @@ impl Gateway {
             workers,
             _watch: watch,
             _socket: socket,
+            exporter,
         })
     }
 
@@ -179,32 +195,11 @@ impl Gateway {
         });
         // The workers bound themselves by drain.timeout; this is for one that is stuck.
         let _ = tokio::time::timeout(config.drain.timeout + Duration::from_secs(1), ended).await;
+        // Last, so that the spans of the requests that have just ended go too.
+        if let Some(exporter) = self.exporter.take() {
+            exporter.finish().await;
+        }
         tracing::info!("drained");
-    }
-
-    async fn until_signalled(self) -> anyhow::Result<()> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (mut term, mut int) = (
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        );
-        let mut hangup = signal(SignalKind::hangup())?;
-        loop {
-            tokio::select! {
-                _ = term.recv() => break,
-                _ = int.recv() => break,
-                _ = hangup.recv() => {
-                    let reloader = self.state.reloader.clone();
-                    // Reads files; a second signal must be heard meanwhile. What became of it is in the log.
-                    tokio::task::spawn_blocking(move || reloader.reload());
-                }
-            }
-        }
-        tokio::select! {
-            () = self.drain() => Ok(()),
-            _ = term.recv() => anyhow::bail!("ended at once by a second signal"),
-            _ = int.recv() => anyhow::bail!("ended at once by a second signal"),
-        }
     }
 }
 
@@ -218,15 +213,9 @@ fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
     let settings = &config.upstream;
     let https = settings.url.scheme_str() == Some("https");
     let tls = if https {
-        let trust = match &settings.roots {
-            Roots::Bundled => upstream::tls::Trust::Bundled,
-            Roots::System => upstream::tls::Trust::System,
-            Roots::File(path) => upstream::tls::Trust::File(path),
-        };
-        Some(
-            upstream::tls::client_config(&trust, settings.http2 != Http2::Never)
-                .context("upstream.roots")?,
-        )
+        let trust = trust(&settings.roots);
+        let http2 = settings.http2 != Http2::Never;
+        Some(upstream::tls::client_config(&trust, http2).context("upstream.roots")?)
     } else {
         None
     };
@@ -236,4 +225,12 @@ fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
         http2_only: settings.http2 == Http2::Always && !https,
         max_connections: settings.max_connections.div_ceil(config.listen.workers),
     })
+}
+
+fn trust(roots: &Roots) -> upstream::tls::Trust<'_> {
+    match roots {
+        Roots::Bundled => upstream::tls::Trust::Bundled,
+        Roots::System => upstream::tls::Trust::System,
+        Roots::File(path) => upstream::tls::Trust::File(path),
+    }
 }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{
     connection::Settings,
     tls::{self, Generation},
+    view,
     watch::Fingerprint,
     worker::Handle,
 };
@@ -186,6 +187,7 @@ impl Reloader {
             handshakes.replace(next);
         }
         self.shared.adopt(&new, tokens);
+        view::tell_expiry(&new, &self.shared.metrics);
         for (worker, stack) in self.workers.iter().zip(stacks) {
             worker.replace(stack, &new);
         }
@@ -243,6 +245,7 @@ fn keep_what_needs_a_restart(
     new.upstream.http2 = old.upstream.http2;
     new.upstream.max_connections = old.upstream.max_connections;
     new.log.format = old.log.format;
+    new.trace = old.trace.clone();
     let changed = new.differences(old);
     let kept = wanted.into_iter().filter(|key| !changed.contains(key));
     let kept = kept.collect();

@@ -105,6 +105,11 @@ impl Handshakes {
                 return None;
             }
         };
+        if generation.retired.is_cancelled() {
+            let why = "the authorities changed meanwhile";
+            fail(metrics, peer, "unknown_authority", why);
+            return None;
+        }
         let leaf = stream
             .get_ref()
             .1
