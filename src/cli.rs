@@ -91,6 +91,9 @@ struct Misuse(String);
 impl Check {
     fn run(self) -> anyhow::Result<ExitCode> {
         let config = config::load(&self.file.path())?;
+        for config::Problem { path, message } in &config.warnings {
+            eprintln!("warning: {path}: {message}");
+        }
         let Some(request) = self.explain else {
             print(toml::to_string(&config.effective())?.trim_end())?;
             return Ok(ExitCode::SUCCESS);

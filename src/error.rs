@@ -35,6 +35,10 @@ pub enum Error {
     /// The reason is for the operator; a caller reads the same for each.
     #[error("bad signed token: {0}")]
     BadToken(jwt::Fault),
+    #[error("unknown certificate")]
+    UnknownCertificate,
+    #[error("expired certificate")]
+    ExpiredCertificate,
     #[error("operation not allowed")]
     Forbidden,
     #[error("bad request target: {0}")]
@@ -87,7 +91,9 @@ impl Error {
             | Error::UnknownCredential
             | Error::ExpiredCredential
             | Error::RefusedCredential
-            | Error::BadToken(_) => "unauthenticated",
+            | Error::BadToken(_)
+            | Error::UnknownCertificate
+            | Error::ExpiredCertificate => "unauthenticated",
             Error::Forbidden => "forbidden",
             Error::Target(_) | Error::Framing(_) | Error::Malformed | Error::BrokenBody => {
                 "bad_request"
@@ -200,6 +206,8 @@ impl Error {
             }
             Error::ExpiredCredential => "This token has expired.",
             Error::RefusedCredential => "DevRev refuses this token.",
+            Error::UnknownCertificate => "This client certificate belongs to no caller of revgate.",
+            Error::ExpiredCertificate => "This client certificate has expired.",
             Error::Forbidden => "This caller may not use this operation.",
             Error::Target(_) => "The request's target or Host is not acceptable.",
             Error::Framing(_) => "The request's framing is ambiguous or malformed.",

@@ -3,6 +3,7 @@
 //! | extension | written by | read by |
 //! |---|---|---|
 //! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `upstream` |
+//! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
 //! | [`RequestId`](crate::types::RequestId), [`Record`](crate::record::Record) | `telemetry` | all below |
 //! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential`, `attempt` |
 //! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
@@ -208,6 +209,7 @@ pub(crate) fn identities(
         };
     }
     let (mut keys, mut subjects, mut anonymous) = (HashMap::new(), HashMap::new(), None);
+    let mut peers = authenticate::Peers::default();
     for (name, caller) in &config.callers {
         let token = caller.token.as_ref();
         let group = token
@@ -227,6 +229,8 @@ pub(crate) fn identities(
             CallerCredential::JwtSubject(subject) => {
                 drop(subjects.insert(subject.clone(), identity))
             }
+            CallerCredential::San(san) => drop(peers.sans.insert(san.clone(), identity)),
+            CallerCredential::Uid(uid) => drop(peers.uids.insert(*uid, identity)),
             CallerCredential::Anonymous => anonymous = Some(identity),
         }
     }
@@ -246,6 +250,7 @@ pub(crate) fn identities(
     authenticate::Parameters::Inject(authenticate::Methods {
         keys: authenticate::Keys(keys),
         signed,
+        peers,
         anonymous,
     })
 }

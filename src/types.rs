@@ -1,11 +1,11 @@
 //! Small types that travel with a request. No behaviour beyond making and showing them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::policy::{access::Access, fair::Share, operation::Operation};
+use crate::policy::{access::Access, fair::Share, operation::Operation, san::San};
 
 /// The id of a request: the caller's own if it was sane, else made here. Also in `X-Request-Id`.
 #[derive(Clone, Debug)]
@@ -43,6 +43,23 @@ pub struct Caller {
     pub max_wait: std::time::Duration,
     /// False while the operator tries a rule before it bites.
     pub enforce: bool,
+}
+
+/// What a connection proves about whoever is at its other end; the same for all its requests.
+#[derive(Clone, Debug)]
+pub enum Peer {
+    /// Its chain was verified in the handshake.
+    Certificate(Arc<Certificate>),
+    /// Of the process that connected to a unix socket, as the kernel says.
+    Uid(u32),
+}
+
+/// What counts of a client's certificate.
+#[derive(Debug)]
+pub struct Certificate {
+    pub names: Vec<San>,
+    /// The last moment at which it holds.
+    pub not_after: SystemTime,
 }
 
 /// In mode "validate", the credential the caller brought: forwarded, and hashed to key its rate.

@@ -65,19 +65,67 @@ fn digest(v: &Value) -> Option<[u8; 32]> {
     Some(hash)
 }
 
+/// How callers can come.
+pub(super) struct Ways<'a> {
+    pub address: &'a Address,
+    /// Some show a certificate, or will once listen.tls is put right.
+    pub certificates: bool,
+}
+
+/// The credential of a caller that its connection gives away. `taken` holds those of the callers before it.
+fn peer(
+    name: &str,
+    s: &mut Section,
+    ways: &Ways,
+    taken: &mut BTreeMap<String, String>,
+) -> Option<CallerCredential> {
+    let san = s.parse(
+        "mtls_san",
+        "a whole name as the certificate has it: a URI such as \"spiffe://example.org/billing\", or a DNS name such as \"billing.internal\", without *",
+        |v| San::read(v.as_str()?),
+    );
+    let uid = s.number("unix_uid", 0, u64::from(u32::MAX - 1));
+    if san.is_some() && !ways.certificates {
+        s.problem(
+            "mtls_san",
+            "is never seen, as no client shows a certificate; add client_ca to listen.tls",
+        );
+    }
+    if uid.is_some() && matches!(ways.address, Address::Tcp(_)) {
+        s.problem("unix_uid", "is never seen, as listen.address is no unix socket; listen on \"unix:/path\", or give it a key");
+    }
+    let (key, shown, credential) = match (san, uid) {
+        (Some(san), _) => ("mtls_san", format!("{san:?}"), CallerCredential::San(san)),
+        (None, Some(uid)) => (
+            "unix_uid",
+            uid.to_string(),
+            CallerCredential::Uid(uid as u32),
+        ),
+        (None, None) => return None,
+    };
+    if let Some(other) = taken.insert(shown, name.to_owned()) {
+        s.problem(
+            key,
+            format!("is that of caller `{other}` too; give each caller its own"),
+        );
+    }
+    Some(credential)
+}
+
 pub(super) fn callers(
     named: Vec<(String, Section)>,
     tokens: &[String],
     inject: bool,
     signed: bool,
-    listen: &Address,
+    ways: &Ways,
     defaults: &CallerRules,
     env: &BTreeMap<String, String>,
 ) -> BTreeMap<String, Caller> {
-    let loopback = !matches!(listen, Address::Tcp(a) if !a.ip().is_loopback());
+    let loopback = ways.address.is_local();
     let mut keys: BTreeMap<[u8; 32], String> = BTreeMap::new();
     let mut subjects: BTreeMap<String, String> = BTreeMap::new();
     let mut nobody: Option<String> = None;
+    let mut peers = BTreeMap::new();
     let mut callers = BTreeMap::new();
     for (name, mut s) in named {
         let has_hash = s.has("key_sha256");
@@ -106,18 +154,16 @@ pub(super) fn callers(
                 format!("is that of caller `{other}` too; give each caller its own"),
             );
         }
-        let mut later = false;
-        for key in ["mtls_san", "unix_uid"] {
-            later |= s.has(key);
-            s.unsupported(key);
-        }
-        let own = [has_hash, has_key, has_subject, anonymous];
-        match own.into_iter().filter(|own| *own).count() {
-            0 if !later => {
-                s.problem("", "has no credential; add key_sha256 (see `revgate hash-key`), key, jwt_subject or anonymous = true")
+        let by_peer = ["mtls_san", "unix_uid"].map(|key| usize::from(s.has(key)));
+        let peer = peer(&name, &mut s, ways, &mut peers);
+        let by_peer: usize = by_peer.iter().sum();
+        let own = [has_hash, has_key, has_subject, anonymous].map(usize::from);
+        match own.iter().sum::<usize>() + by_peer {
+            0 => {
+                s.problem("", "has no credential; add key_sha256 (see `revgate hash-key`), key, jwt_subject, mtls_san, unix_uid or anonymous = true")
             }
-            0 | 1 => {}
-            _ => s.problem("", "has several credentials; keep one of key_sha256, key, jwt_subject and anonymous"),
+            1 => {}
+            _ => s.problem("", "has several credentials; keep one of key_sha256, key, jwt_subject, mtls_san, unix_uid and anonymous"),
         }
         if let Some(hash) = hash
             && let Some(other) = keys.insert(hash, name.clone())
@@ -170,7 +216,7 @@ pub(super) fn callers(
             Some(CallerCredential::Anonymous)
         } else {
             let subject = subject.map(CallerCredential::JwtSubject);
-            hash.map(CallerCredential::Key).or(subject)
+            hash.map(CallerCredential::Key).or(subject).or(peer)
         };
         if let Some(credential) = credential {
             callers.insert(

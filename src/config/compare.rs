@@ -30,6 +30,14 @@ impl Config {
                 keys.push(format!("callers.{name}.key"));
             }
         }
+        if let (Some(old), Some(new)) = (&old.listen.tls, &self.listen.tls) {
+            if old.digests.0 != new.digests.0 {
+                keys.push("listen.tls.cert".into());
+            }
+            if old.digests.1 != new.digests.1 {
+                keys.push("listen.tls.client_ca".into());
+            }
+        }
         let key = |config: &Config| {
             let key = config.admin.key.as_ref()?;
             Some(key.expose_secret().to_owned())

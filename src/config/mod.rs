@@ -6,6 +6,7 @@
 mod callers;
 mod compare;
 mod jwt;
+mod listen;
 mod parse;
 mod raw;
 mod redact;
@@ -14,19 +15,21 @@ pub mod secret;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tree;
 mod units;
 
 pub use parse::{from_toml, load};
+pub use tls::{ClientAuth, Tls};
 pub use tree::{Problem, Problems};
 pub use units::{duration, log_directives};
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderName, Uri};
 use secrecy::SecretString;
 
-use crate::policy::jwt::KeySet;
+use crate::policy::{jwt::KeySet, san::San};
 
 /// The effective configuration.
 #[derive(Debug, Clone)]
@@ -50,6 +53,8 @@ pub struct Config {
     pub drain: Drain,
     /// Every file that it refers to, such as secrets: what changes in them changes it.
     pub files: Vec<PathBuf>,
+    /// What is no problem yet: it holds all the same.
+    pub warnings: Vec<Problem>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,9 +63,31 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// Whether only this machine can connect.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Address::Tcp(address) => address.ip().is_loopback(),
+            Address::Unix(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Listen {
     pub address: Address,
+    pub tls: Option<Tls>,
+    /// Of a unix socket's file.
+    pub mode: u32,
     /// Threads that serve; "auto" has been resolved to the number of cores.
     pub workers: usize,
     pub max_connections: usize,
@@ -172,6 +199,10 @@ pub enum CallerCredential {
     Key([u8; 32]),
     /// `sub` of a signed token; only where `auth.jwt` is set.
     JwtSubject(String),
+    /// A name in its client certificate.
+    San(San),
+    /// The user that it runs as, on a unix socket.
+    Uid(u32),
     Anonymous,
 }
 

@@ -7,7 +7,8 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use super::{
-    callers::{callers, rules},
+    callers::{Ways, callers, rules},
+    listen::listen,
     sections::{auth, drain, limits, log, quota, retry, rewrite, token, trace},
     tree::{Problem, Problems, Section, Sink},
     *,
@@ -88,8 +89,10 @@ fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
     referred(&tree, &mut files);
     // Also when it is broken: a caller that relies on it is not at fault.
     let signed = tree.pointer("/auth/jwt").is_some();
+    let certificates = tree.pointer("/listen/tls/client_ca").is_some();
     let mut root = Section::new(String::new(), Some(tree), "", sink);
-    let listen = listen(root.section("listen"));
+    let mut warnings = Vec::new();
+    let listen = listen(root.section("listen"), &mut files, &mut warnings);
     let admin = admin(root.section("admin"), env);
     let upstream = upstream(root.section("upstream"));
     let auth = auth(root.section("auth"), &upstream.roots);
@@ -120,15 +123,11 @@ fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
             "no caller in mode \"inject\"; add [callers.NAME] with key_sha256 = ...",
         );
     }
-    let callers = callers(
-        named,
-        &names,
-        inject,
-        signed,
-        &listen.address,
-        &defaults,
-        env,
-    );
+    let ways = Ways {
+        address: &listen.address,
+        certificates,
+    };
+    let callers = callers(named, &names, inject, signed, &ways, &defaults, env);
     let config = Config {
         limits: limits(root.section("limits")),
         retry: retry(root.section("retry")),
@@ -145,6 +144,7 @@ fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
         callers,
         defaults,
         files,
+        warnings,
     };
     root.unsupported("shared");
     root.finish();
@@ -161,43 +161,6 @@ fn referred(tree: &Value, files: &mut Vec<PathBuf>) {
         Value::Array(list) => list.iter().for_each(|value| referred(value, files)),
         _ => {}
     }
-}
-
-fn listen(mut s: Section) -> Listen {
-    let address = s.parse(
-        "address",
-        "an address such as \"127.0.0.1:8080\" or \"unix:/run/revgate.sock\"",
-        |v| {
-            let text = v.as_str()?;
-            match text.strip_prefix("unix:") {
-                Some(path) => (!path.is_empty()).then(|| Address::Unix(path.into())),
-                None => text.parse().ok().map(Address::Tcp),
-            }
-        },
-    );
-    let workers = s.parse(
-        "workers",
-        "\"auto\" or a whole number from 1 to 1024",
-        |v| match v.as_str() {
-            Some("auto") => Some(std::thread::available_parallelism().map_or(1, usize::from)),
-            Some(text) => text.parse().ok().filter(|n| (1..=1024).contains(n)),
-            None => v
-                .as_u64()
-                .filter(|n| (1..=1024).contains(n))
-                .map(|n| n as usize),
-        },
-    );
-    s.unsupported("tls");
-    let listen = Listen {
-        // A socket's path, so that a wrong address does not also complain about the anonymous caller.
-        address: address.unwrap_or(Address::Unix("/".into())),
-        workers: workers.unwrap_or(1),
-        max_connections: s.count("max_connections"),
-        header_timeout: s.timeout("header_timeout"),
-        idle_timeout: s.timeout("idle_timeout"),
-    };
-    s.finish();
-    listen
 }
 
 pub(super) fn resolve(

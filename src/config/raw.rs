@@ -62,7 +62,7 @@ pub(super) enum Reference {
 tables! {
     /// Configuration of revgate.
     File {
-        /// Where callers connect. Needs a restart.
+        /// Where callers connect. Needs a restart, but for what the files of tls hold.
         listen: Listen,
         /// The listener for operators. Needs a restart.
         admin: Admin,
@@ -97,9 +97,11 @@ tables! {
     Listen {
         /// IP address and port, or "unix:/path". Loopback by default, so that nothing is exposed unasked.
         address: String,
-        /// TLS for callers; client_ca turns on client certificates. None by default. Not supported by this version.
-        #[schemars(example = serde_json::json!({ "cert": "cert.pem", "key": "key.pem", "client_ca": "ca.pem" }))]
-        tls: BTreeMap<String, String>,
+        /// Permissions of a unix socket's file, in octal. By default its owner and group may connect, so that a caller under another uid needs only the group, and nobody else gets as far as being asked who it is.
+        mode: String,
+        /// TLS for callers; client_ca turns on client certificates. None by default: plain HTTP. The files are watched: what they hold may change without a restart.
+        #[schemars(example = serde_json::json!({ "cert": "cert.pem", "key": "key.pem", "client_ca": "ca.pem", "client_auth": "required" }))]
+        tls: Tls,
         /// Threads that serve; "auto" is one per core. One by default, enough for far more than a DevRev quota.
         workers: Workers,
         /// Connections at once; more wait in the kernel, so that descriptors do not run out. Far more than the services beside one gateway open.
@@ -108,6 +110,21 @@ tables! {
         header_timeout: String,
         /// Of a caller's connection; above the 60s common among load balancers, so that they close first.
         idle_timeout: String,
+    }
+    /// TLS 1.2 and 1.3, with HTTP/2 and HTTP/1.1. The files are watched: a new content serves from the next connection on.
+    Tls {
+        /// PEM file with the certificate and the intermediates above it.
+        #[schemars(example = &"cert.pem")]
+        cert: String,
+        /// PEM file with the certificate's private key, not encrypted.
+        #[schemars(example = &"key.pem")]
+        key: String,
+        /// PEM file with the authorities that vouch for client certificates; turns on mTLS.
+        #[schemars(example = &"ca.pem")]
+        client_ca: String,
+        /// With client_ca: "required" lets nobody connect without a certificate, "optional" lets those without one show a key. "required" unless given.
+        #[schemars(example = &"required")]
+        client_auth: String,
     }
     /// The listener for operators.
     Admin {
@@ -195,7 +212,7 @@ tables! {
     }
     /// Who may call: one credential and what differs from the defaults.
     Caller {
-        /// SHA-256 of the caller's key, as `revgate hash-key` prints it; so the file holds no key. This, key or anonymous.
+        /// SHA-256 of the caller's key, as `revgate hash-key` prints it; so the file holds no key. This, key, mtls_san, unix_uid or anonymous.
         #[schemars(example = &"0000000000000000000000000000000000000000000000000000000000000000")]
         key_sha256: String,
         /// Where the caller's key stands, in place of key_sha256.
@@ -204,10 +221,10 @@ tables! {
         /// `sub` of a signed token; needs auth.jwt. Of a Kubernetes service account it is "system:serviceaccount:NAMESPACE:NAME".
         #[schemars(example = &"system:serviceaccount:shop:billing")]
         jwt_subject: String,
-        /// Name in a client certificate. Not supported by this version.
-        #[schemars(example = &"spiffe://example/billing")]
+        /// A URI or DNS name in the caller's client certificate, compared whole. Needs listen.tls.client_ca.
+        #[schemars(example = &"spiffe://example.org/billing")]
         mtls_san: String,
-        /// User on a unix socket. Not supported by this version.
+        /// The user that the caller runs as, on a unix socket.
         #[schemars(example = 1001)]
         unix_uid: u32,
         /// Whoever shows no credential; at most one caller, loopback or unix sockets only. Not by default: nobody gets in unasked.

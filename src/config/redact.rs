@@ -19,15 +19,20 @@ impl Config {
     }
 
     fn shown(&self, hashes: bool) -> Value {
-        let address = match &self.listen.address {
-            Address::Tcp(a) => a.to_string(),
-            Address::Unix(p) => format!("unix:{}", p.display()),
-        };
         let mut admin = json!({ "address": self.admin.address.to_string() });
         if let Some(source) = &self.admin.key_source {
             admin["key"] = reference(source);
         }
         let (u, r) = (&self.upstream, &self.retry);
+        let mut listen = json!({
+            "address": self.listen.address.to_string(), "mode": format!("{:04o}", self.listen.mode), "workers": self.listen.workers,
+            "max_connections": self.listen.max_connections,
+            "header_timeout": show_duration(self.listen.header_timeout),
+            "idle_timeout": show_duration(self.listen.idle_timeout),
+        });
+        if let Some(tls) = &self.listen.tls {
+            listen["tls"] = self::tls(tls);
+        }
         // Without the slash that a parsed URI gains.
         let url = u.url.to_string();
         let t = &self.trace;
@@ -58,11 +63,7 @@ impl Config {
             auth["jwt"] = json!({ "issuer": jwt.issuer, "audience": jwt.audience, "jwks": jwks });
         }
         json!({
-            "listen": {
-                "address": address, "workers": self.listen.workers, "max_connections": self.listen.max_connections,
-                "header_timeout": show_duration(self.listen.header_timeout),
-                "idle_timeout": show_duration(self.listen.idle_timeout),
-            },
+            "listen": listen,
             "admin": admin,
             "upstream": {
                 "url": url.trim_end_matches('/'), "roots": roots(&u.roots),
@@ -99,6 +100,20 @@ impl Config {
     }
 }
 
+fn tls(tls: &Tls) -> Value {
+    let mut out =
+        json!({ "cert": tls.cert.display().to_string(), "key": tls.key.display().to_string() });
+    if let Some(path) = &tls.client_ca {
+        out["client_ca"] = path.display().to_string().into();
+        out["client_auth"] = match tls.client_auth {
+            ClientAuth::Required => "required",
+            ClientAuth::Optional => "optional",
+        }
+        .into();
+    }
+    out
+}
+
 fn roots(roots: &Roots) -> Value {
     match roots {
         Roots::Bundled => json!("bundled"),
@@ -125,6 +140,8 @@ fn caller(caller: &Caller, hashes: bool) -> Value {
     match (&caller.credential, &caller.key_source) {
         (CallerCredential::Anonymous, _) => out["anonymous"] = true.into(),
         (CallerCredential::JwtSubject(subject), _) => out["jwt_subject"] = subject.as_str().into(),
+        (CallerCredential::San(san), _) => out["mtls_san"] = san.to_string().into(),
+        (CallerCredential::Uid(uid), _) => out["unix_uid"] = (*uid).into(),
         (_, Some(source)) => out["key"] = reference(source),
         (CallerCredential::Key(hash), None) if hashes => {
             let hex = hash.iter().map(|byte| format!("{byte:02x}"));

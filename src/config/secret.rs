@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
 use secrecy::SecretString;
+use zeroize::Zeroizing;
 
 use super::TokenSource;
 
@@ -48,6 +49,15 @@ pub fn read_file(path: &Path) -> Result<SecretString, String> {
 }
 
 fn open(path: &Path, allowed: Allowed) -> Result<SecretString, String> {
+    let bytes = read_bytes(path, "the secret")?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => clean(text, allowed),
+        Err(_) => Err("the file is not text; point it at a file that holds only the secret".into()),
+    }
+}
+
+/// Reads a file that holds `what` and no more than a secret or a few certificates take.
+pub fn read_bytes(path: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>, String> {
     let fail = |e: std::io::Error| {
         format!(
             "the file cannot be read ({}); create it or correct the path",
@@ -56,26 +66,22 @@ fn open(path: &Path, allowed: Allowed) -> Result<SecretString, String> {
     };
     // A pipe without a writer would hang the start for ever.
     if !std::fs::metadata(path).map_err(fail)?.is_file() {
-        return Err(
-            "the path is not a regular file; point it at a file that holds only the secret".into(),
-        );
+        return Err(format!(
+            "the path is not a regular file; point it at a file that holds only {what}"
+        ));
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Zeroizing::new(Vec::new());
     File::open(path)
         .map_err(fail)?
         .take(LIMIT + 1)
         .read_to_end(&mut bytes)
         .map_err(fail)?;
     if bytes.len() as u64 > LIMIT {
-        return Err(
-            "the file is larger than 64 KiB; point it at a file that holds only the secret".into(),
-        );
+        return Err(format!(
+            "the file is larger than 64 KiB; point it at a file that holds only {what}"
+        ));
     }
-    let bytes = zeroize::Zeroizing::new(bytes);
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => clean(text, allowed),
-        Err(_) => Err("the file is not text; point it at a file that holds only the secret".into()),
-    }
+    Ok(bytes)
 }
 
 fn clean(text: &str, allowed: Allowed) -> Result<SecretString, String> {

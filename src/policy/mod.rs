@@ -12,6 +12,7 @@ pub mod operation;
 pub mod rate;
 pub mod retry;
 pub mod rewrite;
+pub mod san;
 pub mod target;
 pub mod token;
 pub mod trace;

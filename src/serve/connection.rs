@@ -18,18 +18,20 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
     listener::Listener,
     refusal::Refusals,
+    tls::{Handshakes, Secured},
     worker::{Limits, Slot},
 };
 use crate::{
     body::{Body, Guard, InboundFault},
     layer::Draining,
     telemetry::metrics::Metrics,
-    types::AmbiguousFraming,
+    types::{AmbiguousFraming, Peer},
 };
 
 pub struct Settings {
@@ -40,6 +42,8 @@ pub struct Settings {
     pub connections: Arc<Semaphore>,
     pub metrics: Arc<Metrics>,
     pub draining: Draining,
+    /// None on plain sockets.
+    pub handshakes: Option<Handshakes>,
 }
 
 enum Accepting {
@@ -92,10 +96,7 @@ pub async fn serve(listener: Listener, slot: Arc<Slot>, settings: Arc<Settings>)
                     let (slot, settings, builder) = (slot.clone(), settings.clone(), builder.clone());
                     connections.spawn(async move {
                         settings.metrics.connections(1);
-                        match stream {
-                            Stream::Tcp(stream) => connection(stream, slot, limits, &settings, &builder).await,
-                            Stream::Unix(stream) => connection(stream, slot, limits, &settings, &builder).await,
-                        }
+                        begin(stream, slot, limits, &settings, &builder).await;
                         settings.metrics.connections(-1);
                         drop(permit);
                     });
@@ -122,6 +123,43 @@ pub async fn serve(listener: Listener, slot: Arc<Slot>, settings: Arc<Settings>)
 enum Stream {
     Tcp(tokio::net::TcpStream),
     Unix(tokio::net::UnixStream),
+}
+
+/// What the kind of the socket asks for first: a handshake, or who is at the other end.
+async fn begin(
+    stream: Stream,
+    slot: Arc<Slot>,
+    limits: Limits,
+    settings: &Settings,
+    builder: &auto::Builder<TokioExecutor>,
+) {
+    // On sockets without certificates nothing retires.
+    let never = CancellationToken::new();
+    match (stream, &settings.handshakes) {
+        (Stream::Unix(stream), _) => {
+            let uid = stream.peer_cred().map(|peer| Peer::Uid(peer.uid())).ok();
+            connection(stream, slot, limits, settings, builder, (uid, never)).await;
+        }
+        (Stream::Tcp(stream), None) => {
+            connection(stream, slot, limits, settings, builder, (None, never)).await;
+        }
+        (Stream::Tcp(stream), Some(handshakes)) => {
+            let shaken = handshakes.shake(stream, settings.header_timeout, &settings.metrics);
+            let secured = tokio::select! {
+                secured = shaken => secured,
+                // Nothing was asked yet, so nothing is lost.
+                () = settings.draining.begun() => None,
+            };
+            if let Some(Secured {
+                stream,
+                peer,
+                retired,
+            }) = secured
+            {
+                connection(stream, slot, limits, settings, builder, (peer, retired)).await;
+            }
+        }
+    }
 }
 
 fn build(settings: &Settings, limits: Limits) -> auto::Builder<TokioExecutor> {
@@ -234,6 +272,7 @@ async fn connection<I>(
     limits: Limits,
     settings: &Settings,
     builder: &auto::Builder<TokioExecutor>,
+    (peer, retired): (Option<Peer>, CancellationToken),
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -247,6 +286,9 @@ async fn connection<I>(
         request.extensions_mut().insert(fault);
         if ambiguous {
             request.extensions_mut().insert(AmbiguousFraming);
+        }
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(peer.clone());
         }
         async move {
             stack
@@ -288,6 +330,10 @@ async fn connection<I>(
                 }
             }
             () = settings.draining.begun(), if !ending => {
+                ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = retired.cancelled(), if !ending => {
                 ending = true;
                 connection.as_mut().graceful_shutdown();
             }

@@ -95,10 +95,12 @@ fn identify(config: &Config, name: Option<&str>) -> Result<Option<Arc<types::Cal
     match (stack::identities(config, None, None), name) {
         (authenticate::Parameters::Inject(methods), None) => Ok(methods.anonymous),
         (authenticate::Parameters::Inject(methods), Some(name)) => {
+            let peers = methods.peers;
+            let peers = peers.sans.into_values().chain(peers.uids.into_values());
             let signed = methods.signed.iter();
             let signed = signed.flat_map(|signed| signed.subjects.values().cloned());
             let keys = methods.keys.0.into_values();
-            let mut all = keys.chain(signed).chain(methods.anonymous);
+            let mut all = keys.chain(signed).chain(peers).chain(methods.anonymous);
             let found = all.find(|caller| *caller.name == *name);
             found.map(Some).ok_or_else(|| unknown(config, name))
         }
@@ -142,6 +144,8 @@ fn described<'a>(config: &Config, caller: &'a types::Caller, live: Option<&Share
         credential: match configured.map(|caller| &caller.credential) {
             Some(CallerCredential::Key(_)) => "its key",
             Some(CallerCredential::JwtSubject(_)) => "its signed token",
+            Some(CallerCredential::San(_)) => "its client certificate",
+            Some(CallerCredential::Uid(_)) => "its uid on the unix socket",
             Some(CallerCredential::Anonymous) => "showing no credential",
             None => "a DevRev token of its own",
         },

@@ -1,10 +1,18 @@
 //! Listening sockets: one per worker on the same port, or one unix socket for all.
 
-use std::{io, net::SocketAddr, os::unix::net::UnixListener, path::Path};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+};
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::Address;
+use crate::config::{Address, Listen};
 
 pub enum Listener {
     Tcp(std::net::TcpListener),
@@ -14,9 +22,10 @@ pub enum Listener {
 /// Connections the kernel may hold before they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// Binds `workers` listeners.
-pub fn bind(address: &Address, workers: usize) -> io::Result<Vec<Listener>> {
-    match address {
+/// Binds a listener for each worker, and says which file a unix socket made.
+pub fn bind(listen: &Listen) -> io::Result<(Vec<Listener>, Option<SocketFile>)> {
+    let workers = listen.workers;
+    match &listen.address {
         Address::Tcp(address) => {
             let first = bind_tcp(*address, workers > 1)?;
             // Port 0 is decided by the first; the others share what it got.
@@ -25,16 +34,16 @@ pub fn bind(address: &Address, workers: usize) -> io::Result<Vec<Listener>> {
             for _ in 1..workers {
                 all.push(Listener::Tcp(bind_tcp(bound, true)?));
             }
-            Ok(all)
+            Ok((all, None))
         }
         Address::Unix(path) => {
-            let first = bind_unix(path)?;
+            let (first, file) = bind_unix(path, listen.mode)?;
             let mut all = Vec::new();
             for _ in 1..workers {
                 all.push(Listener::Unix(first.try_clone()?));
             }
             all.push(Listener::Unix(first));
-            Ok(all)
+            Ok((all, Some(file)))
         }
     }
 }
@@ -50,16 +59,70 @@ fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
     Ok(socket.into())
 }
 
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::FileTypeExt;
-    // A socket that nobody answers was left behind by a process that died; anything else is not ours to remove.
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
-        std::fs::remove_file(path)?;
+fn bind_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
+    clear(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let file = SocketFile::of(path)?;
+    // The kernel made it with what the umask leaves. Nobody can connect before `listen`, so nobody got in by that.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    socket.listen(BACKLOG)?;
+    Ok((socket.into(), file))
+}
+
+/// Makes room for a socket: one that nobody answers was left behind by a process that died. Whatever else is there is not
+/// ours to remove.
+fn clear(path: &Path) -> io::Result<()> {
+    let exists = |why| Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(meta) if !meta.file_type().is_socket() => {
+            exists("there is a file that is no socket; remove it, or name another path")
+        }
+        Ok(_) => match knock(path) {
+            Ok(_) => exists("another process serves it; stop that one, or name another path"),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+            // One that we may not connect to, or whose backlog is full, may well be alive.
+            Err(error) => Err(error),
+        },
     }
-    let listener = UnixListener::bind(path)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+}
+
+/// Never waits: a full backlog would hold up the start.
+fn knock(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
+}
+
+/// A unix socket's file, removed when this is dropped unless another has taken its place.
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    id: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let path = path.to_owned();
+        let id = id(&path)?;
+        Ok(SocketFile { path, id })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if id(&self.path).is_ok_and(|now| now == self.id) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn id(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = fs::symlink_metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 impl Listener {
@@ -73,5 +136,67 @@ impl Listener {
                 ))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_socket_has_its_mode_and_goes_with_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        for wanted in [0o660, 0o600, 0o666] {
+            let (_listener, file) = bind_unix(&path, wanted).unwrap();
+            assert_eq!(mode(&path), wanted);
+            UnixStream::connect(&path).unwrap();
+            drop(file);
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let (_listener, _file) = bind_unix(&path, 0o660).unwrap();
+        let error = bind_unix(&path, 0o660).map(drop).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains("another process serves it"));
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_socket_is_never_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "precious").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [file.as_path(), &link, folder.path()] {
+            let error = bind_unix(path, 0o660).map(drop).unwrap_err();
+            assert!(error.to_string().contains("no socket"), "{error}");
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+        assert!(link.is_symlink());
+    }
+
+    #[test]
+    fn a_socket_that_took_the_place_of_ours_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (_old, file) = bind_unix(&path, 0o660).unwrap();
+        fs::rename(&path, folder.path().join("moved")).unwrap();
+        let _new = UnixListener::bind(&path).unwrap();
+        drop(file);
+        UnixStream::connect(&path).unwrap();
     }
 }

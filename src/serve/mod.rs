@@ -9,6 +9,7 @@ mod listener;
 mod refusal;
 mod reload;
 mod signals;
+mod tls;
 mod traces;
 mod view;
 mod watch;
@@ -27,8 +28,8 @@ use tokio::sync::{Semaphore, watch::Sender};
 
 pub use self::demo::demo;
 use self::{
-    connection::Settings, control::State, reload::Reloader, signals::Signals, watch::Watch,
-    worker::Worker,
+    connection::Settings, control::State, listener::SocketFile, reload::Reloader, signals::Signals,
+    tls::Handshakes, watch::Watch, worker::Worker,
 };
 use crate::{
     admin,
@@ -39,7 +40,7 @@ use crate::{
         export::Exporter,
         log::{self, LevelHandle},
     },
-    upstream::{self, tls},
+    upstream,
 };
 
 /// `revgate run`: serves until a signal ends it.
@@ -71,6 +72,7 @@ pub struct Gateway {
     workers: Vec<JoinHandle<()>>,
     /// Ends with the gateway.
     _watch: Option<Watch>,
+    _socket: Option<SocketFile>,
     exporter: Option<Exporter>,
 }
 
@@ -110,10 +112,12 @@ impl Gateway {
         let shared = Arc::new(shared);
         view::tell_expiry(&config, &shared.metrics);
         let options = upstream_options(&config)?;
-        let listeners = listener::bind(&config.listen.address, config.listen.workers)
-            .with_context(|| {
-                format!("listen.address {:?} cannot be bound", config.listen.address)
-            })?;
+        let tls = config.listen.tls.as_ref().map(Handshakes::new);
+        let handshakes = tls.transpose().context("listen.tls")?;
+        let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
+            let address = &config.listen.address;
+            format!("listen.address \"{address}\" cannot be bound")
+        })?;
         let address = listeners[0].address()?;
         let settings = Arc::new(Settings {
             header_timeout: config.listen.header_timeout,
@@ -122,6 +126,7 @@ impl Gateway {
             connections: Arc::new(Semaphore::new(config.listen.max_connections)),
             metrics: shared.metrics.clone(),
             draining,
+            handshakes,
         });
         let made = listeners.into_iter().map(|listener| {
             let (options, settings) = (options.clone(), settings.clone());
@@ -129,7 +134,13 @@ impl Gateway {
         });
         let made: Vec<_> = made.collect::<anyhow::Result<_>>()?;
         let (workers, handles): (Vec<_>, Vec<_>) = made.into_iter().unzip();
-        let reloader = Reloader::new(file, config.clone(), shared.clone(), handles, level.clone());
+        let reloader = Reloader::new(
+            file,
+            config.clone(),
+            shared.clone(),
+            (handles, settings.clone()),
+            level.clone(),
+        );
         let reloader = Arc::new(reloader);
         let state = Arc::new(State::new(reloader.clone(), shared, level));
         let admin = admin::Options {
@@ -146,12 +157,9 @@ impl Gateway {
             .is_some()
             .then(|| Watch::start(reloader.clone()))
             .transpose()?;
-        match &address {
-            Address::Tcp(address) => tracing::info!(listener = "proxy", %address, "listening"),
-            Address::Unix(path) => {
-                tracing::info!(listener = "proxy", address = %format_args!("unix:{}", path.display()), "listening")
-            }
-        }
+        let secure = config.listen.tls.is_some();
+        tracing::info!(listener = "proxy", %address, tls = secure, "listening");
+        reload::warn(&config);
         Ok(Gateway {
             address,
             admin,
@@ -159,6 +167,7 @@ impl Gateway {
             drain,
             workers,
             _watch: watch,
+            _socket: socket,
             exporter,
         })
     }
@@ -200,9 +209,6 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.drain.send_replace(true);
-        if let Address::Unix(path) = &self.address {
-            let _ = std::fs::remove_file(path);
-        }
     }
 }
 
@@ -211,7 +217,8 @@ fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
     let https = settings.url.scheme_str() == Some("https");
     let tls = if https {
         let trust = trust(&settings.roots);
-        Some(tls::client_config(&trust, settings.http2 != Http2::Never).context("upstream.roots")?)
+        let http2 = settings.http2 != Http2::Never;
+        Some(upstream::tls::client_config(&trust, http2).context("upstream.roots")?)
     } else {
         None
     };
@@ -223,10 +230,10 @@ fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
     })
 }
 
-fn trust(roots: &Roots) -> tls::Trust<'_> {
+fn trust(roots: &Roots) -> upstream::tls::Trust<'_> {
     match roots {
-        Roots::Bundled => tls::Trust::Bundled,
-        Roots::System => tls::Trust::System,
-        Roots::File(path) => tls::Trust::File(path),
+        Roots::Bundled => upstream::tls::Trust::Bundled,
+        Roots::System => upstream::tls::Trust::System,
+        Roots::File(path) => upstream::tls::Trust::File(path),
     }
 }

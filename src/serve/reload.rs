@@ -12,9 +12,16 @@ use std::{
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
-use super::{jwks, view, watch::Fingerprint, worker::Handle};
+use super::{
+    connection::Settings,
+    jwks,
+    tls::{self, Generation},
+    view,
+    watch::Fingerprint,
+    worker::Handle,
+};
 use crate::{
-    config::{self, AuthMode, Config, Problem, Problems},
+    config::{self, AuthMode, Caller, CallerCredential, Config, Problem, Problems, Tls},
     layer::authenticate::SigningKeys,
     stack::{self, Shared},
     telemetry::log::LevelHandle,
@@ -25,6 +32,7 @@ pub struct Reloader {
     file: Option<PathBuf>,
     shared: Arc<Shared>,
     workers: Vec<Handle>,
+    settings: Arc<Settings>,
     level: Option<LevelHandle>,
     current: ArcSwap<Config>,
     /// Held while a reload runs: one at a time.
@@ -82,7 +90,7 @@ impl Reloader {
         file: Option<PathBuf>,
         config: Arc<Config>,
         shared: Arc<Shared>,
-        workers: Vec<Handle>,
+        (workers, settings): (Vec<Handle>, Arc<Settings>),
         level: Option<LevelHandle>,
     ) -> Self {
         let fingerprint = Fingerprint::of(file.as_deref(), &config);
@@ -90,6 +98,7 @@ impl Reloader {
             file,
             shared,
             workers,
+            settings,
             level,
             current: ArcSwap::new(config),
             last: Mutex::new(Last {
@@ -175,11 +184,15 @@ impl Reloader {
             .workers
             .iter()
             .map(|worker| worker.build(&new, &self.shared));
-        let stacks: Vec<_> = stacks.collect::<Result<_, _>>().map_err(|error| {
-            self.shared.signing_keys.store(old_keys);
-            unfit(error)
+        let made = stacks.collect::<Result<Vec<_>, _>>().map_err(unfit);
+        let made = made.and_then(|stacks| Ok((stacks, generation(old, &new)?)));
+        let (stacks, generation) = made.inspect_err(|_| {
+            self.shared.signing_keys.store(old_keys.clone());
         })?;
         // From here on nothing fails.
+        if let (Some(next), Some(handshakes)) = (generation, &self.settings.handshakes) {
+            handshakes.replace(next);
+        }
         self.shared.adopt(&new, tokens);
         view::tell_expiry(&new, &self.shared.metrics);
         for (worker, stack) in self.workers.iter().zip(stacks) {
@@ -191,6 +204,7 @@ impl Reloader {
         {
             tracing::warn!(why, "log.level could not be changed");
         }
+        warn(&new);
         self.current.store(Arc::new(new));
         report.result = "applied";
         Ok(report)
@@ -232,7 +246,19 @@ fn keep_what_needs_a_restart(
             "cannot change while the gateway runs, and without a token and a caller nobody could call until the restart; restart the gateway",
         ));
     }
+    let anonymous = |caller: &Caller| matches!(caller.credential, CallerCredential::Anonymous);
+    if !old.listen.address.is_local()
+        && let Some((name, _)) = new.callers.iter().find(|(_, caller)| anonymous(caller))
+    {
+        // The file is right about the address that it names; the sockets are still those of the old one.
+        return Err(problem(
+            &format!("callers.{name}.anonymous"),
+            "would let anyone in until the restart that listen.address needs; restart the gateway",
+        ));
+    }
+    let wanted_tls = new.listen.tls.take();
     new.listen = old.listen.clone();
+    new.listen.tls = certificates(old.listen.tls.as_ref(), wanted_tls)?;
     new.admin = old.admin.clone();
     new.auth.mode = old.auth.mode;
     new.upstream.url = old.upstream.url.clone();
@@ -245,6 +271,43 @@ fn keep_what_needs_a_restart(
     let kept = wanted.into_iter().filter(|key| !changed.contains(key));
     let kept = kept.collect();
     Ok((changed, kept))
+}
+
+/// What the files of `listen.tls` hold now; which files they are changes only with a restart.
+fn certificates(old: Option<&Tls>, new: Option<Tls>) -> Result<Option<Tls>, Problems> {
+    let (Some(old), Some(new)) = (old, new) else {
+        return Ok(old.cloned());
+    };
+    if !new.is_of_same_files(old) {
+        return Ok(Some(old.clone()));
+    }
+    let now = SystemTime::now();
+    // One that ran out where it stood must not hold up other changes; one that is put there so is a mistake.
+    match new.out_of_date(now) {
+        Some(message) if new.valid != old.valid && old.out_of_date(now).is_none() => {
+            Err(problem("listen.tls.cert", message))
+        }
+        _ => Ok(Some(new)),
+    }
+}
+
+/// What handshakes need from now on, if it changes.
+fn generation(old: &Config, new: &Config) -> Result<Option<Generation>, Problems> {
+    match (&old.listen.tls, &new.listen.tls) {
+        (Some(old), Some(new)) if !new.is_same(old) => {
+            let made =
+                tls::prepare(new).map_err(|error| problem("listen.tls", error.to_string()))?;
+            Ok(Some(made))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Says what is odd about a configuration that holds.
+pub fn warn(config: &Config) {
+    for Problem { path, message } in &config.warnings {
+        tracing::warn!(key = path, "{message}");
+    }
 }
 
 fn log(report: &Report) {

@@ -93,6 +93,7 @@ pub struct Metrics {
     token_expiry: Family<ByToken, Seconds>,
     reloads: Family<ByResult, Counter>,
     introspections: Family<ByResult, Counter>,
+    tls_failures: Family<ByReason, Counter>,
     in_flight: Gauge,
     connections: Gauge,
     shared_up: Gauge,
@@ -131,6 +132,7 @@ impl Metrics {
             token_expiry: Family::default(),
             reloads: Family::default(),
             introspections: Family::default(),
+            tls_failures: Family::default(),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             shared_up: Gauge::default(),
@@ -154,6 +156,7 @@ impl Metrics {
             "token_expiry_timestamp_seconds", "When an upstream token expires", m.token_expiry.clone();
             "config_reloads", "Reloads of the configuration", m.reloads.clone();
             "introspections", "Questions to DevRev about callers' own tokens", m.introspections.clone();
+            "tls_handshake_failures", "Connections of callers that ended in the TLS handshake", m.tls_failures.clone();
             "in_flight", "Requests being served", m.in_flight.clone();
             "connections", "Connections open from callers", m.connections.clone();
             "shared_up", "1 while the shared quota store answers", m.shared_up.clone();
@@ -270,6 +273,9 @@ impl Metrics {
         self.introspections
             .get_or_create(&ByResult { result })
             .inc();
+    }
+    pub fn tls_handshake_failure(&self, reason: &'static str) {
+        self.tls_failures.get_or_create(&ByReason { reason }).inc();
     }
     pub fn in_flight(&self, delta: i64) {
         self.in_flight.inc_by(delta);

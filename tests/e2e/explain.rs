@@ -407,3 +407,15 @@ async fn a_question_that_cannot_be_answered_says_why() {
         );
     }
 }
+
+/// Callers that their connection gives away have names like any other.
+#[test]
+fn a_caller_by_uid_is_told_too() {
+    let text = "[listen]\naddress = \"unix:/nowhere/revgate.sock\"\n[tokens.main]\nenv = \"DEVREV_TOKEN\"\n\
+                [callers.batch]\nunix_uid = 7\n";
+    let output = check(text, None, &["GET /works.list", "--caller", "batch"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}{output:?}");
+    let who = "the caller batch, by its uid on the unix socket";
+    assert!(said.contains(who), "{said}");
+}

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -44,14 +44,18 @@ impl Answer {
     }
 }
 
-pub struct Client(pub TcpStream, Vec<u8>);
+/// Over TCP unless it was given another stream.
+pub struct Client<S = TcpStream>(pub S, Vec<u8>);
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        Client(
-            TcpStream::connect(address).await.expect("connects"),
-            Vec::new(),
-        )
+        Client::over(TcpStream::connect(address).await.expect("connects"))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    pub fn over(stream: S) -> Self {
+        Client(stream, Vec::new())
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {

@@ -35,10 +35,10 @@ impl Rig {
     async fn new(extra: &str) -> Rig {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("revgate.toml");
-        Rig::at(folder, file, extra).await
+        Rig::at(folder, file, extra, "127.0.0.1").await
     }
 
-    async fn at(folder: tempfile::TempDir, file: PathBuf, extra: &str) -> Rig {
+    async fn at(folder: tempfile::TempDir, file: PathBuf, extra: &str, ip: &str) -> Rig {
         let devrev = simulator::start(Options {
             limit: 10_000_000,
             ..Options::default()
@@ -47,6 +47,7 @@ impl Rig {
         .expect("the simulator starts");
         std::fs::write(folder.path().join("token"), "token-one").expect("written");
         let text = text(&devrev, folder.path(), extra);
+        let text = text.replacen("127.0.0.1", ip, 1);
         std::fs::write(&file, text).expect("written");
         let config = config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
         let gateway = Gateway::watching(file.clone(), config, None).expect("starts");
@@ -222,6 +223,25 @@ async fn a_caller_that_is_taken_out_is_known_no_more() {
     assert_eq!(rig.admin("GET", question, "").await.status, 400);
 }
 
+/// The sockets stay those of the old address, so what the file allows only on the new one must not hold yet.
+#[tokio::test]
+async fn an_anonymous_caller_waits_for_the_address_that_allows_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("revgate.toml");
+    let rig = Rig::at(folder, file, "", "0.0.0.0").await;
+    let text = rig.text("[callers.any]\nanonymous = true\n");
+    rig.write("revgate.toml", &text);
+    let report = rig.reload().await.json();
+    assert_eq!(report["result"], "refused", "{report}");
+    assert_eq!(report["problems"][0]["path"], "callers.any.anonymous");
+    let mut client = Client::connect(rig.gateway.address().expect("TCP")).await;
+    client
+        .send(request("GET", "/dev-users.self", &[], ""))
+        .await;
+    let answer = client.answer().await.expect("an answer");
+    assert_eq!(answer.code(), "unauthenticated");
+}
+
 /// As the kubelet writes a ConfigMap: files in a folder of their own, reached by a link that is swapped.
 #[tokio::test]
 async fn a_swapped_link_is_seen() {
@@ -231,7 +251,7 @@ async fn a_swapped_link_is_seen() {
     std::os::unix::fs::symlink("..one", at("..data")).expect("linked");
     std::os::unix::fs::symlink("..data/revgate.toml", at("revgate.toml")).expect("linked");
     let file = at("revgate.toml");
-    let rig = Rig::at(folder, file, "").await;
+    let rig = Rig::at(folder, file, "", "127.0.0.1").await;
     let at = |name: &str| rig.folder.path().join(name);
     std::fs::create_dir(at("..two")).expect("made");
     let text = rig.text("[quota]\nmax_waiting = 5\n");

@@ -4,6 +4,7 @@ mod devrev_token;
 mod introspect;
 mod keys;
 mod memory;
+mod peers;
 mod signed_token;
 mod signing_keys;
 
@@ -25,6 +26,7 @@ pub use self::{
     introspect::{Below, Introspection},
     keys::Keys,
     memory::Memory,
+    peers::Peers,
     signed_token::SignedTokens,
     signing_keys::{SigningKeys, Wishes},
 };
@@ -34,7 +36,7 @@ use crate::{
     error::Error,
     policy::headers,
     telemetry::metrics::Metrics,
-    types::{Arrived, Caller, Deadline, OwnToken, RequestId},
+    types::{Arrived, Caller, Deadline, OwnToken, Peer, RequestId},
 };
 
 pub enum Parameters {
@@ -101,9 +103,12 @@ where
             at: Instant::now(),
             asked: headers::take_prefer_wait(request.headers_mut()),
         };
-        let found = self
-            .parameters
-            .identify(request.headers(), SystemTime::now(), came.asked);
+        let proof = Proof {
+            peer: request.extensions().get::<Peer>(),
+            now: SystemTime::now(),
+            asked: came.asked,
+        };
+        let found = self.parameters.identify(request.headers(), &proof);
         let found = match found {
             Ok(found) => found,
             Err(error) => return Either::refused(noted(&self.metrics, error)),
@@ -140,6 +145,14 @@ fn noted(metrics: &Metrics, error: Error) -> Error {
         metrics.auth_failure(reason);
     }
     error
+}
+
+/// What besides its head tells who sends a request.
+struct Proof<'a> {
+    peer: Option<&'a Peer>,
+    now: SystemTime,
+    /// How long it asked to wait at most.
+    asked: Option<Duration>,
 }
 
 /// When a request came, and how long it asked to wait at most: RFC 7240 section 4.3, less than its caller may, never more.
@@ -200,26 +213,26 @@ impl From<Arc<Caller>> for Identity {
 pub struct Methods {
     pub keys: Keys,
     pub signed: Option<Arc<SignedTokens>>,
+    pub peers: Peers,
     pub anonymous: Option<Arc<Caller>>,
 }
 
 impl Methods {
     /// A wrong credential never falls through to the next method: the one exception is that a key, which may look like
     /// anything, is looked up before a signed token is made of it.
-    fn identify(
-        &self,
-        credential: Option<&[u8]>,
-        now: SystemTime,
-        asked: Option<Duration>,
-    ) -> Answer {
+    fn identify(&self, credential: Option<&[u8]>, proof: &Proof<'_>) -> Answer {
         let Some(credential) = credential else {
-            let nobody = self.anonymous.clone().ok_or(Error::NoCredential);
-            return Answer::Now(nobody.map(Identity::from));
+            let caller = match self.peers.identify(proof.peer, proof.now) {
+                Ok(None) => self.anonymous.clone().ok_or(Error::NoCredential),
+                Ok(Some(caller)) => Ok(caller),
+                Err(error) => Err(error),
+            };
+            return Answer::Now(caller.map(Identity::from));
         };
         let key = self.keys.identify(credential);
         if key.is_err()
             && let Some(signed) = &self.signed
-            && let Some(answer) = signed.identify(credential, now, asked)
+            && let Some(answer) = signed.identify(credential, proof.now, proof.asked)
         {
             return answer;
         }
@@ -228,15 +241,10 @@ impl Methods {
 }
 
 impl Parameters {
-    fn identify(
-        &self,
-        headers: &HeaderMap,
-        now: SystemTime,
-        asked: Option<Duration>,
-    ) -> Result<Found, Error> {
+    fn identify(&self, headers: &HeaderMap, proof: &Proof<'_>) -> Result<Found, Error> {
         let credential = only_credential(headers)?;
         match self {
-            Parameters::Inject(methods) => match methods.identify(credential, now, asked) {
+            Parameters::Inject(methods) => match methods.identify(credential, proof) {
                 Answer::Now(caller) => caller.map(Found::Caller),
                 Answer::Later(later) => Ok(Found::Later(later)),
             },
@@ -246,8 +254,8 @@ impl Parameters {
             } => {
                 let token = credential.ok_or(Error::NoCredential)?;
                 match introspection {
-                    Some(introspection) => introspection.find(rules, token, now),
-                    None => rules.identify(token, now).map(Found::Caller),
+                    Some(introspection) => introspection.find(rules, token, proof.now),
+                    None => rules.identify(token, proof.now).map(Found::Caller),
                 }
             }
         }
@@ -297,35 +305,104 @@ fn only_credential(headers: &HeaderMap) -> Result<Option<&[u8]>, Error> {
 mod tests {
     use http::HeaderValue;
 
+    use sha2::{Digest, Sha256};
+
     use super::*;
-    use crate::policy::{
-        access::Access,
-        fair::{Priority, Share},
+    use crate::{
+        policy::{
+            access::Access,
+            fair::{Priority, Share},
+            san::San,
+        },
+        types::Certificate,
     };
 
-    #[test]
-    fn a_wrong_key_never_falls_through_to_the_anonymous_caller() {
-        let anonymous = Some(Arc::new(Caller {
-            name: "app".into(),
+    fn caller(name: &str) -> Arc<Caller> {
+        Arc::new(Caller {
+            name: name.into(),
             token: None,
             group: "main".into(),
             share: Share {
-                caller: "app".into(),
+                caller: name.into(),
                 weight: 1,
                 priority: Priority::Interactive,
             },
             access: Access::new(&["*".into()], &[]),
             max_wait: Duration::ZERO,
             enforce: true,
-        }));
+        })
+    }
+
+    #[test]
+    fn a_wrong_key_never_falls_through_to_the_anonymous_caller() {
         let parameters = Parameters::Inject(Methods {
-            anonymous,
+            anonymous: Some(caller("app")),
             ..Methods::default()
         });
         let mut headers = HeaderMap::new();
-        let identify = |headers: &HeaderMap| parameters.identify(headers, SystemTime::now(), None);
-        assert!(identify(&headers).is_ok());
+        let proof = Proof {
+            peer: None,
+            now: SystemTime::now(),
+            asked: None,
+        };
+        assert!(parameters.identify(&headers, &proof).is_ok());
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer wrong"));
-        assert!(matches!(identify(&headers), Err(Error::UnknownCredential)));
+        assert!(matches!(
+            parameters.identify(&headers, &proof),
+            Err(Error::UnknownCredential)
+        ));
+    }
+
+    /// `Authorization`, else the certificate, else the uid, else anonymous; what is wrong ends the search.
+    #[test]
+    fn methods_are_tried_in_their_order_and_none_is_skipped() {
+        let now = SystemTime::now();
+        let certificate = |name: &str| {
+            Peer::Certificate(Arc::new(Certificate {
+                names: vec![San::dns(name)],
+                not_after: now,
+            }))
+        };
+        let key: [u8; 32] = Sha256::digest("key").into();
+        let methods = |anonymous: bool| Methods {
+            keys: Keys([(key, caller("by-key"))].into()),
+            peers: Peers {
+                sans: [(San::dns("known"), caller("by-certificate"))].into(),
+                uids: [(7, caller("by-uid"))].into(),
+            },
+            anonymous: anonymous.then(|| caller("anonymous")),
+            signed: None,
+        };
+        let (good, bad) = (Some(&b"key"[..]), Some(&b"wrong"[..]));
+        let (known, unknown) = (Some(certificate("known")), Some(certificate("unknown")));
+        let (uid, stranger) = (Some(Peer::Uid(7)), Some(Peer::Uid(8)));
+        for (credential, peer, with, without) in [
+            (good, &known, "by-key", "by-key"),
+            (good, &unknown, "by-key", "by-key"),
+            (good, &uid, "by-key", "by-key"),
+            (good, &None, "by-key", "by-key"),
+            (bad, &known, "unknown credential", "unknown credential"),
+            (bad, &uid, "unknown credential", "unknown credential"),
+            (bad, &None, "unknown credential", "unknown credential"),
+            (None, &known, "by-certificate", "by-certificate"),
+            (None, &unknown, "unknown certificate", "unknown certificate"),
+            (None, &uid, "by-uid", "by-uid"),
+            (None, &stranger, "anonymous", "no credential"),
+            (None, &None, "anonymous", "no credential"),
+        ] {
+            for (anonymous, want) in [(true, with), (false, without)] {
+                let proof = Proof {
+                    peer: peer.as_ref(),
+                    now,
+                    asked: None,
+                };
+                let Answer::Now(got) = methods(anonymous).identify(credential, &proof) else {
+                    panic!("nobody need be asked");
+                };
+                let got =
+                    got.map_or_else(|error| error.to_string(), |who| who.caller.name.to_string());
+                assert_eq!(got, want, "{credential:?} {peer:?} {anonymous}");
+            }
+        }
     }
 }

@@ -1,0 +1,430 @@
+//! `listen.tls`: files that hold certificates and a key become what a handshake needs, or problems.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustls::{RootCertStore, crypto::aws_lc_rs, sign::CertifiedKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
+
+use super::{
+    secret,
+    tree::{Problem, Section},
+};
+
+/// TLS for callers.
+#[derive(Clone)]
+pub struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub client_ca: Option<PathBuf>,
+    pub client_auth: ClientAuth,
+    /// The chain of `cert` with its key: they match.
+    pub identity: Arc<CertifiedKey>,
+    /// From when to when `identity` holds.
+    pub valid: (SystemTime, SystemTime),
+    /// Who may vouch for clients; never empty.
+    pub roots: Option<Arc<RootCertStore>>,
+    /// Of the certificates that were read, to tell whether they changed.
+    pub(super) digests: ([u8; 32], Option<[u8; 32]>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// No connection without a certificate.
+    Required,
+    /// A caller without one may show a key.
+    Optional,
+}
+
+/// The key stays out of it whatever its own type would show.
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("cert", &self.cert)
+            .field("key", &self.key)
+            .field("client_ca", &self.client_ca)
+            .field("client_auth", &self.client_auth)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// Whether it names the same files and asks the same of clients, whatever the files hold.
+    pub fn is_of_same_files(&self, other: &Tls) -> bool {
+        let named = |tls: &Tls| (tls.cert.clone(), tls.key.clone(), tls.client_ca.clone());
+        named(self) == named(other) && self.client_auth == other.client_auth
+    }
+
+    /// Whether the files hold the same certificates.
+    pub fn is_same(&self, other: &Tls) -> bool {
+        self.digests == other.digests
+    }
+
+    /// Tells one set of authorities from another.
+    pub fn authorities(&self) -> Option<[u8; 32]> {
+        self.digests.1
+    }
+
+    /// What is odd about the time in which the certificate holds, if anything.
+    pub fn out_of_date(&self, now: SystemTime) -> Option<&'static str> {
+        let (from, to) = self.valid;
+        if to < now {
+            Some(
+                "the certificate has expired, so clients refuse it; renew it, it is taken up by itself",
+            )
+        } else if now < from {
+            Some(
+                "the certificate is not valid yet, so clients refuse it; check the clock, or put the right one there",
+            )
+        } else {
+            None
+        }
+    }
+}
+
+const NO_CERTIFICATE: &str =
+    "holds no certificate; put PEM there that begins with -----BEGIN CERTIFICATE-----";
+
+pub(super) fn tls(
+    mut s: Section,
+    files: &mut Vec<PathBuf>,
+    warnings: &mut Vec<Problem>,
+) -> Option<Tls> {
+    let tls = read(&mut s, files);
+    if let Some(message) = tls
+        .as_ref()
+        .and_then(|tls| tls.out_of_date(SystemTime::now()))
+    {
+        // No problem: a change that has nothing to do with it, such as a caller taken out, must not wait for a renewal.
+        warnings.push(Problem {
+            path: s.at("cert"),
+            message: message.into(),
+        });
+    }
+    s.finish();
+    tls
+}
+
+fn read(s: &mut Section, files: &mut Vec<PathBuf>) -> Option<Tls> {
+    let cert = s.string("cert").map(PathBuf::from);
+    let key = s.string("key").map(PathBuf::from);
+    let asks = s.has("client_ca");
+    let client_ca = s.string("client_ca").map(PathBuf::from);
+    let chosen = s.has("client_auth");
+    let client_auth = s.choice(
+        "client_auth",
+        &[
+            ("required", ClientAuth::Required),
+            ("optional", ClientAuth::Optional),
+        ],
+    );
+    if chosen && !asks {
+        s.problem(
+            "client_auth",
+            "asks for client certificates that nobody vouches for; add client_ca, or remove it",
+        );
+    }
+    for (name, path) in [("cert", &cert), ("key", &key)] {
+        if path.is_none() {
+            s.problem(name, "is needed for TLS; name a PEM file");
+        }
+    }
+    // Also files that are wrong now: what changes in them may put them right.
+    files.extend([&cert, &key, &client_ca].into_iter().flatten().cloned());
+    let told = |name: &'static str| {
+        let s = &*s;
+        move |message: String| s.problem(name, message)
+    };
+    let chain = cert
+        .as_deref()
+        .and_then(|path| certificates(path).map_err(told("cert")).ok());
+    let secret = key
+        .as_deref()
+        .and_then(|path| private_key(path).map_err(told("key")).ok());
+    let cas = client_ca.as_deref().map(|path| {
+        certificates(path)
+            .and_then(roots)
+            .map_err(told("client_ca"))
+    });
+    let (chain, secret) = (chain?, secret?);
+    let valid = validity(&chain[0]).map_err(told("cert")).ok()?;
+    let digest_of_chain = digest(&chain);
+    let provider = aws_lc_rs::default_provider();
+    let identity = CertifiedKey::from_der(chain, secret, &provider).map_err(|error| {
+        let (name, message) = match error {
+            rustls::Error::InconsistentKeys(_) => (
+                "key",
+                "is not the key of the first certificate in cert; put the certificate's own key there",
+            ),
+            rustls::Error::InvalidCertificate(_) => (
+                "cert",
+                "its first certificate cannot be used; have it issued again, as X.509 version 3",
+            ),
+            _ => ("key", "holds a key of a kind that cannot be used; write RSA of 2048 bits or more, ECDSA P-256, P-384 or P-521, or Ed25519"),
+        };
+        s.problem(name, message);
+    });
+    let (roots, digest_of_roots) = match cas {
+        None => (None, None),
+        Some(Ok((roots, digest))) => (Some(Arc::new(roots)), Some(digest)),
+        Some(Err(())) => return None,
+    };
+    Some(Tls {
+        cert: cert?,
+        key: key?,
+        client_ca,
+        client_auth: client_auth.unwrap_or(ClientAuth::Required),
+        identity: Arc::new(identity.ok()?),
+        valid,
+        roots,
+        digests: (digest_of_chain, digest_of_roots),
+    })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let bytes = secret::read_bytes(path, "PEM")?;
+    let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+    let all = all.map_err(|_| "is not valid PEM; copy the file again".to_owned())?;
+    if all.is_empty() {
+        return Err(NO_CERTIFICATE.into());
+    }
+    Ok(all)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let bytes: Zeroizing<Vec<u8>> = secret::read_bytes(path, "PEM")?;
+    // The parser's words may quote what it read.
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
+        "holds no private key that can be read; put PEM there, not encrypted, that begins with -----BEGIN PRIVATE KEY-----".into()
+    })
+}
+
+fn roots(all: Vec<CertificateDer<'static>>) -> Result<(RootCertStore, [u8; 32]), String> {
+    let digest = digest(&all);
+    let mut roots = RootCertStore::empty();
+    for (number, certificate) in all.into_iter().enumerate() {
+        roots.add(certificate).map_err(|_| {
+            let number = number + 1;
+            format!("certificate {number} in it cannot be used as an authority; put the certificates of your own CA there")
+        })?;
+    }
+    Ok((roots, digest))
+}
+
+fn digest(all: &[CertificateDer<'_>]) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    for certificate in all {
+        digest.update((certificate.len() as u64).to_be_bytes());
+        digest.update(certificate);
+    }
+    digest.finalize().into()
+}
+
+fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| {
+        "its first certificate cannot be read; have it issued again, as X.509 version 3".to_owned()
+    })?;
+    let validity = parsed.validity();
+    let at = |time: x509_parser::time::ASN1Time| {
+        // Before 1970 is as good as 1970.
+        UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
+    };
+    Ok((at(validity.not_before), at(validity.not_after)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs};
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+
+    use crate::config::{ClientAuth, Config, Problems, from_toml};
+
+    /// A folder with an authority, a certificate of it, and files that are wrong in many ways.
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let key = || KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = Issuer::new(params.clone(), key());
+        write("ca.pem", &params.self_signed(issuer.key()).unwrap().pem());
+        for (name, from, to) in [
+            ("now", 2000, 2100),
+            ("old", 2000, 2001),
+            ("new", 2099, 2100),
+        ] {
+            let (mut params, key) = (CertificateParams::new(vec!["a".into()]).unwrap(), key());
+            params.not_before = date_time_ymd(from, 1, 1);
+            params.not_after = date_time_ymd(to, 1, 1);
+            let certificate = params.signed_by(&key, &issuer).unwrap();
+            write(&format!("{name}.pem"), &certificate.pem());
+            write(&format!("{name}.key"), &key.serialize_pem());
+        }
+        write("empty", "");
+        write("text", "not PEM at all");
+        write(
+            "broken.pem",
+            "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n",
+        );
+        write(
+            "junk.pem",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        );
+        write(
+            "broken.key",
+            "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n",
+        );
+        folder
+    }
+
+    fn load(folder: &tempfile::TempDir, tls: &str) -> Result<Config, Problems> {
+        let tls = tls.replace('@', &format!("{}/", folder.path().display()));
+        let text = format!(
+            "[listen]\ntls = {{ {tls} }}\n[tokens.main]\nenv = \"T\"\n[callers.a]\nmtls_san = \"a.internal\"\n\
+             [callers.b]\nmtls_san = \"spiffe://a/b\"\n",
+        );
+        from_toml(&text, &BTreeMap::from([("T".to_owned(), "t".to_owned())]))
+    }
+
+    #[test]
+    fn files_that_fit_load_and_are_watched() {
+        let folder = folder();
+        let pair = "cert = \"@now.pem\", key = \"@now.key\", client_ca = \"@ca.pem\"";
+        let config = load(&folder, pair).unwrap();
+        let tls = config.listen.tls.as_ref().unwrap();
+        assert_eq!(tls.client_auth, ClientAuth::Required);
+        for name in ["now.pem", "now.key", "ca.pem"] {
+            assert!(config.files.contains(&folder.path().join(name)), "{name}");
+        }
+        assert!(config.warnings.is_empty());
+        let optional = load(&folder, &format!("{pair}, client_auth = \"optional\"")).unwrap();
+        assert_eq!(optional.differences(&config), ["listen.tls.client_auth"]);
+        // Nothing of the key is shown, by whichever way.
+        let key = fs::read_to_string(folder.path().join("now.key")).unwrap();
+        let line = key.lines().nth(1).unwrap();
+        let shown = format!("{config:?} {}", config.redacted());
+        assert!(!shown.contains(line) && shown.contains("now.key"));
+    }
+
+    #[test]
+    fn another_content_is_a_difference() {
+        let folder = folder();
+        let pair = "cert = \"@now.pem\", key = \"@now.key\", client_ca = \"@ca.pem\"";
+        let before = load(&folder, pair).unwrap();
+        assert!(load(&folder, pair).unwrap().differences(&before).is_empty());
+        for (from, to) in [
+            ("new.pem", "now.pem"),
+            ("new.key", "now.key"),
+            ("old.pem", "ca.pem"),
+        ] {
+            fs::copy(folder.path().join(from), folder.path().join(to)).unwrap();
+        }
+        let after = load(&folder, pair).unwrap();
+        assert_eq!(
+            after.differences(&before),
+            ["listen.tls.cert", "listen.tls.client_ca"]
+        );
+    }
+
+    #[test]
+    fn a_certificate_out_of_its_time_is_a_warning() {
+        let folder = folder();
+        for (name, want) in [("old", "has expired"), ("new", "not valid yet")] {
+            let pair =
+                format!("cert = \"@{name}.pem\", key = \"@{name}.key\", client_ca = \"@ca.pem\"");
+            let config = load(&folder, &pair).unwrap();
+            let warning = &config.warnings[0];
+            assert_eq!(warning.path, "listen.tls.cert");
+            assert!(warning.message.contains(want), "{warning:?}");
+        }
+    }
+
+    #[test]
+    fn each_wrong_file_is_named_with_what_to_do_and_never_quoted() {
+        let folder = folder();
+        for (cert, key, ca, want) in [
+            ("none", "now.key", "ca.pem", "cert: the file cannot be read"),
+            ("empty", "now.key", "ca.pem", "cert: holds no certificate"),
+            ("text", "now.key", "ca.pem", "cert: holds no certificate"),
+            ("now.key", "now.key", "ca.pem", "cert: holds no certificate"),
+            ("broken.pem", "now.key", "ca.pem", "cert: is not valid PEM"),
+            (
+                "junk.pem",
+                "now.key",
+                "ca.pem",
+                "cert: its first certificate",
+            ),
+            (
+                "",
+                "now.key",
+                "ca.pem",
+                "cert: the path is not a regular file",
+            ),
+            ("now.pem", "none", "ca.pem", "key: the file cannot be read"),
+            ("now.pem", "empty", "ca.pem", "key: holds no private key"),
+            ("now.pem", "now.pem", "ca.pem", "key: holds no private key"),
+            (
+                "now.pem",
+                "broken.key",
+                "ca.pem",
+                "key: holds a key of a kind",
+            ),
+            ("now.pem", "old.key", "ca.pem", "key: is not the key of"),
+            ("now.pem", "now.key", "none", "client_ca: the file cannot"),
+            (
+                "now.pem",
+                "now.key",
+                "empty",
+                "client_ca: holds no certificate",
+            ),
+            (
+                "now.pem",
+                "now.key",
+                "junk.pem",
+                "client_ca: certificate 1 in it",
+            ),
+        ] {
+            let tls = format!("cert = \"@{cert}\", key = \"@{key}\", client_ca = \"@{ca}\"");
+            let got = load(&folder, &tls).unwrap_err().to_string();
+            let want = format!("listen.tls.{want}");
+            assert!(got.starts_with(&want) && got.contains("; "), "{tls}\n{got}");
+            assert_eq!(got.lines().count(), 1, "{got}");
+            assert!(
+                !got.contains("c2VjcmV0") && !got.contains("secret"),
+                "{got}"
+            );
+        }
+        let all = load(
+            &folder,
+            "cert = \"@none\", key = \"@none\", client_ca = \"@none\", kee = 1",
+        );
+        assert_eq!(all.unwrap_err().0.len(), 4);
+    }
+
+    #[test]
+    fn keys_that_make_no_sense_together_are_named() {
+        let folder = folder();
+        let pair = "cert = \"@now.pem\", key = \"@now.key\"";
+        let got = load(&folder, &format!("{pair}, client_auth = \"optional\"")).unwrap_err();
+        let got = got.to_string();
+        assert!(got.contains("listen.tls.client_auth: asks for"), "{got}");
+        assert!(got.contains("callers.a.mtls_san: is never seen"), "{got}");
+        let got = load(
+            &folder,
+            &format!("{pair}, client_ca = \"@ca.pem\", client_auth = \"no\""),
+        );
+        assert!(
+            got.unwrap_err()
+                .to_string()
+                .contains("\"required\", \"optional\"")
+        );
+    }
+}

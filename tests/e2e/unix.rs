@@ -1,0 +1,152 @@
+//! Unix sockets: who is at the other end, who may connect, and what a path holds that is not ours.
+
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::PathBuf,
+};
+
+use revgate::{
+    config,
+    serve::Gateway,
+    simulator::{self, Simulator},
+};
+use tokio::net::UnixStream;
+
+use crate::{
+    http::{Answer, Client, request},
+    rig::{KEY, hash, header},
+};
+
+struct Rig {
+    devrev: Simulator,
+    folder: tempfile::TempDir,
+}
+
+impl Rig {
+    async fn new() -> Rig {
+        let devrev = simulator::start(simulator::Options::default())
+            .await
+            .expect("the simulator");
+        let folder = tempfile::tempdir().expect("a folder");
+        Rig { devrev, folder }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("revgate.sock")
+    }
+
+    /// Of this process: who made the folder.
+    fn uid(&self) -> u32 {
+        self.folder.path().metadata().expect("it is there").uid()
+    }
+
+    fn start(&self, listen: &str, callers: &str) -> anyhow::Result<Gateway> {
+        let text = format!(
+            "[listen]\naddress = \"unix:{}\"\n{listen}\n[admin]\naddress = \"127.0.0.1:0\"\n\
+             [upstream]\nurl = \"http://{}\"\n[tokens.user]\nenv = \"USER_TOKEN\"\n\
+             [tokens.key]\nenv = \"KEY_TOKEN\"\n[tokens.any]\nenv = \"ANY_TOKEN\"\n\
+             [callers.key]\nkey_sha256 = \"{}\"\ntoken = \"key\"\n{callers}\n",
+            self.path().display(),
+            self.devrev.addr(),
+            hash(KEY),
+        );
+        let env = [
+            ("USER_TOKEN", "user"),
+            ("KEY_TOKEN", "key"),
+            ("ANY_TOKEN", "any"),
+        ];
+        let env: BTreeMap<_, _> = env.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let config = config::from_toml(&text, &env).unwrap_or_else(|problems| panic!("{problems}"));
+        Gateway::start(config, None)
+    }
+
+    async fn call(&self, key: Option<&str>) -> Answer {
+        let stream = UnixStream::connect(self.path()).await.expect("connects");
+        let headers: Vec<_> = key.into_iter().map(|key| ("Authorization", key)).collect();
+        let mut client = Client::over(stream);
+        client
+            .send(request("GET", "/dev-users.self", &headers, ""))
+            .await;
+        client.answer().await.expect("an answer")
+    }
+
+    /// Whose token the last request was sent with.
+    fn last(&self) -> Option<String> {
+        let last = self.devrev.received().last().cloned()?;
+        header(&last, "authorization").map(|value| value.replace("Bearer ", ""))
+    }
+}
+
+#[tokio::test]
+async fn a_caller_is_known_by_its_uid() {
+    let rig = Rig::new().await;
+    let (own, other) = (rig.uid(), rig.uid() + 1);
+    let by = |uid: u32| format!("[callers.user]\nunix_uid = {uid}\ntoken = \"user\"\n");
+    let anonymous = "[callers.any]\nanonymous = true\ntoken = \"any\"\n";
+    for (callers, unnamed) in [
+        (by(own), Ok("user")),
+        (by(own) + anonymous, Ok("user")),
+        (by(other), Err("unauthenticated")),
+        // What the kernel says of everybody is no credential that was wrong.
+        (by(other) + anonymous, Ok("any")),
+    ] {
+        let gateway = rig.start("", &callers).expect("starts");
+        let answer = rig.call(None).await;
+        match unnamed {
+            Ok(token) => {
+                assert_eq!(answer.status, 200, "{callers}: {answer:?}");
+                assert_eq!(rig.last().as_deref(), Some(token), "{callers}");
+            }
+            Err(code) => {
+                assert_eq!((answer.status, answer.code().as_str()), (401, code));
+                assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+            }
+        }
+        // A key counts before the uid, and a wrong one is wrong whoever shows it.
+        assert_eq!(rig.call(Some(KEY)).await.status, 200);
+        assert_eq!(rig.last().as_deref(), Some("key"), "{callers}");
+        assert_eq!(rig.call(Some("wrong")).await.status, 401, "{callers}");
+        gateway.drain().await;
+    }
+}
+
+#[tokio::test]
+async fn the_sockets_file_has_its_mode_and_goes_with_the_gateway() {
+    let rig = Rig::new().await;
+    for (listen, mode) in [
+        ("", 0o660),
+        ("mode = \"0600\"", 0o600),
+        ("workers = 2\nmode = \"0666\"", 0o666),
+    ] {
+        let gateway = rig.start(listen, "").expect("starts");
+        let permissions = rig.path().metadata().expect("a socket").permissions();
+        assert_eq!(permissions.mode() & 0o777, mode, "{listen}");
+        assert_eq!(rig.call(Some(KEY)).await.status, 200);
+        gateway.drain().await;
+        assert!(!rig.path().exists());
+    }
+}
+
+#[tokio::test]
+async fn only_a_dead_socket_is_replaced() {
+    let rig = Rig::new().await;
+    let refused = |why: &str| {
+        let error = rig.start("", "").map(drop).expect_err("refused");
+        let error = format!("{error:#}");
+        assert!(
+            error.contains("revgate.sock") && error.contains(why),
+            "{error}"
+        );
+    };
+    std::fs::write(rig.path(), "precious").expect("written");
+    refused("no socket");
+    assert_eq!(std::fs::read(rig.path()).expect("there"), b"precious");
+    std::fs::remove_file(rig.path()).expect("removed");
+    drop(std::os::unix::net::UnixListener::bind(rig.path()).expect("bound"));
+    let first = rig.start("", "").expect("a dead socket is in nobody's way");
+    refused("another process serves it");
+    // The one that was refused has left the other's socket alone.
+    assert_eq!(rig.call(Some(KEY)).await.status, 200);
+    first.drain().await;
+}
