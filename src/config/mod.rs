@@ -16,7 +16,7 @@ mod tests;
 mod tree;
 mod units;
 
-pub use parse::{from_toml, load};
+pub use parse::{from_toml, load, referred};
 pub use tree::{Problem, Problems};
 pub use units::{duration, log_directives};
 

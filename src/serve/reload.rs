@@ -5,7 +5,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{view, watch::Fingerprint, worker::Handle};
 use crate::{
-    config::{self, AuthMode, Config, Problem, Problems},
+    config::{self, Address, AuthMode, CallerCredential, Config, Problem, Problems},
     stack::{self, Shared},
     telemetry::log::LevelHandle,
 };
@@ -26,7 +26,8 @@ pub struct Reloader {
     workers: Vec<Handle>,
     level: Option<LevelHandle>,
     current: ArcSwap<Config>,
-    /// Held while a reload runs: one at a time.
+    /// Held while a reload runs: one at a time. Nobody who only looks takes it, since files may be slow.
+    turn: Mutex<()>,
     last: Mutex<Last>,
 }
 
@@ -84,13 +85,14 @@ impl Reloader {
         workers: Vec<Handle>,
         level: Option<LevelHandle>,
     ) -> Self {
-        let fingerprint = Fingerprint::of(file.as_deref(), &config);
+        let fingerprint = Fingerprint::of(file.as_deref(), &config.files);
         Reloader {
             file,
             shared,
             workers,
             level,
             current: ArcSwap::new(config),
+            turn: Mutex::default(),
             last: Mutex::new(Last {
                 fingerprint,
                 report: None,
@@ -109,28 +111,34 @@ impl Reloader {
 
     /// What became of the last reload, if there was one.
     pub fn last(&self) -> Option<Report> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.report.clone()
+        self.noted().report.clone()
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The files as they were when they were read last.
     pub fn read_last(&self) -> Fingerprint {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.fingerprint.clone()
+        self.noted().fingerprint.clone()
     }
 
     /// Whether the files are those that were read last.
     pub fn is_current(&self, now: &Fingerprint) -> bool {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.fingerprint == *now
+        self.noted().fingerprint == *now
     }
 
     /// Reads the file again and makes it hold, whole or not at all. Blocks on files.
     pub fn reload(&self) -> Report {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.config();
-        // Taken before the files are read: what changes in between is seen as a change.
-        last.fingerprint = Fingerprint::of(self.file(), &old);
+        // Taken before the files are read: what changes in between is seen as a change. Those that the new file refers to
+        // are among them, so that a secret which comes after its file is seen too.
+        let mut fingerprint = Fingerprint::of(self.file(), &old.files);
+        if let Some(file) = self.regular_file() {
+            fingerprint.extend(&config::referred(file));
+        }
+        self.noted().fingerprint = fingerprint;
         let report = match self.load().and_then(|new| self.apply(&old, new)) {
             Ok(report) => report,
             Err(Problems(problems)) => Report {
@@ -141,16 +149,24 @@ impl Reloader {
                 ..Report::new("refused")
             },
         };
-        // The new configuration may refer to other files.
-        last.fingerprint.extend(self.file(), &self.config());
         self.shared.metrics.config_reload(report.result);
         log(&report);
-        last.report = Some(report.clone());
+        self.noted().report = Some(report.clone());
         report
+    }
+
+    /// A pipe in the file's place would hold up every reload after it.
+    fn regular_file(&self) -> Option<&Path> {
+        let regular = |file: &&Path| std::fs::metadata(file).is_ok_and(|found| found.is_file());
+        self.file().filter(regular)
     }
 
     fn load(&self) -> Result<Config, Problems> {
         match &self.file {
+            Some(file) if file.exists() && self.regular_file().is_none() => Err(problem(
+                "",
+                "the file is not a regular one any more; put one in its place",
+            )),
             Some(file) => config::load(file),
             None => Err(problem(
                 "",
@@ -166,7 +182,9 @@ impl Reloader {
             return Ok(report);
         }
         let unfit = |error: http::Error| problem("tokens", error.to_string());
-        let tokens = stack::tokens(&new).map_err(unfit)?;
+        let mut tokens = stack::tokens(old).map_err(unfit)?;
+        // Over the old ones: a request under way may still ask for one that is gone from the file.
+        tokens.extend(stack::tokens(&new).map_err(unfit)?);
         self.shared.prepare(&new);
         let stacks = self
             .workers
@@ -175,6 +193,7 @@ impl Reloader {
         let stacks: Vec<_> = stacks.collect::<Result<_, _>>().map_err(unfit)?;
         // From here on nothing fails.
         self.shared.adopt(&new, tokens);
+        view::forget_expiry(old, &new, &self.shared.metrics);
         view::tell_expiry(&new, &self.shared.metrics);
         for (worker, stack) in self.workers.iter().zip(stacks) {
             worker.replace(stack, &new);
@@ -205,12 +224,27 @@ fn keep_what_needs_a_restart(
     new: &mut Config,
 ) -> Result<(Vec<String>, Vec<String>), Problems> {
     let wanted = new.differences(old);
-    let inject = old.auth.mode == AuthMode::Inject && new.auth.mode != AuthMode::Inject;
-    if inject && (new.tokens.is_empty() || new.callers.is_empty()) {
-        return Err(problem(
-            "auth.mode",
-            "cannot change while the gateway runs, and without a token and a caller nobody could call until the restart; restart the gateway",
-        ));
+    if old.auth.mode == AuthMode::Inject && new.auth.mode != AuthMode::Inject {
+        if new.tokens.is_empty() || new.callers.is_empty() {
+            return Err(problem(
+                "auth.mode",
+                "cannot change while the gateway runs, and without a token and a caller nobody could call until the restart; restart the gateway",
+            ));
+        }
+        // A file for mode "validate" need not say whose token a caller uses; until the restart it matters.
+        let only = match new.tokens.len() {
+            1 => new.tokens.keys().next().cloned(),
+            _ => None,
+        };
+        for (name, caller) in &mut new.callers {
+            caller.token = caller.token.take().or_else(|| only.clone());
+            if caller.token.is_none() {
+                return Err(problem(
+                    &format!("callers.{name}.token"),
+                    "is needed until the restart that auth.mode asks for; name one of the tokens, or restart the gateway",
+                ));
+            }
+        }
     }
     new.listen = old.listen.clone();
     new.admin = old.admin.clone();
@@ -221,6 +255,20 @@ fn keep_what_needs_a_restart(
     new.upstream.max_connections = old.upstream.max_connections;
     new.log.format = old.log.format;
     new.trace = old.trace.clone();
+    new.drain.timeout = old.drain.timeout;
+    // What was read fits the address that it names itself, not the one that goes on.
+    if let Address::Tcp(address) = &new.listen.address
+        && !address.ip().is_loopback()
+        && let Some((name, _)) = new
+            .callers
+            .iter()
+            .find(|(_, caller)| matches!(caller.credential, CallerCredential::Anonymous))
+    {
+        return Err(problem(
+            &format!("callers.{name}.anonymous"),
+            "would let anyone in, as the gateway goes on listening where it does until a restart; restart it, or give the caller a key",
+        ));
+    }
     let changed = new.differences(old);
     let kept = wanted.into_iter().filter(|key| !changed.contains(key));
     let kept = kept.collect();

@@ -124,6 +124,19 @@ pub(super) fn tokens(config: &Config) -> Value {
     Value::Object(views.collect())
 }
 
+/// Takes out of the metrics what they say of tokens that are gone or no longer say when they expire.
+pub(super) fn forget_expiry(old: &Config, new: &Config, metrics: &Metrics) {
+    let expires = |config: &Config, name: &str| {
+        let token = config.tokens.get(name)?;
+        token::expires_at(token.value.expose_secret().as_bytes())
+    };
+    for name in old.tokens.keys() {
+        if expires(new, name).is_none() {
+            metrics.forget_token(&Arc::from(name.as_str()));
+        }
+    }
+}
+
 /// Tells the metrics when each token expires, and the log of those for which that is soon.
 pub(super) fn tell_expiry(config: &Config, metrics: &Metrics) {
     let now = tally::now() as f64;

@@ -248,6 +248,9 @@ impl Metrics {
             .get_or_create(&ByToken { token: name(token) })
             .set(epoch);
     }
+    pub fn forget_token(&self, token: &Arc<str>) {
+        self.token_expiry.remove(&ByToken { token: name(token) });
+    }
     pub fn config_reload(&self, result: &'static str) {
         self.reloads.get_or_create(&ByResult { result }).inc();
     }
