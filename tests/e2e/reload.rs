@@ -220,6 +220,9 @@ async fn a_caller_that_is_taken_out_is_known_no_more() {
     assert_eq!(rig.call(OTHER_KEY).await.code(), "unauthenticated");
     assert_eq!(rig.call(KEY).await.status, 200);
     assert_eq!(rig.admin("GET", question, "").await.status, 400);
+    let callers = rig.admin("GET", "/callers", "").await.json();
+    let names: Vec<_> = callers.as_object().expect("an object").keys().collect();
+    assert_eq!(names, ["billing", "other"]);
 }
 
 #[tokio::test]
