@@ -3,6 +3,7 @@ mod guard;
 mod page;
 mod routes;
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -104,7 +105,7 @@ pub fn start(options: Options, control: Arc<dyn Control>) -> std::io::Result<Adm
 }
 
 async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::State>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut open = VecDeque::<AbortHandle>::new();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -115,13 +116,16 @@ async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::State>) {
                 continue;
             }
         };
-        // Closed rather than queued, so that idle connections cannot starve a health probe unseen.
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            continue;
-        };
+        // The oldest gives way, so that connections which are idle, or do not read their answers, never keep a health
+        // probe out.
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= MAX_CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
         let state = Arc::clone(&state);
-        tokio::spawn(async move {
-            let _slot = slot;
+        let connection = tokio::spawn(async move {
             let service = service_fn(|request| routes::answer(Arc::clone(&state), request));
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -133,6 +137,7 @@ async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::State>) {
                 debug!(%error, "an admin connection ended early");
             }
         });
+        open.push_back(connection.abort_handle());
     }
 }
 

@@ -282,3 +282,15 @@ fn elsewhere_a_post_needs_the_key_and_stop_closes() {
     a.stop();
     assert!(TcpStream::connect(("127.0.0.1", a.addr().port())).is_err());
 }
+
+#[test]
+fn connections_that_say_nothing_keep_no_probe_out() {
+    let admin = run("127.0.0.1:0", true);
+    let idle: Vec<_> = (0..2 * MAX_CONNECTIONS)
+        .map(|_| TcpStream::connect(admin.addr()).unwrap())
+        .collect();
+    for _ in 0..3 {
+        assert_eq!(code(&ask(&admin, "GET /livez", "", "")), 200);
+    }
+    drop(idle);
+}

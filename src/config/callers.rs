@@ -128,6 +128,12 @@ pub(super) fn callers(
     let mut peers = BTreeMap::new();
     let mut callers = BTreeMap::new();
     for (name, mut s) in named {
+        if name == "other" {
+            s.problem(
+                "",
+                "is what metrics and the log call whoever is not known; choose another name",
+            );
+        }
         let has_hash = s.has("key_sha256");
         let hash = s.parse(
             "key_sha256",

@@ -19,7 +19,7 @@ mod tls;
 mod tree;
 mod units;
 
-pub use parse::{from_toml, load};
+pub use parse::{from_toml, load, referred};
 pub use tls::{ClientAuth, Tls};
 pub use tree::{Problem, Problems};
 pub use units::{duration, log_directives};

@@ -25,10 +25,25 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
             "cannot read {file}: {e}; name the file with -c or in REVGATE_CONFIG"
         ))
     })?;
+    from_toml(&text, &environment())
+}
+
+/// The files that the one at `path` refers to, also where it has problems; none where it cannot be read at all.
+pub fn referred(path: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    if let Ok(text) = std::fs::read_to_string(path)
+        && let Ok(tree) = merge(&text, &environment())
+    {
+        files_of(&tree, &mut files);
+    }
+    files
+}
+
+fn environment() -> BTreeMap<String, String> {
     let text_only = |(k, v): (std::ffi::OsString, std::ffi::OsString)| {
         Some((k.into_string().ok()?, v.into_string().ok()?))
     };
-    from_toml(&text, &std::env::vars_os().filter_map(text_only).collect())
+    std::env::vars_os().filter_map(text_only).collect()
 }
 
 /// Reads `text` with `env` as the environment, both for overrides and for references.
@@ -86,7 +101,7 @@ fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Value, Problems> 
 
 fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
     let mut files = Vec::new();
-    referred(&tree, &mut files);
+    files_of(&tree, &mut files);
     // Also when it is broken: a caller that relies on it is not at fault.
     let signed = tree.pointer("/auth/jwt").is_some();
     let certificates = tree.pointer("/listen/tls/client_ca").is_some();
@@ -152,13 +167,13 @@ fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
 }
 
 /// Every `file = "…"`, wherever it stands.
-fn referred(tree: &Value, files: &mut Vec<PathBuf>) {
+fn files_of(tree: &Value, files: &mut Vec<PathBuf>) {
     match tree {
         Value::Object(map) => map.iter().for_each(|(key, value)| match value {
             Value::String(path) if key == "file" => files.push(path.into()),
-            value => referred(value, files),
+            value => files_of(value, files),
         }),
-        Value::Array(list) => list.iter().for_each(|value| referred(value, files)),
+        Value::Array(list) => list.iter().for_each(|value| files_of(value, files)),
         _ => {}
     }
 }

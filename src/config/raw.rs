@@ -90,7 +90,7 @@ tables! {
         log: Log,
         /// Traces, for an OpenTelemetry collector. `traceparent` goes to DevRev with or without it. Needs a restart.
         trace: Trace,
-        /// How a stop goes. Changes on reload.
+        /// How a stop goes. timeout needs a restart; the rest changes on reload.
         drain: Drain,
     }
     /// Where callers connect.

@@ -111,6 +111,10 @@ fn each_problem_is_named() {
             "callers.b.key: must be a reference",
         ),
         ("[callers.b]", "callers.b: has no credential"),
+        (
+            "[callers.other]\nanonymous = true",
+            "callers.other: is what metrics",
+        ),
         ("[callers.b]\nkey_sha256 = \"12\"", "callers.b.key_sha256"),
         (
             "[callers.b]\nkey = { env = \"K\" }",

@@ -5,7 +5,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -35,7 +35,8 @@ pub struct Reloader {
     settings: Arc<Settings>,
     level: Option<LevelHandle>,
     current: ArcSwap<Config>,
-    /// Held while a reload runs: one at a time.
+    /// Held while a reload runs: one at a time. Nobody who only looks takes it, since files may be slow.
+    turn: Mutex<()>,
     last: Mutex<Last>,
 }
 
@@ -93,7 +94,7 @@ impl Reloader {
         (workers, settings): (Vec<Handle>, Arc<Settings>),
         level: Option<LevelHandle>,
     ) -> Self {
-        let fingerprint = Fingerprint::of(file.as_deref(), &config);
+        let fingerprint = Fingerprint::of(file.as_deref(), &config.files);
         Reloader {
             file,
             shared,
@@ -101,6 +102,7 @@ impl Reloader {
             settings,
             level,
             current: ArcSwap::new(config),
+            turn: Mutex::default(),
             last: Mutex::new(Last {
                 fingerprint,
                 report: None,
@@ -119,28 +121,34 @@ impl Reloader {
 
     /// What became of the last reload, if there was one.
     pub fn last(&self) -> Option<Report> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.report.clone()
+        self.noted().report.clone()
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The files as they were when they were read last.
     pub fn read_last(&self) -> Fingerprint {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.fingerprint.clone()
+        self.noted().fingerprint.clone()
     }
 
     /// Whether the files are those that were read last.
     pub fn is_current(&self, now: &Fingerprint) -> bool {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.fingerprint == *now
+        self.noted().fingerprint == *now
     }
 
     /// Reads the file again and makes it hold, whole or not at all. Blocks on files.
     pub fn reload(&self) -> Report {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.config();
-        // Taken before the files are read: what changes in between is seen as a change.
-        last.fingerprint = Fingerprint::of(self.file(), &old);
+        // Taken before the files are read: what changes in between is seen as a change. Those that the new file refers to
+        // are among them, so that a secret which comes after its file is seen too.
+        let mut fingerprint = Fingerprint::of(self.file(), &old.files);
+        if let Some(file) = self.regular_file() {
+            fingerprint.extend(&config::referred(file));
+        }
+        self.noted().fingerprint = fingerprint;
         let report = match self.load().and_then(|new| self.apply(&old, new)) {
             Ok(report) => report,
             Err(Problems(problems)) => Report {
@@ -151,16 +159,24 @@ impl Reloader {
                 ..Report::new("refused")
             },
         };
-        // The new configuration may refer to other files.
-        last.fingerprint.extend(self.file(), &self.config());
         self.shared.metrics.config_reload(report.result);
         log(&report);
-        last.report = Some(report.clone());
+        self.noted().report = Some(report.clone());
         report
+    }
+
+    /// A pipe in the file's place would hold up every reload after it.
+    fn regular_file(&self) -> Option<&Path> {
+        let regular = |file: &&Path| std::fs::metadata(file).is_ok_and(|found| found.is_file());
+        self.file().filter(regular)
     }
 
     fn load(&self) -> Result<Config, Problems> {
         match &self.file {
+            Some(file) if file.exists() && self.regular_file().is_none() => Err(problem(
+                "",
+                "the file is not a regular one any more; put one in its place",
+            )),
             Some(file) => config::load(file),
             None => Err(problem(
                 "",
@@ -176,7 +192,9 @@ impl Reloader {
             return Ok(report);
         }
         let unfit = |error: http::Error| problem("tokens", error.to_string());
-        let tokens = stack::tokens(&new).map_err(unfit)?;
+        let mut tokens = stack::tokens(old).map_err(unfit)?;
+        // Over the old ones: a request under way may still ask for one that is gone from the file.
+        tokens.extend(stack::tokens(&new).map_err(unfit)?);
         let keys = self.signing_keys(old, &new)?;
         let old_keys = self.shared.signing_keys.swap(keys);
         self.shared.prepare(&new);
@@ -194,6 +212,7 @@ impl Reloader {
             handshakes.replace(next);
         }
         self.shared.adopt(&new, tokens);
+        view::forget_expiry(old, &new, &self.shared.metrics);
         view::tell_expiry(&new, &self.shared.metrics);
         for (worker, stack) in self.workers.iter().zip(stacks) {
             worker.replace(stack, &new);
@@ -239,12 +258,27 @@ fn keep_what_needs_a_restart(
     new: &mut Config,
 ) -> Result<(Vec<String>, Vec<String>), Problems> {
     let wanted = new.differences(old);
-    let inject = old.auth.mode == AuthMode::Inject && new.auth.mode != AuthMode::Inject;
-    if inject && (new.tokens.is_empty() || new.callers.is_empty()) {
-        return Err(problem(
-            "auth.mode",
-            "cannot change while the gateway runs, and without a token and a caller nobody could call until the restart; restart the gateway",
-        ));
+    if old.auth.mode == AuthMode::Inject && new.auth.mode != AuthMode::Inject {
+        if new.tokens.is_empty() || new.callers.is_empty() {
+            return Err(problem(
+                "auth.mode",
+                "cannot change while the gateway runs, and without a token and a caller nobody could call until the restart; restart the gateway",
+            ));
+        }
+        // A file for mode "validate" need not say whose token a caller uses; until the restart it matters.
+        let only = match new.tokens.len() {
+            1 => new.tokens.keys().next().cloned(),
+            _ => None,
+        };
+        for (name, caller) in &mut new.callers {
+            caller.token = caller.token.take().or_else(|| only.clone());
+            if caller.token.is_none() {
+                return Err(problem(
+                    &format!("callers.{name}.token"),
+                    "is needed until the restart that auth.mode asks for; name one of the tokens, or restart the gateway",
+                ));
+            }
+        }
     }
     let anonymous = |caller: &Caller| matches!(caller.credential, CallerCredential::Anonymous);
     if !old.listen.address.is_local()
@@ -267,6 +301,7 @@ fn keep_what_needs_a_restart(
     new.upstream.max_connections = old.upstream.max_connections;
     new.log.format = old.log.format;
     new.trace = old.trace.clone();
+    new.drain.timeout = old.drain.timeout;
     let changed = new.differences(old);
     let kept = wanted.into_iter().filter(|key| !changed.contains(key));
     let kept = kept.collect();

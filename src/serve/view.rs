@@ -16,6 +16,9 @@ use crate::{
     },
 };
 
+/// Whoever showed no key of the file, and in mode "validate" everyone.
+const OTHER: &str = "other";
+
 /// The codes that `enforce = false` may hold back.
 const TRIED: [&str; 2] = ["caller_rate_limited", "forbidden"];
 
@@ -24,10 +27,9 @@ pub(super) fn callers(config: &Config, shared: &Shared) -> Value {
     let now = tally::now();
     let (seen, quota) = (shared.tally.callers(), shared.groups.view());
     let mut views = Map::new();
-    for (name, calls) in &seen {
-        if !config.callers.contains_key(&**name) {
-            views.insert(name.to_string(), counts(calls));
-        }
+    // Nobody else: what a caller that is gone from the file did is in the metrics.
+    if let Some(calls) = seen.get(OTHER) {
+        views.insert(OTHER.into(), counts(calls));
     }
     let limiters = shared.limiters.load().of_callers();
     let dealt = |name: &str| seen.get(name).map_or(0, |calls| calls.dealt(now));
@@ -122,6 +124,19 @@ pub(super) fn tokens(config: &Config) -> Value {
         (name.clone(), view)
     });
     Value::Object(views.collect())
+}
+
+/// Takes out of the metrics what they say of tokens that are gone or no longer say when they expire.
+pub(super) fn forget_expiry(old: &Config, new: &Config, metrics: &Metrics) {
+    let expires = |config: &Config, name: &str| {
+        let token = config.tokens.get(name)?;
+        token::expires_at(token.value.expose_secret().as_bytes())
+    };
+    for name in old.tokens.keys() {
+        if expires(new, name).is_none() {
+            metrics.forget_token(&Arc::from(name.as_str()));
+        }
+    }
 }
 
 /// Tells the metrics when each token expires, and the log of those for which that is soon.

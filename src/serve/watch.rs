@@ -14,7 +14,6 @@ use std::{
 };
 
 use super::reload::Reloader;
-use crate::config::Config;
 
 /// A handful of `stat` calls. A change is taken up when it has stayed the same from one look to the next, so that a file
 /// which is still being written is not read half.
@@ -30,18 +29,23 @@ struct Stat {
     inode: u64,
     size: u64,
     modified: (i64, i64),
+    /// Also moves where a copy gave the file its old time of modification.
+    changed: (i64, i64),
 }
 
 impl Fingerprint {
-    pub fn of(file: Option<&Path>, config: &Config) -> Fingerprint {
+    /// Of a configuration's file, and of the files that it refers to.
+    pub fn of(file: Option<&Path>, referred: &[PathBuf]) -> Fingerprint {
         let mut fingerprint = Fingerprint::default();
-        fingerprint.extend(file, config);
+        if let Some(file) = file {
+            fingerprint.extend(&[file.to_owned()]);
+        }
+        fingerprint.extend(referred);
         fingerprint
     }
 
     /// Adds the files that it does not know.
-    pub fn extend(&mut self, file: Option<&Path>, config: &Config) {
-        let files = file.into_iter().chain(config.files.iter().map(|f| &**f));
+    pub fn extend(&mut self, files: &[PathBuf]) {
         for path in files {
             if !self.0.iter().any(|(known, _)| known == path) {
                 self.0.push((path.to_owned(), stat(path)));
@@ -64,6 +68,7 @@ fn stat(path: &Path) -> Option<Stat> {
         inode: metadata.ino(),
         size: metadata.size(),
         modified: (metadata.mtime(), metadata.mtime_nsec()),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
     })
 }
 

@@ -142,7 +142,7 @@ impl Metrics {
         // The encoder appends `_total` to counters, and the full stop to a help text.
         register! { m.registry,
             "requests", "Requests answered, by who made the answer", m.requests.clone();
-            "request_duration_seconds", "From a request's head to its response's head, waits and retries included", m.request_duration.clone();
+            "request_duration_seconds", "From a request's head to the end of its response's body, waits and retries included", m.request_duration.clone();
             "upstream_duration_seconds", "One attempt, until the head of DevRev's response", m.upstream_duration.clone();
             "wait_seconds", "Time that requests waited before an attempt", m.wait.clone();
             "refused", "Requests that revgate answered with an error of its own", m.refused.clone();
@@ -265,6 +265,9 @@ impl Metrics {
         self.token_expiry
             .get_or_create(&ByToken { token: name(token) })
             .set(epoch);
+    }
+    pub fn forget_token(&self, token: &Arc<str>) {
+        self.token_expiry.remove(&ByToken { token: name(token) });
     }
     pub fn config_reload(&self, result: &'static str) {
         self.reloads.get_or_create(&ByResult { result }).inc();

@@ -190,10 +190,10 @@ fn sighup_reloads_and_a_bad_file_is_in_the_log() {
     let path = file.path().to_str().expect("a path");
     let mut gateway = Process::start(&["run", "-c", path], "info");
     gateway.bound("proxy");
-    std::fs::write(file.path(), text("weight = 5\n[drain]\ntimeout = \"1s\"\n")).expect("written");
+    std::fs::write(file.path(), text("weight = 5\n[drain]\ndelay = \"1ms\"\n")).expect("written");
     gateway.signal("-HUP");
     let said = gateway.says("configuration reloaded");
-    assert_eq!(said["changed"], "callers.billing.weight drain.timeout");
+    assert_eq!(said["changed"], "callers.billing.weight drain.delay");
     std::fs::write(file.path(), text("weight = 0\n")).expect("written");
     gateway.signal("-HUP");
     let said = gateway.says("configuration refused");

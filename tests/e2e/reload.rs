@@ -221,6 +221,115 @@ async fn a_caller_that_is_taken_out_is_known_no_more() {
     assert_eq!(rig.call(OTHER_KEY).await.code(), "unauthenticated");
     assert_eq!(rig.call(KEY).await.status, 200);
     assert_eq!(rig.admin("GET", question, "").await.status, 400);
+    let callers = rig.admin("GET", "/callers", "").await.json();
+    let names: Vec<_> = callers.as_object().expect("an object").keys().collect();
+    assert_eq!(names, ["billing", "other"]);
+}
+
+#[tokio::test]
+async fn whoever_waits_is_served_though_its_token_was_renamed() {
+    let rig = Rig::new("").await;
+    rig.devrev
+        .set_plan(plan("dev-users.self", status(429, Some(2)), 1));
+    let (answer, ()) = tokio::join!(rig.call(KEY), async {
+        while rig.devrev.received().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let renamed = rig.text("").replace("[tokens.main]", "[tokens.other]");
+        rig.write("revgate.toml", &renamed);
+        assert_eq!(rig.reload().await.json()["result"], "applied");
+    });
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(rig.call(KEY).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_only_fits_after_the_restart_is_refused() {
+    let mut rig = Rig::new("").await;
+    // The address that a file names is judged with it, and the one that goes on must be too: a hostile network is there.
+    let open = rig.text("").replacen("127.0.0.1:0", "0.0.0.0:0", 1);
+    std::fs::write(&rig.file, open).expect("written");
+    let config = config::load(&rig.file).unwrap_or_else(|problems| panic!("{problems}"));
+    rig.gateway = Gateway::watching(rig.file.clone(), config, None).expect("starts");
+    let anonymous = rig.text("[callers.app]\nanonymous = true\n");
+    rig.write("revgate.toml", &anonymous);
+    let report = rig.reload().await.json();
+    assert_eq!(report["problems"][0]["path"], "callers.app.anonymous");
+}
+
+#[tokio::test]
+async fn another_mode_waits_for_the_restart_and_breaks_nothing_before_it() {
+    let rig = Rig::new("").await;
+    let validate = "[auth]\nmode = \"validate\"\nintrospect = false\n[drain]\ntimeout = \"7s\"\n[quota]\nmax_waiting = 9\n";
+    rig.write("revgate.toml", &rig.text(validate));
+    let report = rig.reload().await.json();
+    assert_eq!(report["result"], "applied", "{report}");
+    let needed = report["restart_needed"].to_string();
+    assert!(
+        needed.contains("auth.mode") && needed.contains("drain.timeout"),
+        "{report}"
+    );
+    assert_eq!(rig.call(KEY).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_secret_that_comes_after_its_file_is_seen() {
+    let rig = Rig::new("").await;
+    let late = rig.text("").replace("/token\"", "/late\"");
+    rig.write("revgate.toml", &late);
+    assert_eq!(rig.reload().await.status, 409);
+    rig.write("late", "token-late");
+    rig.until_reloaded("applied", |_| true).await;
+    assert_eq!(rig.call(KEY).await.status, 200);
+    let used = rig.devrev.received();
+    let last = used.last().and_then(|r| header(r, "authorization"));
+    assert_eq!(last, Some("Bearer token-late"));
+}
+
+/// As `rsync --inplace --times` leaves it.
+#[tokio::test]
+async fn a_change_that_keeps_size_and_time_is_seen() {
+    let rig = Rig::new("[retry]\nmax_attempts = 2\n").await;
+    let time = std::fs::metadata(&rig.file).and_then(|found| found.modified());
+    std::fs::write(&rig.file, rig.text("[retry]\nmax_attempts = 3\n")).expect("written");
+    let file = std::fs::File::options().write(true).open(&rig.file);
+    let set = file.and_then(|file| file.set_modified(time.expect("a time")));
+    set.expect("set");
+    rig.until_reloaded("applied", |reload| {
+        reload["changed"] == serde_json::json!(["retry.max_attempts"])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pipe_in_the_files_place_holds_nothing_up() {
+    let rig = Rig::new("").await;
+    std::fs::remove_file(&rig.file).expect("removed");
+    let made = std::process::Command::new("mkfifo").arg(&rig.file).status();
+    assert!(made.expect("runs").success());
+    assert_eq!(rig.reload().await.status, 409);
+    assert_eq!(rig.admin("GET", "/status", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn nothing_is_told_any_more_of_a_token_that_is_gone() {
+    // {"exp":4102444800}
+    const JWT: &str = "e30.eyJleHAiOjQxMDI0NDQ4MDB9.c2ln";
+    let rig = Rig::new("").await;
+    rig.write("token", JWT);
+    assert_eq!(rig.reload().await.json()["result"], "applied");
+    let told = async || {
+        let metrics = rig.admin("GET", "/metrics", "").await;
+        let quota = rig.admin("GET", "/quota", "").await.json();
+        let expiry = "revgate_token_expiry_timestamp_seconds{token=\"main\"}";
+        let expiry = String::from_utf8_lossy(&metrics.body).contains(expiry);
+        (expiry, quota.get("main").is_some())
+    };
+    assert_eq!(told().await, (true, true));
+    let renamed = rig.text("").replace("[tokens.main]", "[tokens.other]");
+    rig.write("revgate.toml", &renamed);
+    assert_eq!(rig.reload().await.json()["result"], "applied");
+    assert_eq!(told().await, (false, false));
 }
 
 /// The sockets stay those of the old address, so what the file allows only on the new one must not hold yet.

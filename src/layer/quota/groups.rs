@@ -124,6 +124,16 @@ impl Groups {
         }
     }
 
+    /// Where the file names groups, one that it names no more goes when forgetting it loses nothing.
+    fn forget_unnamed(&self) {
+        let wanted = self.wanted();
+        if wanted.named.is_empty() {
+            return;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|name, group| wanted.named.contains_key(name) || !group.idle().1);
+    }
+
     /// Whether every place in the waiting room is free.
     #[cfg(test)]
     pub(super) fn room_left(&self) -> bool {
@@ -149,8 +159,9 @@ impl Groups {
         Some(self.find(name)?.forecast(share, patience))
     }
 
-    /// For the admin listener. Times are in epoch seconds.
+    /// For the admin listener. Times are in epoch seconds. A group that the file named once is shown until it holds nobody.
     pub fn view(&self) -> Value {
+        self.forget_unnamed();
         let views = self.all().into_iter().map(|(name, group)| {
             let (view, waiting) = group.view();
             let by_caller: serde_json::Map<_, _> = waiting
