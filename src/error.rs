@@ -33,6 +33,8 @@ pub enum Error {
     Target(TargetFault),
     #[error("bad message framing: {0}")]
     Framing(FramingFault),
+    #[error("the request has been through this gateway already")]
+    Loop,
     #[error("malformed request head")]
     Malformed,
     #[error("the request's body was malformed or broke off")]
@@ -61,6 +63,9 @@ pub enum Error {
     CircuitOpen { retry_after: Duration },
     #[error("the upstream token cannot be used")]
     TokenUnavailable { retry_after: Duration },
+    /// The same, learnt just now: this request was sent and DevRev answered 401.
+    #[error("DevRev refused the upstream token")]
+    TokenRefused { retry_after: Duration },
     #[error("no connection to the upstream")]
     Unreachable(#[source] Cause),
     #[error("the upstream connection broke before a response")]
@@ -79,9 +84,11 @@ impl Error {
                 "unauthenticated"
             }
             Error::Forbidden => "forbidden",
-            Error::Target(_) | Error::Framing(_) | Error::Malformed | Error::BrokenBody => {
-                "bad_request"
-            }
+            Error::Target(_)
+            | Error::Framing(_)
+            | Error::Loop
+            | Error::Malformed
+            | Error::BrokenBody => "bad_request",
             Error::Parse => "parse_error",
             Error::FieldConflict { .. } => "field_conflict",
             Error::DeprecatedField { .. } => "deprecated_field",
@@ -93,7 +100,7 @@ impl Error {
             Error::Overloaded { .. } => "overloaded",
             Error::Draining { .. } => "draining",
             Error::CircuitOpen { .. } => "circuit_open",
-            Error::TokenUnavailable { .. } => "token_unavailable",
+            Error::TokenUnavailable { .. } | Error::TokenRefused { .. } => "token_unavailable",
             Error::Unreachable(_) => "upstream_unreachable",
             Error::Broken(_) => "upstream_broken",
             Error::UpstreamTimeout => "upstream_timeout",
@@ -146,7 +153,8 @@ impl Error {
             | Error::Overloaded { retry_after }
             | Error::Draining { retry_after }
             | Error::CircuitOpen { retry_after }
-            | Error::TokenUnavailable { retry_after } => Some(*retry_after),
+            | Error::TokenUnavailable { retry_after }
+            | Error::TokenRefused { retry_after } => Some(*retry_after),
             _ => None,
         }
     }
@@ -177,6 +185,7 @@ impl Error {
             Error::Forbidden => "This caller may not use this operation.",
             Error::Target(_) => "The request's target or Host is not acceptable.",
             Error::Framing(_) => "The request's framing is ambiguous or malformed.",
+            Error::Loop => "This request has been through revgate already: it runs in a circle.",
             Error::Malformed => "The request is not well-formed HTTP.",
             Error::BrokenBody => "The request's body is malformed or ended early.",
             Error::Parse => "The body is not one JSON object with distinct keys.",
@@ -196,7 +205,7 @@ impl Error {
             Error::Overloaded { .. } => "Too many requests are in flight.",
             Error::Draining { .. } => "This gateway is shutting down; another one will answer.",
             Error::CircuitOpen { .. } => "DevRev has been failing; it is being probed.",
-            Error::TokenUnavailable { .. } => {
+            Error::TokenUnavailable { .. } | Error::TokenRefused { .. } => {
                 "The gateway's DevRev token cannot be used at present."
             }
             Error::Unreachable(_) => "No connection to DevRev could be made.",
@@ -289,6 +298,9 @@ mod tests {
                 retry_after: second,
             },
             Error::TokenUnavailable {
+                retry_after: second,
+            },
+            Error::TokenRefused {
                 retry_after: second,
             },
         ] {

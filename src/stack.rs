@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`InboundFault`](crate::body::InboundFault) | `serve` | `rewrite`, `retry`, `upstream` |
 //! | [`RequestId`](crate::types::RequestId), [`Record`](crate::record::Record) | `telemetry` | all below |
-//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential` |
+//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `quota`, `credential` and its gate |
 //! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
 //! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
@@ -34,7 +34,7 @@ use crate::{
 
 mod shared;
 
-pub use self::shared::{Shared, tokens};
+pub use self::shared::Shared;
 
 /// The stack with its types forgotten; one clone serves one request.
 pub type Stack = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
@@ -81,7 +81,9 @@ where
             max_body: config.limits.max_body,
         }))
         // From here a `Caller` is known; its credential is gone.
-        .layer(authenticate::AuthenticateLayer::new(identities(config)))
+        .layer(authenticate::AuthenticateLayer::new(identities(
+            config, shared,
+        )))
         // Before rate and quota: a forbidden call costs nothing.
         .layer(authorize::AuthorizeLayer::new(authorize::Parameters {
             metrics: metrics(),
@@ -121,6 +123,12 @@ where
             epoch: shared.epoch,
             metrics: metrics(),
         }))
+        // What would go out with a token that DevRev refuses. Per attempt, and above quota: a dead token takes no unit and waits for
+        // none. Below the circuit: while nothing is sent, no probe of a token is spent.
+        .layer(credential::GateLayer::new(credential::GateParameters {
+            tokens: shared.tokens.clone(),
+            epoch: shared.epoch,
+        }))
         // Every attempt needs leave of its group, and waits its turn for it; every answer tells the group.
         .layer(quota::QuotaLayer::new(quota::Parameters {
             groups: shared.groups.clone(),
@@ -136,6 +144,8 @@ where
         // Per attempt, so that a rotated token is used.
         .layer(credential::CredentialLayer::new(credential::Parameters {
             tokens: shared.tokens.clone(),
+            epoch: shared.epoch,
+            metrics: metrics(),
         }))
         // The only socket.
         .service(upstream);
@@ -164,7 +174,7 @@ fn share(caller: &str, rules: &CallerRules) -> Share {
     }
 }
 
-fn identities(config: &Config) -> authenticate::Parameters {
+fn identities(config: &Config, shared: &Shared) -> authenticate::Parameters {
     if config.auth.mode == AuthMode::Validate {
         let rules = &config.defaults;
         return authenticate::Parameters::Validate {
@@ -192,7 +202,13 @@ fn identities(config: &Config) -> authenticate::Parameters {
             enforce: caller.rules.enforce,
         });
         match &caller.credential {
-            CallerCredential::Key(hash) => drop(keys.insert(*hash, identity)),
+            CallerCredential::Keys(hashes) => keys.extend(hashes.iter().map(|hash| {
+                let known = authenticate::Known {
+                    caller: identity.clone(),
+                    used: shared.keys.of(hash),
+                };
+                (*hash, known)
+            })),
             CallerCredential::Anonymous => anonymous = Some(identity),
         }
     }

@@ -21,9 +21,12 @@ impl Config {
             }
         }
         for (name, caller) in &self.callers {
+            // Told below, and of the whole hash.
+            let ids = format!("callers.{name}.key_ids");
+            keys.retain(|key| *key != ids);
             let before = old.callers.get(name).map(|caller| &caller.credential);
             let changed = match (before, &caller.credential) {
-                (Some(CallerCredential::Key(old)), CallerCredential::Key(new)) => old != new,
+                (Some(CallerCredential::Keys(old)), CallerCredential::Keys(new)) => old != new,
                 _ => false,
             };
             if changed {

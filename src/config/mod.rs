@@ -5,6 +5,7 @@
 
 mod callers;
 mod compare;
+mod own;
 mod parse;
 mod raw;
 mod redact;
@@ -142,8 +143,8 @@ pub struct Caller {
 
 #[derive(Debug, Clone)]
 pub enum CallerCredential {
-    /// SHA-256 of the caller's key.
-    Key([u8; 32]),
+    /// SHA-256 of the caller's key; two while it is rotated.
+    Keys(Vec<[u8; 32]>),
     Anonymous,
 }
 

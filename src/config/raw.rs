@@ -41,6 +41,22 @@ pub(super) enum Roots {
     File { file: String },
 }
 
+/// One, or two while a key is rotated.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Hashes {
+    One(String),
+    Two(Vec<String>),
+}
+
+/// One, or two while a key is rotated.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum References {
+    One(Reference),
+    Two(Vec<Reference>),
+}
+
 /// Where a secret stands; never the secret itself.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
@@ -155,10 +171,10 @@ tables! {
     }
     /// Who may call: one credential and what differs from the defaults.
     Caller {
-        /// SHA-256 of the caller's key, as `revgate hash-key` prints it; so the file holds no key.
-        key_sha256: String,
-        /// The caller's key, in place of key_sha256.
-        key: Reference,
+        /// SHA-256 of the caller's key, as `revgate hash-key` prints it; so the file holds no key. A list of two while a key is rotated: both are good.
+        key_sha256: Hashes,
+        /// The caller's key, in place of key_sha256; a list of two while it is rotated.
+        key: References,
         /// Subject of a signed token. Not supported by this version.
         jwt_subject: String,
         /// Name in a client certificate. Not supported by this version.

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{units::*, *};
+use crate::telemetry::keys::id;
 
 const REDACTED: &str = "<redacted>";
 
@@ -79,8 +80,11 @@ fn token(token: &Token) -> Value {
 
 fn caller(caller: &Caller) -> Value {
     let mut out = rules(&caller.rules);
-    match caller.credential {
-        CallerCredential::Key(_) => out["key_sha256"] = REDACTED.into(),
+    match &caller.credential {
+        CallerCredential::Keys(hashes) => {
+            out["key_sha256"] = REDACTED.into();
+            out["key_ids"] = hashes.iter().map(id).collect::<Vec<_>>().into();
+        }
         CallerCredential::Anonymous => out["anonymous"] = true.into(),
     }
     if let Some(token) = &caller.token {

@@ -50,10 +50,12 @@ impl Access {
         }
     }
 
-    /// Whether the operation, in its normalised spelling, may be called. `deny` wins.
+    /// Whether the operation, in its normalised spelling, may be called. `deny` wins, and holds for the last segment too: DevRev
+    /// serves operations under further paths, and what may not be done there may not be done at all.
     pub fn permits(&self, operation: &str) -> bool {
-        !self.deny.iter().any(|p| p.matches(operation))
-            && self.allow.iter().any(|p| p.matches(operation))
+        let last = operation.rsplit('/').next().unwrap_or(operation);
+        let denies = |p: &Pattern| p.matches(operation) || p.matches(last);
+        !self.deny.iter().any(denies) && self.allow.iter().any(|p| p.matches(operation))
     }
 }
 
@@ -71,6 +73,14 @@ mod tests {
         let access = access(&["*"], &["auth-tokens.*"]);
         assert!(access.permits("works.list"));
         assert!(!access.permits("auth-tokens.create"));
+    }
+
+    #[test]
+    fn deny_holds_under_further_paths_and_allow_does_not() {
+        let denied = access(&["*"], &["auth-tokens.create"]);
+        assert!(!denied.permits("internal/auth-tokens.create"));
+        assert!(denied.permits("internal/auth-tokens.list"));
+        assert!(!access(&["works.list"], &[]).permits("internal/works.list"));
     }
 
     #[test]

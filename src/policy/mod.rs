@@ -1,4 +1,5 @@
 //! Policy: who may, how long, what next. Pure: no socket, clock, lock or environment of its own.
+
 pub mod access;
 pub mod circuit;
 pub mod fair;
@@ -6,7 +7,10 @@ pub mod feedback;
 pub mod headers;
 pub mod ledger;
 pub mod operation;
+pub mod own;
 pub mod rate;
 pub mod retry;
 pub mod rewrite;
 pub mod target;
+pub mod token;
+pub mod token_health;

@@ -7,8 +7,8 @@ use std::sync::{
 
 use serde_json::{Value, json};
 
-use super::reload::Reloader;
-use crate::{admin::Control, stack::Shared, telemetry::log::LevelHandle};
+use super::{reload::Reloader, tokens};
+use crate::{admin::Control, config::CallerCredential, stack::Shared, telemetry::log::LevelHandle};
 
 pub struct State {
     pub reloader: Arc<Reloader>,
@@ -48,8 +48,12 @@ impl Control for State {
         if self.draining.load(Ordering::Acquire) {
             vec!["draining".into()]
         } else {
-            Vec::new()
+            tokens::unready(&self.reloader.config(), &self.shared)
         }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        tokens::warnings(&self.reloader.config(), &self.shared)
     }
 
     fn metrics(&self) -> String {
@@ -67,6 +71,7 @@ impl Control for State {
             "circuit": self.circuit(),
             "quota": self.quota(),
             "callers": self.callers(),
+            "tokens": tokens::view(&self.reloader.config(), &self.shared),
             "reload": self.reloader.last().map(|report| report.json()),
             "deprecations": self.deprecations(),
         })
@@ -82,7 +87,12 @@ impl Control for State {
         let callers = config.callers.iter().map(|(name, caller)| {
             let rules = &caller.rules;
             let seen = seen.get(name.as_str());
+            let keys: &[_] = match &caller.credential {
+                CallerCredential::Keys(hashes) => hashes,
+                CallerCredential::Anonymous => &[],
+            };
             let view = json!({
+                "keys": self.shared.keys.view(keys),
                 "rate": format!("{}/{}s", rules.rate.count, rules.rate.per.as_secs_f64()),
                 "burst": rules.burst,
                 "weight": rules.weight,

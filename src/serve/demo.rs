@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 
-use super::Gateway;
+use super::{Gateway, Signals};
 use crate::{config, simulator, telemetry::log};
 
 const KEY: &str = "demo-key";
@@ -53,7 +53,7 @@ access = "all"
             devrev.addr(),
             devrev.addr(),
         ));
-        gateway.until_signalled().await
+        gateway.until_signalled(Signals::new()?).await
     });
     runtime.shutdown_background();
     result

@@ -2,10 +2,12 @@
 
 mod connection;
 mod control;
+mod core_dump;
 mod demo;
 mod listener;
 mod refusal;
 mod reload;
+mod tokens;
 mod watch;
 mod worker;
 
@@ -18,7 +20,10 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::sync::{Semaphore, watch::Sender};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Semaphore, watch::Sender},
+};
 
 pub use self::demo::demo;
 use self::{connection::Settings, control::State, reload::Reloader, watch::Watch, worker::Worker};
@@ -28,7 +33,7 @@ use crate::{
     layer::Draining,
     stack::Shared,
     telemetry::log::{self, LevelHandle},
-    upstream::{self, tls},
+    upstream::{self, Own, names_own, tls},
 };
 
 /// `revgate run`: serves until a signal ends it.
@@ -38,11 +43,14 @@ use crate::{
 pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let config = config::load(&file)?;
     let level = log::init(&config.log.level, config.log.format)?;
-    let gateway = Gateway::watching(file, config, Some(level))?;
+    core_dump::forbid();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let result = runtime.block_on(gateway.until_signalled());
+    // Heard before anybody can know that it listens: a signal that came sooner would end the process.
+    let signals = runtime.block_on(async { Signals::new() })?;
+    let gateway = Gateway::watching(file, config, Some(level))?;
+    let result = runtime.block_on(gateway.until_signalled(signals));
     // A worker that is still ending must not hold up the exit: a second signal ends at once.
     runtime.shutdown_background();
     result
@@ -88,7 +96,8 @@ impl Gateway {
         let config = Arc::new(config);
         let (drain, draining) = Draining::new();
         let shared = Arc::new(Shared::new(&config, draining.clone())?);
-        let options = upstream_options(&config)?;
+        let own = Own::default();
+        let options = upstream_options(&config, own.clone())?;
         let listeners = listener::bind(&config.listen.address, config.listen.workers)
             .with_context(|| {
                 format!("listen.address {:?} cannot be bound", config.listen.address)
@@ -117,6 +126,15 @@ impl Gateway {
         };
         let admin = admin::start(admin, state.clone())
             .with_context(|| format!("admin.address {} cannot be bound", config.admin.address))?;
+        let mut listeners = vec![admin.addr()];
+        if let Address::Tcp(address) = address {
+            listeners.push(address);
+        }
+        anyhow::ensure!(
+            !names_own(&config.upstream.url, &listeners),
+            "upstream.url names a listener of this gateway itself; name DevRev's API"
+        );
+        own.set(listeners);
         let workers = workers.into_iter().enumerate();
         let workers = workers.map(|(number, worker)| worker.spawn(number));
         let workers = workers.collect::<std::io::Result<_>>()?;
@@ -170,13 +188,12 @@ impl Gateway {
         tracing::info!("drained");
     }
 
-    async fn until_signalled(self) -> anyhow::Result<()> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (mut term, mut int) = (
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        );
-        let mut hangup = signal(SignalKind::hangup())?;
+    async fn until_signalled(self, signals: Signals) -> anyhow::Result<()> {
+        let Signals {
+            mut term,
+            mut int,
+            mut hangup,
+        } = signals;
         loop {
             tokio::select! {
                 _ = term.recv() => break,
@@ -196,6 +213,23 @@ impl Gateway {
     }
 }
 
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From now on they no longer end the process by themselves.
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.drain.send_replace(true);
@@ -205,7 +239,7 @@ impl Drop for Gateway {
     }
 }
 
-fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
+fn upstream_options(config: &Config, own: Own) -> anyhow::Result<upstream::Options> {
     let settings = &config.upstream;
     let https = settings.url.scheme_str() == Some("https");
     let tls = if https {
@@ -223,5 +257,6 @@ fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
         tls,
         http2_only: settings.http2 == Http2::Always && !https,
         max_connections: settings.max_connections.div_ceil(config.listen.workers),
+        own,
     })
 }

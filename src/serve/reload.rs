@@ -12,10 +12,10 @@ use std::{
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
-use super::{watch::Fingerprint, worker::Handle};
+use super::{tokens::Notices, watch::Fingerprint, worker::Handle};
 use crate::{
-    config::{self, AuthMode, Config, Problem, Problems},
-    stack::{self, Shared},
+    config::{self, AuthMode, Config, Problem, Problems, TokenSource},
+    stack::Shared,
     telemetry::log::LevelHandle,
 };
 
@@ -26,6 +26,7 @@ pub struct Reloader {
     workers: Vec<Handle>,
     level: Option<LevelHandle>,
     current: ArcSwap<Config>,
+    expiry: Notices,
     /// Held while a reload runs: one at a time.
     last: Mutex<Last>,
 }
@@ -85,12 +86,15 @@ impl Reloader {
         level: Option<LevelHandle>,
     ) -> Self {
         let fingerprint = Fingerprint::of(file.as_deref(), &config);
+        let expiry = Notices::default();
+        expiry.tell(&config, &shared.metrics);
         Reloader {
             file,
             shared,
             workers,
             level,
             current: ArcSwap::new(config),
+            expiry,
             last: Mutex::new(Last {
                 fingerprint,
                 report: None,
@@ -125,12 +129,17 @@ impl Reloader {
         last.fingerprint == *now
     }
 
+    /// Says of each token that is about to expire, or has, that it is; once.
+    pub fn tell_expiry(&self) {
+        self.expiry.tell(&self.config(), &self.shared.metrics);
+    }
+
     /// Reads the file again and makes it hold, whole or not at all. Blocks on files.
     pub fn reload(&self) -> Report {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.config();
         // Taken before the files are read: what changes in between is seen as a change.
-        last.fingerprint = Fingerprint::of(self.file(), &old);
+        let before = std::mem::replace(&mut last.fingerprint, Fingerprint::of(self.file(), &old));
         let report = match self.load().and_then(|new| self.apply(&old, new)) {
             Ok(report) => report,
             Err(Problems(problems)) => Report {
@@ -141,6 +150,16 @@ impl Reloader {
                 ..Report::new("refused")
             },
         };
+        if report.result != "refused" {
+            // DevRev may have been told to take the same token again, and its file written anew to say so.
+            for (name, token) in &self.config().tokens {
+                if let TokenSource::File(path) = &token.source
+                    && last.fingerprint.differs(&before, path)
+                {
+                    self.shared.try_token_again(name);
+                }
+            }
+        }
         // The new configuration may refer to other files.
         last.fingerprint.extend(self.file(), &self.config());
         self.shared.metrics.config_reload(report.result);
@@ -166,7 +185,7 @@ impl Reloader {
             return Ok(report);
         }
         let unfit = |error: http::Error| problem("tokens", error.to_string());
-        let tokens = stack::tokens(&new).map_err(unfit)?;
+        let tokens = self.shared.next_tokens(&new).map_err(unfit)?;
         self.shared.prepare(&new);
         let stacks = self
             .workers
@@ -185,6 +204,7 @@ impl Reloader {
             tracing::warn!(why, "log.level could not be changed");
         }
         self.current.store(Arc::new(new));
+        self.tell_expiry();
         report.result = "applied";
         Ok(report)
     }

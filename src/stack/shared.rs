@@ -3,16 +3,17 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use crate::{
-    config::{CallerRules, Config},
+    config::{CallerCredential, CallerRules, Config},
     layer::{
         Draining,
-        credential::Tokens,
+        credential::{Token, Tokens},
         quota::{Groups, Wanted},
         rate_limit::TokioClock,
     },
@@ -22,7 +23,7 @@ use crate::{
         rate::{self, Keyed, Limiter},
         retry::Budget,
     },
-    telemetry::{metrics::Metrics, tally::Tally},
+    telemetry::{keys::Keys, metrics::Metrics, tally::Tally},
     upstream::token,
 };
 
@@ -37,7 +38,9 @@ pub struct Shared {
     /// Requests in flight.
     pub in_flight: Arc<AtomicUsize>,
     pub limiters: ArcSwap<Limiters>,
-    /// Upstream credentials as they go on the wire.
+    /// How callers' keys are used.
+    pub keys: Keys,
+    /// Upstream credentials as they go on the wire, and whether DevRev takes them.
     pub tokens: Arc<ArcSwap<Tokens>>,
     pub draining: Draining,
     pub epoch: Instant,
@@ -59,7 +62,8 @@ impl Shared {
             circuit: Arc::new(Mutex::new(Circuit::new(circuit_of(config)))),
             in_flight: Arc::default(),
             limiters: ArcSwap::from_pointee(Limiters::new(config)),
-            tokens: Arc::new(ArcSwap::from_pointee(tokens(config)?)),
+            keys: Keys::default(),
+            tokens: Arc::new(ArcSwap::from_pointee(tokens(config, &Tokens::new())?)),
             draining,
             epoch: Instant::now(),
         })
@@ -78,18 +82,50 @@ impl Shared {
         budget.set_ratio(config.retry.budget);
         let circuit = &mut *self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
         circuit.set_rules(circuit_of(config));
+        for (name, token) in &tokens {
+            let refused = token.refused_for(self.epoch.elapsed()).is_some();
+            self.metrics.token_refused(name, refused);
+        }
         self.tokens.store(Arc::new(tokens));
+        self.keys.retain(|hash| {
+            let mut callers = config.callers.values();
+            callers.any(|caller| {
+                matches!(&caller.credential, CallerCredential::Keys(hashes) if hashes.contains(hash))
+            })
+        });
+    }
+
+    /// The tokens of a configuration. What is known of one that stays as it is stays too.
+    ///
+    /// # Errors
+    /// When a token cannot stand in a header.
+    pub fn next_tokens(&self, config: &Config) -> Result<Tokens, http::Error> {
+        tokens(config, &self.tokens.load())
+    }
+
+    /// Until a probe of this token may go, zero when it may; `None` while DevRev takes it, as far as is known.
+    pub fn token_refused_for(&self, name: &str) -> Option<Duration> {
+        let tokens = self.tokens.load();
+        tokens.get(name)?.refused_for(self.epoch.elapsed())
+    }
+
+    /// Somebody has touched this token, though its value is the same: the next attempt finds out.
+    pub fn try_token_again(&self, name: &str) {
+        if let Some(token) = self.tokens.load().get(name) {
+            token.try_again(self.epoch.elapsed());
+        }
     }
 }
 
-/// `Bearer TOKEN` by the token's name.
-///
-/// # Errors
-/// When a token cannot stand in a header.
-pub fn tokens(config: &Config) -> Result<Tokens, http::Error> {
+fn tokens(config: &Config, old: &Tokens) -> Result<Tokens, http::Error> {
     let values = config.tokens.iter();
     values
-        .map(|(name, token)| Ok((Arc::from(name.as_str()), token::bearer(&token.value)?)))
+        .map(|(name, token)| {
+            let name: Arc<str> = name.as_str().into();
+            let new = Token::new(name.clone(), token::bearer(&token.value)?);
+            let kept = old.get(&name).filter(|old| old.is(&new)).cloned();
+            Ok((name, kept.unwrap_or_else(|| Arc::new(new))))
+        })
         .collect()
 }
 

@@ -89,6 +89,7 @@ pub struct Metrics {
     deprecated: Family<ByField, Counter>,
     rewrite_skipped: Family<ByReason, Counter>,
     token_expiry: Family<ByToken, Seconds>,
+    token_refused: Family<ByToken, Gauge>,
     reloads: Family<ByResult, Counter>,
     in_flight: Gauge,
     connections: Gauge,
@@ -123,6 +124,7 @@ impl Metrics {
             deprecated: Family::default(),
             rewrite_skipped: Family::default(),
             token_expiry: Family::default(),
+            token_refused: Family::default(),
             reloads: Family::default(),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
@@ -142,6 +144,7 @@ impl Metrics {
             "deprecated", "Uses of a deprecated field or operation", m.deprecated.clone();
             "rewrite_skipped", "Bodies that a rule covers and revgate could not look into", m.rewrite_skipped.clone();
             "token_expiry_timestamp_seconds", "When an upstream token expires", m.token_expiry.clone();
+            "token_refused", "1 while DevRev refuses an upstream token and it is at most probed", m.token_refused.clone();
             "config_reloads", "Reloads of the configuration", m.reloads.clone();
             "in_flight", "Requests being served", m.in_flight.clone();
             "connections", "Connections open from callers", m.connections.clone();
@@ -226,10 +229,24 @@ impl Metrics {
             .get_or_create(&ByReason { reason })
             .inc();
     }
-    pub fn token_expiry(&self, token: &Arc<str>, epoch: f64) {
-        self.token_expiry
+    /// `None` for one that does not say.
+    pub fn token_expiry(&self, token: &Arc<str>, epoch: Option<f64>) {
+        let label = ByToken { token: name(token) };
+        match epoch {
+            Some(epoch) => drop(self.token_expiry.get_or_create(&label).set(epoch)),
+            None => drop(self.token_expiry.remove(&label)),
+        }
+    }
+    pub fn token_refused(&self, token: &Arc<str>, refused: bool) {
+        self.token_refused
             .get_or_create(&ByToken { token: name(token) })
-            .set(epoch);
+            .set(i64::from(refused));
+    }
+    /// It is no longer in the file.
+    pub fn forget_token(&self, token: &Arc<str>) {
+        let label = ByToken { token: name(token) };
+        self.token_expiry.remove(&label);
+        self.token_refused.remove(&label);
     }
     pub fn config_reload(&self, result: &'static str) {
         self.reloads.get_or_create(&ByResult { result }).inc();
@@ -293,7 +310,8 @@ mod tests {
         m.retry("429");
         m.deprecated(&a, "rev-users.link", &"user_don".into());
         m.rewrite_skipped("encoding");
-        m.token_expiry(&a, 1.0);
+        m.token_expiry(&a, Some(1.0));
+        m.token_refused(&a, true);
         m.config_reload("ok");
         m.in_flight(1);
         m.connections(1);
@@ -319,6 +337,7 @@ mod tests {
             r#"revgate_deprecated_total{caller="a",operation="rev-users.link",field="user_don"} 1"#,
             r#"revgate_rewrite_skipped_total{reason="encoding"} 1"#,
             r#"revgate_token_expiry_timestamp_seconds{token="a"} 1"#,
+            r#"revgate_token_refused{token="a"} 1"#,
             r#"revgate_config_reloads_total{result="ok"} 1"#,
             "revgate_in_flight 1",
             "revgate_connections 1",

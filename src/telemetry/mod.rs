@@ -1,4 +1,5 @@
 //! Logs and metrics.
+pub mod keys;
 pub mod log;
 pub mod metrics;
 mod process;

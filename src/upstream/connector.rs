@@ -16,13 +16,14 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Options, cause};
+use super::{Options, Own, cause};
 use crate::error::Cause;
 
 pub(super) struct Connector {
     host: String,
     port: u16,
     tls: Option<Arc<rustls::ClientConfig>>,
+    own: Own,
 }
 
 pub(super) struct Connected {
@@ -43,7 +44,13 @@ impl Connector {
             .trim_matches(['[', ']'])
             .to_owned();
         let port = options.url.port_u16().unwrap_or(default_port);
-        Connector { host, port, tls }
+        let own = options.own.clone();
+        Connector {
+            host,
+            port,
+            tls,
+            own,
+        }
     }
 
     pub async fn connect(&self, within: Duration) -> Result<Connected, Cause> {
@@ -57,6 +64,13 @@ impl Connector {
 
     async fn connect_untimed(&self) -> Result<Connected, Cause> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        // Whatever the name has come to by now. Nothing was written yet.
+        let local = stream.local_addr().ok().map(|local| local.ip());
+        if self.own.is(stream.peer_addr()?, local) {
+            return Err(cause(
+                "upstream.url leads to a listener of this gateway itself; name DevRev's API",
+            ));
+        }
         // Requests are small and written whole; Nagle would only hold them back.
         stream.set_nodelay(true)?;
         let Some(config) = &self.tls else {

@@ -5,6 +5,7 @@
 
 mod connector;
 mod form;
+mod own;
 mod pool;
 pub mod tls;
 pub mod token;
@@ -33,6 +34,7 @@ use tokio::{
 };
 use tower::Service;
 
+pub use self::own::{Own, names_own};
 use self::{
     connector::{Connected, Connector},
     form::{set_absolute_form, set_origin_form},
@@ -54,6 +56,8 @@ pub struct Options {
     pub http2_only: bool,
     /// Of this worker; HTTP/1.1 connections in use at once.
     pub max_connections: usize,
+    /// Where no attempt may arrive.
+    pub own: Own,
 }
 
 /// What may change while connections stay.

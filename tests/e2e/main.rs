@@ -3,10 +3,12 @@
 mod circuit;
 mod hostile;
 mod http;
+mod keys;
 mod process;
 mod quota;
 mod reload;
 mod rig;
 mod scenarios;
+mod token;
 mod waiting;
 mod wire;

@@ -7,8 +7,12 @@ use std::{
 
 use crate::{
     http::{Client, request},
-    rig::{KEY, TOKEN, hash},
+    rig::{KEY, OTHER_KEY, TOKEN, hash},
+    token::DevRev,
 };
+
+const FIRST: &str = "devrev-token-first";
+const SECOND: &str = "devrev-token-second";
 
 struct Process {
     child: Child,
@@ -95,16 +99,28 @@ impl Process {
 }
 
 #[tokio::test]
-async fn the_log_at_trace_level_tells_no_secret_and_sigterm_ends_with_zero() {
+async fn at_trace_level_no_secret_is_told_anywhere_and_sigterm_ends_with_zero() {
     let mut mock = Process::start(&["mock", "--listen", "127.0.0.1:0"], "info");
     let devrev = mock.bound("mock");
+    let refusing = DevRev::default();
     let file = tempfile::NamedTempFile::new().expect("a file");
-    let toml = format!(
-        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://{devrev}\"\n\
-         [tokens.main]\nenv = \"DEVREV_TOKEN\"\n[callers.billing]\nkey_sha256 = \"{}\"\n[log]\naccess = \"all\"\n",
-        hash(KEY),
-    );
-    std::fs::write(file.path(), toml).expect("written");
+    let token = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(token.path(), FIRST).expect("written");
+    for dead in [FIRST, SECOND] {
+        refusing.says(dead, "401 Unauthorized");
+    }
+    let toml = |url: &str| {
+        format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://{url}\"\n\
+             [tokens.main]\nenv = \"DEVREV_TOKEN\"\n[tokens.second]\nfile = \"{}\"\n\
+             [callers.billing]\ntoken = \"main\"\nkey_sha256 = \"{}\"\n\
+             [callers.reports]\ntoken = \"second\"\nkey_sha256 = \"{}\"\n[log]\naccess = \"all\"\n",
+            token.path().display(),
+            hash(KEY),
+            hash(OTHER_KEY),
+        )
+    };
+    std::fs::write(file.path(), toml(&devrev.to_string())).expect("written");
     let mut gateway = Process::start(
         &["run", "-c", file.path().to_str().expect("a path")],
         "trace",
@@ -124,13 +140,65 @@ async fn the_log_at_trace_level_tells_no_secret_and_sigterm_ends_with_zero() {
         client.answer().await.expect("an answer");
     }
     gateway.terminate();
-    let (code, log) = gateway.end();
-    assert_eq!(code, Some(0), "{log}");
+    let (code, first) = gateway.end();
+    assert_eq!(code, Some(0), "{first}");
+    // The same in front of one that refuses a token, and then its successor.
+    let url = refusing.start().await;
+    std::fs::write(file.path(), toml(&url.to_string())).expect("written");
+    let path = file.path().to_str().expect("a path");
+    let mut gateway = Process::start(&["run", "-c", path], "trace");
+    let admin = gateway.bound("admin");
+    let address = gateway.bound("proxy");
+    let mut seen = String::new();
+    for value in [FIRST, SECOND] {
+        if value == SECOND {
+            std::fs::write(token.path(), value).expect("written");
+            gateway.signal("-HUP");
+            gateway.says("configuration reloaded");
+        }
+        let mut client = Client::connect(address).await;
+        client
+            .send(request(
+                "GET",
+                "/works.list",
+                &[("Authorization", OTHER_KEY)],
+                "",
+            ))
+            .await;
+        let answer = client.answer().await.expect("an answer");
+        assert_eq!(answer.code(), "token_unavailable");
+        gateway.says("DevRev refused the token; callers get token_unavailable until a probe succeeds or the token changes");
+        for path in [
+            "/config", "/status", "/metrics", "/quota", "/callers", "/readyz", "/",
+        ] {
+            let mut client = Client::connect(admin).await;
+            client
+                .send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+                .await;
+            let answer = client.answer().await.expect("an answer");
+            seen += &String::from_utf8_lossy(&answer.body);
+        }
+        seen += &String::from_utf8_lossy(&answer.body);
+    }
+    gateway.terminate();
+    let (code, second) = gateway.end();
+    assert_eq!(code, Some(0), "{second}");
+    assert!(seen.contains("\"refused\":true"), "{seen}");
+    let log = format!("{first}{second}{seen}");
     assert!(
         log.contains("\"message\":\"request\"") && log.contains("\"message\":\"drained\""),
         "{log}"
     );
-    for secret in [KEY, TOKEN, "a-wrong-key", "body-secret", "query-secret"] {
+    for secret in [
+        KEY,
+        OTHER_KEY,
+        TOKEN,
+        FIRST,
+        SECOND,
+        "a-wrong-key",
+        "body-secret",
+        "query-secret",
+    ] {
         assert!(!log.contains(secret), "the log tells {secret}");
     }
 }

@@ -13,7 +13,10 @@ use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-pub use self::{devrev_token::Rules, keys::Keys};
+pub use self::{
+    devrev_token::Rules,
+    keys::{Keys, Known},
+};
 use super::{Either, record};
 use crate::{
     body::Body,

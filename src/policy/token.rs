@@ -1,0 +1,78 @@
+//! What can be read of a DevRev token. They are JWTs whose keys are not published: shape and claims can be read,
+//! nothing verified.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Map, Value};
+
+/// Before its expiry a token is worth a warning for so long, in seconds: a working day's notice.
+const NOTICE: f64 = 24.0 * 60.0 * 60.0;
+
+/// The claims, unverified; `None` if it is no JWT.
+pub fn claims(token: &[u8]) -> Option<Map<String, Value>> {
+    let parts: Vec<&[u8]> = token.split(|byte| *byte == b'.').collect();
+    let [_, claims, _] = parts[..] else {
+        return None;
+    };
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
+}
+
+/// RFC 7519 section 4.1.4: when it expires, in epoch seconds; `None` if it is no JWT or does not say. For people to look
+/// at: whether a token is good is for DevRev to decide.
+pub fn expires_at(token: &[u8]) -> Option<f64> {
+    let expires = claims(token)?.get("exp")?.as_f64()?;
+    (expires.is_finite() && expires >= 0.0).then_some(expires)
+}
+
+/// "valid", "expires_soon" (within a day), "expired", or "unknown" where it does not say when it expires. `now` is in epoch
+/// seconds.
+pub fn state(expires_at: Option<f64>, now: f64) -> &'static str {
+    match expires_at {
+        None => "unknown",
+        Some(at) if at <= now => "expired",
+        Some(at) if at <= now + NOTICE => "expires_soon",
+        Some(_) => "valid",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jwt(claims: &str) -> String {
+        format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[test]
+    fn reads_exp_of_a_jwt_alone() {
+        assert_eq!(
+            expires_at(jwt(r#"{"exp":1800000000}"#).as_bytes()),
+            Some(1.8e9)
+        );
+        for none in [
+            jwt("{}"),
+            jwt(r#"{"exp":"soon"}"#),
+            jwt(r#"{"exp":-1}"#),
+            jwt(r#"[{"exp":1}]"#),
+            jwt("nonsense"),
+            "opaque".into(),
+            "a.b.c".into(),
+            format!("{}.d", jwt(r#"{"exp":1}"#)),
+            String::new(),
+        ] {
+            assert_eq!(expires_at(none.as_bytes()), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_day_ahead_is_soon() {
+        for (at, want) in [
+            (None, "unknown"),
+            (Some(1000.0), "expired"),
+            (Some(1001.0), "expires_soon"),
+            (Some(1000.0 + NOTICE), "expires_soon"),
+            (Some(1001.0 + NOTICE), "valid"),
+        ] {
+            assert_eq!(state(at, 1000.0), want);
+        }
+    }
+}
