@@ -12,11 +12,9 @@ impl Config {
         differ("", &old.redacted(), &self.redacted(), &mut keys);
         // What is not shown is compared by itself.
         for (name, token) in &self.tokens {
-            let secret = |config: &Config| {
-                let token = config.tokens.get(name)?;
-                Some(token.value.expose_secret().to_owned())
-            };
-            if secret(old).is_some_and(|old| old != token.value.expose_secret()) {
+            let before = old.tokens.get(name);
+            let value = token.value.expose_secret();
+            if before.is_some_and(|before| before.value.expose_secret() != value) {
                 keys.push(format!("tokens.{name}"));
             }
         }
@@ -33,11 +31,9 @@ impl Config {
                 keys.push(format!("callers.{name}.key"));
             }
         }
-        let key = |config: &Config| {
-            let key = config.admin.key.as_ref()?;
-            Some(key.expose_secret().to_owned())
-        };
-        if key(old).is_some() && key(self).is_some() && key(old) != key(self) {
+        if let (Some(before), Some(key)) = (&old.admin.key, &self.admin.key)
+            && before.expose_secret() != key.expose_secret()
+        {
             keys.push("admin.key".into());
         }
         keys.sort_unstable();

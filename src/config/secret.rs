@@ -31,13 +31,16 @@ pub fn read_file(path: &Path) -> Result<SecretString, String> {
             e.kind()
         )
     };
+    let metadata = std::fs::metadata(path).map_err(fail)?;
     // A pipe without a writer would hang the start for ever.
-    if !std::fs::metadata(path).map_err(fail)?.is_file() {
+    if !metadata.is_file() {
         return Err(
             "the path is not a regular file; point it at a file that holds only the secret".into(),
         );
     }
-    let mut bytes = Vec::new();
+    // As large as it will be: what grows leaves copies behind that nobody wipes.
+    let size = metadata.len().min(LIMIT + 1) as usize;
+    let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(size + 1));
     File::open(path)
         .map_err(fail)?
         .take(LIMIT + 1)
@@ -48,7 +51,6 @@ pub fn read_file(path: &Path) -> Result<SecretString, String> {
             "the file is larger than 64 KiB; point it at a file that holds only the secret".into(),
         );
     }
-    let bytes = zeroize::Zeroizing::new(bytes);
     match std::str::from_utf8(&bytes) {
         Ok(text) => clean(text),
         Err(_) => Err("the file is not text; point it at a file that holds only the secret".into()),

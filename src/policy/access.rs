@@ -50,11 +50,11 @@ impl Access {
         }
     }
 
-    /// Whether the operation, in its normalised spelling, may be called. `deny` wins, and holds for the last segment too: DevRev
-    /// serves operations under further paths, and what may not be done there may not be done at all.
+    /// Whether the operation, in its normalised spelling, may be called. `deny` wins, and holds for each segment of a path
+    /// too: what serves an operation under a further path, or looks at the start of one, must not be a way round it.
     pub fn permits(&self, operation: &str) -> bool {
-        let last = operation.rsplit('/').next().unwrap_or(operation);
-        let denies = |p: &Pattern| p.matches(operation) || p.matches(last);
+        let denies =
+            |p: &Pattern| p.matches(operation) || operation.split('/').any(|s| p.matches(s));
         !self.deny.iter().any(denies) && self.allow.iter().any(|p| p.matches(operation))
     }
 }
@@ -79,6 +79,7 @@ mod tests {
     fn deny_holds_under_further_paths_and_allow_does_not() {
         let denied = access(&["*"], &["auth-tokens.create"]);
         assert!(!denied.permits("internal/auth-tokens.create"));
+        assert!(!denied.permits("auth-tokens.create/x"));
         assert!(denied.permits("internal/auth-tokens.list"));
         assert!(!access(&["works.list"], &[]).permits("internal/works.list"));
     }

@@ -288,3 +288,24 @@ async fn a_large_answer_to_a_slow_caller_costs_no_memory() {
     let grown = peak(&gateway) - before;
     assert!(grown < 16 * 1024, "{grown} KiB for an answer of 100 MB");
 }
+
+#[test]
+fn no_core_file_would_hold_a_token() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let toml = format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[tokens.main]\nenv = \"DEVREV_TOKEN\"\n\
+         [callers.billing]\nkey_sha256 = \"{}\"\n",
+        hash(KEY),
+    );
+    std::fs::write(file.path(), toml).expect("written");
+    let path = file.path().to_str().expect("a path");
+    let mut gateway = Process::start(&["run", "-c", path], "info");
+    gateway.bound("proxy");
+    let limits = format!("/proc/{}/limits", gateway.child.id());
+    let limits = std::fs::read_to_string(limits).expect("a process");
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let words: Vec<_> = core.expect("a limit").split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"]);
+}

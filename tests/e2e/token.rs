@@ -264,6 +264,13 @@ async fn not_ready_when_no_token_is_left_and_the_reason_names_them() {
         assert!(text.contains(&format!("token {name} is refused")), "{text}");
     }
     assert!(!text.contains("value-of"), "{text}");
+    // Without traffic nobody would probe: it is taken again as soon as one may.
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(rig.admin("GET", "/readyz").await.status, 200);
+    for name in NAMES {
+        assert_eq!(is_unavailable(&rig.call(name).await), 10);
+    }
+    assert_eq!(rig.admin("GET", "/readyz").await.status, 503);
     rig.write("two", "value-of-two-new");
     rig.admin("POST", "/reload").await;
     assert_eq!(rig.admin("GET", "/readyz").await.status, 200);
@@ -330,6 +337,7 @@ async fn what_mints_or_revokes_tokens_is_denied_in_every_spelling() {
         "/auth-tokens.create%3Fx",
         "/auth-tokens%2Ecreate",
         "/internal/auth-tokens.create",
+        "/auth-tokens.create/x",
         "/internal%2Fauth-tokens.create",
         "http://api.devrev.ai/auth-tokens.create",
     ] {
