@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -15,10 +15,16 @@ use hyper::body::Incoming;
 
 use crate::error::Cause;
 
-/// What went wrong on the caller's side of a request's body. Shared by the body and whoever must tell the
-/// caller's fault from upstream's: hyper reports both as an error of the upstream call.
+/// What went wrong on the caller's side of a request's body, and how much of it was read. Shared by the body and whoever
+/// must tell the caller's fault from upstream's: hyper reports both as an error of the upstream call.
 #[derive(Clone, Debug, Default)]
-pub struct InboundFault(Arc<AtomicU8>);
+pub struct InboundFault(Arc<Inbound>);
+
+#[derive(Debug, Default)]
+struct Inbound {
+    mark: AtomicU8,
+    bytes: AtomicU64,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -30,7 +36,7 @@ pub enum Fault {
 
 impl InboundFault {
     pub fn get(&self) -> Option<Fault> {
-        match self.0.load(Ordering::Acquire) {
+        match self.0.mark.load(Ordering::Acquire) {
             1 => Some(Fault::Broken),
             2 => Some(Fault::TooLarge),
             _ => None,
@@ -42,7 +48,16 @@ impl InboundFault {
             Fault::Broken => 1,
             Fault::TooLarge => 2,
         };
-        self.0.store(mark, Ordering::Release);
+        self.0.mark.store(mark, Ordering::Release);
+    }
+
+    /// Of the body, as far as anybody has read it.
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    fn read(&self, bytes: u64) {
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -272,6 +287,7 @@ impl Source {
                     Some(Err(_)) => fault.set(Fault::Broken),
                     Some(Ok(frame)) => {
                         let size = frame.data_ref().map_or(0, Bytes::len) as u64;
+                        fault.read(size);
                         let Some(rest) = left.checked_sub(size) else {
                             fault.set(Fault::TooLarge);
                             return Poll::Ready(Some(Err(

@@ -4,7 +4,7 @@ use std::{
     fmt,
     io::{Read, Write},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -12,7 +12,10 @@ use std::{
 use clap::{Parser, Subcommand};
 use sha2::{Digest, Sha256};
 
-use crate::config;
+use crate::{
+    config,
+    serve::explain::{Question, explain},
+};
 
 /// The gateway that internal services put in front of the DevRev API.
 #[derive(Parser)]
@@ -27,7 +30,7 @@ enum Command {
     /// Serve.
     Run(File),
     /// Load the file as `run` would; print the effective configuration, or every problem.
-    Check(File),
+    Check(Check),
     /// The DevRev simulator and a gateway in front of it, both on loopback; needs no file, token or network.
     Demo,
     /// The DevRev simulator alone.
@@ -58,6 +61,75 @@ struct File {
     config: Option<PathBuf>,
 }
 
+#[derive(clap::Args)]
+struct Check {
+    #[command(flatten)]
+    file: File,
+    /// Say step by step what would happen to a request, such as 'POST /rev-users.link'. Exit status 0 when it would be
+    /// forwarded, 1 when refused, 2 when the question is wrong.
+    #[arg(long, value_name = "REQUEST")]
+    explain: Option<String>,
+    /// Who sends it: a name of the file. Without it, whoever shows no credential.
+    #[arg(long, value_name = "NAME", requires = "explain")]
+    caller: Option<String>,
+    /// A header of it, "Name: value"; may come several times.
+    #[arg(long = "header", value_name = "HEADER", requires = "explain")]
+    headers: Vec<String>,
+    /// A file with its body; - is standard input.
+    #[arg(long, value_name = "FILE", requires = "explain")]
+    body: Option<PathBuf>,
+    /// Answer in JSON.
+    #[arg(long, requires = "explain")]
+    json: bool,
+}
+
+/// A wrong use that only shows once the file is read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misuse(String);
+
+impl Check {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let config = config::load(&self.file.path())?;
+        let Some(request) = self.explain else {
+            print(toml::to_string(&config.effective())?.trim_end())?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        let body = self.body.as_deref().map(read_body).transpose()?;
+        let question = Question {
+            request,
+            caller: self.caller,
+            headers: self.headers,
+            body,
+        };
+        let explanation = explain(&config, question, None).map_err(Misuse)?;
+        if self.json {
+            print(format!("{:#}", explanation.json()))?;
+        } else {
+            print(&explanation)?;
+        }
+        Ok(match explanation.forwarded() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        })
+    }
+}
+
+fn read_body(path: &Path) -> Result<Vec<u8>, Misuse> {
+    let mut body = Vec::new();
+    let read = match path.to_str() {
+        Some("-") => std::io::stdin().lock().read_to_end(&mut body),
+        _ => std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut body)),
+    };
+    match read {
+        Ok(_) => Ok(body),
+        Err(e) => Err(Misuse(format!(
+            "cannot read the body {}: {e}",
+            path.display()
+        ))),
+    }
+}
+
 impl File {
     fn path(self) -> PathBuf {
         let named = std::env::var_os("REVGATE_CONFIG")
@@ -78,21 +150,21 @@ fn window(text: &str) -> Result<Duration, String> {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     match execute(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("{error:#}");
-            ExitCode::FAILURE
+            match error.is::<Misuse>() {
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }
 
-fn execute(command: Command) -> anyhow::Result<()> {
-    match command {
+fn execute(command: Command) -> anyhow::Result<ExitCode> {
+    let done = match command {
+        Command::Check(check) => return check.run(),
         Command::Run(file) => crate::serve::run(file.path()),
-        Command::Check(file) => {
-            let config = config::load(&file.path())?;
-            print(toml::to_string(&config.redacted())?.trim_end())
-        }
         Command::Demo => crate::serve::demo(|text| println!("{text}")),
         Command::Mock {
             listen,
@@ -105,7 +177,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         }
         Command::Schema => print(config::reference::schema_json().trim_end()),
         Command::HashKey => print(hash_key(std::io::stdin().lock())?),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// A reader that has seen enough, such as `head`, is no failure.
@@ -146,6 +219,33 @@ mod tests {
         for bad in ["", "\n", "a b"] {
             assert!(hash_key(bad.as_bytes()).is_err());
         }
+    }
+
+    #[test]
+    fn what_check_prints_loads_as_itself() {
+        let env = [("T", "token-value"), ("K", "key-value")].map(|(k, v)| (k.into(), v.into()));
+        let text = format!(
+            "[listen]\naddress = \"unix:/tmp/x.sock\"\n[admin]\naddress = \"0.0.0.0:1\"\nkey = {{ env = \"K\" }}\n\
+             [upstream]\ncircuit = {{ open = \"1500ms\" }}\n\
+             [tokens.main]\nenv = \"T\"\n[tokens.two]\nenv = \"T\"\nquota_group = \"main\"\n\
+             [callers.a]\nkey_sha256 = \"{}\"\ntoken = \"two\"\nrate = \"600/min\"\ndeny = [\"Works.*\"]\n\
+             [callers.b]\nkey = {{ env = \"K\" }}\ntoken = \"main\"\ndeny = []\nenforce = false\n\
+             [callers.c]\nanonymous = true\ntoken = \"main\"\npriority = \"batch\"\n\
+             [[rewrite]]\noperations = [\"rev-users.link\"]\nrename = {{ a = \"b\" }}\nmode = \"off\"\n",
+            "0".repeat(64)
+        );
+        let print = |text: &str| {
+            let config = config::from_toml(text, &env.clone().into());
+            let config = config.unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+            toml::to_string(&config.effective()).unwrap()
+        };
+        let once = print(&text);
+        assert_eq!(print(&once), once);
+        for secret in ["token-value", "key-value", "<redacted>"] {
+            assert!(!once.contains(secret), "{once}");
+        }
+        let validate = print("[auth]\nmode = \"validate\"\nintrospect = false");
+        assert_eq!(print(&validate), validate);
     }
 
     #[test]

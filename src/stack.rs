@@ -2,9 +2,9 @@
 //!
 //! | extension | written by | read by |
 //! |---|---|---|
-//! | [`InboundFault`](crate::body::InboundFault) | `serve` | `rewrite`, `retry`, `upstream` |
+//! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `upstream` |
 //! | [`RequestId`](crate::types::RequestId), [`Record`](crate::record::Record) | `telemetry` | all below |
-//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `quota`, `credential` and its gate |
+//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `gate`, `quota`, `credential`, `attempt` |
 //! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
 //! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
@@ -20,8 +20,9 @@ use crate::{
     config::{self, AuthMode, CallerCredential, CallerRules, Config, LogAccess, RewriteMode},
     error::Error,
     layer::{
-        BoxFuture, admission, authenticate, authorize, circuit, credential, headers, protocol,
-        quota, rate_limit, rescue, retry, rewrite, telemetry,
+        BoxFuture, admission, attempt, authenticate, authorize, circuit,
+        credential::{self, gate},
+        headers, protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
     policy::{
         access::Access,
@@ -29,12 +30,14 @@ use crate::{
         retry::Rules,
         rewrite::{Mode, Rule},
     },
+    telemetry::keys::Keys,
     types::Caller,
 };
 
 mod shared;
 
 pub use self::shared::Shared;
+pub(crate) use self::shared::{circuit_of, quota_of};
 
 /// The stack with its types forgotten; one clone serves one request.
 pub type Stack = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
@@ -66,6 +69,7 @@ where
             metrics: metrics(),
             tally: shared.tally.clone(),
             access: access_of(config),
+            spans: shared.spans.clone(),
         }))
         // The seam: below `Result<_, Error>`, above always an answer.
         .layer(rescue::RescueLayer)
@@ -82,7 +86,8 @@ where
         }))
         // From here a `Caller` is known; its credential is gone.
         .layer(authenticate::AuthenticateLayer::new(identities(
-            config, shared,
+            config,
+            &shared.keys,
         )))
         // Before rate and quota: a forbidden call costs nothing.
         .layer(authorize::AuthorizeLayer::new(authorize::Parameters {
@@ -103,11 +108,7 @@ where
         }))
         // From here down it is an attempt; waits hold no upstream slot.
         .layer(retry::RetryLayer::new(retry::Parameters {
-            rules: Rules {
-                max_attempts: config.retry.max_attempts,
-                backoff_min: config.retry.backoff_min,
-                backoff_max: config.retry.backoff_max,
-            },
+            rules: retry_of(config),
             budget: shared.budget.clone(),
             epoch: shared.epoch,
             max_replay_body: config.retry.max_replay_body,
@@ -125,7 +126,7 @@ where
         }))
         // What would go out with a token that DevRev refuses. Per attempt, and above quota: a dead token takes no unit and waits for
         // none. Below the circuit: while nothing is sent, no probe of a token is spent.
-        .layer(credential::GateLayer::new(credential::GateParameters {
+        .layer(gate::GateLayer::new(gate::Parameters {
             tokens: shared.tokens.clone(),
             epoch: shared.epoch,
         }))
@@ -147,6 +148,8 @@ where
             epoch: shared.epoch,
             metrics: metrics(),
         }))
+        // Names this attempt to upstream, and times it: all that is below is upstream.
+        .layer(attempt::AttemptLayer)
         // The only socket.
         .service(upstream);
     Ok(BoxCloneService::new(stack))
@@ -157,6 +160,14 @@ fn access_of(config: &Config) -> telemetry::Access {
         LogAccess::All => telemetry::Access::All,
         LogAccess::Refused => telemetry::Access::Refused,
         LogAccess::None => telemetry::Access::None,
+    }
+}
+
+pub(crate) fn retry_of(config: &Config) -> Rules {
+    Rules {
+        max_attempts: config.retry.max_attempts,
+        backoff_min: config.retry.backoff_min,
+        backoff_max: config.retry.backoff_max,
     }
 }
 
@@ -174,7 +185,7 @@ fn share(caller: &str, rules: &CallerRules) -> Share {
     }
 }
 
-fn identities(config: &Config, shared: &Shared) -> authenticate::Parameters {
+pub(crate) fn identities(config: &Config, used: &Keys) -> authenticate::Parameters {
     if config.auth.mode == AuthMode::Validate {
         let rules = &config.defaults;
         return authenticate::Parameters::Validate {
@@ -205,7 +216,7 @@ fn identities(config: &Config, shared: &Shared) -> authenticate::Parameters {
             CallerCredential::Keys(hashes) => keys.extend(hashes.iter().map(|hash| {
                 let known = authenticate::Known {
                     caller: identity.clone(),
-                    used: shared.keys.of(hash),
+                    used: used.of(hash),
                 };
                 (*hash, known)
             })),
@@ -218,7 +229,7 @@ fn identities(config: &Config, shared: &Shared) -> authenticate::Parameters {
     })
 }
 
-fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
+pub(crate) fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
     let mut rules = HashMap::new();
     for rule in &config.rewrite {
         let mode = match rule.mode {
@@ -232,7 +243,10 @@ fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
             .iter()
             .map(|(old, new)| (old.clone(), new.clone()))
             .collect();
-        let rule_of_all = Arc::new(Rule { rename, mode });
+        let link = rule.link.as_ref();
+        let link = link
+            .and_then(|page| HeaderValue::try_from(format!("<{page}>; rel=\"deprecation\"")).ok());
+        let rule_of_all = Arc::new(Rule { rename, mode, link });
         for operation in &rule.operations {
             rules.insert(operation.clone(), rule_of_all.clone());
         }

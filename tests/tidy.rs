@@ -304,6 +304,25 @@ fn only_serve_and_main_know_the_stack() {
 }
 
 #[test]
+fn explain_goes_the_way_of_the_stack() {
+    let names = |path: &str, mark: &str| -> Vec<String> {
+        let text = read(&root().join("src").join(path));
+        let found = text.match_indices(mark).map(|(at, _)| {
+            let rest = &text[at + mark.len()..];
+            rest.split(|c| !is_word(c)).next().unwrap_or("").to_owned()
+        });
+        found.collect()
+    };
+    let mut stack = names("stack.rs", "        .layer(");
+    // They decide nothing about a request.
+    let silent = ["telemetry", "rescue", "headers", "attempt"];
+    stack.retain(|layer| !silent.contains(&layer.as_str()));
+    let told = names("policy/explain/way.rs", "            Way::");
+    assert!(told.len() > 5, "the rooms were not found");
+    assert_eq!(told, stack, "src/policy/explain/way.rs, src/stack.rs");
+}
+
+#[test]
 fn imports_are_read_as_the_compiler_reads_them() {
     let code = "use super::{headers::ID, other};\nuse crate::{\n    body::{Body, Guard},\n    stack::{self, Shared},\n};\nlet x = crate::config::load();";
     assert_eq!(below(code, "super"), ["headers::ID", "other"]);

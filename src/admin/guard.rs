@@ -1,9 +1,9 @@
 //! Who may ask the admin listener for what.
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{AUTHORIZATION, HOST, ORIGIN};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
 use http::uri::Authority;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -27,8 +27,14 @@ impl Guard {
 
     /// A page elsewhere can point a name of its own at 127.0.0.1 and so read this listener through a browser on this
     /// machine; such a request carries that name.
-    pub fn host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        if !self.loopback || host(headers).is_some_and(|h| is_loopback(h.host())) {
+    ///
+    /// On any other address the names are not known here; there a POST needs the key, which no such page has, and reading
+    /// is open to the network as it is.
+    pub fn host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        let host = host(headers);
+        // RFC 9112 section 3.2.2: a target in absolute form is what counts, and no browser sends one.
+        let same = uri.authority().is_none_or(|a| Some(a) == host.as_ref());
+        if same && (!self.loopback || host.is_some_and(|h| is_loopback(&h))) {
             return Ok(());
         }
         Err((
@@ -37,6 +43,8 @@ impl Guard {
         ))
     }
 
+    /// A browser tells where a request comes from: a page of another origin is refused, and so is what such a page can send
+    /// without asking (a form, a beacon), should a browser tell nothing.
     pub fn post(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let site = headers
             .get_all("sec-fetch-site")
@@ -54,6 +62,12 @@ impl Guard {
             return Err((
                 StatusCode::FORBIDDEN,
                 "a page of another site may not do this",
+            ));
+        }
+        if !headers.get_all(CONTENT_TYPE).iter().all(is_json) {
+            return Err((
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "a body must be sent as Content-Type: application/json",
             ));
         }
         if self.loopback {
@@ -92,13 +106,20 @@ fn host(headers: &HeaderMap) -> Option<Authority> {
     Authority::try_from(first.as_bytes()).ok()
 }
 
-fn is_loopback(host: &str) -> bool {
+fn is_json(kind: &HeaderValue) -> bool {
+    let essence = kind.as_bytes().split(|b| *b == b';').next();
+    essence.is_some_and(|e| e.trim_ascii().eq_ignore_ascii_case(b"application/json"))
+}
+
+fn is_loopback(authority: &Authority) -> bool {
+    let host = authority.host();
     let bare = host
         .strip_prefix('[')
         .and_then(|h| h.strip_suffix(']'))
         .unwrap_or(host);
-    host.eq_ignore_ascii_case("localhost")
+    let named = host.eq_ignore_ascii_case("localhost")
         || bare
             .parse::<IpAddr>()
-            .is_ok_and(|ip| ip.to_canonical().is_loopback())
+            .is_ok_and(|ip| ip.to_canonical().is_loopback());
+    named && !authority.as_str().contains('@')
 }

@@ -32,6 +32,8 @@ pub trait Control: Send + Sync + 'static {
     fn quota(&self) -> serde_json::Value;
     fn callers(&self) -> serde_json::Value;
     fn deprecations(&self) -> serde_json::Value;
+    /// What would happen to the request that the query names; else what is wrong with the question.
+    fn explain(&self, query: &str) -> Result<serde_json::Value, String>;
     /// False when there is no such group.
     fn resume(&self, group: &str) -> bool;
     fn set_level(&self, level: &str) -> Result<(), String>;

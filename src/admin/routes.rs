@@ -33,6 +33,11 @@ pub async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Ans
         (header::CACHE_CONTROL, "no-store"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_FRAME_OPTIONS, "DENY"),
+        // A page that opened this one keeps no handle on it.
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
         (
             HeaderName::from_static("cross-origin-resource-policy"),
             "same-origin",
@@ -44,10 +49,11 @@ pub async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Ans
 }
 
 async fn route(state: &State, request: Request<Incoming>) -> Answer {
-    if let Err((status, why)) = state.guard.host(request.headers()) {
+    if let Err((status, why)) = state.guard.host(request.uri(), request.headers()) {
         return error(status, why);
     }
     let path = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default().to_owned();
     let group = path
         .strip_prefix("/quota/")
         .and_then(|p| p.strip_suffix("/resume"))
@@ -56,7 +62,7 @@ async fn route(state: &State, request: Request<Incoming>) -> Answer {
     let read = if acts {
         None
     } else {
-        get(&*state.control, &path)
+        get(&*state.control, &path, &query)
     };
     let reads = *request.method() == Method::GET || *request.method() == Method::HEAD;
     match (acts, read) {
@@ -72,6 +78,7 @@ async fn route(state: &State, request: Request<Incoming>) -> Answer {
 fn get<'a>(
     control: &'a dyn Control,
     path: &str,
+    query: &'a str,
 ) -> Option<Box<dyn FnOnce() -> Answer + Send + 'a>> {
     Some(match path {
         "/" => Box::new(|| text("text/html; charset=utf-8", page::HTML.clone())),
@@ -101,6 +108,10 @@ fn get<'a>(
         "/status" => Box::new(|| value(StatusCode::OK, &control.status())),
         "/quota" => Box::new(|| value(StatusCode::OK, &control.quota())),
         "/callers" => Box::new(|| value(StatusCode::OK, &control.callers())),
+        "/explain" => Box::new(|| match control.explain(query) {
+            Ok(explanation) => value(StatusCode::OK, &explanation),
+            Err(why) => error(StatusCode::BAD_REQUEST, &why),
+        }),
         "/deprecations" => Box::new(|| value(StatusCode::OK, &control.deprecations())),
         _ => return None,
     })

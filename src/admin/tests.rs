@@ -32,6 +32,12 @@ impl Control for Fake {
     fn deprecations(&self) -> Value {
         json!([])
     }
+    fn explain(&self, query: &str) -> Result<Value, String> {
+        match query {
+            "" => Err("ask".into()),
+            _ => Ok(json!({})),
+        }
+    }
     fn resume(&self, group: &str) -> bool {
         group == "a b"
     }
@@ -105,6 +111,8 @@ fn reads() {
         head.contains("content-length: 7") && head.ends_with("\r\n\r\n"),
         "{head}"
     );
+    assert_eq!(code(&ask(&a, "GET /explain?request=x", "", "")), 200);
+    assert_eq!(code(&ask(&a, "GET /explain", "", "")), 400);
     assert_eq!(code(&ask(&a, "GET /nope", "", "")), 404);
     assert!(ask(&a, "POST /status", "", "").contains("allow: GET, HEAD"));
     assert!(ask(&a, "GET /reload", "", "").contains("allow: POST"));
@@ -130,16 +138,28 @@ fn acts() {
     assert_eq!(code(&ask(&a, "POST /reload", "", "")), 409);
 }
 
+/// Asked for by a page elsewhere: 403 before anything is done. 409 is the answer of the fake reload.
 #[test]
 fn browsers_of_other_sites_are_refused() {
     let a = run("127.0.0.1:0", true);
     for (headers, want) in [
-        ("Host: evil.example\r\n", 403),
-        ("Host: [::1]:9\r\n", 409),
         ("Sec-Fetch-Site: cross-site\r\n", 403),
+        // Another port of this machine is the same site and another origin.
+        ("Sec-Fetch-Site: same-site\r\n", 403),
         ("Sec-Fetch-Site: same-origin\r\n", 409),
+        ("Sec-Fetch-Site: none\r\n", 409),
+        (
+            "Sec-Fetch-Site: same-origin\r\nSec-Fetch-Site: cross-site\r\n",
+            403,
+        ),
         ("Origin: http://evil.example\r\n", 403),
+        ("Origin: http://localhost:2\r\n", 403),
+        ("Origin: http://localhost:1.evil.example\r\n", 403),
         ("Origin: null\r\n", 403),
+        (
+            "Origin: http://localhost:1\r\nOrigin: http://evil.example\r\n",
+            403,
+        ),
         ("Origin: http://localhost:1\r\n", 409),
     ] {
         assert_eq!(
@@ -148,10 +168,89 @@ fn browsers_of_other_sites_are_refused() {
             "{headers}"
         );
     }
-    assert_eq!(
-        code(&ask(&a, "GET /config", "Host: evil.example\r\n", "")),
-        403
-    );
+}
+
+/// A name elsewhere that has been pointed at this machine: the browser takes the page for one of this origin, and only
+/// `Host` tells.
+#[test]
+fn a_rebound_name_is_refused() {
+    let a = run("127.0.0.1:0", true);
+    for (host, ok) in [
+        ("localhost:9", true),
+        ("LOCALHOST", true),
+        ("127.0.0.1", true),
+        ("127.9.9.9:9", true),
+        ("[::1]:9", true),
+        ("[::ffff:127.0.0.1]", true),
+        ("evil.example", false),
+        ("127.0.0.1.evil.example", false),
+        ("localhost.evil.example", false),
+        ("localhost@evil.example", false),
+        ("evil@localhost", false),
+        ("0.0.0.0:9", false),
+        ("10.0.0.1", false),
+        ("", false),
+        ("localhost\r\nHost: evil.example", false),
+    ] {
+        let host = format!("Host: {host}\r\n");
+        for (line, done) in [
+            ("GET /config", 200),
+            ("GET /", 200),
+            ("POST /reload", 409),
+            ("POST /quota/a%20b/resume", 200),
+        ] {
+            let got = code(&ask(&a, line, &host, ""));
+            let refused = [400, 403].contains(&got);
+            assert!(
+                if ok { got == done } else { refused },
+                "{line} {host} {got}"
+            );
+        }
+    }
+    let absolute = ask(&a, "GET http://evil.example/config", "", "");
+    assert_eq!(code(&absolute), 403);
+}
+
+/// What a form or a beacon can send without asking first, should its browser name no origin.
+#[test]
+fn a_post_takes_json_alone() {
+    let a = run("127.0.0.1:0", true);
+    for (kind, want) in [
+        ("application/x-www-form-urlencoded", 415),
+        ("multipart/form-data; boundary=x", 415),
+        ("text/plain;charset=UTF-8", 415),
+        ("application/jsonp", 415),
+        ("application/json", 200),
+        ("Application/JSON; charset=utf-8", 200),
+    ] {
+        let kind = format!("Content-Type: {kind}\r\n");
+        let answer = ask(&a, "POST /log-level", &kind, r#"{"level":"debug"}"#);
+        assert_eq!(code(&answer), want, "{kind}");
+    }
+}
+
+#[test]
+fn no_other_origin_is_let_in() {
+    let a = run("127.0.0.1:0", true);
+    let origin = "Origin: http://evil.example\r\nAccess-Control-Request-Method: POST\r\n";
+    for line in [
+        "OPTIONS /reload",
+        "OPTIONS /quota/a%20b/resume",
+        "OPTIONS /status",
+        "GET /status",
+        "GET /",
+        "POST /reload",
+    ] {
+        let answer = ask(&a, line, origin, "").to_ascii_lowercase();
+        assert!(!answer.contains("access-control-"), "{line}: {answer}");
+        assert!(
+            answer.contains("cross-origin-resource-policy: same-origin"),
+            "{line}"
+        );
+    }
+    let page = ask(&a, "GET /", "", "");
+    assert!(page.contains("frame-ancestors 'none'") && page.contains("x-frame-options: DENY"));
+    assert!(!page.contains("unsafe-") && !page.contains(" style="));
 }
 
 #[test]

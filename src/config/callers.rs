@@ -178,6 +178,7 @@ pub(super) fn callers(
                 name,
                 Caller {
                     credential,
+                    key_sources: sources.into_iter().map(|(_, source)| source).collect(),
                     token,
                     rules,
                 },

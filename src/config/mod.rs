@@ -19,11 +19,11 @@ mod units;
 
 pub use parse::{from_toml, load};
 pub use tree::{Problem, Problems};
-pub use units::duration;
+pub use units::{duration, log_directives};
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use http::Uri;
+use http::{HeaderName, Uri};
 use secrecy::SecretString;
 
 /// The effective configuration.
@@ -44,6 +44,7 @@ pub struct Config {
     pub quota: Quota,
     pub rewrite: Vec<Rewrite>,
     pub log: Log,
+    pub trace: Trace,
     pub drain: Drain,
     /// Every file that it refers to, such as secrets: what changes in them changes it.
     pub files: Vec<PathBuf>,
@@ -70,6 +71,8 @@ pub struct Admin {
     pub address: SocketAddr,
     /// Asked for by every POST when the address is not loopback.
     pub key: Option<SecretString>,
+    /// Where the key stands.
+    pub key_source: Option<TokenSource>,
 }
 
 #[derive(Debug, Clone)]
@@ -136,6 +139,8 @@ pub enum TokenSource {
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub credential: CallerCredential,
+    /// Where its keys stand, unless the file holds the hash itself.
+    pub key_sources: Vec<TokenSource>,
     /// A name in `tokens`; `None` only in mode "validate".
     pub token: Option<String>,
     pub rules: CallerRules,
@@ -174,6 +179,13 @@ pub struct Rate {
     pub per: Duration,
 }
 
+/// As the file says it, such as "50/s".
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&units::show_rate(*self))
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub max_in_flight: usize,
@@ -205,6 +217,8 @@ pub struct Rewrite {
     /// Old name to new name.
     pub rename: BTreeMap<String, String>,
     pub mode: RewriteMode,
+    /// A page about the deprecation: an `http` or `https` URL that fits between the angle brackets of a `Link`.
+    pub link: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,6 +249,19 @@ pub enum LogAccess {
     All,
     Refused,
     None,
+}
+
+#[derive(Debug, Clone)]
+pub struct Trace {
+    /// Base URL of an OTLP/HTTP receiver; `None` exports nothing.
+    pub otlp: Option<Uri>,
+    /// Of new traces, the share that is exported.
+    pub sample: f64,
+    pub timeout: Duration,
+    /// What the receiver asks for, such as a key.
+    pub headers: Vec<(HeaderName, TokenSource, SecretString)>,
+    pub service_name: String,
+    pub roots: Roots,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     callers::{callers, rules},
-    sections::{auth, drain, limits, log, quota, retry, rewrite, token},
+    sections::{auth, drain, limits, log, quota, retry, rewrite, token, trace},
     tree::{Problem, Problems, Section, Sink},
     *,
 };
@@ -126,6 +126,7 @@ fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
         quota: quota(root.section("quota")),
         rewrite: rewrite(&mut root, sink),
         log: log(root.section("log")),
+        trace: trace(root.section("trace"), env),
         drain: drain(root.section("drain")),
         listen,
         admin,
@@ -213,15 +214,18 @@ fn admin(mut s: Section, env: &BTreeMap<String, String>) -> Admin {
             "is needed because admin.address is not loopback; set it, or listen on 127.0.0.1",
         );
     }
-    let key = source.and_then(|source| resolve(&s, "key", &source, env));
+    let key = source
+        .as_ref()
+        .and_then(|source| resolve(&s, "key", source, env));
     s.finish();
     Admin {
         address: address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
         key,
+        key_source: source,
     }
 }
 
-fn origin(text: &str) -> Option<Uri> {
+pub(super) fn origin(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
     let http = matches!(uri.scheme_str(), Some("http" | "https"));
     let plain =
@@ -234,12 +238,7 @@ fn origin(text: &str) -> Option<Uri> {
     (http && plain && host && port).then_some(uri)
 }
 
-fn upstream(mut s: Section) -> Upstream {
-    let url = s.parse(
-        "url",
-        "http:// or https:// with a host and nothing after it: no path, query or user",
-        |v| origin(v.as_str()?),
-    );
+pub(super) fn roots(s: &mut Section) -> Option<Roots> {
     let roots = s.parse(
         "roots",
         "\"bundled\", \"system\" or { file = \"ca.pem\" }",
@@ -263,6 +262,16 @@ fn upstream(mut s: Section) -> Upstream {
             ),
         );
     }
+    roots
+}
+
+fn upstream(mut s: Section) -> Upstream {
+    let url = s.parse(
+        "url",
+        "http:// or https:// with a host and nothing after it: no path, query or user",
+        |v| origin(v.as_str()?),
+    );
+    let roots = roots(&mut s);
     let http2 = s.choice(
         "http2",
         &[

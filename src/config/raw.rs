@@ -1,5 +1,8 @@
 //! The file as it is written: the source of the schema and of the reference. Every key is optional here,
 //! because the built-in defaults fill in; `parse` does the reading, so that it can report everything at once.
+//!
+//! A key's line says what it is, in which unit, and why its default is what it is; a section's, whether it changes on reload.
+//! An example stands where there is no default to show.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +10,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 macro_rules! tables {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$key_doc:meta])* $key:ident: $type:ty,)* })*) => {$(
+    ($($(#[$doc:meta])* $name:ident { $($(#[$key_doc:meta])* $key:ident: $type:ty,)* })*) => {
+        /// The keys of each table in the order of this file, which JSON does not keep.
+        pub(super) const ORDER: &[(&str, &[&str])] = &[
+            $((stringify!($name), &[$(stringify!($key)),*]),)*
+        ];
+    $(
         $(#[$doc])*
         #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
@@ -70,44 +78,47 @@ pub(super) enum Reference {
 tables! {
     /// Configuration of revgate.
     File {
-        /// Where callers connect.
+        /// Where callers connect. Needs a restart.
         listen: Listen,
-        /// The listener for operators.
+        /// The listener for operators. Needs a restart.
         admin: Admin,
-        /// The DevRev API and the connections to it.
+        /// The DevRev API and the connections to it. url, roots, http2 and max_connections need a restart; the rest changes on reload.
         upstream: Upstream,
-        /// How callers are known.
+        /// How callers are known. mode needs a restart; the rest changes on reload.
         auth: Auth,
-        /// Upstream credentials by name; at least one in mode "inject".
+        /// Upstream credentials by name; at least one in mode "inject". Changes on reload.
         tokens: BTreeMap<String, Token>,
-        /// Who may call, by name; the name is also the metric label. At least one in mode "inject".
+        /// Who may call, by name; the name is also the metric label. At least one in mode "inject". Changes on reload: callers that stay the same keep the state of their limits.
         callers: BTreeMap<String, Caller>,
-        /// For every caller that does not say otherwise; in mode "validate", for each token.
+        /// For every caller that does not say otherwise; in mode "validate", for each token. Changes on reload.
         defaults: Rules,
-        /// Bounds that keep one gateway's memory finite.
+        /// Bounds that keep one gateway's memory finite. Changes on reload.
         limits: Limits,
-        /// How failed attempts are repeated.
+        /// How failed attempts are repeated. Changes on reload.
         retry: Retry,
-        /// How the upstream quota is shared.
+        /// How the upstream quota is shared. Changes on reload.
         quota: Quota,
-        /// Renames of deprecated fields. The built-in rule for rev-users.link and rev-users.unlink is added; a rule for the same operation replaces it.
+        /// Renames of deprecated fields. The built-in rule for rev-users.link and rev-users.unlink is added; a rule for the same operation replaces it. Changes on reload.
         rewrite: Vec<Rewrite>,
-        /// One quota for many replicas. Not supported by this version.
+        /// One quota for many replicas. Not supported by this version. Needs a restart.
         shared: Shared,
-        /// What is logged, to standard error.
+        /// What is logged, to standard error. format needs a restart; the rest changes on reload.
         log: Log,
-        /// How a stop goes.
+        /// Traces, for an OpenTelemetry collector. `traceparent` goes to DevRev with or without it. Needs a restart.
+        trace: Trace,
+        /// How a stop goes. Changes on reload.
         drain: Drain,
     }
     /// Where callers connect.
     Listen {
         /// IP address and port, or "unix:/path". Loopback by default, so that nothing is exposed unasked.
         address: String,
-        /// TLS for callers. Not supported by this version.
+        /// TLS for callers; client_ca turns on client certificates. None by default. Not supported by this version.
+        #[schemars(example = serde_json::json!({ "cert": "cert.pem", "key": "key.pem", "client_ca": "ca.pem" }))]
         tls: BTreeMap<String, String>,
         /// Threads that serve; "auto" is one per core. One by default, enough for far more than a DevRev quota.
         workers: Workers,
-        /// Connections at once; more wait in the kernel, so that descriptors do not run out.
+        /// Connections at once; more wait in the kernel, so that descriptors do not run out. Far more than the services beside one gateway open.
         max_connections: usize,
         /// For a request's head to arrive; short, so that slow senders cannot hold connections.
         header_timeout: String,
@@ -118,72 +129,84 @@ tables! {
     Admin {
         /// IP address and port; loopback by default because it shows who calls what.
         address: String,
-        /// Asked for by every POST when the address is not loopback, and needed then.
+        /// Asked for by every POST when the address is not loopback, and needed then. None by default, as loopback needs none.
+        #[schemars(example = serde_json::json!({ "file": "/run/secrets/admin-key" }))]
         key: Reference,
     }
     /// The DevRev API and the connections to it.
     Upstream {
-        /// Scheme and host, with no path, query or user.
+        /// Scheme and host, with no path, query or user. DevRev's public API by default.
         url: String,
         /// Certificate authorities: "bundled", "system" or { file = "ca.pem" }. Bundled by default, so that it works in an empty image.
         roots: Roots,
-        /// "auto" by ALPN, "never", or "always" (prior knowledge on http://).
+        /// "auto" by ALPN, "never", or "always" (prior knowledge on http://). By default what upstream offers.
         http2: String,
         /// Name look-up, TCP and TLS together; short, as another attempt may meet a healthy address.
         connect_timeout: String,
-        /// One attempt, until the response's head.
+        /// One attempt, until the response's head; also for a request's body to arrive. Long enough for a slow export, and no longer than callers wait for quota by default.
         attempt_timeout: String,
         /// Of a pooled connection; under the 60s after which many servers close, so that it is not lost mid-request.
         idle_timeout: String,
-        /// When to stop asking an upstream that fails.
+        /// When to stop asking an upstream that fails, and how soon to ask again.
         circuit: Circuit,
-        /// Connections at once.
+        /// Connections at once, all workers together. At 100 ms a call, 64 carry some 600 calls a second, far above a DevRev quota.
         max_connections: usize,
     }
     /// When to stop asking an upstream that fails.
     Circuit {
-        /// Failures in a row that open the circuit.
+        /// Failures in a row that open the circuit; so many that a few unlucky calls shut nobody out.
         failures: u32,
-        /// The time in which they must happen.
+        /// The time in which they must happen, so that those of a quiet hour do not add up.
         within: String,
-        /// How long it stays open before one probe goes.
+        /// How long it stays open before one probe goes; short, as a probe costs one call.
         open: String,
     }
     /// How callers are known.
     Auth {
-        /// "inject": callers prove themselves to revgate, which holds the DevRev token. "validate": callers bring their own DevRev token.
+        /// "inject": callers prove themselves to revgate, which holds the DevRev token. "validate": callers bring their own DevRev token. By default services need hold no token.
         mode: String,
-        /// In mode "validate", ask DevRev about a token. Not supported by this version: set it to false in mode "validate".
+        /// In mode "validate", ask DevRev about a token, so that an unknown one ends here. Not supported by this version: set it to false in mode "validate".
         introspect: bool,
-        /// How long DevRev's answer is believed.
+        /// How long DevRev's answer is believed; a revoked token works for a minute at most.
         introspect_ttl: String,
-        /// Callers with a signed token. Not supported by this version.
+        /// Callers with a signed token. None by default. Not supported by this version.
+        #[schemars(example = serde_json::json!({ "issuer": "https://issuer.example", "audience": "revgate", "jwks": { "url": "https://issuer.example/jwks" } }))]
         jwt: BTreeMap<String, serde_json::Value>,
     }
     /// An upstream credential: exactly one of file and env.
     Token {
-        /// A file that holds only the token; a new content is used from the next attempt on.
+        /// A file that holds only the token; a new content is used from the next attempt on. This or env.
+        #[schemars(example = &"/run/secrets/devrev-token")]
         file: String,
-        /// The name of an environment variable.
+        /// The name of an environment variable. This or file.
+        #[schemars(example = &"DEVREV_TOKEN")]
         env: String,
-        /// Tokens of one DevRev user share a group; by default each has its own, named like the token.
+        /// Tokens of one DevRev user share a group, as DevRev counts users. By default each token has its own, named like it.
+        #[schemars(example = &"main")]
         quota_group: String,
     }
     /// Who may call: one credential and what differs from the defaults.
     Caller {
-        /// SHA-256 of the caller's key, as `revgate hash-key` prints it; so the file holds no key. A list of two while a key is rotated: both are good.
+        /// SHA-256 of the caller's key, as `revgate hash-key` prints it; so the file holds no key. This, key or anonymous. A list of two while a key is rotated: both are good.
+        #[schemars(example = &"0000000000000000000000000000000000000000000000000000000000000000")]
         key_sha256: Hashes,
-        /// The caller's key, in place of key_sha256; a list of two while it is rotated.
+        /// Where the caller's key stands, in place of key_sha256; a list of two while it is rotated.
+        #[schemars(example = serde_json::json!({ "env": "BILLING_KEY" }))]
         key: References,
         /// Subject of a signed token. Not supported by this version.
+        #[schemars(example = &"billing")]
         jwt_subject: String,
         /// Name in a client certificate. Not supported by this version.
+        #[schemars(example = &"spiffe://example/billing")]
         mtls_san: String,
         /// User on a unix socket. Not supported by this version.
+        #[schemars(example = 1001)]
         unix_uid: u32,
-        /// Whoever shows no credential; at most one caller, loopback or unix sockets only.
+        /// Whoever shows no credential; at most one caller, loopback or unix sockets only. Not by default: nobody gets in unasked.
+        #[schemars(example = true)]
         anonymous: bool,
         /// A name in tokens; may be left out where only one is configured.
+        #[schemars(example = &"main")]
         token: String,
         /// Requests per time: "50/s", "600/min" or "1000/h". Over it, 429 at once.
         rate: String,
@@ -204,52 +227,52 @@ tables! {
     }
     /// What holds for a caller that does not say otherwise.
     Rules {
-        /// Requests per time: "50/s", "600/min" or "1000/h". Over it, 429 at once.
+        /// Requests per time: "50/s", "600/min" or "1000/h". Over it, 429 at once. 20/s is more than a service needs on most days, and less than a runaway loop sends.
         rate: String,
-        /// Requests that may come together; two seconds' worth of the default rate.
+        /// Requests that may come together; two seconds' worth of the default rate. Not derived from the rate.
         burst: u32,
-        /// Share of the upstream quota when callers compete; equal by default.
+        /// Share of the upstream quota when callers compete, a whole number; equal by default.
         weight: u32,
-        /// "interactive" or "batch": batch has its turn after interactive, but one at the latest when it waited for a third of max_wait, or 10s.
+        /// "interactive" or "batch": batch has its turn after interactive, but one at the latest when it waited for a third of max_wait, or 10s. By default somebody waits for the answer.
         priority: String,
-        /// Operations: "*", "works.*" or whole names.
+        /// Operations: "*", "works.*" or whole names. All by default, as most callers need more than a list foresees; deny takes out what is dangerous.
         allow: Vec<String>,
-        /// Wins over allow. By default what would let a caller mint or revoke DevRev tokens.
+        /// Wins over allow. By default what would let a caller mint or revoke DevRev tokens through the shared one.
         deny: Vec<String>,
         /// How long a request may wait for quota; about as long as clients wait themselves.
         max_wait: String,
-        /// false lets what rate, allow or deny would have refused pass, and counts it.
+        /// false lets what rate, allow or deny would have refused pass, and counts it, so that a rule can be tried. By default rules bite.
         enforce: bool,
     }
     /// Bounds that keep one gateway's memory finite.
     Limits {
-        /// Requests at once; more are refused as overloaded.
+        /// Requests at once; more are refused as overloaded. Even with every body kept for a retry that is 64 MiB.
         max_in_flight: usize,
-        /// Largest request body.
+        /// Largest request body; far above the JSON that DevRev takes, as files go elsewhere.
         max_body: Size,
-        /// Largest head of a request.
+        /// Largest head of a request; several times what common servers take, so that nothing is refused here that DevRev would take.
         max_header_bytes: Size,
-        /// Most header fields in a request.
+        /// Most header fields in a request; several times what clients send.
         max_headers: usize,
     }
     /// How failed attempts are repeated.
     Retry {
-        /// Per request, the first included.
+        /// Per request, the first included. Three further tries outlast a hiccup; what lasts longer is the circuit's business.
         max_attempts: u32,
         /// Exponential with full jitter, when upstream names no time.
         backoff: Backoff,
         /// Retries per request over the last 10 s, on top of 10 free ones per 10 s; so retries cannot multiply an outage.
         budget: f64,
-        /// A larger body is streamed, and never retried.
+        /// A larger body is streamed, and never retried. Kept in memory until the answer, so it is about what a large JSON call takes.
         max_replay_body: Size,
-        /// A longer upstream demand is cut to this.
+        /// A longer upstream demand is cut to this: two of DevRev's windows of five minutes, so that no mistake stops a group for a day.
         max_retry_after: String,
     }
     /// Exponential with full jitter.
     Backoff {
-        /// The first wait is up to this.
+        /// The first wait is up to this; about the time of one call.
         min: String,
-        /// No wait is above this.
+        /// No wait is above this, so that recovery is noticed soon.
         max: String,
     }
     /// How the upstream quota is shared.
@@ -263,34 +286,60 @@ tables! {
     }
     /// A rename of deprecated fields.
     Rewrite {
-        /// Whole names of operations.
+        /// Whole names of operations. A rule for an operation replaces the built-in one for it.
+        #[schemars(example = ["rev-users.link", "rev-users.unlink"])]
         operations: Vec<String>,
         /// Old name to new name, top-level keys of a JSON body.
+        #[schemars(example = serde_json::json!({ "rev_org_don": "rev_org", "user_don": "id" }))]
         rename: BTreeMap<String, String>,
-        /// "off", "report" (count, leave), "rewrite" (the default) or "refuse".
+        /// "off", "report" (count, leave), "rewrite" or "refuse". "rewrite" unless given: whoever names a rename wants it done.
+        #[schemars(example = &"rewrite")]
         mode: String,
+        /// A page about the deprecation, for the answer's Link (rel="deprecation", RFC 9745). None unless given; the built-in rule links DevRev's changelog.
+        #[schemars(example = &"https://developer.devrev.ai/changelog")]
+        link: String,
     }
     /// One quota for many replicas. Not supported by this version.
     Shared {
-        /// Where Redis is.
+        /// Where Redis is: redis://, rediss:// or a unix socket. None by default: each replica for itself.
+        #[schemars(example = serde_json::json!({ "env": "REVGATE_REDIS_URL" }))]
         redis: Reference,
-        /// Of its keys.
+        /// Of its keys, so that several gateways can share one Redis.
+        #[schemars(example = &"revgate")]
         prefix: String,
-        /// Of one command.
+        /// Of one command; a slow Redis must not slow the calls.
+        #[schemars(example = &"50ms")]
         timeout: String,
     }
     /// What is logged.
     Log {
-        /// A level, or directives such as "info,revgate=debug".
+        /// A level, or directives such as "info,revgate=debug". By default what an operator may have to act on.
         level: String,
-        /// "json", "text", or "auto": text on a terminal.
+        /// "json", "text", or "auto": text on a terminal, for whoever reads it there.
         format: String,
-        /// Which requests get a line: "all", "refused" (made by revgate, or failed), "none".
+        /// Which requests get a line: "all", "refused" (made by revgate, failed, or let pass by enforce = false), "none". By default the log grows with trouble, not with traffic.
         access: String,
+    }
+    /// Traces, for an OpenTelemetry collector.
+    Trace {
+        /// Base URL of an OTLP/HTTP receiver such as "http://127.0.0.1:4318"; /v1/traces is added. Without it nothing is exported, and nothing is spent on it.
+        #[schemars(example = "http://127.0.0.1:4318")]
+        otlp: String,
+        /// Share of new traces that is exported. A tenth by default: enough to see where time goes, little enough to keep. A caller that sent a traceparent has chosen already, and that holds.
+        sample: f64,
+        /// One export, from connecting to the answer. Short, because spans pile up meanwhile and the queue for them is bounded.
+        timeout: String,
+        /// Further header fields for the receiver, such as its key: name = { file = ... } or { env = ... }. None by default.
+        #[schemars(example = serde_json::json!({ "authorization": { "env": "OTLP_AUTHORIZATION" } }))]
+        headers: BTreeMap<String, Reference>,
+        /// service.name of the spans; by default what the program is called.
+        service_name: String,
+        /// Certificate authorities for https://, as in upstream.roots. Bundled by default, so that it works in an empty image.
+        roots: Roots,
     }
     /// How a stop goes.
     Drain {
-        /// Readiness fails, requests are still taken; as long as a load balancer needs to notice.
+        /// Readiness fails, requests are still taken; as long as a load balancer needs to notice. None by default, as a sidecar has none.
         delay: String,
         /// For requests to end; under the 30s that Kubernetes gives.
         timeout: String,

@@ -8,24 +8,43 @@ use crate::telemetry::keys::id;
 const REDACTED: &str = "<redacted>";
 
 impl Config {
-    /// The configuration under the file's names, with no secret in it.
+    /// The configuration under the file's names, with no secret in it, for whoever may ask the admin listener: references as
+    /// they are, and no hash of a key either, since a weak key could be guessed from it.
     pub fn redacted(&self) -> Value {
+        self.shown(false)
+    }
+
+    /// The same with the hashes, which the file holds itself: written to a file, it loads as what it shows.
+    pub fn effective(&self) -> Value {
+        self.shown(true)
+    }
+
+    fn shown(&self, hashes: bool) -> Value {
         let address = match &self.listen.address {
             Address::Tcp(a) => a.to_string(),
             Address::Unix(p) => format!("unix:{}", p.display()),
         };
         let mut admin = json!({ "address": self.admin.address.to_string() });
-        if self.admin.key.is_some() {
-            admin["key"] = REDACTED.into();
+        if let Some(source) = &self.admin.key_source {
+            admin["key"] = reference(source);
         }
         let (u, r) = (&self.upstream, &self.retry);
-        let roots = match &u.roots {
-            Roots::Bundled => json!("bundled"),
-            Roots::System => json!("system"),
-            Roots::File(path) => json!({ "file": path.display().to_string() }),
-        };
         // Without the slash that a parsed URI gains.
         let url = u.url.to_string();
+        let t = &self.trace;
+        let mut trace = json!({
+            "sample": t.sample, "timeout": show_duration(t.timeout), "service_name": t.service_name, "roots": roots(&t.roots),
+        });
+        if let Some(url) = &t.otlp {
+            trace["otlp"] = url.to_string().trim_end_matches('/').into();
+        }
+        if !t.headers.is_empty() {
+            let headers = t.headers.iter();
+            trace["headers"] = headers
+                .map(|(name, source, _)| (name.to_string(), reference(source)))
+                .collect::<Map<_, _>>()
+                .into();
+        }
         json!({
             "listen": {
                 "address": address, "workers": self.listen.workers, "max_connections": self.listen.max_connections,
@@ -34,7 +53,7 @@ impl Config {
             },
             "admin": admin,
             "upstream": {
-                "url": url.trim_end_matches('/'), "roots": roots,
+                "url": url.trim_end_matches('/'), "roots": roots(&u.roots),
                 "http2": match u.http2 { Http2::Auto => "auto", Http2::Never => "never", Http2::Always => "always" },
                 "connect_timeout": show_duration(u.connect_timeout), "attempt_timeout": show_duration(u.attempt_timeout),
                 "idle_timeout": show_duration(u.idle_timeout), "max_connections": u.max_connections,
@@ -46,7 +65,7 @@ impl Config {
                 "introspect": self.auth.introspect, "introspect_ttl": show_duration(self.auth.introspect_ttl),
             },
             "tokens": self.tokens.iter().map(|(n, t)| (n.clone(), token(t))).collect::<Map<_, _>>(),
-            "callers": self.callers.iter().map(|(n, c)| (n.clone(), caller(c))).collect::<Map<_, _>>(),
+            "callers": self.callers.iter().map(|(n, c)| (n.clone(), caller(c, hashes))).collect::<Map<_, _>>(),
             "defaults": rules(&self.defaults),
             "limits": {
                 "max_in_flight": self.limits.max_in_flight, "max_body": show_size(self.limits.max_body),
@@ -65,32 +84,63 @@ impl Config {
                 "format": match self.log.format { LogFormat::Auto => "auto", LogFormat::Json => "json", LogFormat::Text => "text" },
                 "access": match self.log.access { LogAccess::All => "all", LogAccess::Refused => "refused", LogAccess::None => "none" },
             },
+            "trace": trace,
             "drain": { "delay": show_duration(self.drain.delay), "timeout": show_duration(self.drain.timeout) },
         })
     }
 }
 
-fn token(token: &Token) -> Value {
-    let (key, name) = match &token.source {
-        TokenSource::Env(name) => ("env", name.clone()),
-        TokenSource::File(path) => ("file", path.display().to_string()),
-    };
-    json!({ key: name, "value": REDACTED, "quota_group": &*token.quota_group })
+fn roots(roots: &Roots) -> Value {
+    match roots {
+        Roots::Bundled => json!("bundled"),
+        Roots::System => json!("system"),
+        Roots::File(path) => json!({ "file": path.display().to_string() }),
+    }
 }
 
-fn caller(caller: &Caller) -> Value {
+fn reference(source: &TokenSource) -> Value {
+    match source {
+        TokenSource::Env(name) => json!({ "env": name }),
+        TokenSource::File(path) => json!({ "file": path.display().to_string() }),
+    }
+}
+
+fn token(token: &Token) -> Value {
+    let mut out = reference(&token.source);
+    out["quota_group"] = (*token.quota_group).into();
+    out
+}
+
+fn caller(caller: &Caller, hashes: bool) -> Value {
     let mut out = rules(&caller.rules);
+    let hex = |hash: &[u8; 32]| -> String { hash.iter().map(|b| format!("{b:02x}")).collect() };
     match &caller.credential {
-        CallerCredential::Keys(hashes) => {
-            out["key_sha256"] = REDACTED.into();
-            out["key_ids"] = hashes.iter().map(id).collect::<Vec<_>>().into();
-        }
         CallerCredential::Anonymous => out["anonymous"] = true.into(),
+        CallerCredential::Keys(keys) => {
+            match caller.key_sources.is_empty() {
+                false => out["key"] = one_or_all(caller.key_sources.iter().map(reference)),
+                true if hashes => out["key_sha256"] = one_or_all(keys.iter().map(hex)),
+                true => out["key_sha256"] = REDACTED.into(),
+            }
+            if !hashes {
+                // No key of the file: it would not load.
+                out["key_ids"] = keys.iter().map(id).collect::<Vec<_>>().into();
+            }
+        }
     }
     if let Some(token) = &caller.token {
         out["token"] = token.as_str().into();
     }
     out
+}
+
+/// As the file may have it: one by itself, several in a list.
+fn one_or_all<T: Into<Value>>(all: impl Iterator<Item = T>) -> Value {
+    let mut all: Vec<Value> = all.map(Into::into).collect();
+    match all.len() {
+        1 => all.remove(0),
+        _ => all.into(),
+    }
 }
 
 fn rules(rules: &CallerRules) -> Value {
@@ -108,5 +158,9 @@ fn rewrite(rule: &Rewrite) -> Value {
         RewriteMode::Rewrite => "rewrite",
         RewriteMode::Refuse => "refuse",
     };
-    json!({ "operations": rule.operations, "rename": rule.rename, "mode": mode })
+    let mut out = json!({ "operations": rule.operations, "rename": rule.rename, "mode": mode });
+    if let Some(link) = &rule.link {
+        out["link"] = link.as_str().into();
+    }
+    out
 }

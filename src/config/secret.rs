@@ -11,20 +11,43 @@ const LIMIT: u64 = 64 << 10;
 
 /// Reads and trims what `source` refers to.
 pub fn read(source: &TokenSource, env: &BTreeMap<String, String>) -> Result<SecretString, String> {
+    follow(source, env, TOKEN)
+}
+
+/// The whole value of a header field, which may be several words: "Basic …".
+pub fn read_field(
+    source: &TokenSource,
+    env: &BTreeMap<String, String>,
+) -> Result<SecretString, String> {
+    follow(source, env, |b| b.is_ascii_graphic() || b == b' ')
+}
+
+type Allowed = fn(u8) -> bool;
+const TOKEN: Allowed = |b| b.is_ascii_graphic();
+
+fn follow(
+    source: &TokenSource,
+    env: &BTreeMap<String, String>,
+    allowed: Allowed,
+) -> Result<SecretString, String> {
     match source {
         TokenSource::Env(name) => match env.get(name) {
-            Some(value) => clean(value),
+            Some(value) => clean(value, allowed),
             None => Err(
                 "the environment variable it names is not set; set it, or use { file = ... }"
                     .into(),
             ),
         },
-        TokenSource::File(path) => read_file(path),
+        TokenSource::File(path) => open(path, allowed),
     }
 }
 
 /// Reads a secret's file, also when it changed while the gateway runs.
 pub fn read_file(path: &Path) -> Result<SecretString, String> {
+    open(path, TOKEN)
+}
+
+fn open(path: &Path, allowed: Allowed) -> Result<SecretString, String> {
     let fail = |e: std::io::Error| {
         format!(
             "the file cannot be read ({}); create it or correct the path",
@@ -52,18 +75,18 @@ pub fn read_file(path: &Path) -> Result<SecretString, String> {
         );
     }
     match std::str::from_utf8(&bytes) {
-        Ok(text) => clean(text),
+        Ok(text) => clean(text, allowed),
         Err(_) => Err("the file is not text; point it at a file that holds only the secret".into()),
     }
 }
 
-fn clean(text: &str) -> Result<SecretString, String> {
+fn clean(text: &str, allowed: Allowed) -> Result<SecretString, String> {
     let text = text.trim();
     if text.is_empty() {
         return Err("the secret is empty; store a value there".into());
     }
     // It goes into a header, where anything else would be refused or, worse, split it.
-    if !text.bytes().all(|b| b.is_ascii_graphic()) {
+    if !text.bytes().all(allowed) {
         return Err(
             "the secret holds characters that a header cannot; store visible ASCII on one line"
                 .into(),

@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 use serde_json::Value;
 
 use super::{
-    parse::resolve,
+    parse::{origin, resolve, roots},
     tree::{Problem, Section},
     *,
 };
@@ -102,10 +102,8 @@ pub(super) fn log(mut s: Section) -> Log {
         "level",
         "a level such as \"info\", or directives such as \"info,revgate=debug\"",
         |v| {
-            let text = v.as_str().filter(|t| !t.is_empty())?;
-            tracing_subscriber::EnvFilter::try_new(text)
-                .ok()
-                .map(|_| text.to_owned())
+            let text = v.as_str()?;
+            log_directives(text).ok().map(|_| text.to_owned())
         },
     );
     let format = s.choice(
@@ -130,6 +128,57 @@ pub(super) fn log(mut s: Section) -> Log {
         format: format.unwrap_or(LogFormat::Auto),
         access: access.unwrap_or(LogAccess::Refused),
     }
+}
+
+pub(super) fn trace(mut s: Section, env: &BTreeMap<String, String>) -> Trace {
+    let otlp = s.parse(
+        "otlp",
+        "http:// or https:// with a host, such as \"http://127.0.0.1:4318\"; /v1/traces is added",
+        |v| receiver(v.as_str()?),
+    );
+    let mut headers = Vec::new();
+    let hint = "write { file = ... } or { env = ... }, never the value itself";
+    for (name, mut field) in s.named("headers", hint) {
+        let source = field.source();
+        let value = source.map(|source| (secret::read_field(&source, env), source));
+        match (HeaderName::from_bytes(name.as_bytes()), value) {
+            (Err(_), _) => field.problem("", "is not the name of a header field; correct it"),
+            (Ok(name), _) if OURS.contains(&name.as_str()) => {
+                field.problem("", "is set by revgate itself; remove it");
+            }
+            (Ok(name), Some((Ok(value), source))) => headers.push((name, source, value)),
+            (Ok(_), Some((Err(message), _))) => field.problem("", message),
+            (Ok(_), None) => {}
+        }
+        field.finish();
+    }
+    let trace = Trace {
+        otlp,
+        sample: s.share("sample", 1.0),
+        timeout: s.timeout("timeout"),
+        headers,
+        service_name: s.string("service_name").unwrap_or_default(),
+        roots: roots(&mut s).unwrap_or(Roots::Bundled),
+    };
+    s.finish();
+    trace
+}
+
+/// What belongs to the message itself.
+const OURS: [&str; 5] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "transfer-encoding",
+];
+
+/// The base URL of a receiver: what an upstream's may be, and a path.
+fn receiver(text: &str) -> Option<Uri> {
+    let uri: Uri = text.parse().ok()?;
+    let base = format!("{}://{}", uri.scheme_str()?, uri.authority()?);
+    origin(&base)?;
+    (uri.query().is_none() && !text.contains(['#', '?'])).then_some(uri)
 }
 
 pub(super) fn drain(mut s: Section) -> Drain {
@@ -204,11 +253,17 @@ pub(super) fn rewrite(root: &mut Section, sink: &RefCell<Vec<Problem>>) -> Vec<R
             ("refuse", RewriteMode::Refuse),
         ];
         let mode = s.choice("mode", &modes).unwrap_or(RewriteMode::Rewrite);
+        let link = s.parse(
+            "link",
+            "an address such as \"https://developer.devrev.ai/changelog\"",
+            |v| page(v.as_str()?),
+        );
         s.finish();
         own.push(Rewrite {
             operations,
             rename: rename.unwrap_or_default(),
             mode,
+            link,
         });
     }
     let mut all = Vec::new();
@@ -219,8 +274,22 @@ pub(super) fn rewrite(root: &mut Section, sink: &RefCell<Vec<Problem>>) -> Vec<R
             operations: built_in,
             rename: rename.into(),
             mode: RewriteMode::Rewrite,
+            link: Some(CHANGELOG.to_owned()),
         });
     }
     all.extend(own);
     all
+}
+
+/// Where DevRev announced the built-in renames. The page of all its changes: addresses of single entries move.
+const CHANGELOG: &str = "https://developer.devrev.ai/changelog";
+
+/// An address of the web that fits between the angle brackets of a `Link` (RFC 8288 section 3).
+fn page(text: &str) -> Option<String> {
+    let uri: Uri = text.parse().ok()?;
+    let web = matches!(uri.scheme_str(), Some("http" | "https"));
+    let fits = text
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && !b"<>\"".contains(&b));
+    (web && uri.host().is_some_and(|host| !host.is_empty()) && fits).then(|| text.to_owned())
 }

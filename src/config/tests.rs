@@ -325,3 +325,76 @@ fn a_caller_has_one_key_or_two() {
         assert!(got.contains(want) && !got.contains(SECRET), "{keys}: {got}");
     }
 }
+
+#[test]
+fn traces_are_off_until_a_receiver_is_named() {
+    let c = from_toml(&good(""), &env()).unwrap();
+    assert!(c.trace.otlp.is_none());
+    assert_eq!(
+        (c.trace.sample, c.trace.timeout, &*c.trace.service_name),
+        (0.1, Duration::from_secs(5), "revgate")
+    );
+    let mut env = env();
+    env.insert("AUTH".into(), "Basic c2VjcmV0".into());
+    let c = from_toml(
+        &good(
+            "[trace]\notlp = \"https://otlp.example:4318/base/\"\nsample = 1\ntimeout = \"2s\"\nservice_name = \"gate\"\n\
+             headers = { Authorization = { env = \"AUTH\" }, x-key = { env = \"T\" } }",
+        ),
+        &env,
+    )
+    .unwrap();
+    let t = &c.trace;
+    assert_eq!(t.otlp.as_ref().unwrap().path(), "/base/");
+    assert_eq!((t.sample, t.headers.len()), (1.0, 2));
+    let shown = c.redacted()["trace"].to_string();
+    assert!(
+        shown.contains("x-key") && !shown.contains("c2VjcmV0") && !shown.contains(SECRET),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_bad_trace_section_says_why() {
+    for (line, path) in [
+        ("otlp = \"127.0.0.1:4318\"", "trace.otlp"),
+        ("otlp = \"http://user@h\"", "trace.otlp"),
+        ("otlp = \"http://h/?key=1\"", "trace.otlp"),
+        ("otlp = \"grpc://h:4317\"", "trace.otlp"),
+        ("sample = 1.5", "trace.sample"),
+        ("sample = -1", "trace.sample"),
+        ("timeout = \"0s\"", "trace.timeout"),
+        ("service_name = \"\"", "trace.service_name"),
+        (
+            "headers = { x-key = \"s3cr3t-value-007\" }",
+            "trace.headers.x-key",
+        ),
+        ("headers = { host = { env = \"T\" } }", "trace.headers.host"),
+        (
+            "headers = { \"a b\" = { env = \"T\" } }",
+            "trace.headers.a b",
+        ),
+        (
+            "headers = { x-key = { env = \"NONE\" } }",
+            "trace.headers.x-key",
+        ),
+        ("roots = { file = \"/nonexistent\" }", "trace.roots"),
+        ("otpl = \"http://h\"", "trace.otpl"),
+    ] {
+        let told = problems(&good(&format!("[trace]\n{line}")));
+        assert!(told.starts_with(path), "{line}: {told}");
+        assert!(!told.contains(SECRET), "{told}");
+    }
+}
+
+#[test]
+fn a_misspelt_level_is_a_problem() {
+    for level in ["loud", "info,loud", "revgate=loud", ""] {
+        let told = problems(&good(&format!("[log]\nlevel = \"{level}\"")));
+        assert!(told.starts_with("log.level"), "{level}: {told}");
+    }
+    assert_eq!(
+        problems(&good("[log]\nlevel = \"warn,revgate::access=info\"")),
+        ""
+    );
+}

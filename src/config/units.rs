@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tracing_subscriber::EnvFilter;
+
 use super::Rate;
 
 fn split(text: &str) -> Option<(u64, &str)> {
@@ -74,6 +76,26 @@ pub(super) fn operation(text: &str) -> bool {
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b))
+}
+
+/// A level, or directives such as "info,revgate=debug".
+///
+/// # Errors
+/// Says what is wrong and what may stand there.
+pub fn log_directives(text: &str) -> Result<EnvFilter, String> {
+    let text = text.trim();
+    // EnvFilter takes a word without a level for a target to be shown in full, which turns a misspelt level into silence.
+    let mut words = text.split(',').map(str::trim);
+    let bad = words.find(|word| {
+        let level = word.parse::<tracing::level_filters::LevelFilter>();
+        !word.contains(['=', '[']) && (word.is_empty() || level.is_err())
+    });
+    if let Some(word) = bad {
+        return Err(format!(
+            "{word:?} is not a log level; use error, warn, info, debug, trace or off, or directives such as \"info,revgate=debug\""
+        ));
+    }
+    EnvFilter::try_new(text).map_err(|e| format!("cannot read the log directives: {e}"))
 }
 
 pub(super) fn show_duration(value: Duration) -> String {

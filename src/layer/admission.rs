@@ -52,7 +52,7 @@ pub struct Admission<S> {
 }
 
 /// A full house empties at the pace of single requests; a second is long for one and short for a caller.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 struct Permit(Arc<AtomicUsize>);
 impl Guard for Permit {}

@@ -8,7 +8,7 @@ use std::{
 use http::{Request, Response};
 use tower::{Layer, Service};
 
-use super::Either;
+use super::{Either, record};
 use crate::{
     body::Body,
     error::Error,
@@ -70,9 +70,9 @@ where
             if caller.enforce {
                 return Either::refused(Error::Forbidden);
             }
-            self.parameters
-                .metrics
-                .would_refuse(&caller.name, "forbidden");
+            let code = Error::Forbidden.code();
+            record(&request).facts().would_refuse.get_or_insert(code);
+            self.parameters.metrics.would_refuse(&caller.name, code);
         }
         Either::below(self.inner.call(request))
     }

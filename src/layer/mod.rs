@@ -3,6 +3,7 @@
 //! Layers import neither each other nor the configuration: each takes its own small parameters.
 
 pub mod admission;
+pub mod attempt;
 pub mod authenticate;
 pub mod authorize;
 pub mod circuit;

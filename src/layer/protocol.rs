@@ -77,12 +77,7 @@ where
 impl Parameters {
     fn check(&self, request: &Request<Body>) -> Result<(), Error> {
         let fields = request.headers();
-        // Per field: name, colon, space, value, CR LF.
-        let bytes: usize = fields
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value.len() + 4)
-            .sum();
-        if fields.len() > self.max_headers || bytes > self.max_header_bytes {
+        if !target::head_fits(fields, self.max_headers, self.max_header_bytes) {
             return Err(Error::HeadersTooLarge);
         }
         target::check(request.method(), request.uri(), request.version(), fields)

@@ -106,14 +106,15 @@ where
         let verdict = limiter.check();
         record(&request).facts().rate = Some((limiter.policy_header(), verdict.header()));
         if !verdict.allowed {
+            let refusal = Error::CallerRateLimited {
+                retry_after: verdict.retry_after,
+            };
             if caller.enforce {
-                return Either::refused(Error::CallerRateLimited {
-                    retry_after: verdict.retry_after,
-                });
+                return Either::refused(refusal);
             }
-            self.parameters
-                .metrics
-                .would_refuse(&caller.name, "caller_rate_limited");
+            let code = refusal.code();
+            record(&request).facts().would_refuse.get_or_insert(code);
+            self.parameters.metrics.would_refuse(&caller.name, code);
         }
         Either::below(self.inner.call(request))
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, header::LINK};
 use tower::{Layer, Service};
 
 use super::{headers::X_REQUEST_ID, record};
@@ -91,8 +91,14 @@ fn promise(response: &mut Response<Body>, id: Option<RequestId>, record: &Record
         headers.insert("ratelimit", limit.clone());
     }
     if !facts.deprecated.is_empty() {
-        // RFC 9745; 2025-03-27, the date of DevRev's beta changelog.
-        headers.insert("deprecation", HeaderValue::from_static("@1743033600"));
+        // RFC 9745 section 2; 2025-03-27, the date of DevRev's beta changelog. What DevRev says itself is truer.
+        headers
+            .entry("deprecation")
+            .or_insert(HeaderValue::from_static("@1743033600"));
+        // Links add up (RFC 8288 section 3): one of upstream's stays.
+        if let Some(link) = &facts.deprecation_link {
+            headers.append(LINK, link.clone());
+        }
     }
     if facts.attempts > 1 || !facts.waited.is_zero() {
         let timing = format!(

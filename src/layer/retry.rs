@@ -202,7 +202,11 @@ impl Parameters {
                 };
             };
             self.metrics.attempt(label);
-            call.record.facts().attempts = number;
+            {
+                let mut facts = call.record.facts();
+                facts.attempts = number;
+                facts.throttled += u32::from(label == "throttled");
+            }
             let attempt = Attempt {
                 number,
                 reads: call.reads,
@@ -253,13 +257,12 @@ impl Parameters {
         if time.is_zero() {
             return Ok(());
         }
-        let start = Instant::now();
+        let waiting = record.waiting("retry");
         let result = tokio::select! {
             () = tokio::time::sleep(time) => Ok(()),
             () = self.draining.begun() => Err(Error::Draining { retry_after: DRAIN_RETRY_AFTER }),
         };
-        record.facts().waited += start.elapsed();
-        self.metrics.wait("retry", start.elapsed().as_secs_f64());
+        self.metrics.wait("retry", waiting.end().as_secs_f64());
         result
     }
 }

@@ -8,14 +8,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use tower::{Layer, Service};
 
 use super::BoxFuture;
 use crate::{
     body::{Body, Fault, InboundFault, read_up_to},
     error::Error,
-    policy::rewrite::{RewriteFault, Rewritten, Rule, rewrite},
+    policy::rewrite::{RewriteFault, Rewritten, Rule, rewrite, skip},
     record::Record,
     telemetry::metrics::Metrics,
     types::Named,
@@ -90,13 +90,12 @@ impl Parameters {
     fn rule_for(&self, request: &Request<Body>) -> Option<Arc<Rule>> {
         let Named(operation) = request.extensions().get()?;
         let rule = self.rules.get(operation.name())?;
-        if matches!(*request.method(), Method::GET | Method::HEAD) {
-            return None;
-        }
-        match unreadable(request.headers()) {
+        match skip(request.method(), request.headers()) {
             None => Some(rule.clone()),
-            Some(reason) => {
-                self.metrics.rewrite_skipped(reason);
+            Some(skip) => {
+                if let Some(reason) = skip.reason() {
+                    self.metrics.rewrite_skipped(reason);
+                }
                 None
             }
         }
@@ -147,7 +146,9 @@ impl Parameters {
         };
         if !fields.is_empty() {
             let record = head.extensions.get::<Record>().cloned().unwrap_or_default();
-            record.facts().deprecated = fields.into_iter().map(Arc::from).collect();
+            let mut facts = record.facts();
+            facts.deprecated = fields.into_iter().map(Arc::from).collect();
+            facts.deprecation_link = rule.link.clone();
         }
         if let Some(error) = fault {
             return Err(error);
@@ -157,25 +158,4 @@ impl Parameters {
             .insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         Ok(Request::from_parts(head, Body::full(bytes)))
     }
-}
-
-/// Why a body is not looked into, if it is not.
-fn unreadable(headers: &HeaderMap) -> Option<&'static str> {
-    if headers
-        .get(header::CONTENT_ENCODING)
-        .is_some_and(|coding| coding != "identity")
-    {
-        return Some("content_encoding");
-    }
-    // DevRev takes JSON only; a client that does not name the type means it.
-    let kind = headers.get(header::CONTENT_TYPE)?;
-    let essence = kind
-        .to_str()
-        .unwrap_or("")
-        .split(';')
-        .next()
-        .unwrap_or("")
-        .trim()
-        .to_ascii_lowercase();
-    (essence != "application/json" && !essence.ends_with("+json")).then_some("content_type")
 }

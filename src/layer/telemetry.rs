@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{HeaderValue, Request, Response};
@@ -14,10 +15,14 @@ use tower::{Layer, Service};
 
 use super::{headers::X_REQUEST_ID, other};
 use crate::{
-    body::{Body, Guard},
+    body::{Body, Guard, InboundFault},
     policy::headers::sane_request_id,
-    record::Record,
-    telemetry::{metrics::Metrics, tally::Tally},
+    record::{Facts, Record},
+    telemetry::{
+        metrics::Metrics,
+        tally::{self, Ended, Tally},
+        trace::{Spans, Trace, What},
+    },
     types::RequestId,
 };
 
@@ -25,13 +30,15 @@ pub struct Parameters {
     pub metrics: Arc<Metrics>,
     pub tally: Arc<Tally>,
     pub access: Access,
+    /// `None` where no spans are exported.
+    pub spans: Option<Arc<Spans>>,
 }
 
 /// Which requests get a line.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     All,
-    /// Made by revgate, or failed.
+    /// Made by revgate, or failed, or let pass only because rules are not enforced for the caller.
     Refused,
     None,
 }
@@ -77,7 +84,9 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let id = request_id(&request);
-        let record = Record::default();
+        let start = Instant::now();
+        let spans = self.parameters.spans.as_ref();
+        let record = Record::new(Trace::begin(request.headers(), spans, start));
         request.extensions_mut().insert(id.clone());
         request.extensions_mut().insert(record.clone());
         self.parameters.metrics.in_flight(1);
@@ -86,7 +95,8 @@ where
             record,
             id,
             method: request.method().clone(),
-            start: Instant::now(),
+            start,
+            inbound: request.extensions().get::<InboundFault>().cloned(),
             status: None,
             bytes: 0,
             whole: false,
@@ -118,7 +128,10 @@ struct End {
     id: RequestId,
     method: http::Method,
     start: Instant,
+    /// Counts the request's body.
+    inbound: Option<InboundFault>,
     status: Option<u16>,
+    /// Of the answer's body.
     bytes: u64,
     whole: bool,
 }
@@ -138,53 +151,183 @@ const CALLER_LEFT: u16 = 499;
 
 impl Drop for End {
     fn drop(&mut self) {
-        let Parameters {
-            metrics,
-            tally,
-            access,
-        } = &*self.parameters;
+        let Parameters { metrics, tally, .. } = &*self.parameters;
         metrics.in_flight(-1);
         let facts = self.record.facts();
         let caller = facts.caller.clone().unwrap_or_else(other);
         let operation = facts.operation.unwrap_or("other");
         let seconds = self.start.elapsed().as_secs_f64();
-        let status = self.status.unwrap_or(CALLER_LEFT);
         let source = if facts.code.is_some() || self.status.is_none() {
             "gateway"
         } else {
             "upstream"
         };
-        metrics.request(&caller, operation, status, source, seconds);
+        metrics.request(&caller, operation, self.status(), source, seconds);
         if let Some(code) = facts.code {
             metrics.refused(&caller, code);
         }
         for field in &facts.deprecated {
             metrics.deprecated(&caller, operation, field);
         }
-        tally.note(
-            &caller,
-            operation,
-            facts.code.is_some(),
-            &facts.deprecated,
-            facts.deprecated_operation,
-        );
-        let failed = facts.code.is_some() || status >= 500 || self.status.is_none();
-        if *access == Access::All || (*access == Access::Refused && failed) {
-            tracing::info!(
-                request_id = self.id.as_str(),
-                caller = &*caller,
-                method = self.method.as_str(),
-                operation,
-                status,
-                source,
-                code = facts.code.unwrap_or(""),
-                attempts = facts.attempts,
-                wait_ms = facts.waited.as_millis() as u64,
-                duration_ms = self.start.elapsed().as_millis() as u64,
-                bytes = self.bytes,
-                complete = self.whole,
-                "request"
-            );
+        if facts.deprecated_operation {
+            metrics.deprecated_operation(&caller, operation);
         }
+        let ended = Ended {
+            caller: &caller,
+            operation,
+            status: self.status(),
+            code: facts.code,
+            would_refuse: facts.would_refuse.is_some(),
+            attempts: facts.attempts,
+            throttled: facts.throttled,
+            fields: &facts.deprecated,
+            deprecated_operation: facts.deprecated_operation,
+        };
+        tally.note(ended, tally::now());
+        self.trace(&facts, &caller, operation);
+        if self.has_line(&facts) {
+            self.line(&facts, &caller, operation, source);
+        }
+    }
+}
+
+impl End {
+    fn status(&self) -> u16 {
+        self.status.unwrap_or(CALLER_LEFT)
+    }
+
+    fn has_line(&self, facts: &Facts) -> bool {
+        match self.parameters.access {
+            Access::All => true,
+            Access::Refused => {
+                facts.code.is_some() || facts.would_refuse.is_some() || self.status() >= 499
+            }
+            Access::None => false,
+        }
+    }
+
+    /// The access log. Names and numbers only: no target, query, header or body.
+    fn line(&self, facts: &Facts, caller: &str, operation: &str, source: &str) {
+        let trace_id = self.record.trace().map(|trace| trace.id());
+        tracing::info!(
+            target: ACCESS,
+            request_id = self.id.as_str(),
+            trace_id = trace_id.map(tracing::field::display),
+            caller,
+            method = self.method.as_str(),
+            operation,
+            status = self.status(),
+            source,
+            code = facts.code.unwrap_or(""),
+            would_refuse = facts.would_refuse.unwrap_or(""),
+            decision = facts.decision(self.status.is_some()),
+            attempts = facts.attempts,
+            wait_ms = milliseconds(facts.waited),
+            upstream_ms = milliseconds(facts.upstream),
+            duration_ms = milliseconds(self.start.elapsed()),
+            bytes_in = self.inbound.as_ref().map_or(0, InboundFault::bytes),
+            bytes_out = self.bytes,
+            complete = self.whole,
+            "request"
+        );
+    }
+
+    fn trace(&self, facts: &Facts, caller: &Arc<str>, operation: &'static str) {
+        let Some(trace) = self.record.trace() else {
+            return;
+        };
+        trace.request(self.start, || What::Request {
+            method: self.method.clone(),
+            operation,
+            caller: caller.clone(),
+            request_id: self.id.0.clone(),
+            status: self.status,
+            code: facts.code,
+            would_refuse: facts.would_refuse,
+            decision: facts.decision(self.status.is_some()),
+            attempts: facts.attempts,
+            waited: facts.waited,
+        });
+    }
+}
+
+/// A target of its own, so that the level can be set for these lines alone.
+const ACCESS: &str = "revgate::access";
+
+/// With microseconds and nothing finer.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, sync::Mutex};
+
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The decisions of the lines that three requests get: one forwarded, one that rules would have refused, and one that
+    /// its caller leaves.
+    async fn lines(access: Access) -> Vec<String> {
+        let sink = Sink::default();
+        let out = sink.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_writer(move || out.clone())
+            .finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let layer = TelemetryLayer::new(Parameters {
+            metrics: Arc::default(),
+            tally: Arc::default(),
+            access,
+            spans: None,
+        });
+        let service = layer.layer(service_fn(|request: Request<Body>| async move {
+            match request.uri().path() {
+                "/leave" => std::future::pending::<()>().await,
+                "/let-pass" => {
+                    super::super::record(&request).facts().would_refuse = Some("forbidden");
+                }
+                _ => {}
+            }
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        }));
+        for path in ["/", "/let-pass", "/leave"] {
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = path.parse().unwrap();
+            let call = service.clone().oneshot(request);
+            let _ = tokio::time::timeout(Duration::from_millis(20), call).await;
+        }
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let lines = text.lines().filter_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            (line["target"] == ACCESS)
+                .then(|| format!("{}{}", line["decision"], line["would_refuse"]))
+        });
+        lines.collect()
+    }
+
+    #[tokio::test]
+    async fn what_would_have_been_refused_has_a_line_as_a_refusal_has() {
+        let (pass, left) = (r#""forwarded""forbidden""#, r#""left""""#);
+        assert_eq!(lines(Access::Refused).await, [pass, left]);
+        assert_eq!(lines(Access::All).await, [r#""forwarded""""#, pass, left]);
+        assert!(lines(Access::None).await.is_empty());
     }
 }

@@ -1,8 +1,10 @@
 //! Which operations a caller may use.
 
+use std::fmt;
+
 /// One pattern of an `allow` or `deny` list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Pattern {
+pub enum Pattern {
     /// `*`
     Any,
     /// `works.*`, kept with its dot, so that `works.*` does not take in `worksheets.list`.
@@ -33,6 +35,25 @@ impl Pattern {
     }
 }
 
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pattern::Any => f.write_str("*"),
+            Pattern::Prefix(prefix) => write!(f, "{prefix}*"),
+            Pattern::Exact(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What decided whether an operation may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision<'a> {
+    Allowed(&'a Pattern),
+    Denied(&'a Pattern),
+    /// No `allow` pattern takes it in.
+    NotAllowed,
+}
+
 /// What a caller may do: everything some `allow` pattern takes in and no `deny` pattern does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
@@ -53,9 +74,29 @@ impl Access {
     /// Whether the operation, in its normalised spelling, may be called. `deny` wins, and holds for each segment of a path
     /// too: what serves an operation under a further path, or looks at the start of one, must not be a way round it.
     pub fn permits(&self, operation: &str) -> bool {
+        matches!(self.decide(operation), Decision::Allowed(_))
+    }
+
+    /// The same, and by which pattern.
+    pub fn decide(&self, operation: &str) -> Decision<'_> {
         let denies =
             |p: &Pattern| p.matches(operation) || operation.split('/').any(|s| p.matches(s));
-        !self.deny.iter().any(denies) && self.allow.iter().any(|p| p.matches(operation))
+        let denied = self.deny.iter().find(|p| denies(p));
+        let allowed = self.allow.iter().find(|p| p.matches(operation));
+        match (denied, allowed) {
+            (Some(pattern), _) => Decision::Denied(pattern),
+            (None, Some(pattern)) => Decision::Allowed(pattern),
+            (None, None) => Decision::NotAllowed,
+        }
+    }
+
+    /// Whether the pattern that decided stands in this one's list as well.
+    pub fn shares(&self, decision: Decision<'_>) -> bool {
+        match decision {
+            Decision::Allowed(pattern) => self.allow.contains(pattern),
+            Decision::Denied(pattern) => self.deny.contains(pattern),
+            Decision::NotAllowed => false,
+        }
     }
 }
 

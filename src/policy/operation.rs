@@ -72,6 +72,11 @@ impl Operation {
         }
     }
 
+    /// Whether the table has it.
+    pub fn is_known(&self) -> bool {
+        matches!(self.0, Name::Known(_))
+    }
+
     /// Whether repeating the call changes nothing.
     pub fn is_read(&self, method: &Method) -> bool {
         match &self.0 {

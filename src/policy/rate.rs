@@ -10,7 +10,7 @@ use governor::RateLimiter;
 use governor::clock::{Clock, Reference};
 use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
-use governor::state::{NotKeyed, StateStore};
+use governor::state::StateStore;
 use http::HeaderValue;
 
 /// How many limiters [`Keyed`] holds unless told otherwise: some 2 MB, and more callers than a sidecar has.
@@ -78,20 +78,30 @@ impl Verdict {
     }
 }
 
+/// What is wanted of the state: governor hands a key through, and one word has no other use for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Ask {
+    Take,
+    Look,
+}
+
 /// governor's state in one word, kept here because governor does not let its own be read.
 #[derive(Debug, Clone, Default)]
 struct Tat(Arc<AtomicU64>);
 
 impl StateStore for Tat {
-    type Key = NotKeyed;
+    type Key = Ask;
 
-    fn measure_and_replace<T, F, E>(&self, _key: &NotKeyed, decide: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(&self, ask: &Ask, decide: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let mut seen = self.0.load(Ordering::Acquire);
         loop {
             let (answer, next) = decide((seen != 0).then(|| seen.into()))?;
+            if *ask == Ask::Look {
+                return Ok(answer);
+            }
             match self.0.compare_exchange_weak(
                 seen,
                 next.into(),
@@ -108,7 +118,7 @@ impl StateStore for Tat {
 /// One caller's limiter.
 #[derive(Debug)]
 pub struct Limiter<C: Clock> {
-    inner: RateLimiter<NotKeyed, Tat, C, StateInformationMiddleware>,
+    inner: RateLimiter<Ask, Tat, C, StateInformationMiddleware>,
     tat: Tat,
     start: C::Instant,
     quota: Quota,
@@ -130,8 +140,22 @@ impl<C: Clock> Limiter<C> {
 
     /// Asks for one request.
     pub fn check(&self) -> Verdict {
+        self.ask(Ask::Take)
+    }
+
+    /// What [`check`](Self::check) would say, without asking: `remaining` is how many would be let through.
+    pub fn peek(&self) -> Verdict {
+        let verdict = self.ask(Ask::Look);
+        Verdict {
+            // governor counts what remains after the request that it was asked for.
+            remaining: verdict.remaining + u32::from(verdict.allowed),
+            ..verdict
+        }
+    }
+
+    fn ask(&self, ask: Ask) -> Verdict {
         let now = self.inner.clock().now();
-        match self.inner.check() {
+        match self.inner.check_key(&ask) {
             Ok(state) => Verdict {
                 allowed: true,
                 remaining: state.remaining_burst_capacity(),
@@ -273,6 +297,24 @@ mod tests {
     }
 
     #[test]
+    fn a_peek_foretells_and_takes_nothing() {
+        let clock = FakeRelativeClock::default();
+        let limiter = Limiter::new(QUOTA, clock.clone());
+        for _ in 0..12 {
+            let foretold = limiter.peek();
+            assert_eq!(foretold, limiter.peek());
+            let verdict = limiter.check();
+            assert_eq!(foretold.allowed, verdict.allowed);
+            assert_eq!(foretold.retry_after, verdict.retry_after);
+            assert_eq!(
+                foretold.remaining,
+                verdict.remaining + u32::from(verdict.allowed)
+            );
+            clock.advance(Duration::from_millis(30));
+        }
+    }
+
+    #[test]
     fn the_policy_tells_burst_and_window() {
         let header = |quota| Limiter::new(quota, FakeRelativeClock::default()).policy_header();
         assert_eq!(header(QUOTA), "\"caller\";q=3;w=1");
@@ -312,6 +354,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_peek_tells_how_many_a_check_would_allow(steps in prop::collection::vec((0u64..250, any::<bool>()), 0..60)) {
+            let clock = FakeRelativeClock::default();
+            let limiter = Limiter::new(QUOTA, clock.clone());
+            for (step, asks) in steps {
+                clock.advance(Duration::from_millis(step));
+                let peeked = limiter.peek().remaining;
+                prop_assert_eq!(limiter.peek().remaining, peeked);
+                if asks {
+                    let verdict = limiter.check();
+                    prop_assert_eq!(verdict.allowed, peeked > 0);
+                    prop_assert_eq!(verdict.remaining, peeked.saturating_sub(1));
+                }
+            }
+        }
+
         #[test]
         fn it_never_holds_more_than_its_capacity(keys in prop::collection::vec((any::<u8>(), 0u64..200), 0..200), capacity in 0usize..20) {
             let clock = FakeRelativeClock::default();

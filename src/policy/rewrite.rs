@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 
+use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::value::RawValue;
 
 /// What is done about a deprecated key.
@@ -25,6 +26,46 @@ pub struct Rule {
     pub rename: Vec<(String, String)>,
     /// What is done.
     pub mode: Mode,
+    /// The `Link` that tells more (RFC 9745 section 3), as it stands on an answer.
+    pub link: Option<HeaderValue>,
+}
+
+/// Why a rule lets a body be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// The method has none.
+    Method,
+    /// It is compressed.
+    Coding,
+    /// It is not JSON.
+    MediaType,
+}
+
+impl Skip {
+    /// As it is counted, where a body was there and could not be looked into.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Skip::Method => None,
+            Skip::Coding => Some("content_encoding"),
+            Skip::MediaType => Some("content_type"),
+        }
+    }
+}
+
+/// Whether a rule lets the body of such a request be.
+pub fn skip(method: &Method, headers: &HeaderMap) -> Option<Skip> {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return Some(Skip::Method);
+    }
+    let coding = headers.get(header::CONTENT_ENCODING);
+    if coding.is_some_and(|coding| coding != "identity") {
+        return Some(Skip::Coding);
+    }
+    // DevRev takes JSON only; a client that does not name the type means it.
+    let kind = headers.get(header::CONTENT_TYPE)?.to_str().unwrap_or("");
+    let essence = kind.split(';').next().unwrap_or("").trim();
+    let essence = essence.to_ascii_lowercase();
+    (essence != "application/json" && !essence.ends_with("+json")).then_some(Skip::MediaType)
 }
 
 /// What became of a body.
@@ -348,6 +389,7 @@ mod tests {
                 .map(own)
                 .to_vec(),
             mode,
+            link: None,
         }
     }
 
@@ -423,6 +465,7 @@ mod tests {
         let rule = Rule {
             rename: [("a", "c"), ("b", "c")].map(own).to_vec(),
             mode: Mode::Rewrite,
+            link: None,
         };
         let Ok(Rewritten::Changed { body, fields }) = rewrite(br#"{"a":1,"b":1}"#, &rule) else {
             panic!("not changed");

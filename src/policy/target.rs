@@ -104,6 +104,15 @@ pub fn check(
     check_host(uri.authority(), version, headers)
 }
 
+/// Whether a header section is within its bounds. Per field: name, colon, space, value, CR LF.
+pub fn head_fits(headers: &HeaderMap, max_fields: usize, max_bytes: usize) -> bool {
+    let fields = headers.iter();
+    let bytes: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    headers.len() <= max_fields && bytes <= max_bytes
+}
+
 /// Checks what says where the body ends.
 ///
 /// # Errors

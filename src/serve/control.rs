@@ -1,20 +1,30 @@
 //! What the admin listener sees of the gateway, and may do to it.
 
 use std::sync::{
-    Arc, PoisonError,
+    Arc,
     atomic::{AtomicBool, Ordering},
 };
 
 use serde_json::{Value, json};
 
-use super::{reload::Reloader, tokens};
-use crate::{admin::Control, config::CallerCredential, stack::Shared, telemetry::log::LevelHandle};
+use super::{
+    explain::{Question, explain},
+    reload::Reloader,
+    tokens, view,
+};
+use crate::{
+    admin::Control,
+    stack::Shared,
+    telemetry::{log::LevelHandle, tally},
+};
 
 pub struct State {
     pub reloader: Arc<Reloader>,
     shared: Arc<Shared>,
     level: Option<LevelHandle>,
     pub draining: AtomicBool,
+    /// Epoch seconds.
+    started_at: u64,
 }
 
 impl State {
@@ -24,22 +34,8 @@ impl State {
             shared,
             level,
             draining: AtomicBool::new(false),
+            started_at: tally::now(),
         }
-    }
-}
-
-impl State {
-    fn circuit(&self) -> Value {
-        let circuit = &self.shared.circuit;
-        let view = circuit
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .view(self.shared.epoch.elapsed());
-        json!({
-            "state": view.state,
-            "failures": view.failures,
-            "next_probe_in_seconds": view.next_probe.map(|time| time.as_secs_f64()),
-        })
     }
 }
 
@@ -65,14 +61,23 @@ impl Control for State {
     }
 
     fn status(&self) -> Value {
+        let (reasons, now) = (self.unready(), tally::now());
+        let config = self.reloader.config();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "ready": self.unready().is_empty(),
-            "circuit": self.circuit(),
+            "started_at": self.started_at,
+            "now": tally::now_exactly(),
+            "ready": reasons.is_empty(),
+            "reasons": reasons,
+            "traffic": self.shared.tally.traffic(now),
             "quota": self.quota(),
             "callers": self.callers(),
-            "tokens": tokens::view(&self.reloader.config(), &self.shared),
-            "reload": self.reloader.last().map(|report| report.json()),
+            "upstream": {
+                "url": config.upstream.url.to_string(),
+                "circuit": view::circuit(&self.shared),
+            },
+            "tokens": tokens::view(&config, &self.shared),
+            "reload": view::reload(self.reloader.last()),
             "deprecations": self.deprecations(),
         })
     }
@@ -82,31 +87,17 @@ impl Control for State {
     }
 
     fn callers(&self) -> Value {
-        let seen = self.shared.tally.callers();
-        let config = self.reloader.config();
-        let callers = config.callers.iter().map(|(name, caller)| {
-            let rules = &caller.rules;
-            let seen = seen.get(name.as_str());
-            let keys: &[_] = match &caller.credential {
-                CallerCredential::Keys(hashes) => hashes,
-                CallerCredential::Anonymous => &[],
-            };
-            let view = json!({
-                "keys": self.shared.keys.view(keys),
-                "rate": format!("{}/{}s", rules.rate.count, rules.rate.per.as_secs_f64()),
-                "burst": rules.burst,
-                "weight": rules.weight,
-                "requests": seen.map_or(0, |seen| seen.requests),
-                "refused": seen.map_or(0, |seen| seen.refused),
-                "last_seen": seen.map(|seen| seen.last),
-            });
-            (name.clone(), view)
-        });
-        Value::Object(callers.collect())
+        view::callers(&self.reloader.config(), &self.shared)
     }
 
     fn deprecations(&self) -> Value {
         self.shared.tally.deprecations()
+    }
+
+    fn explain(&self, query: &str) -> Result<Value, String> {
+        let question = Question::from_query(query)?;
+        let config = self.reloader.config();
+        explain(&config, question, Some(&self.shared)).map(|explanation| explanation.json())
     }
 
     fn resume(&self, group: &str) -> bool {

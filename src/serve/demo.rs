@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 
-use super::{Gateway, Signals};
+use super::{Gateway, signals::Signals};
 use crate::{config, simulator, telemetry::log};
 
 const KEY: &str = "demo-key";
@@ -19,6 +19,7 @@ pub fn demo(announce: impl Fn(&str)) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let result = runtime.block_on(async {
+        let signals = Signals::hear()?;
         let devrev = simulator::start(simulator::Options::default()).await.context("the simulator could not start")?;
         tracing::info!(listener = "mock", address = %devrev.addr(), "listening");
         let text = format!(
@@ -53,7 +54,7 @@ access = "all"
             devrev.addr(),
             devrev.addr(),
         ));
-        gateway.until_signalled(Signals::new()?).await
+        signals.obey(gateway).await
     });
     runtime.shutdown_background();
     result

@@ -4,10 +4,14 @@ mod connection;
 mod control;
 mod core_dump;
 mod demo;
+pub mod explain;
 mod listener;
 mod refusal;
 mod reload;
+mod signals;
 mod tokens;
+mod traces;
+mod view;
 mod watch;
 mod worker;
 
@@ -20,19 +24,22 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::{Semaphore, watch::Sender},
-};
+use tokio::sync::{Semaphore, watch::Sender};
 
 pub use self::demo::demo;
-use self::{connection::Settings, control::State, reload::Reloader, watch::Watch, worker::Worker};
+use self::{
+    connection::Settings, control::State, reload::Reloader, signals::Signals, watch::Watch,
+    worker::Worker,
+};
 use crate::{
     admin,
     config::{self, Address, Config, Http2, Roots},
     layer::Draining,
     stack::Shared,
-    telemetry::log::{self, LevelHandle},
+    telemetry::{
+        export::Exporter,
+        log::{self, LevelHandle},
+    },
     upstream::{self, Own, names_own, tls},
 };
 
@@ -47,10 +54,11 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    // Heard before anybody can know that it listens: a signal that came sooner would end the process.
-    let signals = runtime.block_on(async { Signals::new() })?;
-    let gateway = Gateway::watching(file, config, Some(level))?;
-    let result = runtime.block_on(gateway.until_signalled(signals));
+    let result = runtime.block_on(async {
+        let signals = Signals::hear()?;
+        let gateway = Gateway::watching(file, config, Some(level))?;
+        signals.obey(gateway).await
+    });
     // A worker that is still ending must not hold up the exit: a second signal ends at once.
     runtime.shutdown_background();
     result
@@ -65,6 +73,7 @@ pub struct Gateway {
     workers: Vec<JoinHandle<()>>,
     /// Ends with the gateway.
     _watch: Option<Watch>,
+    exporter: Option<Exporter>,
 }
 
 impl Gateway {
@@ -95,7 +104,10 @@ impl Gateway {
     ) -> anyhow::Result<Gateway> {
         let config = Arc::new(config);
         let (drain, draining) = Draining::new();
-        let shared = Arc::new(Shared::new(&config, draining.clone())?);
+        let mut shared = Shared::new(&config, draining.clone())?;
+        let exporter = traces::start(&config, &shared.metrics)?;
+        shared.spans = exporter.as_ref().map(Exporter::spans);
+        let shared = Arc::new(shared);
         let own = Own::default();
         let options = upstream_options(&config, own.clone())?;
         let listeners = listener::bind(&config.listen.address, config.listen.workers)
@@ -156,6 +168,7 @@ impl Gateway {
             drain,
             workers,
             _watch: watch,
+            exporter,
         })
     }
 
@@ -185,48 +198,11 @@ impl Gateway {
         });
         // The workers bound themselves by drain.timeout; this is for one that is stuck.
         let _ = tokio::time::timeout(config.drain.timeout + Duration::from_secs(1), ended).await;
+        // Last, so that the spans of the requests that have just ended go too.
+        if let Some(exporter) = self.exporter.take() {
+            exporter.finish().await;
+        }
         tracing::info!("drained");
-    }
-
-    async fn until_signalled(self, signals: Signals) -> anyhow::Result<()> {
-        let Signals {
-            mut term,
-            mut int,
-            mut hangup,
-        } = signals;
-        loop {
-            tokio::select! {
-                _ = term.recv() => break,
-                _ = int.recv() => break,
-                _ = hangup.recv() => {
-                    let reloader = self.state.reloader.clone();
-                    // Reads files; a second signal must be heard meanwhile. What became of it is in the log.
-                    tokio::task::spawn_blocking(move || reloader.reload());
-                }
-            }
-        }
-        tokio::select! {
-            () = self.drain() => Ok(()),
-            _ = term.recv() => anyhow::bail!("ended at once by a second signal"),
-            _ = int.recv() => anyhow::bail!("ended at once by a second signal"),
-        }
-    }
-}
-
-struct Signals {
-    term: Signal,
-    int: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    /// From now on they no longer end the process by themselves.
-    fn new() -> std::io::Result<Signals> {
-        Ok(Signals {
-            term: signal(SignalKind::terminate())?,
-            int: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
     }
 }
 
@@ -243,11 +219,7 @@ fn upstream_options(config: &Config, own: Own) -> anyhow::Result<upstream::Optio
     let settings = &config.upstream;
     let https = settings.url.scheme_str() == Some("https");
     let tls = if https {
-        let trust = match &settings.roots {
-            Roots::Bundled => tls::Trust::Bundled,
-            Roots::System => tls::Trust::System,
-            Roots::File(path) => tls::Trust::File(path),
-        };
+        let trust = trust(&settings.roots);
         Some(tls::client_config(&trust, settings.http2 != Http2::Never).context("upstream.roots")?)
     } else {
         None
@@ -259,4 +231,12 @@ fn upstream_options(config: &Config, own: Own) -> anyhow::Result<upstream::Optio
         max_connections: settings.max_connections.div_ceil(config.listen.workers),
         own,
     })
+}
+
+fn trust(roots: &Roots) -> tls::Trust<'_> {
+    match roots {
+        Roots::Bundled => tls::Trust::Bundled,
+        Roots::System => tls::Trust::System,
+        Roots::File(path) => tls::Trust::File(path),
+    }
 }

@@ -239,6 +239,7 @@ fn keep_what_needs_a_restart(
     new.upstream.http2 = old.upstream.http2;
     new.upstream.max_connections = old.upstream.max_connections;
     new.log.format = old.log.format;
+    new.trace = old.trace.clone();
     let changed = new.differences(old);
     let kept = wanted.into_iter().filter(|key| !changed.contains(key));
     let kept = kept.collect();

@@ -23,7 +23,7 @@ use crate::{
         rate::{self, Keyed, Limiter},
         retry::Budget,
     },
-    telemetry::{keys::Keys, metrics::Metrics, tally::Tally},
+    telemetry::{keys::Keys, metrics::Metrics, tally::Tally, trace::Spans},
     upstream::token,
 };
 
@@ -44,6 +44,8 @@ pub struct Shared {
     pub tokens: Arc<ArcSwap<Tokens>>,
     pub draining: Draining,
     pub epoch: Instant,
+    /// Where spans go; `None` where none are exported.
+    pub spans: Option<Arc<Spans>>,
 }
 
 impl Shared {
@@ -66,6 +68,7 @@ impl Shared {
             tokens: Arc::new(ArcSwap::from_pointee(tokens(config, &Tokens::new())?)),
             draining,
             epoch: Instant::now(),
+            spans: None,
         })
     }
 
@@ -172,6 +175,10 @@ impl Limiters {
         }
     }
 
+    pub fn of_caller(&self, name: &str) -> Option<Arc<Limiter<TokioClock>>> {
+        self.callers.get(name).map(|(_, limiter)| limiter.clone())
+    }
+
     pub fn of_callers(&self) -> HashMap<Arc<str>, Arc<Limiter<TokioClock>>> {
         self.callers
             .iter()
@@ -189,7 +196,7 @@ fn keyed(quota: rate::Quota, clock: &TokioClock) -> Arc<Mutex<Keyed<TokioClock>>
     Arc::new(Mutex::new(keyed))
 }
 
-fn quota_of(rules: &CallerRules) -> rate::Quota {
+pub(crate) fn quota_of(rules: &CallerRules) -> rate::Quota {
     rate::Quota {
         count: rules.rate.count,
         per: rules.rate.per,
@@ -197,7 +204,7 @@ fn quota_of(rules: &CallerRules) -> rate::Quota {
     }
 }
 
-fn circuit_of(config: &Config) -> circuit::Rules {
+pub(crate) fn circuit_of(config: &Config) -> circuit::Rules {
     let circuit = config.upstream.circuit;
     circuit::Rules {
         failures: usize::try_from(circuit.failures).unwrap_or(usize::MAX),

@@ -8,7 +8,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-use crate::config::LogFormat;
+use crate::config::{LogFormat, log_directives as directives_of};
 
 /// Crates that see headers on the wire. Below INFO they print header values and frames, which hold callers' keys and
 /// the DevRev token, so no level asked for may open them further.
@@ -26,7 +26,7 @@ pub struct LevelHandle {
 impl LevelHandle {
     /// A level, or directives of `EnvFilter`. What cannot be read leaves the old ones in force.
     pub fn set(&self, directives: &str) -> Result<(), String> {
-        let filter = parse(directives)?;
+        let filter = directives_of(directives)?;
         // Held across the reload, so that `get` never names directives other than those in force.
         let mut current = self
             .directives
@@ -47,7 +47,7 @@ impl LevelHandle {
 
 /// Starts the log. A second call in one process (tests) only changes the level of the first.
 pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
-    let filter = parse(level).map_err(anyhow::Error::msg)?;
+    let filter = directives_of(level).map_err(anyhow::Error::msg)?;
     if let Some(installed) = INSTALLED.get() {
         installed.set(level).map_err(anyhow::Error::msg)?;
         return Ok(installed.clone());
@@ -93,23 +93,6 @@ where
         .with_span_list(false)
 }
 
-fn parse(directives: &str) -> Result<EnvFilter, String> {
-    let directives = directives.trim();
-    // EnvFilter takes a bare unknown word for a target, which turns a misspelt level into silence.
-    let word = |c: char| c.is_ascii_alphanumeric();
-    if directives.is_empty()
-        || (directives.chars().all(word)
-            && directives
-                .parse::<tracing::level_filters::LevelFilter>()
-                .is_err())
-    {
-        return Err(format!(
-            "{directives:?} is not a log level; use error, warn, info, debug, trace or off"
-        ));
-    }
-    EnvFilter::try_new(directives).map_err(|e| format!("cannot read the log directives: {e}"))
-}
-
 /// Filters here rather than by more directives: a directive for a deeper module would win over those.
 fn harmless(meta: &Metadata<'_>) -> bool {
     let root = meta.target().split("::").next().unwrap_or_default();
@@ -141,7 +124,7 @@ mod tests {
             .with_writer(move || out.clone())
             .with_filter(filter_fn(harmless));
         let subscriber = tracing_subscriber::registry()
-            .with(parse("trace,h2::proto=trace").unwrap())
+            .with(directives_of("trace,h2::proto=trace").unwrap())
             .with(lines);
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(listener = "proxy", address = %"127.0.0.1:1", "listening");
@@ -164,7 +147,20 @@ mod tests {
         let handle = init("warn", LogFormat::Json).unwrap();
         assert_eq!(handle.get(), "warn");
         handle.set("revgate=debug,info").unwrap();
-        assert!(handle.set("loud").is_err());
+        for bad in [
+            "loud",
+            "",
+            "info,loud",
+            "revgate=loud",
+            "debug debug",
+            "info,[x",
+        ] {
+            let why = handle.set(bad).unwrap_err();
+            assert!(
+                why.contains("level") || why.contains("directives"),
+                "{bad}: {why}"
+            );
+        }
         assert_eq!(handle.get(), "revgate=debug,info");
     }
 }

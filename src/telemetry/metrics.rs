@@ -95,6 +95,7 @@ pub struct Metrics {
     connections: Gauge,
     shared_up: Gauge,
     circuit_open: Gauge,
+    spans_dropped: Family<ByReason, Counter>,
 }
 
 impl Default for Metrics {
@@ -130,6 +131,7 @@ impl Metrics {
             connections: Gauge::default(),
             shared_up: Gauge::default(),
             circuit_open: Gauge::default(),
+            spans_dropped: Family::default(),
         };
         // The encoder appends `_total` to counters, and the full stop to a help text.
         register! { m.registry,
@@ -141,7 +143,7 @@ impl Metrics {
             "would_refuse", "Requests let pass only because enforcement is off for their caller", m.would_refuse.clone();
             "attempts", "Requests sent to DevRev, retries included", m.attempts.clone();
             "retries", "Attempts made again", m.retries.clone();
-            "deprecated", "Uses of a deprecated field or operation", m.deprecated.clone();
+            "deprecated", "Uses of a deprecated field, or of a deprecated operation where field is empty", m.deprecated.clone();
             "rewrite_skipped", "Bodies that a rule covers and revgate could not look into", m.rewrite_skipped.clone();
             "token_expiry_timestamp_seconds", "When an upstream token expires", m.token_expiry.clone();
             "token_refused", "1 while DevRev refuses an upstream token and it is at most probed", m.token_refused.clone();
@@ -150,6 +152,7 @@ impl Metrics {
             "connections", "Connections open from callers", m.connections.clone();
             "shared_up", "1 while the shared quota store answers", m.shared_up.clone();
             "circuit_open", "1 while the upstream fails and is at most probed", m.circuit_open.clone();
+            "trace_spans_dropped", "Spans that were not exported", m.spans_dropped.clone();
             "build_info", "The version that runs", build;
         }
         m
@@ -209,6 +212,16 @@ impl Metrics {
             })
             .inc();
     }
+    /// How often that was counted, for the admin's JSON.
+    pub fn would_refused(&self, caller: &Arc<str>, code: &'static str) -> u64 {
+        let label = ByCode {
+            caller: name(caller),
+            code,
+        };
+        self.would_refuse
+            .get(&label)
+            .map_or(0, |counter| counter.get())
+    }
     pub fn attempt(&self, outcome: &'static str) {
         self.attempts.get_or_create(&ByOutcome { outcome }).inc();
     }
@@ -223,6 +236,10 @@ impl Metrics {
                 field: name(field),
             })
             .inc();
+    }
+    /// A call of an operation that is deprecated as a whole: no field.
+    pub fn deprecated_operation(&self, caller: &Arc<str>, operation: &'static str) {
+        self.deprecated(caller, operation, &Arc::default());
     }
     pub fn rewrite_skipped(&self, reason: &'static str) {
         self.rewrite_skipped
@@ -262,6 +279,11 @@ impl Metrics {
     }
     pub fn circuit_open(&self, open: bool) {
         self.circuit_open.set(i64::from(open));
+    }
+    pub fn spans_dropped(&self, reason: &'static str, spans: u64) {
+        self.spans_dropped
+            .get_or_create(&ByReason { reason })
+            .inc_by(spans);
     }
 
     /// OpenMetrics text, `# EOF` included.
@@ -317,6 +339,7 @@ mod tests {
         m.connections(1);
         m.shared_up(true);
         m.circuit_open(true);
+        m.spans_dropped("queue_full", 1);
         let text = m.encode();
         for line in [
             r#"revgate_requests_total{caller="a",operation="works.list",status="200",source="upstream"} 1"#,
@@ -343,6 +366,7 @@ mod tests {
             "revgate_connections 1",
             "revgate_shared_up 1",
             "revgate_circuit_open 1",
+            r#"revgate_trace_spans_dropped_total{reason="queue_full"} 1"#,
             r#"revgate_build_info{version=""#,
             "process_cpu_seconds_total ",
             "process_resident_memory_bytes ",

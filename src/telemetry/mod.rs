@@ -1,7 +1,11 @@
-//! Logs and metrics.
+//! Logs, metrics and traces.
+pub mod export;
+mod history;
 pub mod keys;
 pub mod log;
 pub mod metrics;
+pub mod otlp;
 mod process;
 pub mod quota;
 pub mod tally;
+pub mod trace;

@@ -1,6 +1,7 @@
 //! Who called how often, and who still sends what is deprecated: for the admin listener's JSON.
 //!
-//! Bounded: callers by the file (or `other`), operations by the known table (or `other`), fields by the rules.
+//! Bounded: callers by the file (or `other`), operations by the known table (or `other`), fields by the rules, codes by
+//! `error`, time by the rings.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,6 +11,16 @@ use std::{
 
 use serde_json::{Value, json};
 
+use super::history::Ring;
+
+/// Fine enough to see a burst, and few enough points for a plot a phone wide.
+const STEP: u64 = 5;
+/// Three of DevRev's windows: 15 minutes.
+const STEPS: usize = 180;
+/// A share is a sum, so its steps may be coarse; one ring a caller must be small.
+const MINUTE: u64 = 60;
+const MINUTES: usize = 15;
+
 #[derive(Default)]
 pub struct Tally(Mutex<Seen>);
 
@@ -18,46 +29,109 @@ struct Seen {
     callers: HashMap<Arc<str>, Calls>,
     /// How often, and when last.
     deprecated: BTreeMap<Use, (u64, u64)>,
+    traffic: Ring<Traffic, STEPS>,
 }
 
 /// Caller, operation and field; no field where the operation itself is deprecated.
 type Use = (Arc<str>, &'static str, Option<Arc<str>>);
 
-#[derive(Clone, Copy, Default)]
+/// One request, when it is over.
+#[derive(Clone, Copy)]
+pub struct Ended<'a> {
+    pub caller: &'a Arc<str>,
+    pub operation: &'static str,
+    pub status: u16,
+    /// Where revgate made the answer.
+    pub code: Option<&'static str>,
+    /// Let pass only because enforcement is off.
+    pub would_refuse: bool,
+    /// Times that it was sent to DevRev.
+    pub attempts: u32,
+    /// How many of them DevRev answered with 429.
+    pub throttled: u32,
+    pub fields: &'a [Arc<str>],
+    pub deprecated_operation: bool,
+}
+
+/// Of one step. `failed` and `refused` are never the same request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traffic {
+    requests: u32,
+    failed: u32,
+    refused: u32,
+    throttled: u32,
+}
+
+#[derive(Clone, Default)]
 pub struct Calls {
     pub requests: u64,
-    /// Answered by revgate itself.
-    pub refused: u64,
+    /// Answered by revgate itself, by code.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Let pass only because enforcement is off.
+    pub would_refuse: u64,
+    /// Uses of anything deprecated.
+    pub deprecated: u64,
     /// Unix epoch seconds.
     pub last: u64,
+    dealt: Ring<u32, MINUTES>,
+}
+
+impl Calls {
+    /// Attempts of the last quarter of an hour.
+    pub fn dealt(&self, now: u64) -> u64 {
+        let minutes = self.dealt.recent(now / MINUTE);
+        minutes.map(|(_, dealt)| u64::from(dealt)).sum()
+    }
+}
+
+impl Ended<'_> {
+    /// Something went wrong, at DevRev or on the way there; a refusal is an answer in good order.
+    fn failed(&self) -> bool {
+        match self.code {
+            None => self.status >= 500,
+            Some(_) => matches!(self.status, 500 | 502 | 504),
+        }
+    }
+}
+
+/// Unix epoch seconds.
+pub fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
+
+/// The same with its fraction, to count down by.
+pub fn now_exactly() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_millis() as f64 / 1000.0
 }
 
 impl Tally {
-    pub fn note(
-        &self,
-        caller: &Arc<str>,
-        operation: &'static str,
-        refused: bool,
-        fields: &[Arc<str>],
-        deprecated_operation: bool,
-    ) {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
+    /// `now` is in Unix epoch seconds.
+    pub fn note(&self, ended: Ended<'_>, now: u64) {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let calls = match seen.callers.get_mut(caller) {
+        let traffic = seen.traffic.at(now / STEP);
+        traffic.requests += 1;
+        traffic.failed += u32::from(ended.failed());
+        traffic.refused += u32::from(ended.code.is_some() && !ended.failed());
+        traffic.throttled += ended.throttled;
+        let calls = match seen.callers.get_mut(ended.caller) {
             Some(calls) => calls,
-            None => seen.callers.entry(caller.clone()).or_default(),
+            None => seen.callers.entry(ended.caller.clone()).or_default(),
         };
         calls.requests += 1;
-        calls.refused += u64::from(refused);
+        if let Some(code) = ended.code {
+            *calls.refused.entry(code).or_default() += 1;
+        }
+        *calls.dealt.at(now / MINUTE) += ended.attempts;
+        calls.would_refuse += u64::from(ended.would_refuse);
         calls.last = now;
-        let whole = deprecated_operation.then_some(None);
-        for field in fields.iter().cloned().map(Some).chain(whole) {
+        calls.deprecated += ended.fields.len() as u64 + u64::from(ended.deprecated_operation);
+        let whole = ended.deprecated_operation.then_some(None);
+        for field in ended.fields.iter().cloned().map(Some).chain(whole) {
             let entry = seen
                 .deprecated
-                .entry((caller.clone(), operation, field))
+                .entry((ended.caller.clone(), ended.operation, field))
                 .or_default();
             *entry = (entry.0 + 1, now);
         }
@@ -77,5 +151,81 @@ impl Tally {
             json!({ "caller": **caller, "operation": operation, "field": field.as_deref(), "count": count, "last_seen": last })
         });
         rows.collect()
+    }
+
+    /// The last quarter of an hour, oldest first; the last step is not over yet.
+    pub fn traffic(&self, now: u64) -> Value {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let points = seen.traffic.recent(now / STEP).map(|(step, traffic)| {
+            json!({
+                "at": step * STEP,
+                "requests": traffic.requests,
+                "failed": traffic.failed,
+                "refused": traffic.refused,
+                "throttled": traffic.throttled,
+            })
+        });
+        json!({ "step_seconds": STEP, "points": points.collect::<Vec<_>>() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn ended<'a>(caller: &'a Arc<str>, status: u16, code: Option<&'static str>) -> Ended<'a> {
+        Ended {
+            would_refuse: false,
+            caller,
+            operation: "works.list",
+            status,
+            code,
+            attempts: u32::from(code.is_none()),
+            throttled: u32::from(status == 429 && code.is_none()),
+            fields: &[],
+            deprecated_operation: false,
+        }
+    }
+
+    #[test]
+    fn each_request_is_one_of_answered_failed_and_refused() {
+        let (tally, caller) = (Tally::default(), Arc::from("billing"));
+        for (status, code) in [
+            (200, None),
+            (404, None),
+            (429, None),
+            (499, None),
+            (503, None),
+            (502, Some("upstream_unreachable")),
+            (429, Some("quota_exhausted")),
+            (503, Some("circuit_open")),
+        ] {
+            tally.note(ended(&caller, status, code), NOW);
+        }
+        let traffic = tally.traffic(NOW + STEP);
+        let points = traffic["points"].as_array().unwrap();
+        assert_eq!(points.len(), STEPS);
+        let want = json!({ "at": NOW, "requests": 8, "failed": 2, "refused": 2, "throttled": 1 });
+        assert_eq!(points[STEPS - 2], want);
+        assert_eq!(points[STEPS - 1]["requests"], 0);
+        let calls = &tally.callers()[&caller];
+        assert_eq!((calls.requests, calls.refused["circuit_open"]), (8, 1));
+        assert_eq!((calls.dealt(NOW), calls.dealt(NOW + 15 * MINUTE)), (5, 0));
+    }
+
+    #[test]
+    fn a_deprecated_use_counts_for_its_caller() {
+        let (tally, caller) = (Tally::default(), Arc::from("billing"));
+        let fields = ["user_don", "rev_org_don"].map(Arc::from);
+        let used = Ended {
+            fields: &fields,
+            deprecated_operation: true,
+            ..ended(&caller, 200, None)
+        };
+        tally.note(used, NOW);
+        assert_eq!(tally.callers()[&caller].deprecated, 3);
+        assert_eq!(tally.deprecations().as_array().unwrap().len(), 3);
     }
 }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use http::Uri;
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -16,35 +17,32 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Options, Own, cause};
+use super::{Own, cause};
 use crate::error::Cause;
 
-pub(super) struct Connector {
+pub(crate) struct Connector {
     host: String,
     port: u16,
     tls: Option<Arc<rustls::ClientConfig>>,
     own: Own,
 }
 
-pub(super) struct Connected {
+pub(crate) struct Connected {
     pub stream: Stream,
     /// ALPN chose HTTP/2.
     pub http2: bool,
 }
 
 impl Connector {
-    pub fn new(options: &Options) -> Self {
-        let tls = options.tls.clone();
+    pub fn new(url: &Uri, tls: Option<Arc<rustls::ClientConfig>>, own: Own) -> Self {
         let default_port = if tls.is_some() { 443 } else { 80 };
         // An IPv6 literal stands in brackets in a URI, and without them everywhere else.
-        let host = options
-            .url
+        let host = url
             .host()
             .unwrap_or_default()
             .trim_matches(['[', ']'])
             .to_owned();
-        let port = options.url.port_u16().unwrap_or(default_port);
-        let own = options.own.clone();
+        let port = url.port_u16().unwrap_or(default_port);
         Connector {
             host,
             port,
@@ -56,9 +54,7 @@ impl Connector {
     pub async fn connect(&self, within: Duration) -> Result<Connected, Cause> {
         match timeout(within, self.connect_untimed()).await {
             Ok(result) => result,
-            Err(_elapsed) => Err(cause(
-                "connecting took longer than upstream.connect_timeout",
-            )),
+            Err(_elapsed) => Err(cause("connecting took too long")),
         }
     }
 
@@ -91,7 +87,7 @@ impl Connector {
     }
 }
 
-pub(super) enum Stream {
+pub(crate) enum Stream {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }

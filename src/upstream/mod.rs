@@ -3,7 +3,7 @@
 //! One `Upstream` belongs to one worker thread: its connections are driven by that thread's runtime and shared
 //! with no other.
 
-mod connector;
+pub(crate) mod connector;
 mod form;
 mod own;
 mod pool;
@@ -110,7 +110,7 @@ impl Upstream {
     /// Must be called on the runtime that will drive the connections.
     pub fn new(options: Options, bounds: Bounds) -> Self {
         let inner = Arc::new(Inner {
-            connector: Connector::new(&options),
+            connector: Connector::new(&options.url, options.tls.clone(), options.own.clone()),
             slots: Arc::new(Semaphore::new(options.max_connections)),
             idle: Mutex::default(),
             multiplexed: tokio::sync::Mutex::default(),

@@ -47,7 +47,7 @@ async fn admin(address: SocketAddr, path: &str) -> Answer {
 
 /// What `/status` says.
 async fn circuit(address: SocketAddr) -> serde_json::Value {
-    admin(address, "/status").await.json()["circuit"].take()
+    admin(address, "/status").await.json()["upstream"]["circuit"].take()
 }
 
 async fn state(rig: &Rig) -> String {

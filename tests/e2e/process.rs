@@ -14,8 +14,8 @@ use crate::{
 const FIRST: &str = "devrev-token-first";
 const SECOND: &str = "devrev-token-second";
 
-struct Process {
-    child: Child,
+pub struct Process {
+    pub child: Child,
     stderr: BufReader<std::process::ChildStderr>,
     seen: String,
 }
@@ -28,7 +28,7 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start(arguments: &[&str], level: &str) -> Process {
+    pub fn start(arguments: &[&str], level: &str) -> Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_revgate"))
             .args(arguments)
             .env("DEVREV_TOKEN", TOKEN)
@@ -45,23 +45,8 @@ impl Process {
         }
     }
 
-    /// The address in the line that says what this listener bound.
-    fn bound(&mut self, listener: &str) -> std::net::SocketAddr {
-        loop {
-            let value = self.says("listening");
-            if value["listener"] == listener {
-                assert_eq!(value["level"], "INFO");
-                return value["address"]
-                    .as_str()
-                    .expect("an address")
-                    .parse()
-                    .expect("an address");
-            }
-        }
-    }
-
-    /// The next line with this message.
-    fn says(&mut self, message: &str) -> serde_json::Value {
+    /// The next line of its log that is meant; what stands before it is passed over.
+    pub fn line(&mut self, meant: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
         loop {
             let mut line = String::new();
             assert!(
@@ -70,15 +55,28 @@ impl Process {
                 self.seen
             );
             self.seen += &line;
-            let value: serde_json::Value =
-                serde_json::from_str(&line).expect("one JSON object a line");
-            if value["message"] == message {
+            let value = serde_json::from_str(&line).expect("one JSON object a line");
+            if meant(&value) {
                 return value;
             }
         }
     }
 
-    fn terminate(&self) {
+    /// The address in the line that says what this listener bound.
+    pub fn bound(&mut self, listener: &str) -> std::net::SocketAddr {
+        let line =
+            self.line(|value| value["message"] == "listening" && value["listener"] == listener);
+        assert_eq!(line["level"], "INFO");
+        let address = line["address"].as_str().expect("an address");
+        address.parse().expect("an address")
+    }
+
+    /// The next line with this message.
+    fn says(&mut self, message: &str) -> serde_json::Value {
+        self.line(|value| value["message"] == message)
+    }
+
+    pub fn terminate(&self) {
         self.signal("-TERM");
     }
 
@@ -90,7 +88,7 @@ impl Process {
         assert!(status.success());
     }
 
-    fn end(&mut self) -> (Option<i32>, String) {
+    pub fn end(&mut self) -> (Option<i32>, String) {
         let mut rest = String::new();
         self.stderr.read_to_string(&mut rest).expect("reads");
         let status = self.child.wait().expect("ends");

@@ -207,6 +207,8 @@ async fn a_key_that_needs_a_restart_is_named_and_the_rest_holds() {
 async fn a_caller_that_is_taken_out_is_known_no_more() {
     let rig = Rig::new("").await;
     assert_eq!(rig.call(OTHER_KEY).await.status, 200);
+    let question = "/explain?request=GET%20/dev-users.self&caller=reports";
+    assert_eq!(rig.admin("GET", question, "").await.status, 200);
     let text = rig
         .text("")
         .split("[callers.reports]")
@@ -217,6 +219,7 @@ async fn a_caller_that_is_taken_out_is_known_no_more() {
     assert_eq!(rig.reload().await.status, 200);
     assert_eq!(rig.call(OTHER_KEY).await.code(), "unauthenticated");
     assert_eq!(rig.call(KEY).await.status, 200);
+    assert_eq!(rig.admin("GET", question, "").await.status, 400);
 }
 
 /// As the kubelet writes a ConfigMap: files in a folder of their own, reached by a link that is swapped.
@@ -314,6 +317,8 @@ async fn under_load_not_one_request_fails() {
     for client in clients {
         client.await.expect("no request failed");
     }
+    // Of those above none need have begun after the last change; this one does.
+    assert_eq!(rig.call(KEY).await.status, 200);
     let used = rig.devrev.received();
     let last = used.last().and_then(|r| header(r, "authorization"));
     assert_eq!(last, Some("Bearer token-19"));

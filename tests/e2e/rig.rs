@@ -73,7 +73,15 @@ impl Rig {
 
 /// A gateway in front of `upstream`, with two callers.
 pub fn gateway(upstream: &str, extra: &str) -> Gateway {
-    let text = format!(
+    let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), TOKEN.to_owned())]);
+    let config = config::from_toml(&file(upstream, extra), &env)
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    Gateway::start(config, None).expect("the gateway starts")
+}
+
+/// Its configuration.
+pub fn file(upstream: &str, extra: &str) -> String {
+    format!(
         "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
          [upstream]\nurl = \"http://{upstream}\"\nattempt_timeout = \"2s\"\n\
          [tokens.main]\nenv = \"DEVREV_TOKEN\"\n\
@@ -81,10 +89,7 @@ pub fn gateway(upstream: &str, extra: &str) -> Gateway {
          [callers.reports]\nkey_sha256 = \"{}\"\nrate = \"1/min\"\nburst = 2\n{extra}\n",
         hash(KEY),
         hash(OTHER_KEY),
-    );
-    let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), TOKEN.to_owned())]);
-    let config = config::from_toml(&text, &env).unwrap_or_else(|problems| panic!("{problems}"));
-    Gateway::start(config, None).expect("the gateway starts")
+    )
 }
 
 pub fn hash(key: &str) -> String {

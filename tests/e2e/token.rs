@@ -189,6 +189,10 @@ async fn a_refused_token_is_left_alone_until_it_changes() {
     let status = rig.admin("GET", "/status").await.json();
     assert_eq!(status["tokens"]["one"]["refused"], true, "{status}");
     assert_eq!(status["tokens"]["two"]["refused"], false);
+    let asked = "/explain?request=GET%20/works.list&caller=one";
+    let explained = rig.admin("GET", asked).await.json();
+    let last = explained["steps"].as_array().and_then(|steps| steps.last());
+    assert_eq!(last.expect("steps")["layer"], "gate", "{explained}");
     let ready = rig.admin("GET", "/readyz").await;
     assert_eq!(ready.status, 200);
     assert_eq!(

@@ -23,7 +23,7 @@ use crate::{
     policy::token_health::{FIRST_PAUSE, Pass},
 };
 
-pub struct GateParameters {
+pub struct Parameters {
     pub tokens: Arc<ArcSwap<Tokens>>,
     /// What a token's health counts its time from.
     pub epoch: Instant,
@@ -31,10 +31,10 @@ pub struct GateParameters {
 
 /// See the module.
 #[derive(Clone)]
-pub struct GateLayer(Arc<GateParameters>);
+pub struct GateLayer(Arc<Parameters>);
 
 impl GateLayer {
-    pub fn new(parameters: GateParameters) -> Self {
+    pub fn new(parameters: Parameters) -> Self {
         GateLayer(Arc::new(parameters))
     }
 }
@@ -53,7 +53,7 @@ impl<S> Layer<S> for GateLayer {
 #[derive(Clone)]
 pub struct Gate<S> {
     inner: S,
-    parameters: Arc<GateParameters>,
+    parameters: Arc<Parameters>,
 }
 
 impl<S> Service<Request<Body>> for Gate<S>
@@ -86,7 +86,7 @@ where
     }
 }
 
-impl GateParameters {
+impl Parameters {
     fn pass(&self, request: &Request<Body>) -> Result<Option<Probe>, Error> {
         let Some(name) = injected(request) else {
             return Ok(None);

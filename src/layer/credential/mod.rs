@@ -3,7 +3,7 @@
 //!
 //! Its answer tells whether DevRev takes the token; `gate`, further up, holds back what would go out with one that is refused.
 
-mod gate;
+pub mod gate;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -19,11 +19,8 @@ use http::{Request, Response, header::AUTHORIZATION};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+pub use self::tokens::{Token, Tokens};
 use self::{gate::Probing, tokens::injected};
-pub use self::{
-    gate::{GateLayer, GateParameters},
-    tokens::{Token, Tokens},
-};
 use super::BoxFuture;
 use crate::{
     body::Body,
@@ -73,7 +70,8 @@ const REPLACED: Duration = Duration::from_secs(1);
 
 impl<S> Service<Request<Body>> for Credential<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
+    S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Error;
@@ -93,12 +91,12 @@ where
         let probing = extensions.get::<Probing>().cloned();
         request.headers_mut().remove(AUTHORIZATION);
         if !takes {
-            return self.inner.call(request);
+            return Box::pin(self.inner.call(request));
         }
         if let Some(own) = own {
             // A 401 for it is its owner's affair.
             request.headers_mut().insert(AUTHORIZATION, own);
-            return self.inner.call(request);
+            return Box::pin(self.inner.call(request));
         }
         let parameters = self.parameters.clone();
         let token = name.and_then(|name| parameters.tokens.load().get(&name).cloned());

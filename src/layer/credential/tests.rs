@@ -120,7 +120,7 @@ impl Rig {
                 }
             }
         });
-        let gate = GateLayer::new(GateParameters {
+        let gate = gate::GateLayer::new(gate::Parameters {
             tokens: self.tokens.clone(),
             epoch: self.epoch,
         });

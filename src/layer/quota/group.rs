@@ -163,6 +163,13 @@ impl Group {
         }
     }
 
+    /// How it stands, and how long a request of this share would wait that came now and waits so long at most.
+    pub fn forecast(&self, share: &Share, patience: Duration) -> (View, Duration) {
+        let now = self.now();
+        let times = (now, now.saturating_add(patience));
+        (self.view().0, self.predict(share, times))
+    }
+
     /// How long a request would wait that came at the first of these times and waits until the second at most.
     fn predict(&self, share: &Share, times: (Duration, Duration)) -> Duration {
         let now = self.now();

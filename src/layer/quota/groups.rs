@@ -10,7 +10,13 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{super::other, group::Group, room::Room};
-use crate::{policy::ledger::Rules, telemetry::quota::Sample};
+use crate::{
+    policy::{
+        fair::Share,
+        ledger::{Rules, View},
+    },
+    telemetry::quota::Sample,
+};
 
 pub struct Groups {
     epoch: Instant,
@@ -120,6 +126,16 @@ impl Groups {
         })
     }
 
+    /// How a group stands, and how long a request of this share that came now would wait in it.
+    pub fn forecast(
+        &self,
+        name: &str,
+        share: &Share,
+        patience: Duration,
+    ) -> Option<(View, Duration)> {
+        Some(self.find(name)?.forecast(share, patience))
+    }
+
     /// For the admin listener. Times are in epoch seconds.
     pub fn view(&self) -> Value {
         let views = self.all().into_iter().map(|(name, group)| {
@@ -136,8 +152,10 @@ impl Groups {
                 "resets_in_seconds": view.resets_in.map(|left| left.as_secs_f64().ceil()),
                 "paused_until": view.paused_for.map(epoch_in),
                 "runs_out_at": view.runs_out_in.map(epoch_in),
+                "reserve": view.reserve,
                 "in_flight": view.in_flight,
                 "external": view.external.1,
+                "throttled": view.throttled,
                 "waiting": waiting.iter().map(|(_, count)| count).sum::<usize>(),
                 "waiting_by_caller": by_caller,
             });

@@ -194,17 +194,16 @@ impl Parameters {
         asking: Asking,
         record: Record,
     ) -> Result<Permit, Error> {
-        let start = Instant::now();
+        let reason = match why {
+            Why::Paused => "pause",
+            Why::Probing | Why::Spread | Why::Spent => "quota",
+        };
+        let waiting = record.waiting(reason);
         let parked = Parked::new(&self.in_flight);
         let result = group.wait(asking, &self.draining).await;
         drop(parked);
-        let waited = start.elapsed();
+        let waited = waiting.end();
         if !waited.is_zero() {
-            record.facts().waited += waited;
-            let reason = match why {
-                Why::Paused => "pause",
-                Why::Probing | Why::Spread | Why::Spent => "quota",
-            };
             self.metrics.wait(reason, waited.as_secs_f64());
         }
         result

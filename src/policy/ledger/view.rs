@@ -17,6 +17,8 @@ pub struct View {
     pub resets_in: Option<Duration>,
     /// How long the pause still lasts.
     pub paused_for: Option<Duration>,
+    /// Units of a window that are left to others.
+    pub reserve: u64,
     /// Attempts under way.
     pub in_flight: u64,
     /// Units that went without us: ever, and in this window.
@@ -52,6 +54,7 @@ impl Ledger {
             remaining: self.said.map(|said| said.remaining),
             reset: self.said.map(|said| said.reset),
             resets_in,
+            reserve: window.map_or(0, |window| self.rules.reserved(window.limit) as u64),
             paused_for,
             in_flight: self.in_flight,
             external: (self.external, window.map_or(0, |window| window.external)),

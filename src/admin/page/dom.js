@@ -1,0 +1,126 @@
+"use strict";
+// The document is changed only here, and text gets into it only as text: names come from files and callers.
+const $ = id => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+
+function make(tag, cls, text) {
+  const node = document.createElement(tag);
+  if (cls) node.className = cls;
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+function draw(tag, attributes, text) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+// What is there already stays: a selection, the focus and a screen reader's place must outlive an update.
+function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function look(node, cls) {
+  if (node.className !== cls) node.className = cls;
+}
+
+// One child for each item, made once and then updated, in the order of the items.
+function each(parent, items, key, create, update) {
+  const old = new Map();
+  for (const child of parent.children) old.set(child.itemKey, child);
+  items.forEach((item, place) => {
+    const name = String(key(item));
+    let child = old.get(name);
+    old.delete(name);
+    if (!child) {
+      child = create(item);
+      child.itemKey = name;
+    }
+    if (parent.children[place] !== child) parent.insertBefore(child, parent.children[place] ?? null);
+    update(child, item);
+  });
+  for (const child of old.values()) child.remove();
+}
+
+// A pile of lines, each a text or [text, class]; `null` is none.
+function lines(parent, list) {
+  const shown = list.filter(line => line !== null).map(line => Array.isArray(line) ? line : [line, ""]);
+  each(parent, shown.map((line, place) => ({ line, place })), item => item.place, () => make("p"), (node, item) => {
+    say(node, item.line[0]);
+    look(node, item.line[1]);
+  });
+}
+
+// A table whose cells are lists of lines: the first is the value, the others explain it. Under a phone's width each row is a
+// card, which takes a table's roles away unless they are named.
+function table(parent, columns, rows, empty) {
+  if (!rows.length) {
+    if (!parent.firstElementChild || parent.firstElementChild.tagName !== "P") parent.replaceChildren(make("p", "empty"));
+    return say(parent.firstElementChild, empty);
+  }
+  let body = parent.querySelector("tbody");
+  if (!body) {
+    const whole = make("table"), head = make("thead"), row = make("tr");
+    [whole, head, row].forEach((node, i) => node.setAttribute("role", ["table", "rowgroup", "row"][i]));
+    for (const column of columns) {
+      const cell = make("th", "", column);
+      cell.scope = "col";
+      cell.setAttribute("role", "columnheader");
+      row.append(cell);
+    }
+    body = make("tbody");
+    body.setAttribute("role", "rowgroup");
+    head.append(row);
+    whole.append(head, body);
+    parent.replaceChildren(whole);
+  }
+  const create = () => {
+    const row = make("tr");
+    row.setAttribute("role", "row");
+    columns.forEach((column, place) => {
+      const cell = make(place ? "td" : "th");
+      cell.setAttribute("role", place ? "cell" : "rowheader");
+      if (place) cell.dataset.label = column;
+      else cell.scope = "row";
+      row.append(cell);
+    });
+    return row;
+  };
+  each(body, rows, row => row.key, create, (node, row) => {
+    row.cells.forEach((cell, place) => fill(node.children[place], cell));
+  });
+}
+
+function fill(cell, parts) {
+  const shown = [parts].flat(1).filter(part => part !== null && part !== "");
+  each(cell, shown.map((part, place) => ({ part, place })),
+    item => item.place + (item.part.bar ? "bar" : ""),
+    item => item.part.bar ? bar("thin") : make(item.place ? "small" : "span"),
+    (node, item) => {
+      if (item.part.bar) return setBar(node, item.part.bar, item.part.label);
+      say(node, item.part.text ?? String(item.part));
+      look(node, item.part.look ?? "");
+    });
+}
+
+// A bar of parts, each [class, from 0 to 1].
+function bar(cls) {
+  const node = draw("svg", { class: "bar " + (cls ?? ""), role: "img" });
+  node.append(draw("title", {}));
+  return node;
+}
+
+function setBar(node, parts, label) {
+  say(node.firstChild, label);
+  let left = 0;
+  parts.forEach(([cls, share], place) => {
+    const rect = node.children[place + 1] ?? node.appendChild(draw("rect", { y: 0, height: "100%" }));
+    const width = Math.max(0, Math.min(1 - left, share));
+    rect.setAttribute("class", cls);
+    rect.setAttribute("x", (left * 100).toFixed(2) + "%");
+    rect.setAttribute("width", (width * 100).toFixed(2) + "%");
+    left += width;
+  });
+}

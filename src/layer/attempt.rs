@@ -1,0 +1,271 @@
+//! One attempt as upstream sees it: `traceparent` names it, its time is noted, and where the trace is kept it is a span.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderMap, HeaderName, Method, Request, Response};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use super::record;
+use crate::{
+    body::Body,
+    error::Error,
+    policy::trace::{SpanId, TRACEPARENT, TRACESTATE},
+    record::Record,
+    telemetry::trace::{Trace, What},
+    types::Named,
+};
+
+/// See the module.
+#[derive(Clone, Copy)]
+pub struct AttemptLayer;
+
+impl<S> Layer<S> for AttemptLayer {
+    type Service = Attempt<S>;
+
+    fn layer(&self, inner: S) -> Attempt<S> {
+        Attempt { inner }
+    }
+}
+
+#[derive(Clone)]
+pub struct Attempt<S> {
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Attempt<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
+{
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Attempted<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let record = record(&request);
+        let span = record
+            .trace()
+            .map(|trace| propagate(trace, request.headers_mut()));
+        let under_way = UnderWay {
+            span,
+            method: request.method().clone(),
+            operation: request
+                .extensions()
+                .get::<Named>()
+                .map_or("other", |Named(operation)| operation.label()),
+            record,
+            start: Instant::now(),
+            end: Some(End::Left),
+        };
+        Attempted {
+            below: self.inner.call(request),
+            under_way,
+        }
+    }
+}
+
+/// `tracestate` goes on untouched where it belongs to the trace, and not at all where that began here.
+fn propagate(trace: &Trace, headers: &mut HeaderMap) -> SpanId {
+    let (span, traceparent) = trace.attempt();
+    if let Some(traceparent) = traceparent {
+        headers.insert(HeaderName::from_static(TRACEPARENT), traceparent);
+    }
+    if !trace.is_continued() {
+        headers.remove(TRACESTATE);
+    }
+    span
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy)]
+enum End {
+    Answered(u16),
+    Failed(&'static str),
+    /// The caller did not wait for it.
+    Left,
+}
+
+/// An attempt that has begun. Its end is noted when this is dropped.
+struct UnderWay {
+    record: Record,
+    span: Option<SpanId>,
+    method: Method,
+    operation: &'static str,
+    start: Instant,
+    end: Option<End>,
+}
+
+impl UnderWay {
+    fn end(&mut self, end: End) {
+        if self.end.take().is_none() {
+            return;
+        }
+        let before = {
+            let mut facts = self.record.facts();
+            facts.upstream += self.start.elapsed();
+            let before = facts.attempts;
+            if matches!(end, End::Left) {
+                // `retry` counts those that ended.
+                facts.attempts += 1;
+            }
+            before
+        };
+        if let (Some(trace), Some(span)) = (self.record.trace(), self.span) {
+            trace.child_with(span, self.start, || {
+                let (status, error) = match end {
+                    End::Answered(status) => (Some(status), None),
+                    End::Failed(code) => (None, Some(code)),
+                    End::Left => (None, Some("caller_left")),
+                };
+                What::Attempt {
+                    method: self.method.clone(),
+                    operation: self.operation,
+                    before,
+                    status,
+                    error,
+                }
+            });
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(end) = self.end {
+            self.end(end);
+        }
+    }
+}
+
+pin_project! {
+    pub struct Attempted<F> {
+        #[pin]
+        below: F,
+        under_way: UnderWay,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Attempted<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let result = ready!(this.below.poll(cx));
+        this.under_way.end(match &result {
+            Ok(response) => End::Answered(response.status().as_u16()),
+            Err(error) => End::Failed(error.code()),
+        });
+        Poll::Ready(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{pending, ready},
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
+
+    use http::HeaderValue;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    /// What upstream is sent by two attempts of a request with these fields.
+    async fn sent(fields: &[(&'static str, &'static str)]) -> Vec<HeaderMap> {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let noted = seen.clone();
+        let inner = service_fn(move |request: Request<Body>| {
+            noted.lock().unwrap().push(request.headers().clone());
+            ready(Ok::<_, Error>(Response::new(Body::empty())))
+        });
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let record = Record::new(Trace::begin(&headers, None, Instant::now()));
+        for _ in 0..2 {
+            let mut request = Request::new(Body::empty());
+            *request.headers_mut() = headers.clone();
+            request.extensions_mut().insert(record.clone());
+            let service = AttemptLayer.layer(inner.clone());
+            service.oneshot(request).await.unwrap();
+        }
+        let seen = seen.lock().unwrap();
+        seen.clone()
+    }
+
+    const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[tokio::test]
+    async fn a_good_traceparent_is_continued_with_a_span_for_each_attempt() {
+        let sent = sent(&[
+            ("traceparent", GOOD),
+            ("tracestate", "a=1"),
+            ("tracestate", "b=2"),
+        ])
+        .await;
+        let parents: Vec<_> = sent
+            .iter()
+            .map(|h| h["traceparent"].to_str().unwrap())
+            .collect();
+        for parent in &parents {
+            assert_eq!(parent[..36], GOOD[..36]);
+            assert_ne!(parent[36..52], GOOD[36..52]);
+            assert_eq!(parent[52..], GOOD[52..]);
+        }
+        assert_ne!(parents[0], parents[1]);
+        assert_eq!(sent[0].get_all("tracestate").iter().count(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_bad_one_or_none_gives_way_to_a_new_trace() {
+        for fields in [
+            &[("traceparent", "00-nonsense"), ("tracestate", "a=1")][..],
+            &[("tracestate", "a=1")],
+            &[
+                ("traceparent", GOOD),
+                ("traceparent", GOOD),
+                ("tracestate", "a=1"),
+            ],
+            &[],
+        ] {
+            let sent = sent(fields).await;
+            assert_eq!(sent[0].get_all("traceparent").iter().count(), 1);
+            let parent = sent[0]["traceparent"].to_str().unwrap();
+            assert!(
+                parent.starts_with("00-") && parent.ends_with("-00"),
+                "{parent}"
+            );
+            assert!(!parent.contains("4bf92f"), "{parent}");
+            assert_eq!(parent[..36], sent[1]["traceparent"].to_str().unwrap()[..36]);
+            assert!(!sent[0].contains_key("tracestate"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_the_caller_did_not_wait_for_counts() {
+        let inner = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Error>>());
+        let record = Record::default();
+        let mut request = Request::new(Body::empty());
+        request.extensions_mut().insert(record.clone());
+        let call = AttemptLayer.layer(inner).oneshot(request);
+        let left = tokio::time::timeout(Duration::from_secs(3), call).await;
+        assert!(left.is_err());
+        let facts = record.facts();
+        assert_eq!(
+            (facts.attempts, facts.upstream),
+            (1, Duration::from_secs(3))
+        );
+    }
+}

@@ -1,0 +1,373 @@
+//! What each room says of a request.
+
+use std::{collections::HashMap, fmt::Write, time::Duration};
+
+use http::{Method, StatusCode, Version};
+use serde_json::{Value, json};
+
+use super::{
+    super::{
+        access::Decision,
+        circuit,
+        fair::Priority,
+        headers,
+        operation::Operation,
+        rate,
+        retry::{self, Attempt, Outcome},
+        rewrite::{self, Mode, RewriteFault, Rewritten, Skip},
+        target,
+    },
+    Asked, Fate, Refusal, Rules, Step,
+};
+
+/// The way of one request.
+pub(super) struct Way<'a> {
+    pub asked: &'a Asked,
+    pub rules: &'a Rules<'a>,
+    pub operation: Operation,
+    /// How long it would wait at most.
+    pub patience: Duration,
+}
+
+/// `None` where there is nothing to tell.
+type Room<'a> = fn(&Way<'a>) -> Option<Step>;
+
+impl<'a> Way<'a> {
+    /// In the order of `stack.rs`, less those that decide nothing.
+    pub fn rooms() -> [Room<'a>; 11] {
+        [
+            Way::admission,
+            Way::protocol,
+            Way::authenticate,
+            Way::authorize,
+            Way::rate_limit,
+            Way::rewrite,
+            Way::retry,
+            Way::circuit,
+            Way::gate,
+            Way::quota,
+            Way::credential,
+        ]
+    }
+
+    fn admission(&self) -> Option<Step> {
+        let places = self.rules.now.as_ref()?.places;
+        let step = step("admission", json!({ "free": places }));
+        Some(match places {
+            0 => step.refused(Refusal::Overloaded, "every place is taken"),
+            _ => step.passes(format!("{places} places free")),
+        })
+    }
+
+    fn protocol(&self) -> Option<Step> {
+        let (asked, rules, operation) = (self.asked, self.rules, &self.operation);
+        let known = operation.is_known();
+        let class = operation.class(&asked.method);
+        let step = step(
+            "protocol",
+            json!({
+                "operation": operation.name(), "known": known, "label": operation.label(), "class": class,
+                "beta": operation.is_beta(), "deprecated": operation.is_deprecated(),
+            }),
+        );
+        if !target::head_fits(&asked.headers, rules.max_headers, rules.max_header_bytes) {
+            let says = "more header fields or bytes than limits.max_headers and limits.max_header_bytes allow";
+            return Some(step.refused(Refusal::HeadersTooLarge, says));
+        }
+        let checked = target::check(&asked.method, &asked.uri, Version::HTTP_11, &asked.headers);
+        if let Err(fault) = checked {
+            return Some(step.refused(Refusal::Target(fault), fault.to_string()));
+        }
+        if let Err(fault) = target::framing(&asked.headers, &Version::HTTP_11) {
+            return Some(step.refused(Refusal::Framing(fault), fault.to_string()));
+        }
+        if headers::is_loop(&asked.headers) {
+            let says = "it has been through revgate already, and runs in a circle";
+            return Some(step.refused(Refusal::Loop, says));
+        }
+        let size = asked.body.as_ref().map_or(0, |body| body.len() as u64);
+        if size > rules.max_body {
+            let says = format!("{size} bytes of body, more than limits.max_body allows");
+            return Some(step.refused(Refusal::BodyTooLarge(rules.max_body), says));
+        }
+        let mut says = format!("the operation {}", operation.name());
+        says += if known {
+            ", which revgate knows"
+        } else {
+            ", which revgate does not know: forwarded all the same, `other` in metrics"
+        };
+        let _ = write!(says, "; it {class}s");
+        if operation.is_beta() {
+            says += "; beta, so DevRev wants `X-Devrev-Scope: beta`";
+        }
+        if operation.is_deprecated() {
+            says += "; deprecated as a whole, so the call is counted";
+        }
+        Some(step.passes(says))
+    }
+
+    fn authenticate(&self) -> Option<Step> {
+        let Some(caller) = &self.rules.caller else {
+            let says = "no credential, and no caller is anonymous";
+            return Some(step("authenticate", json!({})).refused(Refusal::Unauthenticated, says));
+        };
+        let facts = json!({
+            "caller": caller.name, "credential": caller.credential, "enforce": caller.enforce,
+            "max_wait_seconds": self.patience.as_secs_f64(),
+        });
+        let mut says = format!("the caller {}, by {}", caller.name, caller.credential);
+        if !caller.enforce {
+            says += "; enforce = false: what its rate, allow or deny would refuse passes and is counted";
+        }
+        if self.patience < caller.max_wait {
+            let _ = write!(says, "; it asks to wait {:?} at most", self.patience);
+        }
+        Some(step("authenticate", facts).passes(says))
+    }
+
+    fn authorize(&self) -> Option<Step> {
+        let caller = self.rules.caller.as_ref()?;
+        let decision = caller.access.decide(self.operation.name());
+        let whose = match self.rules.defaults.shares(decision) {
+            true => "defaults",
+            false => "caller",
+        };
+        let (list, pattern) = match decision {
+            Decision::Allowed(pattern) => ("allow", Some(pattern.to_string())),
+            Decision::Denied(pattern) => ("deny", Some(pattern.to_string())),
+            Decision::NotAllowed => ("allow", None),
+        };
+        let facts = json!({ "list": list, "pattern": pattern, "of": whose });
+        let says = match (&pattern, whose) {
+            (Some(pattern), "defaults") => format!("{list} has \"{pattern}\", as the defaults do"),
+            (Some(pattern), _) => format!("{list} has \"{pattern}\", this caller's own"),
+            (None, _) => "no pattern of allow takes it in".to_owned(),
+        };
+        let step = step("authorize", facts);
+        Some(match decision {
+            Decision::Allowed(_) => step.passes(says),
+            _ => step.judged(caller.enforce, Refusal::Forbidden, says),
+        })
+    }
+
+    fn rate_limit(&self) -> Option<Step> {
+        let caller = self.rules.caller.as_ref()?;
+        let rate::Quota { count, per, burst } = caller.quota;
+        let mut says = format!("{count} per {per:?}, {burst} at once");
+        let mut facts = json!({ "count": count, "per_seconds": per.as_secs_f64(), "burst": burst });
+        if self.rules.now.is_some() {
+            let _ = write!(says, "; {} left now", caller.rate.remaining);
+            facts["remaining"] = caller.rate.remaining.into();
+        }
+        let step = step("rate_limit", facts);
+        Some(if caller.rate.allowed {
+            step.passes(says)
+        } else {
+            let retry_after = caller.rate.retry_after;
+            let _ = write!(says, ", the next in {retry_after:?}");
+            step.judged(caller.enforce, Refusal::Rate(retry_after), says)
+        })
+    }
+
+    fn rewrite(&self) -> Option<Step> {
+        let name = self.operation.name();
+        let Some(rule) = self.rules.rules.get(name) else {
+            let says = match self.rules.off.contains(&name) {
+                true => "its rule is off: the body goes as it is",
+                false => "no rule: the body goes as it is",
+            };
+            return Some(step("rewrite", json!({ "mode": null })).passes(says));
+        };
+        let (mode, does) = match rule.mode {
+            Mode::Report => ("report", "counted and left as they are"),
+            Mode::Rewrite => ("rewrite", "renamed"),
+            Mode::Refuse => ("refuse", "refused"),
+        };
+        let renames: Vec<_> = rule
+            .rename
+            .iter()
+            .map(|(a, b)| format!("{a} to {b}"))
+            .collect();
+        let mut facts = json!({ "mode": mode, "rename": rule.rename.iter().cloned().collect::<HashMap<_, _>>() });
+        let rule_says = format!("mode \"{mode}\", {}", renames.join(", "));
+        if let Some(skip) = rewrite::skip(&self.asked.method, &self.asked.headers) {
+            let why = match skip {
+                Skip::Method => "a request of this method has no body to look into",
+                Skip::Coding => "a compressed body is passed on as it is, and counted",
+                Skip::MediaType => "a body that is not JSON is passed on as it is, and counted",
+            };
+            return Some(step("rewrite", facts).passes(format!("{rule_says}; {why}")));
+        }
+        let Some(body) = &self.asked.body else {
+            let says =
+                format!("{rule_says}; old fields are {does}, and the answer says Deprecation");
+            return Some(step("rewrite", facts).passes(says));
+        };
+        let (fields, refusal) = match rewrite::rewrite(body, rule) {
+            Ok(Rewritten::Unchanged) => (Vec::new(), None),
+            Ok(Rewritten::Seen { fields } | Rewritten::Changed { fields, .. }) => (fields, None),
+            Err(fault) => {
+                let says = format!("{rule_says}; {fault}");
+                let refusal = match fault {
+                    RewriteFault::Conflict { old, .. } => Refusal::Conflict(old),
+                    RewriteFault::Deprecated { field } => Refusal::Deprecated(field),
+                    _ => Refusal::Parse,
+                };
+                (Vec::new(), Some((refusal, says)))
+            }
+        };
+        facts["found"] = json!(fields);
+        let step = step("rewrite", facts);
+        Some(match refusal {
+            Some((refusal, says)) => step.refused(refusal, says),
+            None if fields.is_empty() => {
+                step.passes(format!("{rule_says}; no old field in the body"))
+            }
+            None => {
+                let found = fields.join(", ");
+                step.passes(format!(
+                    "{rule_says}; {found} {does}, and the answer says Deprecation"
+                ))
+            }
+        })
+    }
+
+    fn retry(&self) -> Option<Step> {
+        let rules = &self.rules.retry;
+        let size = self.asked.body.as_ref().map(|body| self.sent(body));
+        let replayable = size.is_none_or(|size| size <= self.rules.max_replay_body);
+        let reads = self.operation.is_read(&self.asked.method);
+        let again = |outcome| {
+            let attempt = Attempt {
+                number: 1,
+                reads,
+                replayable,
+                outcome,
+                elapsed_wait_left: self.patience,
+            };
+            matches!(
+                retry::decide(rules, &attempt, 0.0),
+                retry::Decision::Retry { .. }
+            )
+        };
+        let status = |status| Outcome::Status {
+            status,
+            demand: None,
+        };
+        let outcomes = [
+            ("429", status(StatusCode::TOO_MANY_REQUESTS)),
+            ("503", status(StatusCode::SERVICE_UNAVAILABLE)),
+            ("no connection", Outcome::NotWritten),
+            ("500", status(StatusCode::INTERNAL_SERVER_ERROR)),
+            ("502", status(StatusCode::BAD_GATEWAY)),
+            ("504", status(StatusCode::GATEWAY_TIMEOUT)),
+            ("a lost connection", Outcome::Lost),
+            ("a timeout", Outcome::TimedOut),
+        ];
+        let (yes, no): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, end)| again(*end));
+        let names =
+            |list: Vec<(&'static str, Outcome)>| list.into_iter().map(|(name, _)| name).collect();
+        let (yes, no): (Vec<&str>, Vec<&str>) = (names(yes), names(no));
+        let facts = json!({
+            "max_attempts": rules.max_attempts, "after": yes, "not_after": no, "replayable": replayable,
+        });
+        let mut says = if yes.is_empty() {
+            "sent once".to_owned()
+        } else {
+            format!(
+                "up to {} attempts, after {}",
+                rules.max_attempts,
+                yes.join(", ")
+            )
+        };
+        if !replayable {
+            says += ": the body is larger than retry.max_replay_body";
+        } else if !yes.is_empty() && !no.is_empty() {
+            let _ = write!(says, "; not after {}: it may have acted", no.join(", "));
+        }
+        if size.is_none() && self.asked.method != Method::GET {
+            let _ = write!(
+                says,
+                "; a body above {} bytes is never sent twice",
+                self.rules.max_replay_body
+            );
+        }
+        Some(step("retry", facts).passes(says))
+    }
+
+    /// How long the body is that upstream gets.
+    fn sent(&self, body: &[u8]) -> usize {
+        let rule = self.rules.rules.get(self.operation.name());
+        let rule =
+            rule.filter(|_| rewrite::skip(&self.asked.method, &self.asked.headers).is_none());
+        match rule.map(|rule| rewrite::rewrite(body, rule)) {
+            Some(Ok(Rewritten::Changed { body, .. })) => body.len(),
+            _ => body.len(),
+        }
+    }
+
+    fn circuit(&self) -> Option<Step> {
+        let circuit::Rules {
+            failures,
+            within,
+            open,
+        } = self.rules.circuit;
+        let mut says =
+            format!("opens for {open:?} after {failures} failures in a row within {within:?}");
+        let mut facts = json!({ "failures": failures, "within_seconds": within.as_secs_f64(), "open_seconds": open.as_secs_f64() });
+        let Some(now) = &self.rules.now else {
+            return Some(step("circuit", facts).passes(says));
+        };
+        facts["state"] = now.circuit.state.into();
+        let _ = write!(says, "; {} now", now.circuit.state.replace('_', "-"));
+        let step = step("circuit", facts);
+        Some(
+            match now.circuit.next_probe.filter(|left| !left.is_zero()) {
+                Some(left) => {
+                    let _ = write!(says, ", the next probe in {left:?}");
+                    step.refused(Refusal::Circuit(left), says)
+                }
+                None => step.passes(says),
+            },
+        )
+    }
+
+    fn quota(&self) -> Option<Step> {
+        let caller = self.rules.caller.as_ref()?;
+        let priority = match caller.share.priority {
+            Priority::Interactive => "interactive",
+            Priority::Batch => "batch",
+        };
+        let weight = caller.share.weight;
+        let mut says = format!(
+            "the group {}, weight {weight}, {priority}; waits {:?} at most",
+            caller.group, self.patience
+        );
+        let mut facts = json!({
+            "group": caller.group, "weight": weight, "priority": priority, "max_wait_seconds": self.patience.as_secs_f64(),
+        });
+        let Some((view, wait)) = self.rules.now.as_ref().and_then(|now| now.group) else {
+            return Some(step("quota", facts).passes(says));
+        };
+        facts["state"] = view.state.into();
+        facts["remaining"] = json!(view.remaining);
+        facts["paused_seconds"] = json!(view.paused_for.map(|left| left.as_secs_f64()));
+        facts["wait_seconds"] = wait.as_secs_f64().into();
+        let _ = write!(says, "; now {}, a wait of {wait:?}", view.state);
+        let step = step("quota", facts);
+        Some(if wait > self.patience {
+            step.refused(Refusal::Quota(wait), says)
+        } else {
+            step.passes(says)
+        })
+    }
+}
+
+pub(super) fn step(layer: &'static str, facts: Value) -> Step {
+    Step {
+        layer,
+        fate: Fate::Passes,
+        says: String::new(),
+        facts,
+    }
+}

@@ -1,0 +1,112 @@
+//! What there is to see of a running gateway, for the admin listener's JSON.
+
+use std::sync::{Arc, PoisonError};
+
+use serde_json::{Map, Value, json};
+
+use super::reload::Report;
+use crate::{
+    config::{Caller, CallerCredential, Config, Priority},
+    stack::Shared,
+    telemetry::{
+        metrics::Metrics,
+        tally::{self, Calls},
+    },
+};
+
+/// The codes that `enforce = false` may hold back.
+const TRIED: [&str; 2] = ["caller_rate_limited", "forbidden"];
+
+/// Each caller of the file, and `other` if it was seen.
+pub(super) fn callers(config: &Config, shared: &Shared) -> Value {
+    let now = tally::now();
+    let (seen, quota) = (shared.tally.callers(), shared.groups.view());
+    let mut views = Map::new();
+    for (name, calls) in &seen {
+        if !config.callers.contains_key(&**name) {
+            views.insert(name.to_string(), counts(calls));
+        }
+    }
+    let limiters = shared.limiters.load().of_callers();
+    let dealt = |name: &str| seen.get(name).map_or(0, |calls| calls.dealt(now));
+    for (name, caller) in &config.callers {
+        let rules = &caller.rules;
+        let mut view = counts(seen.get(name.as_str()).unwrap_or(&Calls::default()));
+        let group = group(config, caller);
+        let of_group = config.callers.iter().filter(|(_, other)| {
+            // In mode "validate" there are no callers in the file.
+            group.is_some() && self::group(config, other) == group
+        });
+        let all: u64 = of_group.map(|(name, _)| dealt(name)).sum();
+        let limiter = limiters.get(name.as_str());
+        view["keys"] = match &caller.credential {
+            CallerCredential::Keys(hashes) => shared.keys.view(hashes),
+            CallerCredential::Anonymous => json!([]),
+        };
+        view["group"] = json!(group);
+        view["rate"] = json!(rules.rate.to_string());
+        view["burst"] = json!(rules.burst);
+        view["remaining"] = json!(limiter.map(|limiter| limiter.peek().remaining));
+        view["weight"] = json!(rules.weight);
+        view["priority"] = json!(match rules.priority {
+            Priority::Interactive => "interactive",
+            Priority::Batch => "batch",
+        });
+        view["enforce"] = json!(rules.enforce);
+        view["share"] = json!((all > 0).then(|| dealt(name) as f64 / all as f64));
+        view["waiting"] = json!(
+            group
+                .and_then(|group| quota[group]["waiting_by_caller"].get(name)?.as_u64())
+                .unwrap_or(0)
+        );
+        let would = would_refuse(&shared.metrics, &Arc::from(name.as_str()));
+        view["would_refuse_by_code"] = would
+            .into_iter()
+            .map(|(code, count)| (code.to_owned(), json!(count)))
+            .collect();
+        views.insert(name.clone(), view);
+    }
+    Value::Object(views)
+}
+
+fn counts(calls: &Calls) -> Value {
+    json!({
+        "requests": calls.requests,
+        "refused": calls.refused.values().sum::<u64>(),
+        "refused_by_code": calls.refused,
+        "would_refuse": calls.would_refuse,
+        "deprecated": calls.deprecated,
+        "last_seen": (calls.requests > 0).then_some(calls.last),
+    })
+}
+
+fn group<'a>(config: &'a Config, caller: &Caller) -> Option<&'a str> {
+    let token = config.tokens.get(caller.token.as_ref()?)?;
+    Some(&token.quota_group)
+}
+
+fn would_refuse(metrics: &Metrics, caller: &Arc<str>) -> Vec<(&'static str, u64)> {
+    let counts = TRIED.map(|code| (code, metrics.would_refused(caller, code)));
+    counts.into_iter().filter(|(_, count)| *count > 0).collect()
+}
+
+pub(super) fn circuit(shared: &Shared) -> Value {
+    let view = shared
+        .circuit
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .view(shared.epoch.elapsed());
+    json!({
+        "state": view.state,
+        "failures": view.failures,
+        "next_probe_in_seconds": view.next_probe.map(|time| time.as_secs_f64()),
+    })
+}
+
+/// What became of the last reload; nothing, before there was one.
+pub(super) fn reload(last: Option<Report>) -> Value {
+    last.map_or_else(
+        || json!({ "at": null, "result": null, "changed": [], "restart_needed": [], "problems": [] }),
+        |report| report.json(),
+    )
+}

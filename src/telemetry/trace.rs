@@ -1,0 +1,272 @@
+//! The trace of one request while it is served: what upstream is told of it, and the spans that are exported.
+//!
+//! Every request has a trace id. Spans are kept only of what is sampled, and only where there is an exporter; without one a
+//! trace is a few numbers.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use http::{HeaderMap, HeaderValue, Method};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::metrics::Metrics;
+use crate::policy::trace::{Context, Flags, SpanId, TraceId, sampled};
+
+/// The trace that a request is part of.
+pub struct Trace {
+    id: TraceId,
+    flags: Flags,
+    /// The caller's own span, where the trace came with the request.
+    parent: Option<SpanId>,
+    live: Option<Live>,
+}
+
+/// A request whose spans are kept.
+struct Live {
+    spans: Arc<Spans>,
+    root: SpanId,
+    /// One moment on both clocks. Of the request and not of the process: the monotonic one stands still while a machine sleeps,
+    /// and all the spans of a request must agree with each other.
+    anchor: (Instant, SystemTime),
+}
+
+impl Trace {
+    /// Goes on with the caller's trace, or begins one.
+    pub fn begin(headers: &HeaderMap, spans: Option<&Arc<Spans>>, now: Instant) -> Trace {
+        let mut trace = match Context::of(headers) {
+            Some(Context { trace, span, flags }) => Trace {
+                id: trace,
+                flags,
+                parent: Some(span),
+                live: None,
+            },
+            None => {
+                let id = TraceId::from_random(fastrand::u128(..));
+                Trace {
+                    id,
+                    flags: Flags::new(spans.is_some_and(|spans| sampled(id, spans.sample))),
+                    parent: None,
+                    live: None,
+                }
+            }
+        };
+        if trace.flags.sampled() {
+            trace.live = spans.map(|spans| Live {
+                spans: spans.clone(),
+                root: span_id(),
+                anchor: (now, SystemTime::now()),
+            });
+        }
+        trace
+    }
+
+    pub fn id(&self) -> TraceId {
+        self.id
+    }
+
+    /// Whether the caller's `traceparent` was good; only then does its `tracestate` mean anything.
+    pub fn is_continued(&self) -> bool {
+        self.parent.is_some()
+    }
+
+    /// A span for one attempt, and the `traceparent` that tells upstream of it.
+    pub fn attempt(&self) -> (SpanId, Option<HeaderValue>) {
+        let context = Context {
+            trace: self.id,
+            span: span_id(),
+            flags: self.flags,
+        };
+        (
+            context.span,
+            HeaderValue::from_bytes(&context.format()).ok(),
+        )
+    }
+
+    /// A span below the request's, from `start` until now. `what` is asked for only when it is kept.
+    pub fn child(&self, start: Instant, what: impl FnOnce() -> What) {
+        if self.live.is_some() {
+            self.child_with(span_id(), start, what);
+        }
+    }
+
+    /// The same, of an attempt that has its id already.
+    pub fn child_with(&self, id: SpanId, start: Instant, what: impl FnOnce() -> What) {
+        if let Some(live) = &self.live {
+            live.spans.push(Span {
+                parent: Some(live.root),
+                remote_parent: false,
+                ..self.span(live, id, start, what())
+            });
+        }
+    }
+
+    /// The request's own span.
+    pub fn request(&self, start: Instant, what: impl FnOnce() -> What) {
+        if let Some(live) = &self.live {
+            live.spans.push(self.span(live, live.root, start, what()));
+        }
+    }
+
+    fn span(&self, live: &Live, id: SpanId, start: Instant, what: What) -> Span {
+        Span {
+            trace: self.id,
+            id,
+            parent: self.parent,
+            remote_parent: true,
+            start: live.wall(start),
+            end: live.wall(Instant::now()),
+            what,
+        }
+    }
+}
+
+impl Live {
+    fn wall(&self, at: Instant) -> Duration {
+        let (instant, time) = self.anchor;
+        let time = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        time + at.saturating_duration_since(instant)
+    }
+}
+
+fn span_id() -> SpanId {
+    SpanId::from_random(fastrand::u64(..))
+}
+
+/// Something that took time.
+#[derive(Debug)]
+pub struct Span {
+    pub trace: TraceId,
+    pub id: SpanId,
+    pub parent: Option<SpanId>,
+    /// The parent is the caller's.
+    pub remote_parent: bool,
+    /// Since the Unix epoch.
+    pub start: Duration,
+    pub end: Duration,
+    pub what: What,
+}
+
+/// What it was. Never a query, a body or a header but the request id.
+#[derive(Debug)]
+pub enum What {
+    Request {
+        method: Method,
+        operation: &'static str,
+        caller: Arc<str>,
+        request_id: HeaderValue,
+        status: Option<u16>,
+        /// Of the refusal, where the gateway made the answer.
+        code: Option<&'static str>,
+        would_refuse: Option<&'static str>,
+        decision: &'static str,
+        attempts: u32,
+        waited: Duration,
+    },
+    Wait {
+        reason: &'static str,
+    },
+    Attempt {
+        method: Method,
+        operation: &'static str,
+        /// How many there were before it.
+        before: u32,
+        status: Option<u16>,
+        /// Why there was no answer.
+        error: Option<&'static str>,
+    },
+}
+
+/// Where finished spans are put for the exporter. Bounded, and never waited for.
+pub struct Spans {
+    queue: mpsc::Sender<Span>,
+    /// Of new traces, the share that is kept.
+    sample: f64,
+    metrics: Arc<Metrics>,
+}
+
+impl Spans {
+    pub fn new(sample: f64, room: usize, metrics: Arc<Metrics>) -> (Spans, mpsc::Receiver<Span>) {
+        let (queue, spans) = mpsc::channel(room);
+        let sender = Spans {
+            queue,
+            sample,
+            metrics,
+        };
+        (sender, spans)
+    }
+
+    fn push(&self, span: Span) {
+        if self.queue.try_send(span).is_err() {
+            self.metrics.spans_dropped("queue_full", 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn headers(traceparent: &'static str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("traceparent", HeaderValue::from_static(traceparent));
+        headers
+    }
+
+    fn spans(sample: f64, room: usize) -> (Arc<Spans>, mpsc::Receiver<Span>) {
+        let (spans, queue) = Spans::new(sample, room, Arc::default());
+        (Arc::new(spans), queue)
+    }
+
+    #[tokio::test]
+    async fn without_an_exporter_a_trace_allocates_nothing_and_keeps_nothing() {
+        let (none, some) = (HeaderMap::new(), headers(PARENT));
+        fastrand::u64(..);
+        let cost = allocation_counter::measure(|| {
+            for headers in [&none, &some] {
+                let now = Instant::now();
+                let trace = Trace::begin(headers, None, now);
+                trace.child(now, || unreachable!());
+                trace.request(now, || unreachable!());
+                assert!(trace.live.is_none());
+            }
+        });
+        assert_eq!(cost.count_total, 0);
+        // What the caller chose to have sampled stays so for upstream, and what nobody chose is not.
+        assert!(Trace::begin(&some, None, Instant::now()).flags.sampled());
+        assert!(!Trace::begin(&none, None, Instant::now()).flags.sampled());
+    }
+
+    #[tokio::test]
+    async fn the_callers_choice_goes_before_the_share() {
+        let now = Instant::now();
+        let kept = |headers: &HeaderMap, sample| {
+            let (spans, _queue) = spans(sample, 1);
+            Trace::begin(headers, Some(&spans), now).live.is_some()
+        };
+        assert!(kept(&headers(PARENT), 0.0));
+        let not = headers("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
+        assert!(!kept(&not, 1.0));
+        assert!(kept(&HeaderMap::new(), 1.0));
+        assert!(!kept(&HeaderMap::new(), 0.0));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_drops_and_counts() {
+        let (spans, mut queue) = spans(1.0, 2);
+        let trace = Trace::begin(&HeaderMap::new(), Some(&spans), Instant::now());
+        for _ in 0..5 {
+            trace.child(Instant::now(), || What::Wait { reason: "quota" });
+        }
+        let mut kept = Vec::new();
+        assert_eq!(queue.recv_many(&mut kept, 9).await, 2);
+        let text = spans.metrics.encode();
+        let row = r#"revgate_trace_spans_dropped_total{reason="queue_full"} 3"#;
+        assert!(text.contains(row), "{text}");
+        assert_ne!(kept[0].id, kept[1].id);
+        assert_eq!(kept[0].parent, kept[1].parent);
+    }
+}

@@ -1,0 +1,176 @@
+"""What no ready-made tool checks: rendered manifests against strict schemas and the restricted profile, every
+configuration in them by `revgate check`, and the dashboard. The argument is a folder with the rendered bases; the
+dashboard's queries are left there as rules for promtool."""
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+
+import kubernetes_validate
+import yaml
+
+WORK = pathlib.Path(sys.argv[1])
+DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
+# The oldest with native sidecars, and the newest that the validator knows.
+VERSIONS = ["1.29", "1.37"]
+faults = []
+
+
+def fault(where, what):
+    faults.append(f"{where}: {what}")
+
+
+def schema(name, resource):
+    kind = f"{name}: {resource.get('kind')} {resource.get('metadata', {}).get('name')}"
+    if resource["kind"] == "ServiceMonitor":  # A custom resource: no schema to be had, so only what matters here.
+        endpoints = resource["spec"]["endpoints"]
+        if set(resource["spec"]) != {"selector", "endpoints"} or any(set(e) - {"port", "path", "interval"} for e in endpoints):
+            fault(kind, "a key that this test does not know")
+        return
+    for version in VERSIONS:
+        try:
+            kubernetes_validate.validate(resource, version, strict=True)
+        except Exception as error:
+            fault(f"{kind} ({version})", error)
+
+
+def pods(resources):
+    for r in resources:
+        if r["kind"] == "Deployment":
+            yield r["metadata"]["name"], r["spec"]["template"]
+
+
+def restricted(name, template):
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted, and a read-only root."""
+    spec = template["spec"]
+    pod = spec.get("securityContext", {})
+    for c in spec["containers"] + spec.get("initContainers", []):
+        where, own = f"{name}/{c['name']}", c.get("securityContext", {})
+        want = {
+            "runAsNonRoot": own.get("runAsNonRoot", pod.get("runAsNonRoot")) is True,
+            "runAsUser": (own.get("runAsUser", pod.get("runAsUser")) or 0) > 0,
+            "seccompProfile": own.get("seccompProfile", pod.get("seccompProfile")) == {"type": "RuntimeDefault"},
+            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
+            "capabilities": own.get("capabilities") == {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": own.get("readOnlyRootFilesystem") is True,
+            "requests": "requests" in c.get("resources", {}),
+            "memory limit": "memory" in c.get("resources", {}).get("limits", {}),
+        }
+        for key in (k for k, good in want.items() if not good):
+            fault(where, f"{key} is not as the restricted profile wants it")
+        if c["name"] == "revgate":
+            ports = {p["name"] for p in c["ports"]}
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                get = c.get(probe, {}).get("httpGet", {})
+                if get.get("port") not in ports or get.get("path") not in ("/readyz", "/livez"):
+                    fault(where, f"{probe} asks {get}")
+    if {"hostNetwork", "hostPID", "hostIPC"} & set(spec) or any("hostPath" in v for v in spec.get("volumes", [])):
+        fault(name, "uses the host")
+
+
+def drains(name, template, config):
+    """A pod that is killed before its drain is over loses requests."""
+    drain = config.get("drain", {})
+    takes = int(drain.get("delay", "0s")[:-1]) + int(drain.get("timeout", "25s")[:-1])
+    if template["spec"].get("terminationGracePeriodSeconds", 30) <= takes:
+        fault(name, f"terminationGracePeriodSeconds is not above the drain's {takes} s")
+
+
+def check(name, text):
+    """As `run` would load it, with secrets in the place of the ones that are mounted."""
+    with tempfile.TemporaryDirectory() as d:
+        mounted = re.compile(r'"(/run/(?:secrets|credentials)/[^"]*)"')
+        for path in mounted.findall(text):
+            at = pathlib.Path(d + path)
+            at.parent.mkdir(parents=True, exist_ok=True)
+            at.write_text("a-secret-of-the-test\n")
+        file = pathlib.Path(d) / "revgate.toml"
+        file.write_text(mounted.sub(lambda m: f'"{d}{m[1]}"', text))
+        done = subprocess.run([os.environ["REVGATE_BIN"], "check", "-c", file], capture_output=True, text=True)
+        if done.returncode != 0:
+            fault(name, done.stderr.strip())
+
+
+def base(name):
+    resources = list(yaml.safe_load_all((WORK / f"{name}.yaml").read_text()))
+    listed = yaml.safe_load((DEPLOY / "kubernetes" / name / "kustomization.yaml").read_text())["resources"]
+    there = {p.name for p in (DEPLOY / "kubernetes" / name).glob("*.yaml")} - {"kustomization.yaml"}
+    if there != set(listed):
+        fault(name, f"kustomization.yaml and the folder differ: {there ^ set(listed)}")
+    config = {}
+    for r in resources:
+        schema(name, r)
+        if r["kind"] == "ConfigMap":
+            check(f"{name}: ConfigMap", r["data"]["revgate.toml"])
+            config = tomllib.loads(r["data"]["revgate.toml"])
+    for pod, template in pods(resources):
+        restricted(f"{name}: {pod}", template)
+        drains(f"{name}: {pod}", template, config)
+        for v in template["spec"]["volumes"]:
+            if "configMap" in v and not any(r["kind"] == "ConfigMap" and r["metadata"]["name"] == v["configMap"]["name"] for r in resources):
+                fault(name, f"the volume {v['name']} names a ConfigMap that is not there")
+    return resources
+
+
+def selects(resources):
+    labels = next(t["metadata"]["labels"] for n, t in pods(resources) if n == "revgate")
+    for r in resources:
+        spec = r.get("spec", {})
+        chosen = {
+            "Service": spec.get("selector"),
+            "NetworkPolicy": spec.get("podSelector", {}).get("matchLabels"),
+            "PodDisruptionBudget": (spec.get("selector") or {}).get("matchLabels"),
+        }.get(r["kind"])
+        if chosen is not None and not (chosen and chosen.items() <= labels.items()):
+            fault(f"{r['kind']} {r['metadata']['name']}", "does not select the pods")
+        if r["kind"] == "ServiceMonitor":
+            found = [s for s in resources if s["kind"] == "Service" and spec["selector"]["matchLabels"].items() <= s["metadata"]["labels"].items()]
+            if len(found) != 1 or spec["endpoints"][0]["port"] not in {p["name"] for p in found[0]["spec"]["ports"]}:
+                fault("ServiceMonitor", "does not select one Service with its port")
+
+
+def dashboard():
+    board = json.loads((DEPLOY / "grafana" / "revgate.json").read_text())
+    rules, ids, taken = [], set(), set()
+    for panel in board["panels"]:
+        if panel["id"] in ids:
+            fault("dashboard", f"the id {panel['id']} is there twice")
+        ids.add(panel["id"])
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        if cells & taken or at["x"] + at["w"] > 24:
+            fault("dashboard", f"{panel['title']} lies over another or beyond the edge")
+        taken |= cells
+        if panel["type"] != "row" and not panel.get("description"):
+            fault("dashboard", f"{panel['title']} does not say what it shows")
+        for t in panel.get("targets", []):
+            expr = t["expr"].replace("$__rate_interval", "1m").replace("$__range", "1h")
+            rules.append({"record": f"dashboard:p{panel['id']}_{t['refId'].lower()}", "expr": expr})
+    (WORK / "dashboard-queries.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+
+
+def licences():
+    """The list of deny.toml against what the program is made of, as cargo-deny would; it also knows the full texts."""
+    allowed = set(tomllib.loads((DEPLOY / "deny.toml").read_text())["licenses"]["allow"])
+    tree = ["cargo", "tree", "--locked", "--edges=normal,build", "--prefix=none", "--format={p}\t{l}"]
+    lines = subprocess.run(tree, cwd=DEPLOY.parent, capture_output=True, text=True, check=True).stdout.splitlines()
+    for package, licence in sorted({tuple(line.replace(" (*)", "").split("\t")) for line in lines}):
+        terms = re.split(r"(\(|\)|\s+(?:AND|OR)\s+|/)", licence)
+        words = {"/": "or", "AND": "and", "OR": "or", "(": "(", ")": ")"}
+        python = " ".join(words.get(t.strip(), str(t.strip() in allowed)) for t in terms if t.strip())
+        if not eval(python):
+            fault("deny.toml", f"{package}: {licence}")
+
+
+licences()
+base("sidecar")
+selects(base("standalone"))
+for file in [DEPLOY / "compose/config/revgate.toml", DEPLOY / "systemd/revgate.toml"]:
+    check(file.relative_to(DEPLOY), file.read_text())
+dashboard()
+if faults:
+    sys.exit("\n".join(map(str, faults)))

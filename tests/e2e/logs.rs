@@ -1,0 +1,273 @@
+//! The access log and the log's level, of the program as an operator runs it.
+
+use std::net::SocketAddr;
+
+use revgate::simulator::{self, Fault, Simulator};
+use serde_json::Value;
+
+use crate::{
+    http::{Answer, Client, request},
+    process::Process,
+    rig::{KEY, TOKEN, hash, plan, status},
+};
+
+struct Running {
+    devrev: Simulator,
+    gateway: Process,
+    proxy: SocketAddr,
+    admin: SocketAddr,
+    _file: tempfile::NamedTempFile,
+}
+
+impl Running {
+    async fn start(level: &str, more: &str) -> Running {
+        let devrev = simulator::start(simulator::Options::default())
+            .await
+            .expect("the simulator starts");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let toml = format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://{}\"\n\
+             [tokens.main]\nenv = \"DEVREV_TOKEN\"\n[callers.billing]\nkey_sha256 = \"{}\"\ndeny = [\"works.delete\"]\n{more}\n",
+            devrev.addr(),
+            hash(KEY),
+        );
+        std::fs::write(file.path(), toml).expect("written");
+        let path = file.path().to_str().expect("a path");
+        let mut gateway = Process::start(&["run", "-c", path], level);
+        let (mut proxy, mut admin) = (None, None);
+        while proxy.is_none() || admin.is_none() {
+            let line = gateway.line(|line| line["message"] == "listening");
+            let address = line["address"].as_str().and_then(|a| a.parse().ok());
+            match line["listener"].as_str() {
+                Some("proxy") => proxy = address,
+                _ => admin = address,
+            }
+        }
+        Running {
+            devrev,
+            gateway,
+            proxy: proxy.expect("bound"),
+            admin: admin.expect("bound"),
+            _file: file,
+        }
+    }
+
+    async fn send(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> u16 {
+        let mut client = Client::connect(self.proxy).await;
+        client.send(request(method, target, headers, body)).await;
+        client.answer().await.expect("an answer").status
+    }
+
+    async fn level(&self, body: &str) -> Answer {
+        let mut client = Client::connect(self.admin).await;
+        let bytes = format!(
+            "POST /log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        client.send(bytes).await;
+        client.answer().await.expect("an answer")
+    }
+
+    /// The next line of the access log.
+    fn access(&mut self) -> Value {
+        self.gateway
+            .line(|line| line["target"] == "revgate::access")
+    }
+}
+
+const AUTHORIZED: [(&str, &str); 2] =
+    [("Authorization", KEY), ("Content-Type", "application/json")];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_has_one_line_that_says_what_became_of_it() {
+    let mut running = Running::start("info", "[log]\naccess = \"all\"").await;
+    let body = r#"{"id":"body-secret","rev_org":"REV-1"}"#;
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+    let mut headers = AUTHORIZED.to_vec();
+    headers.extend([("traceparent", parent), ("X-Request-Id", "order-1")]);
+    let target = "/rev-users.link?query-secret=1";
+    assert_eq!(running.send("POST", target, &headers, body).await, 200);
+    let line = running.access();
+    let mut keys: Vec<_> = line.as_object().expect("a line").keys().collect();
+    keys.sort_unstable();
+    assert_eq!(
+        keys,
+        [
+            "attempts",
+            "bytes_in",
+            "bytes_out",
+            "caller",
+            "code",
+            "complete",
+            "decision",
+            "duration_ms",
+            "level",
+            "message",
+            "method",
+            "operation",
+            "request_id",
+            "source",
+            "status",
+            "target",
+            "timestamp",
+            "trace_id",
+            "upstream_ms",
+            "wait_ms",
+            "would_refuse",
+        ]
+    );
+    for (key, value) in [
+        ("message", Value::from("request")),
+        ("request_id", "order-1".into()),
+        ("trace_id", "4bf92f3577b34da6a3ce929d0e0e4736".into()),
+        ("caller", "billing".into()),
+        ("method", "POST".into()),
+        ("operation", "rev-users.link".into()),
+        ("status", 200.into()),
+        ("source", "upstream".into()),
+        ("code", "".into()),
+        ("would_refuse", "".into()),
+        ("decision", "forwarded".into()),
+        ("attempts", 1.into()),
+        ("wait_ms", 0.0.into()),
+        ("bytes_in", body.len().into()),
+        ("complete", true.into()),
+    ] {
+        assert_eq!(line[key], value, "{key} of {line}");
+    }
+    let number = |line: &Value, key: &str| line[key].as_f64().expect("a number");
+    assert!(number(&line, "bytes_out") > 0.0, "{line}");
+    assert!(number(&line, "upstream_ms") > 0.0, "{line}");
+    assert!(
+        number(&line, "duration_ms") >= number(&line, "upstream_ms"),
+        "{line}"
+    );
+
+    let refused = running.send("POST", "/works.delete", &AUTHORIZED, "{}");
+    assert_eq!(refused.await, 403);
+    let line = running.access();
+    assert_eq!(
+        (&line["decision"], &line["source"], &line["code"]),
+        (&"refused".into(), &"gateway".into(), &"forbidden".into())
+    );
+    assert_eq!(
+        (&line["attempts"], &line["upstream_ms"]),
+        (&0.into(), &0.0.into())
+    );
+
+    running
+        .devrev
+        .set_plan(plan("rev-users.link", status(429, Some(1)), 1));
+    assert_eq!(running.send("POST", target, &AUTHORIZED, body).await, 200);
+    let line = running.access();
+    assert_eq!(
+        (&line["decision"], &line["attempts"], &line["status"]),
+        (&"retried".into(), &2.into(), &200.into())
+    );
+    assert!(number(&line, "wait_ms") >= 900.0, "{line}");
+    assert!(number(&line, "upstream_ms") < 900.0, "{line}");
+
+    running.devrev.set_plan(plan("works.list", Fault::Hang, 1));
+    let mut client = Client::connect(running.proxy).await;
+    client
+        .send(request("GET", "/works.list", &AUTHORIZED, ""))
+        .await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    drop(client);
+    let line = running.access();
+    assert_eq!(
+        (
+            &line["decision"],
+            &line["status"],
+            &line["complete"],
+            &line["attempts"]
+        ),
+        (&"left".into(), &499.into(), &false.into(), &1.into())
+    );
+    assert!(number(&line, "upstream_ms") >= 200.0, "{line}");
+
+    running.gateway.terminate();
+    let (_, log) = running.gateway.end();
+    for secret in [KEY, TOKEN, "body-secret", "query-secret"] {
+        assert!(!log.contains(secret), "the log tells {secret}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_level_changes_while_it_runs_and_a_bad_one_changes_nothing() {
+    let mut running = Running::start("info", "").await;
+    let wrong = [("Authorization", "a-wrong-key")];
+    // A refusal's cause is told at DEBUG; the access line, at INFO, comes after it.
+    let refusal = async |running: &mut Running| {
+        assert_eq!(running.send("GET", "/works.list", &wrong, "").await, 401);
+        let mut levels = Vec::new();
+        while levels.last().is_none_or(|level| level != "INFO") {
+            let line = running
+                .gateway
+                .line(|line| line["code"] == "unauthenticated");
+            levels.push(line["level"].as_str().expect("a level").to_owned());
+        }
+        levels
+    };
+    assert_eq!(refusal(&mut running).await, ["INFO"]);
+    let answer = running.level(r#"{"level":"debug"}"#).await;
+    assert_eq!(
+        (answer.status, &answer.json()["level"]),
+        (200, &"debug".into())
+    );
+    assert_eq!(refusal(&mut running).await, ["DEBUG", "INFO"]);
+
+    for (body, why) in [
+        (r#"{"level":"loud"}"#, "\"loud\" is not a log level"),
+        (r#"{"level":"info,loud"}"#, "\"loud\" is not a log level"),
+        (
+            r#"{"level":"revgate=loud"}"#,
+            "cannot read the log directives",
+        ),
+        (r#"{"level":""}"#, "is not a log level"),
+        (r#"{"level":7}"#, "send {\"level\":\"debug\"}"),
+        (r#"{"lvl":"info"}"#, "send {\"level\":\"debug\"}"),
+        ("info", "send {\"level\":\"debug\"}"),
+        ("", "send {\"level\":\"debug\"}"),
+    ] {
+        let answer = running.level(body).await;
+        assert_eq!(answer.status, 400, "{body}");
+        let told = answer.json()["error"].as_str().expect("why").to_owned();
+        assert!(told.contains(why), "{body}: {told}");
+        assert_eq!(refusal(&mut running).await, ["DEBUG", "INFO"], "{body}");
+    }
+
+    // Nothing but the access log.
+    let answer = running
+        .level(r#"{"level":"off,revgate::access=info"}"#)
+        .await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(refusal(&mut running).await, ["INFO"]);
+}
+
+/// The names of a process's threads.
+fn threads(process: &Process) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.child.id()));
+    let names = tasks.expect("a process").filter_map(|task| {
+        let name = std::fs::read_to_string(task.ok()?.path().join("comm")).ok()?;
+        Some(name.trim().to_owned())
+    });
+    names.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_receiver_there_is_no_exporter() {
+    let mut off = Running::start("info", "").await;
+    assert!(!threads(&off.gateway).contains(&"traces".to_owned()));
+    let receiver =
+        "[trace]\notlp = \"http://127.0.0.1:9\"\nheaders = { x-key = { env = \"DEVREV_TOKEN\" } }";
+    let mut on = Running::start("trace", receiver).await;
+    assert!(threads(&on.gateway).contains(&"traces".to_owned()));
+    on.send("GET", "/works.list", &AUTHORIZED, "").await;
+    for running in [&mut off, &mut on] {
+        running.gateway.terminate();
+        let (code, log) = running.gateway.end();
+        assert_eq!(code, Some(0));
+        assert!(!log.contains(TOKEN), "{log}");
+    }
+}
