@@ -280,6 +280,12 @@ fn a_caller_has_one_key_or_two() {
             panic!("not a key")
         };
         assert_eq!(hashes.len(), count, "{keys}");
+        let printed = toml::to_string(&config.effective()).unwrap();
+        let again = from_toml(&printed, &env()).unwrap();
+        let CallerCredential::Keys(loaded) = &again.callers["a"].credential else {
+            panic!("not a key")
+        };
+        assert_eq!(loaded, hashes, "{printed}");
         let shown = config.redacted();
         assert_eq!(shown["callers"]["a"]["key_ids"][0], HASH[..8], "{shown}");
         assert!(!shown.to_string().contains(HASH) && !shown.to_string().contains(SECRET));
