@@ -45,6 +45,8 @@ pub enum Error {
     Target(TargetFault),
     #[error("bad message framing: {0}")]
     Framing(FramingFault),
+    #[error("the request has been through this gateway already")]
+    Loop,
     #[error("malformed request head")]
     Malformed,
     #[error("the request's body was malformed or broke off")]
@@ -73,6 +75,9 @@ pub enum Error {
     CircuitOpen { retry_after: Duration },
     #[error("the upstream token cannot be used")]
     TokenUnavailable { retry_after: Duration },
+    /// The same, learnt just now: this request was sent and DevRev answered 401.
+    #[error("DevRev refused the upstream token")]
+    TokenRefused { retry_after: Duration },
     #[error("no connection to the upstream")]
     Unreachable(#[source] Cause),
     #[error("the upstream connection broke before a response")]
@@ -95,9 +100,11 @@ impl Error {
             | Error::UnknownCertificate
             | Error::ExpiredCertificate => "unauthenticated",
             Error::Forbidden => "forbidden",
-            Error::Target(_) | Error::Framing(_) | Error::Malformed | Error::BrokenBody => {
-                "bad_request"
-            }
+            Error::Target(_)
+            | Error::Framing(_)
+            | Error::Loop
+            | Error::Malformed
+            | Error::BrokenBody => "bad_request",
             Error::Parse => "parse_error",
             Error::FieldConflict { .. } => "field_conflict",
             Error::DeprecatedField { .. } => "deprecated_field",
@@ -109,7 +116,7 @@ impl Error {
             Error::Overloaded { .. } => "overloaded",
             Error::Draining { .. } => "draining",
             Error::CircuitOpen { .. } => "circuit_open",
-            Error::TokenUnavailable { .. } => "token_unavailable",
+            Error::TokenUnavailable { .. } | Error::TokenRefused { .. } => "token_unavailable",
             Error::TokenUnverified { .. } => "token_unverified",
             Error::Unreachable(_) => "upstream_unreachable",
             Error::Broken(_) => "upstream_broken",
@@ -175,6 +182,7 @@ impl Error {
             | Error::Draining { retry_after }
             | Error::CircuitOpen { retry_after }
             | Error::TokenUnavailable { retry_after }
+            | Error::TokenRefused { retry_after }
             | Error::TokenUnverified { retry_after } => Some(*retry_after),
             _ => None,
         }
@@ -211,6 +219,7 @@ impl Error {
             Error::Forbidden => "This caller may not use this operation.",
             Error::Target(_) => "The request's target or Host is not acceptable.",
             Error::Framing(_) => "The request's framing is ambiguous or malformed.",
+            Error::Loop => "This request has been through revgate already: it runs in a circle.",
             Error::Malformed => "The request is not well-formed HTTP.",
             Error::BrokenBody => "The request's body is malformed or ended early.",
             Error::Parse => "The body is not one JSON object with distinct keys.",
@@ -230,7 +239,7 @@ impl Error {
             Error::Overloaded { .. } => "Too many requests are in flight.",
             Error::Draining { .. } => "This gateway is shutting down; another one will answer.",
             Error::CircuitOpen { .. } => "DevRev has been failing; it is being probed.",
-            Error::TokenUnavailable { .. } => {
+            Error::TokenUnavailable { .. } | Error::TokenRefused { .. } => {
                 "The gateway's DevRev token cannot be used at present."
             }
             Error::TokenUnverified { .. } => "DevRev did not say whether this token is good.",
@@ -324,6 +333,9 @@ mod tests {
                 retry_after: second,
             },
             Error::TokenUnavailable {
+                retry_after: second,
+            },
+            Error::TokenRefused {
                 retry_after: second,
             },
             Error::TokenUnverified {

@@ -5,7 +5,7 @@
 //! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `upstream` |
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
 //! | [`RequestId`](crate::types::RequestId), [`Record`](crate::record::Record) | `telemetry` | all below |
-//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `credential`, `attempt` |
+//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `gate`, `quota`, `credential`, `attempt` |
 //! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
 //! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
@@ -23,8 +23,9 @@ use crate::{
     config::{self, AuthMode, CallerCredential, CallerRules, Config, Jwks, LogAccess, RewriteMode},
     error::Error,
     layer::{
-        BoxFuture, admission, attempt, authenticate, authorize, circuit, credential, headers,
-        protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
+        BoxFuture, admission, attempt, authenticate, authorize, circuit,
+        credential::{self, gate},
+        headers, protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
     policy::{
         access::Access,
@@ -33,12 +34,13 @@ use crate::{
         retry::Rules,
         rewrite::{Mode, Rule},
     },
+    telemetry::keys::Keys,
     types::Caller,
 };
 
 mod shared;
 
-pub use self::shared::{Shared, tokens};
+pub use self::shared::Shared;
 pub(crate) use self::shared::{circuit_of, quota_of};
 
 /// The stack with its types forgotten; one clone serves one request.
@@ -97,6 +99,7 @@ where
                     .introspect
                     .then(|| introspection(config, shared, &below)),
                 shared.signing_keys.load_full(),
+                &shared.keys,
             ),
             metrics(),
         ))
@@ -137,6 +140,12 @@ where
             epoch: shared.epoch,
             metrics: metrics(),
         }))
+        // What would go out with a token that DevRev refuses. Per attempt, and above quota: a dead token takes no unit and waits for
+        // none. Below the circuit: while nothing is sent, no probe of a token is spent.
+        .layer(gate::GateLayer::new(gate::Parameters {
+            tokens: shared.tokens.clone(),
+            epoch: shared.epoch,
+        }))
         // Every attempt needs leave of its group, and waits its turn for it; every answer tells the group.
         .layer(quota::QuotaLayer::new(quota::Parameters {
             groups: shared.groups.clone(),
@@ -152,6 +161,8 @@ where
         // Per attempt, so that a rotated token is used.
         .layer(credential::CredentialLayer::new(credential::Parameters {
             tokens: shared.tokens.clone(),
+            epoch: shared.epoch,
+            metrics: metrics(),
         }))
         // Names this attempt to upstream, and times it: all that is below is upstream.
         .layer(attempt::AttemptLayer)
@@ -195,6 +206,7 @@ pub(crate) fn identities(
     config: &Config,
     introspection: Option<authenticate::Introspection>,
     fetched: Option<Arc<authenticate::SigningKeys>>,
+    used: &Keys,
 ) -> authenticate::Parameters {
     if config.auth.mode == AuthMode::Validate {
         let rules = &config.defaults;
@@ -225,7 +237,13 @@ pub(crate) fn identities(
             enforce: caller.rules.enforce,
         });
         match &caller.credential {
-            CallerCredential::Key(hash) => drop(keys.insert(*hash, identity)),
+            CallerCredential::Keys(hashes) => keys.extend(hashes.iter().map(|hash| {
+                let known = authenticate::Known {
+                    caller: identity.clone(),
+                    used: used.of(hash),
+                };
+                (*hash, known)
+            })),
             CallerCredential::JwtSubject(subject) => {
                 drop(subjects.insert(subject.clone(), identity))
             }

@@ -23,6 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub trait Control: Send + Sync + 'static {
     /// Why no traffic can be taken; empty when it can.
     fn unready(&self) -> Vec<String>;
+    /// What to see to though traffic can be taken.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
     fn metrics(&self) -> String;
     fn config(&self) -> serde_json::Value;
     fn status(&self) -> serde_json::Value;

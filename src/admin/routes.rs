@@ -86,7 +86,12 @@ fn get<'a>(
         "/readyz" => Box::new(|| {
             let reasons = control.unready();
             if reasons.is_empty() {
-                return value(StatusCode::OK, &json!({"ready": true}));
+                let mut ready = json!({"ready": true});
+                let warnings = control.warnings();
+                if !warnings.is_empty() {
+                    ready["warnings"] = json!(warnings);
+                }
+                return value(StatusCode::OK, &ready);
             }
             value(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -54,10 +54,22 @@ pub(super) fn rules(s: &mut Section, base: Option<&CallerRules>) -> CallerRules 
     }
 }
 
-fn digest(v: &Value) -> Option<[u8; 32]> {
-    let text = v
-        .as_str()
-        .filter(|t| t.len() == 64 && t.bytes().all(|b| b.is_ascii_hexdigit()))?;
+/// One, or two while a key is rotated; the environment gives them with a comma.
+fn digests(v: &Value) -> Option<Vec<[u8; 32]>> {
+    let texts: Vec<&str> = match v {
+        Value::String(text) => text.split(',').map(str::trim).collect(),
+        Value::Array(items) => items.iter().map(Value::as_str).collect::<Option<_>>()?,
+        _ => return None,
+    };
+    (1..=2)
+        .contains(&texts.len())
+        .then(|| texts.into_iter().map(digest).collect())?
+}
+
+fn digest(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
     let mut hash = [0; 32];
     for (i, byte) in hash.iter_mut().enumerate() {
         *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
@@ -135,16 +147,19 @@ pub(super) fn callers(
             );
         }
         let has_hash = s.has("key_sha256");
-        let hash = s.parse(
+        let hashes = s.parse(
             "key_sha256",
-            "64 hexadecimal digits, as `revgate hash-key` prints them",
-            digest,
+            "64 hexadecimal digits, as `revgate hash-key` prints them, or a list of two such while a key is rotated",
+            digests,
         );
         let has_key = s.has("key");
-        let source = s.secret("key");
-        let hash = hash.or_else(|| {
-            let key = resolve(&s, "key", source.as_ref()?, env)?;
-            Some(Sha256::digest(key.expose_secret().as_bytes()).into())
+        let sources = s.secrets("key");
+        let hashes = hashes.unwrap_or_else(|| {
+            let keys = sources
+                .iter()
+                .filter_map(|(at, source)| resolve(&s, at, source, env));
+            keys.map(|key| Sha256::digest(key.expose_secret().as_bytes()).into())
+                .collect()
         });
         let anonymous = s.bool("anonymous") == Some(true);
         let has_subject = s.has("jwt_subject");
@@ -171,14 +186,17 @@ pub(super) fn callers(
             1 => {}
             _ => s.problem("", "has several credentials; keep one of key_sha256, key, jwt_subject, mtls_san, unix_uid and anonymous"),
         }
-        if let Some(hash) = hash
-            && let Some(other) = keys.insert(hash, name.clone())
-        {
+        for hash in &hashes {
+            let Some(other) = keys.insert(*hash, name.clone()) else {
+                continue;
+            };
             let key = if has_hash { "key_sha256" } else { "key" };
-            s.problem(
-                key,
-                format!("is the key of caller `{other}` too; give each caller a key of its own"),
-            );
+            let message = if other == name {
+                "is the same key twice; write it once, or the old and the new one".to_owned()
+            } else {
+                format!("is the key of caller `{other}` too; give each caller a key of its own")
+            };
+            s.problem(key, message);
         }
         if anonymous {
             if !loopback {
@@ -222,14 +240,15 @@ pub(super) fn callers(
             Some(CallerCredential::Anonymous)
         } else {
             let subject = subject.map(CallerCredential::JwtSubject);
-            hash.map(CallerCredential::Key).or(subject).or(peer)
+            let keys = (!hashes.is_empty()).then_some(CallerCredential::Keys(hashes));
+            keys.or(subject).or(peer)
         };
         if let Some(credential) = credential {
             callers.insert(
                 name,
                 Caller {
                     credential,
-                    key_source: source,
+                    key_sources: sources.into_iter().map(|(_, source)| source).collect(),
                     token,
                     rules,
                 },

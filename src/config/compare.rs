@@ -12,18 +12,19 @@ impl Config {
         differ("", &old.redacted(), &self.redacted(), &mut keys);
         // What is not shown is compared by itself.
         for (name, token) in &self.tokens {
-            let secret = |config: &Config| {
-                let token = config.tokens.get(name)?;
-                Some(token.value.expose_secret().to_owned())
-            };
-            if secret(old).is_some_and(|old| old != token.value.expose_secret()) {
+            let before = old.tokens.get(name);
+            let value = token.value.expose_secret();
+            if before.is_some_and(|before| before.value.expose_secret() != value) {
                 keys.push(format!("tokens.{name}"));
             }
         }
         for (name, caller) in &self.callers {
+            // Told below, and of the whole hash.
+            let ids = format!("callers.{name}.key_ids");
+            keys.retain(|key| *key != ids);
             let before = old.callers.get(name).map(|caller| &caller.credential);
             let changed = match (before, &caller.credential) {
-                (Some(CallerCredential::Key(old)), CallerCredential::Key(new)) => old != new,
+                (Some(CallerCredential::Keys(old)), CallerCredential::Keys(new)) => old != new,
                 _ => false,
             };
             if changed {
@@ -38,11 +39,9 @@ impl Config {
                 keys.push("listen.tls.client_ca".into());
             }
         }
-        let key = |config: &Config| {
-            let key = config.admin.key.as_ref()?;
-            Some(key.expose_secret().to_owned())
-        };
-        if key(old).is_some() && key(self).is_some() && key(old) != key(self) {
+        if let (Some(before), Some(key)) = (&old.admin.key, &self.admin.key)
+            && before.expose_secret() != key.expose_secret()
+        {
             keys.push("admin.key".into());
         }
         let set = |config: &Config| match &config.auth.jwt.as_ref()?.jwks {

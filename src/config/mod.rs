@@ -7,6 +7,7 @@ mod callers;
 mod compare;
 mod jwt;
 mod listen;
+mod own;
 mod parse;
 mod raw;
 mod redact;
@@ -186,8 +187,8 @@ pub enum TokenSource {
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub credential: CallerCredential,
-    /// Where its key stands, unless the file holds the hash itself.
-    pub key_source: Option<TokenSource>,
+    /// Where its keys stand, unless the file holds the hash itself.
+    pub key_sources: Vec<TokenSource>,
     /// A name in `tokens`; `None` only in mode "validate".
     pub token: Option<String>,
     pub rules: CallerRules,
@@ -195,8 +196,8 @@ pub struct Caller {
 
 #[derive(Debug, Clone)]
 pub enum CallerCredential {
-    /// SHA-256 of the caller's key.
-    Key([u8; 32]),
+    /// SHA-256 of the caller's key; two while it is rotated.
+    Keys(Vec<[u8; 32]>),
     /// `sub` of a signed token; only where `auth.jwt` is set.
     JwtSubject(String),
     /// A name in its client certificate.

@@ -110,6 +110,7 @@ fn build(tree: Value, env: &BTreeMap<String, String>, sink: &Sink) -> Config {
     let listen = listen(root.section("listen"), &mut files, &mut warnings);
     let admin = admin(root.section("admin"), env);
     let upstream = upstream(root.section("upstream"));
+    super::own::check(&root, &listen, &admin, &upstream);
     let auth = auth(root.section("auth"), &upstream.roots);
     let inject = auth.mode == AuthMode::Inject;
     let named = root.named(

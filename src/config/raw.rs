@@ -49,6 +49,22 @@ pub(super) enum Roots {
     File { file: String },
 }
 
+/// One, or two while a key is rotated.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Hashes {
+    One(String),
+    Two(Vec<String>),
+}
+
+/// One, or two while a key is rotated.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum References {
+    One(Reference),
+    Two(Vec<Reference>),
+}
+
 /// Where a secret stands; never the secret itself.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
@@ -212,12 +228,12 @@ tables! {
     }
     /// Who may call: one credential and what differs from the defaults.
     Caller {
-        /// SHA-256 of the caller's key, as `revgate hash-key` prints it; so the file holds no key. This, key, mtls_san, unix_uid or anonymous.
+        /// SHA-256 of the caller's key, as `revgate hash-key` prints it; so the file holds no key. This, key, jwt_subject, mtls_san, unix_uid or anonymous. A list of two while a key is rotated: both are good.
         #[schemars(example = &"0000000000000000000000000000000000000000000000000000000000000000")]
-        key_sha256: String,
-        /// Where the caller's key stands, in place of key_sha256.
+        key_sha256: Hashes,
+        /// Where the caller's key stands, in place of key_sha256; a list of two while it is rotated.
         #[schemars(example = serde_json::json!({ "env": "BILLING_KEY" }))]
-        key: Reference,
+        key: References,
         /// `sub` of a signed token; needs auth.jwt. Of a Kubernetes service account it is "system:serviceaccount:NAMESPACE:NAME".
         #[schemars(example = &"system:serviceaccount:shop:billing")]
         jwt_subject: String,

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{units::*, *};
+use crate::telemetry::keys::id;
 
 const REDACTED: &str = "<redacted>";
 
@@ -137,22 +138,37 @@ fn token(token: &Token) -> Value {
 
 fn caller(caller: &Caller, hashes: bool) -> Value {
     let mut out = rules(&caller.rules);
-    match (&caller.credential, &caller.key_source) {
-        (CallerCredential::Anonymous, _) => out["anonymous"] = true.into(),
-        (CallerCredential::JwtSubject(subject), _) => out["jwt_subject"] = subject.as_str().into(),
-        (CallerCredential::San(san), _) => out["mtls_san"] = san.to_string().into(),
-        (CallerCredential::Uid(uid), _) => out["unix_uid"] = (*uid).into(),
-        (_, Some(source)) => out["key"] = reference(source),
-        (CallerCredential::Key(hash), None) if hashes => {
-            let hex = hash.iter().map(|byte| format!("{byte:02x}"));
-            out["key_sha256"] = hex.collect::<String>().into();
+    let hex = |hash: &[u8; 32]| -> String { hash.iter().map(|b| format!("{b:02x}")).collect() };
+    match &caller.credential {
+        CallerCredential::Anonymous => out["anonymous"] = true.into(),
+        CallerCredential::JwtSubject(subject) => out["jwt_subject"] = subject.as_str().into(),
+        CallerCredential::San(san) => out["mtls_san"] = san.to_string().into(),
+        CallerCredential::Uid(uid) => out["unix_uid"] = (*uid).into(),
+        CallerCredential::Keys(keys) => {
+            match caller.key_sources.is_empty() {
+                false => out["key"] = one_or_all(caller.key_sources.iter().map(reference)),
+                true if hashes => out["key_sha256"] = one_or_all(keys.iter().map(hex)),
+                true => out["key_sha256"] = REDACTED.into(),
+            }
+            if !hashes {
+                // No key of the file: it would not load.
+                out["key_ids"] = keys.iter().map(id).collect::<Vec<_>>().into();
+            }
         }
-        (CallerCredential::Key(_), None) => out["key_sha256"] = REDACTED.into(),
     }
     if let Some(token) = &caller.token {
         out["token"] = token.as_str().into();
     }
     out
+}
+
+/// As the file may have it: one by itself, several in a list.
+fn one_or_all<T: Into<Value>>(all: impl Iterator<Item = T>) -> Value {
+    let mut all: Vec<Value> = all.map(Into::into).collect();
+    match all.len() {
+        1 => all.remove(0),
+        _ => all.into(),
+    }
 }
 
 fn rules(rules: &CallerRules) -> Value {

@@ -64,13 +64,16 @@ pub fn read_bytes(path: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>, String>
             e.kind()
         )
     };
+    let metadata = std::fs::metadata(path).map_err(fail)?;
     // A pipe without a writer would hang the start for ever.
-    if !std::fs::metadata(path).map_err(fail)?.is_file() {
+    if !metadata.is_file() {
         return Err(format!(
             "the path is not a regular file; point it at a file that holds only {what}"
         ));
     }
-    let mut bytes = Zeroizing::new(Vec::new());
+    // As large as it will be: what grows leaves copies behind that nobody wipes.
+    let size = metadata.len().min(LIMIT + 1) as usize;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(size + 1));
     File::open(path)
         .map_err(fail)?
         .take(LIMIT + 1)

@@ -394,13 +394,85 @@ fn files_hold_secrets_and_are_bounded() {
     }
     std::fs::write(&path, "abc\n").unwrap();
     let config = from_toml(&text, &env()).unwrap();
-    let CallerCredential::Key(hash) = &config.callers["Big-Name"].credential else {
+    let CallerCredential::Keys(hashes) = &config.callers["Big-Name"].credential else {
         panic!("not a key")
     };
     assert_eq!(
-        hash.iter().map(|b| format!("{b:02x}")).collect::<String>(),
+        hashes[0]
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>(),
         HASH
     );
+}
+
+#[test]
+fn a_caller_has_one_key_or_two() {
+    let other = "a".repeat(64);
+    let file = |keys: &str| format!("[tokens.main]\nenv = \"T\"\n[callers.a]\n{keys}\n");
+    for (keys, count) in [
+        (format!("key_sha256 = \"{HASH}\""), 1),
+        (format!("key_sha256 = [\"{HASH}\"]"), 1),
+        (format!("key_sha256 = [\"{HASH}\", \"{other}\"]"), 2),
+        (format!("key_sha256 = \"{HASH}, {other}\""), 2),
+        ("key = { env = \"K\" }".into(), 1),
+        ("key = [{ env = \"K\" }, { env = \"T\" }]".into(), 2),
+    ] {
+        let config = from_toml(&file(&keys), &env()).unwrap();
+        let CallerCredential::Keys(hashes) = &config.callers["a"].credential else {
+            panic!("not a key")
+        };
+        assert_eq!(hashes.len(), count, "{keys}");
+        let printed = toml::to_string(&config.effective()).unwrap();
+        let again = from_toml(&printed, &env()).unwrap();
+        let CallerCredential::Keys(loaded) = &again.callers["a"].credential else {
+            panic!("not a key")
+        };
+        assert_eq!(loaded, hashes, "{printed}");
+        let shown = config.redacted();
+        assert_eq!(shown["callers"]["a"]["key_ids"][0], HASH[..8], "{shown}");
+        assert!(!shown.to_string().contains(HASH) && !shown.to_string().contains(SECRET));
+    }
+    for (keys, want) in [
+        (
+            "key_sha256 = []".into(),
+            "callers.a.key_sha256: is not valid",
+        ),
+        (
+            format!("key_sha256 = [\"{HASH}\", \"{other}\", \"{other}\"]"),
+            "callers.a.key_sha256: is not valid",
+        ),
+        (
+            format!("key_sha256 = [\"{HASH}\", \"{HASH}\"]"),
+            "callers.a.key_sha256: is the same key twice",
+        ),
+        (
+            format!("key_sha256 = [\"{HASH}\", 7]"),
+            "callers.a.key_sha256: is not valid",
+        ),
+        ("key = []".into(), "callers.a.key: is not valid"),
+        (
+            format!("key = [{{ env = \"K\" }}, \"{SECRET}\"]"),
+            "callers.a.key[1]: must be a table",
+        ),
+        (
+            "key = [{ env = \"K\" }, { env = \"GONE\" }]".into(),
+            "callers.a.key[1]: the environment variable",
+        ),
+        (
+            format!("key_sha256 = \"{other}\"\nkey = {{ env = \"K\" }}"),
+            "has several credentials",
+        ),
+        (
+            format!(
+                "key_sha256 = \"{other}\"\n[callers.b]\nkey_sha256 = [\"{HASH}\", \"{other}\"]"
+            ),
+            "callers.b.key_sha256: is the key of caller `a` too",
+        ),
+    ] {
+        let got = problems(&file(&keys));
+        assert!(got.contains(want) && !got.contains(SECRET), "{keys}: {got}");
+    }
 }
 
 #[test]

@@ -236,6 +236,35 @@ impl<'a> Section<'a> {
         source
     }
 
+    /// One reference, or a list of two, each with its key.
+    pub fn secrets(&mut self, key: &'static str) -> Vec<(String, TokenSource)> {
+        let Some(Value::Array(items)) = self.map.get(key) else {
+            let source = self.secret(key);
+            return source
+                .map(|source| (key.to_owned(), source))
+                .into_iter()
+                .collect();
+        };
+        let items = items.clone();
+        self.take(key);
+        if !(1..=2).contains(&items.len()) {
+            self.problem(
+                key,
+                "is not valid; write one reference, or a list of two while a key is rotated",
+            );
+            return Vec::new();
+        }
+        let read = |(number, value): (usize, Value)| {
+            let at = format!("{key}[{number}]");
+            let hint = "write { file = ... } or { env = ... }, never the key itself";
+            let mut inner = Section::new(self.at(&at), Some(value), hint, self.sink);
+            let source = inner.source();
+            inner.finish();
+            Some((at, source?))
+        };
+        items.into_iter().enumerate().filter_map(read).collect()
+    }
+
     pub fn source(&mut self) -> Option<TokenSource> {
         match (self.string("file"), self.string("env")) {
             (Some(file), None) => Some(TokenSource::File(file.into())),

@@ -12,7 +12,7 @@ use super::{Either, record};
 use crate::{
     body::Body,
     error::Error,
-    policy::{operation::Operation, target},
+    policy::{headers, operation::Operation, target},
     types::{AmbiguousFraming, Named},
 };
 
@@ -76,16 +76,19 @@ where
 
 impl Parameters {
     fn check(&self, request: &Request<Body>) -> Result<(), Error> {
-        let headers = request.headers();
-        if !target::head_fits(headers, self.max_headers, self.max_header_bytes) {
+        let fields = request.headers();
+        if !target::head_fits(fields, self.max_headers, self.max_header_bytes) {
             return Err(Error::HeadersTooLarge);
         }
-        target::check(request.method(), request.uri(), request.version(), headers)
+        target::check(request.method(), request.uri(), request.version(), fields)
             .map_err(Error::Target)?;
         if request.extensions().get::<AmbiguousFraming>().is_some() {
             return Err(Error::Framing(target::FramingFault::Both));
         }
-        target::framing(headers, &request.version()).map_err(Error::Framing)?;
+        target::framing(fields, &request.version()).map_err(Error::Framing)?;
+        if headers::is_loop(fields) {
+            return Err(Error::Loop);
+        }
         let size = http_body::Body::size_hint(request.body()).lower();
         if size > self.max_body {
             return Err(Error::BodyTooLarge {

@@ -292,6 +292,7 @@ fn gives_way(error: &Error) -> bool {
             | Error::WaitingRoomFull { .. }
             | Error::Overloaded { .. }
             | Error::CircuitOpen { .. }
+            | Error::TokenUnavailable { .. }
     )
 }
 
@@ -299,8 +300,7 @@ fn gives_way(error: &Error) -> bool {
 fn reached(result: &Result<Response<Body>, Error>) -> bool {
     matches!(
         result,
-        Ok(_)
-            | Err(Error::TokenUnavailable { .. } | Error::BrokenBody | Error::BodyTooLarge { .. })
+        Ok(_) | Err(Error::TokenRefused { .. } | Error::BrokenBody | Error::BodyTooLarge { .. })
     )
 }
 

@@ -71,17 +71,21 @@ impl Access {
         }
     }
 
-    /// Whether the operation, in its normalised spelling, may be called. `deny` wins.
+    /// Whether the operation, in its normalised spelling, may be called. `deny` wins, and holds for each segment of a path
+    /// too: what serves an operation under a further path, or looks at the start of one, must not be a way round it.
     pub fn permits(&self, operation: &str) -> bool {
         matches!(self.decide(operation), Decision::Allowed(_))
     }
 
     /// The same, and by which pattern.
     pub fn decide(&self, operation: &str) -> Decision<'_> {
-        let first = |list: &'_ [Pattern]| list.iter().position(|p| p.matches(operation));
-        match (first(&self.deny), first(&self.allow)) {
-            (Some(at), _) => Decision::Denied(&self.deny[at]),
-            (None, Some(at)) => Decision::Allowed(&self.allow[at]),
+        let denies =
+            |p: &Pattern| p.matches(operation) || operation.split('/').any(|s| p.matches(s));
+        let denied = self.deny.iter().find(|p| denies(p));
+        let allowed = self.allow.iter().find(|p| p.matches(operation));
+        match (denied, allowed) {
+            (Some(pattern), _) => Decision::Denied(pattern),
+            (None, Some(pattern)) => Decision::Allowed(pattern),
             (None, None) => Decision::NotAllowed,
         }
     }
@@ -110,6 +114,15 @@ mod tests {
         let access = access(&["*"], &["auth-tokens.*"]);
         assert!(access.permits("works.list"));
         assert!(!access.permits("auth-tokens.create"));
+    }
+
+    #[test]
+    fn deny_holds_under_further_paths_and_allow_does_not() {
+        let denied = access(&["*"], &["auth-tokens.create"]);
+        assert!(!denied.permits("internal/auth-tokens.create"));
+        assert!(!denied.permits("auth-tokens.create/x"));
+        assert!(denied.permits("internal/auth-tokens.list"));
+        assert!(!access(&["works.list"], &[]).permits("internal/works.list"));
     }
 
     #[test]

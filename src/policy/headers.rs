@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderValue;
-use http::header::{CONNECTION, HeaderMap, HeaderName};
+use http::header::{CONNECTION, HeaderMap, HeaderName, VIA};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
@@ -45,6 +45,23 @@ const END_TO_END_PREFIXES: &[&str] = &["content-", "x-devrev-", "x-ratelimit-"];
 
 /// Fields whose meaning the gateway answers for, apart from those it takes out.
 const CONTROLLED: &[&str] = &["authorization", "content-length", "via", "x-request-id"];
+
+/// The name under which the gateway enters itself in `Via`.
+const PSEUDONYM: &str = "revgate";
+
+/// Whether a request has been through a gateway of this name already (RFC 9110 section 7.6.3): it would run in a circle, and the
+/// credential with it.
+pub fn is_loop(headers: &HeaderMap) -> bool {
+    let hops = headers.get_all(VIA).iter();
+    hops.flat_map(|value| value.as_bytes().split(|&b| b == b','))
+        .any(|hop| {
+            let mut words = hop
+                .split(u8::is_ascii_whitespace)
+                .filter(|word| !word.is_empty());
+            let received_by = words.nth(1).unwrap_or_default();
+            received_by.eq_ignore_ascii_case(PSEUDONYM.as_bytes())
+        })
+}
 
 /// Takes out of a request what must not reach upstream: the fields of this connection, those that tell of the caller or its
 /// path, and names that a CGI-style back end (RFC 3875 section 4.1.18) would fold into a field the gateway controls.
@@ -216,6 +233,24 @@ mod tests {
             headers.append(name, HeaderValue::from_str(value).unwrap());
         }
         headers
+    }
+
+    #[test]
+    fn only_ones_own_name_in_via_is_a_circle() {
+        for (via, want) in [
+            ("1.1 revgate", true),
+            ("1.0 fred, 1.1 revgate", true),
+            ("HTTP/1.1\tRevGate (x)", true),
+            ("1.1 revgate.internal", false),
+            ("1.1 proxy (revgate)", false),
+            ("revgate", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(VIA, HeaderValue::from_static("1.1 other"));
+            headers.append(VIA, HeaderValue::from_static(via));
+            assert_eq!(is_loop(&headers), want, "{via}");
+        }
     }
 
     #[test]

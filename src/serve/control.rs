@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     explain::{Question, explain},
     reload::Reloader,
-    view,
+    tokens, view,
 };
 use crate::{
     admin::Control,
@@ -44,12 +44,18 @@ impl Control for State {
         let mut reasons = Vec::new();
         if self.draining.load(Ordering::Acquire) {
             reasons.push("draining".into());
+        } else {
+            reasons = tokens::unready(&self.reloader.config(), &self.shared);
         }
         let keys = self.shared.signing_keys.load();
         if keys.as_ref().is_some_and(|keys| keys.current().is_none()) {
             reasons.push("auth.jwt: the issuer's keys could not be fetched yet".into());
         }
         reasons
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        tokens::warnings(&self.reloader.config(), &self.shared)
     }
 
     fn metrics(&self) -> String {
@@ -76,7 +82,7 @@ impl Control for State {
                 "url": config.upstream.url.to_string(),
                 "circuit": view::circuit(&self.shared),
             },
-            "tokens": view::tokens(&config),
+            "tokens": tokens::view(&config, &self.shared),
             "reload": view::reload(self.reloader.last()),
             "deprecations": self.deprecations(),
         })

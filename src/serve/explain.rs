@@ -16,14 +16,16 @@ use serde_json::{Value, json};
 use crate::{
     config::{CallerCredential, Config, RewriteMode},
     error::Error,
-    layer::{admission, authenticate, credential, rate_limit::TokioClock},
+    layer::{admission, authenticate, rate_limit::TokioClock},
     policy::{
         access::Access,
         explain::{self, Asked, Caller, Fate, Now, OWN, Refusal, Rules, Step},
         feedback::whole_seconds,
         rate::Limiter,
+        token_health::FIRST_PAUSE,
     },
     stack::{self, Shared},
+    telemetry::keys::Keys,
     types,
 };
 
@@ -92,14 +94,17 @@ pub fn explain(
 
 /// The caller of this name as the gateway knows it. `None` where no name is given and nobody may come without a credential.
 fn identify(config: &Config, name: Option<&str>) -> Result<Option<Arc<types::Caller>>, String> {
-    match (stack::identities(config, None, None), name) {
+    match (
+        stack::identities(config, None, None, &Keys::default()),
+        name,
+    ) {
         (authenticate::Parameters::Inject(methods), None) => Ok(methods.anonymous),
         (authenticate::Parameters::Inject(methods), Some(name)) => {
             let peers = methods.peers;
             let peers = peers.sans.into_values().chain(peers.uids.into_values());
             let signed = methods.signed.iter();
             let signed = signed.flat_map(|signed| signed.subjects.values().cloned());
-            let keys = methods.keys.0.into_values();
+            let keys = methods.keys.0.into_values().map(|known| known.caller);
             let mut all = keys.chain(signed).chain(peers).chain(methods.anonymous);
             let found = all.find(|caller| *caller.name == *name);
             found.map(Some).ok_or_else(|| unknown(config, name))
@@ -142,7 +147,7 @@ fn described<'a>(config: &Config, caller: &'a types::Caller, live: Option<&Share
     Caller {
         name: &caller.name,
         credential: match configured.map(|caller| &caller.credential) {
-            Some(CallerCredential::Key(_)) => "its key",
+            Some(CallerCredential::Keys(_)) => "its key",
             Some(CallerCredential::JwtSubject(_)) => "its signed token",
             Some(CallerCredential::San(_)) => "its client certificate",
             Some(CallerCredential::Uid(_)) => "its uid on the unix socket",
@@ -174,6 +179,7 @@ fn now(config: &Config, shared: &Shared, caller: Option<&Caller<'_>>) -> Now {
             .max_in_flight
             .saturating_sub(shared.in_flight.load(Ordering::Acquire)),
         circuit: circuit.view(shared.epoch.elapsed()),
+        token_refused: caller.and_then(|caller| shared.token_refused_for(caller.token?)),
         group: caller.and_then(|caller| {
             shared
                 .groups
@@ -353,8 +359,10 @@ fn error(refusal: &Refusal) -> Error {
         },
         Refusal::Circuit(time) => Error::CircuitOpen { retry_after: *time },
         Refusal::Quota(time) => Error::QuotaExhausted { retry_after: *time },
+        Refusal::Loop => Error::Loop,
+        Refusal::Token(time) => Error::TokenUnavailable { retry_after: *time },
         Refusal::NoToken => Error::TokenUnavailable {
-            retry_after: credential::RETRY_AFTER,
+            retry_after: FIRST_PAUSE,
         },
     }
 }

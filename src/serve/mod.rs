@@ -2,6 +2,7 @@
 
 mod connection;
 mod control;
+mod core_dump;
 mod demo;
 pub mod explain;
 mod jwks;
@@ -10,6 +11,7 @@ mod refusal;
 mod reload;
 mod signals;
 mod tls;
+mod tokens;
 mod traces;
 mod view;
 mod watch;
@@ -40,7 +42,7 @@ use crate::{
         export::Exporter,
         log::{self, LevelHandle},
     },
-    upstream,
+    upstream::{self, Own, names_own},
 };
 
 /// `revgate run`: serves until a signal ends it.
@@ -50,6 +52,7 @@ use crate::{
 pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let config = config::load(&file)?;
     let level = log::init(&config.log.level, config.log.format)?;
+    core_dump::forbid();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -110,8 +113,8 @@ impl Gateway {
         let keys = jwks::start(&config, &shared.metrics).context("auth.jwt.jwks")?;
         shared.signing_keys.store(keys);
         let shared = Arc::new(shared);
-        view::tell_expiry(&config, &shared.metrics);
-        let options = upstream_options(&config)?;
+        let own = Own::default();
+        let options = upstream_options(&config, own.clone())?;
         let tls = config.listen.tls.as_ref().map(Handshakes::new);
         let handshakes = tls.transpose().context("listen.tls")?;
         let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
@@ -149,6 +152,15 @@ impl Gateway {
         };
         let admin = admin::start(admin, state.clone())
             .with_context(|| format!("admin.address {} cannot be bound", config.admin.address))?;
+        let mut listeners = vec![admin.addr()];
+        if let Address::Tcp(address) = address {
+            listeners.push(address);
+        }
+        anyhow::ensure!(
+            !names_own(&config.upstream.url, &listeners),
+            "upstream.url names a listener of this gateway itself; name DevRev's API"
+        );
+        own.set(listeners);
         let workers = workers.into_iter().enumerate();
         let workers = workers.map(|(number, worker)| worker.spawn(number));
         let workers = workers.collect::<std::io::Result<_>>()?;
@@ -212,7 +224,7 @@ impl Drop for Gateway {
     }
 }
 
-fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
+fn upstream_options(config: &Config, own: Own) -> anyhow::Result<upstream::Options> {
     let settings = &config.upstream;
     let https = settings.url.scheme_str() == Some("https");
     let tls = if https {
@@ -227,6 +239,7 @@ fn upstream_options(config: &Config) -> anyhow::Result<upstream::Options> {
         tls,
         http2_only: settings.http2 == Http2::Always && !https,
         max_connections: settings.max_connections.div_ceil(config.listen.workers),
+        own,
     })
 }
 

@@ -16,14 +16,16 @@ use super::{
     connection::Settings,
     jwks,
     tls::{self, Generation},
-    view,
+    tokens::Notices,
     watch::Fingerprint,
     worker::Handle,
 };
 use crate::{
-    config::{self, AuthMode, Caller, CallerCredential, Config, Problem, Problems, Tls},
+    config::{
+        self, AuthMode, Caller, CallerCredential, Config, Problem, Problems, Tls, TokenSource,
+    },
     layer::authenticate::SigningKeys,
-    stack::{self, Shared},
+    stack::Shared,
     telemetry::log::LevelHandle,
 };
 
@@ -35,6 +37,7 @@ pub struct Reloader {
     settings: Arc<Settings>,
     level: Option<LevelHandle>,
     current: ArcSwap<Config>,
+    expiry: Notices,
     /// Held while a reload runs: one at a time. Nobody who only looks takes it, since files may be slow.
     turn: Mutex<()>,
     last: Mutex<Last>,
@@ -95,6 +98,8 @@ impl Reloader {
         level: Option<LevelHandle>,
     ) -> Self {
         let fingerprint = Fingerprint::of(file.as_deref(), &config.files);
+        let expiry = Notices::default();
+        expiry.tell(&config, &shared.metrics);
         Reloader {
             file,
             shared,
@@ -103,6 +108,7 @@ impl Reloader {
             level,
             current: ArcSwap::new(config),
             turn: Mutex::default(),
+            expiry,
             last: Mutex::new(Last {
                 fingerprint,
                 report: None,
@@ -138,6 +144,11 @@ impl Reloader {
         self.noted().fingerprint == *now
     }
 
+    /// Says of each token that is about to expire, or has, that it is; once.
+    pub fn tell_expiry(&self) {
+        self.expiry.tell(&self.config(), &self.shared.metrics);
+    }
+
     /// Reads the file again and makes it hold, whole or not at all. Blocks on files.
     pub fn reload(&self) -> Report {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,7 +159,7 @@ impl Reloader {
         if let Some(file) = self.regular_file() {
             fingerprint.extend(&config::referred(file));
         }
-        self.noted().fingerprint = fingerprint;
+        let before = std::mem::replace(&mut self.noted().fingerprint, fingerprint);
         let report = match self.load().and_then(|new| self.apply(&old, new)) {
             Ok(report) => report,
             Err(Problems(problems)) => Report {
@@ -159,6 +170,17 @@ impl Reloader {
                 ..Report::new("refused")
             },
         };
+        let now = self.noted().fingerprint.clone();
+        if report.result != "refused" {
+            // DevRev may have been told to take the same token again, and its file written anew to say so.
+            for (name, token) in &self.config().tokens {
+                if let TokenSource::File(path) = &token.source
+                    && now.differs(&before, path)
+                {
+                    self.shared.try_token_again(name);
+                }
+            }
+        }
         self.shared.metrics.config_reload(report.result);
         log(&report);
         self.noted().report = Some(report.clone());
@@ -192,9 +214,9 @@ impl Reloader {
             return Ok(report);
         }
         let unfit = |error: http::Error| problem("tokens", error.to_string());
-        let mut tokens = stack::tokens(old).map_err(unfit)?;
+        let mut tokens = self.shared.next_tokens(old).map_err(unfit)?;
         // Over the old ones: a request under way may still ask for one that is gone from the file.
-        tokens.extend(stack::tokens(&new).map_err(unfit)?);
+        tokens.extend(self.shared.next_tokens(&new).map_err(unfit)?);
         let keys = self.signing_keys(old, &new)?;
         let old_keys = self.shared.signing_keys.swap(keys);
         self.shared.prepare(&new);
@@ -212,8 +234,6 @@ impl Reloader {
             handshakes.replace(next);
         }
         self.shared.adopt(&new, tokens);
-        view::forget_expiry(old, &new, &self.shared.metrics);
-        view::tell_expiry(&new, &self.shared.metrics);
         for (worker, stack) in self.workers.iter().zip(stacks) {
             worker.replace(stack, &new);
         }
@@ -225,6 +245,7 @@ impl Reloader {
         }
         warn(&new);
         self.current.store(Arc::new(new));
+        self.tell_expiry();
         report.result = "applied";
         Ok(report)
     }

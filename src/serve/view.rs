@@ -2,13 +2,11 @@
 
 use std::sync::{Arc, PoisonError};
 
-use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
 use super::reload::Report;
 use crate::{
-    config::{Caller, Config, Priority},
-    policy::token,
+    config::{Caller, CallerCredential, Config, Priority},
     stack::Shared,
     telemetry::{
         metrics::Metrics,
@@ -43,6 +41,10 @@ pub(super) fn callers(config: &Config, shared: &Shared) -> Value {
         });
         let all: u64 = of_group.map(|(name, _)| dealt(name)).sum();
         let limiter = limiters.get(name.as_str());
+        view["keys"] = match &caller.credential {
+            CallerCredential::Keys(hashes) => shared.keys.view(hashes),
+            _ => json!([]),
+        };
         view["group"] = json!(group);
         view["rate"] = json!(rules.rate.to_string());
         view["burst"] = json!(rules.burst);
@@ -109,48 +111,4 @@ pub(super) fn reload(last: Option<Report>) -> Value {
         || json!({ "at": null, "result": null, "changed": [], "restart_needed": [], "problems": [] }),
         |report| report.json(),
     )
-}
-
-/// Each token and its expiry; never its value.
-pub(super) fn tokens(config: &Config) -> Value {
-    let now = tally::now() as f64;
-    let views = config.tokens.iter().map(|(name, token)| {
-        let expires = token::expires_at(token.value.expose_secret().as_bytes());
-        let view = json!({
-            "quota_group": &*token.quota_group,
-            "expires_at": expires,
-            "state": token::state(expires, now),
-        });
-        (name.clone(), view)
-    });
-    Value::Object(views.collect())
-}
-
-/// Takes out of the metrics what they say of tokens that are gone or no longer say when they expire.
-pub(super) fn forget_expiry(old: &Config, new: &Config, metrics: &Metrics) {
-    let expires = |config: &Config, name: &str| {
-        let token = config.tokens.get(name)?;
-        token::expires_at(token.value.expose_secret().as_bytes())
-    };
-    for name in old.tokens.keys() {
-        if expires(new, name).is_none() {
-            metrics.forget_token(&Arc::from(name.as_str()));
-        }
-    }
-}
-
-/// Tells the metrics when each token expires, and the log of those for which that is soon.
-pub(super) fn tell_expiry(config: &Config, metrics: &Metrics) {
-    let now = tally::now() as f64;
-    for (name, token) in &config.tokens {
-        let expires = token::expires_at(token.value.expose_secret().as_bytes());
-        if let Some(expires) = expires {
-            metrics.token_expiry(&Arc::from(name.as_str()), expires);
-        }
-        match token::state(expires, now) {
-            "expired" => tracing::warn!(token = name, "the token has expired"),
-            "expires_soon" => tracing::warn!(token = name, "the token expires within a day"),
-            _ => {}
-        }
-    }
 }

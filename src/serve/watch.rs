@@ -53,6 +53,15 @@ impl Fingerprint {
         }
     }
 
+    /// Whether this file is another than it was.
+    pub fn differs(&self, before: &Fingerprint, path: &Path) -> bool {
+        let of = |all: &Fingerprint| {
+            let found = all.0.iter().find(|(known, _)| known == path);
+            found.map(|(_, stat)| *stat)
+        };
+        of(self) != of(before)
+    }
+
     /// The same files as they are now.
     fn again(&self) -> Fingerprint {
         let files = self.0.iter();
@@ -92,6 +101,7 @@ impl Watch {
 
 /// One look; returns a change that has still to settle.
 fn look(reloader: &Reloader, before: Option<Fingerprint>) -> Option<Fingerprint> {
+    reloader.tell_expiry();
     let now = reloader.read_last().again();
     if reloader.is_current(&now) {
         return None;

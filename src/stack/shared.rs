@@ -3,17 +3,18 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::time::Instant;
 
 use crate::{
-    config::{CallerRules, Config},
+    config::{CallerCredential, CallerRules, Config},
     layer::{
         Draining,
         authenticate::{Memory, SigningKeys},
-        credential::Tokens,
+        credential::{Token, Tokens},
         quota::{Groups, Wanted},
         rate_limit::TokioClock,
     },
@@ -23,7 +24,7 @@ use crate::{
         rate::{self, Keyed, Limiter},
         retry::Budget,
     },
-    telemetry::{metrics::Metrics, tally::Tally, trace::Spans},
+    telemetry::{keys::Keys, metrics::Metrics, tally::Tally, trace::Spans},
     upstream::token,
 };
 
@@ -38,7 +39,9 @@ pub struct Shared {
     /// Requests in flight.
     pub in_flight: Arc<AtomicUsize>,
     pub limiters: ArcSwap<Limiters>,
-    /// Upstream credentials as they go on the wire.
+    /// How callers' keys are used.
+    pub keys: Keys,
+    /// Upstream credentials as they go on the wire, and whether DevRev takes them.
     pub tokens: Arc<ArcSwap<Tokens>>,
     /// What is known of tokens that callers bring.
     pub memory: Arc<Memory>,
@@ -66,7 +69,8 @@ impl Shared {
             circuit: Arc::new(Mutex::new(Circuit::new(circuit_of(config)))),
             in_flight: Arc::default(),
             limiters: ArcSwap::from_pointee(Limiters::new(config)),
-            tokens: Arc::new(ArcSwap::from_pointee(tokens(config)?)),
+            keys: Keys::default(),
+            tokens: Arc::new(ArcSwap::from_pointee(tokens(config, &Tokens::new())?)),
             memory: Arc::new(Memory::new(strangers(config))),
             signing_keys: ArcSwapOption::empty(),
             draining,
@@ -88,18 +92,52 @@ impl Shared {
         budget.set_ratio(config.retry.budget);
         let circuit = &mut *self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
         circuit.set_rules(circuit_of(config));
+        // Names that are gone stay for requests that began before; nobody need hear of them.
+        let named = |name: &&Arc<str>| config.tokens.contains_key(&***name);
+        for (name, token) in tokens.iter().filter(|(name, _)| named(name)) {
+            let refused = token.refused_for(self.epoch.elapsed()).is_some();
+            self.metrics.token_refused(name, refused);
+        }
         self.tokens.store(Arc::new(tokens));
+        self.keys.retain(|hash| {
+            let mut callers = config.callers.values();
+            callers.any(|caller| {
+                matches!(&caller.credential, CallerCredential::Keys(hashes) if hashes.contains(hash))
+            })
+        });
+    }
+
+    /// The tokens of a configuration. What is known of one that stays as it is stays too.
+    ///
+    /// # Errors
+    /// When a token cannot stand in a header.
+    pub fn next_tokens(&self, config: &Config) -> Result<Tokens, http::Error> {
+        tokens(config, &self.tokens.load())
+    }
+
+    /// Until a probe of this token may go, zero when it may; `None` while DevRev takes it, as far as is known.
+    pub fn token_refused_for(&self, name: &str) -> Option<Duration> {
+        let tokens = self.tokens.load();
+        tokens.get(name)?.refused_for(self.epoch.elapsed())
+    }
+
+    /// Somebody has touched this token, though its value is the same: the next attempt finds out.
+    pub fn try_token_again(&self, name: &str) {
+        if let Some(token) = self.tokens.load().get(name) {
+            token.try_again(self.epoch.elapsed());
+        }
     }
 }
 
-/// `Bearer TOKEN` by the token's name.
-///
-/// # Errors
-/// When a token cannot stand in a header.
-pub fn tokens(config: &Config) -> Result<Tokens, http::Error> {
+fn tokens(config: &Config, old: &Tokens) -> Result<Tokens, http::Error> {
     let values = config.tokens.iter();
     values
-        .map(|(name, token)| Ok((Arc::from(name.as_str()), token::bearer(&token.value)?)))
+        .map(|(name, token)| {
+            let name: Arc<str> = name.as_str().into();
+            let new = Token::new(name.clone(), token::bearer(&token.value)?);
+            let kept = old.get(&name).filter(|old| old.is(&new)).cloned();
+            Ok((name, kept.unwrap_or_else(|| Arc::new(new))))
+        })
         .collect()
 }
 

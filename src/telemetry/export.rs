@@ -20,7 +20,10 @@ use super::{
     otlp::{self, Origin},
     trace::{Span, Spans},
 };
-use crate::{error::Cause, upstream::connector::Connector};
+use crate::{
+    error::Cause,
+    upstream::{Own, connector::Connector},
+};
 
 pub struct Options {
     /// The receiver's base URL; `/v1/traces` is added.
@@ -143,7 +146,7 @@ impl Sender {
         Sender {
             target: target(&options.url),
             // The time of the whole export ends it before its own does.
-            connector: Connector::new(&options.url, options.tls.clone()),
+            connector: Connector::new(&options.url, options.tls.clone(), Own::default()),
             options,
             metrics,
             stop,

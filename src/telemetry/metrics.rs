@@ -91,6 +91,7 @@ pub struct Metrics {
     deprecated: Family<ByField, Counter>,
     rewrite_skipped: Family<ByReason, Counter>,
     token_expiry: Family<ByToken, Seconds>,
+    token_refused: Family<ByToken, Gauge>,
     reloads: Family<ByResult, Counter>,
     introspections: Family<ByResult, Counter>,
     tls_failures: Family<ByReason, Counter>,
@@ -130,6 +131,7 @@ impl Metrics {
             deprecated: Family::default(),
             rewrite_skipped: Family::default(),
             token_expiry: Family::default(),
+            token_refused: Family::default(),
             reloads: Family::default(),
             introspections: Family::default(),
             tls_failures: Family::default(),
@@ -154,6 +156,7 @@ impl Metrics {
             "deprecated", "Uses of a deprecated field, or of a deprecated operation where field is empty", m.deprecated.clone();
             "rewrite_skipped", "Bodies that a rule covers and revgate could not look into", m.rewrite_skipped.clone();
             "token_expiry_timestamp_seconds", "When an upstream token expires", m.token_expiry.clone();
+            "token_refused", "1 while DevRev refuses an upstream token and it is at most probed", m.token_refused.clone();
             "config_reloads", "Reloads of the configuration", m.reloads.clone();
             "introspections", "Questions to DevRev about callers' own tokens", m.introspections.clone();
             "tls_handshake_failures", "Connections of callers that ended in the TLS handshake", m.tls_failures.clone();
@@ -261,13 +264,24 @@ impl Metrics {
             .get_or_create(&ByReason { reason })
             .inc();
     }
-    pub fn token_expiry(&self, token: &Arc<str>, epoch: f64) {
-        self.token_expiry
-            .get_or_create(&ByToken { token: name(token) })
-            .set(epoch);
+    /// `None` for one that does not say.
+    pub fn token_expiry(&self, token: &Arc<str>, epoch: Option<f64>) {
+        let label = ByToken { token: name(token) };
+        match epoch {
+            Some(epoch) => drop(self.token_expiry.get_or_create(&label).set(epoch)),
+            None => drop(self.token_expiry.remove(&label)),
+        }
     }
+    pub fn token_refused(&self, token: &Arc<str>, refused: bool) {
+        self.token_refused
+            .get_or_create(&ByToken { token: name(token) })
+            .set(i64::from(refused));
+    }
+    /// It is no longer in the file.
     pub fn forget_token(&self, token: &Arc<str>) {
-        self.token_expiry.remove(&ByToken { token: name(token) });
+        let label = ByToken { token: name(token) };
+        self.token_expiry.remove(&label);
+        self.token_refused.remove(&label);
     }
     pub fn config_reload(&self, result: &'static str) {
         self.reloads.get_or_create(&ByResult { result }).inc();
@@ -346,7 +360,8 @@ mod tests {
         m.retry("429");
         m.deprecated(&a, "rev-users.link", &"user_don".into());
         m.rewrite_skipped("encoding");
-        m.token_expiry(&a, 1.0);
+        m.token_expiry(&a, Some(1.0));
+        m.token_refused(&a, true);
         m.config_reload("ok");
         m.in_flight(1);
         m.connections(1);
@@ -375,6 +390,7 @@ mod tests {
             r#"revgate_deprecated_total{caller="a",operation="rev-users.link",field="user_don"} 1"#,
             r#"revgate_rewrite_skipped_total{reason="encoding"} 1"#,
             r#"revgate_token_expiry_timestamp_seconds{token="a"} 1"#,
+            r#"revgate_token_refused{token="a"} 1"#,
             r#"revgate_config_reloads_total{result="ok"} 1"#,
             "revgate_in_flight 1",
             "revgate_connections 1",

@@ -17,13 +17,14 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::cause;
+use super::{Own, cause};
 use crate::error::Cause;
 
 pub(crate) struct Connector {
     host: String,
     port: u16,
     tls: Option<Arc<rustls::ClientConfig>>,
+    own: Own,
 }
 
 pub(crate) struct Connected {
@@ -33,7 +34,7 @@ pub(crate) struct Connected {
 }
 
 impl Connector {
-    pub fn new(url: &Uri, tls: Option<Arc<rustls::ClientConfig>>) -> Self {
+    pub fn new(url: &Uri, tls: Option<Arc<rustls::ClientConfig>>, own: Own) -> Self {
         let default_port = if tls.is_some() { 443 } else { 80 };
         // An IPv6 literal stands in brackets in a URI, and without them everywhere else.
         let host = url
@@ -42,7 +43,12 @@ impl Connector {
             .trim_matches(['[', ']'])
             .to_owned();
         let port = url.port_u16().unwrap_or(default_port);
-        Connector { host, port, tls }
+        Connector {
+            host,
+            port,
+            tls,
+            own,
+        }
     }
 
     pub async fn connect(&self, within: Duration) -> Result<Connected, Cause> {
@@ -54,6 +60,13 @@ impl Connector {
 
     async fn connect_untimed(&self) -> Result<Connected, Cause> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        // Whatever the name has come to by now. Nothing was written yet.
+        let local = stream.local_addr().ok().map(|local| local.ip());
+        if self.own.is(stream.peer_addr()?, local) {
+            return Err(cause(
+                "upstream.url leads to a listener of this gateway itself; name DevRev's API",
+            ));
+        }
         // Requests are small and written whole; Nagle would only hold them back.
         stream.set_nodelay(true)?;
         let Some(config) = &self.tls else {

@@ -42,7 +42,7 @@ pub async fn document(
 }
 
 async fn get(url: &Uri, tls: Option<Arc<rustls::ClientConfig>>) -> Result<Document, Cause> {
-    let connector = Connector::new(url, tls);
+    let connector = Connector::new(url, tls, super::Own::default());
     let Connected { stream, .. } = connector.connect(CONNECT_WITHIN).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with this function.

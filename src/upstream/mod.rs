@@ -6,6 +6,7 @@
 pub(crate) mod connector;
 pub mod fetch;
 mod form;
+mod own;
 mod pool;
 pub mod tls;
 pub mod token;
@@ -34,6 +35,7 @@ use tokio::{
 };
 use tower::Service;
 
+pub use self::own::{Own, names_own};
 use self::{
     connector::{Connected, Connector},
     form::{set_absolute_form, set_origin_form},
@@ -55,6 +57,8 @@ pub struct Options {
     pub http2_only: bool,
     /// Of this worker; HTTP/1.1 connections in use at once.
     pub max_connections: usize,
+    /// Where no attempt may arrive.
+    pub own: Own,
 }
 
 /// What may change while connections stay.
@@ -107,7 +111,7 @@ impl Upstream {
     /// Must be called on the runtime that will drive the connections.
     pub fn new(options: Options, bounds: Bounds) -> Self {
         let inner = Arc::new(Inner {
-            connector: Connector::new(&options.url, options.tls.clone()),
+            connector: Connector::new(&options.url, options.tls.clone(), options.own.clone()),
             slots: Arc::new(Semaphore::new(options.max_connections)),
             idle: Mutex::default(),
             multiplexed: tokio::sync::Mutex::default(),

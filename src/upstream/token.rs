@@ -8,7 +8,13 @@ use secrecy::{ExposeSecret, SecretString};
 /// # Errors
 /// When the token has bytes that no header may carry.
 pub fn bearer(token: &SecretString) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
-    let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))?;
+    const SCHEME: &str = "Bearer ";
+    let token = token.expose_secret();
+    // Moved into the value, not copied; and not grown, which would leave copies behind.
+    let mut text = String::with_capacity(SCHEME.len() + token.len());
+    text.push_str(SCHEME);
+    text.push_str(token);
+    let mut value = HeaderValue::try_from(text)?;
     value.set_sensitive(true);
     Ok(value)
 }

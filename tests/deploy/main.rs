@@ -42,7 +42,8 @@ fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     m.retry("throttled");
     m.deprecated(&a, "rev-users.link", &a);
     m.rewrite_skipped("encoding");
-    m.token_expiry(&a, 1.0);
+    m.token_expiry(&a, Some(1.0));
+    m.token_refused(&a, true);
     m.config_reload("applied");
     let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in m.encode().lines().filter(|line| !line.starts_with('#')) {

@@ -7,8 +7,12 @@ use std::{
 
 use crate::{
     http::{Client, request},
-    rig::{KEY, TOKEN, hash},
+    rig::{KEY, OTHER_KEY, TOKEN, hash},
+    token::DevRev,
 };
+
+const FIRST: &str = "devrev-token-first";
+const SECOND: &str = "devrev-token-second";
 
 pub struct Process {
     pub child: Child,
@@ -93,16 +97,28 @@ impl Process {
 }
 
 #[tokio::test]
-async fn the_log_at_trace_level_tells_no_secret_and_sigterm_ends_with_zero() {
+async fn at_trace_level_no_secret_is_told_anywhere_and_sigterm_ends_with_zero() {
     let mut mock = Process::start(&["mock", "--listen", "127.0.0.1:0"], "info");
     let devrev = mock.bound("mock");
+    let refusing = DevRev::default();
     let file = tempfile::NamedTempFile::new().expect("a file");
-    let toml = format!(
-        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://{devrev}\"\n\
-         [tokens.main]\nenv = \"DEVREV_TOKEN\"\n[callers.billing]\nkey_sha256 = \"{}\"\n[log]\naccess = \"all\"\n",
-        hash(KEY),
-    );
-    std::fs::write(file.path(), toml).expect("written");
+    let token = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(token.path(), FIRST).expect("written");
+    for dead in [FIRST, SECOND] {
+        refusing.says(dead, "401 Unauthorized");
+    }
+    let toml = |url: &str| {
+        format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://{url}\"\n\
+             [tokens.main]\nenv = \"DEVREV_TOKEN\"\n[tokens.second]\nfile = \"{}\"\n\
+             [callers.billing]\ntoken = \"main\"\nkey_sha256 = \"{}\"\n\
+             [callers.reports]\ntoken = \"second\"\nkey_sha256 = \"{}\"\n[log]\naccess = \"all\"\n",
+            token.path().display(),
+            hash(KEY),
+            hash(OTHER_KEY),
+        )
+    };
+    std::fs::write(file.path(), toml(&devrev.to_string())).expect("written");
     let mut gateway = Process::start(
         &["run", "-c", file.path().to_str().expect("a path")],
         "trace",
@@ -122,13 +138,65 @@ async fn the_log_at_trace_level_tells_no_secret_and_sigterm_ends_with_zero() {
         client.answer().await.expect("an answer");
     }
     gateway.terminate();
-    let (code, log) = gateway.end();
-    assert_eq!(code, Some(0), "{log}");
+    let (code, first) = gateway.end();
+    assert_eq!(code, Some(0), "{first}");
+    // The same in front of one that refuses a token, and then its successor.
+    let url = refusing.start().await;
+    std::fs::write(file.path(), toml(&url.to_string())).expect("written");
+    let path = file.path().to_str().expect("a path");
+    let mut gateway = Process::start(&["run", "-c", path], "trace");
+    let admin = gateway.bound("admin");
+    let address = gateway.bound("proxy");
+    let mut seen = String::new();
+    for value in [FIRST, SECOND] {
+        if value == SECOND {
+            std::fs::write(token.path(), value).expect("written");
+            gateway.signal("-HUP");
+            gateway.says("configuration reloaded");
+        }
+        let mut client = Client::connect(address).await;
+        client
+            .send(request(
+                "GET",
+                "/works.list",
+                &[("Authorization", OTHER_KEY)],
+                "",
+            ))
+            .await;
+        let answer = client.answer().await.expect("an answer");
+        assert_eq!(answer.code(), "token_unavailable");
+        gateway.says("DevRev refused the token; callers get token_unavailable until a probe succeeds or the token changes");
+        for path in [
+            "/config", "/status", "/metrics", "/quota", "/callers", "/readyz", "/",
+        ] {
+            let mut client = Client::connect(admin).await;
+            client
+                .send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+                .await;
+            let answer = client.answer().await.expect("an answer");
+            seen += &String::from_utf8_lossy(&answer.body);
+        }
+        seen += &String::from_utf8_lossy(&answer.body);
+    }
+    gateway.terminate();
+    let (code, second) = gateway.end();
+    assert_eq!(code, Some(0), "{second}");
+    assert!(seen.contains("\"refused\":true"), "{seen}");
+    let log = format!("{first}{second}{seen}");
     assert!(
         log.contains("\"message\":\"request\"") && log.contains("\"message\":\"drained\""),
         "{log}"
     );
-    for secret in [KEY, TOKEN, "a-wrong-key", "body-secret", "query-secret"] {
+    for secret in [
+        KEY,
+        OTHER_KEY,
+        TOKEN,
+        FIRST,
+        SECOND,
+        "a-wrong-key",
+        "body-secret",
+        "query-secret",
+    ] {
         assert!(!log.contains(secret), "the log tells {secret}");
     }
 }
@@ -252,4 +320,25 @@ async fn a_large_answer_to_a_slow_caller_costs_no_memory() {
     assert_eq!(read, 100_000_000);
     let grown = peak(&gateway) - before;
     assert!(grown < 16 * 1024, "{grown} KiB for an answer of 100 MB");
+}
+
+#[test]
+fn no_core_file_would_hold_a_token() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let toml = format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[tokens.main]\nenv = \"DEVREV_TOKEN\"\n\
+         [callers.billing]\nkey_sha256 = \"{}\"\n",
+        hash(KEY),
+    );
+    std::fs::write(file.path(), toml).expect("written");
+    let path = file.path().to_str().expect("a path");
+    let mut gateway = Process::start(&["run", "-c", path], "info");
+    gateway.bound("proxy");
+    let limits = format!("/proc/{}/limits", gateway.child.id());
+    let limits = std::fs::read_to_string(limits).expect("a process");
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let words: Vec<_> = core.expect("a limit").split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"]);
 }

@@ -128,8 +128,8 @@ async fn a_tokens_expiry_is_told_and_never_its_value() {
     assert_eq!(
         status.json()["tokens"],
         json!({
-            "dated": { "quota_group": "shared", "expires_at": expires as f64, "state": "expires_soon" },
-            "opaque": { "quota_group": "opaque", "expires_at": null, "state": "unknown" },
+            "dated": { "quota_group": "shared", "expires_at": expires as f64, "state": "expires_soon", "refused": false, "next_probe_in_seconds": null },
+            "opaque": { "quota_group": "opaque", "expires_at": null, "state": "unknown", "refused": false, "next_probe_in_seconds": null },
         })
     );
     assert!(!format!("{status:?}").contains("c2lnbmF0dXJl"));

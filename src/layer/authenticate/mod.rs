@@ -24,7 +24,7 @@ use self::introspect::{Asker, Stranger};
 pub use self::{
     devrev_token::Rules,
     introspect::{Below, Introspection},
-    keys::Keys,
+    keys::{Keys, Known},
     memory::Memory,
     peers::Peers,
     signed_token::SignedTokens,
@@ -364,14 +364,20 @@ mod tests {
             }))
         };
         let key: [u8; 32] = Sha256::digest("key").into();
-        let methods = |anonymous: bool| Methods {
-            keys: Keys([(key, caller("by-key"))].into()),
-            peers: Peers {
-                sans: [(San::dns("known"), caller("by-certificate"))].into(),
-                uids: [(7, caller("by-uid"))].into(),
-            },
-            anonymous: anonymous.then(|| caller("anonymous")),
-            signed: None,
+        let methods = |anonymous: bool| {
+            let by_key = Known {
+                caller: caller("by-key"),
+                used: Arc::default(),
+            };
+            Methods {
+                keys: Keys([(key, by_key)].into()),
+                peers: Peers {
+                    sans: [(San::dns("known"), caller("by-certificate"))].into(),
+                    uids: [(7, caller("by-uid"))].into(),
+                },
+                anonymous: anonymous.then(|| caller("anonymous")),
+                signed: None,
+            }
         };
         let (good, bad) = (Some(&b"key"[..]), Some(&b"wrong"[..]));
         let (known, unknown) = (Some(certificate("known")), Some(certificate("unknown")));

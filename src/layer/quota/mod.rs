@@ -139,7 +139,7 @@ where
                     let response = parameters.learn(&group, permit, response).await;
                     match response.extensions().get::<TokenRefused>() {
                         // What it told of the quota is learnt by now.
-                        Some(refused) => Err(Error::TokenUnavailable {
+                        Some(refused) => Err(Error::TokenRefused {
                             retry_after: refused.0,
                         }),
                         None => Ok(response),

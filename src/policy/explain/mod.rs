@@ -1,5 +1,6 @@
 //! What would happen to a request, and why, in the order of the stack: decided by what the layers ask, told in words.
 
+mod token;
 mod way;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -73,6 +74,8 @@ pub struct Now {
     /// Places for requests in flight that are free.
     pub places: usize,
     pub circuit: circuit::View,
+    /// Until the caller's token is tried again; `None` while DevRev takes it.
+    pub token_refused: Option<Duration>,
     /// The caller's group, and how long a request that came now would wait in it; `None` while nobody has used it.
     pub group: Option<(ledger::View, Duration)>,
 }
@@ -104,6 +107,7 @@ pub enum Refusal {
     HeadersTooLarge,
     Target(TargetFault),
     Framing(FramingFault),
+    Loop,
     BodyTooLarge(u64),
     Unauthenticated,
     Forbidden,
@@ -113,6 +117,7 @@ pub enum Refusal {
     Deprecated(String),
     Circuit(Duration),
     Quota(Duration),
+    Token(Duration),
     NoToken,
 }
 

@@ -10,13 +10,14 @@ use super::{
         access::Decision,
         circuit,
         fair::Priority,
+        headers,
         operation::Operation,
         rate,
         retry::{self, Attempt, Outcome},
         rewrite::{self, Mode, RewriteFault, Rewritten, Skip},
         target,
     },
-    Asked, Fate, OWN, Refusal, Rules, Step,
+    Asked, Fate, Refusal, Rules, Step,
 };
 
 /// The way of one request.
@@ -33,7 +34,7 @@ type Room<'a> = fn(&Way<'a>) -> Option<Step>;
 
 impl<'a> Way<'a> {
     /// In the order of `stack.rs`, less those that decide nothing.
-    pub fn rooms() -> [Room<'a>; 10] {
+    pub fn rooms() -> [Room<'a>; 11] {
         [
             Way::admission,
             Way::protocol,
@@ -43,6 +44,7 @@ impl<'a> Way<'a> {
             Way::rewrite,
             Way::retry,
             Way::circuit,
+            Way::gate,
             Way::quota,
             Way::credential,
         ]
@@ -78,6 +80,10 @@ impl<'a> Way<'a> {
         }
         if let Err(fault) = target::framing(&asked.headers, &Version::HTTP_11) {
             return Some(step.refused(Refusal::Framing(fault), fault.to_string()));
+        }
+        if headers::is_loop(&asked.headers) {
+            let says = "it has been through revgate already, and runs in a circle";
+            return Some(step.refused(Refusal::Loop, says));
         }
         let size = asked.body.as_ref().map_or(0, |body| body.len() as u64);
         if size > rules.max_body {
@@ -355,32 +361,9 @@ impl<'a> Way<'a> {
             step.passes(says)
         })
     }
-
-    fn credential(&self) -> Option<Step> {
-        let caller = self.rules.caller.as_ref()?;
-        let target = self
-            .asked
-            .uri
-            .path_and_query()
-            .map_or("/", |target| target.as_str());
-        let url = format!("{}{target}", self.rules.upstream);
-        let takes = self.operation.takes_credential();
-        let token = caller.token.filter(|_| takes);
-        let step = step("credential", json!({ "token": token, "url": url }));
-        Some(match (takes, token, caller.group) {
-            (false, ..) => step.passes(format!(
-                "none: this operation takes no credential; to {url}"
-            )),
-            (true, Some(token), _) => step.passes(format!("the token {token}; to {url}")),
-            (true, None, OWN) => step.passes(format!("the caller's own token; to {url}")),
-            (true, None, _) => {
-                step.refused(Refusal::NoToken, "no token is configured for this caller")
-            }
-        })
-    }
 }
 
-fn step(layer: &'static str, facts: Value) -> Step {
+pub(super) fn step(layer: &'static str, facts: Value) -> Step {
     Step {
         layer,
         fate: Fate::Passes,

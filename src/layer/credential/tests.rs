@@ -1,0 +1,282 @@
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use http::{HeaderValue, StatusCode};
+use tokio::time::advance;
+use tower::{ServiceExt, service_fn, util::BoxCloneService};
+
+use super::*;
+use crate::{
+    policy::{
+        access::Access,
+        fair::{Priority, Share},
+        operation::Operation,
+    },
+    types::Caller,
+};
+
+/// Both positions with nothing between them, and DevRev, which answers by the credential.
+struct Rig {
+    tokens: Arc<ArcSwap<Tokens>>,
+    epoch: Instant,
+    metrics: Arc<Metrics>,
+    statuses: Arc<Mutex<HashMap<String, u16>>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let rig = Rig {
+            tokens: Arc::default(),
+            epoch: Instant::now(),
+            metrics: Arc::default(),
+            statuses: Arc::default(),
+            asked: Arc::default(),
+        };
+        rig.hold(&[("a", "one"), ("b", "two")]);
+        rig
+    }
+
+    /// As a reload does.
+    fn hold(&self, values: &[(&str, &str)]) {
+        let old = self.tokens.load();
+        let tokens = values.iter().map(|(name, value)| {
+            let header = HeaderValue::try_from(format!("Bearer {value}")).unwrap();
+            let new = Token::new((*name).into(), header);
+            let kept = old.get(*name).filter(|old| old.is(&new)).cloned();
+            (Arc::from(*name), kept.unwrap_or_else(|| Arc::new(new)))
+        });
+        self.tokens.store(Arc::new(tokens.collect()));
+    }
+
+    fn says(&self, value: &str, status: u16) {
+        let mut statuses = self.statuses.lock().unwrap();
+        statuses.insert(format!("Bearer {value}"), status);
+    }
+
+    fn request(&self, token: Option<&str>, operation: &str) -> Request<Body> {
+        let mut request = Request::new(Body::empty());
+        let extensions = request.extensions_mut();
+        extensions.insert(Named(Operation::from_path(operation)));
+        extensions.insert(Arc::new(Caller {
+            name: "x".into(),
+            token: token.map(Arc::from),
+            group: "g".into(),
+            share: Share {
+                caller: "x".into(),
+                weight: 1,
+                priority: Priority::Interactive,
+            },
+            access: Access::new(&["*".into()], &[]),
+            max_wait: Duration::ZERO,
+            enforce: true,
+        }));
+        request
+    }
+
+    /// `between` is for how long an attempt waits between the two positions, as it does in the quota's queue.
+    fn send(
+        &self,
+        request: Request<Body>,
+        between: Duration,
+    ) -> impl Future<Output = Result<Response<Body>, Error>> + Send + use<> {
+        let (statuses, asked) = (self.statuses.clone(), self.asked.clone());
+        let devrev = service_fn(move |request: Request<Body>| {
+            let (statuses, asked) = (statuses.clone(), asked.clone());
+            async move {
+                asked.fetch_add(1, Ordering::Relaxed);
+                let credential = request.headers().get(AUTHORIZATION);
+                let credential = credential.map_or("", |value| value.to_str().unwrap());
+                let status = statuses.lock().unwrap().get(credential).copied();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::from_u16(status.unwrap_or(200)).unwrap();
+                Ok(response)
+            }
+        });
+        let devrev = BoxCloneService::<_, _, Error>::new(devrev);
+        let credential = CredentialLayer::new(Parameters {
+            tokens: self.tokens.clone(),
+            epoch: self.epoch,
+            metrics: self.metrics.clone(),
+        })
+        .layer(devrev);
+        let waits = service_fn(move |request: Request<Body>| {
+            let credential = credential.clone();
+            async move {
+                tokio::time::sleep(between).await;
+                let response = credential.oneshot(request).await?;
+                // As the quota layer does.
+                match response.extensions().get::<TokenRefused>() {
+                    Some(TokenRefused(retry_after)) => Err(Error::TokenRefused {
+                        retry_after: *retry_after,
+                    }),
+                    None => Ok(response),
+                }
+            }
+        });
+        let gate = gate::GateLayer::new(gate::Parameters {
+            tokens: self.tokens.clone(),
+            epoch: self.epoch,
+        });
+        gate.layer(waits).oneshot(request)
+    }
+
+    async fn call(&self, token: &str) -> Result<u16, Error> {
+        let request = self.request(Some(token), "/works.list");
+        let response = self.send(request, Duration::ZERO).await?;
+        Ok(response.status().as_u16())
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.swap(0, Ordering::Relaxed)
+    }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Refused without being sent, with about this time.
+fn held(result: &Result<u16, Error>, want: u64) {
+    match result {
+        Err(Error::TokenUnavailable { retry_after }) => {
+            let most = seconds(want);
+            let fits = *retry_after <= most && *retry_after + seconds(1) > most;
+            assert!(fits, "{retry_after:?} and not {want} s");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_not_asked_with_until_a_probe_succeeds() {
+    let rig = Rig::new();
+    rig.says("one", 401);
+    let first = rig.call("a").await;
+    assert!(
+        matches!(first, Err(Error::TokenRefused { retry_after }) if retry_after == seconds(5)),
+        "{first:?}"
+    );
+    let _ = rig.asked();
+    for _ in 0..100 {
+        held(&rig.call("a").await, 5);
+    }
+    assert_eq!(rig.asked(), 0);
+    assert_eq!(rig.call("b").await.unwrap(), 200, "another token");
+    assert!(
+        rig.metrics
+            .encode()
+            .contains("revgate_token_refused{token=\"a\"} 1\n")
+    );
+    advance(seconds(5)).await;
+    // One probe, and the crowd beside it is told to come later.
+    let crowd = futures_util::future::join_all((0..20).map(|_| rig.call("a"))).await;
+    let sent = crowd
+        .iter()
+        .filter(|r| matches!(r, Err(Error::TokenRefused { .. })));
+    assert_eq!(sent.count(), 1, "{crowd:?}");
+    assert_eq!(rig.asked(), 2);
+    held(&rig.call("a").await, 10);
+    rig.says("one", 200);
+    held(&rig.call("a").await, 10);
+    advance(seconds(10)).await;
+    for _ in 0..3 {
+        assert_eq!(rig.call("a").await.unwrap(), 200);
+    }
+    assert!(
+        rig.metrics
+            .encode()
+            .contains("revgate_token_refused{token=\"a\"} 0\n")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_whose_caller_leaves_gives_its_place_back() {
+    let rig = Rig::new();
+    rig.says("one", 401);
+    assert!(rig.call("a").await.is_err());
+    advance(seconds(5)).await;
+    rig.says("one", 200);
+    let request = rig.request(Some("a"), "/works.list");
+    let probe = tokio::spawn(rig.send(request, seconds(60)));
+    tokio::task::yield_now().await;
+    held(&rig.call("a").await, 10);
+    probe.abort();
+    assert!(probe.await.is_err());
+    assert_eq!(rig.call("a").await.unwrap(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_value_is_used_at_once_and_another_tokens_changes_nothing() {
+    let rig = Rig::new();
+    rig.says("one", 401);
+    assert!(rig.call("a").await.is_err());
+    rig.hold(&[("a", "one"), ("b", "three")]);
+    held(&rig.call("a").await, 5);
+    // One that went out with the old value and comes back late says nothing of the new one.
+    rig.tokens.load()["a"].try_again(rig.epoch.elapsed());
+    let request = rig.request(Some("a"), "/works.list");
+    let late = tokio::spawn(rig.send(request, Duration::ZERO));
+    tokio::task::yield_now().await;
+    rig.hold(&[("a", "four"), ("b", "three")]);
+    assert_eq!(rig.call("a").await.unwrap(), 200);
+    let late = late.await.unwrap();
+    assert!(
+        matches!(late, Err(Error::TokenRefused { retry_after }) if retry_after == REPLACED),
+        "come again at once, the new one is there"
+    );
+    assert_eq!(rig.call("a").await.unwrap(), 200);
+    // The value that was refused is as new when it returns.
+    rig.says("one", 200);
+    rig.hold(&[("a", "one"), ("b", "three")]);
+    assert_eq!(rig.call("a").await.unwrap(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_that_waited_does_not_go_out_with_a_token_that_was_refused_meanwhile() {
+    let rig = Rig::new();
+    let crowd: Vec<_> = (0..50)
+        .map(|_| {
+            let request = rig.request(Some("a"), "/works.list");
+            tokio::spawn(rig.send(request, seconds(1)))
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    rig.says("one", 401);
+    assert!(rig.call("a").await.is_err());
+    assert_eq!(rig.asked(), 1);
+    for waited in crowd {
+        let result = waited.await.unwrap();
+        assert!(matches!(result, Err(Error::TokenUnavailable { .. })));
+    }
+    assert_eq!(rig.asked(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_no_token_of_ours_is_not_held() {
+    let rig = Rig::new();
+    rig.says("one", 401);
+    rig.says("mine", 401);
+    assert!(rig.call("a").await.is_err());
+    let callback = rig.request(Some("a"), "/keyrings.authorize");
+    let answer = rig.send(callback, Duration::ZERO).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    // A caller's own token: the 401 is its own as well.
+    for _ in 0..2 {
+        let mut own = rig.request(None, "/works.list");
+        own.extensions_mut().insert(OwnToken {
+            header: HeaderValue::from_static("Bearer mine"),
+            hash: [0; 32],
+        });
+        let answer = rig.send(own, Duration::ZERO).await.unwrap();
+        assert_eq!(answer.status(), 401);
+    }
+    // One that is no longer in the file.
+    held(&rig.call("gone").await, 5);
+}

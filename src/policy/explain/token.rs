@@ -1,0 +1,52 @@
+//! What the rooms say that have to do with the upstream's token.
+
+use serde_json::json;
+
+use super::{
+    OWN, Refusal, Step,
+    way::{Way, step},
+};
+
+impl Way<'_> {
+    /// Nothing to tell without a token of ours that DevRev has refused.
+    pub(super) fn gate(&self) -> Option<Step> {
+        let token = self.rules.caller.as_ref()?.token?;
+        let left = self.rules.now.as_ref()?.token_refused?;
+        if !self.operation.takes_credential() {
+            return None;
+        }
+        let facts = json!({ "token": token, "next_probe_seconds": left.as_secs_f64() });
+        let step = step("gate", facts);
+        Some(if left.is_zero() {
+            step.passes(format!(
+                "DevRev refused the token {token}; this one may try it again"
+            ))
+        } else {
+            let says = format!("DevRev refused the token {token}; it is tried again in {left:?}");
+            step.refused(Refusal::Token(left), says)
+        })
+    }
+
+    pub(super) fn credential(&self) -> Option<Step> {
+        let caller = self.rules.caller.as_ref()?;
+        let target = self
+            .asked
+            .uri
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
+        let url = format!("{}{target}", self.rules.upstream);
+        let takes = self.operation.takes_credential();
+        let token = caller.token.filter(|_| takes);
+        let step = step("credential", json!({ "token": token, "url": url }));
+        Some(match (takes, token, caller.group) {
+            (false, ..) => step.passes(format!(
+                "none: this operation takes no credential; to {url}"
+            )),
+            (true, Some(token), _) => step.passes(format!("the token {token}; to {url}")),
+            (true, None, OWN) => step.passes(format!("the caller's own token; to {url}")),
+            (true, None, _) => {
+                step.refused(Refusal::NoToken, "no token is configured for this caller")
+            }
+        })
+    }
+}
