@@ -58,7 +58,7 @@ where
         + 'static,
 {
     let metrics = || shared.metrics.clone();
-    let limiters = shared.limiters.load();
+    let limiters = shared.limiters.load_full();
     // A body must arrive in the time that an attempt is given to be answered: both bound how long a place is held.
     let body_timeout = config.upstream.attempt_timeout;
     let host = config
@@ -105,6 +105,10 @@ where
         ))
         // Before rate and quota: a forbidden call costs nothing.
         .layer(authorize::AuthorizeLayer::new(authorize::Parameters {
+            rate: {
+                let limiters = limiters.clone();
+                Arc::new(move |caller, own| limiters.told(caller, own))
+            },
             metrics: metrics(),
         }))
         // The caller's own rate, once per request.

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tower::{Layer, Service};
 
 use super::{Either, record};
@@ -13,12 +13,18 @@ use crate::{
     body::Body,
     error::Error,
     telemetry::metrics::Metrics,
-    types::{Caller, Named},
+    types::{Caller, Named, OwnToken},
 };
 
 pub struct Parameters {
+    /// Where the caller's own limit stands: a refusal tells it too, and takes nothing from it.
+    pub rate: Rate,
     pub metrics: Arc<Metrics>,
 }
+
+/// `RateLimit-Policy` and `RateLimit` of a caller, which may have brought a token of its own.
+pub type Rate =
+    Arc<dyn Fn(&Caller, Option<&OwnToken>) -> Option<(HeaderValue, HeaderValue)> + Send + Sync>;
 
 /// See the module.
 #[derive(Clone)]
@@ -68,6 +74,7 @@ where
         };
         if !caller.access.permits(operation.name()) {
             if caller.enforce {
+                record(&request).facts().rate = (self.parameters.rate)(caller, extensions.get());
                 return Either::refused(Error::Forbidden);
             }
             let code = Error::Forbidden.code();

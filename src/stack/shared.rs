@@ -7,6 +7,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
         retry::Budget,
     },
     telemetry::{keys::Keys, metrics::Metrics, tally::Tally, trace::Spans},
+    types::{Caller, OwnToken},
     upstream::token,
 };
 
@@ -193,6 +195,22 @@ impl Limiters {
             .iter()
             .map(|(name, (_, limiter))| (name.clone(), limiter.clone()))
             .collect()
+    }
+
+    /// The header fields that tell where a caller's limit stands.
+    pub fn told(
+        &self,
+        caller: &Caller,
+        own: Option<&OwnToken>,
+    ) -> Option<(HeaderValue, HeaderValue)> {
+        let limiter = match own {
+            Some(own) => {
+                let mut tokens = self.tokens.1.lock().unwrap_or_else(PoisonError::into_inner);
+                tokens.get(&own.hash)
+            }
+            None => self.callers.get(&caller.name)?.1.clone(),
+        };
+        Some((limiter.policy_header(), limiter.peek().header()))
     }
 
     pub fn of_tokens(&self) -> Arc<Mutex<Keyed<TokioClock>>> {

@@ -233,3 +233,14 @@ async fn secrets_are_nowhere() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_refusal_of_a_known_caller_tells_its_limit_and_takes_nothing_of_it() {
+    let rig = Rig::new("").await;
+    for _ in 0..3 {
+        let answer = rig.call("POST", "/auth-tokens.create", "{}").await;
+        assert_eq!(answer.code(), "forbidden", "{answer:?}");
+        assert!(answer.header("ratelimit-policy").is_some(), "{answer:?}");
+        assert_eq!(answer.header("ratelimit"), Some("\"caller\";r=1000;t=0"));
+    }
+}
