@@ -246,7 +246,7 @@ test('states that take long to bring about', { timeout: 60_000 }, async t => {
       idle: { ...caller, requests: 0, last_seen: null, share: 0.004 },
     },
     upstream: { url: 'https://api.devrev.ai/', circuit: { state: 'open', failures: 20, next_probe_in_seconds: 4.2 } },
-    tokens: { main: { quota_group: 'main', expires_at: end - 7200, state: 'expired' } },
+    tokens: { main: { quota_group: 'main', expires_at: end - 7200, state: 'expired', refused: true, next_probe_in_seconds: 9 } },
     reload: { at: end - 65, result: 'refused', changed: [], problems: [{ path: 'callers.billing.rate', message: 'is not valid; write a rate such as "50/s"' }], restart_needed: ['listen.address'] },
   };
   const context = await browser(t, dir, { viewport: { width: 1200, height: 900 } });
@@ -262,7 +262,7 @@ test('states that take long to bring about', { timeout: 60_000 }, async t => {
   assert.match(await text('quota'), /used up in 1:0\d/);
   assert.match(await text('quota'), /560 used\n130 used outside revgate\n24 under way\n216 free\n70 kept for others/);
   assert.match(await text('upstream'), /Nothing is sent: 20 attempts failed in a row. Next try in 0:0\d/);
-  assert.match(await text('tokens'), /expired\n.*2 hours ago/);
+  assert.match(await text('tokens'), /expired\n.*2 hours ago\nDevRev refuses it/);
   assert.match(await text('reload'), /was refused 1 minute ago[^]*callers\.billing\.rate is not[^]*from before goes on[^]*only after a restart: listen\.address/);
   for (const width of [1200, 800]) {
     await page.setViewportSize({ width, height: 900 });

@@ -51,10 +51,11 @@ function upstream({ upstream: { url, circuit } }) {
 const EXPIRY = { valid: ["good", "valid"], expires_soon: ["warn", "expires soon"], expired: ["bad", "expired"], unknown: ["dim", "tells no expiry"] };
 
 function tokens(status) {
-  table($("tokens"), ["Token", "Quota group", "Expiry"], Object.entries(status.tokens).map(([name, token]) => {
+  table($("tokens"), ["Token", "Quota group", "State"], Object.entries(status.tokens).map(([name, token]) => {
     const [tone, word] = EXPIRY[token.state] ?? ["", token.state], at = token.expires_at;
     const left = at === null ? null : at > now() ? date(at) + ", in " + about(at - now()) : date(at) + ", " + about(now() - at) + " ago";
-    return { key: name, cells: [name, token.quota_group, [{ text: word, look: tone }, left]] };
+    const refused = token.refused ? { text: "DevRev refuses it; its callers are told to wait", look: "bad" } : null;
+    return { key: name, cells: [name, token.quota_group, [{ text: word, look: tone }, left, refused]] };
   }), "No tokens: callers bring their own.");
 }
 
