@@ -167,6 +167,9 @@ impl Error {
             Error::NoCredential => Some("no_credential"),
             Error::UnknownCredential => Some("unknown_credential"),
             Error::ExpiredCredential => Some("expired_credential"),
+            Error::RefusedCredential => Some("refused_credential"),
+            Error::UnknownCertificate => Some("unknown_certificate"),
+            Error::ExpiredCertificate => Some("expired_certificate"),
             Error::BadToken(fault) => Some(fault.label()),
             _ => None,
         }
