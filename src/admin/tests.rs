@@ -213,7 +213,7 @@ fn a_rebound_name_is_refused() {
 
 /// What a form or a beacon can send without asking first, should its browser name no origin.
 #[test]
-fn a_post_takes_json_alone() {
+fn a_post_of_a_browser_takes_json_alone() {
     let a = run("127.0.0.1:0", true);
     for (kind, want) in [
         ("application/x-www-form-urlencoded", 415),
@@ -224,8 +224,19 @@ fn a_post_takes_json_alone() {
         ("Application/JSON; charset=utf-8", 200),
     ] {
         let kind = format!("Content-Type: {kind}\r\n");
-        let answer = ask(&a, "POST /log-level", &kind, r#"{"level":"debug"}"#);
-        assert_eq!(code(&answer), want, "{kind}");
+        let post = |more: &str| {
+            let headers = format!("{kind}{more}");
+            code(&ask(
+                &a,
+                "POST /log-level",
+                &headers,
+                r#"{"level":"debug"}"#,
+            ))
+        };
+        assert_eq!(post("User-Agent: Mozilla/4.0 (old)\r\n"), want, "{kind}");
+        assert_eq!(post("Sec-Fetch-Site: same-origin\r\n"), want, "{kind}");
+        // `curl -d` says that it sends a form.
+        assert_eq!(post("User-Agent: curl/8.0\r\n"), 200, "{kind}");
     }
 }
 
