@@ -357,6 +357,29 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_not_known_is_told_so_and_counted_with_a_reason() {
+        let mut reasons = std::collections::BTreeSet::new();
+        let all = [
+            Error::NoCredential,
+            Error::UnknownCredential,
+            Error::ExpiredCredential,
+            Error::RefusedCredential,
+            Error::BadToken(jwt::Fault::Expired),
+            Error::UnknownCertificate,
+            Error::ExpiredCertificate,
+        ];
+        for error in &all {
+            let response = error.response(None);
+            assert_eq!(error.code(), "unauthenticated", "{error:?}");
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{error:?}");
+            assert_eq!(response.headers()["www-authenticate"], "Bearer");
+            reasons.extend(error.auth_reason());
+        }
+        assert_eq!(reasons.len(), all.len(), "{reasons:?}");
+        assert_eq!(Error::Forbidden.auth_reason(), None);
+    }
+
+    #[test]
     fn the_cause_never_reaches_the_caller() {
         let error = Error::Unreachable("secret host".into());
         assert!(!format!("{error}").contains("secret"));

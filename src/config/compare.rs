@@ -44,6 +44,13 @@ impl Config {
         {
             keys.push("admin.key".into());
         }
+        for (name, _, value) in &self.trace.headers {
+            let mut before = old.trace.headers.iter();
+            let before = before.find(|(before, ..)| before == name);
+            if before.is_some_and(|(.., before)| before.expose_secret() != value.expose_secret()) {
+                keys.push(format!("trace.headers.{name}"));
+            }
+        }
         let set = |config: &Config| match &config.auth.jwt.as_ref()?.jwks {
             Jwks::File { keys, .. } => Some(keys.clone()),
             Jwks::Url { .. } => None,
@@ -116,5 +123,45 @@ mod tests {
             config(&more, "secret-1").differences(&old),
             ["callers.a.weight", "callers.b", "listen.address"]
         );
+    }
+
+    #[test]
+    fn every_credential_that_changes_is_seen() {
+        let with = |caller: &str| {
+            format!(
+                "listen.address = \"unix:/run/x\"\nauth.jwt = {{ issuer = \"i\", audience = \"a\", jwks = {{ url = \"http://127.0.0.1:9/\" }} }}\n\
+                 tokens.main.env = \"T\"\ncallers.b.{caller}\n"
+            )
+        };
+        let (one, two) = ("a".repeat(64), "b".repeat(64));
+        for (before, after, want) in [
+            (
+                format!("key_sha256 = \"{one}\""),
+                format!("key_sha256 = [\"{one}\", \"{two}\"]"),
+                "callers.b.key",
+            ),
+            (
+                format!("key_sha256 = [\"{one}\", \"{two}\"]"),
+                format!("key_sha256 = \"{two}\""),
+                "callers.b.key",
+            ),
+            (
+                "jwt_subject = \"s\"".into(),
+                "jwt_subject = \"t\"".into(),
+                "callers.b.jwt_subject",
+            ),
+            (
+                "unix_uid = 1".into(),
+                "unix_uid = 2".into(),
+                "callers.b.unix_uid",
+            ),
+        ] {
+            let old = config(&with(&before), "secret");
+            let differences = config(&with(&after), "secret").differences(&old);
+            assert!(differences.contains(&want.to_owned()), "{differences:?}");
+        }
+        let traced = with("unix_uid = 1") + "[trace]\nheaders = { x-key = { env = \"T\" } }\n";
+        let differences = config(&traced, "secret-2").differences(&config(&traced, "secret-1"));
+        assert_eq!(differences, ["tokens.main", "trace.headers.x-key"]);
     }
 }

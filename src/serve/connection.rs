@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -31,7 +34,7 @@ use crate::{
     body::{Body, Guard, InboundFault},
     layer::Draining,
     telemetry::metrics::Metrics,
-    types::{AmbiguousFraming, Peer},
+    types::{AmbiguousFraming, Certificate, Peer},
 };
 
 pub struct Settings {
@@ -266,6 +269,17 @@ impl Drop for Busy {
     }
 }
 
+/// What is left of a peer whose certificate counts no more: it showed one, and it names no caller.
+fn nobody(peer: &Peer) -> Peer {
+    match peer {
+        Peer::Certificate(certificate) => Peer::Certificate(Arc::new(Certificate {
+            names: Vec::new(),
+            not_after: certificate.not_after,
+        })),
+        Peer::Uid(uid) => Peer::Uid(*uid),
+    }
+}
+
 async fn connection<I>(
     stream: I,
     slot: Arc<Slot>,
@@ -278,6 +292,9 @@ async fn connection<I>(
 {
     let activity = Activity::new();
     let watch = activity.clone();
+    // A client may keep a connection that it was asked to end; the certificate on it is nobody's from then on.
+    let (void, voided) = (Arc::new(AtomicBool::new(false)), peer.as_ref().map(nobody));
+    let is_void = void.clone();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (busy, ambiguous) = activity.begin();
         let (stack, max_body) = slot.stack();
@@ -287,7 +304,11 @@ async fn connection<I>(
         if ambiguous {
             request.extensions_mut().insert(AmbiguousFraming);
         }
-        if let Some(peer) = &peer {
+        let shown = match is_void.load(Ordering::Acquire) {
+            true => &voided,
+            false => &peer,
+        };
+        if let Some(peer) = shown {
             request.extensions_mut().insert(peer.clone());
         }
         async move {
@@ -316,6 +337,9 @@ async fn connection<I>(
                 return;
             }
             () = sleep_until(until) => {
+                if retired.is_cancelled() {
+                    void.store(true, Ordering::Release);
+                }
                 let ends = watch.ends(settings);
                 // A head may begin at any time, so it is looked at no less often than a head may take.
                 until = ends.min(Instant::now() + settings.header_timeout);
@@ -336,6 +360,8 @@ async fn connection<I>(
             () = retired.cancelled(), if !ending => {
                 ending = true;
                 connection.as_mut().graceful_shutdown();
+                // For what was on its way already.
+                until = Instant::now() + Duration::from_secs(1);
             }
         }
     }

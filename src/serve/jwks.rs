@@ -10,7 +10,7 @@ use tokio::time::timeout_at;
 
 use super::trust;
 use crate::{
-    config::{Config, Jwks, Roots},
+    config::{AuthMode, Config, Jwks, Roots},
     error::Cause,
     layer::authenticate::{SigningKeys, Wishes},
     policy::jwt::{FAILED_AGAIN, KeySet, freshness},
@@ -23,6 +23,10 @@ pub(super) fn start(
     config: &Config,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Option<Arc<SigningKeys>>> {
+    if config.auth.mode != AuthMode::Inject {
+        // The file is for another mode, which holds after a restart: nobody brings such tokens, and nobody waits for keys.
+        return Ok(None);
+    }
     let Some(Jwks::Url { url, roots }) = config.auth.jwt.as_ref().map(|jwt| &jwt.jwks) else {
         return Ok(None);
     };
@@ -134,6 +138,18 @@ mod tests {
     use super::*;
 
     const SET: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    #[test]
+    fn nothing_is_fetched_for_a_mode_that_knows_no_signed_tokens() {
+        let text = "[tokens.main]\nenv = \"T\"\n[callers.a]\njwt_subject = \"s\"\n\
+            [auth.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks = { url = \"http://127.0.0.1:9/\" }\n";
+        let env = [("T".to_owned(), "token".to_owned())].into();
+        let mut config = crate::config::from_toml(text, &env).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        assert!(start(&config, &metrics).unwrap().is_some());
+        config.auth.mode = AuthMode::Validate;
+        assert!(start(&config, &metrics).unwrap().is_none());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn keys_are_fetched_by_age_and_soon_after_a_failure_until_nobody_has_them() {

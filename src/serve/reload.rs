@@ -219,6 +219,7 @@ impl Reloader {
         tokens.extend(self.shared.next_tokens(&new).map_err(unfit)?);
         let keys = self.signing_keys(old, &new)?;
         let old_keys = self.shared.signing_keys.swap(keys);
+        let old_limiters = self.shared.limiters.load_full();
         self.shared.prepare(&new);
         let stacks = self
             .workers
@@ -228,6 +229,7 @@ impl Reloader {
         let made = made.and_then(|stacks| Ok((stacks, generation(old, &new)?)));
         let (stacks, generation) = made.inspect_err(|_| {
             self.shared.signing_keys.store(old_keys.clone());
+            self.shared.limiters.store(old_limiters);
         })?;
         // From here on nothing fails.
         if let (Some(next), Some(handshakes)) = (generation, &self.settings.handshakes) {

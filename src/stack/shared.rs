@@ -90,10 +90,15 @@ impl Shared {
     /// Makes the rest hold. Cannot fail, so that a change is whole or is not.
     pub fn adopt(&self, config: &Config, tokens: Tokens) {
         self.groups.set(wanted(config));
-        let budget = &mut *self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.set_ratio(config.retry.budget);
-        let circuit = &mut *self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
-        circuit.set_rules(circuit_of(config));
+        // Each is held for its own line only: every worker takes them, and there are more locks to take below.
+        self.budget
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .set_ratio(config.retry.budget);
+        self.circuit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .set_rules(circuit_of(config));
         // Names that are gone stay for requests that began before; nobody need hear of them.
         let named = |name: &&Arc<str>| config.tokens.contains_key(&***name);
         for (name, token) in tokens.iter().filter(|(name, _)| named(name)) {

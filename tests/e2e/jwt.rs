@@ -229,6 +229,15 @@ async fn a_rotated_key_is_fetched_once_for_all_and_made_up_names_cause_no_flood(
         all[0]
     );
     assert_eq!(issuer.asked(), 2, "the first, and one for all");
+    // Nor does a token get through whose request waited for its key.
+    let received = rig.devrev.received();
+    assert_eq!(received.len(), 101);
+    for call in &received {
+        assert!(!format!("{call:?}").contains(&token));
+        let sent = call.headers.iter().filter(|(n, _)| n == "authorization");
+        let sent: Vec<_> = sent.map(|(_, value)| value.as_str()).collect();
+        assert_eq!(sent, [format!("Bearer {}", rig::TOKEN)]);
+    }
     assert_eq!(
         call(&rig, &good()).await.status,
         200,

@@ -520,6 +520,47 @@ async fn other_authorities_let_nobody_in_whom_the_old_ones_did() {
     assert_eq!((answer.status, rig.last().as_str()), (200, "spiffe"));
 }
 
+/// A request without a body, or the head of one whose body is yet to come.
+fn frame(stream: u32, ends: bool) -> Vec<u8> {
+    let mut block = vec![if ends { 0x82 } else { 0x83 }, 0x87];
+    for (name, value) in [(0x04, "/works.list"), (0x01, "localhost")] {
+        block.extend([name, value.len() as u8]);
+        block.extend(value.as_bytes());
+    }
+    let flags = if ends { 0x05 } else { 0x04 };
+    let mut frame = vec![0, 0, block.len() as u8, 0x01, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(block);
+    frame
+}
+
+#[tokio::test]
+async fn a_connection_that_will_not_end_is_no_longer_its_callers() {
+    let rig = Rig::mutual("required", "").await;
+    let pair = rig.clients.client(BILLING);
+    let config = rig.client_of(Some(&pair), rustls::DEFAULT_VERSIONS, &[b"h2"]);
+    let mut old = rig.shake(&config).await.expect("a handshake");
+    // Answers nothing that the gateway asks, so it never learns that the last stream is the last.
+    let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    hello.extend(frame(1, false));
+    hello.extend(frame(3, true));
+    old.write_all(&hello).await.expect("sent");
+    let seen = || {
+        rig.devrev
+            .received()
+            .iter()
+            .filter(|call| call.method == "GET")
+            .count()
+    };
+    until(|| async { seen() == 1 }, "the first request").await;
+    replace(&rig.at("clients.pem"), &Authority::new("others").pem);
+    rig.until_reloaded("applied", "listen.tls.client_ca").await;
+    sleep(Duration::from_secs(3)).await;
+    let _ = old.write_all(&frame(5, true)).await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(seen(), 1, "let in by authorities that are gone");
+}
+
 #[tokio::test]
 async fn a_slow_handshake_is_cut_and_holds_up_nobody() {
     let rig = Rig::new(" }\nheader_timeout = \"3s\" #", "").await;
