@@ -9,7 +9,8 @@ const REDACTED: &str = "<redacted>";
 
 impl Config {
     /// The configuration under the file's names, with no secret in it, for whoever may ask the admin listener: references as
-    /// they are, and no hash of a key either, since a weak key could be guessed from it.
+    /// they are, and no whole hash of a key either; of a key in a file its id, 8 digits of its hash, which is why a key must
+    /// be random.
     pub fn redacted(&self) -> Value {
         self.shown(false)
     }

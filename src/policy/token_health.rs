@@ -144,6 +144,8 @@ impl Health {
         if let Some(refused) = &mut self.refused {
             refused.until = now;
             refused.pause = FIRST_PAUSE;
+            // One that still waits for its turn would hold up what somebody has just asked for.
+            refused.probe = None;
         }
     }
 
@@ -271,8 +273,14 @@ mod tests {
         let turn = health.send(None, ZERO).unwrap();
         health.settle(turn, Outcome::Refused, ZERO);
         health.try_again(seconds(1));
-        assert!(matches!(health.ask(seconds(1)), Ok(Pass::Probe(_))));
+        let Ok(Pass::Probe(waiting)) = health.ask(seconds(1)) else {
+            panic!("a probe")
+        };
         assert!(health.ask(seconds(1)).is_err());
+        // Touched once more, nobody waits for the one that still waits; nor does that one go beside the next.
+        health.try_again(seconds(2));
+        assert!(matches!(health.ask(seconds(2)), Ok(Pass::Probe(_))));
+        assert!(health.send(Some(waiting), seconds(2)).is_err());
     }
 
     #[derive(Clone, Debug)]
