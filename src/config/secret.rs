@@ -43,11 +43,6 @@ fn follow(
     }
 }
 
-/// Reads a secret's file, also when it changed while the gateway runs.
-pub fn read_file(path: &Path) -> Result<SecretString, String> {
-    open(path, TOKEN)
-}
-
 fn open(path: &Path, allowed: Allowed) -> Result<SecretString, String> {
     let bytes = read_bytes(path, "the secret")?;
     match std::str::from_utf8(&bytes) {

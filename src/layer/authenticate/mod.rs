@@ -304,7 +304,6 @@ fn only_credential(headers: &HeaderMap) -> Result<Option<&[u8]>, Error> {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
-
     use sha2::{Digest, Sha256};
 
     use super::*;
@@ -317,7 +316,8 @@ mod tests {
         types::Certificate,
     };
 
-    fn caller(name: &str) -> Arc<Caller> {
+    /// The caller that the tests of every method expect.
+    pub(super) fn caller(name: &str) -> Arc<Caller> {
         Arc::new(Caller {
             name: name.into(),
             token: None,
@@ -328,7 +328,7 @@ mod tests {
                 priority: Priority::Interactive,
             },
             access: Access::new(&["*".into()], &[]),
-            max_wait: Duration::ZERO,
+            max_wait: Duration::from_secs(30),
             enforce: true,
         })
     }

@@ -75,27 +75,7 @@ fn show(certificate: &Certificate) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
-    use crate::policy::{
-        access::Access,
-        fair::{Priority, Share},
-    };
-
-    fn caller(name: &str) -> Arc<Caller> {
-        Arc::new(Caller {
-            name: name.into(),
-            token: None,
-            group: "main".into(),
-            share: Share {
-                caller: name.into(),
-                weight: 1,
-                priority: Priority::Interactive,
-            },
-            access: Access::new(&["*".into()], &[]),
-            max_wait: Duration::ZERO,
-            enforce: true,
-        })
-    }
+    use super::{super::tests::caller, *};
 
     fn peers() -> Peers {
         let (billing, reports) = (caller("billing"), caller("reports"));

@@ -115,34 +115,14 @@ mod tests {
     use serde_json::{Value, json};
     use tokio::time::Instant;
 
-    use super::*;
+    use super::{super::tests::caller, *};
     use crate::{
         layer::authenticate::signing_keys::Wishes,
-        policy::{
-            access::Access,
-            fair::{Priority, Share},
-            jwt::{
-                KeySet,
-                signer::{Signer, header, key_set},
-            },
+        policy::jwt::{
+            KeySet,
+            signer::{Signer, header, key_set},
         },
     };
-
-    fn caller() -> Arc<Caller> {
-        Arc::new(Caller {
-            name: "billing".into(),
-            token: None,
-            group: "main".into(),
-            share: Share {
-                caller: "billing".into(),
-                weight: 1,
-                priority: Priority::Interactive,
-            },
-            access: Access::new(&["*".into()], &[]),
-            max_wait: Duration::from_secs(30),
-            enforce: true,
-        })
-    }
 
     fn tokens(keys: Arc<SigningKeys>) -> Arc<SignedTokens> {
         Arc::new(SignedTokens {
@@ -150,7 +130,7 @@ mod tests {
                 issuer: "i".into(),
                 audience: "a".into(),
             },
-            subjects: HashMap::from([("s".to_owned(), caller())]),
+            subjects: HashMap::from([("s".to_owned(), caller("billing"))]),
             keys,
         })
     }
