@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     config,
-    serve::explain::{Question, explain},
+    plan::Plan,
+    serve::control::explain::{Question, explain},
 };
 
 /// The gateway that internal services put in front of the DevRev API.
@@ -94,6 +95,7 @@ impl Check {
         for config::Problem { path, message } in &config.warnings {
             eprintln!("warning: {path}: {message}");
         }
+        let plan = Plan::of(&config)?;
         let Some(request) = self.explain else {
             print(toml::to_string(&config.effective())?.trim_end())?;
             return Ok(ExitCode::SUCCESS);
@@ -105,7 +107,7 @@ impl Check {
             headers: self.headers,
             body,
         };
-        let explanation = explain(&config, question, None).map_err(Misuse)?;
+        let explanation = explain(&config, &plan, question, None).map_err(Misuse)?;
         if self.json {
             print(format!("{:#}", explanation.json()))?;
         } else {

@@ -6,315 +6,190 @@
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
 //! | [`RequestId`](crate::types::RequestId), [`Record`](crate::record::Record) | `telemetry` | all below |
 //! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `gate`, `quota`, `credential`, `attempt` |
-//! | [`Caller`], [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
+//! | [`Caller`](crate::types::Caller), [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
 //! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
 //! | [`Demand`](crate::types::Demand), on the answer | `quota` | `circuit`, `retry` |
 //!
-//! A question about a caller's own token begins at `retry`, and `authenticate` gives it what is written above that.
+//! `attempts`, from `retry` down, is a stack of its own: a question about a caller's own token begins there, and `authenticate` gives it
+//! what is written above that.
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
-use http::{HeaderValue, Request, Response};
-use tower::{Service, ServiceBuilder, util::BoxCloneService};
+use http::{Request, Response};
+use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{
     body::Body,
-    config::{self, AuthMode, CallerCredential, CallerRules, Config, Jwks, LogAccess, RewriteMode},
     error::Error,
     layer::{
-        BoxFuture, admission, attempt, authenticate, authorize, circuit,
+        BoxFuture, admission, attempt,
+        authenticate::{
+            self, Attempts, Identification, Introspection, Keys, Known, Methods, Peers,
+            SignedTokens,
+        },
+        authorize, circuit,
         credential::{self, gate},
         headers, protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
-    policy::{
-        access::Access,
-        fair::{Priority, Share},
-        jwt::Expected,
-        retry::Rules,
-        rewrite::{Mode, Rule},
-    },
-    telemetry::keys::Keys,
-    types::Caller,
+    plan::{self, Identities, Plan},
+    state::State,
 };
 
-mod shared;
-
-pub use self::shared::Shared;
-pub(crate) use self::shared::{circuit_of, quota_of};
-
 /// The stack with its types forgotten; one clone serves one request.
-pub type Stack = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
+pub type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
-/// Puts the stack together for one worker and its upstream: the socket, or a model of DevRev in its place.
-///
-/// # Errors
-/// When a token or the upstream's authority cannot stand in a header.
-pub fn build<S>(config: &Config, shared: &Shared, upstream: S) -> Result<Stack, http::Error>
+/// Puts the stack together for one worker and its upstream: the socket, or a model of DevRev in its place. Changes nothing;
+/// `state` must have been reconciled with `plan`.
+pub fn build<S>(plan: &Plan, state: &State, upstream: S) -> Stack
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture>
         + Clone
         + Send
+        + Sync
         + 'static,
 {
-    let metrics = || shared.metrics.clone();
-    let limiters = shared.limiters.load_full();
-    // A body must arrive in the time that an attempt is given to be answered: both bound how long a place is held.
-    let body_timeout = config.upstream.attempt_timeout;
-    let host = config
-        .upstream
-        .url
-        .authority()
-        .map_or("", |authority| authority.as_str());
-
-    let below = authenticate::Below::default();
+    let metrics = || state.metrics.clone();
+    let limiters = state.limiters.of_plan();
+    let attempts = attempts(plan, state, upstream);
+    // DevRev is asked about a caller's own token by an attempt like any other.
+    let questions = Attempts::new(attempts.clone());
 
     let stack = ServiceBuilder::new()
         // Sees the final status, also of refusals, panics and callers that left.
-        .layer(telemetry::TelemetryLayer::new(telemetry::Parameters {
+        .layer(telemetry::TelemetryLayer::new(telemetry::TelemetryParams {
             metrics: metrics(),
-            tally: shared.tally.clone(),
-            access: access_of(config),
-            spans: shared.spans.clone(),
+            tally: state.tally.clone(),
+            access: plan.access_log,
+            spans: state.spans.clone(),
         }))
         // The seam: below `Result<_, Error>`, above always an answer.
         .layer(rescue::RescueLayer)
         // The cheapest refusal, before any work; its permit lives until the answer's body has ended.
-        .layer(admission::AdmissionLayer::new(admission::Parameters {
-            in_flight: shared.in_flight.clone(),
-            max_in_flight: config.limits.max_in_flight,
-        }))
+        .layer(admission::AdmissionLayer::new(
+            state.in_flight.clone(),
+            plan.max_in_flight,
+        ))
         // What hyper leaves unchecked, before anything is believed of the request. Names the operation.
-        .layer(protocol::ProtocolLayer::new(protocol::Parameters {
-            max_header_bytes: config.limits.max_header_bytes,
-            max_headers: config.limits.max_headers,
-            max_body: config.limits.max_body,
-        }))
+        .layer(protocol::ProtocolLayer::new(plan.request))
         // From here a `Caller` is known; its credential is gone.
         .layer(authenticate::AuthenticateLayer::new(
-            identities(
-                config,
-                config
-                    .auth
-                    .introspect
-                    .then(|| introspection(config, shared, &below)),
-                shared.signing_keys.load_full(),
-                &shared.keys,
-            ),
+            identification(plan, state, questions),
             metrics(),
         ))
         // Before rate and quota: a forbidden call costs nothing.
-        .layer(authorize::AuthorizeLayer::new(authorize::Parameters {
-            rate: {
-                let limiters = limiters.clone();
-                Arc::new(move |caller, own| limiters.told(caller, own))
-            },
-            metrics: metrics(),
-        }))
+        .layer(authorize::AuthorizeLayer::new(limiters.clone(), metrics()))
         // The caller's own rate, once per request.
-        .layer(rate_limit::RateLimitLayer::new(rate_limit::Parameters {
-            callers: limiters.of_callers(),
-            tokens: limiters.of_tokens(),
-            metrics: metrics(),
-        }))
+        .layer(rate_limit::RateLimitLayer::new(limiters, metrics()))
         // Once: what is retried is already right.
-        .layer(rewrite::RewriteLayer::new(rewrite::Parameters {
-            rules: rules(config),
-            max_body: config.limits.max_body,
-            body_timeout,
+        .layer(rewrite::RewriteLayer::new(rewrite::RewriteParams {
+            rules: plan.rewrite.clone(),
+            max_body: plan.request.max_body,
+            body_timeout: plan.body_timeout,
             metrics: metrics(),
         }))
-        // `authenticate` asks DevRev about a caller's own token by the same way, from here down.
-        .layer_fn(|attempts| below.keep(attempts))
+        .service(attempts);
+    BoxCloneSyncService::new(stack)
+}
+
+/// The way of an attempt, outermost first: from here down, each try of a request comes anew.
+fn attempts<S>(
+    plan: &Plan,
+    state: &State,
+    upstream: S,
+) -> impl Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture>
++ Clone
++ Send
++ Sync
++ 'static
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    let metrics = || state.metrics.clone();
+    let tokens = state.tokens.of_plan();
+
+    ServiceBuilder::new()
         // From here down it is an attempt; waits hold no upstream slot.
-        .layer(retry::RetryLayer::new(retry::Parameters {
-            rules: retry_of(config),
-            budget: shared.budget.clone(),
-            epoch: shared.epoch,
-            max_replay_body: config.retry.max_replay_body,
-            max_body: config.limits.max_body,
-            body_timeout,
-            draining: shared.draining.clone(),
+        .layer(retry::RetryLayer::new(retry::RetryParams {
+            rules: plan.retry.rules,
+            budget: state.retry_budget.clone(),
+            budget_ratio: plan.retry.budget_ratio,
+            max_replay_body: plan.retry.max_replay_body,
+            max_body: plan.request.max_body,
+            body_timeout: plan.body_timeout,
+            draining: state.draining.clone(),
             metrics: metrics(),
         }))
         // Per attempt, so that each counts and a retry stops too. Above quota: what an open circuit refuses takes no unit
         // and waits for none. Below it, the answers' demands are read already.
-        .layer(circuit::CircuitLayer::new(circuit::Parameters {
-            circuit: shared.circuit.clone(),
-            epoch: shared.epoch,
-            metrics: metrics(),
-        }))
+        .layer(circuit::CircuitLayer::new(
+            state.circuit.clone(),
+            plan.circuit,
+        ))
         // What would go out with a token that DevRev refuses. Per attempt, and above quota: a dead token takes no unit and waits for
         // none. Below the circuit: while nothing is sent, no probe of a token is spent.
-        .layer(gate::GateLayer::new(gate::Parameters {
-            tokens: shared.tokens.clone(),
-            epoch: shared.epoch,
-        }))
+        .layer(gate::GateLayer::new(tokens.clone()))
         // Every attempt needs leave of its group, and waits its turn for it; every answer tells the group.
-        .layer(quota::QuotaLayer::new(quota::Parameters {
-            groups: shared.groups.clone(),
-            max_retry_after: config.retry.max_retry_after,
-            draining: shared.draining.clone(),
-            in_flight: shared.in_flight.clone(),
+        .layer(quota::QuotaLayer::new(quota::QuotaParams {
+            groups: state.groups.clone(),
+            rules: plan.quota.rules,
+            draining: state.draining.clone(),
+            in_flight: state.in_flight.clone(),
             metrics: metrics(),
         }))
         // Strips what must not go on. Above the credential: a caller's `Connection: authorization` must not strip ours.
-        .layer(headers::HeadersLayer::new(headers::Parameters {
-            host: HeaderValue::try_from(host)?,
-        }))
+        .layer(headers::HeadersLayer::new(plan.host.clone()))
         // Per attempt, so that a rotated token is used.
-        .layer(credential::CredentialLayer::new(credential::Parameters {
-            tokens: shared.tokens.clone(),
-            epoch: shared.epoch,
-            metrics: metrics(),
-        }))
+        .layer(credential::CredentialLayer::new(tokens))
         // Names this attempt to upstream, and times it: all that is below is upstream.
         .layer(attempt::AttemptLayer)
         // The only socket.
-        .service(upstream);
-    Ok(BoxCloneService::new(stack))
+        .service(upstream)
 }
 
-fn access_of(config: &Config) -> telemetry::Access {
-    match config.log.access {
-        LogAccess::All => telemetry::Access::All,
-        LogAccess::Refused => telemetry::Access::Refused,
-        LogAccess::None => telemetry::Access::None,
-    }
-}
-
-pub(crate) fn retry_of(config: &Config) -> Rules {
-    Rules {
-        max_attempts: config.retry.max_attempts,
-        backoff_min: config.retry.backoff_min,
-        backoff_max: config.retry.backoff_max,
-    }
-}
-
-/// The name of callers that have none, and of groups likewise.
-const OTHER: &str = "other";
-
-fn share(caller: &str, rules: &CallerRules) -> Share {
-    Share {
-        caller: caller.into(),
-        weight: rules.weight,
-        priority: match rules.priority {
-            config::Priority::Interactive => Priority::Interactive,
-            config::Priority::Batch => Priority::Batch,
+fn identification(plan: &Plan, state: &State, questions: Attempts) -> Identification {
+    match &plan.identities {
+        Identities::Inject(methods) => Identification::Inject(known(methods, state)),
+        Identities::Validate(everyone) => Identification::Validate {
+            everyone: everyone.clone(),
+            introspection: plan.introspection.map(|asking| Introspection {
+                memory: state.introspection.clone(),
+                ttl: asking.ttl,
+                attempt_timeout: plan.upstream.attempt_timeout,
+                attempts: questions,
+                groups: state.groups.clone(),
+                quota: plan.quota.rules,
+                metrics: state.metrics.clone(),
+            }),
         },
     }
 }
 
-/// `fetched` are the keys of an issuer that publishes them; those of a file are in the configuration.
-pub(crate) fn identities(
-    config: &Config,
-    introspection: Option<authenticate::Introspection>,
-    fetched: Option<Arc<authenticate::SigningKeys>>,
-    used: &Keys,
-) -> authenticate::Parameters {
-    if config.auth.mode == AuthMode::Validate {
-        let rules = &config.defaults;
-        return authenticate::Parameters::Validate {
-            rules: authenticate::Rules {
-                share: share(OTHER, rules),
-                access: Access::new(&rules.allow, &rules.deny),
-                max_wait: rules.max_wait,
-                enforce: rules.enforce,
-            },
-            introspection,
-        };
-    }
-    let (mut keys, mut subjects, mut anonymous) = (HashMap::new(), HashMap::new(), None);
-    let mut peers = authenticate::Peers::default();
-    for (name, caller) in &config.callers {
-        let token = caller.token.as_ref();
-        let group = token
-            .and_then(|token| config.tokens.get(token))
-            .map(|token| token.quota_group.clone());
-        let identity = Arc::new(Caller {
-            name: name.as_str().into(),
-            token: token.map(|token| Arc::from(token.as_str())),
-            group: group.unwrap_or_else(|| OTHER.into()),
-            share: share(name, &caller.rules),
-            access: Access::new(&caller.rules.allow, &caller.rules.deny),
-            max_wait: caller.rules.max_wait,
-            enforce: caller.rules.enforce,
-        });
-        match &caller.credential {
-            CallerCredential::Keys(hashes) => keys.extend(hashes.iter().map(|hash| {
-                let known = authenticate::Known {
-                    caller: identity.clone(),
-                    used: used.of(hash),
-                };
-                (*hash, known)
-            })),
-            CallerCredential::JwtSubject(subject) => {
-                drop(subjects.insert(subject.clone(), identity))
-            }
-            CallerCredential::San(san) => drop(peers.sans.insert(san.clone(), identity)),
-            CallerCredential::Uid(uid) => drop(peers.uids.insert(*uid, identity)),
-            CallerCredential::Anonymous => anonymous = Some(identity),
-        }
-    }
-    let signed = config.auth.jwt.as_ref().map(|jwt| {
-        Arc::new(authenticate::SignedTokens {
-            expected: Expected {
-                issuer: jwt.issuer.clone(),
-                audience: jwt.audience.clone(),
-            },
-            subjects,
-            keys: match &jwt.jwks {
-                Jwks::File { keys, .. } => authenticate::SigningKeys::fixed(keys.clone()),
-                Jwks::Url { .. } => fetched.unwrap_or_else(authenticate::SigningKeys::none),
-            },
-        })
+/// The plan's callers, with what the state has to know them by.
+fn known(methods: &plan::Methods, state: &State) -> Methods {
+    let keys = methods.keys.iter().map(|(hash, caller)| {
+        let used = state.key_usage.of(hash);
+        let caller = caller.clone();
+        (*hash, Known { caller, used })
     });
-    authenticate::Parameters::Inject(authenticate::Methods {
-        keys: authenticate::Keys(keys),
-        signed,
-        peers,
-        anonymous,
-    })
-}
-
-/// DevRev is asked about a token by an attempt like any other; what it costs is its user's.
-fn introspection(
-    config: &Config,
-    shared: &Shared,
-    below: &authenticate::Below,
-) -> authenticate::Introspection {
-    let groups = shared.groups.clone();
-    authenticate::Introspection {
-        memory: shared.memory.clone(),
-        ttl: config.auth.introspect_ttl,
-        attempt_timeout: config.upstream.attempt_timeout,
-        below: below.clone(),
-        adopt: Arc::new(move |stranger, owner, told| groups.adopt(stranger, owner, told)),
-        metrics: shared.metrics.clone(),
+    let signed = methods.signed.as_ref().zip(state.signing_keys.current());
+    Methods {
+        keys: Keys(keys.collect::<HashMap<_, _>>()),
+        signed: signed.map(|(signed, keys)| {
+            Arc::new(SignedTokens {
+                expected: signed.expected.clone(),
+                subjects: signed.subjects.clone(),
+                keys,
+            })
+        }),
+        peers: Peers {
+            sans: methods.sans.clone(),
+            uids: methods.uids.clone(),
+        },
+        anonymous: methods.anonymous.clone(),
     }
-}
-
-pub(crate) fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
-    let mut rules = HashMap::new();
-    for rule in &config.rewrite {
-        let mode = match rule.mode {
-            RewriteMode::Off => continue,
-            RewriteMode::Report => Mode::Report,
-            RewriteMode::Rewrite => Mode::Rewrite,
-            RewriteMode::Refuse => Mode::Refuse,
-        };
-        let rename = rule
-            .rename
-            .iter()
-            .map(|(old, new)| (old.clone(), new.clone()))
-            .collect();
-        let link = rule.link.as_ref();
-        let link = link
-            .and_then(|page| HeaderValue::try_from(format!("<{page}>; rel=\"deprecation\"")).ok());
-        let rule_of_all = Arc::new(Rule { rename, mode, link });
-        for operation in &rule.operations {
-            rules.insert(operation.clone(), rule_of_all.clone());
-        }
-    }
-    rules
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::policy::{access::Access, fair::Share, operation::Operation, san::San};
+use crate::policy::{access::Access, fair::Share, ledger, operation::Operation, san::San};
 
 /// The id of a request: the caller's own if it was sane, else made here. Also in `X-Request-Id`.
 #[derive(Clone, Debug)]
@@ -82,3 +82,27 @@ pub struct TokenRefused(pub std::time::Duration);
 /// The head had both Transfer-Encoding and Content-Length (RFC 9112 section 6.1); seen on the wire only.
 #[derive(Clone, Copy, Debug)]
 pub struct AmbiguousFraming;
+
+/// How a group's quota is shared, by the configuration that a request sees.
+#[derive(Clone, Copy, Debug)]
+pub struct QuotaRules {
+    pub ledger: ledger::Rules,
+    /// Requests in the waiting room, of all groups together.
+    pub max_waiting: usize,
+}
+
+/// How large a request may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestLimits {
+    pub max_header_bytes: usize,
+    pub max_headers: usize,
+    pub max_body: u64,
+}
+
+/// The name of callers that have none of their own, and of groups likewise.
+pub const OTHER: &str = "other";
+
+/// The same as a label.
+pub fn other() -> Arc<str> {
+    Arc::from(OTHER)
+}

@@ -1,4 +1,5 @@
 //! The admin listener: on a thread of its own, so that it answers while the workers are busy.
+
 mod guard;
 mod page;
 mod routes;
@@ -14,6 +15,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+
+use crate::runtime::ThreadRuntime;
 
 const MAX_CONNECTIONS: usize = 64;
 /// For a request's head, and again for its body.
@@ -77,14 +80,15 @@ impl Drop for Admin {
     }
 }
 
-/// Binds before it returns, so that a taken port is an error of the start.
-pub fn start(options: Options, control: Arc<dyn Control>) -> std::io::Result<Admin> {
+/// Binds before it returns, so that a taken port is an error of the start. The thread is that of `runtime`.
+pub fn start(
+    options: Options,
+    control: Arc<dyn Control>,
+    runtime: ThreadRuntime,
+) -> std::io::Result<Admin> {
     let listener = TcpListener::bind(options.address)?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     let listener = {
         let _inside = runtime.enter();
         tokio::net::TcpListener::from_std(listener)?
@@ -97,8 +101,6 @@ pub fn start(options: Options, control: Arc<dyn Control>) -> std::io::Result<Adm
         .name("admin".into())
         .spawn(move || {
             runtime.block_on(until.run_until_cancelled(serve(listener, state)));
-            // A reload may still run; waiting for it would hold up the exit.
-            runtime.shutdown_background();
         })?;
     info!(listener = "admin", address = %address, "listening");
     Ok(Admin {

@@ -58,7 +58,8 @@ fn run(address: &str, ready: bool) -> Admin {
         address: address.parse().unwrap(),
         key: Some("secret".to_owned().into()),
     };
-    start(options, Arc::new(Fake { ready })).unwrap()
+    let runtime = ThreadRuntime::new().unwrap();
+    start(options, Arc::new(Fake { ready }), runtime).unwrap()
 }
 
 fn ask(admin: &Admin, line: &str, headers: &str, body: &str) -> String {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{units::*, *};
-use crate::telemetry::keys::id;
+use crate::state::key_usage::id;
 
 const REDACTED: &str = "<redacted>";
 

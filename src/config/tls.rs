@@ -62,14 +62,9 @@ impl Tls {
         named(self) == named(other) && self.client_auth == other.client_auth
     }
 
-    /// Whether the files hold the same certificates.
-    pub fn is_same(&self, other: &Tls) -> bool {
-        self.digests == other.digests
-    }
-
-    /// Tells one set of authorities from another.
-    pub fn authorities(&self) -> Option<[u8; 32]> {
-        self.digests.1
+    /// Of the certificate, and of those of who may vouch for clients: whether they are the same as others.
+    pub fn digests(&self) -> ([u8; 32], Option<[u8; 32]>) {
+        self.digests
     }
 
     /// What is odd about the time in which the certificate holds, if anything.

@@ -1,10 +1,7 @@
 //! Room for a bounded number of requests. The permit lives until the answer's body has ended, not only its head.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -13,24 +10,19 @@ use http::{Request, Response};
 use tower::{Layer, Service};
 
 use super::BoxFuture;
-use crate::{
-    body::{Body, Guard},
-    error::Error,
-};
-
-pub struct Parameters {
-    /// Requests in flight, of all workers.
-    pub in_flight: Arc<AtomicUsize>,
-    pub max_in_flight: usize,
-}
+use crate::{body::Body, error::Error, state::in_flight::InFlight};
 
 /// See the module.
 #[derive(Clone)]
-pub struct AdmissionLayer(Arc<Parameters>);
+pub struct AdmissionLayer {
+    in_flight: Arc<InFlight>,
+    max: usize,
+}
 
 impl AdmissionLayer {
-    pub fn new(parameters: Parameters) -> Self {
-        AdmissionLayer(Arc::new(parameters))
+    /// At most `max` of the requests of all workers are in flight.
+    pub fn new(in_flight: Arc<InFlight>, max: usize) -> Self {
+        AdmissionLayer { in_flight, max }
     }
 }
 
@@ -40,7 +32,8 @@ impl<S> Layer<S> for AdmissionLayer {
     fn layer(&self, inner: S) -> Admission<S> {
         Admission {
             inner,
-            parameters: self.0.clone(),
+            in_flight: self.in_flight.clone(),
+            max: self.max,
         }
     }
 }
@@ -48,31 +41,12 @@ impl<S> Layer<S> for AdmissionLayer {
 #[derive(Clone)]
 pub struct Admission<S> {
     inner: S,
-    parameters: Arc<Parameters>,
+    in_flight: Arc<InFlight>,
+    max: usize,
 }
 
 /// A full house empties at the pace of single requests; a second is long for one and short for a caller.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-struct Permit(Arc<AtomicUsize>);
-impl Guard for Permit {}
-
-impl Permit {
-    /// A count and not a semaphore, because the bound may change while requests are in flight.
-    fn take(parameters: &Parameters) -> Option<Permit> {
-        let (count, max) = (&parameters.in_flight, parameters.max_in_flight);
-        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
-            (now < max).then_some(now + 1)
-        });
-        taken.ok().map(|_| Permit(count.clone()))
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
 
 impl<S> Service<Request<Body>> for Admission<S>
 where
@@ -88,7 +62,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> BoxFuture {
-        let Some(permit) = Permit::take(&self.parameters) else {
+        let Some(permit) = self.in_flight.try_take(self.max) else {
             return Box::pin(std::future::ready(Err(Error::Overloaded {
                 retry_after: RETRY_AFTER,
             })));

@@ -5,34 +5,29 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use tower::{Layer, Service};
 
 use super::{Either, record};
 use crate::{
     body::Body,
     error::Error,
+    state::limiters::PlanLimiters,
     telemetry::metrics::Metrics,
-    types::{Caller, Named, OwnToken},
+    types::{Caller, Named},
 };
-
-pub struct Parameters {
-    /// Where the caller's own limit stands: a refusal tells it too, and takes nothing from it.
-    pub rate: Rate,
-    pub metrics: Arc<Metrics>,
-}
-
-/// `RateLimit-Policy` and `RateLimit` of a caller, which may have brought a token of its own.
-pub type Rate =
-    Arc<dyn Fn(&Caller, Option<&OwnToken>) -> Option<(HeaderValue, HeaderValue)> + Send + Sync>;
 
 /// See the module.
 #[derive(Clone)]
-pub struct AuthorizeLayer(Arc<Parameters>);
+pub struct AuthorizeLayer {
+    /// A refusal tells where the caller's own limit stands, and takes nothing from it.
+    limiters: Arc<PlanLimiters>,
+    metrics: Arc<Metrics>,
+}
 
 impl AuthorizeLayer {
-    pub fn new(parameters: Parameters) -> Self {
-        AuthorizeLayer(Arc::new(parameters))
+    pub fn new(limiters: Arc<PlanLimiters>, metrics: Arc<Metrics>) -> Self {
+        AuthorizeLayer { limiters, metrics }
     }
 }
 
@@ -42,7 +37,8 @@ impl<S> Layer<S> for AuthorizeLayer {
     fn layer(&self, inner: S) -> Authorize<S> {
         Authorize {
             inner,
-            parameters: self.0.clone(),
+            limiters: self.limiters.clone(),
+            metrics: self.metrics.clone(),
         }
     }
 }
@@ -50,7 +46,8 @@ impl<S> Layer<S> for AuthorizeLayer {
 #[derive(Clone)]
 pub struct Authorize<S> {
     inner: S,
-    parameters: Arc<Parameters>,
+    limiters: Arc<PlanLimiters>,
+    metrics: Arc<Metrics>,
 }
 
 impl<S> Service<Request<Body>> for Authorize<S>
@@ -74,12 +71,12 @@ where
         };
         if !caller.access.permits(operation.name()) {
             if caller.enforce {
-                record(&request).facts().rate = (self.parameters.rate)(caller, extensions.get());
+                record(&request).facts().rate = self.limiters.standing(caller, extensions.get());
                 return Either::refused(Error::Forbidden);
             }
             let code = Error::Forbidden.code();
             record(&request).facts().would_refuse.get_or_insert(code);
-            self.parameters.metrics.would_refuse(&caller.name, code);
+            self.metrics.would_refuse(&caller.name, code);
         }
         Either::below(self.inner.call(request))
     }

@@ -3,38 +3,32 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use super::{Either, ending};
 use crate::{
     body::Body,
     error::Error,
-    policy::circuit::{Change, Circuit, Outcome, Pass, outcome},
-    telemetry::metrics::Metrics,
+    policy::circuit::{Outcome, Pass, Rules, outcome},
+    state::circuit::UpstreamCircuit,
 };
-
-pub struct Parameters {
-    /// One for all workers: they ask the same upstream.
-    pub circuit: Arc<Mutex<Circuit>>,
-    /// What `Circuit` counts its time from.
-    pub epoch: Instant,
-    pub metrics: Arc<Metrics>,
-}
 
 /// See the module.
 #[derive(Clone)]
-pub struct CircuitLayer(Arc<Parameters>);
+pub struct CircuitLayer {
+    circuit: Arc<UpstreamCircuit>,
+    rules: Rules,
+}
 
 impl CircuitLayer {
-    pub fn new(parameters: Parameters) -> Self {
-        CircuitLayer(Arc::new(parameters))
+    pub fn new(circuit: Arc<UpstreamCircuit>, rules: Rules) -> Self {
+        CircuitLayer { circuit, rules }
     }
 }
 
@@ -44,7 +38,8 @@ impl<S> Layer<S> for CircuitLayer {
     fn layer(&self, inner: S) -> CircuitBreaker<S> {
         CircuitBreaker {
             inner,
-            parameters: self.0.clone(),
+            circuit: self.circuit.clone(),
+            rules: self.rules,
         }
     }
 }
@@ -52,7 +47,8 @@ impl<S> Layer<S> for CircuitLayer {
 #[derive(Clone)]
 pub struct CircuitBreaker<S> {
     inner: S,
-    parameters: Arc<Parameters>,
+    circuit: Arc<UpstreamCircuit>,
+    rules: Rules,
 }
 
 impl<S> Service<Request<Body>> for CircuitBreaker<S>
@@ -68,15 +64,12 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let passed = {
-            let mut circuit = self.parameters.circuit();
-            circuit.try_pass(self.parameters.epoch.elapsed())
-        };
-        match passed {
+        match self.circuit.try_pass(&self.rules) {
             Ok(pass) => {
                 // Before the call, so that a panic in it gives the pass back too.
                 let leave = Leave {
-                    parameters: self.parameters.clone(),
+                    circuit: self.circuit.clone(),
+                    rules: self.rules,
                     pass: Some(pass),
                 };
                 Either::below(Passed {
@@ -89,39 +82,17 @@ where
     }
 }
 
-impl Parameters {
-    fn circuit(&self) -> MutexGuard<'_, Circuit> {
-        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn settle(&self, pass: Pass, outcome: Outcome) {
-        let change = {
-            let mut circuit = self.circuit();
-            let change = circuit.settle(pass, outcome, self.epoch.elapsed());
-            // Under the lock, or two workers' changes could be written in the wrong order and stay so.
-            if let Some(change) = change {
-                self.metrics.circuit_open(change == Change::Opened);
-            }
-            change
-        };
-        match change {
-            Some(Change::Opened) => tracing::warn!("circuit opened"),
-            Some(Change::Closed) => tracing::info!("circuit closed"),
-            None => {}
-        }
-    }
-}
-
 /// Leave for one attempt. Dropped without an outcome, for its caller left, it gives the pass back.
 struct Leave {
-    parameters: Arc<Parameters>,
+    circuit: Arc<UpstreamCircuit>,
+    rules: Rules,
     pass: Option<Pass>,
 }
 
 impl Leave {
     fn settle(&mut self, outcome: Outcome) {
         if let Some(pass) = self.pass.take() {
-            self.parameters.settle(pass, outcome);
+            self.circuit.settle(pass, outcome, &self.rules);
         }
     }
 }
@@ -129,7 +100,7 @@ impl Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         if let Some(pass) = self.pass.take() {
-            self.parameters.circuit().abandon(pass);
+            self.circuit.abandon(pass);
         }
     }
 }
@@ -165,31 +136,28 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::{policy::circuit::Rules, types::Demand};
+    use crate::{state::Clock, telemetry::metrics::Metrics, types::Demand};
 
     const OPEN: Duration = Duration::from_secs(5);
 
     struct Rig {
         layer: CircuitLayer,
-        parameters: Arc<Parameters>,
+        metrics: Arc<Metrics>,
         asked: AtomicUsize,
     }
 
     impl Rig {
         fn new() -> Rig {
-            let circuit = Circuit::new(Rules {
+            let metrics = Arc::new(Metrics::new());
+            let circuit = UpstreamCircuit::new(Clock::start(), metrics.clone());
+            let rules = Rules {
                 failures: 2,
                 within: Duration::from_secs(10),
                 open: OPEN,
-            });
-            let layer = CircuitLayer::new(Parameters {
-                circuit: Arc::new(Mutex::new(circuit)),
-                epoch: Instant::now(),
-                metrics: Arc::default(),
-            });
+            };
             Rig {
-                parameters: layer.0.clone(),
-                layer,
+                layer: CircuitLayer::new(Arc::new(circuit), rules),
+                metrics,
                 asked: AtomicUsize::new(0),
             }
         }
@@ -216,10 +184,9 @@ mod tests {
 
         /// What the admin and the metrics show, which must agree.
         fn state(&self) -> &'static str {
-            let parameters = &self.parameters;
-            let state = parameters.circuit().view(parameters.epoch.elapsed()).state;
+            let state = self.layer.circuit.view(&self.layer.rules).state;
             let gauge = format!("\nrevgate_circuit_open {}\n", u8::from(state != "closed"));
-            assert!(parameters.metrics.encode().contains(&gauge), "{state}");
+            assert!(self.metrics.encode().contains(&gauge), "{state}");
             state
         }
     }

@@ -1,9 +1,6 @@
 //! Header hygiene both ways: hop-by-hop fields, what would tell upstream of our inside, Host, Via, request id.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use http::{HeaderName, HeaderValue, Request, Response, header};
 use tower::{Layer, Service};
@@ -11,22 +8,20 @@ use tower::{Layer, Service};
 use super::BoxFuture;
 use crate::{body::Body, error::Error, policy::headers, types::RequestId};
 
-pub struct Parameters {
-    /// The upstream's authority.
-    pub host: HeaderValue,
-}
-
 /// Ours and the caller's id are one and the same.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const VIA: HeaderValue = HeaderValue::from_static("1.1 revgate");
 
 /// See the module.
 #[derive(Clone)]
-pub struct HeadersLayer(Arc<Parameters>);
+pub struct HeadersLayer {
+    host: HeaderValue,
+}
 
 impl HeadersLayer {
-    pub fn new(parameters: Parameters) -> Self {
-        HeadersLayer(Arc::new(parameters))
+    /// `host` is the upstream's authority.
+    pub fn new(host: HeaderValue) -> Self {
+        HeadersLayer { host }
     }
 }
 
@@ -36,7 +31,7 @@ impl<S> Layer<S> for HeadersLayer {
     fn layer(&self, inner: S) -> Headers<S> {
         Headers {
             inner,
-            parameters: self.0.clone(),
+            host: self.host.clone(),
         }
     }
 }
@@ -44,7 +39,7 @@ impl<S> Layer<S> for HeadersLayer {
 #[derive(Clone)]
 pub struct Headers<S> {
     inner: S,
-    parameters: Arc<Parameters>,
+    host: HeaderValue,
 }
 
 impl<S> Service<Request<Body>> for Headers<S>
@@ -72,7 +67,7 @@ where
                 HeaderValue::from_static("chunked"),
             );
         }
-        fields.insert(header::HOST, self.parameters.host.clone());
+        fields.insert(header::HOST, self.host.clone());
         fields.append(header::VIA, VIA);
         if let Some(RequestId(id)) = id {
             fields.insert(X_REQUEST_ID, id);

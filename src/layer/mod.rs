@@ -20,13 +20,11 @@ pub mod telemetry;
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tokio::sync::watch;
 
 use crate::{body::Body, error::Error, policy::retry::Outcome, record::Record, types::Demand};
 
@@ -93,35 +91,4 @@ pub(crate) fn ending(result: &Result<Response<Body>, Error>) -> Option<Outcome> 
         Err(Error::UpstreamTimeout) => Some(Outcome::TimedOut),
         Err(_) => None,
     }
-}
-
-/// Tells whoever waits that the gateway is about to stop.
-#[derive(Clone)]
-pub struct Draining(watch::Receiver<bool>);
-
-impl Draining {
-    pub fn new() -> (watch::Sender<bool>, Draining) {
-        let (sender, receiver) = watch::channel(false);
-        (sender, Draining(receiver))
-    }
-
-    pub fn is_on(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    /// Completes when the drain begins; never, when nobody is left to begin it.
-    pub async fn begun(&self) {
-        let mut receiver = self.0.clone();
-        if receiver.wait_for(|on| *on).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// What a caller is told to wait when the gateway drains: another replica is up in this time, or none is.
-pub(crate) const DRAIN_RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// The label for callers that have no name of their own.
-pub(crate) fn other() -> Arc<str> {
-    Arc::from("other")
 }

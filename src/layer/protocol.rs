@@ -1,9 +1,6 @@
 //! What hyper leaves unchecked: the target, Host, framing and the size of the header section. Names the operation.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use tower::{Layer, Service};
@@ -13,22 +10,16 @@ use crate::{
     body::Body,
     error::Error,
     policy::{headers, operation::Operation, target},
-    types::{AmbiguousFraming, Named},
+    types::{AmbiguousFraming, Named, RequestLimits},
 };
-
-pub struct Parameters {
-    pub max_header_bytes: usize,
-    pub max_headers: usize,
-    pub max_body: u64,
-}
 
 /// See the module.
 #[derive(Clone)]
-pub struct ProtocolLayer(Arc<Parameters>);
+pub struct ProtocolLayer(RequestLimits);
 
 impl ProtocolLayer {
-    pub fn new(parameters: Parameters) -> Self {
-        ProtocolLayer(Arc::new(parameters))
+    pub fn new(limits: RequestLimits) -> Self {
+        ProtocolLayer(limits)
     }
 }
 
@@ -38,7 +29,7 @@ impl<S> Layer<S> for ProtocolLayer {
     fn layer(&self, inner: S) -> Protocol<S> {
         Protocol {
             inner,
-            parameters: self.0.clone(),
+            limits: self.0,
         }
     }
 }
@@ -46,7 +37,7 @@ impl<S> Layer<S> for ProtocolLayer {
 #[derive(Clone)]
 pub struct Protocol<S> {
     inner: S,
-    parameters: Arc<Parameters>,
+    limits: RequestLimits,
 }
 
 impl<S> Service<Request<Body>> for Protocol<S>
@@ -62,7 +53,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if let Err(error) = self.parameters.check(&request) {
+        if let Err(error) = check(&request, &self.limits) {
             return Either::refused(error);
         }
         let operation = Operation::from_path(request.uri().path());
@@ -74,27 +65,25 @@ where
     }
 }
 
-impl Parameters {
-    fn check(&self, request: &Request<Body>) -> Result<(), Error> {
-        let fields = request.headers();
-        if !target::head_fits(fields, self.max_headers, self.max_header_bytes) {
-            return Err(Error::HeadersTooLarge);
-        }
-        target::check(request.method(), request.uri(), request.version(), fields)
-            .map_err(Error::Target)?;
-        if request.extensions().get::<AmbiguousFraming>().is_some() {
-            return Err(Error::Framing(target::FramingFault::Both));
-        }
-        target::framing(fields, &request.version()).map_err(Error::Framing)?;
-        if headers::is_loop(fields) {
-            return Err(Error::Loop);
-        }
-        let size = http_body::Body::size_hint(request.body()).lower();
-        if size > self.max_body {
-            return Err(Error::BodyTooLarge {
-                max_bytes: self.max_body,
-            });
-        }
-        Ok(())
+fn check(request: &Request<Body>, limits: &RequestLimits) -> Result<(), Error> {
+    let fields = request.headers();
+    if !target::head_fits(fields, limits.max_headers, limits.max_header_bytes) {
+        return Err(Error::HeadersTooLarge);
     }
+    target::check(request.method(), request.uri(), request.version(), fields)
+        .map_err(Error::Target)?;
+    if request.extensions().get::<AmbiguousFraming>().is_some() {
+        return Err(Error::Framing(target::FramingFault::Both));
+    }
+    target::framing(fields, &request.version()).map_err(Error::Framing)?;
+    if headers::is_loop(fields) {
+        return Err(Error::Loop);
+    }
+    let size = http_body::Body::size_hint(request.body()).lower();
+    if size > limits.max_body {
+        return Err(Error::BodyTooLarge {
+            max_bytes: limits.max_body,
+        });
+    }
+    Ok(())
 }

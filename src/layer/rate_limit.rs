@@ -1,59 +1,29 @@
 //! The caller's own rate, once per request, by governor's GCRA.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use governor::clock::Clock;
 use http::{Request, Response};
-use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use super::{Either, record};
 use crate::{
-    body::Body,
-    error::Error,
-    policy::rate::{Keyed, Limiter},
-    telemetry::metrics::Metrics,
-    types::{Caller, OwnToken},
+    body::Body, error::Error, state::limiters::PlanLimiters, telemetry::metrics::Metrics,
+    types::Caller,
 };
-
-/// tokio's clock in governor's terms, so that a test can stop it.
-#[derive(Clone, Debug)]
-pub struct TokioClock(Instant);
-
-impl TokioClock {
-    pub fn start() -> Self {
-        TokioClock(Instant::now())
-    }
-}
-
-impl Clock for TokioClock {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        self.0.elapsed()
-    }
-}
-
-pub struct Parameters {
-    /// By the name of the caller.
-    pub callers: HashMap<Arc<str>, Arc<Limiter<TokioClock>>>,
-    /// In mode "validate", by the hash of the token.
-    pub tokens: Arc<Mutex<Keyed<TokioClock>>>,
-    pub metrics: Arc<Metrics>,
-}
 
 /// See the module.
 #[derive(Clone)]
-pub struct RateLimitLayer(Arc<Parameters>);
+pub struct RateLimitLayer {
+    limiters: Arc<PlanLimiters>,
+    metrics: Arc<Metrics>,
+}
 
 impl RateLimitLayer {
-    pub fn new(parameters: Parameters) -> Self {
-        RateLimitLayer(Arc::new(parameters))
+    pub fn new(limiters: Arc<PlanLimiters>, metrics: Arc<Metrics>) -> Self {
+        RateLimitLayer { limiters, metrics }
     }
 }
 
@@ -63,7 +33,8 @@ impl<S> Layer<S> for RateLimitLayer {
     fn layer(&self, inner: S) -> RateLimit<S> {
         RateLimit {
             inner,
-            parameters: self.0.clone(),
+            limiters: self.limiters.clone(),
+            metrics: self.metrics.clone(),
         }
     }
 }
@@ -71,7 +42,8 @@ impl<S> Layer<S> for RateLimitLayer {
 #[derive(Clone)]
 pub struct RateLimit<S> {
     inner: S,
-    parameters: Arc<Parameters>,
+    limiters: Arc<PlanLimiters>,
+    metrics: Arc<Metrics>,
 }
 
 impl<S> Service<Request<Body>> for RateLimit<S>
@@ -87,20 +59,11 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Some(caller) = request.extensions().get::<Arc<Caller>>() else {
+        let extensions = request.extensions();
+        let Some(caller) = extensions.get::<Arc<Caller>>() else {
             return Either::refused(Error::Internal);
         };
-        let limiter = match request.extensions().get::<OwnToken>() {
-            Some(own) => Some(
-                self.parameters
-                    .tokens
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .get(&own.hash),
-            ),
-            None => self.parameters.callers.get(&caller.name).cloned(),
-        };
-        let Some(limiter) = limiter else {
+        let Some(limiter) = self.limiters.of_request(caller, extensions.get()) else {
             return Either::refused(Error::Internal);
         };
         let verdict = limiter.check();
@@ -114,7 +77,7 @@ where
             }
             let code = refusal.code();
             record(&request).facts().would_refuse.get_or_insert(code);
-            self.parameters.metrics.would_refuse(&caller.name, code);
+            self.metrics.would_refuse(&caller.name, code);
         }
         Either::below(self.inner.call(request))
     }

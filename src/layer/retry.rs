@@ -1,7 +1,7 @@
 //! Tries again on the caller's behalf. From here down it is an attempt; a wait here holds no upstream slot.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -11,24 +11,29 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::{BoxFuture, DRAIN_RETRY_AFTER, Draining, ending, record};
+use super::{BoxFuture, ending, record};
 use crate::{
     body::{Body, Fault, InboundFault, read_up_to},
     error::Error,
     policy::{
         feedback::whole_seconds,
-        retry::{Attempt, Budget, Decision, Outcome, Rules, decide},
+        retry::{Attempt, Decision, Outcome, Rules, decide},
     },
     record::Record,
+    state::{
+        draining::{DRAIN_RETRY_AFTER, Draining},
+        retry_budget::RetryBudget,
+    },
     telemetry::metrics::Metrics,
     types::{Deadline, Demand, Named},
 };
 
-pub struct Parameters {
+/// What [`RetryLayer`] needs.
+pub struct RetryParams {
     pub rules: Rules,
-    pub budget: Arc<Mutex<Budget>>,
-    /// What `Budget` counts its time from.
-    pub epoch: Instant,
+    pub budget: Arc<RetryBudget>,
+    /// Retries that the budget allows per request.
+    pub budget_ratio: f64,
     pub max_replay_body: usize,
     pub max_body: u64,
     /// For a small body to arrive before the first attempt.
@@ -39,11 +44,11 @@ pub struct Parameters {
 
 /// See the module.
 #[derive(Clone)]
-pub struct RetryLayer(Arc<Parameters>);
+pub struct RetryLayer(Arc<RetryParams>);
 
 impl RetryLayer {
-    pub fn new(parameters: Parameters) -> Self {
-        RetryLayer(Arc::new(parameters))
+    pub fn new(params: RetryParams) -> Self {
+        RetryLayer(Arc::new(params))
     }
 }
 
@@ -53,7 +58,7 @@ impl<S> Layer<S> for RetryLayer {
     fn layer(&self, inner: S) -> Retry<S> {
         Retry {
             inner,
-            parameters: self.0.clone(),
+            params: self.0.clone(),
         }
     }
 }
@@ -61,7 +66,7 @@ impl<S> Layer<S> for RetryLayer {
 #[derive(Clone)]
 pub struct Retry<S> {
     inner: S,
-    parameters: Arc<Parameters>,
+    params: Arc<RetryParams>,
 }
 
 impl<S> Service<Request<Body>> for Retry<S>
@@ -80,10 +85,10 @@ where
     fn call(&mut self, request: Request<Body>) -> BoxFuture {
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
-        let parameters = self.parameters.clone();
+        let params = self.params.clone();
         Box::pin(async move {
-            let call = parameters.prepare(request).await?;
-            parameters.run(inner, call).await
+            let call = params.prepare(request).await?;
+            params.run(inner, call).await
         })
     }
 }
@@ -112,7 +117,7 @@ impl Call {
     }
 }
 
-impl Parameters {
+impl RetryParams {
     async fn prepare(&self, request: Request<Body>) -> Result<Call, Error> {
         let record = record(&request);
         let (mut head, mut body) = request.into_parts();
@@ -180,7 +185,7 @@ impl Parameters {
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
     {
-        self.budget().request(self.epoch.elapsed());
+        self.budget.request();
         let mut number = 0;
         // Upstream's last answer: what comes back when no further try is allowed.
         let mut last: Option<(Response<Body>, Duration)> = None;
@@ -226,7 +231,7 @@ impl Parameters {
                     draws_budget,
                 } => (
                     Some(after),
-                    !draws_budget || self.budget().try_retry(self.epoch.elapsed()),
+                    !draws_budget || self.budget.try_retry(self.budget_ratio),
                 ),
                 Decision::Stop { retry_after } => (retry_after, false),
             };
@@ -247,10 +252,6 @@ impl Parameters {
                 self.wait(after, &call.record).await?;
             }
         }
-    }
-
-    fn budget(&self) -> std::sync::MutexGuard<'_, Budget> {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn wait(&self, time: Duration, record: &Record) -> Result<(), Error> {
@@ -359,14 +360,14 @@ mod tests {
     async fn after(refusal: fn(Response<Body>) -> Response<Body>) -> Duration {
         let (_drain, draining) = Draining::new();
         let backoff = Duration::from_secs(5);
-        let layer = RetryLayer::new(Parameters {
+        let layer = RetryLayer::new(RetryParams {
             rules: Rules {
                 max_attempts: 2,
                 backoff_min: backoff,
                 backoff_max: backoff,
             },
-            budget: Arc::new(Mutex::new(Budget::new(1.0))),
-            epoch: Instant::now(),
+            budget: Arc::new(RetryBudget::new(crate::state::Clock::start())),
+            budget_ratio: 1.0,
             max_replay_body: 1024,
             max_body: 1024,
             body_timeout: backoff,
@@ -386,9 +387,9 @@ mod tests {
         let start = Instant::now();
         let deadline = Deadline(start + Duration::from_secs(60));
         request.extensions_mut().insert(deadline);
-        let parameters = layer.0.clone();
-        let call = parameters.prepare(request).await.expect("a call");
-        let answer = parameters.run(below, call).await.expect("an answer");
+        let params = layer.0.clone();
+        let call = params.prepare(request).await.expect("a call");
+        let answer = params.run(below, call).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK);
         start.elapsed()
     }

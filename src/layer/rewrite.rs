@@ -21,9 +21,10 @@ use crate::{
     types::Named,
 };
 
-pub struct Parameters {
+/// What [`RewriteLayer`] needs.
+pub struct RewriteParams {
     /// By the operation's normalised name.
-    pub rules: HashMap<String, Arc<Rule>>,
+    pub rules: Arc<HashMap<String, Arc<Rule>>>,
     pub max_body: u64,
     /// For the whole body to arrive.
     pub body_timeout: Duration,
@@ -32,11 +33,11 @@ pub struct Parameters {
 
 /// See the module.
 #[derive(Clone)]
-pub struct RewriteLayer(Arc<Parameters>);
+pub struct RewriteLayer(Arc<RewriteParams>);
 
 impl RewriteLayer {
-    pub fn new(parameters: Parameters) -> Self {
-        RewriteLayer(Arc::new(parameters))
+    pub fn new(params: RewriteParams) -> Self {
+        RewriteLayer(Arc::new(params))
     }
 }
 
@@ -46,7 +47,7 @@ impl<S> Layer<S> for RewriteLayer {
     fn layer(&self, inner: S) -> Rewrite<S> {
         Rewrite {
             inner,
-            parameters: self.0.clone(),
+            params: self.0.clone(),
         }
     }
 }
@@ -54,7 +55,7 @@ impl<S> Layer<S> for RewriteLayer {
 #[derive(Clone)]
 pub struct Rewrite<S> {
     inner: S,
-    parameters: Arc<Parameters>,
+    params: Arc<RewriteParams>,
 }
 
 impl<S> Service<Request<Body>> for Rewrite<S>
@@ -73,20 +74,20 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> BoxFuture {
-        let Some(rule) = self.parameters.rule_for(&request) else {
+        let Some(rule) = self.params.rule_for(&request) else {
             return self.inner.call(request);
         };
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let parameters = self.parameters.clone();
+        let params = self.params.clone();
         Box::pin(async move {
-            let request = parameters.apply(&rule, request).await?;
+            let request = params.apply(&rule, request).await?;
             inner.call(request).await
         })
     }
 }
 
-impl Parameters {
+impl RewriteParams {
     fn rule_for(&self, request: &Request<Body>) -> Option<Arc<Rule>> {
         let Named(operation) = request.extensions().get()?;
         let rule = self.rules.get(operation.name())?;

@@ -13,7 +13,7 @@ use http::{HeaderValue, Request, Response};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::{headers::X_REQUEST_ID, other};
+use super::headers::X_REQUEST_ID;
 use crate::{
     body::{Body, Guard, InboundFault},
     policy::headers::sane_request_id,
@@ -23,10 +23,11 @@ use crate::{
         tally::{self, Ended, Tally},
         trace::{Spans, Trace, What},
     },
-    types::RequestId,
+    types::{RequestId, other},
 };
 
-pub struct Parameters {
+/// What [`TelemetryLayer`] needs.
+pub struct TelemetryParams {
     pub metrics: Arc<Metrics>,
     pub tally: Arc<Tally>,
     pub access: Access,
@@ -35,7 +36,7 @@ pub struct Parameters {
 }
 
 /// Which requests get a line.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     All,
     /// Made by revgate, or failed, or let pass only because rules are not enforced for the caller.
@@ -44,11 +45,11 @@ pub enum Access {
 }
 
 #[derive(Clone)]
-pub struct TelemetryLayer(Arc<Parameters>);
+pub struct TelemetryLayer(Arc<TelemetryParams>);
 
 impl TelemetryLayer {
-    pub fn new(parameters: Parameters) -> Self {
-        TelemetryLayer(Arc::new(parameters))
+    pub fn new(params: TelemetryParams) -> Self {
+        TelemetryLayer(Arc::new(params))
     }
 }
 
@@ -58,7 +59,7 @@ impl<S> Layer<S> for TelemetryLayer {
     fn layer(&self, inner: S) -> Telemetry<S> {
         Telemetry {
             inner,
-            parameters: self.0.clone(),
+            params: self.0.clone(),
         }
     }
 }
@@ -66,7 +67,7 @@ impl<S> Layer<S> for TelemetryLayer {
 #[derive(Clone)]
 pub struct Telemetry<S> {
     inner: S,
-    parameters: Arc<Parameters>,
+    params: Arc<TelemetryParams>,
 }
 
 impl<S> Service<Request<Body>> for Telemetry<S>
@@ -85,13 +86,13 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let id = request_id(&request);
         let start = Instant::now();
-        let spans = self.parameters.spans.as_ref();
+        let spans = self.params.spans.as_ref();
         let record = Record::new(Trace::begin(request.headers(), spans, start));
         request.extensions_mut().insert(id.clone());
         request.extensions_mut().insert(record.clone());
-        self.parameters.metrics.in_flight(1);
+        self.params.metrics.in_flight(1);
         let mut end = End {
-            parameters: self.parameters.clone(),
+            params: self.params.clone(),
             record,
             id,
             method: request.method().clone(),
@@ -123,7 +124,7 @@ fn request_id<B>(request: &Request<B>) -> RequestId {
 
 /// Lives until the answer's body ends or the caller leaves, and then tells what became of the request.
 struct End {
-    parameters: Arc<Parameters>,
+    params: Arc<TelemetryParams>,
     record: Record,
     id: RequestId,
     method: http::Method,
@@ -151,7 +152,7 @@ const CALLER_LEFT: u16 = 499;
 
 impl Drop for End {
     fn drop(&mut self) {
-        let Parameters { metrics, tally, .. } = &*self.parameters;
+        let TelemetryParams { metrics, tally, .. } = &*self.params;
         metrics.in_flight(-1);
         let facts = self.record.facts();
         let caller = facts.caller.clone().unwrap_or_else(other);
@@ -197,7 +198,7 @@ impl End {
     }
 
     fn has_line(&self, facts: &Facts) -> bool {
-        match self.parameters.access {
+        match self.params.access {
             Access::All => true,
             Access::Refused => {
                 facts.code.is_some() || facts.would_refuse.is_some() || self.status() >= 499
@@ -292,7 +293,7 @@ mod tests {
             .with_writer(move || out.clone())
             .finish();
         let _logging = tracing::subscriber::set_default(subscriber);
-        let layer = TelemetryLayer::new(Parameters {
+        let layer = TelemetryLayer::new(TelemetryParams {
             metrics: Arc::default(),
             tally: Arc::default(),
             access,

@@ -21,11 +21,12 @@ pub struct Rules {
 }
 
 impl Rules {
-    fn sane(self) -> Rules {
-        Rules {
-            failures: self.failures.max(1),
-            ..self
-        }
+    fn failures(&self) -> usize {
+        self.failures.max(1)
+    }
+
+    fn counts(&self, at: Duration, now: Duration) -> bool {
+        now.saturating_sub(at) <= self.within
     }
 }
 
@@ -93,11 +94,16 @@ pub struct View {
     pub next_probe: Option<Duration>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 enum State {
+    #[default]
     Closed,
-    Open { until: Duration },
-    HalfOpen { probe: Option<Probe> },
+    Open {
+        until: Duration,
+    },
+    HalfOpen {
+        probe: Option<Probe>,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -107,10 +113,10 @@ struct Probe {
     until: Duration,
 }
 
-/// One upstream's circuit. `now` is always a time since any fixed instant.
-#[derive(Debug)]
+/// One upstream's circuit, closed at first. `now` is always a time since any fixed instant. The rules come with each call:
+/// they are the configuration's, and what is kept here is only what was learnt.
+#[derive(Debug, Default)]
 pub struct Circuit {
-    rules: Rules,
     state: State,
     /// When the failures of the present row came, oldest first; never more than it takes to open.
     row: VecDeque<Duration>,
@@ -121,28 +127,11 @@ pub struct Circuit {
 }
 
 impl Circuit {
-    /// A closed one.
-    pub fn new(rules: Rules) -> Circuit {
-        Circuit {
-            rules: rules.sane(),
-            state: State::Closed,
-            row: VecDeque::new(),
-            turn: 0,
-            probes: 0,
-            latest: Duration::ZERO,
-        }
-    }
-
-    /// From now on the operator wants this; how it stands stays.
-    pub fn set_rules(&mut self, rules: Rules) {
-        self.rules = rules.sane();
-    }
-
     /// Leave for one attempt.
     ///
     /// # Errors
     /// The time until the next probe may go, above zero.
-    pub fn try_pass(&mut self, now: Duration) -> Result<Pass, Duration> {
+    pub fn try_pass(&mut self, rules: &Rules, now: Duration) -> Result<Pass, Duration> {
         let now = self.at(now);
         let blocked_until = match self.state {
             State::Closed => {
@@ -160,7 +149,7 @@ impl Circuit {
         self.probes = self.probes.wrapping_add(1);
         let probe = Probe {
             number: self.probes,
-            until: now.saturating_add(self.rules.open),
+            until: now.saturating_add(rules.open),
         };
         self.state = State::HalfOpen { probe: Some(probe) };
         Ok(Pass {
@@ -171,7 +160,13 @@ impl Circuit {
 
     /// Takes in how an attempt ended. What the change is, if there is one: an open circuit that a failed probe keeps
     /// open has not changed.
-    pub fn settle(&mut self, pass: Pass, outcome: Outcome, now: Duration) -> Option<Change> {
+    pub fn settle(
+        &mut self,
+        pass: Pass,
+        outcome: Outcome,
+        rules: &Rules,
+        now: Duration,
+    ) -> Option<Change> {
         let now = self.at(now);
         if pass.turn != self.turn {
             // Late as it is, a success while closed ends a row; anything else is about a past that was judged already.
@@ -189,7 +184,7 @@ impl Circuit {
                 self.row.clear();
                 None
             }
-            (State::Closed, Outcome::Failure) => self.fail(now),
+            (State::Closed, Outcome::Failure) => self.fail(rules, now),
             // Also the success of a probe that was too slow to hold its place: were only the latest one heard, an upstream
             // that takes longer than `open` to answer would be shut out for ever.
             (_, Outcome::Success) => {
@@ -200,7 +195,7 @@ impl Circuit {
             (_, Outcome::Failure) => {
                 // Of a slow one only the latest is heard: each late failure would put off the next probe again.
                 if self.is_out(&pass) {
-                    self.open(now);
+                    self.open(rules, now);
                 }
                 None
             }
@@ -215,7 +210,7 @@ impl Circuit {
     }
 
     /// How it stands now.
-    pub fn view(&self, now: Duration) -> View {
+    pub fn view(&self, rules: &Rules, now: Duration) -> View {
         let now = self.latest.max(now);
         let (state, next_probe) = match self.state {
             State::Closed => ("closed", None),
@@ -228,8 +223,8 @@ impl Circuit {
             }
         };
         let failures = match self.state {
-            State::Closed => self.row.iter().filter(|at| self.counts(**at, now)).count(),
-            _ => self.rules.failures,
+            State::Closed => self.row.iter().filter(|at| rules.counts(**at, now)).count(),
+            _ => rules.failures(),
         };
         View {
             state,
@@ -238,32 +233,28 @@ impl Circuit {
         }
     }
 
-    fn fail(&mut self, now: Duration) -> Option<Change> {
-        while self.row.front().is_some_and(|at| !self.counts(*at, now)) {
+    fn fail(&mut self, rules: &Rules, now: Duration) -> Option<Change> {
+        while self.row.front().is_some_and(|at| !rules.counts(*at, now)) {
             self.row.pop_front();
         }
         self.row.push_back(now);
-        if self.row.len() < self.rules.failures {
+        if self.row.len() < rules.failures() {
             return None;
         }
         self.row.clear();
-        self.open(now);
+        self.open(rules, now);
         Some(Change::Opened)
     }
 
-    fn open(&mut self, now: Duration) {
+    fn open(&mut self, rules: &Rules, now: Duration) {
         self.turn_to(State::Open {
-            until: now.saturating_add(self.rules.open),
+            until: now.saturating_add(rules.open),
         });
     }
 
     fn turn_to(&mut self, state: State) {
         self.turn = self.turn.wrapping_add(1);
         self.state = state;
-    }
-
-    fn counts(&self, at: Duration, now: Duration) -> bool {
-        now.saturating_sub(at) <= self.rules.within
     }
 
     /// Whether this is the probe that holds the place.
@@ -296,22 +287,24 @@ mod tests {
     }
 
     fn pass(circuit: &mut Circuit, seconds: u64) -> Pass {
-        circuit.try_pass(at(seconds)).expect("it passes")
+        circuit.try_pass(&RULES, at(seconds)).expect("it passes")
     }
 
     fn refused(circuit: &mut Circuit, seconds: u64) -> Duration {
-        circuit.try_pass(at(seconds)).expect_err("it is refused")
+        circuit
+            .try_pass(&RULES, at(seconds))
+            .expect_err("it is refused")
     }
 
     /// One attempt, passed and ended in the same second.
     fn attempt(circuit: &mut Circuit, outcome: Outcome, seconds: u64) -> Option<Change> {
         let pass = pass(circuit, seconds);
-        circuit.settle(pass, outcome, at(seconds))
+        circuit.settle(pass, outcome, &RULES, at(seconds))
     }
 
     /// Opened at second 0.
     fn opened() -> Circuit {
-        let mut circuit = Circuit::new(RULES);
+        let mut circuit = Circuit::default();
         assert_eq!(attempt(&mut circuit, Outcome::Failure, 0), None);
         assert_eq!(attempt(&mut circuit, Outcome::Failure, 0), None);
         assert_eq!(
@@ -360,7 +353,7 @@ mod tests {
             (&[(0, N), (0, N), (0, N), (0, N)], false),
         ];
         for (events, opens) in table {
-            let mut circuit = Circuit::new(RULES);
+            let mut circuit = Circuit::default();
             let mut change = None;
             for (seconds, outcome) in events {
                 assert_eq!(change, None, "{events:?}");
@@ -378,18 +371,18 @@ mod tests {
         let probe = pass(&mut circuit, 5);
         assert_eq!(refused(&mut circuit, 6), SECOND * 4);
         assert_eq!(
-            circuit.settle(probe, Outcome::Success, at(7)),
+            circuit.settle(probe, Outcome::Success, &RULES, at(7)),
             Some(Change::Closed)
         );
         let (one, other) = (pass(&mut circuit, 7), pass(&mut circuit, 7));
-        assert_eq!(circuit.settle(one, Outcome::Failure, at(7)), None);
-        assert_eq!(circuit.settle(other, Outcome::Failure, at(7)), None);
-        assert_eq!(circuit.view(at(7)).failures, 2, "a new row");
+        assert_eq!(circuit.settle(one, Outcome::Failure, &RULES, at(7)), None);
+        assert_eq!(circuit.settle(other, Outcome::Failure, &RULES, at(7)), None);
+        assert_eq!(circuit.view(&RULES, at(7)).failures, 2, "a new row");
     }
 
     #[test]
     fn after_it_closed_a_late_success_ends_a_row_and_a_late_failure_does_not_count() {
-        let mut circuit = Circuit::new(RULES);
+        let mut circuit = Circuit::default();
         let (late, later) = (pass(&mut circuit, 0), pass(&mut circuit, 0));
         for _ in 0..3 {
             let _ = attempt(&mut circuit, Outcome::Failure, 0);
@@ -399,17 +392,17 @@ mod tests {
             Some(Change::Closed)
         );
         let _ = attempt(&mut circuit, Outcome::Failure, 6);
-        assert_eq!(circuit.settle(late, Outcome::Failure, at(6)), None);
-        assert_eq!(circuit.view(at(6)).failures, 1);
-        assert_eq!(circuit.settle(later, Outcome::Success, at(6)), None);
-        assert_eq!(circuit.view(at(6)).failures, 0);
+        assert_eq!(circuit.settle(late, Outcome::Failure, &RULES, at(6)), None);
+        assert_eq!(circuit.view(&RULES, at(6)).failures, 1);
+        assert_eq!(circuit.settle(later, Outcome::Success, &RULES, at(6)), None);
+        assert_eq!(circuit.view(&RULES, at(6)).failures, 0);
     }
 
     #[test]
     fn a_failed_probe_opens_it_for_the_whole_time_again_which_is_no_change() {
         let mut circuit = opened();
         let probe = pass(&mut circuit, 8);
-        assert_eq!(circuit.settle(probe, Outcome::Failure, at(9)), None);
+        assert_eq!(circuit.settle(probe, Outcome::Failure, &RULES, at(9)), None);
         assert_eq!(refused(&mut circuit, 9), SECOND * 5);
         let _probe = pass(&mut circuit, 14);
     }
@@ -420,7 +413,7 @@ mod tests {
         let probe = pass(&mut circuit, 5);
         circuit.abandon(probe);
         let probe = pass(&mut circuit, 5);
-        assert_eq!(circuit.settle(probe, Outcome::Neutral, at(5)), None);
+        assert_eq!(circuit.settle(probe, Outcome::Neutral, &RULES, at(5)), None);
         let _probe = pass(&mut circuit, 5);
         assert_eq!(refused(&mut circuit, 5), SECOND * 5);
     }
@@ -433,43 +426,46 @@ mod tests {
         let latest = pass(&mut circuit, 15);
         // Neither end of a probe that lost its place touches the one that has it.
         circuit.abandon(slow);
-        assert_eq!(circuit.settle(slower, Outcome::Failure, at(16)), None);
+        assert_eq!(
+            circuit.settle(slower, Outcome::Failure, &RULES, at(16)),
+            None
+        );
         assert_eq!(refused(&mut circuit, 16), SECOND * 4);
         drop(latest);
         // An upstream that is slower than `open` is heard all the same.
         let slow = pass(&mut circuit, 20);
         let _latest = pass(&mut circuit, 25);
         assert_eq!(
-            circuit.settle(slow, Outcome::Success, at(26)),
+            circuit.settle(slow, Outcome::Success, &RULES, at(26)),
             Some(Change::Closed)
         );
     }
 
     #[test]
     fn results_from_before_it_opened_neither_close_nor_extend_it() {
-        let mut circuit = Circuit::new(RULES);
+        let mut circuit = Circuit::default();
         let mut before: Vec<Pass> = (0..5).map(|_| pass(&mut circuit, 0)).collect();
         for _ in 0..3 {
             let _ = attempt(&mut circuit, Outcome::Failure, 0);
         }
         for outcome in [Outcome::Success, Outcome::Failure, Outcome::Neutral] {
             let pass = before.pop().unwrap();
-            assert_eq!(circuit.settle(pass, outcome, at(3)), None);
+            assert_eq!(circuit.settle(pass, outcome, &RULES, at(3)), None);
             assert_eq!(refused(&mut circuit, 3), SECOND * 2);
         }
         let _probe = pass(&mut circuit, 5);
         for outcome in [Outcome::Success, Outcome::Failure] {
             let pass = before.pop().unwrap();
-            assert_eq!(circuit.settle(pass, outcome, at(6)), None);
+            assert_eq!(circuit.settle(pass, outcome, &RULES, at(6)), None);
             assert_eq!(refused(&mut circuit, 6), SECOND * 4, "the probe decides");
         }
     }
 
     #[test]
     fn a_view_tells_the_state_and_the_time() {
-        let mut circuit = Circuit::new(RULES);
+        let mut circuit = Circuit::default();
         let view = |circuit: &Circuit, seconds| {
-            let view = circuit.view(at(seconds));
+            let view = circuit.view(&RULES, at(seconds));
             (view.state, view.failures, view.next_probe)
         };
         assert_eq!(view(&circuit, 0), ("closed", 0, None));
@@ -481,24 +477,27 @@ mod tests {
         assert_eq!(view(&circuit, 5), ("half_open", 3, Some(Duration::ZERO)));
         let probe = pass(&mut circuit, 6);
         assert_eq!(view(&circuit, 7), ("half_open", 3, Some(SECOND * 4)));
-        let _ = circuit.settle(probe, Outcome::Success, at(7));
+        let _ = circuit.settle(probe, Outcome::Success, &RULES, at(7));
         assert_eq!(view(&circuit, 7), ("closed", 0, None));
     }
 
     #[test]
     fn no_rule_and_no_clock_makes_it_panic() {
-        let mut circuit = Circuit::new(Rules {
+        let rules = Rules {
             failures: 0,
             within: Duration::MAX,
             open: Duration::MAX,
-        });
-        let one = circuit.try_pass(Duration::MAX).expect("closed");
+        };
+        let mut circuit = Circuit::default();
+        let one = circuit.try_pass(&rules, Duration::MAX).expect("closed");
         assert_eq!(
-            circuit.settle(one, Outcome::Failure, Duration::ZERO),
+            circuit.settle(one, Outcome::Failure, &rules, Duration::ZERO),
             Some(Change::Opened)
         );
-        let _probe = circuit.try_pass(Duration::ZERO).expect("time has ended");
-        assert_eq!(circuit.view(Duration::ZERO).state, "half_open");
+        let _probe = circuit
+            .try_pass(&rules, Duration::ZERO)
+            .expect("time has ended");
+        assert_eq!(circuit.view(&rules, Duration::ZERO).state, "half_open");
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -534,7 +533,8 @@ mod tests {
         ) {
             let open = Duration::from_millis(open);
             let within = Duration::from_millis(within);
-            let mut circuit = Circuit::new(Rules { failures, within, open });
+            let rules = Rules { failures, within, open };
+            let mut circuit = Circuit::default();
             let mut now = Duration::ZERO;
             let mut out: Vec<(u64, Pass)> = Vec::new();
             let mut serial = 0u64;
@@ -546,8 +546,8 @@ mod tests {
                 match event {
                     Event::Step(millis) => now += Duration::from_millis(millis),
                     Event::Pass => {
-                        let is_closed = circuit.view(now).state == "closed";
-                        match circuit.try_pass(now) {
+                        let is_closed = circuit.view(&rules, now).state == "closed";
+                        match circuit.try_pass(&rules, now) {
                             Ok(pass) => {
                                 serial += 1;
                                 if !is_closed {
@@ -571,9 +571,9 @@ mod tests {
                     }
                     Event::End(index, end) if !out.is_empty() => {
                         let (number, pass) = out.swap_remove(index % out.len());
-                        let was_closed = circuit.view(now).state == "closed";
+                        let was_closed = circuit.view(&rules, now).state == "closed";
                         let change = match end {
-                            Some(outcome) => circuit.settle(pass, outcome, now),
+                            Some(outcome) => circuit.settle(pass, outcome, &rules, now),
                             None => {
                                 circuit.abandon(pass);
                                 None
@@ -611,14 +611,14 @@ mod tests {
                     Event::End(..) => {}
                 }
                 prop_assert!(circuit.row.len() <= failures);
-                prop_assert_eq!(circuit.view(now).state == "closed", opened.is_none());
+                prop_assert_eq!(circuit.view(&rules, now).state == "closed", opened.is_none());
                 if opened.is_none() {
-                    let pass = circuit.try_pass(now).expect("closed: everything passes");
+                    let pass = circuit.try_pass(&rules, now).expect("closed: everything passes");
                     circuit.abandon(pass);
                 }
             }
             // Whatever came before: left alone for `open`, it lets an attempt pass.
-            prop_assert!(circuit.try_pass(now + open).is_ok());
+            prop_assert!(circuit.try_pass(&rules, now + open).is_ok());
         }
     }
 }

@@ -149,8 +149,8 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Takes out the entry whose turn it is.
-    pub fn take(&mut self, now: Duration) -> Option<T> {
+    /// The caller whose turn it is, and whether it has it because it has aged.
+    fn turn(&self, now: Duration) -> Option<(&Arc<str>, bool)> {
         let waiting = || self.flows.iter().filter(|(_, f)| !f.waiting.is_empty());
         let of = |class: usize| waiting().filter(move |(_, flow)| flow.class() == class);
         let interactive = of(INTERACTIVE).min_by(|(_, a), (_, b)| a.before(b));
@@ -158,13 +158,26 @@ impl<T> Queue<T> {
             .filter(|(_, flow)| flow.has_aged(now))
             .min_by_key(|(_, flow)| flow.since);
         let aged = self.aged.max(self.clocks[INTERACTIVE]);
-        let (caller, as_aged) = match (interactive, oldest) {
-            (Some((_, flow)), Some((caller, _))) if aged < flow.start => (caller, true),
-            (Some((caller, _)), _) => (caller, false),
-            (None, _) => (of(BATCH).min_by(|(_, a), (_, b)| a.before(b))?.0, false),
-        };
+        match (interactive, oldest) {
+            (Some((_, flow)), Some((caller, _))) if aged < flow.start => Some((caller, true)),
+            (Some((caller, _)), _) => Some((caller, false)),
+            (None, _) => Some((of(BATCH).min_by(|(_, a), (_, b)| a.before(b))?.0, false)),
+        }
+    }
+
+    /// The entry whose turn it is; it stays.
+    pub fn peek(&self, now: Duration) -> Option<&T> {
+        let (caller, _) = self.turn(now)?;
+        let (_, entry) = self.flows.get(caller)?.waiting.first_key_value()?;
+        Some(&entry.item)
+    }
+
+    /// Takes out the entry whose turn it is.
+    pub fn take(&mut self, now: Duration) -> Option<T> {
+        let (caller, as_aged) = self.turn(now)?;
         let caller = caller.clone();
         if as_aged {
+            let aged = self.aged.max(self.clocks[INTERACTIVE]);
             self.clocks[INTERACTIVE] = aged;
             self.aged = aged + 1.0;
         }

@@ -158,42 +158,27 @@ struct Bucket {
 
 /// Keeps retries a bounded share of the requests of the last ten seconds, so that they cannot multiply the load of
 /// an upstream that is failing already.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Budget {
-    ratio: f64,
     buckets: [Bucket; BUCKETS as usize],
     latest: u64,
 }
 
 impl Budget {
-    /// `ratio` is the retries allowed per request, on top of ten free ones per ten seconds.
-    pub fn new(ratio: f64) -> Budget {
-        let mut budget = Budget {
-            ratio: 0.0,
-            buckets: Default::default(),
-            latest: 0,
-        };
-        budget.set_ratio(ratio);
-        budget
-    }
-
-    /// From now on so many retries are allowed per request.
-    pub fn set_ratio(&mut self, ratio: f64) {
-        self.ratio = if ratio.is_finite() {
-            ratio.max(0.0)
-        } else {
-            0.0
-        };
-    }
-
     /// Counts a request. `now` is a time since any fixed instant.
     pub fn request(&mut self, now: Duration) {
         let bucket = self.bucket(now);
         bucket.requests = bucket.requests.saturating_add(1);
     }
 
-    /// Counts a retry if there is room for it.
-    pub fn try_retry(&mut self, now: Duration) -> bool {
+    /// Counts a retry if there is room for it. `ratio` is the retries allowed per request, on top of ten free ones per ten
+    /// seconds; one that is no number allows none.
+    pub fn try_retry(&mut self, ratio: f64, now: Duration) -> bool {
+        let ratio = if ratio.is_finite() {
+            ratio.max(0.0)
+        } else {
+            0.0
+        };
         self.bucket(now);
         let oldest = self.latest.saturating_sub(BUCKETS - 1);
         let live = self.buckets.iter().filter(|bucket| bucket.second >= oldest);
@@ -203,7 +188,7 @@ impl Budget {
                 retries.saturating_add(bucket.retries),
             )
         });
-        if retries as f64 >= FREE + self.ratio * requests as f64 {
+        if retries as f64 >= FREE + ratio * requests as f64 {
             return false;
         }
         self.bucket(now).retries += 1;
@@ -329,14 +314,14 @@ mod tests {
 
     #[test]
     fn a_budget_forgets_after_ten_seconds() {
-        let mut budget = Budget::new(0.5);
+        let mut budget = Budget::default();
         for _ in 0..4 {
             budget.request(SECOND);
         }
-        let granted = (0..20).filter(|_| budget.try_retry(SECOND)).count();
+        let granted = (0..20).filter(|_| budget.try_retry(0.5, SECOND)).count();
         assert_eq!(granted, 12);
-        assert!(!budget.try_retry(SECOND * 10));
-        assert!(budget.try_retry(SECOND * 11));
+        assert!(!budget.try_retry(0.5, SECOND * 10));
+        assert!(budget.try_retry(0.5, SECOND * 11));
     }
 
     proptest! {
@@ -351,14 +336,14 @@ mod tests {
             ratio in 0.0f64..1.0,
             events in prop::collection::vec((any::<bool>(), 0u64..3), 0..300),
         ) {
-            let mut budget = Budget::new(ratio);
+            let mut budget = Budget::default();
             let (mut now, mut requests, mut retries) = (0u64, Vec::new(), Vec::new());
             for (is_request, step) in events {
                 now += step;
                 if is_request {
                     budget.request(Duration::from_secs(now));
                     requests.push(now);
-                } else if budget.try_retry(Duration::from_secs(now)) {
+                } else if budget.try_retry(ratio, Duration::from_secs(now)) {
                     retries.push(now);
                     let recent = |times: &[u64]| times.iter().filter(|&&at| at + 10 > now).count() as f64;
                     prop_assert!(recent(&retries) < 11.0 + ratio * recent(&requests));

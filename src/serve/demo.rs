@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 
 use super::{Gateway, signals::Signals};
-use crate::{config, simulator, telemetry::log};
+use crate::{config, runtime::ThreadRuntime, simulator, telemetry::log};
 
 const KEY: &str = "demo-key";
 
@@ -15,10 +15,8 @@ const KEY: &str = "demo-key";
 /// When no port can be bound.
 pub fn demo(announce: impl Fn(&str)) -> anyhow::Result<()> {
     let level = log::init("info", config::LogFormat::Auto)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let result = runtime.block_on(async {
+    let runtime = ThreadRuntime::new()?;
+    runtime.block_on(async {
         let signals = Signals::hear()?;
         let devrev = simulator::start(simulator::Options::default()).await.context("the simulator could not start")?;
         tracing::info!(listener = "mock", address = %devrev.addr(), "listening");
@@ -55,9 +53,7 @@ access = "all"
             devrev.addr(),
         ));
         signals.obey(gateway).await
-    });
-    runtime.shutdown_background();
-    result
+    })
 }
 
 fn hash(key: &str) -> String {

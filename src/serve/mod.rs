@@ -1,20 +1,12 @@
 //! A gateway from its configuration: listeners, worker threads, signals and the drain.
 
-mod connection;
-mod control;
+pub mod control;
 mod core_dump;
 mod demo;
-pub mod explain;
-mod jwks;
-mod listener;
-mod refusal;
+mod inbound;
 mod reload;
 mod signals;
-mod tls;
-mod tokens;
 mod traces;
-mod view;
-mod watch;
 mod worker;
 
 use std::{
@@ -30,14 +22,21 @@ use tokio::sync::{Semaphore, watch::Sender};
 
 pub use self::demo::demo;
 use self::{
-    connection::Settings, control::State, listener::SocketFile, reload::Reloader, signals::Signals,
-    tls::Handshakes, watch::Watch, worker::Worker,
+    control::Operator,
+    inbound::{
+        connection::Settings,
+        listener::{self, SocketFile},
+    },
+    reload::{Current, Reloader, Watch},
+    signals::Signals,
+    worker::Worker,
 };
 use crate::{
     admin,
-    config::{self, Address, Config, Http2, Roots},
-    layer::Draining,
-    stack::Shared,
+    config::{self, Address, Config, Http2},
+    plan::{Plan, trust},
+    runtime::ThreadRuntime,
+    state::{State, draining::Draining},
     telemetry::{
         export::Exporter,
         log::{self, LevelHandle},
@@ -53,24 +52,20 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let config = config::load(&file)?;
     let level = log::init(&config.log.level, config.log.format)?;
     core_dump::forbid();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let result = runtime.block_on(async {
+    // A worker that is still ending must not hold up the exit: a second signal ends at once.
+    let runtime = ThreadRuntime::new()?;
+    runtime.block_on(async {
         let signals = Signals::hear()?;
         let gateway = Gateway::watching(file, config, Some(level))?;
         signals.obey(gateway).await
-    });
-    // A worker that is still ending must not hold up the exit: a second signal ends at once.
-    runtime.shutdown_background();
-    result
+    })
 }
 
 /// A running gateway.
 pub struct Gateway {
     address: Address,
     admin: admin::Admin,
-    state: Arc<State>,
+    operator: Arc<Operator>,
     drain: Sender<bool>,
     workers: Vec<JoinHandle<()>>,
     /// Ends with the gateway.
@@ -105,18 +100,16 @@ impl Gateway {
         config: Config,
         level: Option<LevelHandle>,
     ) -> anyhow::Result<Gateway> {
-        let config = Arc::new(config);
+        let plan = Arc::new(Plan::of(&config)?);
         let (drain, draining) = Draining::new();
-        let mut shared = Shared::new(&config, draining.clone())?;
-        let exporter = traces::start(&config, &shared.metrics)?;
-        shared.spans = exporter.as_ref().map(Exporter::spans);
-        let keys = jwks::start(&config, &shared.metrics).context("auth.jwt.jwks")?;
-        shared.signing_keys.store(keys);
-        let shared = Arc::new(shared);
+        // The admin listener's thread: it serves no caller.
+        let background = ThreadRuntime::new()?;
+        let mut state = State::new(&plan, draining, background.handle().clone());
+        let exporter = traces::start(&config, &state.metrics)?;
+        state.spans = exporter.as_ref().map(Exporter::spans);
+        let state = Arc::new(state);
         let own = Own::default();
         let options = upstream_options(&config, own.clone())?;
-        let tls = config.listen.tls.as_ref().map(Handshakes::new);
-        let handshakes = tls.transpose().context("listen.tls")?;
         let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
             let address = &config.listen.address;
             format!("listen.address \"{address}\" cannot be bound")
@@ -127,30 +120,25 @@ impl Gateway {
             idle_timeout: config.listen.idle_timeout,
             drain_timeout: config.drain.timeout,
             connections: Arc::new(Semaphore::new(config.listen.max_connections)),
-            metrics: shared.metrics.clone(),
-            draining,
-            handshakes,
+            state: state.clone(),
         });
         let made = listeners.into_iter().map(|listener| {
             let (options, settings) = (options.clone(), settings.clone());
-            Worker::new(listener, &config, &shared, options, settings)
+            Worker::new(listener, &plan, &state, options, settings)
         });
         let made: Vec<_> = made.collect::<anyhow::Result<_>>()?;
         let (workers, handles): (Vec<_>, Vec<_>) = made.into_iter().unzip();
-        let reloader = Reloader::new(
-            file,
-            config.clone(),
-            shared.clone(),
-            (handles, settings.clone()),
-            level.clone(),
-        );
+        let current = Current { config, plan };
+        let reloader = Reloader::new(file, current, state.clone(), handles, level.clone());
         let reloader = Arc::new(reloader);
-        let state = Arc::new(State::new(reloader.clone(), shared, level));
+        let operator = Arc::new(Operator::new(reloader.clone(), state, level));
+        let current = reloader.current();
+        let config = &current.config;
         let admin = admin::Options {
             address: config.admin.address,
             key: config.admin.key.clone(),
         };
-        let admin = admin::start(admin, state.clone())
+        let admin = admin::start(admin, operator.clone(), background)
             .with_context(|| format!("admin.address {} cannot be bound", config.admin.address))?;
         let mut listeners = vec![admin.addr()];
         if let Address::Tcp(address) = address {
@@ -171,11 +159,11 @@ impl Gateway {
             .transpose()?;
         let secure = config.listen.tls.is_some();
         tracing::info!(listener = "proxy", %address, tls = secure, "listening");
-        reload::warn(&config);
+        reload::warn(config);
         Ok(Gateway {
             address,
             admin,
-            state,
+            operator,
             drain,
             workers,
             _watch: watch,
@@ -199,17 +187,18 @@ impl Gateway {
     /// Readiness fails at once; requests are taken for `drain.delay` more, then connections end as their
     /// requests do, and whoever waits is told so.
     pub async fn drain(mut self) {
-        self.state.draining.store(true, Ordering::Release);
+        self.operator.draining.store(true, Ordering::Release);
         tracing::info!("draining");
-        let config = self.state.reloader.config();
-        tokio::time::sleep(config.drain.delay).await;
+        let current = self.operator.reloader.current();
+        let drain = current.config.drain;
+        tokio::time::sleep(drain.delay).await;
         self.drain.send_replace(true);
         let workers = std::mem::take(&mut self.workers);
         let ended = tokio::task::spawn_blocking(move || {
             workers.into_iter().for_each(|worker| drop(worker.join()))
         });
         // The workers bound themselves by drain.timeout; this is for one that is stuck.
-        let _ = tokio::time::timeout(config.drain.timeout + Duration::from_secs(1), ended).await;
+        let _ = tokio::time::timeout(drain.timeout + Duration::from_secs(1), ended).await;
         // Last, so that the spans of the requests that have just ended go too.
         if let Some(exporter) = self.exporter.take() {
             exporter.finish().await;
@@ -241,12 +230,4 @@ fn upstream_options(config: &Config, own: Own) -> anyhow::Result<upstream::Optio
         max_connections: settings.max_connections.div_ceil(config.listen.workers),
         own,
     })
-}
-
-fn trust(roots: &Roots) -> upstream::tls::Trust<'_> {
-    match roots {
-        Roots::Bundled => upstream::tls::Trust::Bundled,
-        Roots::System => upstream::tls::Trust::System,
-        Roots::File(path) => upstream::tls::Trust::File(path),
-    }
 }

@@ -32,7 +32,7 @@ impl Signals {
                 _ = self.term.recv() => break,
                 _ = self.int.recv() => break,
                 _ = self.hangup.recv() => {
-                    let reloader = gateway.state.reloader.clone();
+                    let reloader = gateway.operator.reloader.clone();
                     // Reads files; a second signal must be heard meanwhile. What became of it is in the log.
                     tokio::task::spawn_blocking(move || reloader.reload());
                 }

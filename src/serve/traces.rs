@@ -6,9 +6,9 @@ use anyhow::Context;
 use http::{HeaderMap, HeaderValue};
 use secrecy::ExposeSecret;
 
-use super::trust;
 use crate::{
     config::Config,
+    plan::trust,
     telemetry::{
         export::{self, Exporter, Options},
         metrics::Metrics,

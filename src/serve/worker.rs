@@ -1,121 +1,98 @@
 //! One thread that serves: its own runtime, listening socket and upstream connections.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
-};
+use std::{sync::Arc, thread::JoinHandle};
 
 use anyhow::Context;
-use tokio::runtime::Runtime;
+use arc_swap::{ArcSwap, Guard};
 
-use super::{
+use super::inbound::{
     connection::{self, Settings},
     listener::Listener,
 };
 use crate::{
-    config::Config,
-    stack::{self, Shared, Stack},
-    upstream::{self, Bounds, Upstream},
+    plan::Plan,
+    runtime::ThreadRuntime,
+    stack::{self, Stack},
+    state::State,
+    upstream::{self, Upstream},
 };
 
-/// What a worker serves with: replaced as a whole when the configuration changes, read once a request.
-pub struct Slot(Mutex<Serving>);
-
-struct Serving {
-    stack: Stack,
-    limits: Limits,
+/// What a worker serves with. A request takes one and keeps it to its end.
+pub struct Serving {
+    pub plan: Arc<Plan>,
+    pub stack: Stack,
 }
 
-/// What a connection must know of the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub max_header_bytes: usize,
-    pub max_headers: usize,
-    pub max_body: u64,
-}
+/// Where a worker finds what it serves with: published as a whole when the configuration changes, read once a request.
+#[derive(Clone)]
+pub struct Published(Arc<ArcSwap<Serving>>);
 
-impl Slot {
-    fn serving(&self) -> MutexGuard<'_, Serving> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// For one request: its stack, and the largest body it may have.
-    pub fn stack(&self) -> (Stack, u64) {
-        let serving = self.serving();
-        (serving.stack.clone(), serving.limits.max_body)
-    }
-
-    pub fn limits(&self) -> Limits {
-        self.serving().limits
+impl Published {
+    pub fn load(&self) -> Guard<Arc<Serving>> {
+        self.0.load()
     }
 }
 
 /// A worker from outside.
 pub struct Handle {
-    slot: Arc<Slot>,
+    published: Published,
     upstream: Upstream,
 }
 
 impl Handle {
-    /// A stack of another configuration over the same connections.
-    ///
-    /// # Errors
-    /// See [`stack::build`].
-    pub fn build(&self, config: &Config, shared: &Shared) -> Result<Stack, http::Error> {
-        stack::build(config, shared, self.upstream.with(bounds(config)))
+    /// Requests that begin from now on see this plan; those under way end as they began. `state` must have been reconciled with
+    /// `plan`.
+    pub fn publish(&self, plan: &Arc<Plan>, state: &State) {
+        let upstream = self.upstream.within(plan.upstream);
+        self.published.0.store(Arc::new(Serving {
+            stack: stack::build(plan, state, upstream),
+            plan: plan.clone(),
+        }));
     }
 
-    /// Requests that begin from now on are served by it; those under way end as they began.
-    pub fn replace(&self, stack: Stack, config: &Config) {
-        let next = Serving {
-            stack,
-            limits: limits(config),
-        };
-        // The old one is dropped after the lock.
-        let _old = std::mem::replace(&mut *self.slot.serving(), next);
+    /// What the worker serves with now.
+    #[cfg(test)]
+    pub fn serving(&self) -> Arc<Serving> {
+        self.published.0.load_full()
     }
 }
 
 /// All that a worker needs, made before its thread, so that what can fail has failed by then.
 pub struct Worker {
-    runtime: Runtime,
+    runtime: ThreadRuntime,
     listener: Listener,
-    slot: Arc<Slot>,
+    published: Published,
     settings: Arc<Settings>,
 }
 
 impl Worker {
     /// # Errors
-    /// When the runtime or the stack cannot be made.
+    /// When the runtime cannot be made.
     pub fn new(
         listener: Listener,
-        config: &Config,
-        shared: &Shared,
+        plan: &Arc<Plan>,
+        state: &State,
         options: upstream::Options,
         settings: Arc<Settings>,
     ) -> anyhow::Result<(Worker, Handle)> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("a worker's runtime could not be made")?;
+        let runtime = ThreadRuntime::new().context("a worker's runtime could not be made")?;
         let upstream = {
             // Its connections are driven by this runtime.
             let _inside = runtime.enter();
-            Upstream::new(options, bounds(config))
+            Upstream::new(options, plan.upstream)
         };
-        let stack = stack::build(config, shared, upstream.clone())?;
-        let slot = Arc::new(Slot(Mutex::new(Serving {
-            stack,
-            limits: limits(config),
+        let published = Published(Arc::new(ArcSwap::from_pointee(Serving {
+            stack: stack::build(plan, state, upstream.clone()),
+            plan: plan.clone(),
         })));
         let handle = Handle {
-            slot: slot.clone(),
+            published: published.clone(),
             upstream,
         };
         let worker = Worker {
             runtime,
             listener,
-            slot,
+            published,
             settings,
         };
         Ok((worker, handle))
@@ -125,28 +102,11 @@ impl Worker {
         let Worker {
             runtime,
             listener,
-            slot,
+            published,
             settings,
         } = self;
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
-            .spawn(move || runtime.block_on(connection::serve(listener, slot, settings)))
-    }
-}
-
-fn bounds(config: &Config) -> Bounds {
-    Bounds {
-        connect_timeout: config.upstream.connect_timeout,
-        attempt_timeout: config.upstream.attempt_timeout,
-        idle_timeout: config.upstream.idle_timeout,
-        max_body: config.limits.max_body,
-    }
-}
-
-fn limits(config: &Config) -> Limits {
-    Limits {
-        max_header_bytes: config.limits.max_header_bytes,
-        max_headers: config.limits.max_headers,
-        max_body: config.limits.max_body,
+            .spawn(move || runtime.block_on(connection::serve(listener, published, settings)))
     }
 }

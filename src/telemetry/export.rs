@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     error::Cause,
+    runtime::ThreadRuntime,
     upstream::{Own, connector::Connector},
 };
 
@@ -93,9 +94,7 @@ pub fn start(options: Options, metrics: Arc<Metrics>) -> io::Result<Exporter> {
     // So that the series is there before anything is lost.
     metrics.spans_dropped("queue_full", 0);
     metrics.spans_dropped("export_failed", 0);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = ThreadRuntime::new()?;
     let stop = CancellationToken::new();
     let until = stop.clone();
     let thread = std::thread::Builder::new()
@@ -113,8 +112,6 @@ pub fn start(options: Options, metrics: Arc<Metrics>) -> io::Result<Exporter> {
                     () = last => tracing::warn!("spans were left when the gateway stopped"),
                 }
             });
-            // A name look-up may still run; waiting for it would hold up the exit.
-            runtime.shutdown_background();
         })?;
     Ok(Exporter {
         spans: Arc::new(spans),

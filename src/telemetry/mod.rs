@@ -1,7 +1,6 @@
 //! Logs, metrics and traces.
 pub mod export;
 mod history;
-pub mod keys;
 pub mod log;
 pub mod metrics;
 pub mod otlp;

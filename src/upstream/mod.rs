@@ -9,16 +9,12 @@ mod form;
 mod own;
 mod pool;
 pub mod tls;
-pub mod token;
 
 use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
@@ -30,7 +26,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
 use tower::Service;
@@ -87,9 +83,9 @@ struct Inner {
     /// A permit is a connection in use. A new one is opened only when none is idle, so connections in use and
     /// idle together never exceed the permits.
     slots: Arc<Semaphore>,
-    /// The latest `idle_timeout`, in milliseconds.
-    idle_timeout: AtomicU64,
     idle: Mutex<VecDeque<Idle>>,
+    /// A connection has become idle, or the pool has ended.
+    idle_changed: Arc<Notify>,
     /// The one HTTP/2 connection, once the upstream has agreed to it. The lock is held while connecting, so
     /// that a burst opens one connection and not many.
     multiplexed: tokio::sync::Mutex<Option<http2::SendRequest<Body>>>,
@@ -110,25 +106,22 @@ enum Lease {
 impl Upstream {
     /// Must be called on the runtime that will drive the connections.
     pub fn new(options: Options, bounds: Bounds) -> Self {
+        let idle_changed = Arc::new(Notify::new());
         let inner = Arc::new(Inner {
             connector: Connector::new(&options.url, options.tls.clone(), options.own.clone()),
             slots: Arc::new(Semaphore::new(options.max_connections)),
             idle: Mutex::default(),
             multiplexed: tokio::sync::Mutex::default(),
-            idle_timeout: AtomicU64::new(0),
+            idle_changed: idle_changed.clone(),
             options,
         });
-        tokio::spawn(reap(Arc::downgrade(&inner)));
-        Upstream { inner, bounds }.with(bounds)
+        tokio::spawn(reap(Arc::downgrade(&inner), idle_changed));
+        Upstream { inner, bounds }
     }
 
-    /// The same connections within other bounds. Those of the latest call hold for connections that are idle.
+    /// The same connections, used within other bounds.
     #[must_use]
-    pub fn with(&self, bounds: Bounds) -> Self {
-        let milliseconds = u64::try_from(bounds.idle_timeout.as_millis()).unwrap_or(u64::MAX);
-        self.inner
-            .idle_timeout
-            .store(milliseconds, Ordering::Relaxed);
+    pub fn within(&self, bounds: Bounds) -> Self {
         Upstream {
             inner: self.inner.clone(),
             bounds,
@@ -200,7 +193,7 @@ async fn attempt(
         };
         match result {
             Err(_elapsed) => return Err(Error::UpstreamTimeout),
-            Ok(Ok(response)) => return accept(&inner, response, lease),
+            Ok(Ok(response)) => return accept(&inner, response, bounds.idle_timeout, lease),
             Ok(Err(mut error)) => match error.take_message() {
                 // Closed by upstream while it lay idle, and nothing of the request was written: another
                 // connection takes it. Ends, because each turn uses up a pooled connection.
@@ -216,6 +209,7 @@ async fn attempt(
 fn accept(
     inner: &Arc<Inner>,
     response: Response<Incoming>,
+    idle_timeout: Duration,
     lease: Option<(http1::SendRequest<Body>, OwnedSemaphorePermit)>,
 ) -> Result<Response<Body>, Error> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -233,6 +227,7 @@ fn accept(
         Some((sender, permit)) => {
             let mut give_back = GiveBack {
                 inner: inner.clone(),
+                idle_timeout,
                 lease: Some((sender, permit)),
                 whole: false,
             };
@@ -284,7 +279,7 @@ impl Inner {
                 retry_after: Duration::from_secs(1),
             })?
             .map_err(|_| Error::Internal)?;
-        if let Some(sender) = self.check_out() {
+        if let Some(sender) = self.check_out(bounds.idle_timeout) {
             return Ok(Lease::One {
                 sender,
                 permit,

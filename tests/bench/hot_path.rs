@@ -13,10 +13,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use revgate::{
     body::Body,
     error::Error,
-    layer::{
-        Draining,
-        quota::{Groups, Parameters, QuotaLayer, Wanted},
-    },
+    layer::quota::{QuotaLayer, QuotaParams},
+    plan,
     policy::{
         access::Access,
         fair::{Priority, Share},
@@ -24,7 +22,8 @@ use revgate::{
         operation::Operation,
     },
     record::Record,
-    types::{Caller, Deadline, Named},
+    state::{Clock, draining::Draining, quota::Groups},
+    types::{Caller, Deadline, Named, QuotaRules},
 };
 use tower::{Layer, Service, service_fn};
 
@@ -63,18 +62,21 @@ pub fn costs() -> Costs {
 }
 
 fn layer(draining: Draining) -> QuotaLayer {
-    let rules = Rules {
-        spread_above: 0.5,
-        reserve: 0.0,
-        longest: Duration::from_secs(600),
+    let rules = QuotaRules {
+        ledger: Rules {
+            spread_above: 0.5,
+            reserve: 0.0,
+            longest: Duration::from_secs(600),
+        },
+        max_waiting: 1024,
     };
-    QuotaLayer::new(Parameters {
-        groups: Arc::new(Groups::new(Wanted {
-            rules,
-            max_waiting: 1024,
-            named: [("main".into(), Vec::new())].into(),
-        })),
-        max_retry_after: Duration::from_secs(600),
+    let quota = plan::Quota {
+        rules,
+        groups: [("main".into(), Vec::new())].into(),
+    };
+    QuotaLayer::new(QuotaParams {
+        groups: Arc::new(Groups::new(Arc::new(quota), Clock::start())),
+        rules,
         draining,
         in_flight: Arc::default(),
         metrics: Arc::default(),

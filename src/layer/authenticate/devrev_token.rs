@@ -5,52 +5,47 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderValue;
 use sha2::{Digest, Sha256};
 
 use super::Identity;
 use crate::{
     error::Error,
-    policy::{access::Access, fair::Share, token},
+    policy::token,
+    state::introspection::group_of,
     types::{Caller, OwnToken},
 };
 
-/// What holds for a caller that is known by its token alone.
-pub struct Rules {
-    pub share: Share,
-    pub access: Access,
-    pub max_wait: Duration,
-    pub enforce: bool,
+/// Without asking anybody: each token counts as a user of its own.
+pub(super) fn identify(
+    everyone: &Caller,
+    token: &[u8],
+    now: SystemTime,
+) -> Result<Identity, Error> {
+    check_shape(token, now)?;
+    let own = own(token)?;
+    let group = group_of(&own.hash);
+    Ok(identity(everyone, own, group))
 }
 
-impl Rules {
-    /// Without asking anybody: each token counts as a user of its own.
-    pub(super) fn identify(&self, token: &[u8], now: SystemTime) -> Result<Identity, Error> {
-        check_shape(token, now)?;
-        let own = own(token)?;
-        let group = group_of(&own.hash);
-        Ok(self.identity(own, group))
+pub(super) fn identity(everyone: &Caller, own: OwnToken, group: Arc<str>) -> Identity {
+    Identity {
+        caller: caller(everyone, group),
+        own: Some(own),
     }
+}
 
-    pub(super) fn identity(&self, own: OwnToken, group: Arc<str>) -> Identity {
-        Identity {
-            caller: self.caller(group),
-            own: Some(own),
-        }
-    }
-
-    pub(super) fn caller(&self, group: Arc<str>) -> Arc<Caller> {
-        Arc::new(Caller {
-            name: self.share.caller.clone(),
-            token: None,
-            group,
-            share: self.share.clone(),
-            access: self.access.clone(),
-            max_wait: self.max_wait,
-            enforce: self.enforce,
-        })
-    }
+/// What holds for each token, in the group of this one.
+pub(super) fn caller(everyone: &Caller, group: Arc<str>) -> Arc<Caller> {
+    Arc::new(Caller {
+        name: everyone.name.clone(),
+        token: None,
+        group,
+        share: everyone.share.clone(),
+        access: everyone.access.clone(),
+        max_wait: everyone.max_wait,
+        enforce: everyone.enforce,
+    })
 }
 
 /// The token as it is forwarded.
@@ -67,12 +62,6 @@ pub(super) fn own(token: &[u8]) -> Result<OwnToken, Error> {
         header: header_of(token)?,
         hash: Sha256::digest(token).into(),
     })
-}
-
-/// The quota group of a token whose user is not known. Sixteen bytes of the hash: as good as unique, and of no use for
-/// guessing the token.
-pub(super) fn group_of(hash: &[u8; 32]) -> Arc<str> {
-    URL_SAFE_NO_PAD.encode(&hash[..16]).into()
 }
 
 /// DevRev's tokens are JWTs whose keys are not published: the shape and `exp` can be read, nothing verified. Tells how
@@ -96,6 +85,8 @@ pub(super) fn check_shape(token: &[u8], now: SystemTime) -> Result<Option<Durati
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
     use super::*;
 
     fn jwt(claims: &str) -> Vec<u8> {

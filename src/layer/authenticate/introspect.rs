@@ -4,18 +4,17 @@
 //! (retry, circuit, quota and below), so that it waits, counts and fails as any call does.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use http::{Request, Response, StatusCode, header::ACCEPT};
 use tokio::time::{Instant, timeout, timeout_at};
-use tower::{ServiceExt, util::BoxCloneService};
+use tower::{ServiceExt, util::BoxCloneSyncService};
 
 use super::{
-    Found, Rules,
-    devrev_token::{check_shape, group_of, header_of, own},
-    memory::{Ended, Failure, Joined, Key, Lead, Memory, User},
+    Found,
+    devrev_token::{caller, check_shape, header_of, identity, own},
 };
 use crate::{
     body::{Body, read_up_to},
@@ -26,38 +25,16 @@ use crate::{
         operation::Operation,
     },
     record::Record,
+    state::{
+        introspection::{Ended, Failure, Joined, Key, Lead, Memory, User, group_of},
+        quota::Groups,
+    },
     telemetry::metrics::Metrics,
-    types::{Arrived, Deadline, Demand, Named, OwnToken, RequestId},
+    types::{Arrived, Caller, Deadline, Demand, Named, OwnToken, QuotaRules, RequestId},
 };
 
-/// The rest of the way, from `retry` down; known when the stack has been put together. Its lock is held only to clone it,
-/// which costs an allocation: not per request, but per question.
-#[derive(Clone, Default)]
-pub struct Below(Arc<Mutex<Option<Service>>>);
-
-type Service = BoxCloneService<Request<Body>, Response<Body>, Error>;
-
-impl Below {
-    /// Passes `service` on, and keeps a clone of it.
-    pub fn keep<S>(&self, service: S) -> S
-    where
-        S: tower::Service<Request<Body>, Response = Response<Body>, Error = Error>
-            + Clone
-            + Send
-            + 'static,
-        S::Future: Send + 'static,
-    {
-        *self.service() = Some(BoxCloneService::new(service.clone()));
-        service
-    }
-
-    fn service(&self) -> MutexGuard<'_, Option<Service>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The group in which a token was asked about, the group of its user, and what the answer told of the quota.
-pub type Adopt = Arc<dyn Fn(&str, &Arc<str>, &Feedback) + Send + Sync>;
+/// The way of an attempt, from `retry` down.
+pub type Attempts = BoxCloneSyncService<Request<Body>, Response<Body>, Error>;
 
 /// How DevRev is asked about tokens.
 pub struct Introspection {
@@ -66,9 +43,11 @@ pub struct Introspection {
     pub ttl: Duration,
     /// Whoever follows another's question waits at least so long for it.
     pub attempt_timeout: Duration,
-    pub below: Below,
+    /// Where a question goes.
+    pub attempts: Attempts,
     /// The unit that a question took before its user was known is no one else's.
-    pub adopt: Adopt,
+    pub groups: Arc<Groups>,
+    pub quota: QuotaRules,
     pub metrics: Arc<Metrics>,
 }
 
@@ -103,14 +82,14 @@ impl Introspection {
     /// Without waiting: who calls, or that DevRev must be asked.
     pub(super) fn find(
         &self,
-        rules: &Rules,
+        everyone: &Caller,
         token: &[u8],
         now: SystemTime,
     ) -> Result<Found, Error> {
         let key = self.memory.key(token);
         match self.memory.look(&key) {
             Known::Good(user) => {
-                let identity = rules.identity(user.own(header_of(token)?), user.group.clone());
+                let identity = identity(everyone, user.own(header_of(token)?), user.group.clone());
                 Ok(Found::Caller(identity))
             }
             Known::Bad => Err(Error::RefusedCredential),
@@ -131,7 +110,7 @@ impl Introspection {
     /// That DevRev refuses it, or why it could not be asked.
     pub(super) async fn ask(
         &self,
-        rules: &Rules,
+        everyone: &Caller,
         stranger: &Stranger,
         asker: &Asker,
     ) -> Result<Arc<User>, Error> {
@@ -140,7 +119,7 @@ impl Introspection {
                 Joined::Good(user) => return Ok(user),
                 Joined::Bad => return Err(Error::RefusedCredential),
                 Joined::Lead(lead, stale) => {
-                    return self.lead(rules, lead, stale, stranger, asker).await;
+                    return self.lead(everyone, lead, stale, stranger, asker).await;
                 }
                 Joined::Follow(follow) => follow,
             };
@@ -165,7 +144,7 @@ impl Introspection {
 
     async fn lead(
         &self,
-        rules: &Rules,
+        everyone: &Caller,
         lead: Lead<'_>,
         stale: Option<Arc<User>>,
         stranger: &Stranger,
@@ -173,14 +152,14 @@ impl Introspection {
     ) -> Result<Arc<User>, Error> {
         let result = match &stale {
             Some(user) => {
-                let question = question(rules, &user.group, stranger, asker, asker.arrived);
+                let question = question(everyone, &user.group, stranger, asker, asker.arrived);
                 let asked = timeout(RENEWAL, self.put(question));
                 asked.await.unwrap_or(Err(Error::UpstreamTimeout))
             }
             None => {
                 let _place = self.memory.enter(asker.deadline).await?;
                 let group = group_of(&stranger.own.hash);
-                let question = question(rules, &group, stranger, asker, asker.deadline);
+                let question = question(everyone, &group, stranger, asker, asker.deadline);
                 self.put(question).await
             }
         };
@@ -193,7 +172,8 @@ impl Introspection {
                 });
                 let asked_in = group_of(&stranger.own.hash);
                 if stale.is_none() && asked_in != user.group {
-                    (self.adopt)(&asked_in, &user.group, &told);
+                    self.groups
+                        .adopt(&asked_in, &user.group, &told, &self.quota);
                 }
                 self.metrics.introspection("good");
                 lead.end(
@@ -230,8 +210,7 @@ impl Introspection {
     }
 
     async fn put(&self, question: Request<Body>) -> Result<Answer, Error> {
-        let below = self.below.service().clone().ok_or(Error::Internal)?;
-        let response = below.oneshot(question).await?;
+        let response = self.attempts.clone().oneshot(question).await?;
         let (head, mut body) = response.into_parts();
         let told = feedback::read(
             head.status,
@@ -271,7 +250,7 @@ enum Answer {
 
 /// `auth-tokens.info`, asked with the token itself, as an attempt of whoever brings it.
 fn question(
-    rules: &Rules,
+    everyone: &Caller,
     group: &Arc<str>,
     stranger: &Stranger,
     asker: &Asker,
@@ -287,7 +266,7 @@ fn question(
     }
     extensions.insert(asker.record.clone());
     extensions.insert(Named(Operation::from_path(QUESTION)));
-    extensions.insert(rules.caller(group.clone()));
+    extensions.insert(caller(everyone, group.clone()));
     extensions.insert(stranger.own.clone());
     extensions.insert(Arrived(asker.arrived));
     extensions.insert(Deadline(deadline));
@@ -296,21 +275,17 @@ fn question(
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, sync::Mutex};
+
     use bytes::Bytes;
-    use http::{HeaderValue, header::AUTHORIZATION};
+    use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
     use tower::{Layer, service_fn};
 
     use super::{
-        super::{AuthenticateLayer, Parameters},
+        super::{AuthenticateLayer, Identification},
         *,
     };
-    use crate::{
-        policy::{
-            access::Access,
-            fair::{Priority, Share},
-        },
-        types::Caller,
-    };
+    use crate::{plan::Quota, policy::ledger, state::Clock};
 
     const TTL: Duration = Duration::from_secs(60);
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -324,21 +299,45 @@ mod tests {
         Nothing,
     }
 
+    /// What an answer tells of the quota.
+    fn window() -> HeaderMap {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let reset = now.expect("a time since 1970").as_secs() + 300;
+        let mut headers = HeaderMap::new();
+        headers.insert("x-ratelimit-limit", 100.into());
+        headers.insert("x-ratelimit-remaining", 99.into());
+        headers.insert("x-ratelimit-reset", reset.into());
+        headers
+    }
+
+    fn quota() -> Quota {
+        Quota {
+            rules: QuotaRules {
+                ledger: ledger::Rules {
+                    spread_above: 0.5,
+                    reserve: 0.0,
+                    longest: Duration::from_secs(600),
+                },
+                max_waiting: 1024,
+            },
+            groups: BTreeMap::new(),
+        }
+    }
+
     /// A question: its group, and how long it may wait.
     type Asked = Arc<Mutex<Vec<(Arc<str>, Duration)>>>;
 
     struct Rig {
         layer: AuthenticateLayer,
         asked: Asked,
-        adopted: Arc<Mutex<Vec<(String, String)>>>,
+        groups: Arc<Groups>,
     }
 
     impl Rig {
         fn new(says: &'static [Says]) -> Rig {
-            let (asked, adopted) = (Asked::default(), Arc::<Mutex<Vec<_>>>::default());
-            let below = Below::default();
+            let asked = Asked::default();
             let seen = asked.clone();
-            below.keep(service_fn(move |request: Request<Body>| {
+            let attempts = service_fn(move |request: Request<Body>| {
                 let extensions = request.extensions();
                 let caller = extensions.get::<Arc<Caller>>().expect("a caller");
                 let deadline = extensions.get::<Deadline>().expect("a deadline");
@@ -350,6 +349,7 @@ mod tests {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     let mut response =
                         Response::new(Body::full(Bytes::from_static(br#"{"user_id":"ada"}"#)));
+                    *response.headers_mut() = window();
                     match say {
                         Says::User => {}
                         Says::Refused => *response.status_mut() = StatusCode::UNAUTHORIZED,
@@ -362,38 +362,31 @@ mod tests {
                     }
                     Ok(response)
                 }
-            }));
-            let adoptions = adopted.clone();
-            let rules = Rules {
-                share: Share {
-                    caller: "other".into(),
-                    weight: 1,
-                    priority: Priority::Interactive,
-                },
-                access: Access::new(&["*".into()], &[]),
+            });
+            let everyone = Caller {
                 max_wait: PATIENCE,
-                enforce: true,
+                ..super::super::tests::everyone()
             };
+            let quota = Arc::new(quota());
+            let groups = Arc::new(Groups::new(quota.clone(), Clock::start()));
             let introspection = Introspection {
-                memory: Arc::new(Memory::new(4)),
+                memory: Arc::new(Memory::new(4, Clock::start())),
                 ttl: TTL,
                 attempt_timeout: Duration::from_secs(30),
-                below,
-                adopt: Arc::new(move |stranger, owner, _| {
-                    let mut adoptions = adoptions.lock().expect("no panic");
-                    adoptions.push((stranger.to_owned(), owner.to_string()));
-                }),
+                attempts: BoxCloneSyncService::new(attempts),
+                groups: groups.clone(),
+                quota: quota.rules,
                 metrics: Arc::default(),
             };
-            let parameters = Parameters::Validate {
-                rules,
+            let identification = Identification::Validate {
+                everyone: Arc::new(everyone),
                 introspection: Some(introspection),
             };
-            let layer = AuthenticateLayer::new(parameters, Arc::default());
+            let layer = AuthenticateLayer::new(identification, Arc::default());
             Rig {
                 layer,
                 asked,
-                adopted,
+                groups,
             }
         }
 
@@ -435,9 +428,11 @@ mod tests {
         let strange = asked[0].0.to_string();
         assert_eq!(asked[0].1, PATIENCE);
         assert_eq!((&*asked[1].0, asked[1].1), ("ada", Duration::ZERO));
-        // The first unit is told to the user's group, which counts the second by itself.
-        let adopted = rig.adopted.lock().expect("no panic").clone();
-        assert_eq!(adopted, [(strange, "ada".to_owned())]);
+        // The first unit is told to the user's group, which learns of its window; the second it would count by itself.
+        let groups = rig.groups.view();
+        assert_eq!(groups["ada"]["remaining"], 99, "{groups}");
+        assert_eq!(groups["ada"]["external"], 0, "{groups}");
+        assert!(groups.get(&strange).is_none(), "{groups}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::{error::Error, telemetry::keys::Used, types::Caller};
+use crate::{error::Error, state::key_usage::Used, types::Caller};
 
 /// Callers by the SHA-256 of their keys; one that rotates its key stands here twice.
 #[derive(Default)]

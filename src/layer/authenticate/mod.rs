@@ -3,10 +3,8 @@
 mod devrev_token;
 mod introspect;
 mod keys;
-mod memory;
 mod peers;
 mod signed_token;
-mod signing_keys;
 
 use std::{
     future::Future,
@@ -22,13 +20,10 @@ use tower::{Layer, Service};
 
 use self::introspect::{Asker, Stranger};
 pub use self::{
-    devrev_token::Rules,
-    introspect::{Below, Introspection},
+    introspect::{Attempts, Introspection},
     keys::{Keys, Known},
-    memory::Memory,
     peers::Peers,
     signed_token::SignedTokens,
-    signing_keys::{SigningKeys, Wishes},
 };
 use super::{Either, record};
 use crate::{
@@ -39,12 +34,14 @@ use crate::{
     types::{Arrived, Caller, Deadline, OwnToken, Peer, RequestId},
 };
 
-pub enum Parameters {
-    /// Callers prove themselves to revgate.
+/// How callers are identified.
+pub enum Identification {
+    /// They prove themselves to revgate.
     Inject(Methods),
-    /// Callers bring a DevRev token of their own; `rules` hold for each. Without `introspection` nobody is asked whose it is.
+    /// They bring a DevRev token of their own; `everyone` is what holds for each. Without `introspection` nobody is asked whose it
+    /// is.
     Validate {
-        rules: Rules,
+        everyone: Arc<Caller>,
         introspection: Option<Introspection>,
     },
 }
@@ -52,14 +49,14 @@ pub enum Parameters {
 /// See the module.
 #[derive(Clone)]
 pub struct AuthenticateLayer {
-    parameters: Arc<Parameters>,
+    identification: Arc<Identification>,
     metrics: Arc<Metrics>,
 }
 
 impl AuthenticateLayer {
-    pub fn new(parameters: Parameters, metrics: Arc<Metrics>) -> Self {
+    pub fn new(identification: Identification, metrics: Arc<Metrics>) -> Self {
         AuthenticateLayer {
-            parameters: Arc::new(parameters),
+            identification: Arc::new(identification),
             metrics,
         }
     }
@@ -71,7 +68,7 @@ impl<S> Layer<S> for AuthenticateLayer {
     fn layer(&self, inner: S) -> Authenticate<S> {
         Authenticate {
             inner,
-            parameters: self.parameters.clone(),
+            identification: self.identification.clone(),
             metrics: self.metrics.clone(),
         }
     }
@@ -80,7 +77,7 @@ impl<S> Layer<S> for AuthenticateLayer {
 #[derive(Clone)]
 pub struct Authenticate<S> {
     inner: S,
-    parameters: Arc<Parameters>,
+    identification: Arc<Identification>,
     metrics: Arc<Metrics>,
 }
 
@@ -108,7 +105,7 @@ where
             now: SystemTime::now(),
             asked: came.asked,
         };
-        let found = self.parameters.identify(request.headers(), &proof);
+        let found = self.identification.identify(request.headers(), &proof);
         let found = match found {
             Ok(found) => found,
             Err(error) => return Either::refused(noted(&self.metrics, error)),
@@ -123,12 +120,12 @@ where
         };
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let (parameters, metrics) = (self.parameters.clone(), self.metrics.clone());
+        let (identification, metrics) = (self.identification.clone(), self.metrics.clone());
         Either::waiting(Box::pin(async move {
             let identity = match found {
                 Found::Caller(identity) => Ok(identity),
                 Found::Later(later) => later.await,
-                Found::Stranger(stranger) => match parameters.ask(&request, stranger, &came) {
+                Found::Stranger(stranger) => match identification.ask(&request, stranger, &came) {
                     Ok(asked) => asked.await,
                     Err(error) => Err(error),
                 },
@@ -240,22 +237,22 @@ impl Methods {
     }
 }
 
-impl Parameters {
+impl Identification {
     fn identify(&self, headers: &HeaderMap, proof: &Proof<'_>) -> Result<Found, Error> {
         let credential = only_credential(headers)?;
         match self {
-            Parameters::Inject(methods) => match methods.identify(credential, proof) {
+            Identification::Inject(methods) => match methods.identify(credential, proof) {
                 Answer::Now(caller) => caller.map(Found::Caller),
                 Answer::Later(later) => Ok(Found::Later(later)),
             },
-            Parameters::Validate {
-                rules,
+            Identification::Validate {
+                everyone,
                 introspection,
             } => {
                 let token = credential.ok_or(Error::NoCredential)?;
                 match introspection {
-                    Some(introspection) => introspection.find(rules, token, proof.now),
-                    None => rules.identify(token, proof.now).map(Found::Caller),
+                    Some(introspection) => introspection.find(everyone, token, proof.now),
+                    None => devrev_token::identify(everyone, token, proof.now).map(Found::Caller),
                 }
             }
         }
@@ -268,8 +265,8 @@ impl Parameters {
         stranger: Stranger,
         came: &Came,
     ) -> Result<impl Future<Output = Result<Identity, Error>> + Send + use<'_>, Error> {
-        let Parameters::Validate {
-            rules,
+        let Identification::Validate {
+            everyone,
             introspection: Some(introspection),
         } = self
         else {
@@ -279,11 +276,12 @@ impl Parameters {
             id: request.extensions().get::<RequestId>().cloned(),
             record: record(request),
             arrived: came.at,
-            deadline: came.deadline(rules.max_wait),
+            deadline: came.deadline(everyone.max_wait),
         };
         Ok(async move {
-            let user = introspection.ask(rules, &stranger, &asker).await?;
-            Ok(rules.identity(user.own(stranger.own.header), user.group.clone()))
+            let user = introspection.ask(everyone, &stranger, &asker).await?;
+            let own = user.own(stranger.own.header);
+            Ok(devrev_token::identity(everyone, own, user.group.clone()))
         })
     }
 }
@@ -333,9 +331,26 @@ mod tests {
         })
     }
 
+    /// What holds for each token in mode "validate".
+    pub(super) fn everyone() -> Caller {
+        Caller {
+            name: "other".into(),
+            token: None,
+            group: "other".into(),
+            share: Share {
+                caller: "other".into(),
+                weight: 1,
+                priority: Priority::Interactive,
+            },
+            access: Access::new(&["*".into()], &[]),
+            max_wait: Duration::from_secs(30),
+            enforce: true,
+        }
+    }
+
     #[test]
     fn a_wrong_key_never_falls_through_to_the_anonymous_caller() {
-        let parameters = Parameters::Inject(Methods {
+        let identification = Identification::Inject(Methods {
             anonymous: Some(caller("app")),
             ..Methods::default()
         });
@@ -345,10 +360,10 @@ mod tests {
             now: SystemTime::now(),
             asked: None,
         };
-        assert!(parameters.identify(&headers, &proof).is_ok());
+        assert!(identification.identify(&headers, &proof).is_ok());
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer wrong"));
         assert!(matches!(
-            parameters.identify(&headers, &proof),
+            identification.identify(&headers, &proof),
             Err(Error::UnknownCredential)
         ));
     }
@@ -372,8 +387,8 @@ mod tests {
             Methods {
                 keys: Keys([(key, by_key)].into()),
                 peers: Peers {
-                    sans: [(San::dns("known"), caller("by-certificate"))].into(),
-                    uids: [(7, caller("by-uid"))].into(),
+                    sans: Arc::new([(San::dns("known"), caller("by-certificate"))].into()),
+                    uids: Arc::new([(7, caller("by-uid"))].into()),
                 },
                 anonymous: anonymous.then(|| caller("anonymous")),
                 signed: None,

@@ -11,8 +11,8 @@ use crate::{
 /// Callers by the name in their certificate, and by the uid of their process.
 #[derive(Default)]
 pub struct Peers {
-    pub sans: HashMap<San, Arc<Caller>>,
-    pub uids: HashMap<u32, Arc<Caller>>,
+    pub sans: Arc<HashMap<San, Arc<Caller>>>,
+    pub uids: Arc<HashMap<u32, Arc<Caller>>>,
 }
 
 impl Peers {
@@ -81,11 +81,11 @@ mod tests {
         let (billing, reports) = (caller("billing"), caller("reports"));
         let san = |text: &str| San::read(text).unwrap();
         Peers {
-            sans: HashMap::from([
+            sans: Arc::new(HashMap::from([
                 (san("spiffe://example.org/billing"), billing),
                 (san("reports.internal"), reports.clone()),
-            ]),
-            uids: HashMap::from([(1001, reports)]),
+            ])),
+            uids: Arc::new(HashMap::from([(1001, reports)])),
         }
     }
 

@@ -6,10 +6,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Answer, SigningKeys};
+use super::Answer;
 use crate::{
     error::Error,
     policy::jwt::{Expected, Fault, Token, is_shaped},
+    state::signing_keys::SigningKeys,
     types::Caller,
 };
 
@@ -19,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Callers by the `sub` of tokens that `keys` verify.
 pub struct SignedTokens {
-    pub expected: Expected,
-    pub subjects: HashMap<String, Arc<Caller>>,
+    pub expected: Arc<Expected>,
+    pub subjects: Arc<HashMap<String, Arc<Caller>>>,
     pub keys: Arc<SigningKeys>,
 }
 
@@ -117,20 +118,20 @@ mod tests {
 
     use super::{super::tests::caller, *};
     use crate::{
-        layer::authenticate::signing_keys::Wishes,
         policy::jwt::{
             KeySet,
             signer::{Signer, header, key_set},
         },
+        state::{Clock, signing_keys::Wishes},
     };
 
     fn tokens(keys: Arc<SigningKeys>) -> Arc<SignedTokens> {
         Arc::new(SignedTokens {
-            expected: Expected {
+            expected: Arc::new(Expected {
                 issuer: "i".into(),
                 audience: "a".into(),
-            },
-            subjects: HashMap::from([("s".to_owned(), caller("billing"))]),
+            }),
+            subjects: Arc::new(HashMap::from([("s".to_owned(), caller("billing"))])),
             keys,
         })
     }
@@ -176,7 +177,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_known_key_waits_for_nothing() {
         let signer = Signer::ed25519();
-        let tokens = tokens(SigningKeys::fixed(set(&signer, "k")));
+        let tokens = tokens(SigningKeys::fixed(set(&signer, "k"), Clock::start()));
         let good = signer.token(&header("EdDSA", "k"), CLAIMS);
         for (token, good) in [(&good[..], true), ("eyJhbGciOiJub25lIn0.e30.", false)] {
             let answer = tokens.identify(token.as_bytes(), SystemTime::now(), None);
@@ -196,7 +197,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_unknown_key_is_fetched_once_for_all_and_not_again_soon() {
         let (old, new) = (Signer::ed25519(), Signer::ed25519());
-        let (keys, wishes) = SigningKeys::fetched();
+        let (keys, wishes) = SigningKeys::fetched(Clock::start());
         let brings = vec![Some(set(&old, "old")), Some(set(&new, "new")), None];
         let served = tokio::spawn(serve(keys.clone(), wishes, brings));
         let tokens = tokens(keys);
@@ -224,7 +225,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_long_nor_for_a_token_that_is_bad_anyhow() {
         let signer = Signer::ed25519();
-        let (keys, _wishes) = SigningKeys::fetched();
+        let (keys, _wishes) = SigningKeys::fetched(Clock::start());
         let tokens = tokens(keys);
         let start = Instant::now();
         let good = signer.token(&header("EdDSA", "k"), CLAIMS);
@@ -252,7 +253,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn newer_keys_are_asked_for_by_name_alone() {
         let (signer, other) = (Signer::ed25519(), Signer::ed25519());
-        let (keys, mut wishes) = SigningKeys::fetched();
+        let (keys, mut wishes) = SigningKeys::fetched(Clock::start());
         let both = [
             signer.jwk(json!({"kid": "k"})),
             other.jwk(json!({"kid": "l"})),
@@ -279,7 +280,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_so_many_wait() {
         let signer = Signer::ed25519();
-        let (keys, _wishes) = SigningKeys::fetched();
+        let (keys, _wishes) = SigningKeys::fetched(Clock::start());
         let tokens = tokens(keys);
         let good = signer.token(&header("EdDSA", "k"), CLAIMS);
         let start = Instant::now();

@@ -7,35 +7,27 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use arc_swap::ArcSwap;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::{
-    super::Either,
-    tokens::{Token, Tokens, injected},
-};
+use super::{super::Either, injected};
 use crate::{
     body::Body,
     error::Error,
     policy::token_health::{FIRST_PAUSE, Pass},
+    state::tokens::{PlanTokens, Token},
 };
-
-pub struct Parameters {
-    pub tokens: Arc<ArcSwap<Tokens>>,
-    /// What a token's health counts its time from.
-    pub epoch: Instant,
-}
 
 /// See the module.
 #[derive(Clone)]
-pub struct GateLayer(Arc<Parameters>);
+pub struct GateLayer {
+    tokens: PlanTokens,
+}
 
 impl GateLayer {
-    pub fn new(parameters: Parameters) -> Self {
-        GateLayer(Arc::new(parameters))
+    pub fn new(tokens: PlanTokens) -> Self {
+        GateLayer { tokens }
     }
 }
 
@@ -45,7 +37,7 @@ impl<S> Layer<S> for GateLayer {
     fn layer(&self, inner: S) -> Gate<S> {
         Gate {
             inner,
-            parameters: self.0.clone(),
+            tokens: self.tokens.clone(),
         }
     }
 }
@@ -53,7 +45,7 @@ impl<S> Layer<S> for GateLayer {
 #[derive(Clone)]
 pub struct Gate<S> {
     inner: S,
-    parameters: Arc<Parameters>,
+    tokens: PlanTokens,
 }
 
 impl<S> Service<Request<Body>> for Gate<S>
@@ -69,7 +61,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let probe = match self.parameters.pass(&request) {
+        let probe = match self.pass(&request) {
             Ok(probe) => probe,
             Err(error) => return Either::refused(error),
         };
@@ -86,21 +78,17 @@ where
     }
 }
 
-impl Parameters {
+impl<S> Gate<S> {
     fn pass(&self, request: &Request<Body>) -> Result<Option<Probe>, Error> {
         let Some(name) = injected(request) else {
             return Ok(None);
         };
-        let tokens = self.tokens.load();
-        let token = tokens.get(name).ok_or(Error::TokenUnavailable {
+        let token = self.tokens.get(name).ok_or(Error::TokenUnavailable {
             retry_after: FIRST_PAUSE,
         })?;
-        match token.ask(self.epoch.elapsed()) {
+        match token.ask() {
             Ok(Pass::Free) => Ok(None),
-            Ok(Pass::Probe(number)) => Ok(Some(Probe {
-                token: token.clone(),
-                number,
-            })),
+            Ok(Pass::Probe(number)) => Ok(Some(Probe { token, number })),
             Err(retry_after) => Err(Error::TokenUnavailable { retry_after }),
         }
     }

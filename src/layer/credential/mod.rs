@@ -6,7 +6,6 @@
 pub mod gate;
 #[cfg(test)]
 mod tests;
-mod tokens;
 
 use std::{
     sync::Arc,
@@ -14,37 +13,29 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use http::{Request, Response, header::AUTHORIZATION};
-use tokio::time::Instant;
 use tower::{Layer, Service};
 
-pub use self::tokens::{Token, Tokens};
-use self::{gate::Probing, tokens::injected};
+use self::gate::Probing;
 use super::BoxFuture;
 use crate::{
     body::Body,
     error::Error,
     policy::token_health::FIRST_PAUSE,
-    telemetry::metrics::Metrics,
-    types::{Named, OwnToken, TokenRefused},
+    state::tokens::PlanTokens,
+    types::{Caller, Named, OwnToken, TokenRefused},
 };
-
-pub struct Parameters {
-    /// Looked up for each attempt, so that one that follows a change uses it.
-    pub tokens: Arc<ArcSwap<Tokens>>,
-    /// What a token's health counts its time from.
-    pub epoch: Instant,
-    pub metrics: Arc<Metrics>,
-}
 
 /// See the module.
 #[derive(Clone)]
-pub struct CredentialLayer(Arc<Parameters>);
+pub struct CredentialLayer {
+    tokens: PlanTokens,
+}
 
 impl CredentialLayer {
-    pub fn new(parameters: Parameters) -> Self {
-        CredentialLayer(Arc::new(parameters))
+    /// `tokens` are looked up for each attempt, so that one that follows a change uses the new value.
+    pub fn new(tokens: PlanTokens) -> Self {
+        CredentialLayer { tokens }
     }
 }
 
@@ -54,7 +45,7 @@ impl<S> Layer<S> for CredentialLayer {
     fn layer(&self, inner: S) -> Credential<S> {
         Credential {
             inner,
-            parameters: self.0.clone(),
+            tokens: self.tokens.clone(),
         }
     }
 }
@@ -62,7 +53,7 @@ impl<S> Layer<S> for CredentialLayer {
 #[derive(Clone)]
 pub struct Credential<S> {
     inner: S,
-    parameters: Arc<Parameters>,
+    tokens: PlanTokens,
 }
 
 /// A new value is there already: whoever comes again uses it.
@@ -98,15 +89,14 @@ where
             request.headers_mut().insert(AUTHORIZATION, own);
             return Box::pin(self.inner.call(request));
         }
-        let parameters = self.parameters.clone();
-        let token = name.and_then(|name| parameters.tokens.load().get(&name).cloned());
-        let Some(token) = token else {
+        let tokens = self.tokens.clone();
+        let Some(token) = name.and_then(|name| tokens.get(&name)) else {
             return refused(FIRST_PAUSE);
         };
         let probe = probing
             .filter(|probing| Arc::ptr_eq(&probing.token, &token))
             .map(|probing| probing.number);
-        let turn = match token.send(probe, parameters.epoch.elapsed()) {
+        let turn = match token.send(probe) {
             Ok(turn) => turn,
             Err(retry_after) => return refused(retry_after),
         };
@@ -114,11 +104,10 @@ where
         let below = self.inner.call(request);
         Box::pin(async move {
             let mut response = below.await?;
-            let now = parameters.epoch.elapsed();
             // The caller's own credential was good; a 401 would send its owner looking in the wrong place.
-            if token.settle(turn, response.status(), now, &parameters.metrics) {
-                let retry_after = match parameters.current(&token) {
-                    true => token.refused_for(now).unwrap_or(REPLACED),
+            if tokens.settle(&token, turn, response.status()) {
+                let retry_after = match tokens.is_current(&token) {
+                    true => token.refused_for().unwrap_or(REPLACED),
                     false => REPLACED,
                 };
                 response.extensions_mut().insert(TokenRefused(retry_after));
@@ -128,11 +117,14 @@ where
     }
 }
 
-impl Parameters {
-    /// Whether this is still the value in use.
-    fn current(&self, token: &Token) -> bool {
-        self.tokens.load().values().any(|other| other.is(token))
+/// The name of the token that this request gets, if it gets one of ours.
+fn injected(request: &Request<Body>) -> Option<&Arc<str>> {
+    let extensions = request.extensions();
+    let Named(operation) = extensions.get()?;
+    if !operation.takes_credential() || extensions.get::<OwnToken>().is_some() {
+        return None;
     }
+    extensions.get::<Arc<Caller>>()?.token.as_ref()
 }
 
 fn refused(retry_after: Duration) -> BoxFuture {

@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -7,23 +7,25 @@ use std::{
 };
 
 use http::{HeaderValue, StatusCode};
+use secrecy::SecretString;
 use tokio::time::advance;
 use tower::{ServiceExt, service_fn, util::BoxCloneService};
 
 use super::*;
 use crate::{
+    plan::TokenValue,
     policy::{
         access::Access,
         fair::{Priority, Share},
         operation::Operation,
     },
-    types::Caller,
+    state::{Clock, tokens::Tokens},
+    telemetry::metrics::Metrics,
 };
 
 /// Both positions with nothing between them, and DevRev, which answers by the credential.
 struct Rig {
-    tokens: Arc<ArcSwap<Tokens>>,
-    epoch: Instant,
+    tokens: Arc<Tokens>,
     metrics: Arc<Metrics>,
     statuses: Arc<Mutex<HashMap<String, u16>>>,
     asked: Arc<AtomicUsize>,
@@ -31,27 +33,19 @@ struct Rig {
 
 impl Rig {
     fn new() -> Rig {
-        let rig = Rig {
-            tokens: Arc::default(),
-            epoch: Instant::now(),
-            metrics: Arc::default(),
+        let metrics = Arc::new(Metrics::new());
+        let values = values(&[("a", "one"), ("b", "two")]);
+        Rig {
+            tokens: Arc::new(Tokens::new(&values, Clock::start(), metrics.clone())),
+            metrics,
             statuses: Arc::default(),
             asked: Arc::default(),
-        };
-        rig.hold(&[("a", "one"), ("b", "two")]);
-        rig
+        }
     }
 
     /// As a reload does.
     fn hold(&self, values: &[(&str, &str)]) {
-        let old = self.tokens.load();
-        let tokens = values.iter().map(|(name, value)| {
-            let header = HeaderValue::try_from(format!("Bearer {value}")).unwrap();
-            let new = Token::new((*name).into(), header);
-            let kept = old.get(*name).filter(|old| old.is(&new)).cloned();
-            (Arc::from(*name), kept.unwrap_or_else(|| Arc::new(new)))
-        });
-        self.tokens.store(Arc::new(tokens.collect()));
+        self.tokens.reconcile(&self::values(values));
     }
 
     fn says(&self, value: &str, status: u16) {
@@ -100,12 +94,7 @@ impl Rig {
             }
         });
         let devrev = BoxCloneService::<_, _, Error>::new(devrev);
-        let credential = CredentialLayer::new(Parameters {
-            tokens: self.tokens.clone(),
-            epoch: self.epoch,
-            metrics: self.metrics.clone(),
-        })
-        .layer(devrev);
+        let credential = CredentialLayer::new(self.tokens.of_plan()).layer(devrev);
         let waits = service_fn(move |request: Request<Body>| {
             let credential = credential.clone();
             async move {
@@ -120,10 +109,7 @@ impl Rig {
                 }
             }
         });
-        let gate = gate::GateLayer::new(gate::Parameters {
-            tokens: self.tokens.clone(),
-            epoch: self.epoch,
-        });
+        let gate = gate::GateLayer::new(self.tokens.of_plan());
         gate.layer(waits).oneshot(request)
     }
 
@@ -136,6 +122,14 @@ impl Rig {
     fn asked(&self) -> usize {
         self.asked.swap(0, Ordering::Relaxed)
     }
+}
+
+fn values(values: &[(&str, &str)]) -> BTreeMap<Arc<str>, TokenValue> {
+    let values = values.iter().map(|(name, value)| {
+        let value = TokenValue::new(&SecretString::from(*value)).unwrap();
+        (Arc::from(*name), value)
+    });
+    values.collect()
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -220,7 +214,7 @@ async fn a_new_value_is_used_at_once_and_another_tokens_changes_nothing() {
     rig.hold(&[("a", "one"), ("b", "three")]);
     held(&rig.call("a").await, 5);
     // One that went out with the old value and comes back late says nothing of the new one.
-    rig.tokens.load()["a"].try_again(rig.epoch.elapsed());
+    rig.tokens.try_again("a");
     let request = rig.request(Some("a"), "/works.list");
     let late = tokio::spawn(rig.send(request, Duration::ZERO));
     tokio::task::yield_now().await;

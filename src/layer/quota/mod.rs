@@ -1,35 +1,23 @@
 //! Every attempt needs leave of its quota group; every answer tells the group what upstream thinks of it.
 //!
-//! `policy::ledger` says whether an attempt may go, `policy::fair` whose turn it is. Here is what they lack: time, locks, and
-//! a room to wait in.
+//! The groups, and those who wait for them, are in `state::quota`.
 
-mod dealer;
-mod group;
-mod groups;
 mod peek;
-mod room;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-pub use self::groups::{Groups, Wanted};
-use self::{
-    group::{Asking, Group, Permit},
-    peek::peek,
-};
-use super::{BoxFuture, Draining, record};
+use self::peek::peek;
+use super::{BoxFuture, record};
 use crate::{
     body::Body,
     error::Error,
@@ -38,44 +26,32 @@ use crate::{
         ledger::{Outcome, Why},
     },
     record::Record,
+    state::{
+        draining::Draining,
+        in_flight::InFlight,
+        quota::{Asking, Group, Groups, Permit},
+    },
     telemetry::metrics::Metrics,
-    types::{Arrived, Caller, Deadline, Demand, Named, TokenRefused},
+    types::{Arrived, Caller, Deadline, Demand, Named, QuotaRules, TokenRefused},
 };
 
-pub struct Parameters {
+/// What [`QuotaLayer`] needs.
+pub struct QuotaParams {
     pub groups: Arc<Groups>,
-    /// The longest demand of upstream's that is believed.
-    pub max_retry_after: Duration,
+    pub rules: QuotaRules,
     pub draining: Draining,
-    /// Requests in flight, as `admission` counts them: who waits here is not, or a crowd that waits would shut out those
-    /// who need not.
-    pub in_flight: Arc<AtomicUsize>,
+    /// Whoever waits here is not in flight.
+    pub in_flight: Arc<InFlight>,
     pub metrics: Arc<Metrics>,
-}
-
-/// Takes a request out of those in flight while it waits.
-struct Parked<'a>(&'a AtomicUsize);
-
-impl<'a> Parked<'a> {
-    fn new(in_flight: &'a AtomicUsize) -> Self {
-        in_flight.fetch_sub(1, Ordering::AcqRel);
-        Parked(in_flight)
-    }
-}
-
-impl Drop for Parked<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
-    }
 }
 
 /// See the module.
 #[derive(Clone)]
-pub struct QuotaLayer(Arc<Parameters>);
+pub struct QuotaLayer(Arc<QuotaParams>);
 
 impl QuotaLayer {
-    pub fn new(parameters: Parameters) -> Self {
-        QuotaLayer(Arc::new(parameters))
+    pub fn new(params: QuotaParams) -> Self {
+        QuotaLayer(Arc::new(params))
     }
 }
 
@@ -85,7 +61,7 @@ impl<S> Layer<S> for QuotaLayer {
     fn layer(&self, inner: S) -> Quota<S> {
         Quota {
             inner,
-            parameters: self.0.clone(),
+            params: self.0.clone(),
         }
     }
 }
@@ -93,7 +69,7 @@ impl<S> Layer<S> for QuotaLayer {
 #[derive(Clone)]
 pub struct Quota<S> {
     inner: S,
-    parameters: Arc<Parameters>,
+    params: Arc<QuotaParams>,
 }
 
 impl<S> Service<Request<Body>> for Quota<S>
@@ -112,19 +88,17 @@ where
     fn call(&mut self, request: Request<Body>) -> BoxFuture {
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let parameters = self.parameters.clone();
+        let params = self.params.clone();
         Box::pin(async move {
             let group = match request.extensions().get::<Arc<Caller>>() {
-                Some(caller) => parameters.groups.get(&caller.group),
+                Some(caller) => params.groups.get(&caller.group),
                 None => return Err(Error::Internal),
             };
-            let mut permit = match group.try_permit() {
+            let mut permit = match group.try_permit(&params.rules) {
                 Ok(permit) => permit,
                 Err(why) => {
-                    let asking = Asking::of(&request)?;
-                    parameters
-                        .wait(&group, why, asking, record(&request))
-                        .await?
+                    let asking = asking(&request, params.rules)?;
+                    params.wait(&group, why, asking, record(&request)).await?
                 }
             };
             let class = class(&request);
@@ -133,10 +107,10 @@ where
             let result = inner.call(request).await;
             match result {
                 Ok(response) => {
-                    parameters
+                    params
                         .metrics
                         .upstream_duration(class, start.elapsed().as_secs_f64());
-                    let response = parameters.learn(&group, permit, response).await;
+                    let response = params.learn(&group, permit, response).await;
                     match response.extensions().get::<TokenRefused>() {
                         // What it told of the quota is learnt by now.
                         Some(refused) => Err(Error::TokenRefused {
@@ -161,19 +135,18 @@ fn class(request: &Request<Body>) -> &'static str {
     })
 }
 
-impl Asking {
-    fn of(request: &Request<Body>) -> Result<Asking, Error> {
-        let extensions = request.extensions();
-        let now = Instant::now();
-        Ok(Asking {
-            caller: extensions
-                .get::<Arc<Caller>>()
-                .cloned()
-                .ok_or(Error::Internal)?,
-            arrived: extensions.get::<Arrived>().map_or(now, |at| at.0),
-            deadline: extensions.get::<Deadline>().map_or(now, |at| at.0),
-        })
-    }
+fn asking(request: &Request<Body>, rules: QuotaRules) -> Result<Asking, Error> {
+    let extensions = request.extensions();
+    let now = Instant::now();
+    Ok(Asking {
+        rules,
+        caller: extensions
+            .get::<Arc<Caller>>()
+            .cloned()
+            .ok_or(Error::Internal)?,
+        arrived: extensions.get::<Arrived>().map_or(now, |at| at.0),
+        deadline: extensions.get::<Deadline>().map_or(now, |at| at.0),
+    })
 }
 
 /// What an attempt without an answer may have cost.
@@ -186,7 +159,7 @@ fn failed(error: &Error) -> Outcome {
     }
 }
 
-impl Parameters {
+impl QuotaParams {
     async fn wait(
         &self,
         group: &Arc<Group>,
@@ -199,7 +172,7 @@ impl Parameters {
             Why::Probing | Why::Spread | Why::Spent => "quota",
         };
         let waiting = record.waiting(reason);
-        let parked = Parked::new(&self.in_flight);
+        let parked = self.in_flight.park();
         let result = group.wait(asking, &self.draining).await;
         drop(parked);
         let waited = waiting.end();
@@ -218,7 +191,7 @@ impl Parameters {
         let (status, came) = (response.status(), Instant::now());
         let throttled = status == StatusCode::TOO_MANY_REQUESTS;
         let read = |response: &Response<Body>, text: Option<&[u8]>| {
-            let (now, cap) = (SystemTime::now(), self.max_retry_after);
+            let (now, cap) = (SystemTime::now(), self.rules.ledger.longest);
             feedback::read(status, response.headers(), text, now, cap)
         };
         let mut told = read(&response, None);

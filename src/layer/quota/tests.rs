@@ -1,14 +1,18 @@
-use std::{collections::BTreeMap, sync::Mutex};
+use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
 use proptest::prelude::*;
 use tokio::{io::AsyncWriteExt, sync::watch, task::JoinHandle, time::sleep};
 use tower::{ServiceExt, service_fn};
 
 use super::*;
-use crate::policy::{
-    access::Access,
-    fair::{Priority, Share},
-    ledger::Rules,
+use crate::{
+    plan,
+    policy::{
+        access::Access,
+        fair::{Priority, Share},
+        ledger::Rules,
+    },
+    state::Clock,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -99,23 +103,24 @@ struct Rig {
 impl Rig {
     fn new(max_waiting: usize, upstream: Arc<Upstream>) -> Rig {
         let (drain, draining) = Draining::new();
-        let rules = Rules {
-            spread_above: 0.5,
-            reserve: 0.0,
-            longest: MINUTE * 10,
-        };
-        let named = BTreeMap::from([("main".into(), vec!["a".into(), "b".into()])]);
-        let groups = Arc::new(Groups::new(Wanted {
-            rules,
+        let rules = QuotaRules {
+            ledger: Rules {
+                spread_above: 0.5,
+                reserve: 0.0,
+                longest: MINUTE * 10,
+            },
             max_waiting,
-            named,
-        }));
-        let layer = QuotaLayer::new(Parameters {
+        };
+        let quota = plan::Quota {
+            rules,
+            groups: BTreeMap::from([("main".into(), vec!["a".into(), "b".into()])]),
+        };
+        let groups = Arc::new(Groups::new(Arc::new(quota), Clock::start()));
+        let layer = QuotaLayer::new(QuotaParams {
             groups: groups.clone(),
-            max_retry_after: MINUTE * 10,
+            rules,
             draining,
-            // As if each were admitted.
-            in_flight: Arc::new(AtomicUsize::new(1_000_000)),
+            in_flight: Arc::default(),
             metrics: Arc::default(),
         });
         Rig {
@@ -153,11 +158,18 @@ impl Rig {
     }
 
     fn waiting(&self) -> usize {
-        self.group().view().1.iter().map(|(_, count)| count).sum()
+        self.group()
+            .view(&self.layer.0.rules)
+            .1
+            .iter()
+            .map(|(_, count)| count)
+            .sum()
     }
 
     fn is_at_rest(&self) -> bool {
-        self.waiting() == 0 && self.group().view().0.in_flight == 0 && self.groups.room_left()
+        self.waiting() == 0
+            && self.group().view(&self.layer.0.rules).0.in_flight == 0
+            && self.groups.room_left()
     }
 
     /// Lets every task come to where it waits for time.
@@ -314,7 +326,7 @@ async fn a_caller_that_leaves_in_the_middle_of_an_attempt_leaves_no_reservation(
         call.abort();
         let _ = call.await;
     }
-    assert_eq!(rig.group().view().0.in_flight, 0);
+    assert_eq!(rig.group().view(&rig.layer.0.rules).0.in_flight, 0);
     // Upstream's window is over by then, and nothing of it is left behind.
     sleep(MINUTE).await;
     assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 200);
@@ -534,7 +546,7 @@ async fn only_what_may_have_been_sent_is_doubted() {
             let call = rig.layer.layer(fails).oneshot(request("a", 1, SECOND));
             assert!(call.await.is_err());
         }
-        assert_eq!(rig.group().view().0.state, state);
+        assert_eq!(rig.group().view(&rig.layer.0.rules).0.state, state);
     }
     // One whose caller left while it was under way may have been counted as well.
     let rig = Rig::new(8, Upstream::new(20, MINUTE * 5));
@@ -545,7 +557,7 @@ async fn only_what_may_have_been_sent_is_doubted() {
         call.abort();
         let _ = call.await;
     }
-    assert_eq!(rig.group().view().0.state, "spread");
+    assert_eq!(rig.group().view(&rig.layer.0.rules).0.state, "spread");
 }
 
 #[derive(Clone, Debug)]
@@ -607,7 +619,11 @@ async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
         }
     }
     sleep(SECOND).await;
-    prop_assert!(rig.is_at_rest(), "{:?}", rig.group().view());
+    prop_assert!(
+        rig.is_at_rest(),
+        "{:?}",
+        rig.group().view(&rig.layer.0.rules)
+    );
     // And whoever comes now with patience is served.
     *rig.upstream.silent.lock().unwrap() = None;
     let last = status(rig.call("a", MINUTE * 20)).await;
@@ -637,23 +653,19 @@ async fn who_waits_is_not_in_flight() {
     use crate::layer::admission;
     let rig = Rig::new(1024, plenty());
     let in_flight = rig.layer.0.in_flight.clone();
-    in_flight.store(0, Ordering::Release);
     rig.pause(SECOND * 30);
     let send = |who: &str, below: QuotaLayer| {
         let upstream = rig.upstream.clone();
         let service = service_fn(move |request| upstream.clone().answer(request));
-        let parameters = admission::Parameters {
-            in_flight: in_flight.clone(),
-            max_in_flight: 16,
-        };
-        let stack = admission::AdmissionLayer::new(parameters).layer(below.layer(service));
+        let admission = admission::AdmissionLayer::new(in_flight.clone(), 16);
+        let stack = admission.layer(below.layer(service));
         tokio::spawn(stack.oneshot(request(who, 1, MINUTE)))
     };
     let greedy: Vec<_> = (0..200)
         .map(|_| send("greedy", rig.layer.clone()))
         .collect();
     rig.settle().await;
-    assert_eq!(in_flight.load(Ordering::Acquire), 0);
+    assert_eq!(in_flight.count(), 0);
     assert_eq!(
         status(send("modest", rig.layer.clone())).await.unwrap(),
         200
@@ -661,7 +673,7 @@ async fn who_waits_is_not_in_flight() {
     for call in greedy {
         assert_eq!(status(call).await.unwrap(), 200);
     }
-    assert_eq!(in_flight.load(Ordering::Acquire), 0);
+    assert_eq!(in_flight.count(), 0);
 }
 
 #[tokio::test(start_paused = true)]

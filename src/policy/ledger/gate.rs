@@ -20,13 +20,12 @@ pub(super) enum Verdict {
     Nothing,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Gate {
+    #[default]
     Open,
     /// Upstream asked for silence.
-    Paused {
-        until: Duration,
-    },
+    Paused { until: Duration },
     /// One attempt at a time, until an answer is good. Attempts from number `first` on are those of after the pause.
     Probing {
         first: u64,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Ledger,
+    Ledger, Rules,
     doubt::Doubt,
     window::{Report, Window},
 };
@@ -33,7 +33,13 @@ impl Said {
 
 impl Ledger {
     /// Learns from the answer to attempt `number`. False when it told nothing of what remains.
-    pub(super) fn learn(&mut self, told: &Feedback, number: u64, now: Duration) -> bool {
+    pub(super) fn learn(
+        &mut self,
+        told: &Feedback,
+        number: u64,
+        rules: &Rules,
+        now: Duration,
+    ) -> bool {
         let (Some(remaining), Some(reset), Some(resets_in)) =
             (told.remaining, told.reset, told.resets_in)
         else {
@@ -43,7 +49,7 @@ impl Ledger {
             limit: told.limit,
             remaining,
             reset,
-            resets_in: resets_in.min(self.rules.longest),
+            resets_in: resets_in.min(rules.longest),
         };
         let before = self.is_before(&report, now);
         match &mut self.window {
@@ -63,14 +69,14 @@ impl Ledger {
 
     /// An answer told of this group, to an attempt that was sent before it was known to be this group's: the unit that it
     /// took is ours.
-    pub fn adopt(&mut self, told: &Feedback, now: Duration) {
+    pub fn adopt(&mut self, told: &Feedback, rules: &Rules, now: Duration) {
         self.roll(now);
         if let Some(window) = &mut self.window {
             window.sent();
             window.ended();
         }
         // What went without a word may have gone after it: its answer clears no doubt.
-        if !self.learn(told, 0, now) {
+        if !self.learn(told, 0, rules, now) {
             self.may_be_gone();
         }
     }

@@ -92,10 +92,10 @@ pub struct Hold {
     pub until: Option<Duration>,
 }
 
-/// See the module. Times are since any fixed instant, and do not step back.
-#[derive(Debug)]
+/// See the module. Times are since any fixed instant, and do not step back. A new ledger knows nothing, and so holds
+/// nobody. The rules come with each call: they are the configuration's, and what is kept here is only what was learnt.
+#[derive(Debug, Default)]
 pub struct Ledger {
-    rules: Rules,
     gate: Gate,
     window: Option<Window>,
     /// Counts windows, so that an attempt knows its own.
@@ -113,39 +113,16 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// A ledger that knows nothing, and so holds nobody.
-    pub fn new(rules: Rules) -> Ledger {
-        Ledger {
-            rules,
-            gate: Gate::Open,
-            window: None,
-            windows: 0,
-            said: None,
-            numbers: 0,
-            in_flight: 0,
-            doubt: Doubt::default(),
-            external_rate: 0.0,
-            external: 0,
-            throttled: 0,
-            spending: Spending::default(),
-        }
-    }
-
-    /// From now on the operator wants this.
-    pub fn set_rules(&mut self, rules: Rules) {
-        self.rules = rules;
-    }
-
     /// Asks for one attempt.
     ///
     /// # Errors
     /// Why it may not go, and when to ask again.
-    pub fn grant(&mut self, now: Duration) -> Result<Grant, Hold> {
+    pub fn grant(&mut self, rules: &Rules, now: Duration) -> Result<Grant, Hold> {
         self.roll(now);
         if let Some(hold) = self.gate.hold(now, self.numbers) {
             return Err(hold);
         }
-        if let Some(hold) = self.window_holds(now) {
+        if let Some(hold) = self.window_holds(rules, now) {
             return Err(hold);
         }
         let number = self.numbers;
@@ -160,21 +137,21 @@ impl Ledger {
         })
     }
 
-    fn window_holds(&mut self, now: Duration) -> Option<Hold> {
+    fn window_holds(&mut self, rules: &Rules, now: Duration) -> Option<Hold> {
         let claimed = self.claimed();
         let Some(window) = &mut self.window else {
             // Between windows: the next one is not known to hold more than the last.
             let limit = self.said?.limit;
-            let ours = limit as f64 - self.rules.reserved(limit);
+            let ours = limit as f64 - rules.reserved(limit);
             return (claimed > 0 && claimed as f64 >= ours).then_some(Hold {
                 why: Why::Probing,
                 until: None,
             });
         };
-        let hold = window.hold(&self.rules, self.external_rate, claimed, now)?;
+        let hold = window.hold(rules, self.external_rate, claimed, now)?;
         if self.in_flight == 0 && self.doubt.units() > 0 {
             // Held by doubt alone: one attempt at a time finds out what is left.
-            let plain = window.hold(&self.rules, self.external_rate, 0, now);
+            let plain = window.hold(rules, self.external_rate, 0, now);
             if plain.is_none_or(|plain| hold.why == Why::Spent && plain.why != Why::Spent) {
                 return None;
             }
@@ -203,7 +180,7 @@ impl Ledger {
     }
 
     /// An attempt has ended.
-    pub fn settle(&mut self, grant: Grant, outcome: Outcome, now: Duration) {
+    pub fn settle(&mut self, grant: Grant, outcome: Outcome, rules: &Rules, now: Duration) {
         self.roll(now);
         self.in_flight = self.in_flight.saturating_sub(1);
         let mut window = self.window.as_mut();
@@ -222,7 +199,7 @@ impl Ledger {
             }
             Outcome::Unsent => return self.gate.settled(grant.number, Verdict::Nothing),
         };
-        if !self.learn(&told, grant.number, now) {
+        if !self.learn(&told, grant.number, rules, now) {
             self.may_be_gone();
         }
         self.throttled += u64::from(throttled);
@@ -256,16 +233,16 @@ impl Ledger {
 
     /// How long until an attempt may go that comes after `ahead` others, as far as can be told now. Zero where only
     /// an answer will tell.
-    pub fn wait(&self, ahead: u64, now: Duration) -> Duration {
+    pub fn wait(&self, ahead: u64, rules: &Rules, now: Duration) -> Duration {
         let at = self.gate.paused_until().unwrap_or(now).max(now);
         let at = match (&self.window, &self.said) {
-            (Some(window), _) if window.ends > at => window
-                .when(&self.rules, self.external_rate, ahead, now)
-                .max(at),
+            (Some(window), _) if window.ends > at => {
+                window.when(rules, self.external_rate, ahead, now).max(at)
+            }
             // By then another window begins, which is taken to be like the last.
             (_, Some(said)) => {
                 let wanted = ahead as f64 + 1.0;
-                fresh(&self.rules, (said.limit, said.length), wanted, at)
+                fresh(rules, (said.limit, said.length), wanted, at)
             }
             (_, None) => at,
         };

@@ -44,6 +44,55 @@ fn seconds(number: f64) -> Duration {
     Duration::from_secs_f64(number)
 }
 
+/// A ledger under the rules of one configuration.
+struct Ledger {
+    learnt: super::Ledger,
+    rules: Rules,
+}
+
+impl Ledger {
+    fn new(rules: Rules) -> Ledger {
+        Ledger {
+            learnt: super::Ledger::default(),
+            rules,
+        }
+    }
+
+    fn grant(&mut self, now: Duration) -> Result<Grant, Hold> {
+        self.learnt.grant(&self.rules, now)
+    }
+
+    fn settle(&mut self, grant: Grant, outcome: Outcome, now: Duration) {
+        self.learnt.settle(grant, outcome, &self.rules, now);
+    }
+
+    fn adopt(&mut self, told: &Feedback, now: Duration) {
+        self.learnt.adopt(told, &self.rules, now);
+    }
+
+    fn wait(&self, ahead: u64, now: Duration) -> Duration {
+        self.learnt.wait(ahead, &self.rules, now)
+    }
+
+    fn view(&self, now: Duration) -> View {
+        self.learnt.view(&self.rules, now)
+    }
+}
+
+impl std::ops::Deref for Ledger {
+    type Target = super::Ledger;
+
+    fn deref(&self) -> &super::Ledger {
+        &self.learnt
+    }
+}
+
+impl std::ops::DerefMut for Ledger {
+    fn deref_mut(&mut self) -> &mut super::Ledger {
+        &mut self.learnt
+    }
+}
+
 /// A ledger that has learnt of a window of so many units, one of them spent.
 fn learnt(rules: Rules, limit: u64, length: u64) -> Ledger {
     let mut ledger = Ledger::new(rules);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Ledger, gate::Gate};
+use super::{Ledger, Rules, gate::Gate};
 
 /// For people to look at.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,14 +33,14 @@ pub struct View {
 
 impl Ledger {
     /// What there is to see.
-    pub fn view(&self, now: Duration) -> View {
+    pub fn view(&self, rules: &Rules, now: Duration) -> View {
         let window = self.window.as_ref().filter(|window| window.ends > now);
         let paused_for = self.paused_until(now).map(|until| until - now);
         let state = match (&self.gate, window) {
             (Gate::Paused { .. }, _) if paused_for.is_some() => "paused",
             (Gate::Paused { .. } | Gate::Probing { .. }, _) => "probing",
             (Gate::Ramping { .. }, _) => "ramping",
-            (Gate::Open, Some(window)) => window.state(&self.rules, self.claimed()),
+            (Gate::Open, Some(window)) => window.state(rules, self.claimed()),
             (Gate::Open, None) => "open",
         };
         let resets_in = window.map(|window| window.ends - now);
@@ -54,7 +54,7 @@ impl Ledger {
             remaining: self.said.map(|said| said.remaining),
             reset: self.said.map(|said| said.reset),
             resets_in,
-            reserve: window.map_or(0, |window| self.rules.reserved(window.limit) as u64),
+            reserve: window.map_or(0, |window| rules.reserved(window.limit) as u64),
             paused_for,
             in_flight: self.in_flight,
             external: (self.external, window.map_or(0, |window| window.external)),

@@ -17,8 +17,9 @@ use std::{
 
 use revgate::{
     config::{self, Config},
-    layer::Draining,
-    stack::{self, Shared},
+    plan::Plan,
+    stack,
+    state::{State, draining::Draining},
 };
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
@@ -175,8 +176,9 @@ pub fn simulate(scenario: Scenario, way: Way, seed: u64) -> Figures {
 
 fn revgate(settings: &Settings, draining: Draining, model: Model) -> Door {
     let config = configuration(settings, "api.devrev.ai");
-    let shared = Shared::new(&config, draining).expect("its token fits a header");
-    stack::build(&config, &shared, model).expect("a stack")
+    let plan = Plan::of(&config).expect("its token fits a header");
+    let state = State::new(&plan, draining, tokio::runtime::Handle::current());
+    BoxCloneService::new(stack::build(&plan, &state, model))
 }
 
 /// Someone who holds the token and does not come through revgate.

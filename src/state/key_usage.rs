@@ -32,16 +32,25 @@ impl Used {
 
 /// All keys of the file; counts outlive a reload that keeps the key.
 #[derive(Default)]
-pub struct Keys(Mutex<HashMap<Hash, Arc<Used>>>);
+pub struct KeyUsage(Mutex<HashMap<Hash, Arc<Used>>>);
 
-impl Keys {
-    pub fn of(&self, hash: &Hash) -> Arc<Used> {
-        self.all().entry(*hash).or_default().clone()
+impl KeyUsage {
+    /// Counts these, and forgets the others.
+    pub fn reconcile(&self, keys: impl Iterator<Item = Hash>) {
+        let mut all = self.all();
+        let mut old = std::mem::take(&mut *all);
+        all.extend(keys.map(|hash| (hash, old.remove(&hash).unwrap_or_default())));
     }
 
-    /// Forgets the others.
-    pub fn retain(&self, keep: impl Fn(&Hash) -> bool) {
-        self.all().retain(|hash, _| keep(hash));
+    /// Where the uses of this key are counted; nowhere that is shown, unless it is one of the file.
+    pub fn of(&self, hash: &Hash) -> Arc<Used> {
+        self.all().get(hash).cloned().unwrap_or_default()
+    }
+
+    /// How many keys are counted.
+    #[cfg(test)]
+    pub fn tracked(&self) -> usize {
+        self.all().len()
     }
 
     /// One row for each of these, in their order.
@@ -77,12 +86,15 @@ mod tests {
 
     #[test]
     fn counts_by_key_and_keeps_what_stays() {
-        let keys = Keys::default();
+        let keys = KeyUsage::default();
         let at = UNIX_EPOCH + Duration::from_secs(1000);
+        keys.reconcile([[1; 32], [2; 32], [3; 32]].into_iter());
         keys.of(&[1; 32]).note(at);
         keys.of(&[1; 32]).note(at - Duration::from_secs(1));
         keys.of(&[2; 32]).note(at);
-        keys.retain(|hash| hash[0] == 1);
+        keys.reconcile([[1; 32]].into_iter());
+        // A request that began under the old plan counts where nobody looks.
+        keys.of(&[3; 32]).note(at);
         let want = json!([
             { "id": "01010101", "requests": 2, "last_seen": 1000 },
             { "id": "02020202", "requests": 0, "last_seen": null },

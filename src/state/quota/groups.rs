@@ -2,100 +2,83 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use arc_swap::ArcSwap;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
-use super::{super::other, group::Group, room::Room};
+use super::{super::Clock, group::Group, room::Room};
 use crate::{
-    policy::{
-        fair::Share,
-        feedback::Feedback,
-        ledger::{Rules, View},
-    },
+    plan::Quota,
+    policy::{fair::Share, feedback::Feedback, ledger::View},
     telemetry::quota::Sample,
+    types::{QuotaRules, other},
 };
 
 pub struct Groups {
-    epoch: Instant,
+    clock: Clock,
     room: Arc<Room>,
     known: RwLock<HashMap<Arc<str>, Arc<Group>>>,
-    wanted: RwLock<Wanted>,
-}
-
-/// What the operator wants of the groups.
-pub struct Wanted {
-    pub rules: Rules,
-    pub max_waiting: usize,
-    /// The groups of the file with the names of their callers: they can be seen and resumed before upstream has spoken of
-    /// them.
-    pub named: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    /// Of the plan that was reconciled last: which groups the file names, and the rules to show them by. Requests bring the
+    /// rules of their own plan.
+    planned: ArcSwap<Quota>,
 }
 
 /// Groups come from the file; in mode "validate" from tokens, which are without number.
 const MAX_GROUPS: usize = 10_000;
 
-impl Wanted {
-    /// Makes room: first of groups that hold nobody, else of the one that was silent for longest. Whoever uses it goes on.
-    fn forget(&self, known: &mut HashMap<Arc<str>, Arc<Group>>) {
-        known.retain(|name, group| self.named.contains_key(name) || !group.idle().1);
-        if known.len() < MAX_GROUPS {
-            return;
-        }
-        let oldest = known
-            .iter()
-            .filter(|(name, _)| !self.named.contains_key(*name))
-            .min_by_key(|(_, group)| group.idle().0)
-            .map(|(name, _)| name.clone());
-        if let Some(oldest) = oldest {
-            known.remove(&oldest);
-        }
+/// Makes room: first of groups that hold nobody, else of the one that was silent for longest. Whoever uses it goes on.
+fn forget(planned: &Quota, known: &mut HashMap<Arc<str>, Arc<Group>>) {
+    known.retain(|name, group| planned.groups.contains_key(name) || !group.idle().1);
+    if known.len() < MAX_GROUPS {
+        return;
+    }
+    let oldest = known
+        .iter()
+        .filter(|(name, _)| !planned.groups.contains_key(*name))
+        .min_by_key(|(_, group)| group.idle().0)
+        .map(|(name, _)| name.clone());
+    if let Some(oldest) = oldest {
+        known.remove(&oldest);
     }
 }
 
 impl Groups {
-    pub fn new(wanted: Wanted) -> Self {
+    pub fn new(planned: Arc<Quota>, clock: Clock) -> Self {
         let groups = Groups {
-            epoch: Instant::now(),
-            room: Room::new(wanted.max_waiting),
+            clock,
+            room: Arc::default(),
             known: RwLock::default(),
-            wanted: RwLock::new(wanted),
+            planned: ArcSwap::new(planned),
         };
         groups.make_named();
         groups
     }
 
-    /// What holds from now on; what is known of the groups stays.
-    pub fn set(&self, wanted: Wanted) {
-        self.room.set_max(wanted.max_waiting);
-        let rules = wanted.rules;
-        *self.wanted.write().unwrap_or_else(PoisonError::into_inner) = wanted;
-        self.all().values().for_each(|group| group.set_rules(rules));
+    /// The groups of this plan can be seen from now on; what is known of any group stays.
+    pub fn reconcile(&self, planned: Arc<Quota>) {
+        self.planned.store(planned);
         self.make_named();
     }
 
+    /// They can be seen and resumed before upstream has spoken of them.
     fn make_named(&self) {
-        let named: Vec<_> = self.wanted().named.keys().cloned().collect();
-        named.iter().for_each(|name| drop(self.get(name)));
+        let planned = self.planned.load();
+        planned.groups.keys().for_each(|name| drop(self.get(name)));
     }
 
-    fn wanted(&self) -> RwLockReadGuard<'_, Wanted> {
-        self.wanted.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn get(&self, name: &Arc<str>) -> Arc<Group> {
+    pub fn get(&self, name: &Arc<str>) -> Arc<Group> {
         if let Some(group) = self.find(name) {
             return group;
         }
-        let wanted = self.wanted();
+        let planned = self.planned.load();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_GROUPS && !known.contains_key(name) {
-            wanted.forget(&mut known);
+            forget(&planned, &mut known);
         }
-        let new = || Group::new(name.clone(), wanted.rules, self.epoch, self.room.clone());
+        let new = || Group::new(name.clone(), self.clock, self.room.clone());
         known.entry(name.clone()).or_insert_with(new).clone()
     }
 
@@ -114,29 +97,29 @@ impl Groups {
 
     /// An attempt of the group `stranger` turns out to be `owner`'s: that one learns what its answer told. The stranger is
     /// forgotten; whoever uses it goes on, and one that has counted refusals stays for its count.
-    pub fn adopt(&self, stranger: &str, owner: &Arc<str>, told: &Feedback) {
-        self.get(owner).adopt(told);
-        let wanted = self.wanted();
+    pub fn adopt(&self, stranger: &str, owner: &Arc<str>, told: &Feedback, rules: &QuotaRules) {
+        self.get(owner).adopt(told, rules);
+        let planned = self.planned.load();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let counts = |group: &Arc<Group>| group.view().0.throttled > 0;
-        if !wanted.named.contains_key(stranger) && !known.get(stranger).is_some_and(counts) {
+        let counts = |group: &Arc<Group>| group.view(rules).0.throttled > 0;
+        if !planned.groups.contains_key(stranger) && !known.get(stranger).is_some_and(counts) {
             known.remove(stranger);
         }
     }
 
     /// Where the file names groups, one that it names no more goes when forgetting it loses nothing.
     fn forget_unnamed(&self) {
-        let wanted = self.wanted();
-        if wanted.named.is_empty() {
+        let planned = self.planned.load();
+        if planned.groups.is_empty() {
             return;
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|name, group| wanted.named.contains_key(name) || !group.idle().1);
+        known.retain(|name, group| planned.groups.contains_key(name) || !group.idle().1);
     }
 
     /// Whether every place in the waiting room is free.
     #[cfg(test)]
-    pub(super) fn room_left(&self) -> bool {
+    pub(crate) fn room_left(&self) -> bool {
         self.room.is_empty()
     }
 
@@ -155,15 +138,17 @@ impl Groups {
         name: &str,
         share: &Share,
         patience: Duration,
+        rules: &QuotaRules,
     ) -> Option<(View, Duration)> {
-        Some(self.find(name)?.forecast(share, patience))
+        Some(self.find(name)?.forecast(share, patience, rules))
     }
 
     /// For the admin listener. Times are in epoch seconds. A group that the file named once is shown until it holds nobody.
     pub fn view(&self) -> Value {
         self.forget_unnamed();
+        let planned = self.planned.load();
         let views = self.all().into_iter().map(|(name, group)| {
-            let (view, waiting) = group.view();
+            let (view, waiting) = group.view(&planned.rules);
             let by_caller: serde_json::Map<_, _> = waiting
                 .iter()
                 .map(|(caller, count)| (caller.to_string(), json!(count)))
@@ -191,12 +176,12 @@ impl Groups {
     /// For the metrics. Groups that are named by a caller's own token are without number: they are one, `other`, and tell no
     /// window.
     pub fn samples(&self) -> Vec<Sample> {
-        let wanted = self.wanted();
+        let planned = self.planned.load();
         let mut samples = Vec::new();
         let mut rest = Sample::default();
         for (name, group) in self.all() {
-            let (view, waiting) = group.view();
-            let Some(callers) = wanted.named.get(&name) else {
+            let (view, waiting) = group.view(&planned.rules);
+            let Some(callers) = planned.groups.get(&name) else {
                 rest.throttled += view.throttled;
                 rest.external += view.external.0;
                 rest.waiting.extend(
@@ -221,7 +206,7 @@ impl Groups {
                     .collect(),
             });
         }
-        if wanted.named.is_empty() {
+        if planned.groups.is_empty() {
             let waiting = rest.waiting.iter().map(|(_, count)| count).sum();
             rest.group = other();
             rest.waiting = vec![(other(), waiting)];

@@ -1,10 +1,7 @@
 //! What would happen to a request: asks `policy::explain` with what `stack` makes of the configuration, and with how things
 //! stand where a gateway runs.
 
-use std::{
-    fmt,
-    sync::{Arc, PoisonError, atomic::Ordering},
-};
+use std::{fmt, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
@@ -16,7 +13,8 @@ use serde_json::{Value, json};
 use crate::{
     config::{CallerCredential, Config, RewriteMode},
     error::Error,
-    layer::{admission, authenticate, rate_limit::TokioClock},
+    layer::admission,
+    plan::{Identities, Plan},
     policy::{
         access::Access,
         explain::{self, Asked, Caller, Fate, Now, OWN, Refusal, Rules, Step},
@@ -24,8 +22,7 @@ use crate::{
         rate::Limiter,
         token_health::FIRST_PAUSE,
     },
-    stack::{self, Shared},
-    telemetry::keys::Keys,
+    state::{Clock, State},
     types,
 };
 
@@ -55,33 +52,34 @@ pub struct Explanation {
 /// What is wrong with the question, in words.
 pub fn explain(
     config: &Config,
+    plan: &Plan,
     question: Question,
-    live: Option<&Shared>,
+    live: Option<&State>,
 ) -> Result<Explanation, String> {
     let asked = question.read(config)?;
-    let caller = identify(config, question.caller.as_deref())?;
+    let caller = identify(config, plan, question.caller.as_deref())?;
     let caller = caller
         .as_deref()
-        .map(|caller| described(config, caller, live));
+        .map(|caller| described(config, plan, caller, live));
     let off = config
         .rewrite
         .iter()
         .filter(|rule| rule.mode == RewriteMode::Off);
     let upstream = config.upstream.url.to_string();
     let rules = Rules {
-        max_header_bytes: config.limits.max_header_bytes,
-        max_headers: config.limits.max_headers,
-        max_body: config.limits.max_body,
-        now: live.map(|shared| now(config, shared, caller.as_ref())),
+        max_header_bytes: plan.request.max_header_bytes,
+        max_headers: plan.request.max_headers,
+        max_body: plan.request.max_body,
+        now: live.map(|state| now(plan, state, caller.as_ref())),
         caller,
         defaults: &Access::new(&config.defaults.allow, &config.defaults.deny),
-        rules: &stack::rules(config),
+        rules: &plan.rewrite,
         off: off
             .flat_map(|rule| rule.operations.iter().map(String::as_str))
             .collect(),
-        retry: stack::retry_of(config),
-        max_replay_body: config.retry.max_replay_body,
-        circuit: stack::circuit_of(config),
+        retry: plan.retry.rules,
+        max_replay_body: plan.retry.max_replay_body,
+        circuit: plan.circuit,
         upstream: upstream.trim_end_matches('/'),
     };
     let steps = explain::explain(&asked, &rules);
@@ -93,36 +91,31 @@ pub fn explain(
 }
 
 /// The caller of this name as the gateway knows it. `None` where no name is given and nobody may come without a credential.
-fn identify(config: &Config, name: Option<&str>) -> Result<Option<Arc<types::Caller>>, String> {
-    match (
-        stack::identities(config, None, None, &Keys::default()),
-        name,
-    ) {
-        (authenticate::Parameters::Inject(methods), None) => Ok(methods.anonymous),
-        (authenticate::Parameters::Inject(methods), Some(name)) => {
-            let peers = methods.peers;
-            let peers = peers.sans.into_values().chain(peers.uids.into_values());
-            let signed = methods.signed.iter();
-            let signed = signed.flat_map(|signed| signed.subjects.values().cloned());
-            let keys = methods.keys.0.into_values().map(|known| known.caller);
-            let mut all = keys.chain(signed).chain(peers).chain(methods.anonymous);
-            let found = all.find(|caller| *caller.name == *name);
+fn identify(
+    config: &Config,
+    plan: &Plan,
+    name: Option<&str>,
+) -> Result<Option<Arc<types::Caller>>, String> {
+    match (&plan.identities, name) {
+        (Identities::Inject(methods), None) => Ok(methods.anonymous.clone()),
+        (Identities::Inject(_), Some(name)) => {
+            let found = plan.identities.find(name).cloned();
             found.map(Some).ok_or_else(|| unknown(config, name))
         }
-        (authenticate::Parameters::Validate { rules, .. }, name) => {
-            if let Some(name) = name.filter(|name| **name != *rules.share.caller) {
+        (Identities::Validate(everyone), name) => {
+            if let Some(name) = name.filter(|name| **name != *everyone.name) {
                 return Err(format!(
                     "no caller {name:?}: in mode \"validate\" callers have no names; leave it out"
                 ));
             }
             Ok(Some(Arc::new(types::Caller {
-                name: rules.share.caller.clone(),
+                name: everyone.name.clone(),
                 token: None,
                 group: OWN.into(),
-                share: rules.share,
-                access: rules.access,
-                max_wait: rules.max_wait,
-                enforce: rules.enforce,
+                share: everyone.share.clone(),
+                access: everyone.access.clone(),
+                max_wait: everyone.max_wait,
+                enforce: everyone.enforce,
             })))
         }
     }
@@ -140,10 +133,19 @@ fn unknown(config: &Config, name: &str) -> String {
     format!("no caller {name:?}; {hint}")
 }
 
-fn described<'a>(config: &Config, caller: &'a types::Caller, live: Option<&Shared>) -> Caller<'a> {
+fn described<'a>(
+    config: &Config,
+    plan: &Plan,
+    caller: &'a types::Caller,
+    live: Option<&State>,
+) -> Caller<'a> {
     let configured = config.callers.get(&*caller.name);
-    let quota = stack::quota_of(configured.map_or(&config.defaults, |caller| &caller.rules));
-    let limiter = live.and_then(|shared| shared.limiters.load().of_caller(&caller.name));
+    let rate = plan.rates.callers.get(&caller.name);
+    let quota = rate.copied().unwrap_or(plan.rates.default);
+    let limiters = live.map(|state| state.limiters.of_plan());
+    let limiter = limiters
+        .as_ref()
+        .and_then(|limiters| limiters.of_caller(&caller.name));
     Caller {
         name: &caller.name,
         credential: match configured.map(|caller| &caller.credential) {
@@ -159,7 +161,7 @@ fn described<'a>(config: &Config, caller: &'a types::Caller, live: Option<&Share
         quota,
         rate: match limiter {
             Some(limiter) => limiter.peek(),
-            None => Limiter::new(quota, TokioClock::start()).peek(),
+            None => Limiter::new(quota, Clock::start()).peek(),
         },
         group: &caller.group,
         share: &caller.share,
@@ -168,22 +170,15 @@ fn described<'a>(config: &Config, caller: &'a types::Caller, live: Option<&Share
     }
 }
 
-fn now(config: &Config, shared: &Shared, caller: Option<&Caller<'_>>) -> Now {
-    let circuit = shared
-        .circuit
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+fn now(plan: &Plan, state: &State, caller: Option<&Caller<'_>>) -> Now {
     Now {
-        places: config
-            .limits
-            .max_in_flight
-            .saturating_sub(shared.in_flight.load(Ordering::Acquire)),
-        circuit: circuit.view(shared.epoch.elapsed()),
-        token_refused: caller.and_then(|caller| shared.token_refused_for(caller.token?)),
+        places: plan.max_in_flight.saturating_sub(state.in_flight.count()),
+        circuit: state.circuit.view(&plan.circuit),
+        token_refused: caller.and_then(|caller| state.tokens.refused_for(caller.token?)),
         group: caller.and_then(|caller| {
-            shared
-                .groups
-                .forecast(caller.group, caller.share, caller.max_wait)
+            let rules = &plan.quota.rules;
+            let groups = &state.groups;
+            groups.forecast(caller.group, caller.share, caller.max_wait, rules)
         }),
     }
 }

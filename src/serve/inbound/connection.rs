@@ -27,14 +27,13 @@ use tower::ServiceExt;
 use super::{
     listener::Listener,
     refusal::Refusals,
-    tls::{Handshakes, Secured},
-    worker::{Limits, Slot},
+    tls::{Secured, shake},
 };
 use crate::{
     body::{Body, Guard, InboundFault},
-    layer::Draining,
-    telemetry::metrics::Metrics,
-    types::{AmbiguousFraming, Certificate, Peer},
+    serve::worker::Published,
+    state::State,
+    types::{AmbiguousFraming, Certificate, Peer, RequestLimits},
 };
 
 pub struct Settings {
@@ -43,10 +42,7 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Of all workers together.
     pub connections: Arc<Semaphore>,
-    pub metrics: Arc<Metrics>,
-    pub draining: Draining,
-    /// None on plain sockets.
-    pub handshakes: Option<Handshakes>,
+    pub state: Arc<State>,
 }
 
 enum Accepting {
@@ -55,7 +51,7 @@ enum Accepting {
 }
 
 /// Serves until the drain has ended every connection or its time is over.
-pub async fn serve(listener: Listener, slot: Arc<Slot>, settings: Arc<Settings>) {
+pub async fn serve(listener: Listener, published: Published, settings: Arc<Settings>) {
     let accepting = match listener {
         Listener::Tcp(listener) => tokio::net::TcpListener::from_std(listener).map(Accepting::Tcp),
         Listener::Unix(listener) => {
@@ -67,7 +63,7 @@ pub async fn serve(listener: Listener, slot: Arc<Slot>, settings: Arc<Settings>)
         Err(error) => return tracing::error!(%error, "a listener could not be used"),
     };
     let mut connections = JoinSet::new();
-    let mut limits = slot.limits();
+    let mut limits = published.load().plan.request;
     let mut builder = Arc::new(build(&settings, limits));
     loop {
         // Where all places are taken, connections wait in the kernel's backlog.
@@ -89,18 +85,20 @@ pub async fn serve(listener: Listener, slot: Arc<Slot>, settings: Arc<Settings>)
             Ok::<_, io::Error>((permit, stream))
         };
         tokio::select! {
-            () = settings.draining.begun() => break,
+            () = settings.state.draining.begun() => break,
             accepted = accepted => match accepted {
                 Ok((permit, stream)) => {
-                    if slot.limits() != limits {
-                        limits = slot.limits();
+                    let now = published.load().plan.request;
+                    if now != limits {
+                        limits = now;
                         builder = Arc::new(build(&settings, limits));
                     }
-                    let (slot, settings, builder) = (slot.clone(), settings.clone(), builder.clone());
+                    let (published, settings, builder) =
+                        (published.clone(), settings.clone(), builder.clone());
                     connections.spawn(async move {
-                        settings.metrics.connections(1);
-                        begin(stream, slot, limits, &settings, &builder).await;
-                        settings.metrics.connections(-1);
+                        settings.state.metrics.connections(1);
+                        begin(stream, published, limits, &settings, &builder).await;
+                        settings.state.metrics.connections(-1);
                         drop(permit);
                     });
                 }
@@ -131,27 +129,28 @@ enum Stream {
 /// What the kind of the socket asks for first: a handshake, or who is at the other end.
 async fn begin(
     stream: Stream,
-    slot: Arc<Slot>,
-    limits: Limits,
+    published: Published,
+    limits: RequestLimits,
     settings: &Settings,
     builder: &auto::Builder<TokioExecutor>,
 ) {
     // On sockets without certificates nothing retires.
     let never = CancellationToken::new();
-    match (stream, &settings.handshakes) {
+    match (stream, &settings.state.handshakes) {
         (Stream::Unix(stream), _) => {
             let uid = stream.peer_cred().map(|peer| Peer::Uid(peer.uid())).ok();
-            connection(stream, slot, limits, settings, builder, (uid, never)).await;
+            connection(stream, published, limits, settings, builder, (uid, never)).await;
         }
         (Stream::Tcp(stream), None) => {
-            connection(stream, slot, limits, settings, builder, (None, never)).await;
+            connection(stream, published, limits, settings, builder, (None, never)).await;
         }
         (Stream::Tcp(stream), Some(handshakes)) => {
-            let shaken = handshakes.shake(stream, settings.header_timeout, &settings.metrics);
+            let metrics = &settings.state.metrics;
+            let shaken = shake(handshakes, stream, settings.header_timeout, metrics);
             let secured = tokio::select! {
                 secured = shaken => secured,
                 // Nothing was asked yet, so nothing is lost.
-                () = settings.draining.begun() => None,
+                () = settings.state.draining.begun() => None,
             };
             if let Some(Secured {
                 stream,
@@ -159,13 +158,21 @@ async fn begin(
                 retired,
             }) = secured
             {
-                connection(stream, slot, limits, settings, builder, (peer, retired)).await;
+                connection(
+                    stream,
+                    published,
+                    limits,
+                    settings,
+                    builder,
+                    (peer, retired),
+                )
+                .await;
             }
         }
     }
 }
 
-fn build(settings: &Settings, limits: Limits) -> auto::Builder<TokioExecutor> {
+fn build(settings: &Settings, limits: RequestLimits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // hyper's own limits stand above ours, so that what is only a little over gets an answer that says so.
     let buffer = limits.max_header_bytes.saturating_mul(2).max(16 * 1024);
@@ -188,9 +195,9 @@ fn build(settings: &Settings, limits: Limits) -> auto::Builder<TokioExecutor> {
 
 /// What a connection is doing. Written where its bytes and its requests pass, read by the timer that bounds it.
 #[derive(Clone)]
-pub struct Activity(Arc<Mutex<State>>);
+pub struct Activity(Arc<Mutex<ActivityState>>);
 
-struct State {
+struct ActivityState {
     busy: usize,
     since: Instant,
     /// When the first byte of a head came that has not become a request yet.
@@ -202,7 +209,7 @@ struct State {
 
 impl Activity {
     fn new() -> Self {
-        Activity(Arc::new(Mutex::new(State {
+        Activity(Arc::new(Mutex::new(ActivityState {
             busy: 0,
             since: Instant::now(),
             head: None,
@@ -211,7 +218,7 @@ impl Activity {
         })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ActivityState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -282,8 +289,8 @@ fn nobody(peer: &Peer) -> Peer {
 
 async fn connection<I>(
     stream: I,
-    slot: Arc<Slot>,
-    limits: Limits,
+    published: Published,
+    limits: RequestLimits,
     settings: &Settings,
     builder: &auto::Builder<TokioExecutor>,
     (peer, retired): (Option<Peer>, CancellationToken),
@@ -297,7 +304,11 @@ async fn connection<I>(
     let is_void = void.clone();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (busy, ambiguous) = activity.begin();
-        let (stack, max_body) = slot.stack();
+        // One plan from here to the request's last attempt.
+        let (stack, max_body) = {
+            let serving = published.load();
+            (serving.stack.clone(), serving.plan.request.max_body)
+        };
         let fault = InboundFault::default();
         let mut request = request.map(|body| Body::inbound(body, max_body, fault.clone()));
         request.extensions_mut().insert(fault);
@@ -321,7 +332,7 @@ async fn connection<I>(
     let stream = Refusals::new(
         stream,
         watch.clone(),
-        settings.metrics.clone(),
+        settings.state.metrics.clone(),
         limits.max_header_bytes.saturating_mul(2),
     );
     let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -353,7 +364,7 @@ async fn connection<I>(
                     until = Instant::now() + Duration::from_secs(1);
                 }
             }
-            () = settings.draining.begun(), if !ending => {
+            () = settings.state.draining.begun(), if !ending => {
                 ending = true;
                 connection.as_mut().graceful_shutdown();
             }

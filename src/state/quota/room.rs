@@ -2,17 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use super::group::Group;
 use crate::policy::fair::{Priority, Share};
 
+#[derive(Default)]
 pub(super) struct Room {
-    max: AtomicUsize,
     taken: Mutex<Taken>,
 }
 
@@ -48,18 +45,6 @@ pub(super) struct Place {
 const TURNS: usize = 8;
 
 impl Room {
-    pub fn new(max: usize) -> Arc<Room> {
-        Arc::new(Room {
-            max: AtomicUsize::new(max),
-            taken: Mutex::default(),
-        })
-    }
-
-    /// A smaller room empties as its places are given back.
-    pub fn set_max(&self, max: usize) {
-        self.max.store(max, Ordering::Relaxed);
-    }
-
     fn taken(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,16 +55,16 @@ impl Room {
         taken.all == 0 && taken.by.is_empty()
     }
 
-    /// Takes a place. In a full room the caller that has most of it for its weight makes room with its newest request, but
+    /// Takes a place of `max`; a room with more in it than that empties as places are given back. In a full room the caller that has most of it for its weight makes room with its newest request, but
     /// not for one that would then have more; batch callers make room first, and for batch callers only they do. Must not be called while a group is locked.
-    pub fn enter(self: &Arc<Self>, group: &Arc<Group>, share: &Share) -> Option<Place> {
+    pub fn enter(self: &Arc<Self>, group: &Arc<Group>, share: &Share, max: usize) -> Option<Place> {
         let key = (group.name.clone(), share.caller.clone());
         let weight = f64::from(share.weight.max(1));
         let batch = share.priority == Priority::Batch;
         for _ in 0..TURNS {
             let (greedy, caller) = {
                 let mut taken = self.taken();
-                if taken.all < self.max.load(Ordering::Relaxed) {
+                if taken.all < max {
                     taken.all += 1;
                     let places = taken.by.entry(key.clone()).or_insert_with(|| Places {
                         count: 0,

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderValue;
 use rustls::crypto::aws_lc_rs;
 use sha2::{Digest, Sha256};
@@ -14,7 +15,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::devrev_token::group_of;
+use super::Clock;
 use crate::{
     error::Error,
     policy::introspect::{Cache, DEFAULT_CAPACITY, Ending, Known, Turn},
@@ -22,11 +23,11 @@ use crate::{
 };
 
 /// A token's name in the memory: HMAC-SHA-256 under a key that no one else knows and that ends with the process.
-pub(super) type Key = [u8; 32];
+pub type Key = [u8; 32];
 
 /// The user of a token: its quota group, and what its rate is kept under.
 #[derive(Debug)]
-pub(super) struct User {
+pub struct User {
     pub group: Arc<str>,
     rate: [u8; 32],
 }
@@ -59,7 +60,7 @@ impl User {
 
 /// How a question ended, for those who follow it.
 #[derive(Clone, Debug)]
-pub(super) enum Ended {
+pub enum Ended {
     Good(Arc<User>),
     Bad,
     Failed(Failure),
@@ -70,12 +71,18 @@ type Follow = watch::Receiver<Option<Ended>>;
 /// See the module.
 pub struct Memory {
     key: [u8; 32],
-    epoch: Instant,
+    clock: Clock,
     cache: Mutex<Cache<Key, Arc<User>, Follow>>,
     /// Tokens that nobody knows are asked about a few at a time, and few more wait: a flood of them must not take the
     /// connections and places of those who are known.
     asking: Semaphore,
     places: Semaphore,
+}
+
+/// The quota group of a token whose user is not known. Sixteen bytes of the hash: as good as unique, and of no use for
+/// guessing the token.
+pub fn group_of(hash: &[u8; 32]) -> Arc<str> {
+    URL_SAFE_NO_PAD.encode(&hash[..16]).into()
 }
 
 /// Places to wait in for each unknown token that is asked about.
@@ -85,34 +92,34 @@ const BUSY: Duration = Duration::from_secs(1);
 
 impl Memory {
     /// At most so many unknown tokens are asked about at once.
-    pub fn new(at_once: usize) -> Memory {
+    pub fn new(at_once: usize, clock: Clock) -> Memory {
         let at_once = at_once.clamp(1, 1024);
         Memory {
             key: random(),
-            epoch: Instant::now(),
+            clock,
             cache: Mutex::new(Cache::new(DEFAULT_CAPACITY)),
             asking: Semaphore::new(at_once),
             places: Semaphore::new(at_once * (1 + PLACES)),
         }
     }
 
-    pub(super) fn key(&self, token: &[u8]) -> Key {
+    pub fn key(&self, token: &[u8]) -> Key {
         hmac(&self.key, token)
     }
 
-    pub(super) fn now(&self) -> Duration {
-        self.epoch.elapsed()
+    pub fn now(&self) -> Duration {
+        self.clock.now()
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache<Key, Arc<User>, Follow>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn look(&self, key: &Key) -> Known<Arc<User>> {
+    pub fn look(&self, key: &Key) -> Known<Arc<User>> {
         self.cache().look(key, self.now())
     }
 
-    pub(super) fn join(&self, key: &Key) -> Joined<'_> {
+    pub fn join(&self, key: &Key) -> Joined<'_> {
         let mut tell = None;
         let turn = self.cache().join(key, self.now(), || {
             let (sender, follow) = watch::channel(None);
@@ -136,7 +143,7 @@ impl Memory {
     }
 
     /// A place among those whose tokens are asked about for the first time.
-    pub(super) async fn enter(
+    pub async fn enter(
         &self,
         deadline: Instant,
     ) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>), Error> {
@@ -149,7 +156,7 @@ impl Memory {
 }
 
 /// What to do about a token.
-pub(super) enum Joined<'a> {
+pub enum Joined<'a> {
     Good(Arc<User>),
     Bad,
     /// Ask DevRev; what is known of old counts if it cannot be asked.
@@ -159,7 +166,7 @@ pub(super) enum Joined<'a> {
 }
 
 /// The one question about a token. Dropped without an end, for its caller left, it lets the next one ask.
-pub(super) struct Lead<'a> {
+pub struct Lead<'a> {
     memory: &'a Memory,
     key: Key,
     tell: Option<watch::Sender<Option<Ended>>>,
@@ -194,7 +201,7 @@ impl Drop for Lead<'_> {
 
 /// Why DevRev could not be asked, in a form that many can be told.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Failure {
+pub enum Failure {
     Throttled(Duration),
     RoomFull(Duration),
     Overloaded(Duration),
@@ -296,14 +303,17 @@ mod tests {
 
     #[test]
     fn each_process_has_a_key_of_its_own() {
-        let (one, other) = (Memory::new(1), Memory::new(1));
+        let (one, other) = (
+            Memory::new(1, Clock::start()),
+            Memory::new(1, Clock::start()),
+        );
         assert_eq!(one.key(b"token"), one.key(b"token"));
         assert_ne!(one.key(b"token"), other.key(b"token"));
     }
 
     #[tokio::test]
     async fn whoever_leaves_lets_the_next_one_ask() {
-        let memory = Memory::new(1);
+        let memory = Memory::new(1, Clock::start());
         let key = memory.key(b"token");
         let Joined::Lead(lead, None) = memory.join(&key) else {
             panic!("the first one asks");
@@ -318,7 +328,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn few_strangers_are_asked_about_at_once_and_few_more_wait() {
-        let memory = Arc::new(Memory::new(1));
+        let memory = Arc::new(Memory::new(1, Clock::start()));
         let deadline = Instant::now() + Duration::from_secs(2);
         let first = memory.enter(deadline).await.expect("a place");
         let waits = tokio::spawn({

@@ -1,5 +1,10 @@
 //! What the admin listener sees of the gateway, and may do to it.
 
+pub mod expiry;
+pub mod explain;
+mod tokens;
+mod view;
+
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -7,31 +12,29 @@ use std::sync::{
 
 use serde_json::{Value, json};
 
-use super::{
-    explain::{Question, explain},
-    reload::Reloader,
-    tokens, view,
-};
+use self::explain::{Question, explain};
+use super::reload::{Outcome, Reloader};
 use crate::{
     admin::Control,
-    stack::Shared,
+    state::State,
     telemetry::{log::LevelHandle, tally},
 };
 
-pub struct State {
+/// The gateway as the admin listener knows it.
+pub struct Operator {
     pub reloader: Arc<Reloader>,
-    shared: Arc<Shared>,
+    state: Arc<State>,
     level: Option<LevelHandle>,
     pub draining: AtomicBool,
     /// Epoch seconds.
     started_at: u64,
 }
 
-impl State {
-    pub fn new(reloader: Arc<Reloader>, shared: Arc<Shared>, level: Option<LevelHandle>) -> Self {
-        State {
+impl Operator {
+    pub fn new(reloader: Arc<Reloader>, state: Arc<State>, level: Option<LevelHandle>) -> Self {
+        Operator {
             reloader,
-            shared,
+            state,
             level,
             draining: AtomicBool::new(false),
             started_at: tally::now(),
@@ -39,75 +42,77 @@ impl State {
     }
 }
 
-impl Control for State {
+impl Control for Operator {
     fn unready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.draining.load(Ordering::Acquire) {
             reasons.push("draining".into());
         } else {
-            reasons = tokens::unready(&self.reloader.config(), &self.shared);
+            reasons = tokens::unready(&self.reloader.current().config, &self.state);
         }
-        let keys = self.shared.signing_keys.load();
-        if keys.as_ref().is_some_and(|keys| keys.current().is_none()) {
+        let keys = self.state.signing_keys.current();
+        if keys.is_some_and(|keys| keys.current().is_none()) {
             reasons.push("auth.jwt: the issuer's keys could not be fetched yet".into());
         }
         reasons
     }
 
     fn warnings(&self) -> Vec<String> {
-        tokens::warnings(&self.reloader.config(), &self.shared)
+        tokens::warnings(&self.reloader.current().config, &self.state)
     }
 
     fn metrics(&self) -> String {
-        self.shared.metrics.encode()
+        self.state.metrics.encode()
     }
 
     fn config(&self) -> Value {
-        self.reloader.config().redacted()
+        self.reloader.current().config.redacted()
     }
 
     fn status(&self) -> Value {
         let (reasons, now) = (self.unready(), tally::now());
-        let config = self.reloader.config();
+        let current = self.reloader.current();
+        let config = &current.config;
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": self.started_at,
             "now": tally::now_exactly(),
             "ready": reasons.is_empty(),
             "reasons": reasons,
-            "traffic": self.shared.tally.traffic(now),
+            "traffic": self.state.tally.traffic(now),
             "quota": self.quota(),
             "callers": self.callers(),
             "upstream": {
                 "url": config.upstream.url.to_string(),
-                "circuit": view::circuit(&self.shared),
+                "circuit": view::circuit(&current.plan, &self.state),
             },
-            "tokens": tokens::view(&config, &self.shared),
+            "tokens": tokens::view(config, &self.state),
             "reload": view::reload(self.reloader.last()),
             "deprecations": self.deprecations(),
         })
     }
 
     fn quota(&self) -> Value {
-        self.shared.groups.view()
+        self.state.groups.view()
     }
 
     fn callers(&self) -> Value {
-        view::callers(&self.reloader.config(), &self.shared)
+        view::callers(&self.reloader.current().config, &self.state)
     }
 
     fn deprecations(&self) -> Value {
-        self.shared.tally.deprecations()
+        self.state.tally.deprecations()
     }
 
     fn explain(&self, query: &str) -> Result<Value, String> {
         let question = Question::from_query(query)?;
-        let config = self.reloader.config();
-        explain(&config, question, Some(&self.shared)).map(|explanation| explanation.json())
+        let current = self.reloader.current();
+        explain(&current.config, &current.plan, question, Some(&self.state))
+            .map(|explanation| explanation.json())
     }
 
     fn resume(&self, group: &str) -> bool {
-        self.shared.groups.resume(group)
+        self.state.groups.resume(group)
     }
 
     fn set_level(&self, level: &str) -> Result<(), String> {
@@ -119,8 +124,8 @@ impl Control for State {
 
     fn reload(&self) -> Result<Value, Value> {
         let report = self.reloader.reload();
-        match report.result {
-            "refused" => Err(report.json()),
+        match report.outcome {
+            Outcome::Refused => Err(report.json()),
             _ => Ok(report.json()),
         }
     }

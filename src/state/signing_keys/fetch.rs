@@ -1,4 +1,4 @@
-//! Keeps the keys of the issuer of callers' tokens new, on a thread of its own, so that it never slows serving.
+//! Keeps the keys of the issuer of callers' tokens new, on a thread that serves no request.
 
 use std::{
     sync::{Arc, Weak},
@@ -8,54 +8,26 @@ use std::{
 use http::Uri;
 use tokio::time::timeout_at;
 
-use super::trust;
+use super::{SigningKeys, Wishes};
 use crate::{
-    config::{AuthMode, Config, Jwks, Roots},
+    config::Roots,
     error::Cause,
-    layer::authenticate::{SigningKeys, Wishes},
+    plan::trust,
     policy::jwt::{FAILED_AGAIN, KeySet, freshness},
     telemetry::metrics::Metrics,
     upstream::{fetch, tls},
 };
 
-/// `None`, and not even a thread, where there is nothing to fetch. The issuer may be down: it is asked again.
-pub(super) fn start(
-    config: &Config,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<Option<Arc<SigningKeys>>> {
-    if config.auth.mode != AuthMode::Inject {
-        // The file is for another mode, which holds after a restart: nobody brings such tokens, and nobody waits for keys.
-        return Ok(None);
-    }
-    let Some(Jwks::Url { url, roots }) = config.auth.jwt.as_ref().map(|jwt| &jwt.jwks) else {
-        return Ok(None);
-    };
-    let issuer = Issuer {
-        url: url.clone(),
-        roots: roots.clone(),
-    };
-    // What an operator can mend is told now.
-    issuer.tls()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let (keys, wishes) = SigningKeys::fetched();
-    let (kept, metrics) = (Arc::downgrade(&keys), metrics.clone());
-    std::thread::Builder::new()
-        .name("jwks".into())
-        .spawn(move || {
-            let fetch = async || issuer.fetch().await;
-            runtime.block_on(keep(fetch, &issuer.url, kept, wishes, metrics));
-        })?;
-    Ok(Some(keys))
-}
-
-struct Issuer {
+pub(super) struct Issuer {
     url: Uri,
     roots: Roots,
 }
 
 impl Issuer {
+    pub fn new(url: Uri, roots: Roots) -> Self {
+        Issuer { url, roots }
+    }
+
     /// Made anew for each fetch: a cluster's CA is rotated too.
     fn tls(&self) -> Result<Option<Arc<rustls::ClientConfig>>, tls::TlsError> {
         let https = self.url.scheme_str() == Some("https");
@@ -69,11 +41,21 @@ impl Issuer {
         let set = KeySet::parse(&document.body)?;
         Ok((set, freshness(document.cache_control.as_deref())))
     }
+
+    /// Ends when nobody has the keys any more.
+    pub async fn keep_new(self, keys: Weak<SigningKeys>, wishes: Wishes, metrics: Arc<Metrics>) {
+        let (url, issuer) = (self.url.clone(), Arc::new(self));
+        let fetch = move || {
+            let issuer = issuer.clone();
+            async move { issuer.fetch().await }
+        };
+        keep(fetch, &url, keys, wishes, metrics).await;
+    }
 }
 
 /// Ends when nobody has the keys any more.
-async fn keep(
-    fetch: impl AsyncFn() -> Result<(KeySet, Duration), Cause>,
+async fn keep<F: Future<Output = Result<(KeySet, Duration), Cause>>>(
+    fetch: impl Fn() -> F,
     url: &Uri,
     keys: Weak<SigningKeys>,
     mut wishes: Wishes,
@@ -133,22 +115,33 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use tokio::time::{Instant, sleep, sleep_until};
+    use tokio::{
+        runtime::Handle,
+        time::{Instant, sleep, sleep_until},
+    };
 
     use super::*;
+    use crate::{
+        config::{AuthMode, Config},
+        plan::Plan,
+        state::{Clock, State, draining::Draining},
+    };
 
     const SET: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
-    #[test]
-    fn nothing_is_fetched_for_a_mode_that_knows_no_signed_tokens() {
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_fetched_for_a_mode_that_knows_no_signed_tokens() {
         let text = "[tokens.main]\nenv = \"T\"\n[callers.a]\njwt_subject = \"s\"\n\
             [auth.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks = { url = \"http://127.0.0.1:9/\" }\n";
         let env = [("T".to_owned(), "token".to_owned())].into();
         let mut config = crate::config::from_toml(text, &env).unwrap();
-        let metrics = Arc::new(Metrics::new());
-        assert!(start(&config, &metrics).unwrap().is_some());
+        let state = |config: &Config| {
+            let plan = Plan::of(config).unwrap();
+            State::new(&plan, Draining::new().1, Handle::current())
+        };
+        assert!(state(&config).signing_keys.current().is_some());
         config.auth.mode = AuthMode::Validate;
-        assert!(start(&config, &metrics).unwrap().is_none());
+        assert!(state(&config).signing_keys.current().is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -160,12 +153,12 @@ mod tests {
 
     async fn fetched_by_age() {
         let start = Instant::now();
-        let (keys, wishes) = SigningKeys::fetched();
+        let (keys, wishes) = SigningKeys::fetched(Clock::start());
         let (weak, metrics) = (Arc::downgrade(&keys), Arc::new(Metrics::new()));
         let count = Arc::new(AtomicUsize::new(0));
         let counted = count.clone();
         let kept = tokio::task::spawn_local(async move {
-            let fetch = async || {
+            let fetch = || async {
                 sleep(Duration::from_secs(1)).await;
                 match counted.fetch_add(1, Ordering::Relaxed) {
                     0 | 3 => Err("down".into()),

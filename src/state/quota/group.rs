@@ -14,8 +14,12 @@ use tokio::{
 };
 
 use super::{
-    super::{DRAIN_RETRY_AFTER, Draining},
+    super::{
+        Clock,
+        draining::{DRAIN_RETRY_AFTER, Draining},
+    },
     dealer::Dealer,
+    permit::Permit,
     room::{Place, Room},
 };
 use crate::{
@@ -23,15 +27,14 @@ use crate::{
     policy::{
         fair::{Priority, Queue, Share, Ticket},
         feedback::Feedback,
-        ledger::{Grant, Ledger, Outcome, Rules, View, Why},
+        ledger::{Grant, Ledger, Outcome, View, Why},
     },
-    types::Caller,
+    types::{Caller, QuotaRules},
 };
 
-pub(super) struct Group {
-    pub name: Arc<str>,
-    /// What the ledger counts its time from.
-    epoch: Instant,
+pub struct Group {
+    pub(super) name: Arc<str>,
+    clock: Clock,
     room: Arc<Room>,
     state: Mutex<State>,
     /// Something has changed that the dealer sleeps through.
@@ -49,6 +52,8 @@ struct State {
 }
 
 struct Waiter {
+    /// Of the plan that its request sees.
+    rules: QuotaRules,
     deadline: Duration,
     tell: oneshot::Sender<Told>,
     #[allow(dead_code, reason = "held, not read")]
@@ -61,8 +66,9 @@ type Told = Result<Permit, Error>;
 /// To be sent when the lock is off: a permit that nobody takes any more goes back through it.
 type Deals = Vec<(oneshot::Sender<Told>, Told)>;
 
-/// Who asks, since when, and until when it waits.
-pub(super) struct Asking {
+/// Who asks, under which rules, since when, and until when it waits.
+pub struct Asking {
+    pub rules: QuotaRules,
     pub caller: Arc<Caller>,
     pub arrived: Instant,
     pub deadline: Instant,
@@ -72,17 +78,17 @@ pub(super) struct Asking {
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 impl Group {
-    pub fn new(name: Arc<str>, rules: Rules, epoch: Instant, room: Arc<Room>) -> Arc<Group> {
+    pub(super) fn new(name: Arc<str>, clock: Clock, room: Arc<Room>) -> Arc<Group> {
         Arc::new(Group {
             name,
-            epoch,
+            clock,
             room,
             state: Mutex::new(State {
-                ledger: Ledger::new(rules),
+                ledger: Ledger::default(),
                 queue: Queue::default(),
                 dealt: false,
                 told: Duration::ZERO,
-                seen: epoch.elapsed(),
+                seen: clock.now(),
             }),
             changed: Notify::new(),
         })
@@ -93,24 +99,20 @@ impl Group {
     }
 
     fn now(&self) -> Duration {
-        self.epoch.elapsed()
-    }
-
-    fn since_epoch(&self, at: Instant) -> Duration {
-        at.saturating_duration_since(self.epoch)
+        self.clock.now()
     }
 
     /// Leave to send one attempt, if nobody waits and nothing stands against it.
     ///
     /// # Errors
     /// Why not.
-    pub fn try_permit(self: &Arc<Self>) -> Result<Permit, Why> {
+    pub fn try_permit(self: &Arc<Self>, rules: &QuotaRules) -> Result<Permit, Why> {
         let now = self.now();
         let mut state = self.state();
         state.seen = now;
         if state.queue.is_empty() {
-            let grant = state.ledger.grant(now).map_err(|hold| hold.why)?;
-            return Ok(self.permit(grant));
+            let grant = state.ledger.grant(&rules.ledger, now);
+            return Ok(self.permit(grant.map_err(|hold| hold.why)?, *rules));
         }
         Err(state
             .ledger
@@ -127,18 +129,19 @@ impl Group {
         asking: Asking,
         draining: &Draining,
     ) -> Result<Permit, Error> {
-        let share = &asking.caller.share;
-        let deadline = self.since_epoch(asking.deadline);
-        let arrived = self.since_epoch(asking.arrived);
-        let wait = self.predict(share, (arrived, deadline));
+        let (share, rules) = (&asking.caller.share, asking.rules);
+        let deadline = self.clock.time_of(asking.deadline);
+        let arrived = self.clock.time_of(asking.arrived);
+        let wait = self.predict(share, (arrived, deadline), &rules);
         if self.now().saturating_add(wait) > deadline {
             return Err(Error::QuotaExhausted { retry_after: wait });
         }
-        let Some(place) = self.room.enter(self, share) else {
+        let Some(place) = self.room.enter(self, share, rules.max_waiting) else {
             return Err(Error::WaitingRoomFull { retry_after: wait });
         };
         let (tell, told) = oneshot::channel();
         let waiter = Waiter {
+            rules,
             deadline,
             tell,
             place,
@@ -158,24 +161,31 @@ impl Group {
             // The sender goes only after it has sent.
             told = told => told.unwrap_or(Err(Error::Internal)),
             () = sleep_until(asking.deadline) => Err(Error::QuotaExhausted {
-                retry_after: self.predict(share, (arrived, deadline)),
+                retry_after: self.predict(share, (arrived, deadline), &rules),
             }),
             () = draining.begun() => Err(Error::Draining { retry_after: DRAIN_RETRY_AFTER }),
         }
     }
 
     /// How it stands, and how long a request of this share would wait that came now and waits so long at most.
-    pub fn forecast(&self, share: &Share, patience: Duration) -> (View, Duration) {
+    pub fn forecast(
+        &self,
+        share: &Share,
+        patience: Duration,
+        rules: &QuotaRules,
+    ) -> (View, Duration) {
         let now = self.now();
         let times = (now, now.saturating_add(patience));
-        (self.view().0, self.predict(share, times))
+        (self.view(rules).0, self.predict(share, times, rules))
     }
 
     /// How long a request would wait that came at the first of these times and waits until the second at most.
-    fn predict(&self, share: &Share, times: (Duration, Duration)) -> Duration {
+    fn predict(&self, share: &Share, times: (Duration, Duration), rules: &QuotaRules) -> Duration {
         let now = self.now();
         let state = self.state();
-        let wait = state.ledger.wait(state.queue.ahead(share, times.0), now);
+        let wait = state
+            .ledger
+            .wait(state.queue.ahead(share, times.0), &rules.ledger, now);
         if share.priority == Priority::Interactive {
             return wait;
         }
@@ -187,7 +197,7 @@ impl Group {
             ..share.clone()
         };
         let ahead = state.queue.ahead(&aged, times.0) + state.queue.batch_callers();
-        wait.min(ageing.saturating_add(state.ledger.wait(ahead, now)))
+        wait.min(ageing.saturating_add(state.ledger.wait(ahead, &rules.ledger, now)))
     }
 
     /// Does something that may let others go on, and deals out what it released.
@@ -208,16 +218,18 @@ impl Group {
     /// Gives those whose turn it is what may go, and says when more may.
     fn deal(self: &Arc<Self>, state: &mut State, now: Duration) -> (Deals, Option<Duration>) {
         let mut deals = Deals::new();
-        while !state.queue.is_empty() {
-            match state.ledger.grant(now) {
+        while let Some(rules) = state.queue.peek(now).map(|waiter| waiter.rules) {
+            match state.ledger.grant(&rules.ledger, now) {
                 Ok(grant) => match state.queue.take(now) {
-                    Some(waiter) => deals.push((waiter.tell, Ok(self.permit(grant)))),
+                    Some(waiter) => deals.push((waiter.tell, Ok(self.permit(grant, rules)))),
                     // Not as a permit: dropped under the lock, it would wait for the lock.
-                    None => state.ledger.settle(grant, Outcome::Unsent, now),
+                    None => state
+                        .ledger
+                        .settle(grant, Outcome::Unsent, &rules.ledger, now),
                 },
                 Err(hold) => {
                     if matches!(hold.why, Why::Paused | Why::Spent) {
-                        state.refuse_the_hopeless(now, &mut deals);
+                        state.refuse_the_hopeless(&rules, now, &mut deals);
                     }
                     return (deals, hold.until);
                 }
@@ -226,12 +238,8 @@ impl Group {
         (deals, None)
     }
 
-    fn permit(self: &Arc<Self>, grant: Grant) -> Permit {
-        Permit {
-            group: self.clone(),
-            grant: Some(grant),
-            sent: false,
-        }
+    fn permit(self: &Arc<Self>, grant: Grant, rules: QuotaRules) -> Permit {
+        Permit::new(self.clone(), rules, grant)
     }
 
     /// Sees to it that somebody deals out what time releases.
@@ -262,7 +270,7 @@ impl Group {
         tokio::select! {
             biased;
             () = self.changed.notified() => {}
-            () = sleep_until(self.epoch + until) => {}
+            () = sleep_until(self.clock.instant(until)) => {}
         }
     }
 
@@ -274,12 +282,19 @@ impl Group {
     /// Makes the newest request of this caller give up its place.
     pub fn evict_newest(self: &Arc<Self>, caller: &Arc<str>) {
         let mut state = self.state();
-        let waiter = state.queue.remove_newest(caller);
-        let retry_after = state.ledger.wait(state.queue.len() as u64, self.now());
+        let Some(waiter) = state.queue.remove_newest(caller) else {
+            return;
+        };
+        let ahead = state.queue.len() as u64;
+        let retry_after = state.ledger.wait(ahead, &waiter.rules.ledger, self.now());
         drop(state);
-        if let Some(Waiter { tell, .. }) = waiter {
-            let _ = tell.send(Err(Error::WaitingRoomFull { retry_after }));
-        }
+        let Waiter { tell, .. } = waiter;
+        let _ = tell.send(Err(Error::WaitingRoomFull { retry_after }));
+    }
+
+    /// An attempt has ended.
+    pub(super) fn settle(self: &Arc<Self>, grant: Grant, outcome: Outcome, rules: &QuotaRules) {
+        self.act(|state, now| state.ledger.settle(grant, outcome, &rules.ledger, now));
     }
 
     /// Upstream asks for silence for so long.
@@ -288,23 +303,22 @@ impl Group {
     }
 
     /// See [`Ledger::adopt`].
-    pub fn adopt(self: &Arc<Self>, told: &Feedback) {
-        self.act(|state, now| state.ledger.adopt(told, now));
-    }
-
-    pub fn set_rules(self: &Arc<Self>, rules: Rules) {
-        self.act(|state, _| state.ledger.set_rules(rules));
+    pub fn adopt(self: &Arc<Self>, told: &Feedback, rules: &QuotaRules) {
+        self.act(|state, now| state.ledger.adopt(told, &rules.ledger, now));
     }
 
     pub fn resume(self: &Arc<Self>) {
         self.act(|state, _| state.ledger.resume());
     }
 
-    pub fn view(&self) -> (View, Vec<(Arc<str>, usize)>) {
+    pub fn view(&self, rules: &QuotaRules) -> (View, Vec<(Arc<str>, usize)>) {
         let state = self.state();
         let waiting = state.queue.waiting();
         let waiting = waiting.map(|(caller, count)| (caller.clone(), count));
-        (state.ledger.view(self.now()), waiting.collect())
+        (
+            state.ledger.view(&rules.ledger, self.now()),
+            waiting.collect(),
+        )
     }
 
     /// When it was asked last, and whether forgetting it would lose anything.
@@ -324,8 +338,8 @@ fn tell(deals: Deals) {
 
 impl State {
     /// Whoever cannot wait as long as upstream's time is told so at once, not when its patience ends.
-    fn refuse_the_hopeless(&mut self, now: Duration, deals: &mut Deals) {
-        let retry_after = self.ledger.wait(0, now);
+    fn refuse_the_hopeless(&mut self, rules: &QuotaRules, now: Duration, deals: &mut Deals) {
+        let retry_after = self.ledger.wait(0, &rules.ledger, now);
         let earliest = now.saturating_add(retry_after);
         if earliest <= self.told {
             return;
@@ -354,41 +368,5 @@ impl Drop for Leave<'_> {
             // The dealer has nothing left to do.
             self.group.changed.notify_one();
         }
-    }
-}
-
-/// Leave to send one attempt. Dropped before its end is told, it gives its unit back as far as that is known to be
-/// right: none is gone before it was sent.
-pub(super) struct Permit {
-    group: Arc<Group>,
-    grant: Option<Grant>,
-    sent: bool,
-}
-
-impl Permit {
-    /// From here on a unit may be gone.
-    pub fn sent(&mut self) {
-        self.sent = true;
-    }
-
-    pub fn settle(mut self, outcome: Outcome) {
-        self.end(outcome);
-    }
-
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(grant) = self.grant.take() {
-            self.group
-                .act(|state, now| state.ledger.settle(grant, outcome, now));
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.end(if self.sent {
-            Outcome::Doubtful
-        } else {
-            Outcome::Unsent
-        });
     }
 }

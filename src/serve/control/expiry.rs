@@ -1,4 +1,4 @@
-//! What there is to tell of the upstream tokens: their expiry, and whether DevRev takes them. Never a value.
+//! When the upstream tokens expire, as far as they say, and whom that is told.
 
 use std::{
     collections::BTreeMap,
@@ -7,21 +7,19 @@ use std::{
 };
 
 use secrecy::ExposeSecret;
-use serde_json::{Value, json};
 
 use crate::{
-    config::{AuthMode, Config, Token},
+    config::{Config, Token},
     policy::token,
-    stack::Shared,
     telemetry::metrics::Metrics,
 };
 
-fn now() -> f64 {
+pub(super) fn now() -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default().as_secs_f64()
 }
 
-fn expiry(token: &Token) -> Option<f64> {
+pub(super) fn expiry(token: &Token) -> Option<f64> {
     token::expires_at(token.value.expose_secret().as_bytes())
 }
 
@@ -62,61 +60,6 @@ impl Notices {
         }
         new
     }
-}
-
-/// Each token by name.
-pub fn view(config: &Config, shared: &Shared) -> Value {
-    let now = now();
-    let views = config.tokens.iter().map(|(name, token)| {
-        let expires = expiry(token);
-        let probe = shared.token_refused_for(name);
-        let view = json!({
-            "quota_group": &*token.quota_group,
-            "expires_at": expires,
-            "state": token::state(expires, now),
-            "refused": probe.is_some(),
-            "next_probe_in_seconds": probe.map(|time| time.as_secs_f64()),
-        });
-        (name.clone(), view)
-    });
-    Value::Object(views.collect())
-}
-
-/// Why no traffic can be taken: every token is refused. As soon as a probe may go it can, for without traffic there is none.
-pub fn unready(config: &Config, shared: &Shared) -> Vec<String> {
-    if config.auth.mode != AuthMode::Inject {
-        return Vec::new();
-    }
-    let refused = config.tokens.keys().map(|name| {
-        let wait = shared
-            .token_refused_for(name)
-            .filter(|wait| !wait.is_zero())?;
-        let seconds = wait.as_secs_f64().ceil();
-        Some(format!(
-            "token {name} is refused by DevRev; the next probe may go in {seconds} s"
-        ))
-    });
-    refused.collect::<Option<_>>().unwrap_or_default()
-}
-
-/// What an operator should see to, though traffic can be taken.
-pub fn warnings(config: &Config, shared: &Shared) -> Vec<String> {
-    if config.auth.mode != AuthMode::Inject {
-        return Vec::new();
-    }
-    let now = now();
-    let mut warnings = Vec::new();
-    for (name, token) in &config.tokens {
-        if shared.token_refused_for(name).is_some() {
-            warnings.push(format!("token {name} is refused by DevRev"));
-        }
-        match token::state(expiry(token), now) {
-            "expired" => warnings.push(format!("token {name} has expired")),
-            "expires_soon" => warnings.push(format!("token {name} expires within a day")),
-            _ => {}
-        }
-    }
-    warnings
 }
 
 #[cfg(test)]

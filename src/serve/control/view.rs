@@ -1,13 +1,14 @@
 //! What there is to see of a running gateway, for the admin listener's JSON.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::reload::Report;
+use super::super::reload::Report;
 use crate::{
     config::{Caller, CallerCredential, Config, Priority},
-    stack::Shared,
+    plan::Plan,
+    state::State,
     telemetry::{
         metrics::Metrics,
         tally::{self, Calls},
@@ -21,15 +22,15 @@ const OTHER: &str = "other";
 const TRIED: [&str; 2] = ["caller_rate_limited", "forbidden"];
 
 /// Each caller of the file, and `other` if it was seen.
-pub(super) fn callers(config: &Config, shared: &Shared) -> Value {
+pub(super) fn callers(config: &Config, state: &State) -> Value {
     let now = tally::now();
-    let (seen, quota) = (shared.tally.callers(), shared.groups.view());
+    let (seen, quota) = (state.tally.callers(), state.groups.view());
     let mut views = Map::new();
     // Nobody else: what a caller that is gone from the file did is in the metrics.
     if let Some(calls) = seen.get(OTHER) {
         views.insert(OTHER.into(), counts(calls));
     }
-    let limiters = shared.limiters.load().of_callers();
+    let limiters = state.limiters.of_plan();
     let dealt = |name: &str| seen.get(name).map_or(0, |calls| calls.dealt(now));
     for (name, caller) in &config.callers {
         let rules = &caller.rules;
@@ -40,9 +41,9 @@ pub(super) fn callers(config: &Config, shared: &Shared) -> Value {
             group.is_some() && self::group(config, other) == group
         });
         let all: u64 = of_group.map(|(name, _)| dealt(name)).sum();
-        let limiter = limiters.get(name.as_str());
+        let limiter = limiters.of_caller(name);
         view["keys"] = match &caller.credential {
-            CallerCredential::Keys(hashes) => shared.keys.view(hashes),
+            CallerCredential::Keys(hashes) => state.key_usage.view(hashes),
             _ => json!([]),
         };
         view["group"] = json!(group);
@@ -61,7 +62,7 @@ pub(super) fn callers(config: &Config, shared: &Shared) -> Value {
                 .and_then(|group| quota[group]["waiting_by_caller"].get(name)?.as_u64())
                 .unwrap_or(0)
         );
-        let would = would_refuse(&shared.metrics, &Arc::from(name.as_str()));
+        let would = would_refuse(&state.metrics, &Arc::from(name.as_str()));
         view["would_refuse_by_code"] = would
             .into_iter()
             .map(|(code, count)| (code.to_owned(), json!(count)))
@@ -92,12 +93,8 @@ fn would_refuse(metrics: &Metrics, caller: &Arc<str>) -> Vec<(&'static str, u64)
     counts.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
-pub(super) fn circuit(shared: &Shared) -> Value {
-    let view = shared
-        .circuit
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .view(shared.epoch.elapsed());
+pub(super) fn circuit(plan: &Plan, state: &State) -> Value {
+    let view = state.circuit.view(&plan.circuit);
     json!({
         "state": view.state,
         "failures": view.failures,

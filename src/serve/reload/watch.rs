@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::reload::Reloader;
+use super::Reloader;
 
 /// A handful of `stat` calls. A change is taken up when it has stayed the same from one look to the next, so that a file
 /// which is still being written is not read half.

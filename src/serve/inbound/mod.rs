@@ -1,0 +1,6 @@
+//! Callers: sockets, TLS handshakes, connections.
+
+pub(super) mod connection;
+pub(super) mod listener;
+mod refusal;
+mod tls;

@@ -1,0 +1,139 @@
+//! TLS with callers: handshakes, and what came of each.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustls::CertificateError;
+use rustls_pki_types::CertificateDer;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer, X509Certificate},
+};
+
+use crate::{
+    policy::san::San,
+    state::handshakes::Handshakes,
+    telemetry::metrics::Metrics,
+    types::{Certificate, Peer},
+};
+
+/// A connection whose handshake is done.
+pub struct Secured {
+    pub stream: TlsStream<TcpStream>,
+    pub peer: Option<Peer>,
+    pub retired: CancellationToken,
+}
+
+/// `None` when no connection came of it; the caller has learnt no more than TLS says, the log and a metric the rest.
+pub async fn shake(
+    handshakes: &Handshakes,
+    stream: TcpStream,
+    within: Duration,
+    metrics: &Metrics,
+) -> Option<Secured> {
+    let peer = stream.peer_addr().ok();
+    let generation = handshakes.current();
+    let accepting = TlsAcceptor::from(generation.tls.config.clone()).accept(stream);
+    let stream = match timeout(within, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            fail(metrics, peer, reason(&error), &error.to_string());
+            return None;
+        }
+        Err(_) => {
+            fail(
+                metrics,
+                peer,
+                "timeout",
+                "it took longer than listen.header_timeout",
+            );
+            return None;
+        }
+    };
+    if generation.retired.is_cancelled() {
+        let why = "the authorities changed meanwhile";
+        fail(metrics, peer, "unknown_authority", why);
+        return None;
+    }
+    let leaf = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first);
+    let peer = match leaf.map(certificate) {
+        None => None,
+        Some(Some(certificate)) => Some(Peer::Certificate(Arc::new(certificate))),
+        Some(None) => {
+            fail(metrics, peer, "bad_certificate", "its names cannot be read");
+            return None;
+        }
+    };
+    Some(Secured {
+        stream,
+        peer,
+        retired: generation.retired.clone(),
+    })
+}
+/// What counts of a verified leaf; `None` when its names cannot be read, as then nobody knows whose it is.
+fn certificate(leaf: &CertificateDer<'_>) -> Option<Certificate> {
+    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+    let names = parsed.subject_alternative_name().ok()?;
+    let names = names.map_or(&[][..], |names| &names.value.general_names);
+    // The subject's common name is no name: RFC 9525 section 2 gave it up.
+    let names = names.iter().filter_map(|name| match name {
+        GeneralName::URI(name) => Some(San::Uri((*name).to_owned())),
+        GeneralName::DNSName(name) => Some(San::dns(name)),
+        _ => None,
+    });
+    let not_after = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    Some(Certificate {
+        names: names.collect(),
+        not_after: at(not_after),
+    })
+}
+
+/// The end of the second, as the handshake counts it.
+fn at(epoch: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(epoch.saturating_add(1).min(1 << 40))
+}
+
+fn fail(metrics: &Metrics, peer: Option<SocketAddr>, reason: &'static str, why: &str) {
+    metrics.tls_handshake_failure(reason);
+    let peer = peer.map(|peer| peer.to_string());
+    match reason {
+        // Port scans and health checks of load balancers.
+        "closed" | "not_tls" | "timeout" => {
+            tracing::debug!(peer, reason, why, "TLS handshake failed");
+        }
+        _ => tracing::info!(peer, reason, why, "TLS handshake failed"),
+    }
+}
+
+/// One of a fixed few, as it is a metric's label.
+fn reason(error: &io::Error) -> &'static str {
+    use CertificateError as Bad;
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        None => "closed",
+        Some(rustls::Error::NoCertificatesPresented) => "no_certificate",
+        Some(rustls::Error::InvalidCertificate(bad)) => match bad {
+            Bad::Expired | Bad::ExpiredContext { .. } => "certificate_expired",
+            Bad::NotValidYet | Bad::NotValidYetContext { .. } => "certificate_not_yet_valid",
+            Bad::UnknownIssuer => "unknown_authority",
+            _ => "bad_certificate",
+        },
+        Some(rustls::Error::InvalidMessage(_)) => "not_tls",
+        Some(rustls::Error::AlertReceived(_)) => "refused_by_client",
+        Some(rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol) => {
+            "incompatible"
+        }
+        Some(_) => "other",
+    }
+}

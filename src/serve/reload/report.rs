@@ -1,0 +1,85 @@
+//! What became of a reload.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::config::Problem;
+
+/// How a reload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// What changed holds from now on.
+    Applied,
+    /// Nothing changed that holds without a restart.
+    Unchanged,
+    /// The old configuration goes on.
+    Refused,
+}
+
+impl Outcome {
+    /// As metrics, logs and the admin listener name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Applied => "applied",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Refused => "refused",
+        }
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub outcome: Outcome,
+    /// Epoch seconds.
+    pub at: u64,
+    /// Keys that hold from now on.
+    pub changed: Vec<String>,
+    /// Keys that will hold after a restart.
+    pub restart_needed: Vec<String>,
+    /// Why it was refused.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    pub fn new(outcome: Outcome) -> Report {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Report {
+            outcome,
+            at: now.unwrap_or_default().as_secs(),
+            changed: Vec::new(),
+            restart_needed: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    pub fn json(&self) -> Value {
+        let problems = self.problems.iter();
+        let problems =
+            problems.map(|Problem { path, message }| json!({"path": path, "message": message}));
+        json!({
+            "result": self.outcome.name(),
+            "at": self.at,
+            "changed": self.changed,
+            "restart_needed": self.restart_needed,
+            "problems": problems.collect::<Vec<_>>(),
+        })
+    }
+
+    /// What an operator reads of it in the log.
+    pub fn log(&self) {
+        if self.outcome == Outcome::Refused {
+            for Problem { path, message } in &self.problems {
+                tracing::error!(key = path, problem = message, "configuration refused");
+            }
+        } else {
+            let (result, changed) = (self.outcome.name(), self.changed.join(" "));
+            tracing::info!(result, changed, "configuration reloaded");
+        }
+        if !self.restart_needed.is_empty() {
+            let keys = self.restart_needed.join(" ");
+            tracing::warn!(keys, "these keys change only with a restart");
+        }
+    }
+}

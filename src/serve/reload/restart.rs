@@ -1,0 +1,81 @@
+//! What a running gateway cannot change: the sockets, the mode, and what was made of the old file at the start.
+
+use std::time::SystemTime;
+
+use super::problem;
+use crate::config::{AuthMode, Caller, CallerCredential, Config, Problems, Tls};
+
+/// Puts back into `new` what cannot change while the gateway runs. Returns the keys that change, and those that were put
+/// back.
+pub(super) fn keep_what_needs_a_restart(
+    old: &Config,
+    new: &mut Config,
+) -> Result<(Vec<String>, Vec<String>), Problems> {
+    let wanted = new.differences(old);
+    if old.auth.mode == AuthMode::Inject && new.auth.mode != AuthMode::Inject {
+        if new.tokens.is_empty() || new.callers.is_empty() {
+            return Err(problem(
+                "auth.mode",
+                "cannot change while the gateway runs, and without a token and a caller nobody could call until the restart; restart the gateway",
+            ));
+        }
+        // A file for mode "validate" need not say whose token a caller uses; until the restart it matters.
+        let only = match new.tokens.len() {
+            1 => new.tokens.keys().next().cloned(),
+            _ => None,
+        };
+        for (name, caller) in &mut new.callers {
+            caller.token = caller.token.take().or_else(|| only.clone());
+            if caller.token.is_none() {
+                return Err(problem(
+                    &format!("callers.{name}.token"),
+                    "is needed until the restart that auth.mode asks for; name one of the tokens, or restart the gateway",
+                ));
+            }
+        }
+    }
+    let anonymous = |caller: &Caller| matches!(caller.credential, CallerCredential::Anonymous);
+    if !old.listen.address.is_local()
+        && let Some((name, _)) = new.callers.iter().find(|(_, caller)| anonymous(caller))
+    {
+        // The file is right about the address that it names; the sockets are still those of the old one.
+        return Err(problem(
+            &format!("callers.{name}.anonymous"),
+            "would let anyone in until the restart that listen.address needs; restart the gateway",
+        ));
+    }
+    let wanted_tls = new.listen.tls.take();
+    new.listen = old.listen.clone();
+    new.listen.tls = certificates(old.listen.tls.as_ref(), wanted_tls)?;
+    new.admin = old.admin.clone();
+    new.auth.mode = old.auth.mode;
+    new.upstream.url = old.upstream.url.clone();
+    new.upstream.roots = old.upstream.roots.clone();
+    new.upstream.http2 = old.upstream.http2;
+    new.upstream.max_connections = old.upstream.max_connections;
+    new.log.format = old.log.format;
+    new.trace = old.trace.clone();
+    new.drain.timeout = old.drain.timeout;
+    let changed = new.differences(old);
+    let kept = wanted.into_iter().filter(|key| !changed.contains(key));
+    let kept = kept.collect();
+    Ok((changed, kept))
+}
+
+/// What the files of `listen.tls` hold now; which files they are changes only with a restart.
+fn certificates(old: Option<&Tls>, new: Option<Tls>) -> Result<Option<Tls>, Problems> {
+    let (Some(old), Some(new)) = (old, new) else {
+        return Ok(old.cloned());
+    };
+    if !new.is_of_same_files(old) {
+        return Ok(Some(old.clone()));
+    }
+    let now = SystemTime::now();
+    // One that ran out where it stood must not hold up other changes; one that is put there so is a mistake.
+    match new.out_of_date(now) {
+        Some(message) if new.valid != old.valid && old.out_of_date(now).is_none() => {
+            Err(problem("listen.tls.cert", message))
+        }
+        _ => Ok(Some(new)),
+    }
+}
