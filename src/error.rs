@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
+use tower::BoxError;
 
 use crate::{
     body::Body,
@@ -17,10 +18,10 @@ use crate::{
     types::RequestId,
 };
 
-/// A cause kept for the log; never shown to a caller.
-pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+/// A cause kept for the log; never shown to a caller. Shared, so that one failure can be told to every request it concerns.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     #[error("no credential")]
     NoCredential,
@@ -89,6 +90,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// No connection could be made.
+    pub fn unreachable(cause: impl Into<BoxError>) -> Error {
+        Error::Unreachable(Cause::from(cause.into()))
+    }
+
+    /// The connection was lost before there was a response.
+    pub fn broken(cause: impl Into<BoxError>) -> Error {
+        Error::Broken(Cause::from(cause.into()))
+    }
+
     /// The code: metric label, start of `detail`, and `details` of `Proxy-Status`.
     pub fn code(&self) -> &'static str {
         match self {
@@ -381,7 +392,7 @@ mod tests {
 
     #[test]
     fn the_cause_never_reaches_the_caller() {
-        let error = Error::Unreachable("secret host".into());
+        let error = Error::unreachable("secret host");
         assert!(!format!("{error}").contains("secret"));
         assert_eq!(error.response(None).status(), StatusCode::BAD_GATEWAY);
     }

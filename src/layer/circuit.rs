@@ -254,8 +254,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_connection_a_lost_one_and_a_timeout_open_it() {
         let ends: [fn() -> Error; 3] = [
-            || Error::Unreachable("refused".into()),
-            || Error::Broken("reset".into()),
+            || Error::unreachable("refused"),
+            || Error::broken("reset"),
             || Error::UpstreamTimeout,
         ];
         for end in ends {

@@ -7,11 +7,11 @@ use std::{
 
 use http::Uri;
 use tokio::time::timeout_at;
+use tower::BoxError;
 
 use super::trust;
 use crate::{
     config::{AuthMode, Config, Jwks, Roots},
-    error::Cause,
     layer::authenticate::{SigningKeys, Wishes},
     policy::jwt::{FAILED_AGAIN, KeySet, freshness},
     telemetry::metrics::Metrics,
@@ -64,7 +64,7 @@ impl Issuer {
             .transpose()
     }
 
-    async fn fetch(&self) -> Result<(KeySet, Duration), Cause> {
+    async fn fetch(&self) -> Result<(KeySet, Duration), BoxError> {
         let document = fetch::document(&self.url, self.tls()?).await?;
         let set = KeySet::parse(&document.body)?;
         Ok((set, freshness(document.cache_control.as_deref())))
@@ -73,7 +73,7 @@ impl Issuer {
 
 /// Ends when nobody has the keys any more.
 async fn keep(
-    fetch: impl AsyncFn() -> Result<(KeySet, Duration), Cause>,
+    fetch: impl AsyncFn() -> Result<(KeySet, Duration), BoxError>,
     url: &Uri,
     keys: Weak<SigningKeys>,
     mut wishes: Wishes,

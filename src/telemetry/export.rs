@@ -14,16 +14,14 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tower::BoxError;
 
 use super::{
     metrics::Metrics,
     otlp::{self, Origin},
     trace::{Span, Spans},
 };
-use crate::{
-    error::Cause,
-    upstream::{Own, connector::Connector},
-};
+use crate::upstream::{Own, connector::Connector};
 
 pub struct Options {
     /// The receiver's base URL; `/v1/traces` is added.
@@ -137,8 +135,8 @@ struct Sender {
 /// Why an export did not succeed.
 enum Failure {
     /// Another try may; after this time, where the receiver named one.
-    Passing(Cause, Option<Duration>),
-    Lasting(Cause),
+    Passing(BoxError, Option<Duration>),
+    Lasting(BoxError),
 }
 
 impl Sender {
@@ -220,7 +218,7 @@ impl Sender {
         }
     }
 
-    fn failed(&mut self, cause: &Cause, spans: u64) {
+    fn failed(&mut self, cause: &BoxError, spans: u64) {
         self.metrics.spans_dropped("export_failed", spans);
         // Said once, not every second while the receiver is away.
         if std::mem::replace(&mut self.failing, true) {
@@ -232,7 +230,7 @@ impl Sender {
 
     /// How many spans the receiver did not want.
     async fn send(&mut self, message: Bytes) -> Result<u64, Failure> {
-        let lost = |cause: Cause| Failure::Passing(cause, None);
+        let lost = |cause: BoxError| Failure::Passing(cause, None);
         let mut connection = match self.kept().await {
             Some(connection) => connection,
             None => self.connect().await.map_err(lost)?,
@@ -274,7 +272,7 @@ impl Sender {
         connection.ready().await.ok().map(|()| connection)
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Cause> {
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, BoxError> {
         let stream = self.connector.connect(self.options.timeout).await?.stream;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {

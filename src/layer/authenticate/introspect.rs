@@ -15,7 +15,7 @@ use tower::{ServiceExt, util::BoxCloneService};
 use super::{
     Found, Rules,
     devrev_token::{check_shape, group_of, header_of, own},
-    memory::{Ended, Failure, Joined, Key, Lead, Memory, User},
+    memory::{Ended, Joined, Key, Lead, Memory, User},
 };
 use crate::{
     body::{Body, read_up_to},
@@ -154,9 +154,9 @@ impl Introspection {
                 Some(Ended::Good(user)) => return Ok(user),
                 Some(Ended::Bad) => return Err(Error::RefusedCredential),
                 // Its patience was less than ours.
-                Some(Ended::Failed(Failure::Throttled(wait)))
-                    if Instant::now() + wait <= asker.deadline => {}
-                Some(Ended::Failed(failure)) => return Err(failure.into()),
+                Some(Ended::Failed(Error::QuotaExhausted { retry_after }))
+                    if Instant::now() + retry_after <= asker.deadline => {}
+                Some(Ended::Failed(error)) => return Err(error),
                 // It left: another one asks.
                 None => {}
             }
@@ -212,10 +212,9 @@ impl Introspection {
                 Err(Error::RefusedCredential)
             }
             Err(error) => {
-                let failure = Failure::of(&error);
                 let known = lead.end(Ending::Failed, |known| match known {
                     Some(user) => Ended::Good(user),
-                    None => Ended::Failed(failure),
+                    None => Ended::Failed(error.clone()),
                 });
                 let what = if known.is_some() { "stale" } else { "failed" };
                 self.metrics.introspection(what);
@@ -247,7 +246,7 @@ impl Introspection {
             status if status.is_success() => {
                 let read = timeout(RENEWAL, read_up_to(&mut body, MAX_ANSWER)).await;
                 let read = read.map_err(|_elapsed| Error::UpstreamTimeout)?;
-                let read = read.map_err(Error::Broken)?;
+                let read = read.map_err(Error::broken)?;
                 let user = if read.complete {
                     user_of(&read.bytes)
                 } else {
@@ -321,6 +320,7 @@ mod tests {
         User,
         Refused,
         Throttled(u64),
+        Unreachable,
         Nothing,
     }
 
@@ -358,6 +358,7 @@ mod tests {
                                 retry_after: Duration::from_secs(seconds),
                             });
                         }
+                        Says::Unreachable => return Err(Error::unreachable("connection refused")),
                         Says::Nothing => std::future::pending().await,
                     }
                     Ok(response)
@@ -482,5 +483,18 @@ mod tests {
             matches!(third, Err(Error::QuotaExhausted { retry_after }) if retry_after.as_secs() == 20)
         );
         assert_eq!(rig.asked().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn followers_get_the_error_of_the_question_with_its_cause() {
+        let rig = Rig::new(&[Says::Unreachable]);
+        let (first, second) = tokio::join!(rig.call(None), rig.call(None));
+        for result in [first, second] {
+            let Err(Error::Unreachable(cause)) = result else {
+                panic!("{result:?}");
+            };
+            assert_eq!(cause.to_string(), "connection refused");
+        }
+        assert_eq!(rig.asked().len(), 1);
     }
 }

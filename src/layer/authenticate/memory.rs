@@ -62,7 +62,8 @@ impl User {
 pub(super) enum Ended {
     Good(Arc<User>),
     Bad,
-    Failed(Failure),
+    /// DevRev could not be asked.
+    Failed(Error),
 }
 
 type Follow = watch::Receiver<Option<Ended>>;
@@ -188,56 +189,6 @@ impl Drop for Lead<'_> {
         if !self.ended {
             let memory = self.memory;
             memory.cache().end(&self.key, Ending::Left, memory.now());
-        }
-    }
-}
-
-/// Why DevRev could not be asked, in a form that many can be told.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Failure {
-    Throttled(Duration),
-    RoomFull(Duration),
-    Overloaded(Duration),
-    Draining(Duration),
-    CircuitOpen(Duration),
-    Unverified(Duration),
-    Unreachable,
-    Broken,
-    TimedOut,
-    Internal,
-}
-
-impl Failure {
-    pub fn of(error: &Error) -> Failure {
-        match error {
-            Error::QuotaExhausted { retry_after } => Failure::Throttled(*retry_after),
-            Error::WaitingRoomFull { retry_after } => Failure::RoomFull(*retry_after),
-            Error::Overloaded { retry_after } => Failure::Overloaded(*retry_after),
-            Error::Draining { retry_after } => Failure::Draining(*retry_after),
-            Error::CircuitOpen { retry_after } => Failure::CircuitOpen(*retry_after),
-            Error::TokenUnverified { retry_after } => Failure::Unverified(*retry_after),
-            Error::Unreachable(_) => Failure::Unreachable,
-            Error::Broken(_) => Failure::Broken,
-            Error::UpstreamTimeout => Failure::TimedOut,
-            _ => Failure::Internal,
-        }
-    }
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Error {
-        const CAUSE: &str = "when another request asked about the same token";
-        match failure {
-            Failure::Throttled(retry_after) => Error::QuotaExhausted { retry_after },
-            Failure::RoomFull(retry_after) => Error::WaitingRoomFull { retry_after },
-            Failure::Overloaded(retry_after) => Error::Overloaded { retry_after },
-            Failure::Draining(retry_after) => Error::Draining { retry_after },
-            Failure::CircuitOpen(retry_after) => Error::CircuitOpen { retry_after },
-            Failure::Unverified(retry_after) => Error::TokenUnverified { retry_after },
-            Failure::Unreachable => Error::Unreachable(CAUSE.into()),
-            Failure::Broken => Error::Broken(CAUSE.into()),
-            Failure::TimedOut => Error::UpstreamTimeout,
-            Failure::Internal => Error::Internal,
         }
     }
 }

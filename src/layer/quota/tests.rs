@@ -526,9 +526,9 @@ async fn only_what_may_have_been_sent_is_doubted() {
             let fails = service_fn(move |_: Request<Body>| async move {
                 sleep(Duration::from_millis(1)).await;
                 Err::<Response<Body>, _>(if unreachable {
-                    Error::Unreachable("refused".into())
+                    Error::unreachable("refused")
                 } else {
-                    Error::Broken("reset".into())
+                    Error::broken("reset")
                 })
             });
             let call = rig.layer.layer(fails).oneshot(request("a", 1, SECOND));
