@@ -3,6 +3,7 @@ pub mod body;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod hash;
 pub mod layer;
 pub mod policy;
 pub mod record;

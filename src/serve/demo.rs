@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 
 use super::{Gateway, signals::Signals};
-use crate::{config, simulator, telemetry::log};
+use crate::{config, hash::sha256, simulator, telemetry::log};
 
 const KEY: &str = "demo-key";
 
@@ -61,8 +61,7 @@ access = "all"
 }
 
 fn hash(key: &str) -> String {
-    use sha2::{Digest, Sha256};
-    Sha256::digest(key)
+    sha256(key.as_bytes())
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()

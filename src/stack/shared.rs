@@ -57,8 +57,8 @@ pub struct Shared {
 
 impl Shared {
     /// # Errors
-    /// When a token cannot stand in a header.
-    pub fn new(config: &Config, draining: Draining) -> Result<Self, http::Error> {
+    /// When a token cannot stand in a header, or the system gives no random numbers.
+    pub fn new(config: &Config, draining: Draining) -> anyhow::Result<Self> {
         let groups = Arc::new(Groups::new(wanted(config)));
         let mut metrics = Metrics::new();
         let watched = groups.clone();
@@ -73,7 +73,7 @@ impl Shared {
             limiters: ArcSwap::from_pointee(Limiters::new(config)),
             keys: Keys::default(),
             tokens: Arc::new(ArcSwap::from_pointee(tokens(config, &Tokens::new())?)),
-            memory: Arc::new(Memory::new(strangers(config))),
+            memory: Arc::new(Memory::new(strangers(config))?),
             signing_keys: ArcSwapOption::empty(),
             draining,
             epoch: Instant::now(),

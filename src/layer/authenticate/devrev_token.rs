@@ -7,11 +7,11 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderValue;
-use sha2::{Digest, Sha256};
 
 use super::Identity;
 use crate::{
     error::Error,
+    hash::sha256,
     policy::{access::Access, fair::Share, token},
     types::{Caller, OwnToken},
 };
@@ -65,7 +65,7 @@ pub(super) fn header_of(token: &[u8]) -> Result<HeaderValue, Error> {
 pub(super) fn own(token: &[u8]) -> Result<OwnToken, Error> {
     Ok(OwnToken {
         header: header_of(token)?,
-        hash: Sha256::digest(token).into(),
+        hash: sha256(token),
     })
 }
 

@@ -376,7 +376,7 @@ mod tests {
                 enforce: true,
             };
             let introspection = Introspection {
-                memory: Arc::new(Memory::new(4)),
+                memory: Arc::new(Memory::new(4).expect("randomness")),
                 ttl: TTL,
                 attempt_timeout: Duration::from_secs(30),
                 below,

@@ -304,10 +304,10 @@ fn only_credential(headers: &HeaderMap) -> Result<Option<&[u8]>, Error> {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
-    use sha2::{Digest, Sha256};
 
     use super::*;
     use crate::{
+        hash::sha256,
         policy::{
             access::Access,
             fair::{Priority, Share},
@@ -363,7 +363,7 @@ mod tests {
                 not_after: now,
             }))
         };
-        let key: [u8; 32] = Sha256::digest("key").into();
+        let key = sha256(b"key");
         let methods = |anonymous: bool| {
             let by_key = Known {
                 caller: caller("by-key"),

@@ -7,10 +7,10 @@ use std::{
 };
 
 use http::{HeaderValue, Request, StatusCode};
-use sha2::{Digest, Sha256};
 
 use crate::{
     body::Body,
+    hash::sha256,
     policy::token_health::{Change, Health, Outcome, Pass, Turn, outcome},
     telemetry::metrics::Metrics,
     types::{Caller, Named, OwnToken},
@@ -31,7 +31,7 @@ pub struct Token {
 impl Token {
     /// `header` is `Bearer TOKEN`, marked sensitive.
     pub fn new(name: Arc<str>, header: HeaderValue) -> Token {
-        let hash = Sha256::digest(header.as_bytes()).into();
+        let hash = sha256(header.as_bytes());
         Token {
             name,
             header,
