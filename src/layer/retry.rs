@@ -220,6 +220,7 @@ impl Parameters {
                 && result
                     .as_ref()
                     .is_ok_and(|r| r.extensions().get::<Demand>().is_some());
+            // Jitter only spreads retries: nothing depends on whether it can be guessed.
             let again = match decide(&self.rules, &attempt, fastrand::f64()) {
                 Decision::Retry {
                     after,

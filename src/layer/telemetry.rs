@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
@@ -114,10 +114,7 @@ where
 fn request_id<B>(request: &Request<B>) -> RequestId {
     match request.headers().get(X_REQUEST_ID) {
         Some(id) if sane_request_id(id) => RequestId(id.clone()),
-        _ => {
-            let id = format!("{:032x}", fastrand::u128(..));
-            RequestId(HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unknown")))
-        }
+        _ => RequestId::random(),
     }
 }
 

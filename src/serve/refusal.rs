@@ -13,7 +13,9 @@ use memchr::memmem::find;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Activity;
-use crate::{error::Error, layer::headers::X_REQUEST_ID, telemetry::metrics::Metrics};
+use crate::{
+    error::Error, layer::headers::X_REQUEST_ID, telemetry::metrics::Metrics, types::RequestId,
+};
 
 pub struct Refusals<I> {
     inner: I,
@@ -92,9 +94,7 @@ impl<I> Refusals<I> {
         {
             head.headers.insert(header::DATE, date);
         }
-        if let Ok(id) = HeaderValue::try_from(format!("{:032x}", fastrand::u128(..))) {
-            head.headers.insert(X_REQUEST_ID, id);
-        }
+        head.headers.insert(X_REQUEST_ID, RequestId::random().0);
         let mut out = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
         for (name, value) in &head.headers {
             out.extend_from_slice(name.as_str().as_bytes());

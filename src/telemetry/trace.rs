@@ -43,6 +43,8 @@ impl Trace {
                 live: None,
             },
             None => {
+                // Not hard to guess, nor need it be: W3C Trace Context asks for ids that are unique, and this one grants
+                // nothing.
                 let id = TraceId::from_random(fastrand::u128(..));
                 Trace {
                     id,
@@ -130,6 +132,7 @@ impl Live {
     }
 }
 
+/// As a trace's: unique, and no secret.
 fn span_id() -> SpanId {
     SpanId::from_random(fastrand::u64(..))
 }
