@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod hash;
+mod label;
 pub mod layer;
 pub mod policy;
 pub mod record;

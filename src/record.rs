@@ -9,7 +9,10 @@ use std::{
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::telemetry::trace::{Trace, What};
+use crate::{
+    error::Code,
+    telemetry::trace::{Trace, What},
+};
 
 /// A handle on one request's record; travels in the request's extensions.
 #[derive(Clone, Default)]
@@ -37,9 +40,9 @@ pub struct Facts {
     /// `RateLimit-Policy` and `RateLimit` of the caller's own limit.
     pub rate: Option<(HeaderValue, HeaderValue)>,
     /// The code of the refusal, where revgate made the answer.
-    pub code: Option<&'static str>,
+    pub code: Option<Code>,
     /// The code of the first refusal that did not happen because enforcement is off for this caller.
-    pub would_refuse: Option<&'static str>,
+    pub would_refuse: Option<Code>,
     /// Deprecated fields in use: the answer says so.
     pub deprecated: Vec<Arc<str>>,
     /// A `Link` to what is said about them.

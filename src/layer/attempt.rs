@@ -17,7 +17,7 @@ use crate::{
     error::Error,
     policy::trace::{SpanId, TRACEPARENT, TRACESTATE},
     record::Record,
-    telemetry::trace::{Trace, What},
+    telemetry::trace::{End, Trace, What},
     types::Named,
 };
 
@@ -85,15 +85,6 @@ fn propagate(trace: &Trace, headers: &mut HeaderMap) -> SpanId {
     span
 }
 
-/// How an attempt ended.
-#[derive(Clone, Copy)]
-enum End {
-    Answered(u16),
-    Failed(&'static str),
-    /// The caller did not wait for it.
-    Left,
-}
-
 /// An attempt that has begun. Its end is noted when this is dropped.
 struct UnderWay {
     record: Record,
@@ -120,19 +111,11 @@ impl UnderWay {
             before
         };
         if let (Some(trace), Some(span)) = (self.record.trace(), self.span) {
-            trace.child_with(span, self.start, || {
-                let (status, error) = match end {
-                    End::Answered(status) => (Some(status), None),
-                    End::Failed(code) => (None, Some(code)),
-                    End::Left => (None, Some("caller_left")),
-                };
-                What::Attempt {
-                    method: self.method.clone(),
-                    operation: self.operation,
-                    before,
-                    status,
-                    error,
-                }
+            trace.child_with(span, self.start, || What::Attempt {
+                method: self.method.clone(),
+                operation: self.operation,
+                before,
+                end,
             });
         }
     }

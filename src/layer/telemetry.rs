@@ -16,6 +16,7 @@ use tower::{Layer, Service};
 use super::{headers::X_REQUEST_ID, other};
 use crate::{
     body::{Body, Guard, InboundFault},
+    error::Code,
     policy::headers::sane_request_id,
     record::{Facts, Record},
     telemetry::{
@@ -215,8 +216,8 @@ impl End {
             operation,
             status = self.status(),
             source,
-            code = facts.code.unwrap_or(""),
-            would_refuse = facts.would_refuse.unwrap_or(""),
+            code = facts.code.map_or("", Code::label),
+            would_refuse = facts.would_refuse.map_or("", Code::label),
             decision = facts.decision(self.status.is_some()),
             attempts = facts.attempts,
             wait_ms = milliseconds(facts.waited),
@@ -299,7 +300,7 @@ mod tests {
             match request.uri().path() {
                 "/leave" => std::future::pending::<()>().await,
                 "/let-pass" => {
-                    super::super::record(&request).facts().would_refuse = Some("forbidden");
+                    super::super::record(&request).facts().would_refuse = Some(Code::Forbidden);
                 }
                 _ => {}
             }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     config::{CallerCredential, Config, RewriteMode},
-    error::Error,
+    error::{Code, Error},
     layer::{admission, authenticate, rate_limit::TokioClock},
     policy::{
         access::Access,
@@ -277,7 +277,7 @@ impl Explanation {
     }
 
     /// The codes that enforcement would refuse it with.
-    fn would_refuse(&self) -> Vec<&'static str> {
+    fn would_refuse(&self) -> Vec<Code> {
         let codes = self.steps.iter().filter_map(|step| match &step.fate {
             Fate::WouldRefuse(refusal) => Some(error(refusal).code()),
             _ => None,
@@ -321,16 +321,16 @@ impl fmt::Display for Explanation {
             writeln!(f, "{mark} {:<13} {}", step.layer, step.says)?;
         }
         if let Some((step, error)) = self.refusal() {
-            let (status, code) = (error.status().as_u16(), error.code());
+            let (status, code) = (error.status().as_u16(), error.code().label());
             return write!(f, "\nrefused by {}: {status} {code}", step.layer);
         }
         match self.would_refuse().as_slice() {
             [] => f.write_str("\nforwarded"),
-            codes => write!(
-                f,
-                "\nforwarded, as enforce is off; else refused: {}",
-                codes.join(", ")
-            ),
+            codes => {
+                let codes: Vec<_> = codes.iter().map(|code| code.label()).collect();
+                let codes = codes.join(", ");
+                write!(f, "\nforwarded, as enforce is off; else refused: {codes}")
+            }
         }
     }
 }

@@ -77,7 +77,7 @@ impl<I> Refusals<I> {
         self.metrics
             .request(&"other".into(), "other", status, "gateway", 0.0);
         self.metrics.refused(&"other".into(), error.code());
-        tracing::debug!(code = error.code(), "refused: {error}");
+        tracing::debug!(code = error.code().label(), "refused: {error}");
         let (mut head, body) = error.response(None).into_parts();
         // A refusal's body is whole from the start, so this is ready at once.
         let body = body.collect();

@@ -14,6 +14,7 @@ use super::{
     process::ProcessStats,
     quota::{Quota, Sample},
 };
+use crate::error::Code;
 
 /// A name from the configuration; cloning it copies a pointer, not text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +25,19 @@ impl EncodeLabelValue for Name {
         encoder.write_str(&self.0)
     }
 }
+
+/// A metric takes the variants of an enum, so that no other word becomes a label.
+macro_rules! label_values {
+    ($($name:ident),* $(,)?) => {$(
+        impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), Error> {
+                encoder.write_str(self.label())
+            }
+        }
+    )*};
+}
+
+label_values!(Code);
 
 macro_rules! labels {
     ($($name:ident { $($field:ident: $type:ty),* })*) => {$(
@@ -43,7 +57,7 @@ labels! {
     BySource { source: &'static str }
     ByClass { operation_class: &'static str }
     ByReason { reason: &'static str }
-    ByCode { caller: Name, code: &'static str }
+    ByCode { caller: Name, code: Code }
     ByOutcome { outcome: &'static str }
     ByField { caller: Name, operation: &'static str, field: Name }
     ByToken { token: Name }
@@ -208,7 +222,7 @@ impl Metrics {
             .get_or_create(&ByReason { reason })
             .observe(seconds);
     }
-    pub fn refused(&self, caller: &Arc<str>, code: &'static str) {
+    pub fn refused(&self, caller: &Arc<str>, code: Code) {
         self.refused
             .get_or_create(&ByCode {
                 caller: name(caller),
@@ -222,7 +236,7 @@ impl Metrics {
     pub fn key_fetch(&self, result: &'static str) {
         self.key_fetches.get_or_create(&ByResult { result }).inc();
     }
-    pub fn would_refuse(&self, caller: &Arc<str>, code: &'static str) {
+    pub fn would_refuse(&self, caller: &Arc<str>, code: Code) {
         self.would_refuse
             .get_or_create(&ByCode {
                 caller: name(caller),
@@ -231,7 +245,7 @@ impl Metrics {
             .inc();
     }
     /// How often that was counted, for the admin's JSON.
-    pub fn would_refused(&self, caller: &Arc<str>, code: &'static str) -> u64 {
+    pub fn would_refused(&self, caller: &Arc<str>, code: Code) -> u64 {
         let label = ByCode {
             caller: name(caller),
             code,
@@ -352,10 +366,10 @@ mod tests {
         m.request(&a, "works.list", 200, "upstream", 0.1);
         m.upstream_duration("read", 0.1);
         m.wait("quota", 1.0);
-        m.refused(&a, "forbidden");
+        m.refused(&a, Code::Forbidden);
         m.auth_failure("jwt_expired");
         m.key_fetch("ok");
-        m.would_refuse(&a, "forbidden");
+        m.would_refuse(&a, Code::Forbidden);
         m.attempt("ok");
         m.retry("429");
         m.deprecated(&a, "rev-users.link", &"user_don".into());

@@ -1,12 +1,12 @@
 //! Spans as OTLP says them: the few messages of `opentelemetry.proto.collector.trace.v1` that are used here, and the names of
 //! OpenTelemetry's semantic conventions for HTTP. Field numbers are fixed since OTLP 1.0.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use http::Method;
 use prost::Message;
 
-use super::trace::{Span, What};
+use super::trace::{End, Span, What};
 
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
@@ -211,7 +211,7 @@ fn of_request(what: &What) -> Parts {
     all.push(integer("revgate.attempts", i64::from(*attempts)));
     all.push(number("revgate.wait_ms", waited.as_micros() as f64 / 1e3));
     if let Some(code) = would_refuse {
-        all.push(text("revgate.would_refuse", code));
+        all.push(text("revgate.would_refuse", code.label()));
     }
     if *operation != OTHER {
         all.push(text("http.route", &format!("/{operation}")));
@@ -221,7 +221,7 @@ fn of_request(what: &What) -> Parts {
     if let Some(status) = status {
         all.push(integer("http.response.status_code", i64::from(*status)));
         match code {
-            Some(code) => all.push(text("error.type", code)),
+            Some(code) => all.push(text("error.type", code.label())),
             None if failed => all.push(text("error.type", &status.to_string())),
             None => {}
         }
@@ -234,8 +234,7 @@ fn of_attempt(origin: &Origin, what: &What) -> Parts {
         method,
         operation,
         before,
-        status,
-        error,
+        end,
     } = what
     else {
         return Parts::default();
@@ -246,20 +245,23 @@ fn of_attempt(origin: &Origin, what: &What) -> Parts {
     if *before > 0 {
         all.push(integer("http.request.resend_count", i64::from(*before)));
     }
-    let mut failed = false;
-    if let Some(status) = status {
-        all.push(integer("http.response.status_code", i64::from(*status)));
-        failed = *status >= 400;
-        if failed {
-            all.push(text("error.type", &status.to_string()));
+    let error = match end {
+        End::Answered(status) => {
+            all.push(integer("http.response.status_code", i64::from(*status)));
+            (*status >= 400).then(|| status.to_string().into())
         }
-    }
+        End::Failed(code) => Some(Cow::from(code.label())),
+        End::Left => Some(CALLER_LEFT.into()),
+    };
+    let failed = error.is_some();
     if let Some(error) = error {
-        all.push(text("error.type", error));
-        failed = true;
+        all.push(text("error.type", &error));
     }
     (name(method, operation), CLIENT, all, failed)
 }
+
+/// The error of an attempt whose caller did not wait for it.
+const CALLER_LEFT: &str = "caller_left";
 
 /// The name of every operation that is not known: its path may hold anything, so it is not told.
 const OTHER: &str = "other";

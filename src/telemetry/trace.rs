@@ -12,7 +12,10 @@ use http::{HeaderMap, HeaderValue, Method};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::metrics::Metrics;
-use crate::policy::trace::{Context, Flags, SpanId, TraceId, sampled};
+use crate::{
+    error::Code,
+    policy::trace::{Context, Flags, SpanId, TraceId, sampled},
+};
 
 /// The trace that a request is part of.
 pub struct Trace {
@@ -161,8 +164,8 @@ pub enum What {
         request_id: HeaderValue,
         status: Option<u16>,
         /// Of the refusal, where the gateway made the answer.
-        code: Option<&'static str>,
-        would_refuse: Option<&'static str>,
+        code: Option<Code>,
+        would_refuse: Option<Code>,
         decision: &'static str,
         attempts: u32,
         waited: Duration,
@@ -175,10 +178,19 @@ pub enum What {
         operation: &'static str,
         /// How many there were before it.
         before: u32,
-        status: Option<u16>,
-        /// Why there was no answer.
-        error: Option<&'static str>,
+        end: End,
     },
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Upstream answered, with this status.
+    Answered(u16),
+    /// There was no answer.
+    Failed(Code),
+    /// The caller did not wait for it.
+    Left,
 }
 
 /// Where finished spans are put for the exporter. Bounded, and never waited for.

@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use revgate::telemetry::{metrics::Metrics, quota::Sample};
+use revgate::{
+    error::Code,
+    telemetry::{metrics::Metrics, quota::Sample},
+};
 
 const ALERTS: &str = "deploy/prometheus/alerts.yaml";
 const DASHBOARD: &str = "deploy/grafana/revgate.json";
@@ -36,8 +39,8 @@ fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     m.request(&a, "works.list", 200, "upstream", 0.1);
     m.upstream_duration("read", 0.1);
     m.wait("quota", 1.0);
-    m.refused(&a, "forbidden");
-    m.would_refuse(&a, "forbidden");
+    m.refused(&a, Code::Forbidden);
+    m.would_refuse(&a, Code::Forbidden);
     m.attempt("success");
     m.retry("throttled");
     m.deprecated(&a, "rev-users.link", &a);

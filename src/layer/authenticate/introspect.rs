@@ -219,7 +219,7 @@ impl Introspection {
                 let what = if known.is_some() { "stale" } else { "failed" };
                 self.metrics.introspection(what);
                 tracing::debug!(
-                    code = error.code(),
+                    code = error.code().label(),
                     what,
                     "DevRev could not be asked about a token"
                 );
