@@ -17,10 +17,10 @@ use crate::{
     error::Error,
     policy::{
         feedback::whole_seconds,
-        retry::{Attempt, Budget, Decision, Outcome, Rules, decide},
+        retry::{Attempt, Budget, Decision, Outcome, Reason, Rules, decide},
     },
     record::Record,
-    telemetry::metrics::Metrics,
+    telemetry::{labels::AttemptOutcome, metrics::Metrics},
     types::{Deadline, Demand, Named},
 };
 
@@ -187,12 +187,14 @@ impl Parameters {
         loop {
             number += 1;
             let result = inner.call(call.attempt()).await;
-            let Some((outcome, label)) = outcome(&result) else {
+            let Some((outcome, reason)) = failure(&result) else {
                 let reached = reached(&result);
                 call.record.facts().attempts = if reached { number } else { number - 1 };
                 if reached {
-                    self.metrics
-                        .attempt(if result.is_ok() { "success" } else { "refused" });
+                    self.metrics.attempt(match result {
+                        Ok(_) => AttemptOutcome::Success,
+                        Err(_) => AttemptOutcome::Refused,
+                    });
                 }
                 return match (result, last) {
                     (Err(error), Some((response, after))) if gives_way(&error) => {
@@ -201,11 +203,11 @@ impl Parameters {
                     (result, _) => result,
                 };
             };
-            self.metrics.attempt(label);
+            self.metrics.attempt(AttemptOutcome::Failed(reason));
             {
                 let mut facts = call.record.facts();
                 facts.attempts = number;
-                facts.throttled += u32::from(label == "throttled");
+                facts.throttled += u32::from(reason == Reason::Throttled);
             }
             let attempt = Attempt {
                 number,
@@ -216,7 +218,7 @@ impl Parameters {
             };
             // The group is stopped for as long as the answer said: that wait is the quota layer's, where the request has
             // its turn, and where the wait is counted and can be ended by hand.
-            let group_waits = matches!(label, "throttled" | "unavailable")
+            let group_waits = matches!(reason, Reason::Throttled | Reason::Unavailable)
                 && result
                     .as_ref()
                     .is_ok_and(|r| r.extensions().get::<Demand>().is_some());
@@ -243,7 +245,7 @@ impl Parameters {
                     last = Some((response, after));
                 }
             }
-            self.metrics.retry(label);
+            self.metrics.retry(reason);
             if !group_waits {
                 self.wait(after, &call.record).await?;
             }
@@ -268,21 +270,10 @@ impl Parameters {
     }
 }
 
-/// What an attempt came to, where another try may be the answer.
-fn outcome(result: &Result<Response<Body>, Error>) -> Option<(Outcome, &'static str)> {
+/// How an attempt failed, where another may be the answer.
+fn failure(result: &Result<Response<Body>, Error>) -> Option<(Outcome, Reason)> {
     let outcome = ending(result)?;
-    let label = match outcome {
-        Outcome::NotWritten => "not_written",
-        Outcome::Lost => "lost",
-        Outcome::TimedOut => "timeout",
-        Outcome::Status { status, .. } => match status.as_u16() {
-            429 => "throttled",
-            503 => "unavailable",
-            500 | 502 | 504 => "server_error",
-            _ => return None,
-        },
-    };
-    Some((outcome, label))
+    Some((outcome, outcome.reason()?))
 }
 
 /// A refusal of ours that says less than upstream's own last answer does.

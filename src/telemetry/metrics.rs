@@ -11,10 +11,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::{
+    labels::AttemptOutcome,
     process::ProcessStats,
     quota::{Quota, Sample},
 };
-use crate::error::Code;
+use crate::{error::Code, policy::retry::Reason};
 
 /// A name from the configuration; cloning it copies a pointer, not text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +38,7 @@ macro_rules! label_values {
     )*};
 }
 
-label_values!(Code);
+label_values!(AttemptOutcome, Code, Reason);
 
 macro_rules! labels {
     ($($name:ident { $($field:ident: $type:ty),* })*) => {$(
@@ -58,7 +59,8 @@ labels! {
     ByClass { operation_class: &'static str }
     ByReason { reason: &'static str }
     ByCode { caller: Name, code: Code }
-    ByOutcome { outcome: &'static str }
+    ByOutcome { outcome: AttemptOutcome }
+    ByRetry { reason: Reason }
     ByField { caller: Name, operation: &'static str, field: Name }
     ByToken { token: Name }
     ByResult { result: &'static str }
@@ -101,7 +103,7 @@ pub struct Metrics {
     key_fetches: Family<ByResult, Counter>,
     would_refuse: Family<ByCode, Counter>,
     attempts: Family<ByOutcome, Counter>,
-    retries: Family<ByReason, Counter>,
+    retries: Family<ByRetry, Counter>,
     deprecated: Family<ByField, Counter>,
     rewrite_skipped: Family<ByReason, Counter>,
     token_expiry: Family<ByToken, Seconds>,
@@ -254,11 +256,11 @@ impl Metrics {
             .get(&label)
             .map_or(0, |counter| counter.get())
     }
-    pub fn attempt(&self, outcome: &'static str) {
+    pub fn attempt(&self, outcome: AttemptOutcome) {
         self.attempts.get_or_create(&ByOutcome { outcome }).inc();
     }
-    pub fn retry(&self, reason: &'static str) {
-        self.retries.get_or_create(&ByReason { reason }).inc();
+    pub fn retry(&self, reason: Reason) {
+        self.retries.get_or_create(&ByRetry { reason }).inc();
     }
     pub fn deprecated(&self, caller: &Arc<str>, operation: &'static str, field: &Arc<str>) {
         self.deprecated
@@ -370,8 +372,8 @@ mod tests {
         m.auth_failure("jwt_expired");
         m.key_fetch("ok");
         m.would_refuse(&a, Code::Forbidden);
-        m.attempt("ok");
-        m.retry("429");
+        m.attempt(AttemptOutcome::Success);
+        m.retry(Reason::Throttled);
         m.deprecated(&a, "rev-users.link", &"user_don".into());
         m.rewrite_skipped("encoding");
         m.token_expiry(&a, Some(1.0));
@@ -392,8 +394,8 @@ mod tests {
             r#"revgate_auth_failures_total{reason="jwt_expired"} 1"#,
             r#"revgate_jwks_fetches_total{result="ok"} 1"#,
             r#"revgate_would_refuse_total{caller="a",code="forbidden"} 1"#,
-            r#"revgate_attempts_total{outcome="ok"} 1"#,
-            r#"revgate_retries_total{reason="429"} 1"#,
+            r#"revgate_attempts_total{outcome="success"} 1"#,
+            r#"revgate_retries_total{reason="throttled"} 1"#,
             r#"revgate_upstream_throttled_total{group="a"} 1"#,
             r#"revgate_quota_limit{group="a"} 5"#,
             r#"revgate_quota_remaining{group="a"} 4"#,

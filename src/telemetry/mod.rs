@@ -2,6 +2,7 @@
 pub mod export;
 mod history;
 pub mod keys;
+pub mod labels;
 pub mod log;
 pub mod metrics;
 pub mod otlp;

@@ -9,7 +9,8 @@ use std::{
 
 use revgate::{
     error::Code,
-    telemetry::{metrics::Metrics, quota::Sample},
+    policy::retry::Reason,
+    telemetry::{labels::AttemptOutcome, metrics::Metrics, quota::Sample},
 };
 
 const ALERTS: &str = "deploy/prometheus/alerts.yaml";
@@ -41,8 +42,8 @@ fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     m.wait("quota", 1.0);
     m.refused(&a, Code::Forbidden);
     m.would_refuse(&a, Code::Forbidden);
-    m.attempt("success");
-    m.retry("throttled");
+    m.attempt(AttemptOutcome::Success);
+    m.retry(Reason::Throttled);
     m.deprecated(&a, "rev-users.link", &a);
     m.rewrite_skipped("encoding");
     m.token_expiry(&a, Some(1.0));
