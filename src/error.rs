@@ -13,6 +13,7 @@ use tower::BoxError;
 pub use self::code::Code;
 use crate::{
     body::Body,
+    label::label_enum,
     policy::{
         feedback::whole_seconds,
         jwt,
@@ -92,6 +93,46 @@ pub enum Error {
     Internal,
 }
 
+/// Why nobody was known to call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AuthFailure {
+    Credential(CredentialFault),
+    /// What was wrong with a signed token.
+    Token(jwt::Fault),
+}
+
+impl AuthFailure {
+    /// Every one.
+    pub fn all() -> impl Iterator<Item = AuthFailure> {
+        let credentials = CredentialFault::ALL.iter().copied();
+        let tokens = jwt::Fault::ALL.iter().copied();
+        credentials
+            .map(AuthFailure::Credential)
+            .chain(tokens.map(AuthFailure::Token))
+    }
+
+    /// Its name in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            AuthFailure::Credential(fault) => fault.label(),
+            AuthFailure::Token(fault) => fault.label(),
+        }
+    }
+}
+
+label_enum! {
+    /// What was wrong with a key, a DevRev token or a client certificate.
+    pub enum CredentialFault {
+        Missing = "no_credential",
+        Unknown = "unknown_credential",
+        Expired = "expired_credential",
+        /// By DevRev.
+        Refused = "refused_credential",
+        UnknownCertificate = "unknown_certificate",
+        ExpiredCertificate = "expired_certificate",
+    }
+}
+
 impl Error {
     /// No connection could be made.
     pub fn unreachable(cause: impl Into<BoxError>) -> Error {
@@ -143,18 +184,22 @@ impl Error {
         self.code().status()
     }
 
-    /// Why nobody was known to call: a label of the metrics, never told to a caller.
-    pub fn auth_reason(&self) -> Option<&'static str> {
-        match self {
-            Error::NoCredential => Some("no_credential"),
-            Error::UnknownCredential => Some("unknown_credential"),
-            Error::ExpiredCredential => Some("expired_credential"),
-            Error::RefusedCredential => Some("refused_credential"),
-            Error::UnknownCertificate => Some("unknown_certificate"),
-            Error::ExpiredCertificate => Some("expired_certificate"),
-            Error::BadToken(fault) => Some(fault.label()),
-            _ => None,
-        }
+    /// Why nobody was known to call; never told to a caller.
+    pub fn auth_failure(&self) -> Option<AuthFailure> {
+        Some(match self {
+            Error::NoCredential => AuthFailure::Credential(CredentialFault::Missing),
+            Error::UnknownCredential => AuthFailure::Credential(CredentialFault::Unknown),
+            Error::ExpiredCredential => AuthFailure::Credential(CredentialFault::Expired),
+            Error::RefusedCredential => AuthFailure::Credential(CredentialFault::Refused),
+            Error::UnknownCertificate => {
+                AuthFailure::Credential(CredentialFault::UnknownCertificate)
+            }
+            Error::ExpiredCertificate => {
+                AuthFailure::Credential(CredentialFault::ExpiredCertificate)
+            }
+            Error::BadToken(fault) => AuthFailure::Token(*fault),
+            _ => return None,
+        })
     }
 
     /// How long the caller should stay away; on every 429 and 503.
@@ -249,6 +294,7 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::label::assert_labels;
 
     #[test]
     fn every_429_and_503_names_a_time_in_whole_seconds() {
@@ -310,10 +356,16 @@ mod tests {
             assert_eq!(error.code(), Code::Unauthenticated, "{error:?}");
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{error:?}");
             assert_eq!(response.headers()["www-authenticate"], "Bearer");
-            reasons.extend(error.auth_reason());
+            reasons.extend(error.auth_failure().map(AuthFailure::label));
         }
         assert_eq!(reasons.len(), all.len(), "{reasons:?}");
-        assert_eq!(Error::Forbidden.auth_reason(), None);
+        assert_eq!(Error::Forbidden.auth_failure(), None);
+    }
+
+    #[test]
+    fn reasons_are_called_as_the_documents_call_them() {
+        assert_labels!(CredentialFault: "no_credential" "unknown_credential" "expired_credential"
+            "refused_credential" "unknown_certificate" "expired_certificate");
     }
 
     #[test]

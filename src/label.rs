@@ -37,3 +37,33 @@ macro_rules! label_enum {
 }
 
 pub(crate) use label_enum;
+
+/// That an enum has these names and no others, in its order: what reads them outside is not compiled with it.
+#[cfg(test)]
+macro_rules! assert_labels {
+    ($name:ident: $($label:literal)+) => {
+        let labels: Vec<_> = $name::ALL.iter().map(|one| one.label()).collect();
+        assert_eq!(labels, [$($label),+], stringify!($name));
+    };
+}
+
+#[cfg(test)]
+pub(crate) use assert_labels;
+
+#[cfg(test)]
+mod tests {
+    label_enum! {
+        enum Light {
+            Red = "stop",
+            Green = "go",
+        }
+    }
+
+    #[test]
+    fn a_variant_is_its_name_in_json() {
+        assert_labels!(Light: "stop" "go");
+        let json = serde_json::json!({ "light": Light::Green });
+        assert_eq!(json.to_string(), r#"{"light":"go"}"#);
+        assert!(Light::Red < Light::Green);
+    }
+}

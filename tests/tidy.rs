@@ -1,11 +1,14 @@
-//! Holds the shape that `src/ARCHITECTURE.md` describes. Reads the sources as text, and asks the program for its codes.
+//! Holds the shape that `src/ARCHITECTURE.md` describes. Reads the sources as text, and asks the program for the names that documents must have.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use revgate::error::Code;
+use revgate::{
+    error::{AuthFailure, Code},
+    telemetry::labels::{self, Decision, Introspection, SpanDrop},
+};
 
 const MAX_LINES: usize = 400;
 
@@ -198,6 +201,27 @@ fn every_code_is_in_the_readme() {
     none(
         &missing
             .map(|code| format!("README.md: no row for the code `{code}`"))
+            .collect::<Vec<_>>(),
+    );
+}
+
+#[test]
+fn every_reason_is_documented() {
+    let documents = ["README.md", "config/README.md", "deploy/README.md"];
+    let text: String = documents
+        .iter()
+        .filter_map(|path| fs::read_to_string(root().join(path)).ok())
+        .collect();
+    let labels = AuthFailure::all()
+        .map(AuthFailure::label)
+        .chain(Introspection::ALL.iter().map(|result| result.label()))
+        .chain(SpanDrop::ALL.iter().map(|reason| reason.label()))
+        .chain(labels::Source::ALL.iter().map(|source| source.label()))
+        .chain(Decision::ALL.iter().map(|decision| decision.label()));
+    let missing = labels.filter(|label| !text.contains(&format!("`{label}`")));
+    none(
+        &missing
+            .map(|label| format!("no document says what `{label}` means"))
             .collect::<Vec<_>>(),
     );
 }

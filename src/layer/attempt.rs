@@ -15,7 +15,10 @@ use super::record;
 use crate::{
     body::Body,
     error::Error,
-    policy::trace::{SpanId, TRACEPARENT, TRACESTATE},
+    policy::{
+        operation::OperationLabel,
+        trace::{SpanId, TRACEPARENT, TRACESTATE},
+    },
     record::Record,
     telemetry::trace::{End, Trace, What},
     types::Named,
@@ -61,7 +64,7 @@ where
             operation: request
                 .extensions()
                 .get::<Named>()
-                .map_or("other", |Named(operation)| operation.label()),
+                .map_or(OperationLabel::OTHER, |Named(operation)| operation.label()),
             record,
             start: Instant::now(),
             end: Some(End::Left),
@@ -90,7 +93,7 @@ struct UnderWay {
     record: Record,
     span: Option<SpanId>,
     method: Method,
-    operation: &'static str,
+    operation: OperationLabel,
     start: Instant,
     end: Option<End>,
 }

@@ -165,7 +165,10 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::{policy::circuit::Rules, types::Demand};
+    use crate::{
+        policy::circuit::{Rules, Status},
+        types::Demand,
+    };
 
     const OPEN: Duration = Duration::from_secs(5);
 
@@ -211,15 +214,18 @@ mod tests {
             for _ in 0..2 {
                 let _ = self.attempt(|| answer(503, None)).await;
             }
-            assert_eq!(self.state(), "open");
+            assert_eq!(self.state(), Status::Open);
         }
 
         /// What the admin and the metrics show, which must agree.
-        fn state(&self) -> &'static str {
+        fn state(&self) -> Status {
             let parameters = &self.parameters;
             let state = parameters.circuit().view(parameters.epoch.elapsed()).state;
-            let gauge = format!("\nrevgate_circuit_open {}\n", u8::from(state != "closed"));
-            assert!(parameters.metrics.encode().contains(&gauge), "{state}");
+            let gauge = format!(
+                "\nrevgate_circuit_open {}\n",
+                u8::from(state != Status::Closed)
+            );
+            assert!(parameters.metrics.encode().contains(&gauge), "{state:?}");
             state
         }
     }
@@ -246,9 +252,9 @@ mod tests {
         }
         assert_eq!(rig.asked.load(Ordering::Relaxed), 2);
         tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!(rig.state(), "half_open");
+        assert_eq!(rig.state(), Status::HalfOpen);
         rig.attempt(|| answer(200, None)).await.expect("the probe");
-        assert_eq!(rig.state(), "closed");
+        assert_eq!(rig.state(), Status::Closed);
     }
 
     #[tokio::test(start_paused = true)]
@@ -263,7 +269,7 @@ mod tests {
             for _ in 0..2 {
                 let _ = rig.attempt(|| Err(end())).await;
             }
-            assert_eq!(rig.state(), "open", "{:?}", end());
+            assert_eq!(rig.state(), Status::Open, "{:?}", end());
         }
     }
 
@@ -287,15 +293,15 @@ mod tests {
             for _ in 0..3 {
                 let _ = rig.attempt(end).await;
             }
-            assert_eq!(rig.state(), "closed", "{number}");
+            assert_eq!(rig.state(), Status::Closed, "{number}");
             let _ = rig.attempt(|| answer(500, None)).await;
-            assert_eq!(rig.state(), "open", "{number} ended the row");
+            assert_eq!(rig.state(), Status::Open, "{number} ended the row");
             tokio::time::advance(OPEN).await;
             let before = rig.asked.load(Ordering::Relaxed);
             for _ in 0..2 {
                 let _ = rig.attempt(end).await;
             }
-            assert_eq!(rig.state(), "half_open", "{number}");
+            assert_eq!(rig.state(), Status::HalfOpen, "{number}");
             let asked = rig.asked.load(Ordering::Relaxed) - before;
             assert_eq!(asked, 2, "{number}: each was a probe in its turn");
         }
@@ -318,6 +324,6 @@ mod tests {
         rig.attempt(|| answer(200, None))
             .await
             .expect("the next probe");
-        assert_eq!(rig.state(), "closed");
+        assert_eq!(rig.state(), Status::Closed);
     }
 }

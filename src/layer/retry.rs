@@ -20,7 +20,10 @@ use crate::{
         retry::{Attempt, Budget, Decision, Outcome, Reason, Rules, decide},
     },
     record::Record,
-    telemetry::{labels::AttemptOutcome, metrics::Metrics},
+    telemetry::{
+        labels::{AttemptOutcome, WaitReason},
+        metrics::Metrics,
+    },
     types::{Deadline, Demand, Named},
 };
 
@@ -260,12 +263,13 @@ impl Parameters {
         if time.is_zero() {
             return Ok(());
         }
-        let waiting = record.waiting("retry");
+        let waiting = record.waiting(WaitReason::Retry);
         let result = tokio::select! {
             () = tokio::time::sleep(time) => Ok(()),
             () = self.draining.begun() => Err(Error::Draining { retry_after: DRAIN_RETRY_AFTER }),
         };
-        self.metrics.wait("retry", waiting.end().as_secs_f64());
+        self.metrics
+            .wait(WaitReason::Retry, waiting.end().as_secs_f64());
         result
     }
 }

@@ -17,9 +17,10 @@ use super::{headers::X_REQUEST_ID, other};
 use crate::{
     body::{Body, Guard, InboundFault},
     error::Code,
-    policy::headers::sane_request_id,
+    policy::{headers::sane_request_id, operation::OperationLabel},
     record::{Facts, Record},
     telemetry::{
+        labels::Source,
         metrics::Metrics,
         tally::{self, Ended, Tally},
         trace::{Spans, Trace, What},
@@ -153,12 +154,12 @@ impl Drop for End {
         metrics.in_flight(-1);
         let facts = self.record.facts();
         let caller = facts.caller.clone().unwrap_or_else(other);
-        let operation = facts.operation.unwrap_or("other");
+        let operation = facts.operation.unwrap_or(OperationLabel::OTHER);
         let seconds = self.start.elapsed().as_secs_f64();
         let source = if facts.code.is_some() || self.status.is_none() {
-            "gateway"
+            Source::Gateway
         } else {
-            "upstream"
+            Source::Upstream
         };
         metrics.request(&caller, operation, self.status(), source, seconds);
         if let Some(code) = facts.code {
@@ -205,7 +206,7 @@ impl End {
     }
 
     /// The access log. Names and numbers only: no target, query, header or body.
-    fn line(&self, facts: &Facts, caller: &str, operation: &str, source: &str) {
+    fn line(&self, facts: &Facts, caller: &str, operation: OperationLabel, source: Source) {
         let trace_id = self.record.trace().map(|trace| trace.id());
         tracing::info!(
             target: ACCESS,
@@ -213,12 +214,12 @@ impl End {
             trace_id = trace_id.map(tracing::field::display),
             caller,
             method = self.method.as_str(),
-            operation,
+            operation = operation.label(),
             status = self.status(),
-            source,
+            source = source.label(),
             code = facts.code.map_or("", Code::label),
             would_refuse = facts.would_refuse.map_or("", Code::label),
-            decision = facts.decision(self.status.is_some()),
+            decision = facts.decision(self.status.is_some()).label(),
             attempts = facts.attempts,
             wait_ms = milliseconds(facts.waited),
             upstream_ms = milliseconds(facts.upstream),
@@ -230,7 +231,7 @@ impl End {
         );
     }
 
-    fn trace(&self, facts: &Facts, caller: &Arc<str>, operation: &'static str) {
+    fn trace(&self, facts: &Facts, caller: &Arc<str>, operation: OperationLabel) {
         let Some(trace) = self.record.trace() else {
             return;
         };

@@ -245,6 +245,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::label::assert_labels;
 
     const RULES: Rules = Rules {
         max_attempts: 4,
@@ -345,16 +346,7 @@ mod tests {
     /// Dashboards and alerts rely on these to the letter.
     #[test]
     fn reasons_are_called_as_the_dashboards_call_them() {
-        let labels: Vec<_> = Reason::ALL.iter().map(|reason| reason.label()).collect();
-        let want = [
-            "throttled",
-            "unavailable",
-            "server_error",
-            "not_written",
-            "lost",
-            "timeout",
-        ];
-        assert_eq!(labels, want);
+        assert_labels!(Reason: "throttled" "unavailable" "server_error" "not_written" "lost" "timeout");
     }
 
     #[test]

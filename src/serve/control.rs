@@ -15,7 +15,7 @@ use super::{
 use crate::{
     admin::Control,
     stack::Shared,
-    telemetry::{log::LevelHandle, tally},
+    telemetry::{labels::ReloadResult, log::LevelHandle, tally},
 };
 
 pub struct State {
@@ -120,7 +120,7 @@ impl Control for State {
     fn reload(&self) -> Result<Value, Value> {
         let report = self.reloader.reload();
         match report.result {
-            "refused" => Err(report.json()),
+            ReloadResult::Refused => Err(report.json()),
             _ => Ok(report.json()),
         }
     }

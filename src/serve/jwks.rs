@@ -14,7 +14,7 @@ use crate::{
     config::{AuthMode, Config, Jwks, Roots},
     layer::authenticate::{SigningKeys, Wishes},
     policy::jwt::{FAILED_AGAIN, KeySet, freshness},
-    telemetry::metrics::Metrics,
+    telemetry::{labels::KeyFetch, metrics::Metrics},
     upstream::{fetch, tls},
 };
 
@@ -82,7 +82,10 @@ async fn keep(
     loop {
         let fetched = fetch().await;
         let Some(kept) = keys.upgrade() else { return };
-        metrics.key_fetch(if fetched.is_ok() { "ok" } else { "failed" });
+        metrics.key_fetch(match fetched {
+            Ok(_) => KeyFetch::Ok,
+            Err(_) => KeyFetch::Failed,
+        });
         match fetched {
             Ok((set, fresh)) => {
                 if kept.current().is_none_or(|old| *old != set) {

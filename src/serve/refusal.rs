@@ -14,7 +14,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Activity;
 use crate::{
-    error::Error, layer::headers::X_REQUEST_ID, telemetry::metrics::Metrics, types::RequestId,
+    error::Error,
+    layer::{headers::X_REQUEST_ID, other},
+    policy::operation::OperationLabel,
+    telemetry::{labels::Source, metrics::Metrics},
+    types::RequestId,
 };
 
 pub struct Refusals<I> {
@@ -74,9 +78,14 @@ impl<I> Refusals<I> {
             _ => Error::Malformed,
         };
         let status = error.status().as_u16();
-        self.metrics
-            .request(&"other".into(), "other", status, "gateway", 0.0);
-        self.metrics.refused(&"other".into(), error.code());
+        self.metrics.request(
+            &other(),
+            OperationLabel::OTHER,
+            status,
+            Source::Gateway,
+            0.0,
+        );
+        self.metrics.refused(&other(), error.code());
         tracing::debug!(code = error.code().label(), "refused: {error}");
         let (mut head, body) = error.response(None).into_parts();
         // A refusal's body is whole from the start, so this is ready at once.

@@ -26,7 +26,7 @@ use crate::{
     },
     layer::authenticate::SigningKeys,
     stack::Shared,
-    telemetry::log::LevelHandle,
+    telemetry::{labels::ReloadResult, log::LevelHandle},
 };
 
 pub struct Reloader {
@@ -52,8 +52,7 @@ struct Last {
 /// What became of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// "applied", "unchanged" or "refused".
-    pub result: &'static str,
+    pub result: ReloadResult,
     /// Epoch seconds.
     pub at: u64,
     /// Keys that hold from now on.
@@ -65,7 +64,7 @@ pub struct Report {
 }
 
 impl Report {
-    fn new(result: &'static str) -> Report {
+    fn new(result: ReloadResult) -> Report {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Report {
             result,
@@ -167,11 +166,11 @@ impl Reloader {
                     .into_iter()
                     .map(|problem| (problem.path, problem.message))
                     .collect(),
-                ..Report::new("refused")
+                ..Report::new(ReloadResult::Refused)
             },
         };
         let now = self.noted().fingerprint.clone();
-        if report.result != "refused" {
+        if report.result != ReloadResult::Refused {
             // DevRev may have been told to take the same token again, and its file written anew to say so.
             for (name, token) in &self.config().tokens {
                 if let TokenSource::File(path) = &token.source
@@ -208,7 +207,7 @@ impl Reloader {
     }
 
     fn apply(&self, old: &Config, mut new: Config) -> Result<Report, Problems> {
-        let mut report = Report::new("unchanged");
+        let mut report = Report::new(ReloadResult::Unchanged);
         (report.changed, report.restart_needed) = keep_what_needs_a_restart(old, &mut new)?;
         if report.changed.is_empty() {
             return Ok(report);
@@ -248,7 +247,7 @@ impl Reloader {
         warn(&new);
         self.current.store(Arc::new(new));
         self.tell_expiry();
-        report.result = "applied";
+        report.result = ReloadResult::Applied;
         Ok(report)
     }
 
@@ -370,14 +369,14 @@ pub fn warn(config: &Config) {
 
 fn log(report: &Report) {
     match report.result {
-        "refused" => {
+        ReloadResult::Refused => {
             for (key, problem) in &report.problems {
                 tracing::error!(key, problem, "configuration refused");
             }
         }
         result => {
             let changed = report.changed.join(" ");
-            tracing::info!(result, changed, "configuration reloaded");
+            tracing::info!(result = result.label(), changed, "configuration reloaded");
         }
     }
     if !report.restart_needed.is_empty() {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tower::BoxError;
 
 use super::{
+    labels::SpanDrop,
     metrics::Metrics,
     otlp::{self, Origin},
     trace::{Span, Spans},
@@ -89,8 +90,8 @@ impl Drop for Exporter {
 pub fn start(options: Options, metrics: Arc<Metrics>) -> io::Result<Exporter> {
     let (spans, queue) = Spans::new(options.sample, ROOM, metrics.clone());
     // So that the series is there before anything is lost.
-    metrics.spans_dropped("queue_full", 0);
-    metrics.spans_dropped("export_failed", 0);
+    metrics.spans_dropped(SpanDrop::QueueFull, 0);
+    metrics.spans_dropped(SpanDrop::ExportFailed, 0);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -211,7 +212,7 @@ impl Sender {
     fn succeeded(&mut self, rejected: u64) {
         if rejected > 0 {
             tracing::debug!(rejected, "the receiver did not take every span");
-            self.metrics.spans_dropped("rejected", rejected);
+            self.metrics.spans_dropped(SpanDrop::Rejected, rejected);
         }
         if std::mem::take(&mut self.failing) {
             tracing::info!("spans are exported again");
@@ -219,7 +220,7 @@ impl Sender {
     }
 
     fn failed(&mut self, cause: &BoxError, spans: u64) {
-        self.metrics.spans_dropped("export_failed", spans);
+        self.metrics.spans_dropped(SpanDrop::ExportFailed, spans);
         // Said once, not every second while the receiver is away.
         if std::mem::replace(&mut self.failing, true) {
             tracing::debug!(%cause, spans, "spans could not be exported");

@@ -7,6 +7,7 @@ use http::Method;
 use prost::Message;
 
 use super::trace::{End, Span, What};
+use crate::policy::operation::OperationLabel;
 
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
@@ -156,9 +157,9 @@ fn wire(origin: &Origin, span: &Span) -> WireSpan {
         What::Request { .. } => of_request(&span.what),
         What::Attempt { .. } => of_attempt(origin, &span.what),
         What::Wait { reason } => (
-            format!("wait {reason}"),
+            format!("wait {}", reason.label()),
             INTERNAL,
-            vec![text("revgate.reason", reason)],
+            vec![text("revgate.reason", reason.label())],
             false,
         ),
     };
@@ -201,9 +202,9 @@ fn of_request(what: &What) -> Parts {
     else {
         return Parts::default();
     };
-    let mut all = http(method, operation);
+    let mut all = http(method, *operation);
     all.push(text("revgate.caller", caller));
-    all.push(text("revgate.decision", decision));
+    all.push(text("revgate.decision", decision.label()));
     all.push(text(
         "revgate.request_id",
         request_id.to_str().unwrap_or(""),
@@ -213,7 +214,7 @@ fn of_request(what: &What) -> Parts {
     if let Some(code) = would_refuse {
         all.push(text("revgate.would_refuse", code.label()));
     }
-    if *operation != OTHER {
+    if let Some(operation) = operation.known() {
         all.push(text("http.route", &format!("/{operation}")));
     }
     // A server's span failed when the server did; what a caller did wrong, or that it left, is not that.
@@ -226,7 +227,7 @@ fn of_request(what: &What) -> Parts {
             None => {}
         }
     }
-    (name(method, operation), SERVER, all, failed)
+    (name(method, *operation), SERVER, all, failed)
 }
 
 fn of_attempt(origin: &Origin, what: &What) -> Parts {
@@ -239,7 +240,7 @@ fn of_attempt(origin: &Origin, what: &What) -> Parts {
     else {
         return Parts::default();
     };
-    let mut all = http(method, operation);
+    let mut all = http(method, *operation);
     all.push(text("server.address", &origin.server_address));
     all.push(integer("server.port", i64::from(origin.server_port)));
     if *before > 0 {
@@ -257,41 +258,38 @@ fn of_attempt(origin: &Origin, what: &What) -> Parts {
     if let Some(error) = error {
         all.push(text("error.type", &error));
     }
-    (name(method, operation), CLIENT, all, failed)
+    (name(method, *operation), CLIENT, all, failed)
 }
 
 /// The error of an attempt whose caller did not wait for it.
 const CALLER_LEFT: &str = "caller_left";
 
-/// The name of every operation that is not known: its path may hold anything, so it is not told.
-const OTHER: &str = "other";
-
-fn http(method: &Method, operation: &str) -> Vec<KeyValue> {
-    let mut all = vec![text("http.request.method", known(method))];
-    if operation != OTHER {
+/// Of an operation that is not known, the path may hold anything: it is not told.
+fn http(method: &Method, operation: OperationLabel) -> Vec<KeyValue> {
+    let mut all = vec![text(
+        "http.request.method",
+        known(method).unwrap_or("_OTHER"),
+    )];
+    if let Some(operation) = operation.known() {
         all.push(text("url.path", &format!("/{operation}")));
     }
     all
 }
 
-fn name(method: &Method, operation: &str) -> String {
-    let method = match known(method) {
-        "_OTHER" => "HTTP",
-        known => known,
-    };
-    if operation == OTHER {
-        method.into()
-    } else {
-        format!("{method} /{operation}")
+fn name(method: &Method, operation: OperationLabel) -> String {
+    let method = known(method).unwrap_or("HTTP");
+    match operation.known() {
+        Some(operation) => format!("{method} /{operation}"),
+        None => method.into(),
     }
 }
 
 /// A method is whatever a caller writes; the conventions ask for those of RFC 9110 and RFC 5789 alone.
-fn known(method: &Method) -> &str {
+fn known(method: &Method) -> Option<&str> {
     match method.as_str() {
         known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE"
-        | "PATCH") => known,
-        _ => "_OTHER",
+        | "PATCH") => Some(known),
+        _ => None,
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::history::Ring;
-use crate::error::Code;
+use crate::{error::Code, policy::operation::OperationLabel};
 
 /// Fine enough to see a burst, and few enough points for a plot a phone wide.
 const STEP: u64 = 5;
@@ -34,13 +34,13 @@ struct Seen {
 }
 
 /// Caller, operation and field; no field where the operation itself is deprecated.
-type Use = (Arc<str>, &'static str, Option<Arc<str>>);
+type Use = (Arc<str>, OperationLabel, Option<Arc<str>>);
 
 /// One request, when it is over.
 #[derive(Clone, Copy)]
 pub struct Ended<'a> {
     pub caller: &'a Arc<str>,
-    pub operation: &'static str,
+    pub operation: OperationLabel,
     pub status: u16,
     /// Where revgate made the answer.
     pub code: Option<Code>,
@@ -173,6 +173,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::operation::Operation;
 
     const NOW: u64 = 1_800_000_000;
 
@@ -180,7 +181,7 @@ mod tests {
         Ended {
             would_refuse: false,
             caller,
-            operation: "works.list",
+            operation: Operation::from_path("works.list").label(),
             status,
             code,
             attempts: u32::from(code.is_none()),

@@ -11,10 +11,16 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::metrics::Metrics;
+use super::{
+    labels::{Decision, SpanDrop, WaitReason},
+    metrics::Metrics,
+};
 use crate::{
     error::Code,
-    policy::trace::{Context, Flags, SpanId, TraceId, sampled},
+    policy::{
+        operation::OperationLabel,
+        trace::{Context, Flags, SpanId, TraceId, sampled},
+    },
 };
 
 /// The trace that a request is part of.
@@ -159,23 +165,23 @@ pub struct Span {
 pub enum What {
     Request {
         method: Method,
-        operation: &'static str,
+        operation: OperationLabel,
         caller: Arc<str>,
         request_id: HeaderValue,
         status: Option<u16>,
         /// Of the refusal, where the gateway made the answer.
         code: Option<Code>,
         would_refuse: Option<Code>,
-        decision: &'static str,
+        decision: Decision,
         attempts: u32,
         waited: Duration,
     },
     Wait {
-        reason: &'static str,
+        reason: WaitReason,
     },
     Attempt {
         method: Method,
-        operation: &'static str,
+        operation: OperationLabel,
         /// How many there were before it.
         before: u32,
         end: End,
@@ -214,7 +220,7 @@ impl Spans {
 
     fn push(&self, span: Span) {
         if self.queue.try_send(span).is_err() {
-            self.metrics.spans_dropped("queue_full", 1);
+            self.metrics.spans_dropped(SpanDrop::QueueFull, 1);
         }
     }
 }
@@ -274,7 +280,9 @@ mod tests {
         let (spans, mut queue) = spans(1.0, 2);
         let trace = Trace::begin(&HeaderMap::new(), Some(&spans), Instant::now());
         for _ in 0..5 {
-            trace.child(Instant::now(), || What::Wait { reason: "quota" });
+            trace.child(Instant::now(), || What::Wait {
+                reason: WaitReason::Quota,
+            });
         }
         let mut kept = Vec::new();
         assert_eq!(queue.recv_many(&mut kept, 9).await, 2);

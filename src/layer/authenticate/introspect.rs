@@ -26,7 +26,7 @@ use crate::{
         operation::Operation,
     },
     record::Record,
-    telemetry::metrics::Metrics,
+    telemetry::{labels, metrics::Metrics},
     types::{Arrived, Deadline, Demand, Named, OwnToken, RequestId},
 };
 
@@ -195,7 +195,7 @@ impl Introspection {
                 if stale.is_none() && asked_in != user.group {
                     (self.adopt)(&asked_in, &user.group, &told);
                 }
-                self.metrics.introspection("good");
+                self.metrics.introspection(labels::Introspection::Good);
                 lead.end(
                     Ending::Good {
                         value: user.clone(),
@@ -207,7 +207,7 @@ impl Introspection {
                 Ok(user)
             }
             Ok(Answer::Bad) => {
-                self.metrics.introspection("bad");
+                self.metrics.introspection(labels::Introspection::Bad);
                 lead.end(Ending::Bad, |_| Ended::Bad);
                 Err(Error::RefusedCredential)
             }
@@ -216,11 +216,14 @@ impl Introspection {
                     Some(user) => Ended::Good(user),
                     None => Ended::Failed(error.clone()),
                 });
-                let what = if known.is_some() { "stale" } else { "failed" };
-                self.metrics.introspection(what);
+                let result = match known {
+                    Some(_) => labels::Introspection::Stale,
+                    None => labels::Introspection::Failed,
+                };
+                self.metrics.introspection(result);
                 tracing::debug!(
                     code = error.code().label(),
-                    what,
+                    what = result.label(),
                     "DevRev could not be asked about a token"
                 );
                 known.ok_or(error)

@@ -141,8 +141,8 @@ where
 }
 
 fn noted(metrics: &Metrics, error: Error) -> Error {
-    if let Some(reason) = error.auth_reason() {
-        metrics.auth_failure(reason);
+    if let Some(failure) = error.auth_failure() {
+        metrics.auth_failure(failure);
     }
     error
 }

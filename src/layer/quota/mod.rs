@@ -36,9 +36,10 @@ use crate::{
     policy::{
         feedback,
         ledger::{Outcome, Why},
+        operation::Class,
     },
     record::Record,
-    telemetry::metrics::Metrics,
+    telemetry::{labels::WaitReason, metrics::Metrics},
     types::{Arrived, Caller, Deadline, Demand, Named, TokenRefused},
 };
 
@@ -154,9 +155,9 @@ where
     }
 }
 
-fn class(request: &Request<Body>) -> &'static str {
+fn class(request: &Request<Body>) -> Class {
     let named = request.extensions().get::<Named>();
-    named.map_or("write", |Named(operation)| {
+    named.map_or(Class::Write, |Named(operation)| {
         operation.class(request.method())
     })
 }
@@ -195,8 +196,8 @@ impl Parameters {
         record: Record,
     ) -> Result<Permit, Error> {
         let reason = match why {
-            Why::Paused => "pause",
-            Why::Probing | Why::Spread | Why::Spent => "quota",
+            Why::Paused => WaitReason::Pause,
+            Why::Probing | Why::Spread | Why::Spent => WaitReason::Quota,
         };
         let waiting = record.waiting(reason);
         let parked = Parked::new(&self.in_flight);

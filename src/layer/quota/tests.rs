@@ -8,7 +8,7 @@ use super::*;
 use crate::policy::{
     access::Access,
     fair::{Priority, Share},
-    ledger::Rules,
+    ledger::{Rules, Status},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -519,7 +519,7 @@ async fn a_429_stops_the_group_before_its_body_has_come() {
 
 #[tokio::test(start_paused = true)]
 async fn only_what_may_have_been_sent_is_doubted() {
-    for (unreachable, state) in [(true, "open"), (false, "spread")] {
+    for (unreachable, state) in [(true, Status::Open), (false, Status::Spread)] {
         let rig = Rig::new(8, Upstream::new(20, MINUTE * 5));
         status(rig.call("a", MINUTE)).await.unwrap();
         for _ in 0..10 {
@@ -545,7 +545,7 @@ async fn only_what_may_have_been_sent_is_doubted() {
         call.abort();
         let _ = call.await;
     }
-    assert_eq!(rig.group().view().0.state, "spread");
+    assert_eq!(rig.group().view().0.state, Status::Spread);
 }
 
 #[derive(Clone, Debug)]
