@@ -14,12 +14,12 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::{
-    config::{CallerCredential, Config, RewriteMode},
+    config::{AuthMode, CallerCredential, Config, RewriteMode},
     error::{Code, Error},
     layer::{admission, authenticate, rate_limit::TokioClock},
     policy::{
         access::Access,
-        explain::{self, Asked, Caller, Fate, Now, OWN, Refusal, Rules, Step},
+        explain::{self, Asked, Caller, Fate, Now, Refusal, Rules, Step, TokenSource},
         feedback::whole_seconds,
         rate::Limiter,
         token_health::FIRST_PAUSE,
@@ -28,6 +28,9 @@ use crate::{
     telemetry::keys::Keys,
     types,
 };
+
+/// What the group of a caller is called that brings its own token.
+const OWN: &str = "of the caller's own token";
 
 /// What is asked, as it was typed.
 #[derive(Debug, Default)]
@@ -164,7 +167,11 @@ fn described<'a>(config: &Config, caller: &'a types::Caller, live: Option<&Share
         group: &caller.group,
         share: &caller.share,
         max_wait: caller.max_wait,
-        token: caller.token.as_deref(),
+        token: match (caller.token.as_deref(), config.auth.mode) {
+            (Some(name), _) => TokenSource::Configured(name),
+            (None, AuthMode::Validate) => TokenSource::Own,
+            (None, AuthMode::Inject) => TokenSource::Missing,
+        },
     }
 }
 
@@ -179,7 +186,8 @@ fn now(config: &Config, shared: &Shared, caller: Option<&Caller<'_>>) -> Now {
             .max_in_flight
             .saturating_sub(shared.in_flight.load(Ordering::Acquire)),
         circuit: circuit.view(shared.epoch.elapsed()),
-        token_refused: caller.and_then(|caller| shared.token_refused_for(caller.token?)),
+        token_refused: caller
+            .and_then(|caller| shared.token_refused_for(caller.token.configured()?)),
         group: caller.and_then(|caller| {
             shared
                 .groups

@@ -128,19 +128,17 @@ impl<'a> Way<'a> {
     fn authorize(&self) -> Option<Step> {
         let caller = self.rules.caller.as_ref()?;
         let decision = caller.access.decide(self.operation.name());
-        let whose = match self.rules.defaults.shares(decision) {
-            true => "defaults",
-            false => "caller",
-        };
+        let shared = self.rules.defaults.shares(decision);
         let (list, pattern) = match decision {
             Decision::Allowed(pattern) => ("allow", Some(pattern.to_string())),
             Decision::Denied(pattern) => ("deny", Some(pattern.to_string())),
             Decision::NotAllowed => ("allow", None),
         };
-        let facts = json!({ "list": list, "pattern": pattern, "of": whose });
-        let says = match (&pattern, whose) {
-            (Some(pattern), "defaults") => format!("{list} has \"{pattern}\", as the defaults do"),
-            (Some(pattern), _) => format!("{list} has \"{pattern}\", this caller's own"),
+        let of = if shared { "defaults" } else { "caller" };
+        let facts = json!({ "list": list, "pattern": pattern, "of": of });
+        let says = match (&pattern, shared) {
+            (Some(pattern), true) => format!("{list} has \"{pattern}\", as the defaults do"),
+            (Some(pattern), false) => format!("{list} has \"{pattern}\", this caller's own"),
             (None, _) => "no pattern of allow takes it in".to_owned(),
         };
         let step = step("authorize", facts);
