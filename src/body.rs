@@ -12,8 +12,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-
-use crate::error::Cause;
+use tower::BoxError;
 
 /// What went wrong on the caller's side of a request's body, and how much of it was read. Shared by the body and whoever
 /// must tell the caller's fault from upstream's: hyper reports both as an error of the upstream call.
@@ -83,7 +82,7 @@ enum Source {
     Prefixed {
         first: Option<Bytes>,
         /// Trailers or an error that were met while reading ahead.
-        last: Option<Result<Frame<Bytes>, Cause>>,
+        last: Option<Result<Frame<Bytes>, BoxError>>,
         rest: Box<Body>,
     },
 }
@@ -128,7 +127,7 @@ impl Body {
     }
 
     /// As `prefixed`, with what came after `first` and was no data.
-    pub fn resumed(first: Bytes, last: Option<Result<Frame<Bytes>, Cause>>, rest: Body) -> Self {
+    pub fn resumed(first: Bytes, last: Option<Result<Frame<Bytes>, BoxError>>, rest: Body) -> Self {
         let first = (!first.is_empty()).then_some(first);
         Source::Prefixed {
             first,
@@ -163,7 +162,7 @@ impl From<Source> for Body {
 ///
 /// # Errors
 /// The error of the body itself.
-pub async fn read_up_to(body: &mut Body, limit: usize) -> Result<ReadAhead, Cause> {
+pub async fn read_up_to(body: &mut Body, limit: usize) -> Result<ReadAhead, BoxError> {
     use http_body_util::BodyExt;
     let mut first: Option<Bytes> = None;
     let mut more = bytes::BytesMut::new();
@@ -222,12 +221,12 @@ pub struct ReadAhead {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = Cause;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         let frame = ready!(this.source.poll(cx));
         match &frame {
@@ -276,7 +275,7 @@ impl HttpBody for Body {
 }
 
 impl Source {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
             Source::Empty => Poll::Ready(None),
             Source::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),

@@ -10,10 +10,10 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use sha2::{Digest, Sha256};
 
 use crate::{
     config,
+    hash::sha256,
     plan::Plan,
     serve::control::explain::{Question, explain},
 };
@@ -207,7 +207,7 @@ fn hash_key(mut input: impl Read) -> anyhow::Result<String> {
         key.bytes().all(|b| b.is_ascii_graphic()),
         "the key must be visible ASCII on one line, as it goes into a header"
     );
-    Ok(Sha256::digest(key.as_bytes())
+    Ok(sha256(key.as_bytes())
         .iter()
         .map(|b| format!("{b:02x}"))
         .collect())

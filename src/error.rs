@@ -1,14 +1,19 @@
 //! Everything that can make revgate answer by itself, and how each is told: the only place that knows codes,
 //! statuses, DevRev's `type` and the words.
 
+mod code;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
+use tower::BoxError;
 
+pub use self::code::Code;
 use crate::{
     body::Body,
+    label::label_enum,
     policy::{
         feedback::whole_seconds,
         jwt,
@@ -17,10 +22,10 @@ use crate::{
     types::RequestId,
 };
 
-/// A cause kept for the log; never shown to a caller.
-pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+/// A cause kept for the log; never shown to a caller. Shared, so that one failure can be told to every request it concerns.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     #[error("no credential")]
     NoCredential,
@@ -88,9 +93,59 @@ pub enum Error {
     Internal,
 }
 
+/// Why nobody was known to call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AuthFailure {
+    Credential(CredentialFault),
+    /// What was wrong with a signed token.
+    Token(jwt::Fault),
+}
+
+impl AuthFailure {
+    /// Every one.
+    pub fn all() -> impl Iterator<Item = AuthFailure> {
+        let credentials = CredentialFault::ALL.iter().copied();
+        let tokens = jwt::Fault::ALL.iter().copied();
+        credentials
+            .map(AuthFailure::Credential)
+            .chain(tokens.map(AuthFailure::Token))
+    }
+
+    /// Its name in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            AuthFailure::Credential(fault) => fault.label(),
+            AuthFailure::Token(fault) => fault.label(),
+        }
+    }
+}
+
+label_enum! {
+    /// What was wrong with a key, a DevRev token or a client certificate.
+    pub enum CredentialFault {
+        Missing = "no_credential",
+        Unknown = "unknown_credential",
+        Expired = "expired_credential",
+        /// By DevRev.
+        Refused = "refused_credential",
+        UnknownCertificate = "unknown_certificate",
+        ExpiredCertificate = "expired_certificate",
+    }
+}
+
 impl Error {
-    /// The code: metric label, start of `detail`, and `details` of `Proxy-Status`.
-    pub fn code(&self) -> &'static str {
+    /// No connection could be made.
+    pub fn unreachable(cause: impl Into<BoxError>) -> Error {
+        Error::Unreachable(Cause::from(cause.into()))
+    }
+
+    /// The connection was lost before there was a response.
+    pub fn broken(cause: impl Into<BoxError>) -> Error {
+        Error::Broken(Cause::from(cause.into()))
+    }
+
+    /// The code that the answer has.
+    pub fn code(&self) -> Code {
         match self {
             Error::NoCredential
             | Error::UnknownCredential
@@ -98,81 +153,53 @@ impl Error {
             | Error::RefusedCredential
             | Error::BadToken(_)
             | Error::UnknownCertificate
-            | Error::ExpiredCertificate => "unauthenticated",
-            Error::Forbidden => "forbidden",
+            | Error::ExpiredCertificate => Code::Unauthenticated,
+            Error::Forbidden => Code::Forbidden,
             Error::Target(_)
             | Error::Framing(_)
             | Error::Loop
             | Error::Malformed
-            | Error::BrokenBody => "bad_request",
-            Error::Parse => "parse_error",
-            Error::FieldConflict { .. } => "field_conflict",
-            Error::DeprecatedField { .. } => "deprecated_field",
-            Error::BodyTooLarge { .. } => "body_too_large",
-            Error::HeadersTooLarge => "headers_too_large",
-            Error::CallerRateLimited { .. } => "caller_rate_limited",
-            Error::QuotaExhausted { .. } => "quota_exhausted",
-            Error::WaitingRoomFull { .. } => "waiting_room_full",
-            Error::Overloaded { .. } => "overloaded",
-            Error::Draining { .. } => "draining",
-            Error::CircuitOpen { .. } => "circuit_open",
-            Error::TokenUnavailable { .. } | Error::TokenRefused { .. } => "token_unavailable",
-            Error::TokenUnverified { .. } => "token_unverified",
-            Error::Unreachable(_) => "upstream_unreachable",
-            Error::Broken(_) => "upstream_broken",
-            Error::UpstreamTimeout => "upstream_timeout",
-            Error::Internal => "internal",
+            | Error::BrokenBody => Code::BadRequest,
+            Error::Parse => Code::ParseError,
+            Error::FieldConflict { .. } => Code::FieldConflict,
+            Error::DeprecatedField { .. } => Code::DeprecatedField,
+            Error::BodyTooLarge { .. } => Code::BodyTooLarge,
+            Error::HeadersTooLarge => Code::HeadersTooLarge,
+            Error::CallerRateLimited { .. } => Code::CallerRateLimited,
+            Error::QuotaExhausted { .. } => Code::QuotaExhausted,
+            Error::WaitingRoomFull { .. } => Code::WaitingRoomFull,
+            Error::Overloaded { .. } => Code::Overloaded,
+            Error::Draining { .. } => Code::Draining,
+            Error::CircuitOpen { .. } => Code::CircuitOpen,
+            Error::TokenUnavailable { .. } | Error::TokenRefused { .. } => Code::TokenUnavailable,
+            Error::TokenUnverified { .. } => Code::TokenUnverified,
+            Error::Unreachable(_) => Code::UpstreamUnreachable,
+            Error::Broken(_) => Code::UpstreamBroken,
+            Error::UpstreamTimeout => Code::UpstreamTimeout,
+            Error::Internal => Code::Internal,
         }
     }
 
     pub fn status(&self) -> StatusCode {
-        match self.code() {
-            "unauthenticated" => StatusCode::UNAUTHORIZED,
-            "forbidden" => StatusCode::FORBIDDEN,
-            "bad_request" | "parse_error" | "field_conflict" | "deprecated_field" => {
-                StatusCode::BAD_REQUEST
-            }
-            "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-            "headers_too_large" => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "caller_rate_limited" | "quota_exhausted" => StatusCode::TOO_MANY_REQUESTS,
-            "upstream_unreachable" | "upstream_broken" => StatusCode::BAD_GATEWAY,
-            "upstream_timeout" => StatusCode::GATEWAY_TIMEOUT,
-            "internal" => StatusCode::INTERNAL_SERVER_ERROR,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
-        }
+        self.code().status()
     }
 
-    /// DevRev's own word for it, so that its SDKs map it to the exception they know.
-    fn kind(&self) -> &'static str {
-        match self.status() {
-            StatusCode::UNAUTHORIZED => "unauthenticated",
-            StatusCode::FORBIDDEN => "forbidden",
-            StatusCode::PAYLOAD_TOO_LARGE => "request_entity_too_large",
-            StatusCode::TOO_MANY_REQUESTS => "too_many_requests",
-            StatusCode::INTERNAL_SERVER_ERROR => "internal_error",
-            StatusCode::BAD_REQUEST | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-                match self.code() {
-                    "parse_error" => "parse_error",
-                    "field_conflict" | "deprecated_field" => "invalid_field",
-                    _ => "bad_request",
-                }
+    /// Why nobody was known to call; never told to a caller.
+    pub fn auth_failure(&self) -> Option<AuthFailure> {
+        Some(match self {
+            Error::NoCredential => AuthFailure::Credential(CredentialFault::Missing),
+            Error::UnknownCredential => AuthFailure::Credential(CredentialFault::Unknown),
+            Error::ExpiredCredential => AuthFailure::Credential(CredentialFault::Expired),
+            Error::RefusedCredential => AuthFailure::Credential(CredentialFault::Refused),
+            Error::UnknownCertificate => {
+                AuthFailure::Credential(CredentialFault::UnknownCertificate)
             }
-            _ => "service_unavailable",
-        }
-    }
-
-    /// Why nobody was known to call: a label of the metrics, never told to a caller.
-    pub fn auth_reason(&self) -> Option<&'static str> {
-        match self {
-            Error::NoCredential => Some("no_credential"),
-            Error::UnknownCredential => Some("unknown_credential"),
-            Error::ExpiredCredential => Some("expired_credential"),
-            Error::RefusedCredential => Some("refused_credential"),
-            Error::UnknownCertificate => Some("unknown_certificate"),
-            Error::ExpiredCertificate => Some("expired_certificate"),
-            Error::BadToken(fault) => Some(fault.label()),
-            _ => None,
-        }
+            Error::ExpiredCertificate => {
+                AuthFailure::Credential(CredentialFault::ExpiredCertificate)
+            }
+            Error::BadToken(fault) => AuthFailure::Token(*fault),
+            _ => return None,
+        })
     }
 
     /// How long the caller should stay away; on every 429 and 503.
@@ -191,65 +218,19 @@ impl Error {
         }
     }
 
-    /// The error type of RFC 9209 section 2.3 that comes nearest.
-    fn proxy_error(&self) -> &'static str {
-        match self.code() {
-            "unauthenticated" | "forbidden" | "caller_rate_limited" | "quota_exhausted" => {
-                "http_request_denied"
-            }
-            "overloaded" | "waiting_room_full" => "connection_limit_reached",
-            "circuit_open" | "draining" | "token_unverified" => "destination_unavailable",
-            "upstream_unreachable" => "destination_unavailable",
-            "upstream_broken" => "connection_terminated",
-            "upstream_timeout" => "http_response_timeout",
-            "token_unavailable" => "proxy_configuration_error",
-            "internal" => "proxy_internal_error",
-            _ => "http_request_error",
-        }
-    }
-
-    /// What the caller reads: fixed per code, nothing of the cause.
+    /// What the caller reads: that of the code, or where several errors share one, what to do about this one.
     fn message(&self) -> &'static str {
         match self {
             Error::NoCredential => "Send your revgate key as `Authorization: Bearer KEY`.",
-            Error::UnknownCredential | Error::BadToken(_) => {
-                "This key or token is not known to revgate."
-            }
             Error::ExpiredCredential => "This token has expired.",
             Error::RefusedCredential => "DevRev refuses this token.",
             Error::UnknownCertificate => "This client certificate belongs to no caller of revgate.",
             Error::ExpiredCertificate => "This client certificate has expired.",
-            Error::Forbidden => "This caller may not use this operation.",
             Error::Target(_) => "The request's target or Host is not acceptable.",
             Error::Framing(_) => "The request's framing is ambiguous or malformed.",
             Error::Loop => "This request has been through revgate already: it runs in a circle.",
-            Error::Malformed => "The request is not well-formed HTTP.",
             Error::BrokenBody => "The request's body is malformed or ended early.",
-            Error::Parse => "The body is not one JSON object with distinct keys.",
-            Error::FieldConflict { .. } => {
-                "The deprecated field and its replacement are both present and differ; send only the new one."
-            }
-            Error::DeprecatedField { .. } => {
-                "This field is deprecated and refused here; send its replacement."
-            }
-            Error::BodyTooLarge { .. } => "The request's body is larger than is accepted.",
-            Error::HeadersTooLarge => "The request's header section is larger than is accepted.",
-            Error::CallerRateLimited { .. } => "This caller is over its own rate.",
-            Error::QuotaExhausted { .. } => {
-                "The shared DevRev quota will not be free within this request's wait."
-            }
-            Error::WaitingRoomFull { .. } => "Too many requests wait for quota already.",
-            Error::Overloaded { .. } => "Too many requests are in flight.",
-            Error::Draining { .. } => "This gateway is shutting down; another one will answer.",
-            Error::CircuitOpen { .. } => "DevRev has been failing; it is being probed.",
-            Error::TokenUnavailable { .. } | Error::TokenRefused { .. } => {
-                "The gateway's DevRev token cannot be used at present."
-            }
-            Error::TokenUnverified { .. } => "DevRev did not say whether this token is good.",
-            Error::Unreachable(_) => "No connection to DevRev could be made.",
-            Error::Broken(_) => "The connection to DevRev broke before it answered.",
-            Error::UpstreamTimeout => "DevRev did not answer in time.",
-            Error::Internal => "Something went wrong inside the gateway.",
+            _ => self.code().message(),
         }
     }
 
@@ -264,13 +245,14 @@ impl Error {
     /// The answer the caller gets.
     pub fn response(&self, id: Option<&RequestId>) -> Response<Body> {
         let code = self.code();
+        let label = code.label();
         let mut body = json!({
-            "type": self.kind(),
+            "type": code.kind(),
             "message": self.message(),
             "detail": match self {
-                Error::Target(fault) => format!("{code}: {fault}"),
-                Error::Framing(fault) => format!("{code}: {fault}"),
-                _ => format!("{code}: {}", self.message()),
+                Error::Target(fault) => format!("{label}: {fault}"),
+                Error::Framing(fault) => format!("{label}: {fault}"),
+                _ => format!("{label}: {}", self.message()),
             },
         });
         match self {
@@ -286,20 +268,20 @@ impl Error {
             body["retry_after"] = json!(seconds);
         }
         let mut response = Response::new(Body::full(Bytes::from(body.to_string())));
-        *response.status_mut() = self.status();
+        *response.status_mut() = code.status();
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
-        let status = format!("revgate; error={}; details=\"{code}\"", self.proxy_error());
+        let status = format!("revgate; error={}; details=\"{label}\"", code.proxy_error());
         if let Ok(status) = HeaderValue::try_from(status) {
             headers.insert("proxy-status", status);
         }
         if let Some(seconds) = seconds {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.status() == StatusCode::UNAUTHORIZED {
+        if code == Code::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.closes() {
@@ -312,6 +294,7 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::label::assert_labels;
 
     #[test]
     fn every_429_and_503_names_a_time_in_whole_seconds() {
@@ -350,7 +333,7 @@ mod tests {
             assert_eq!(response.headers()["retry-after"], "1", "{error:?}");
             let status = response.headers()["proxy-status"].to_str().unwrap();
             assert!(
-                status.ends_with(&format!("details=\"{}\"", error.code())),
+                status.ends_with(&format!("details=\"{}\"", error.code().label())),
                 "{status}"
             );
         }
@@ -370,18 +353,24 @@ mod tests {
         ];
         for error in &all {
             let response = error.response(None);
-            assert_eq!(error.code(), "unauthenticated", "{error:?}");
+            assert_eq!(error.code(), Code::Unauthenticated, "{error:?}");
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{error:?}");
             assert_eq!(response.headers()["www-authenticate"], "Bearer");
-            reasons.extend(error.auth_reason());
+            reasons.extend(error.auth_failure().map(AuthFailure::label));
         }
         assert_eq!(reasons.len(), all.len(), "{reasons:?}");
-        assert_eq!(Error::Forbidden.auth_reason(), None);
+        assert_eq!(Error::Forbidden.auth_failure(), None);
+    }
+
+    #[test]
+    fn reasons_are_called_as_the_documents_call_them() {
+        assert_labels!(CredentialFault: "no_credential" "unknown_credential" "expired_credential"
+            "refused_credential" "unknown_certificate" "expired_certificate");
     }
 
     #[test]
     fn the_cause_never_reaches_the_caller() {
-        let error = Error::Unreachable("secret host".into());
+        let error = Error::unreachable("secret host");
         assert!(!format!("{error}").contains("secret"));
         assert_eq!(error.response(None).status(), StatusCode::BAD_GATEWAY);
     }

@@ -3,6 +3,8 @@ pub mod body;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod hash;
+mod label;
 pub mod layer;
 pub mod plan;
 pub mod policy;

@@ -9,7 +9,14 @@ use std::{
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::telemetry::trace::{Trace, What};
+use crate::{
+    error::Code,
+    policy::operation::OperationLabel,
+    telemetry::{
+        labels::{Decision, WaitReason},
+        trace::{Trace, What},
+    },
+};
 
 /// A handle on one request's record; travels in the request's extensions.
 #[derive(Clone, Default)]
@@ -25,7 +32,7 @@ struct Inner {
 #[derive(Default)]
 pub struct Facts {
     pub caller: Option<Arc<str>>,
-    pub operation: Option<&'static str>,
+    pub operation: Option<OperationLabel>,
     /// Upstream attempts made.
     pub attempts: u32,
     /// How many of them DevRev answered with 429.
@@ -37,9 +44,9 @@ pub struct Facts {
     /// `RateLimit-Policy` and `RateLimit` of the caller's own limit.
     pub rate: Option<(HeaderValue, HeaderValue)>,
     /// The code of the refusal, where revgate made the answer.
-    pub code: Option<&'static str>,
+    pub code: Option<Code>,
     /// The code of the first refusal that did not happen because enforcement is off for this caller.
-    pub would_refuse: Option<&'static str>,
+    pub would_refuse: Option<Code>,
     /// Deprecated fields in use: the answer says so.
     pub deprecated: Vec<Arc<str>>,
     /// A `Link` to what is said about them.
@@ -49,14 +56,14 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// What the gateway did with the request, in a word. A request that waited and was tried again is "retried".
-    pub fn decision(&self, answered: bool) -> &'static str {
+    /// What the gateway did with the request.
+    pub fn decision(&self, answered: bool) -> Decision {
         match self {
-            _ if !answered => "left",
-            Facts { code: Some(_), .. } => "refused",
-            Facts { attempts: 2.., .. } => "retried",
-            Facts { waited, .. } if !waited.is_zero() => "waited",
-            _ => "forwarded",
+            _ if !answered => Decision::Left,
+            Facts { code: Some(_), .. } => Decision::Refused,
+            Facts { attempts: 2.., .. } => Decision::Retried,
+            Facts { waited, .. } if !waited.is_zero() => Decision::Waited,
+            _ => Decision::Forwarded,
         }
     }
 }
@@ -80,7 +87,7 @@ impl Record {
     }
 
     /// A wait begins; it ends when this is dropped, also because the caller left.
-    pub fn waiting(&self, reason: &'static str) -> Waiting<'_> {
+    pub fn waiting(&self, reason: WaitReason) -> Waiting<'_> {
         Waiting {
             record: self,
             reason,
@@ -92,7 +99,7 @@ impl Record {
 /// See `Record::waiting`.
 pub struct Waiting<'a> {
     record: &'a Record,
-    reason: &'static str,
+    reason: WaitReason,
     start: Instant,
 }
 

@@ -12,6 +12,13 @@ use crate::policy::{access::Access, fair::Share, ledger, operation::Operation, s
 pub struct RequestId(pub HeaderValue);
 
 impl RequestId {
+    /// A new one. To be unique is all that is asked of it: it is shown to the caller and grants nothing, so it need not be hard
+    /// to guess.
+    pub fn random() -> RequestId {
+        let id = format!("{:032x}", fastrand::u128(..));
+        RequestId(HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unknown")))
+    }
+
     /// For logs and bodies; request ids are visible ASCII by construction.
     pub fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or("")

@@ -1,8 +1,13 @@
-//! Holds the shape that `src/ARCHITECTURE.md` describes. Reads the sources as text; needs nothing but std.
+//! Holds the shape that `src/ARCHITECTURE.md` describes. Reads the sources as text, and asks the program for the names that documents must have.
 
 use std::{
     fs,
     path::{Path, PathBuf},
+};
+
+use revgate::{
+    error::{AuthFailure, Code},
+    telemetry::labels::{self, Decision, Introspection, SpanDrop},
 };
 
 const MAX_LINES: usize = 400;
@@ -182,20 +187,13 @@ fn files_are_short() {
 
 #[test]
 fn every_code_is_in_the_readme() {
-    let error = read(&root().join("src/error.rs"));
-    let (_, from) = error
-        .split_once("fn code(")
-        .expect("src/error.rs has `fn code`");
-    let body = from.split("\n    }\n").next().unwrap_or(from);
-    let codes: Vec<&str> = body.split('"').skip(1).step_by(2).collect();
-    assert!(codes.len() > 5, "the codes were not found: {codes:?}");
-
     let readme = read(&root().join("README.md"));
     let rows: Vec<&str> = readme
         .lines()
         .filter(|line| line.starts_with('|'))
         .collect();
-    let missing = codes.iter().filter(|code| {
+    let codes = Code::ALL.iter().map(|code| code.label());
+    let missing = codes.filter(|code| {
         !rows
             .iter()
             .any(|row| row.starts_with(&format!("| `{code}` |")))
@@ -203,6 +201,27 @@ fn every_code_is_in_the_readme() {
     none(
         &missing
             .map(|code| format!("README.md: no row for the code `{code}`"))
+            .collect::<Vec<_>>(),
+    );
+}
+
+#[test]
+fn every_reason_is_documented() {
+    let documents = ["README.md", "config/README.md", "deploy/README.md"];
+    let text: String = documents
+        .iter()
+        .filter_map(|path| fs::read_to_string(root().join(path)).ok())
+        .collect();
+    let labels = AuthFailure::all()
+        .map(AuthFailure::label)
+        .chain(Introspection::ALL.iter().map(|result| result.label()))
+        .chain(SpanDrop::ALL.iter().map(|reason| reason.label()))
+        .chain(labels::Source::ALL.iter().map(|source| source.label()))
+        .chain(Decision::ALL.iter().map(|decision| decision.label()));
+    let missing = labels.filter(|label| !text.contains(&format!("`{label}`")));
+    none(
+        &missing
+            .map(|label| format!("no document says what `{label}` means"))
             .collect::<Vec<_>>(),
     );
 }

@@ -1,12 +1,13 @@
 //! Who may ask the admin listener for what.
 use std::net::{IpAddr, SocketAddr};
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, USER_AGENT};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+
+use crate::hash::sha256;
 
 type Refusal = (StatusCode, &'static str);
 
@@ -21,7 +22,7 @@ impl Guard {
     pub fn new(bound: SocketAddr, key: Option<&SecretString>) -> Self {
         Self {
             loopback: bound.ip().to_canonical().is_loopback(),
-            key: key.map(|k| Sha256::digest(k.expose_secret()).into()),
+            key: key.map(|k| sha256(k.expose_secret().as_bytes())),
         }
     }
 
@@ -86,7 +87,7 @@ impl Guard {
         match shown {
             Some((scheme, shown))
                 if scheme.eq_ignore_ascii_case(b"bearer ")
-                    && bool::from(Sha256::digest(shown).as_slice().ct_eq(key.as_slice())) =>
+                    && verify_slices_are_equal(&sha256(shown), key).is_ok() =>
             {
                 Ok(())
             }

@@ -2,7 +2,8 @@
 use std::sync::LazyLock;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use sha2::{Digest, Sha256};
+
+use crate::hash::sha256;
 
 const STYLE: &str = include_str!("page/page.css");
 /// One script, in parts that share their names; the last starts it.
@@ -27,8 +28,8 @@ pub static POLICY: LazyLock<String> = LazyLock::new(|| {
     format!(
         "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src 'self'; img-src data:; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
-        STANDARD.encode(Sha256::digest(SCRIPT)),
-        STANDARD.encode(Sha256::digest(STYLE)),
+        STANDARD.encode(sha256(SCRIPT.as_bytes())),
+        STANDARD.encode(sha256(STYLE.as_bytes())),
     )
 });
 

@@ -15,9 +15,12 @@ use super::record;
 use crate::{
     body::Body,
     error::Error,
-    policy::trace::{SpanId, TRACEPARENT, TRACESTATE},
+    policy::{
+        operation::OperationLabel,
+        trace::{SpanId, TRACEPARENT, TRACESTATE},
+    },
     record::Record,
-    telemetry::trace::{Trace, What},
+    telemetry::trace::{End, Trace, What},
     types::Named,
 };
 
@@ -61,7 +64,7 @@ where
             operation: request
                 .extensions()
                 .get::<Named>()
-                .map_or("other", |Named(operation)| operation.label()),
+                .map_or(OperationLabel::OTHER, |Named(operation)| operation.label()),
             record,
             start: Instant::now(),
             end: Some(End::Left),
@@ -85,21 +88,12 @@ fn propagate(trace: &Trace, headers: &mut HeaderMap) -> SpanId {
     span
 }
 
-/// How an attempt ended.
-#[derive(Clone, Copy)]
-enum End {
-    Answered(u16),
-    Failed(&'static str),
-    /// The caller did not wait for it.
-    Left,
-}
-
 /// An attempt that has begun. Its end is noted when this is dropped.
 struct UnderWay {
     record: Record,
     span: Option<SpanId>,
     method: Method,
-    operation: &'static str,
+    operation: OperationLabel,
     start: Instant,
     end: Option<End>,
 }
@@ -120,19 +114,11 @@ impl UnderWay {
             before
         };
         if let (Some(trace), Some(span)) = (self.record.trace(), self.span) {
-            trace.child_with(span, self.start, || {
-                let (status, error) = match end {
-                    End::Answered(status) => (Some(status), None),
-                    End::Failed(code) => (None, Some(code)),
-                    End::Left => (None, Some("caller_left")),
-                };
-                What::Attempt {
-                    method: self.method.clone(),
-                    operation: self.operation,
-                    before,
-                    status,
-                    error,
-                }
+            trace.child_with(span, self.start, || What::Attempt {
+                method: self.method.clone(),
+                operation: self.operation,
+                before,
+                end,
             });
         }
     }

@@ -11,7 +11,7 @@ use tower::{Layer, Service};
 use super::{Either, record};
 use crate::{
     body::Body,
-    error::Error,
+    error::{Code, Error},
     state::limiters::PlanLimiters,
     telemetry::metrics::Metrics,
     types::{Caller, Named},
@@ -74,7 +74,7 @@ where
                 record(&request).facts().rate = self.limiters.standing(caller, extensions.get());
                 return Either::refused(Error::Forbidden);
             }
-            let code = Error::Forbidden.code();
+            let code = Code::Forbidden;
             record(&request).facts().would_refuse.get_or_insert(code);
             self.metrics.would_refuse(&caller.name, code);
         }

@@ -136,7 +136,9 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::{state::Clock, telemetry::metrics::Metrics, types::Demand};
+    use crate::{
+        policy::circuit::Status, state::Clock, telemetry::metrics::Metrics, types::Demand,
+    };
 
     const OPEN: Duration = Duration::from_secs(5);
 
@@ -179,14 +181,17 @@ mod tests {
             for _ in 0..2 {
                 let _ = self.attempt(|| answer(503, None)).await;
             }
-            assert_eq!(self.state(), "open");
+            assert_eq!(self.state(), Status::Open);
         }
 
         /// What the admin and the metrics show, which must agree.
-        fn state(&self) -> &'static str {
+        fn state(&self) -> Status {
             let state = self.layer.circuit.view(&self.layer.rules).state;
-            let gauge = format!("\nrevgate_circuit_open {}\n", u8::from(state != "closed"));
-            assert!(self.metrics.encode().contains(&gauge), "{state}");
+            let gauge = format!(
+                "\nrevgate_circuit_open {}\n",
+                u8::from(state != Status::Closed)
+            );
+            assert!(self.metrics.encode().contains(&gauge), "{state:?}");
             state
         }
     }
@@ -213,16 +218,16 @@ mod tests {
         }
         assert_eq!(rig.asked.load(Ordering::Relaxed), 2);
         tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!(rig.state(), "half_open");
+        assert_eq!(rig.state(), Status::HalfOpen);
         rig.attempt(|| answer(200, None)).await.expect("the probe");
-        assert_eq!(rig.state(), "closed");
+        assert_eq!(rig.state(), Status::Closed);
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_connection_a_lost_one_and_a_timeout_open_it() {
         let ends: [fn() -> Error; 3] = [
-            || Error::Unreachable("refused".into()),
-            || Error::Broken("reset".into()),
+            || Error::unreachable("refused"),
+            || Error::broken("reset"),
             || Error::UpstreamTimeout,
         ];
         for end in ends {
@@ -230,7 +235,7 @@ mod tests {
             for _ in 0..2 {
                 let _ = rig.attempt(|| Err(end())).await;
             }
-            assert_eq!(rig.state(), "open", "{:?}", end());
+            assert_eq!(rig.state(), Status::Open, "{:?}", end());
         }
     }
 
@@ -254,15 +259,15 @@ mod tests {
             for _ in 0..3 {
                 let _ = rig.attempt(end).await;
             }
-            assert_eq!(rig.state(), "closed", "{number}");
+            assert_eq!(rig.state(), Status::Closed, "{number}");
             let _ = rig.attempt(|| answer(500, None)).await;
-            assert_eq!(rig.state(), "open", "{number} ended the row");
+            assert_eq!(rig.state(), Status::Open, "{number} ended the row");
             tokio::time::advance(OPEN).await;
             let before = rig.asked.load(Ordering::Relaxed);
             for _ in 0..2 {
                 let _ = rig.attempt(end).await;
             }
-            assert_eq!(rig.state(), "half_open", "{number}");
+            assert_eq!(rig.state(), Status::HalfOpen, "{number}");
             let asked = rig.asked.load(Ordering::Relaxed) - before;
             assert_eq!(asked, 2, "{number}: each was a probe in its turn");
         }
@@ -285,6 +290,6 @@ mod tests {
         rig.attempt(|| answer(200, None))
             .await
             .expect("the next probe");
-        assert_eq!(rig.state(), "closed");
+        assert_eq!(rig.state(), Status::Closed);
     }
 }

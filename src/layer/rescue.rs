@@ -72,7 +72,7 @@ fn log(error: &Error, id: Option<&RequestId>) {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     let id = id.map_or("", RequestId::as_str);
     tracing::debug!(
-        code = error.code(),
+        code = error.code().label(),
         request_id = id,
         cause,
         "refused: {error}"

@@ -17,14 +17,17 @@ use crate::{
     error::Error,
     policy::{
         feedback::whole_seconds,
-        retry::{Attempt, Decision, Outcome, Rules, decide},
+        retry::{Attempt, Decision, Outcome, Reason, Rules, decide},
     },
     record::Record,
     state::{
         draining::{DRAIN_RETRY_AFTER, Draining},
         retry_budget::RetryBudget,
     },
-    telemetry::metrics::Metrics,
+    telemetry::{
+        labels::{AttemptOutcome, WaitReason},
+        metrics::Metrics,
+    },
     types::{Deadline, Demand, Named},
 };
 
@@ -192,12 +195,14 @@ impl RetryParams {
         loop {
             number += 1;
             let result = inner.call(call.attempt()).await;
-            let Some((outcome, label)) = outcome(&result) else {
+            let Some((outcome, reason)) = failure(&result) else {
                 let reached = reached(&result);
                 call.record.facts().attempts = if reached { number } else { number - 1 };
                 if reached {
-                    self.metrics
-                        .attempt(if result.is_ok() { "success" } else { "refused" });
+                    self.metrics.attempt(match result {
+                        Ok(_) => AttemptOutcome::Success,
+                        Err(_) => AttemptOutcome::Refused,
+                    });
                 }
                 return match (result, last) {
                     (Err(error), Some((response, after))) if gives_way(&error) => {
@@ -206,11 +211,11 @@ impl RetryParams {
                     (result, _) => result,
                 };
             };
-            self.metrics.attempt(label);
+            self.metrics.attempt(AttemptOutcome::Failed(reason));
             {
                 let mut facts = call.record.facts();
                 facts.attempts = number;
-                facts.throttled += u32::from(label == "throttled");
+                facts.throttled += u32::from(reason == Reason::Throttled);
             }
             let attempt = Attempt {
                 number,
@@ -221,10 +226,11 @@ impl RetryParams {
             };
             // The group is stopped for as long as the answer said: that wait is the quota layer's, where the request has
             // its turn, and where the wait is counted and can be ended by hand.
-            let group_waits = matches!(label, "throttled" | "unavailable")
+            let group_waits = matches!(reason, Reason::Throttled | Reason::Unavailable)
                 && result
                     .as_ref()
                     .is_ok_and(|r| r.extensions().get::<Demand>().is_some());
+            // Jitter only spreads retries: nothing depends on whether it can be guessed.
             let again = match decide(&self.rules, &attempt, fastrand::f64()) {
                 Decision::Retry {
                     after,
@@ -247,7 +253,7 @@ impl RetryParams {
                     last = Some((response, after));
                 }
             }
-            self.metrics.retry(label);
+            self.metrics.retry(reason);
             if !group_waits {
                 self.wait(after, &call.record).await?;
             }
@@ -258,31 +264,21 @@ impl RetryParams {
         if time.is_zero() {
             return Ok(());
         }
-        let waiting = record.waiting("retry");
+        let waiting = record.waiting(WaitReason::Retry);
         let result = tokio::select! {
             () = tokio::time::sleep(time) => Ok(()),
             () = self.draining.begun() => Err(Error::Draining { retry_after: DRAIN_RETRY_AFTER }),
         };
-        self.metrics.wait("retry", waiting.end().as_secs_f64());
+        self.metrics
+            .wait(WaitReason::Retry, waiting.end().as_secs_f64());
         result
     }
 }
 
-/// What an attempt came to, where another try may be the answer.
-fn outcome(result: &Result<Response<Body>, Error>) -> Option<(Outcome, &'static str)> {
+/// How an attempt failed, where another may be the answer.
+fn failure(result: &Result<Response<Body>, Error>) -> Option<(Outcome, Reason)> {
     let outcome = ending(result)?;
-    let label = match outcome {
-        Outcome::NotWritten => "not_written",
-        Outcome::Lost => "lost",
-        Outcome::TimedOut => "timeout",
-        Outcome::Status { status, .. } => match status.as_u16() {
-            429 => "throttled",
-            503 => "unavailable",
-            500 | 502 | 504 => "server_error",
-            _ => return None,
-        },
-    };
-    Some((outcome, label))
+    Some((outcome, outcome.reason()?))
 }
 
 /// A refusal of ours that says less than upstream's own last answer does.

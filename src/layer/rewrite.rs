@@ -15,7 +15,7 @@ use super::BoxFuture;
 use crate::{
     body::{Body, Fault, InboundFault, read_up_to},
     error::Error,
-    policy::rewrite::{RewriteFault, Rewritten, Rule, rewrite, skip},
+    policy::rewrite::{RewriteFault, Rewritten, Rule, Skip, rewrite, skip},
     record::Record,
     telemetry::metrics::Metrics,
     types::Named,
@@ -93,10 +93,9 @@ impl RewriteParams {
         let rule = self.rules.get(operation.name())?;
         match skip(request.method(), request.headers()) {
             None => Some(rule.clone()),
-            Some(skip) => {
-                if let Some(reason) = skip.reason() {
-                    self.metrics.rewrite_skipped(reason);
-                }
+            Some(Skip::Method) => None,
+            Some(Skip::Unreadable(reason)) => {
+                self.metrics.rewrite_skipped(reason);
                 None
             }
         }

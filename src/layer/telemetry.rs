@@ -9,16 +9,18 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use super::headers::X_REQUEST_ID;
 use crate::{
     body::{Body, Guard, InboundFault},
-    policy::headers::sane_request_id,
+    error::Code,
+    policy::{headers::sane_request_id, operation::OperationLabel},
     record::{Facts, Record},
     telemetry::{
+        labels::Source,
         metrics::Metrics,
         tally::{self, Ended, Tally},
         trace::{Spans, Trace, What},
@@ -115,10 +117,7 @@ where
 fn request_id<B>(request: &Request<B>) -> RequestId {
     match request.headers().get(X_REQUEST_ID) {
         Some(id) if sane_request_id(id) => RequestId(id.clone()),
-        _ => {
-            let id = format!("{:032x}", fastrand::u128(..));
-            RequestId(HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unknown")))
-        }
+        _ => RequestId::random(),
     }
 }
 
@@ -156,12 +155,12 @@ impl Drop for End {
         metrics.in_flight(-1);
         let facts = self.record.facts();
         let caller = facts.caller.clone().unwrap_or_else(other);
-        let operation = facts.operation.unwrap_or("other");
+        let operation = facts.operation.unwrap_or(OperationLabel::OTHER);
         let seconds = self.start.elapsed().as_secs_f64();
         let source = if facts.code.is_some() || self.status.is_none() {
-            "gateway"
+            Source::Gateway
         } else {
-            "upstream"
+            Source::Upstream
         };
         metrics.request(&caller, operation, self.status(), source, seconds);
         if let Some(code) = facts.code {
@@ -208,7 +207,7 @@ impl End {
     }
 
     /// The access log. Names and numbers only: no target, query, header or body.
-    fn line(&self, facts: &Facts, caller: &str, operation: &str, source: &str) {
+    fn line(&self, facts: &Facts, caller: &str, operation: OperationLabel, source: Source) {
         let trace_id = self.record.trace().map(|trace| trace.id());
         tracing::info!(
             target: ACCESS,
@@ -216,12 +215,12 @@ impl End {
             trace_id = trace_id.map(tracing::field::display),
             caller,
             method = self.method.as_str(),
-            operation,
+            operation = operation.label(),
             status = self.status(),
-            source,
-            code = facts.code.unwrap_or(""),
-            would_refuse = facts.would_refuse.unwrap_or(""),
-            decision = facts.decision(self.status.is_some()),
+            source = source.label(),
+            code = facts.code.map_or("", Code::label),
+            would_refuse = facts.would_refuse.map_or("", Code::label),
+            decision = facts.decision(self.status.is_some()).label(),
             attempts = facts.attempts,
             wait_ms = milliseconds(facts.waited),
             upstream_ms = milliseconds(facts.upstream),
@@ -233,7 +232,7 @@ impl End {
         );
     }
 
-    fn trace(&self, facts: &Facts, caller: &Arc<str>, operation: &'static str) {
+    fn trace(&self, facts: &Facts, caller: &Arc<str>, operation: OperationLabel) {
         let Some(trace) = self.record.trace() else {
             return;
         };
@@ -303,7 +302,7 @@ mod tests {
             match request.uri().path() {
                 "/leave" => std::future::pending::<()>().await,
                 "/let-pass" => {
-                    super::super::record(&request).facts().would_refuse = Some("forbidden");
+                    super::super::record(&request).facts().would_refuse = Some(Code::Forbidden);
                 }
                 _ => {}
             }

@@ -8,6 +8,7 @@ use std::{collections::VecDeque, time::Duration};
 use http::StatusCode;
 
 use super::retry;
+use crate::label::label_enum;
 
 /// What the operator allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,11 +84,20 @@ pub enum Change {
     Closed,
 }
 
+label_enum! {
+    /// Whether attempts pass.
+    pub enum Status {
+        Closed = "closed",
+        Open = "open",
+        /// A probe may go, or is out.
+        HalfOpen = "half_open",
+    }
+}
+
 /// How it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
-    /// "closed", "open" or "half_open": a probe may go, or is out.
-    pub state: &'static str,
+    pub state: Status,
     /// Failures in the present row; unless it is closed, those that opened it.
     pub failures: usize,
     /// Until a probe may go; `None` while closed.
@@ -213,13 +223,13 @@ impl Circuit {
     pub fn view(&self, rules: &Rules, now: Duration) -> View {
         let now = self.latest.max(now);
         let (state, next_probe) = match self.state {
-            State::Closed => ("closed", None),
-            State::Open { until } if now < until => ("open", Some(until - now)),
+            State::Closed => (Status::Closed, None),
+            State::Open { until } if now < until => (Status::Open, Some(until - now)),
             State::Open { .. } | State::HalfOpen { probe: None } => {
-                ("half_open", Some(Duration::ZERO))
+                (Status::HalfOpen, Some(Duration::ZERO))
             }
             State::HalfOpen { probe: Some(probe) } => {
-                ("half_open", Some(probe.until.saturating_sub(now)))
+                (Status::HalfOpen, Some(probe.until.saturating_sub(now)))
             }
         };
         let failures = match self.state {
@@ -274,6 +284,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::label::assert_labels;
 
     const SECOND: Duration = Duration::from_secs(1);
     const RULES: Rules = Rules {
@@ -312,6 +323,11 @@ mod tests {
             Some(Change::Opened)
         );
         circuit
+    }
+
+    #[test]
+    fn states_are_called_as_the_admins_json_calls_them() {
+        assert_labels!(Status: "closed" "open" "half_open");
     }
 
     #[test]
@@ -468,17 +484,24 @@ mod tests {
             let view = circuit.view(&RULES, at(seconds));
             (view.state, view.failures, view.next_probe)
         };
-        assert_eq!(view(&circuit, 0), ("closed", 0, None));
+        assert_eq!(view(&circuit, 0), (Status::Closed, 0, None));
         let _ = attempt(&mut circuit, Outcome::Failure, 0);
-        assert_eq!(view(&circuit, 10), ("closed", 1, None));
-        assert_eq!(view(&circuit, 11), ("closed", 0, None), "too old to count");
+        assert_eq!(view(&circuit, 10), (Status::Closed, 1, None));
+        assert_eq!(
+            view(&circuit, 11),
+            (Status::Closed, 0, None),
+            "too old to count"
+        );
         let mut circuit = opened();
-        assert_eq!(view(&circuit, 2), ("open", 3, Some(SECOND * 3)));
-        assert_eq!(view(&circuit, 5), ("half_open", 3, Some(Duration::ZERO)));
+        assert_eq!(view(&circuit, 2), (Status::Open, 3, Some(SECOND * 3)));
+        assert_eq!(
+            view(&circuit, 5),
+            (Status::HalfOpen, 3, Some(Duration::ZERO))
+        );
         let probe = pass(&mut circuit, 6);
-        assert_eq!(view(&circuit, 7), ("half_open", 3, Some(SECOND * 4)));
+        assert_eq!(view(&circuit, 7), (Status::HalfOpen, 3, Some(SECOND * 4)));
         let _ = circuit.settle(probe, Outcome::Success, &RULES, at(7));
-        assert_eq!(view(&circuit, 7), ("closed", 0, None));
+        assert_eq!(view(&circuit, 7), (Status::Closed, 0, None));
     }
 
     #[test]
@@ -497,7 +520,7 @@ mod tests {
         let _probe = circuit
             .try_pass(&rules, Duration::ZERO)
             .expect("time has ended");
-        assert_eq!(circuit.view(&rules, Duration::ZERO).state, "half_open");
+        assert_eq!(circuit.view(&rules, Duration::ZERO).state, Status::HalfOpen);
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -546,7 +569,7 @@ mod tests {
                 match event {
                     Event::Step(millis) => now += Duration::from_millis(millis),
                     Event::Pass => {
-                        let is_closed = circuit.view(&rules, now).state == "closed";
+                        let is_closed = circuit.view(&rules, now).state == Status::Closed;
                         match circuit.try_pass(&rules, now) {
                             Ok(pass) => {
                                 serial += 1;
@@ -571,7 +594,7 @@ mod tests {
                     }
                     Event::End(index, end) if !out.is_empty() => {
                         let (number, pass) = out.swap_remove(index % out.len());
-                        let was_closed = circuit.view(&rules, now).state == "closed";
+                        let was_closed = circuit.view(&rules, now).state == Status::Closed;
                         let change = match end {
                             Some(outcome) => circuit.settle(pass, outcome, &rules, now),
                             None => {
@@ -611,7 +634,7 @@ mod tests {
                     Event::End(..) => {}
                 }
                 prop_assert!(circuit.row.len() <= failures);
-                prop_assert_eq!(circuit.view(&rules, now).state == "closed", opened.is_none());
+                prop_assert_eq!(circuit.view(&rules, now).state == Status::Closed, opened.is_none());
                 if opened.is_none() {
                     let pass = circuit.try_pass(&rules, now).expect("closed: everything passes");
                     circuit.abandon(pass);

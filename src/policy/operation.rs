@@ -6,9 +6,9 @@ use std::borrow::Cow;
 
 use http::Method;
 use percent_encoding::percent_decode_str;
+use serde::{Serialize, Serializer};
 
-/// The label of every operation that is not in the table, so that labels stay bounded.
-const OTHER: &str = "other";
+use crate::label::label_enum;
 
 /// An OAuth callback: it takes no credential, and acts even when called by GET.
 const CALLBACK: &str = "keyrings.authorize";
@@ -65,10 +65,10 @@ impl Operation {
     }
 
     /// The name for a metric: one of a fixed set.
-    pub fn label(&self) -> &'static str {
+    pub fn label(&self) -> OperationLabel {
         match self.0 {
-            Name::Known(row) => row.0,
-            Name::Unknown(_) => OTHER,
+            Name::Known(row) => OperationLabel(row.0),
+            Name::Unknown(_) => OperationLabel::OTHER,
         }
     }
 
@@ -103,13 +103,46 @@ impl Operation {
         self.name() != CALLBACK
     }
 
-    /// `read` or `write`, for a metric.
-    pub fn class(&self, method: &Method) -> &'static str {
+    /// What kind of call it is, for a metric.
+    pub fn class(&self, method: &Method) -> Class {
         if self.is_read(method) {
-            "read"
+            Class::Read
         } else {
-            "write"
+            Class::Write
         }
+    }
+}
+
+/// An operation's name in metrics, the log and spans: one that the table has, or "other", so that labels stay bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperationLabel(&'static str);
+
+impl OperationLabel {
+    /// Every operation that is not in the table.
+    pub const OTHER: OperationLabel = OperationLabel("other");
+
+    /// The name.
+    pub const fn label(self) -> &'static str {
+        self.0
+    }
+
+    /// The name, of an operation that the table has.
+    pub fn known(self) -> Option<&'static str> {
+        (self != OperationLabel::OTHER).then_some(self.0)
+    }
+}
+
+impl Serialize for OperationLabel {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0)
+    }
+}
+
+label_enum! {
+    /// Whether repeating a call changes anything.
+    pub enum Class {
+        Read = "read",
+        Write = "write",
     }
 }
 
@@ -264,6 +297,12 @@ static TABLE: &[Row] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::label::assert_labels;
+
+    #[test]
+    fn classes_are_called_as_the_metrics_call_them() {
+        assert_labels!(Class: "read" "write");
+    }
 
     #[test]
     fn the_table_is_sorted_and_whole() {
@@ -288,7 +327,7 @@ mod tests {
         ] {
             let operation = Operation::from_path(path);
             assert_eq!(operation.name(), "works.list", "{path}");
-            assert_eq!(operation.label(), "works.list");
+            assert_eq!(operation.label().label(), "works.list");
         }
     }
 
@@ -296,7 +335,7 @@ mod tests {
     fn unknown_operations_share_a_label() {
         let operation = Operation::from_path("/internal//Things.get/");
         assert_eq!(operation.name(), "internal/things.get");
-        assert_eq!(operation.label(), "other");
+        assert_eq!(operation.label(), OperationLabel::OTHER);
         assert!(operation.is_read(&Method::POST));
         assert!(!Operation::from_path("/mcp/v1").is_read(&Method::POST));
         assert!(Operation::from_path("/mcp/v1").is_read(&Method::GET));
@@ -309,7 +348,7 @@ mod tests {
         assert!(!Operation::from_path("/works.create").is_read(&Method::GET));
         assert_eq!(
             Operation::from_path("/works.create").class(&Method::POST),
-            "write"
+            Class::Write
         );
     }
 

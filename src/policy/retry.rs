@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::label::label_enum;
+
 /// What the operator allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -31,6 +33,43 @@ pub enum Outcome {
     Lost,
     /// No response head came in time.
     TimedOut,
+}
+
+label_enum! {
+    /// Why another attempt may be the answer: how one ended that has failed.
+    pub enum Reason {
+        /// 429.
+        Throttled = "throttled",
+        /// 503.
+        Unavailable = "unavailable",
+        /// 500, 502 or 504.
+        ServerError = "server_error",
+        /// See [`Outcome::NotWritten`].
+        NotWritten = "not_written",
+        /// See [`Outcome::Lost`].
+        Lost = "lost",
+        /// See [`Outcome::TimedOut`].
+        TimedOut = "timeout",
+    }
+}
+
+impl Outcome {
+    /// `None` for an answer that stands.
+    pub fn reason(self) -> Option<Reason> {
+        Some(match self {
+            Outcome::NotWritten => Reason::NotWritten,
+            Outcome::Lost => Reason::Lost,
+            Outcome::TimedOut => Reason::TimedOut,
+            Outcome::Status { status, .. } => match status {
+                StatusCode::TOO_MANY_REQUESTS => Reason::Throttled,
+                StatusCode::SERVICE_UNAVAILABLE => Reason::Unavailable,
+                StatusCode::INTERNAL_SERVER_ERROR
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::GATEWAY_TIMEOUT => Reason::ServerError,
+                _ => return None,
+            },
+        })
+    }
 }
 
 /// An attempt that was just made.
@@ -77,16 +116,18 @@ pub fn decide(rules: &Rules, attempt: &Attempt, jitter: f64) -> Decision {
     if !attempt.replayable || attempt.number >= rules.max_attempts {
         return stop;
     }
-    let draws_budget = match kind(attempt.outcome) {
-        Kind::Refused => false,
-        Kind::Untouched => true,
-        Kind::Doubtful if attempt.reads => true,
-        Kind::Doubtful | Kind::Final => return stop,
+    let Some(reason) = attempt.outcome.reason() else {
+        return stop;
     };
-    let named = match kind(attempt.outcome) {
-        Kind::Refused | Kind::Untouched => demand,
-        // A time is honoured on 429 and 503 only; elsewhere it says nothing that is documented.
-        Kind::Doubtful | Kind::Final => None,
+    let (draws_budget, named) = match reason {
+        // Refused before any work. The group's ledger governs these, so the budget does not.
+        Reason::Throttled => (false, demand),
+        // Nothing was done: any operation may be sent again.
+        Reason::Unavailable | Reason::NotWritten => (true, demand),
+        // Something may have been done: only a read may be sent again. A time is honoured on 429 and 503 only; elsewhere it
+        // says nothing that is documented.
+        Reason::ServerError | Reason::Lost | Reason::TimedOut if attempt.reads => (true, None),
+        Reason::ServerError | Reason::Lost | Reason::TimedOut => return stop,
     };
     let after = named.unwrap_or_else(|| backoff(rules, attempt.number, jitter));
     if after > attempt.elapsed_wait_left {
@@ -95,32 +136,6 @@ pub fn decide(rules: &Rules, attempt: &Attempt, jitter: f64) -> Decision {
     Decision::Retry {
         after,
         draws_budget,
-    }
-}
-
-enum Kind {
-    /// 429: refused before any work. The group's ledger governs these, so the budget does not.
-    Refused,
-    /// Nothing was done: any operation may be sent again.
-    Untouched,
-    /// Something may have been done: only a read may be sent again.
-    Doubtful,
-    /// An answer.
-    Final,
-}
-
-fn kind(outcome: Outcome) -> Kind {
-    match outcome {
-        Outcome::NotWritten => Kind::Untouched,
-        Outcome::Lost | Outcome::TimedOut => Kind::Doubtful,
-        Outcome::Status { status, .. } => match status {
-            StatusCode::TOO_MANY_REQUESTS => Kind::Refused,
-            StatusCode::SERVICE_UNAVAILABLE => Kind::Untouched,
-            StatusCode::INTERNAL_SERVER_ERROR
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::GATEWAY_TIMEOUT => Kind::Doubtful,
-            _ => Kind::Final,
-        },
     }
 }
 
@@ -215,6 +230,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::label::assert_labels;
 
     const RULES: Rules = Rules {
         max_attempts: 4,
@@ -310,6 +326,12 @@ mod tests {
             ),
             STOP
         );
+    }
+
+    /// Dashboards and alerts rely on these to the letter.
+    #[test]
+    fn reasons_are_called_as_the_dashboards_call_them() {
+        assert_labels!(Reason: "throttled" "unavailable" "server_error" "not_written" "lost" "timeout");
     }
 
     #[test]

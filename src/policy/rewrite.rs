@@ -8,6 +8,8 @@ use std::ops::Range;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::value::RawValue;
 
+use crate::label::label_enum;
+
 /// What is done about a deprecated key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -35,20 +37,17 @@ pub struct Rule {
 pub enum Skip {
     /// The method has none.
     Method,
-    /// It is compressed.
-    Coding,
-    /// It is not JSON.
-    MediaType,
+    /// It is there, and cannot be looked into.
+    Unreadable(Unreadable),
 }
 
-impl Skip {
-    /// As it is counted, where a body was there and could not be looked into.
-    pub fn reason(self) -> Option<&'static str> {
-        match self {
-            Skip::Method => None,
-            Skip::Coding => Some("content_encoding"),
-            Skip::MediaType => Some("content_type"),
-        }
+label_enum! {
+    /// Why a body cannot be looked into.
+    pub enum Unreadable {
+        /// It is compressed.
+        Coding = "content_encoding",
+        /// It is not JSON.
+        MediaType = "content_type",
     }
 }
 
@@ -59,13 +58,14 @@ pub fn skip(method: &Method, headers: &HeaderMap) -> Option<Skip> {
     }
     let coding = headers.get(header::CONTENT_ENCODING);
     if coding.is_some_and(|coding| coding != "identity") {
-        return Some(Skip::Coding);
+        return Some(Skip::Unreadable(Unreadable::Coding));
     }
     // DevRev takes JSON only; a client that does not name the type means it.
     let kind = headers.get(header::CONTENT_TYPE)?.to_str().unwrap_or("");
     let essence = kind.split(';').next().unwrap_or("").trim();
     let essence = essence.to_ascii_lowercase();
-    (essence != "application/json" && !essence.ends_with("+json")).then_some(Skip::MediaType)
+    (essence != "application/json" && !essence.ends_with("+json"))
+        .then_some(Skip::Unreadable(Unreadable::MediaType))
 }
 
 /// What became of a body.
@@ -381,6 +381,7 @@ mod tests {
     use serde_json::{Map, Value};
 
     use super::*;
+    use crate::label::assert_labels;
 
     fn rule(mode: Mode) -> Rule {
         let own = |(old, new): (&str, &str)| (old.to_owned(), new.to_owned());
@@ -402,6 +403,11 @@ mod tests {
 
     fn fault(body: impl AsRef<[u8]>) -> RewriteFault {
         rewrite(body.as_ref(), &rule(Mode::Rewrite)).unwrap_err()
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_called_as_the_metrics_call_it() {
+        assert_labels!(Unreadable: "content_encoding" "content_type");
     }
 
     #[test]

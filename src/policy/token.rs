@@ -4,6 +4,8 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
+use crate::label::label_enum;
+
 /// Before its expiry a token is worth a warning for so long, in seconds: a working day's notice.
 const NOTICE: f64 = 24.0 * 60.0 * 60.0;
 
@@ -23,23 +25,40 @@ pub fn expires_at(token: &[u8]) -> Option<f64> {
     (expires.is_finite() && expires >= 0.0).then_some(expires)
 }
 
-/// "valid", "expires_soon" (within a day), "expired", or "unknown" where it does not say when it expires. `now` is in epoch
-/// seconds.
-pub fn state(expires_at: Option<f64>, now: f64) -> &'static str {
+label_enum! {
+    /// What a token says of its own time.
+    pub enum Expiry {
+        /// Nothing.
+        Unknown = "unknown",
+        Expired = "expired",
+        /// Within a day.
+        Soon = "expires_soon",
+        Valid = "valid",
+    }
+}
+
+/// How a token stands that expires then. `now` is in epoch seconds.
+pub fn state(expires_at: Option<f64>, now: f64) -> Expiry {
     match expires_at {
-        None => "unknown",
-        Some(at) if at <= now => "expired",
-        Some(at) if at <= now + NOTICE => "expires_soon",
-        Some(_) => "valid",
+        None => Expiry::Unknown,
+        Some(at) if at <= now => Expiry::Expired,
+        Some(at) if at <= now + NOTICE => Expiry::Soon,
+        Some(_) => Expiry::Valid,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::label::assert_labels;
 
     fn jwt(claims: &str) -> String {
         format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[test]
+    fn states_are_called_as_the_admins_json_calls_them() {
+        assert_labels!(Expiry: "unknown" "expired" "expires_soon" "valid");
     }
 
     #[test]
@@ -72,7 +91,7 @@ mod tests {
             (Some(1000.0 + NOTICE), "expires_soon"),
             (Some(1001.0 + NOTICE), "valid"),
         ] {
-            assert_eq!(state(at, 1000.0), want);
+            assert_eq!(state(at, 1000.0).label(), want);
         }
     }
 }

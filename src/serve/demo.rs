@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 
 use super::{Gateway, signals::Signals};
-use crate::{config, runtime::ThreadRuntime, simulator, telemetry::log};
+use crate::{config, hash::sha256, runtime::ThreadRuntime, simulator, telemetry::log};
 
 const KEY: &str = "demo-key";
 
@@ -57,8 +57,7 @@ access = "all"
 }
 
 fn hash(key: &str) -> String {
-    use sha2::{Digest, Sha256};
-    Sha256::digest(key)
+    sha256(key.as_bytes())
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()

@@ -104,7 +104,7 @@ impl Gateway {
         let (drain, draining) = Draining::new();
         // The admin listener's thread: it serves no caller.
         let background = ThreadRuntime::new()?;
-        let mut state = State::new(&plan, draining, background.handle().clone());
+        let mut state = State::new(&plan, draining, background.handle().clone())?;
         let exporter = traces::start(&config, &state.metrics)?;
         state.spans = exporter.as_ref().map(Exporter::spans);
         let state = Arc::new(state);

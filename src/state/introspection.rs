@@ -1,15 +1,16 @@
 //! What is known of callers' own tokens: one memory for all workers, and nothing in it from which a token could be had.
 
 use std::{
-    hash::{BuildHasher, Hasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use aws_lc_rs::{
+    hmac::{self, HMAC_SHA256},
+    rand::SystemRandom,
+};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderValue;
-use rustls::crypto::aws_lc_rs;
-use sha2::{Digest, Sha256};
 use tokio::{
     sync::{Semaphore, SemaphorePermit, watch},
     time::{Instant, timeout_at},
@@ -18,6 +19,7 @@ use tokio::{
 use super::Clock;
 use crate::{
     error::Error,
+    hash::sha256,
     policy::introspect::{Cache, DEFAULT_CAPACITY, Ending, Known, Turn},
     types::OwnToken,
 };
@@ -37,7 +39,7 @@ impl User {
     pub fn named(id: &str) -> User {
         User {
             group: id.into(),
-            rate: Sha256::digest(id).into(),
+            rate: sha256(id.as_bytes()),
         }
     }
 
@@ -63,14 +65,20 @@ impl User {
 pub enum Ended {
     Good(Arc<User>),
     Bad,
-    Failed(Failure),
+    /// DevRev could not be asked.
+    Failed(Error),
 }
 
 type Follow = watch::Receiver<Option<Ended>>;
 
+/// The operating system gave no random bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no random numbers")]
+pub struct NoRandomness;
+
 /// See the module.
 pub struct Memory {
-    key: [u8; 32],
+    key: hmac::Key,
     clock: Clock,
     cache: Mutex<Cache<Key, Arc<User>, Follow>>,
     /// Tokens that nobody knows are asked about a few at a time, and few more wait: a flood of them must not take the
@@ -92,19 +100,26 @@ const BUSY: Duration = Duration::from_secs(1);
 
 impl Memory {
     /// At most so many unknown tokens are asked about at once.
-    pub fn new(at_once: usize, clock: Clock) -> Memory {
+    ///
+    /// # Errors
+    /// When there is no randomness for the key: one that could be guessed would give away tokens that are looked for.
+    pub fn new(at_once: usize, clock: Clock) -> Result<Memory, NoRandomness> {
         let at_once = at_once.clamp(1, 1024);
-        Memory {
-            key: random(),
+        let key =
+            hmac::Key::generate(HMAC_SHA256, &SystemRandom::new()).map_err(|_| NoRandomness)?;
+        Ok(Memory {
+            key,
             clock,
             cache: Mutex::new(Cache::new(DEFAULT_CAPACITY)),
             asking: Semaphore::new(at_once),
             places: Semaphore::new(at_once * (1 + PLACES)),
-        }
+        })
     }
 
     pub fn key(&self, token: &[u8]) -> Key {
-        hmac(&self.key, token)
+        let mut key = Key::default();
+        key.copy_from_slice(hmac::sign(&self.key, token).as_ref());
+        key
     }
 
     pub fn now(&self) -> Duration {
@@ -199,121 +214,24 @@ impl Drop for Lead<'_> {
     }
 }
 
-/// Why DevRev could not be asked, in a form that many can be told.
-#[derive(Clone, Copy, Debug)]
-pub enum Failure {
-    Throttled(Duration),
-    RoomFull(Duration),
-    Overloaded(Duration),
-    Draining(Duration),
-    CircuitOpen(Duration),
-    Unverified(Duration),
-    Unreachable,
-    Broken,
-    TimedOut,
-    Internal,
-}
-
-impl Failure {
-    pub fn of(error: &Error) -> Failure {
-        match error {
-            Error::QuotaExhausted { retry_after } => Failure::Throttled(*retry_after),
-            Error::WaitingRoomFull { retry_after } => Failure::RoomFull(*retry_after),
-            Error::Overloaded { retry_after } => Failure::Overloaded(*retry_after),
-            Error::Draining { retry_after } => Failure::Draining(*retry_after),
-            Error::CircuitOpen { retry_after } => Failure::CircuitOpen(*retry_after),
-            Error::TokenUnverified { retry_after } => Failure::Unverified(*retry_after),
-            Error::Unreachable(_) => Failure::Unreachable,
-            Error::Broken(_) => Failure::Broken,
-            Error::UpstreamTimeout => Failure::TimedOut,
-            _ => Failure::Internal,
-        }
-    }
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Error {
-        const CAUSE: &str = "when another request asked about the same token";
-        match failure {
-            Failure::Throttled(retry_after) => Error::QuotaExhausted { retry_after },
-            Failure::RoomFull(retry_after) => Error::WaitingRoomFull { retry_after },
-            Failure::Overloaded(retry_after) => Error::Overloaded { retry_after },
-            Failure::Draining(retry_after) => Error::Draining { retry_after },
-            Failure::CircuitOpen(retry_after) => Error::CircuitOpen { retry_after },
-            Failure::Unverified(retry_after) => Error::TokenUnverified { retry_after },
-            Failure::Unreachable => Error::Unreachable(CAUSE.into()),
-            Failure::Broken => Error::Broken(CAUSE.into()),
-            Failure::TimedOut => Error::UpstreamTimeout,
-            Failure::Internal => Error::Internal,
-        }
-    }
-}
-
-/// From the source of TLS's keys; else from that of std's.
-fn random() -> [u8; 32] {
-    let mut key = [0; 32];
-    if aws_lc_rs::default_provider()
-        .secure_random
-        .fill(&mut key)
-        .is_err()
-    {
-        for word in key.chunks_exact_mut(8) {
-            let word_of_std = RandomState::new().build_hasher().finish();
-            word.copy_from_slice(&word_of_std.to_le_bytes());
-        }
-    }
-    key
-}
-
-/// RFC 2104, for a key that is shorter than SHA-256's block.
-fn hmac(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
-    let pad = |byte: u8| {
-        let mut block = [byte; 64];
-        for (padded, key) in block.iter_mut().zip(key) {
-            *padded ^= key;
-        }
-        block
-    };
-    let inner = Sha256::new_with_prefix(pad(0x36)).chain_update(message);
-    let outer = Sha256::new_with_prefix(pad(0x5c)).chain_update(inner.finalize());
-    outer.finalize().into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn hmac_is_that_of_the_rfc() {
-        // RFC 4231, test cases 1 and 2; a shorter key is one that ends in zeros.
-        let cases: [(&[u8], &[u8], [u8; 4]); 2] = [
-            (&[0x0b; 20], b"Hi There", [0xb0, 0x34, 0x4c, 0x61]),
-            (
-                b"Jefe",
-                b"what do ya want for nothing?",
-                [0x5b, 0xdc, 0xc1, 0x46],
-            ),
-        ];
-        for (key, message, starts) in cases {
-            let mut padded = [0; 32];
-            padded[..key.len()].copy_from_slice(key);
-            assert_eq!(hmac(&padded, message)[..4], starts);
-        }
+    fn memory() -> Memory {
+        Memory::new(1, Clock::start()).expect("randomness")
     }
 
     #[test]
     fn each_process_has_a_key_of_its_own() {
-        let (one, other) = (
-            Memory::new(1, Clock::start()),
-            Memory::new(1, Clock::start()),
-        );
+        let (one, other) = (memory(), memory());
         assert_eq!(one.key(b"token"), one.key(b"token"));
         assert_ne!(one.key(b"token"), other.key(b"token"));
     }
 
     #[tokio::test]
     async fn whoever_leaves_lets_the_next_one_ask() {
-        let memory = Memory::new(1, Clock::start());
+        let memory = memory();
         let key = memory.key(b"token");
         let Joined::Lead(lead, None) = memory.join(&key) else {
             panic!("the first one asks");
@@ -328,7 +246,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn few_strangers_are_asked_about_at_once_and_few_more_wait() {
-        let memory = Arc::new(Memory::new(1, Clock::start()));
+        let memory = Arc::new(memory());
         let deadline = Instant::now() + Duration::from_secs(2);
         let first = memory.enter(deadline).await.expect("a place");
         let waits = tokio::spawn({

@@ -22,9 +22,17 @@ use tokio::runtime::Handle;
 
 pub use self::clock::Clock;
 use self::{
-    circuit::UpstreamCircuit, draining::Draining, handshakes::Handshakes, in_flight::InFlight,
-    introspection::Memory, key_usage::KeyUsage, limiters::Limiters, quota::Groups,
-    retry_budget::RetryBudget, signing_keys::SigningKeyStore, tokens::Tokens,
+    circuit::UpstreamCircuit,
+    draining::Draining,
+    handshakes::Handshakes,
+    in_flight::InFlight,
+    introspection::{Memory, NoRandomness},
+    key_usage::KeyUsage,
+    limiters::Limiters,
+    quota::Groups,
+    retry_budget::RetryBudget,
+    signing_keys::SigningKeyStore,
+    tokens::Tokens,
 };
 use crate::{
     plan::{Identities, KeySource, Plan},
@@ -55,7 +63,10 @@ pub struct State {
 
 impl State {
     /// Nothing is known yet. `background` is for what is fetched unasked; no request is served on it.
-    pub fn new(plan: &Plan, draining: Draining, background: Handle) -> State {
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn new(plan: &Plan, draining: Draining, background: Handle) -> Result<State, NoRandomness> {
         let clock = Clock::start();
         let groups = Arc::new(Groups::new(plan.quota.clone(), clock));
         let mut metrics = Metrics::new();
@@ -73,13 +84,13 @@ impl State {
             limiters: Limiters::new(&plan.rates, clock),
             tokens: Arc::new(Tokens::new(&plan.tokens, clock, metrics.clone())),
             key_usage: KeyUsage::default(),
-            introspection: Arc::new(Memory::new(plan.unknown_at_once, clock)),
+            introspection: Arc::new(Memory::new(plan.unknown_at_once, clock)?),
             signing_keys: SigningKeyStore::new(background, clock, metrics.clone()),
             handshakes: plan.tls.clone().map(Handshakes::new),
             metrics,
         };
         state.reconcile(plan);
-        state
+        Ok(state)
     }
 
     /// Makes room for what this plan names, and keeps what is known of whatever stays as it is. Cannot fail, and changes no

@@ -14,14 +14,15 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tower::BoxError;
 
 use super::{
+    labels::SpanDrop,
     metrics::Metrics,
     otlp::{self, Origin},
     trace::{Span, Spans},
 };
 use crate::{
-    error::Cause,
     runtime::ThreadRuntime,
     upstream::{Own, connector::Connector},
 };
@@ -92,8 +93,8 @@ impl Drop for Exporter {
 pub fn start(options: Options, metrics: Arc<Metrics>) -> io::Result<Exporter> {
     let (spans, queue) = Spans::new(options.sample, ROOM, metrics.clone());
     // So that the series is there before anything is lost.
-    metrics.spans_dropped("queue_full", 0);
-    metrics.spans_dropped("export_failed", 0);
+    metrics.spans_dropped(SpanDrop::QueueFull, 0);
+    metrics.spans_dropped(SpanDrop::ExportFailed, 0);
     let runtime = ThreadRuntime::new()?;
     let stop = CancellationToken::new();
     let until = stop.clone();
@@ -134,8 +135,8 @@ struct Sender {
 /// Why an export did not succeed.
 enum Failure {
     /// Another try may; after this time, where the receiver named one.
-    Passing(Cause, Option<Duration>),
-    Lasting(Cause),
+    Passing(BoxError, Option<Duration>),
+    Lasting(BoxError),
 }
 
 impl Sender {
@@ -210,15 +211,15 @@ impl Sender {
     fn succeeded(&mut self, rejected: u64) {
         if rejected > 0 {
             tracing::debug!(rejected, "the receiver did not take every span");
-            self.metrics.spans_dropped("rejected", rejected);
+            self.metrics.spans_dropped(SpanDrop::Rejected, rejected);
         }
         if std::mem::take(&mut self.failing) {
             tracing::info!("spans are exported again");
         }
     }
 
-    fn failed(&mut self, cause: &Cause, spans: u64) {
-        self.metrics.spans_dropped("export_failed", spans);
+    fn failed(&mut self, cause: &BoxError, spans: u64) {
+        self.metrics.spans_dropped(SpanDrop::ExportFailed, spans);
         // Said once, not every second while the receiver is away.
         if std::mem::replace(&mut self.failing, true) {
             tracing::debug!(%cause, spans, "spans could not be exported");
@@ -229,7 +230,7 @@ impl Sender {
 
     /// How many spans the receiver did not want.
     async fn send(&mut self, message: Bytes) -> Result<u64, Failure> {
-        let lost = |cause: Cause| Failure::Passing(cause, None);
+        let lost = |cause: BoxError| Failure::Passing(cause, None);
         let mut connection = match self.kept().await {
             Some(connection) => connection,
             None => self.connect().await.map_err(lost)?,
@@ -271,7 +272,7 @@ impl Sender {
         connection.ready().await.ok().map(|()| connection)
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Cause> {
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, BoxError> {
         let stream = self.connector.connect(self.options.timeout).await?.stream;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {

@@ -11,8 +11,20 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::{
+    labels::{
+        AttemptOutcome, HandshakeFailure, Introspection, KeyFetch, ReloadResult, Source, SpanDrop,
+        WaitReason,
+    },
     process::ProcessStats,
     quota::{Quota, Sample},
+};
+use crate::{
+    error::{AuthFailure, Code},
+    policy::{
+        operation::{Class, OperationLabel},
+        retry::Reason,
+        rewrite::Unreadable,
+    },
 };
 
 /// A name from the configuration; cloning it copies a pointer, not text.
@@ -24,6 +36,34 @@ impl EncodeLabelValue for Name {
         encoder.write_str(&self.0)
     }
 }
+
+/// A metric takes the variants of an enum, so that no other word becomes a label.
+macro_rules! label_values {
+    ($($name:ident),* $(,)?) => {$(
+        impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), Error> {
+                encoder.write_str(self.label())
+            }
+        }
+    )*};
+}
+
+label_values!(
+    AttemptOutcome,
+    AuthFailure,
+    Class,
+    Code,
+    HandshakeFailure,
+    Introspection,
+    KeyFetch,
+    OperationLabel,
+    Reason,
+    ReloadResult,
+    Source,
+    SpanDrop,
+    Unreadable,
+    WaitReason,
+);
 
 macro_rules! labels {
     ($($name:ident { $($field:ident: $type:ty),* })*) => {$(
@@ -39,15 +79,22 @@ macro_rules! register {
 }
 
 labels! {
-    ByRequest { caller: Name, operation: &'static str, status: u16, source: &'static str }
-    BySource { source: &'static str }
-    ByClass { operation_class: &'static str }
-    ByReason { reason: &'static str }
-    ByCode { caller: Name, code: &'static str }
-    ByOutcome { outcome: &'static str }
-    ByField { caller: Name, operation: &'static str, field: Name }
+    ByRequest { caller: Name, operation: OperationLabel, status: u16, source: Source }
+    BySource { source: Source }
+    ByClass { operation_class: Class }
+    ByWait { reason: WaitReason }
+    ByCode { caller: Name, code: Code }
+    ByAuthFailure { reason: AuthFailure }
+    ByOutcome { outcome: AttemptOutcome }
+    ByRetry { reason: Reason }
+    ByField { caller: Name, operation: OperationLabel, field: Name }
+    ByUnreadable { reason: Unreadable }
     ByToken { token: Name }
-    ByResult { result: &'static str }
+    ByKeyFetch { result: KeyFetch }
+    ByIntrospection { result: Introspection }
+    ByReload { result: ReloadResult }
+    ByHandshake { reason: HandshakeFailure }
+    BySpanDrop { reason: SpanDrop }
     ByVersion { version: &'static str }
 }
 
@@ -81,25 +128,25 @@ pub struct Metrics {
     requests: Family<ByRequest, Counter>,
     request_duration: Timings<BySource>,
     upstream_duration: Timings<ByClass>,
-    wait: Timings<ByReason>,
+    wait: Timings<ByWait>,
     refused: Family<ByCode, Counter>,
-    auth_failures: Family<ByReason, Counter>,
-    key_fetches: Family<ByResult, Counter>,
+    auth_failures: Family<ByAuthFailure, Counter>,
+    key_fetches: Family<ByKeyFetch, Counter>,
     would_refuse: Family<ByCode, Counter>,
     attempts: Family<ByOutcome, Counter>,
-    retries: Family<ByReason, Counter>,
+    retries: Family<ByRetry, Counter>,
     deprecated: Family<ByField, Counter>,
-    rewrite_skipped: Family<ByReason, Counter>,
+    rewrite_skipped: Family<ByUnreadable, Counter>,
     token_expiry: Family<ByToken, Seconds>,
     token_refused: Family<ByToken, Gauge>,
-    reloads: Family<ByResult, Counter>,
-    introspections: Family<ByResult, Counter>,
-    tls_failures: Family<ByReason, Counter>,
+    reloads: Family<ByReload, Counter>,
+    introspections: Family<ByIntrospection, Counter>,
+    tls_failures: Family<ByHandshake, Counter>,
     in_flight: Gauge,
     connections: Gauge,
     shared_up: Gauge,
     circuit_open: Gauge,
-    spans_dropped: Family<ByReason, Counter>,
+    spans_dropped: Family<BySpanDrop, Counter>,
 }
 
 impl Default for Metrics {
@@ -179,9 +226,9 @@ impl Metrics {
     pub fn request(
         &self,
         caller: &Arc<str>,
-        operation: &'static str,
+        operation: OperationLabel,
         status: u16,
-        source: &'static str,
+        source: Source,
         seconds: f64,
     ) {
         self.requests
@@ -196,19 +243,17 @@ impl Metrics {
             .get_or_create(&BySource { source })
             .observe(seconds);
     }
-    pub fn upstream_duration(&self, class: &'static str, seconds: f64) {
+    pub fn upstream_duration(&self, class: Class, seconds: f64) {
         self.upstream_duration
             .get_or_create(&ByClass {
                 operation_class: class,
             })
             .observe(seconds);
     }
-    pub fn wait(&self, reason: &'static str, seconds: f64) {
-        self.wait
-            .get_or_create(&ByReason { reason })
-            .observe(seconds);
+    pub fn wait(&self, reason: WaitReason, seconds: f64) {
+        self.wait.get_or_create(&ByWait { reason }).observe(seconds);
     }
-    pub fn refused(&self, caller: &Arc<str>, code: &'static str) {
+    pub fn refused(&self, caller: &Arc<str>, code: Code) {
         self.refused
             .get_or_create(&ByCode {
                 caller: name(caller),
@@ -216,13 +261,15 @@ impl Metrics {
             })
             .inc();
     }
-    pub fn auth_failure(&self, reason: &'static str) {
-        self.auth_failures.get_or_create(&ByReason { reason }).inc();
+    pub fn auth_failure(&self, reason: AuthFailure) {
+        self.auth_failures
+            .get_or_create(&ByAuthFailure { reason })
+            .inc();
     }
-    pub fn key_fetch(&self, result: &'static str) {
-        self.key_fetches.get_or_create(&ByResult { result }).inc();
+    pub fn key_fetch(&self, result: KeyFetch) {
+        self.key_fetches.get_or_create(&ByKeyFetch { result }).inc();
     }
-    pub fn would_refuse(&self, caller: &Arc<str>, code: &'static str) {
+    pub fn would_refuse(&self, caller: &Arc<str>, code: Code) {
         self.would_refuse
             .get_or_create(&ByCode {
                 caller: name(caller),
@@ -231,7 +278,7 @@ impl Metrics {
             .inc();
     }
     /// How often that was counted, for the admin's JSON.
-    pub fn would_refused(&self, caller: &Arc<str>, code: &'static str) -> u64 {
+    pub fn would_refused(&self, caller: &Arc<str>, code: Code) -> u64 {
         let label = ByCode {
             caller: name(caller),
             code,
@@ -240,13 +287,13 @@ impl Metrics {
             .get(&label)
             .map_or(0, |counter| counter.get())
     }
-    pub fn attempt(&self, outcome: &'static str) {
+    pub fn attempt(&self, outcome: AttemptOutcome) {
         self.attempts.get_or_create(&ByOutcome { outcome }).inc();
     }
-    pub fn retry(&self, reason: &'static str) {
-        self.retries.get_or_create(&ByReason { reason }).inc();
+    pub fn retry(&self, reason: Reason) {
+        self.retries.get_or_create(&ByRetry { reason }).inc();
     }
-    pub fn deprecated(&self, caller: &Arc<str>, operation: &'static str, field: &Arc<str>) {
+    pub fn deprecated(&self, caller: &Arc<str>, operation: OperationLabel, field: &Arc<str>) {
         self.deprecated
             .get_or_create(&ByField {
                 caller: name(caller),
@@ -256,12 +303,12 @@ impl Metrics {
             .inc();
     }
     /// A call of an operation that is deprecated as a whole: no field.
-    pub fn deprecated_operation(&self, caller: &Arc<str>, operation: &'static str) {
+    pub fn deprecated_operation(&self, caller: &Arc<str>, operation: OperationLabel) {
         self.deprecated(caller, operation, &Arc::default());
     }
-    pub fn rewrite_skipped(&self, reason: &'static str) {
+    pub fn rewrite_skipped(&self, reason: Unreadable) {
         self.rewrite_skipped
-            .get_or_create(&ByReason { reason })
+            .get_or_create(&ByUnreadable { reason })
             .inc();
     }
     /// `None` for one that does not say.
@@ -283,16 +330,18 @@ impl Metrics {
         self.token_expiry.remove(&label);
         self.token_refused.remove(&label);
     }
-    pub fn config_reload(&self, result: &'static str) {
-        self.reloads.get_or_create(&ByResult { result }).inc();
+    pub fn config_reload(&self, result: ReloadResult) {
+        self.reloads.get_or_create(&ByReload { result }).inc();
     }
-    pub fn introspection(&self, result: &'static str) {
+    pub fn introspection(&self, result: Introspection) {
         self.introspections
-            .get_or_create(&ByResult { result })
+            .get_or_create(&ByIntrospection { result })
             .inc();
     }
-    pub fn tls_handshake_failure(&self, reason: &'static str) {
-        self.tls_failures.get_or_create(&ByReason { reason }).inc();
+    pub fn tls_handshake_failure(&self, reason: HandshakeFailure) {
+        self.tls_failures
+            .get_or_create(&ByHandshake { reason })
+            .inc();
     }
     pub fn in_flight(&self, delta: i64) {
         self.in_flight.inc_by(delta);
@@ -306,9 +355,9 @@ impl Metrics {
     pub fn circuit_open(&self, open: bool) {
         self.circuit_open.set(i64::from(open));
     }
-    pub fn spans_dropped(&self, reason: &'static str, spans: u64) {
+    pub fn spans_dropped(&self, reason: SpanDrop, spans: u64) {
         self.spans_dropped
-            .get_or_create(&ByReason { reason })
+            .get_or_create(&BySpanDrop { reason })
             .inc_by(spans);
     }
 
@@ -333,6 +382,7 @@ fn name(text: &Arc<str>) -> Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{jwt::Fault, operation::Operation};
 
     #[test]
     fn every_metric_of_the_contract_is_there() {
@@ -349,25 +399,30 @@ mod tests {
             waiting: vec![(a.clone(), 1)],
         };
         m.watch_quota(move || vec![sample.clone()]);
-        m.request(&a, "works.list", 200, "upstream", 0.1);
-        m.upstream_duration("read", 0.1);
-        m.wait("quota", 1.0);
-        m.refused(&a, "forbidden");
-        m.auth_failure("jwt_expired");
-        m.key_fetch("ok");
-        m.would_refuse(&a, "forbidden");
-        m.attempt("ok");
-        m.retry("429");
-        m.deprecated(&a, "rev-users.link", &"user_don".into());
-        m.rewrite_skipped("encoding");
+        let works_list = Operation::from_path("works.list").label();
+        m.request(&a, works_list, 200, Source::Upstream, 0.1);
+        m.upstream_duration(Class::Read, 0.1);
+        m.wait(WaitReason::Quota, 1.0);
+        m.refused(&a, Code::Forbidden);
+        m.auth_failure(AuthFailure::Token(Fault::Expired));
+        m.key_fetch(KeyFetch::Ok);
+        m.would_refuse(&a, Code::Forbidden);
+        m.attempt(AttemptOutcome::Success);
+        m.retry(Reason::Throttled);
+        m.deprecated(
+            &a,
+            Operation::from_path("rev-users.link").label(),
+            &"user_don".into(),
+        );
+        m.rewrite_skipped(Unreadable::Coding);
         m.token_expiry(&a, Some(1.0));
         m.token_refused(&a, true);
-        m.config_reload("ok");
+        m.config_reload(ReloadResult::Applied);
         m.in_flight(1);
         m.connections(1);
         m.shared_up(true);
         m.circuit_open(true);
-        m.spans_dropped("queue_full", 1);
+        m.spans_dropped(SpanDrop::QueueFull, 1);
         let text = m.encode();
         for line in [
             r#"revgate_requests_total{caller="a",operation="works.list",status="200",source="upstream"} 1"#,
@@ -378,8 +433,8 @@ mod tests {
             r#"revgate_auth_failures_total{reason="jwt_expired"} 1"#,
             r#"revgate_jwks_fetches_total{result="ok"} 1"#,
             r#"revgate_would_refuse_total{caller="a",code="forbidden"} 1"#,
-            r#"revgate_attempts_total{outcome="ok"} 1"#,
-            r#"revgate_retries_total{reason="429"} 1"#,
+            r#"revgate_attempts_total{outcome="success"} 1"#,
+            r#"revgate_retries_total{reason="throttled"} 1"#,
             r#"revgate_upstream_throttled_total{group="a"} 1"#,
             r#"revgate_quota_limit{group="a"} 5"#,
             r#"revgate_quota_remaining{group="a"} 4"#,
@@ -388,10 +443,10 @@ mod tests {
             r#"revgate_quota_waiting{group="a",caller="a"} 1"#,
             r#"revgate_quota_external_units_total{group="a"} 2"#,
             r#"revgate_deprecated_total{caller="a",operation="rev-users.link",field="user_don"} 1"#,
-            r#"revgate_rewrite_skipped_total{reason="encoding"} 1"#,
+            r#"revgate_rewrite_skipped_total{reason="content_encoding"} 1"#,
             r#"revgate_token_expiry_timestamp_seconds{token="a"} 1"#,
             r#"revgate_token_refused{token="a"} 1"#,
-            r#"revgate_config_reloads_total{result="ok"} 1"#,
+            r#"revgate_config_reloads_total{result="applied"} 1"#,
             "revgate_in_flight 1",
             "revgate_connections 1",
             "revgate_shared_up 1",

@@ -1,6 +1,7 @@
 //! Logs, metrics and traces.
 pub mod export;
 mod history;
+pub mod labels;
 pub mod log;
 pub mod metrics;
 pub mod otlp;

@@ -1,12 +1,13 @@
 //! Spans as OTLP says them: the few messages of `opentelemetry.proto.collector.trace.v1` that are used here, and the names of
 //! OpenTelemetry's semantic conventions for HTTP. Field numbers are fixed since OTLP 1.0.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use http::Method;
 use prost::Message;
 
-use super::trace::{Span, What};
+use super::trace::{End, Span, What};
+use crate::policy::operation::OperationLabel;
 
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
@@ -156,9 +157,9 @@ fn wire(origin: &Origin, span: &Span) -> WireSpan {
         What::Request { .. } => of_request(&span.what),
         What::Attempt { .. } => of_attempt(origin, &span.what),
         What::Wait { reason } => (
-            format!("wait {reason}"),
+            format!("wait {}", reason.label()),
             INTERNAL,
-            vec![text("revgate.reason", reason)],
+            vec![text("revgate.reason", reason.label())],
             false,
         ),
     };
@@ -201,9 +202,9 @@ fn of_request(what: &What) -> Parts {
     else {
         return Parts::default();
     };
-    let mut all = http(method, operation);
+    let mut all = http(method, *operation);
     all.push(text("revgate.caller", caller));
-    all.push(text("revgate.decision", decision));
+    all.push(text("revgate.decision", decision.label()));
     all.push(text(
         "revgate.request_id",
         request_id.to_str().unwrap_or(""),
@@ -211,9 +212,9 @@ fn of_request(what: &What) -> Parts {
     all.push(integer("revgate.attempts", i64::from(*attempts)));
     all.push(number("revgate.wait_ms", waited.as_micros() as f64 / 1e3));
     if let Some(code) = would_refuse {
-        all.push(text("revgate.would_refuse", code));
+        all.push(text("revgate.would_refuse", code.label()));
     }
-    if *operation != OTHER {
+    if let Some(operation) = operation.known() {
         all.push(text("http.route", &format!("/{operation}")));
     }
     // A server's span failed when the server did; what a caller did wrong, or that it left, is not that.
@@ -221,12 +222,12 @@ fn of_request(what: &What) -> Parts {
     if let Some(status) = status {
         all.push(integer("http.response.status_code", i64::from(*status)));
         match code {
-            Some(code) => all.push(text("error.type", code)),
+            Some(code) => all.push(text("error.type", code.label())),
             None if failed => all.push(text("error.type", &status.to_string())),
             None => {}
         }
     }
-    (name(method, operation), SERVER, all, failed)
+    (name(method, *operation), SERVER, all, failed)
 }
 
 fn of_attempt(origin: &Origin, what: &What) -> Parts {
@@ -234,62 +235,61 @@ fn of_attempt(origin: &Origin, what: &What) -> Parts {
         method,
         operation,
         before,
-        status,
-        error,
+        end,
     } = what
     else {
         return Parts::default();
     };
-    let mut all = http(method, operation);
+    let mut all = http(method, *operation);
     all.push(text("server.address", &origin.server_address));
     all.push(integer("server.port", i64::from(origin.server_port)));
     if *before > 0 {
         all.push(integer("http.request.resend_count", i64::from(*before)));
     }
-    let mut failed = false;
-    if let Some(status) = status {
-        all.push(integer("http.response.status_code", i64::from(*status)));
-        failed = *status >= 400;
-        if failed {
-            all.push(text("error.type", &status.to_string()));
+    let error = match end {
+        End::Answered(status) => {
+            all.push(integer("http.response.status_code", i64::from(*status)));
+            (*status >= 400).then(|| status.to_string().into())
         }
-    }
+        End::Failed(code) => Some(Cow::from(code.label())),
+        End::Left => Some(CALLER_LEFT.into()),
+    };
+    let failed = error.is_some();
     if let Some(error) = error {
-        all.push(text("error.type", error));
-        failed = true;
+        all.push(text("error.type", &error));
     }
-    (name(method, operation), CLIENT, all, failed)
+    (name(method, *operation), CLIENT, all, failed)
 }
 
-/// The name of every operation that is not known: its path may hold anything, so it is not told.
-const OTHER: &str = "other";
+/// The error of an attempt whose caller did not wait for it.
+const CALLER_LEFT: &str = "caller_left";
 
-fn http(method: &Method, operation: &str) -> Vec<KeyValue> {
-    let mut all = vec![text("http.request.method", known(method))];
-    if operation != OTHER {
+/// Of an operation that is not known, the path may hold anything: it is not told.
+fn http(method: &Method, operation: OperationLabel) -> Vec<KeyValue> {
+    let mut all = vec![text(
+        "http.request.method",
+        known(method).unwrap_or("_OTHER"),
+    )];
+    if let Some(operation) = operation.known() {
         all.push(text("url.path", &format!("/{operation}")));
     }
     all
 }
 
-fn name(method: &Method, operation: &str) -> String {
-    let method = match known(method) {
-        "_OTHER" => "HTTP",
-        known => known,
-    };
-    if operation == OTHER {
-        method.into()
-    } else {
-        format!("{method} /{operation}")
+fn name(method: &Method, operation: OperationLabel) -> String {
+    let method = known(method).unwrap_or("HTTP");
+    match operation.known() {
+        Some(operation) => format!("{method} /{operation}"),
+        None => method.into(),
     }
 }
 
 /// A method is whatever a caller writes; the conventions ask for those of RFC 9110 and RFC 5789 alone.
-fn known(method: &Method) -> &str {
+fn known(method: &Method) -> Option<&str> {
     match method.as_str() {
         known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE"
-        | "PATCH") => known,
-        _ => "_OTHER",
+        | "PATCH") => Some(known),
+        _ => None,
     }
 }
 

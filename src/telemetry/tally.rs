@@ -12,6 +12,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::history::Ring;
+use crate::{error::Code, policy::operation::OperationLabel};
 
 /// Fine enough to see a burst, and few enough points for a plot a phone wide.
 const STEP: u64 = 5;
@@ -33,16 +34,16 @@ struct Seen {
 }
 
 /// Caller, operation and field; no field where the operation itself is deprecated.
-type Use = (Arc<str>, &'static str, Option<Arc<str>>);
+type Use = (Arc<str>, OperationLabel, Option<Arc<str>>);
 
 /// One request, when it is over.
 #[derive(Clone, Copy)]
 pub struct Ended<'a> {
     pub caller: &'a Arc<str>,
-    pub operation: &'static str,
+    pub operation: OperationLabel,
     pub status: u16,
     /// Where revgate made the answer.
-    pub code: Option<&'static str>,
+    pub code: Option<Code>,
     /// Let pass only because enforcement is off.
     pub would_refuse: bool,
     /// Times that it was sent to DevRev.
@@ -66,7 +67,7 @@ struct Traffic {
 pub struct Calls {
     pub requests: u64,
     /// Answered by revgate itself, by code.
-    pub refused: BTreeMap<&'static str, u64>,
+    pub refused: BTreeMap<Code, u64>,
     /// Let pass only because enforcement is off.
     pub would_refuse: u64,
     /// Uses of anything deprecated.
@@ -172,14 +173,15 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::operation::Operation;
 
     const NOW: u64 = 1_800_000_000;
 
-    fn ended<'a>(caller: &'a Arc<str>, status: u16, code: Option<&'static str>) -> Ended<'a> {
+    fn ended<'a>(caller: &'a Arc<str>, status: u16, code: Option<Code>) -> Ended<'a> {
         Ended {
             would_refuse: false,
             caller,
-            operation: "works.list",
+            operation: Operation::from_path("works.list").label(),
             status,
             code,
             attempts: u32::from(code.is_none()),
@@ -198,9 +200,9 @@ mod tests {
             (429, None),
             (499, None),
             (503, None),
-            (502, Some("upstream_unreachable")),
-            (429, Some("quota_exhausted")),
-            (503, Some("circuit_open")),
+            (502, Some(Code::UpstreamUnreachable)),
+            (429, Some(Code::QuotaExhausted)),
+            (503, Some(Code::CircuitOpen)),
         ] {
             tally.note(ended(&caller, status, code), NOW);
         }
@@ -211,7 +213,7 @@ mod tests {
         assert_eq!(points[STEPS - 2], want);
         assert_eq!(points[STEPS - 1]["requests"], 0);
         let calls = &tally.callers()[&caller];
-        assert_eq!((calls.requests, calls.refused["circuit_open"]), (8, 1));
+        assert_eq!((calls.requests, calls.refused[&Code::CircuitOpen]), (8, 1));
         assert_eq!((calls.dealt(NOW), calls.dealt(NOW + 15 * MINUTE)), (5, 0));
     }
 

@@ -11,8 +11,17 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::metrics::Metrics;
-use crate::policy::trace::{Context, Flags, SpanId, TraceId, sampled};
+use super::{
+    labels::{Decision, SpanDrop, WaitReason},
+    metrics::Metrics,
+};
+use crate::{
+    error::Code,
+    policy::{
+        operation::OperationLabel,
+        trace::{Context, Flags, SpanId, TraceId, sampled},
+    },
+};
 
 /// The trace that a request is part of.
 pub struct Trace {
@@ -43,6 +52,8 @@ impl Trace {
                 live: None,
             },
             None => {
+                // Not hard to guess, nor need it be: W3C Trace Context asks for ids that are unique, and this one grants
+                // nothing.
                 let id = TraceId::from_random(fastrand::u128(..));
                 Trace {
                     id,
@@ -130,6 +141,7 @@ impl Live {
     }
 }
 
+/// As a trace's: unique, and no secret.
 fn span_id() -> SpanId {
     SpanId::from_random(fastrand::u64(..))
 }
@@ -153,29 +165,38 @@ pub struct Span {
 pub enum What {
     Request {
         method: Method,
-        operation: &'static str,
+        operation: OperationLabel,
         caller: Arc<str>,
         request_id: HeaderValue,
         status: Option<u16>,
         /// Of the refusal, where the gateway made the answer.
-        code: Option<&'static str>,
-        would_refuse: Option<&'static str>,
-        decision: &'static str,
+        code: Option<Code>,
+        would_refuse: Option<Code>,
+        decision: Decision,
         attempts: u32,
         waited: Duration,
     },
     Wait {
-        reason: &'static str,
+        reason: WaitReason,
     },
     Attempt {
         method: Method,
-        operation: &'static str,
+        operation: OperationLabel,
         /// How many there were before it.
         before: u32,
-        status: Option<u16>,
-        /// Why there was no answer.
-        error: Option<&'static str>,
+        end: End,
     },
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Upstream answered, with this status.
+    Answered(u16),
+    /// There was no answer.
+    Failed(Code),
+    /// The caller did not wait for it.
+    Left,
 }
 
 /// Where finished spans are put for the exporter. Bounded, and never waited for.
@@ -199,7 +220,7 @@ impl Spans {
 
     fn push(&self, span: Span) {
         if self.queue.try_send(span).is_err() {
-            self.metrics.spans_dropped("queue_full", 1);
+            self.metrics.spans_dropped(SpanDrop::QueueFull, 1);
         }
     }
 }
@@ -259,7 +280,9 @@ mod tests {
         let (spans, mut queue) = spans(1.0, 2);
         let trace = Trace::begin(&HeaderMap::new(), Some(&spans), Instant::now());
         for _ in 0..5 {
-            trace.child(Instant::now(), || What::Wait { reason: "quota" });
+            trace.child(Instant::now(), || What::Wait {
+                reason: WaitReason::Quota,
+            });
         }
         let mut kept = Vec::new();
         assert_eq!(queue.recv_many(&mut kept, 9).await, 2);

@@ -16,9 +16,9 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tower::BoxError;
 
-use super::{Own, cause};
-use crate::error::Cause;
+use super::Own;
 
 pub(crate) struct Connector {
     host: String,
@@ -51,21 +51,21 @@ impl Connector {
         }
     }
 
-    pub async fn connect(&self, within: Duration) -> Result<Connected, Cause> {
+    pub async fn connect(&self, within: Duration) -> Result<Connected, BoxError> {
         match timeout(within, self.connect_untimed()).await {
             Ok(result) => result,
-            Err(_elapsed) => Err(cause("connecting took too long")),
+            Err(_elapsed) => Err("connecting took too long".into()),
         }
     }
 
-    async fn connect_untimed(&self) -> Result<Connected, Cause> {
+    async fn connect_untimed(&self) -> Result<Connected, BoxError> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         // Whatever the name has come to by now. Nothing was written yet.
         let local = stream.local_addr().ok().map(|local| local.ip());
         if self.own.is(stream.peer_addr()?, local) {
-            return Err(cause(
-                "upstream.url leads to a listener of this gateway itself; name DevRev's API",
-            ));
+            return Err(
+                "upstream.url leads to a listener of this gateway itself; name DevRev's API".into(),
+            );
         }
         // Requests are small and written whole; Nagle would only hold them back.
         stream.set_nodelay(true)?;

@@ -9,12 +9,9 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{task::JoinSet, time::timeout};
+use tower::BoxError;
 
-use super::{
-    cause,
-    connector::{Connected, Connector},
-};
-use crate::error::Cause;
+use super::connector::{Connected, Connector};
 
 /// From the name look-up to the last byte. What takes longer is as good as down, and is tried again.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -35,13 +32,13 @@ pub struct Document {
 pub async fn document(
     url: &Uri,
     tls: Option<Arc<rustls::ClientConfig>>,
-) -> Result<Document, Cause> {
+) -> Result<Document, BoxError> {
     timeout(WITHIN, get(url, tls))
         .await
-        .unwrap_or_else(|_elapsed| Err(cause("no whole answer within 5s")))
+        .unwrap_or_else(|_elapsed| Err("no whole answer within 5s".into()))
 }
 
-async fn get(url: &Uri, tls: Option<Arc<rustls::ClientConfig>>) -> Result<Document, Cause> {
+async fn get(url: &Uri, tls: Option<Arc<rustls::ClientConfig>>) -> Result<Document, BoxError> {
     let connector = Connector::new(url, tls, super::Own::default());
     let Connected { stream, .. } = connector.connect(CONNECT_WITHIN).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

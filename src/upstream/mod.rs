@@ -39,7 +39,7 @@ use self::{
 };
 use crate::{
     body::{Body, Fault, Guard, InboundFault},
-    error::{Cause, Error},
+    error::Error,
 };
 
 /// How the upstream is reached.
@@ -167,9 +167,9 @@ async fn attempt(
         let lease = match timeout_at(until, inner.lease(until, bounds)).await {
             Ok(lease) => lease?,
             Err(_elapsed) => {
-                return Err(Error::Unreachable(cause(
+                return Err(Error::unreachable(
                     "no connection within upstream.attempt_timeout",
-                )));
+                ));
             }
         };
         let (result, reused, lease) = match lease {
@@ -198,8 +198,8 @@ async fn attempt(
                 // Closed by upstream while it lay idle, and nothing of the request was written: another
                 // connection takes it. Ends, because each turn uses up a pooled connection.
                 Some(unsent) if reused => request = unsent,
-                Some(_) => return Err(Error::Unreachable(error.into_error().into())),
-                None => return Err(Error::Broken(error.into_error().into())),
+                Some(_) => return Err(Error::unreachable(error.into_error())),
+                None => return Err(Error::broken(error.into_error())),
             },
         }
     }
@@ -213,7 +213,7 @@ fn accept(
     lease: Option<(http1::SendRequest<Body>, OwnedSemaphorePermit)>,
 ) -> Result<Response<Body>, Error> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Error::Broken("101 that nobody asked for".into()));
+        return Err(Error::broken("101 that nobody asked for"));
     }
     let (mut head, body) = response.into_parts();
     // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length, which must not be passed on.
@@ -256,7 +256,7 @@ impl Inner {
                 .connector
                 .connect(bounds.connect_timeout)
                 .await
-                .map_err(Error::Unreachable)?;
+                .map_err(Error::unreachable)?;
             let sender = handshake2(stream).await?;
             *shared = Some(sender.clone());
             return Ok(Lease::Many {
@@ -290,7 +290,7 @@ impl Inner {
             .connector
             .connect(bounds.connect_timeout)
             .await
-            .map_err(Error::Unreachable)?;
+            .map_err(Error::unreachable)?;
         if http2 {
             let sender = handshake2(stream).await?;
             *self.multiplexed.lock().await = Some(sender.clone());
@@ -303,7 +303,7 @@ impl Inner {
             .max_headers(MAX_RESPONSE_HEADERS)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| Error::Unreachable(error.into()))?;
+            .map_err(Error::unreachable)?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "upstream connection ended");
@@ -329,16 +329,11 @@ async fn handshake2(stream: connector::Stream) -> Result<http2::SendRequest<Body
         .adaptive_window(true)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| Error::Unreachable(error.into()))?;
+        .map_err(Error::unreachable)?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "upstream connection ended");
         }
     });
     Ok(sender)
-}
-
-/// For causes that are only words.
-pub(crate) fn cause(words: &'static str) -> Cause {
-    words.into()
 }

@@ -1,4 +1,4 @@
-//! Alerts and dashboard ask for metrics, labels and codes that exist, and every alert leads to a runbook that exists.
+//! Alerts and dashboard ask for metrics, labels and values that exist, and every alert leads to a runbook that exists.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,19 @@ use std::{
     sync::Arc,
 };
 
-use revgate::telemetry::{metrics::Metrics, quota::Sample};
+use revgate::{
+    error::Code,
+    policy::{
+        operation::{Class, Operation},
+        retry::Reason,
+        rewrite::Unreadable,
+    },
+    telemetry::{
+        labels::{AttemptOutcome, ReloadResult, Source, WaitReason},
+        metrics::Metrics,
+        quota::Sample,
+    },
+};
 
 const ALERTS: &str = "deploy/prometheus/alerts.yaml";
 const DASHBOARD: &str = "deploy/grafana/revgate.json";
@@ -33,18 +45,19 @@ fn exposed() -> BTreeMap<String, BTreeSet<String>> {
         waiting: vec![(a.clone(), 1)],
     };
     m.watch_quota(move || vec![sample.clone()]);
-    m.request(&a, "works.list", 200, "upstream", 0.1);
-    m.upstream_duration("read", 0.1);
-    m.wait("quota", 1.0);
-    m.refused(&a, "forbidden");
-    m.would_refuse(&a, "forbidden");
-    m.attempt("success");
-    m.retry("throttled");
-    m.deprecated(&a, "rev-users.link", &a);
-    m.rewrite_skipped("encoding");
+    let operation = Operation::from_path("works.list").label();
+    m.request(&a, operation, 200, Source::Upstream, 0.1);
+    m.upstream_duration(Class::Read, 0.1);
+    m.wait(WaitReason::Quota, 1.0);
+    m.refused(&a, Code::Forbidden);
+    m.would_refuse(&a, Code::Forbidden);
+    m.attempt(AttemptOutcome::Success);
+    m.retry(Reason::Throttled);
+    m.deprecated(&a, operation, &a);
+    m.rewrite_skipped(Unreadable::Coding);
     m.token_expiry(&a, Some(1.0));
     m.token_refused(&a, true);
-    m.config_reload("applied");
+    m.config_reload(ReloadResult::Applied);
     let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in m.encode().lines().filter(|line| !line.starts_with('#')) {
         let end = line.find(['{', ' ']).expect("a sample");
@@ -107,13 +120,26 @@ fn words(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     })
 }
 
+/// The values that a label of this metric can have; none where they are not of a closed set.
+fn values(metric: &str, label: &str) -> Vec<&'static str> {
+    match (metric, label) {
+        (_, "code") => Code::ALL.iter().map(|code| code.label()).collect(),
+        (_, "source") => Source::ALL.iter().map(|source| source.label()).collect(),
+        (_, "outcome") => AttemptOutcome::all().map(AttemptOutcome::label).collect(),
+        ("revgate_config_reloads_total", "result") => {
+            ReloadResult::ALL.iter().map(|one| one.label()).collect()
+        }
+        ("revgate_retries_total", "reason") => Reason::ALL.iter().map(|one| one.label()).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// Labels that Prometheus puts on, and that of histograms.
 const GIVEN: [&str; 3] = ["job", "instance", "le"];
 
 #[test]
 fn what_is_asked_for_is_there() {
     let exposed = exposed();
-    let readme = read("README.md");
     let mut faults = Vec::new();
     for (file, expr) in expressions() {
         let mut labels = BTreeSet::new();
@@ -138,11 +164,10 @@ fn what_is_asked_for_is_there() {
                 if !has.contains(label) && !GIVEN.contains(&label) {
                     faults.push(format!("{file}: {word} has no label {label}"));
                 }
-                if label == "code" {
-                    let codes = value.trim_matches(['=', '~', '"']).split('|');
-                    for code in codes.filter(|c| !readme.contains(&format!("\n| `{c}` |"))) {
-                        faults.push(format!("{file}: no code {code}"));
-                    }
+                let known = values(word, label);
+                let asked = value.trim_matches(['=', '~', '"']).split('|');
+                for one in asked.filter(|one| !known.is_empty() && !known.contains(one)) {
+                    faults.push(format!("{file}: {word} has no {label} {one}"));
                 }
             }
         }

@@ -6,11 +6,11 @@ use std::{
 };
 
 use http::HeaderValue;
-use sha2::{Digest, Sha256};
 
 use super::Identity;
 use crate::{
     error::Error,
+    hash::sha256,
     policy::token,
     state::introspection::group_of,
     types::{Caller, OwnToken},
@@ -60,7 +60,7 @@ pub(super) fn header_of(token: &[u8]) -> Result<HeaderValue, Error> {
 pub(super) fn own(token: &[u8]) -> Result<OwnToken, Error> {
     Ok(OwnToken {
         header: header_of(token)?,
-        hash: Sha256::digest(token).into(),
+        hash: sha256(token),
     })
 }
 

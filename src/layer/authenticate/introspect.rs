@@ -26,10 +26,10 @@ use crate::{
     },
     record::Record,
     state::{
-        introspection::{Ended, Failure, Joined, Key, Lead, Memory, User, group_of},
+        introspection::{Ended, Joined, Key, Lead, Memory, User, group_of},
         quota::Groups,
     },
-    telemetry::metrics::Metrics,
+    telemetry::{labels, metrics::Metrics},
     types::{Arrived, Caller, Deadline, Demand, Named, OwnToken, QuotaRules, RequestId},
 };
 
@@ -133,9 +133,9 @@ impl Introspection {
                 Some(Ended::Good(user)) => return Ok(user),
                 Some(Ended::Bad) => return Err(Error::RefusedCredential),
                 // Its patience was less than ours.
-                Some(Ended::Failed(Failure::Throttled(wait)))
-                    if Instant::now() + wait <= asker.deadline => {}
-                Some(Ended::Failed(failure)) => return Err(failure.into()),
+                Some(Ended::Failed(Error::QuotaExhausted { retry_after }))
+                    if Instant::now() + retry_after <= asker.deadline => {}
+                Some(Ended::Failed(error)) => return Err(error),
                 // It left: another one asks.
                 None => {}
             }
@@ -175,7 +175,7 @@ impl Introspection {
                     self.groups
                         .adopt(&asked_in, &user.group, &told, &self.quota);
                 }
-                self.metrics.introspection("good");
+                self.metrics.introspection(labels::Introspection::Good);
                 lead.end(
                     Ending::Good {
                         value: user.clone(),
@@ -187,21 +187,23 @@ impl Introspection {
                 Ok(user)
             }
             Ok(Answer::Bad) => {
-                self.metrics.introspection("bad");
+                self.metrics.introspection(labels::Introspection::Bad);
                 lead.end(Ending::Bad, |_| Ended::Bad);
                 Err(Error::RefusedCredential)
             }
             Err(error) => {
-                let failure = Failure::of(&error);
                 let known = lead.end(Ending::Failed, |known| match known {
                     Some(user) => Ended::Good(user),
-                    None => Ended::Failed(failure),
+                    None => Ended::Failed(error.clone()),
                 });
-                let what = if known.is_some() { "stale" } else { "failed" };
-                self.metrics.introspection(what);
+                let result = match known {
+                    Some(_) => labels::Introspection::Stale,
+                    None => labels::Introspection::Failed,
+                };
+                self.metrics.introspection(result);
                 tracing::debug!(
-                    code = error.code(),
-                    what,
+                    code = error.code().label(),
+                    what = result.label(),
                     "DevRev could not be asked about a token"
                 );
                 known.ok_or(error)
@@ -226,7 +228,7 @@ impl Introspection {
             status if status.is_success() => {
                 let read = timeout(RENEWAL, read_up_to(&mut body, MAX_ANSWER)).await;
                 let read = read.map_err(|_elapsed| Error::UpstreamTimeout)?;
-                let read = read.map_err(Error::Broken)?;
+                let read = read.map_err(Error::broken)?;
                 let user = if read.complete {
                     user_of(&read.bytes)
                 } else {
@@ -296,6 +298,7 @@ mod tests {
         User,
         Refused,
         Throttled(u64),
+        Unreachable,
         Nothing,
     }
 
@@ -358,6 +361,7 @@ mod tests {
                                 retry_after: Duration::from_secs(seconds),
                             });
                         }
+                        Says::Unreachable => return Err(Error::unreachable("connection refused")),
                         Says::Nothing => std::future::pending().await,
                     }
                     Ok(response)
@@ -370,7 +374,7 @@ mod tests {
             let quota = Arc::new(quota());
             let groups = Arc::new(Groups::new(quota.clone(), Clock::start()));
             let introspection = Introspection {
-                memory: Arc::new(Memory::new(4, Clock::start())),
+                memory: Arc::new(Memory::new(4, Clock::start()).expect("randomness")),
                 ttl: TTL,
                 attempt_timeout: Duration::from_secs(30),
                 attempts: BoxCloneSyncService::new(attempts),
@@ -477,5 +481,18 @@ mod tests {
             matches!(third, Err(Error::QuotaExhausted { retry_after }) if retry_after.as_secs() == 20)
         );
         assert_eq!(rig.asked().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn followers_get_the_error_of_the_question_with_its_cause() {
+        let rig = Rig::new(&[Says::Unreachable]);
+        let (first, second) = tokio::join!(rig.call(None), rig.call(None));
+        for result in [first, second] {
+            let Err(Error::Unreachable(cause)) = result else {
+                panic!("{result:?}");
+            };
+            assert_eq!(cause.to_string(), "connection refused");
+        }
+        assert_eq!(rig.asked().len(), 1);
     }
 }

@@ -138,8 +138,8 @@ where
 }
 
 fn noted(metrics: &Metrics, error: Error) -> Error {
-    if let Some(reason) = error.auth_reason() {
-        metrics.auth_failure(reason);
+    if let Some(failure) = error.auth_failure() {
+        metrics.auth_failure(failure);
     }
     error
 }
@@ -302,10 +302,10 @@ fn only_credential(headers: &HeaderMap) -> Result<Option<&[u8]>, Error> {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
-    use sha2::{Digest, Sha256};
 
     use super::*;
     use crate::{
+        hash::sha256,
         policy::{
             access::Access,
             fair::{Priority, Share},
@@ -378,7 +378,7 @@ mod tests {
                 not_after: now,
             }))
         };
-        let key: [u8; 32] = Sha256::digest("key").into();
+        let key = sha256(b"key");
         let methods = |anonymous: bool| {
             let by_key = Known {
                 caller: caller("by-key"),

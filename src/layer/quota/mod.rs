@@ -24,6 +24,7 @@ use crate::{
     policy::{
         feedback,
         ledger::{Outcome, Why},
+        operation::Class,
     },
     record::Record,
     state::{
@@ -31,7 +32,7 @@ use crate::{
         in_flight::InFlight,
         quota::{Asking, Group, Groups, Permit},
     },
-    telemetry::metrics::Metrics,
+    telemetry::{labels::WaitReason, metrics::Metrics},
     types::{Arrived, Caller, Deadline, Demand, Named, QuotaRules, TokenRefused},
 };
 
@@ -128,9 +129,9 @@ where
     }
 }
 
-fn class(request: &Request<Body>) -> &'static str {
+fn class(request: &Request<Body>) -> Class {
     let named = request.extensions().get::<Named>();
-    named.map_or("write", |Named(operation)| {
+    named.map_or(Class::Write, |Named(operation)| {
         operation.class(request.method())
     })
 }
@@ -168,8 +169,8 @@ impl QuotaParams {
         record: Record,
     ) -> Result<Permit, Error> {
         let reason = match why {
-            Why::Paused => "pause",
-            Why::Probing | Why::Spread | Why::Spent => "quota",
+            Why::Paused => WaitReason::Pause,
+            Why::Probing | Why::Spread | Why::Spent => WaitReason::Quota,
         };
         let waiting = record.waiting(reason);
         let parked = self.in_flight.park();

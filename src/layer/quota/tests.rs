@@ -10,7 +10,7 @@ use crate::{
     policy::{
         access::Access,
         fair::{Priority, Share},
-        ledger::Rules,
+        ledger::{Rules, Status},
     },
     state::Clock,
 };
@@ -531,16 +531,16 @@ async fn a_429_stops_the_group_before_its_body_has_come() {
 
 #[tokio::test(start_paused = true)]
 async fn only_what_may_have_been_sent_is_doubted() {
-    for (unreachable, state) in [(true, "open"), (false, "spread")] {
+    for (unreachable, state) in [(true, Status::Open), (false, Status::Spread)] {
         let rig = Rig::new(8, Upstream::new(20, MINUTE * 5));
         status(rig.call("a", MINUTE)).await.unwrap();
         for _ in 0..10 {
             let fails = service_fn(move |_: Request<Body>| async move {
                 sleep(Duration::from_millis(1)).await;
                 Err::<Response<Body>, _>(if unreachable {
-                    Error::Unreachable("refused".into())
+                    Error::unreachable("refused")
                 } else {
-                    Error::Broken("reset".into())
+                    Error::broken("reset")
                 })
             });
             let call = rig.layer.layer(fails).oneshot(request("a", 1, SECOND));
@@ -557,7 +557,8 @@ async fn only_what_may_have_been_sent_is_doubted() {
         call.abort();
         let _ = call.await;
     }
-    assert_eq!(rig.group().view(&rig.layer.0.rules).0.state, "spread");
+    let state = rig.group().view(&rig.layer.0.rules).0.state;
+    assert_eq!(state, Status::Spread);
 }
 
 #[derive(Clone, Debug)]

@@ -65,8 +65,28 @@ pub struct Caller<'a> {
     pub group: &'a str,
     pub share: &'a Share,
     pub max_wait: Duration,
-    /// The name of the token that is put on; `None` where it brings its own.
-    pub token: Option<&'a str>,
+    pub token: TokenSource<'a>,
+}
+
+/// The DevRev token that goes with a caller's requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenSource<'a> {
+    /// One of the configuration, by its name.
+    Configured(&'a str),
+    /// The caller brings it.
+    Own,
+    /// None is configured for the caller.
+    Missing,
+}
+
+impl<'a> TokenSource<'a> {
+    /// The name of the token that is put on.
+    pub fn configured(self) -> Option<&'a str> {
+        match self {
+            TokenSource::Configured(name) => Some(name),
+            TokenSource::Own | TokenSource::Missing => None,
+        }
+    }
 }
 
 /// How things stand at this moment.
@@ -144,9 +164,6 @@ pub fn explain<'a>(asked: &'a Asked, rules: &'a Rules<'a>) -> Vec<Step> {
     }
     steps
 }
-
-/// What a group is called that is a token's own.
-pub const OWN: &str = "of the caller's own token";
 
 impl Step {
     fn passes(mut self, says: impl Into<String>) -> Step {

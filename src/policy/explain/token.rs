@@ -3,14 +3,14 @@
 use serde_json::json;
 
 use super::{
-    OWN, Refusal, Step,
+    Refusal, Step, TokenSource,
     way::{Way, step},
 };
 
 impl Way<'_> {
     /// Nothing to tell without a token of ours that DevRev has refused.
     pub(super) fn gate(&self) -> Option<Step> {
-        let token = self.rules.caller.as_ref()?.token?;
+        let token = self.rules.caller.as_ref()?.token.configured()?;
         let left = self.rules.now.as_ref()?.token_refused?;
         if !self.operation.takes_credential() {
             return None;
@@ -36,15 +36,17 @@ impl Way<'_> {
             .map_or("/", |target| target.as_str());
         let url = format!("{}{target}", self.rules.upstream);
         let takes = self.operation.takes_credential();
-        let token = caller.token.filter(|_| takes);
+        let token = caller.token.configured().filter(|_| takes);
         let step = step("credential", json!({ "token": token, "url": url }));
-        Some(match (takes, token, caller.group) {
-            (false, ..) => step.passes(format!(
+        if !takes {
+            return Some(step.passes(format!(
                 "none: this operation takes no credential; to {url}"
-            )),
-            (true, Some(token), _) => step.passes(format!("the token {token}; to {url}")),
-            (true, None, OWN) => step.passes(format!("the caller's own token; to {url}")),
-            (true, None, _) => {
+            )));
+        }
+        Some(match caller.token {
+            TokenSource::Configured(token) => step.passes(format!("the token {token}; to {url}")),
+            TokenSource::Own => step.passes(format!("the caller's own token; to {url}")),
+            TokenSource::Missing => {
                 step.refused(Refusal::NoToken, "no token is configured for this caller")
             }
         })

@@ -14,7 +14,7 @@ use super::{
         operation::Operation,
         rate,
         retry::{self, Attempt, Outcome},
-        rewrite::{self, Mode, RewriteFault, Rewritten, Skip},
+        rewrite::{self, Mode, RewriteFault, Rewritten, Skip, Unreadable},
         target,
     },
     Asked, Fate, Refusal, Rules, Step,
@@ -96,7 +96,7 @@ impl<'a> Way<'a> {
         } else {
             ", which revgate does not know: forwarded all the same, `other` in metrics"
         };
-        let _ = write!(says, "; it {class}s");
+        let _ = write!(says, "; it {}s", class.label());
         if operation.is_beta() {
             says += "; beta, so DevRev wants `X-Devrev-Scope: beta`";
         }
@@ -128,19 +128,17 @@ impl<'a> Way<'a> {
     fn authorize(&self) -> Option<Step> {
         let caller = self.rules.caller.as_ref()?;
         let decision = caller.access.decide(self.operation.name());
-        let whose = match self.rules.defaults.shares(decision) {
-            true => "defaults",
-            false => "caller",
-        };
+        let shared = self.rules.defaults.shares(decision);
         let (list, pattern) = match decision {
             Decision::Allowed(pattern) => ("allow", Some(pattern.to_string())),
             Decision::Denied(pattern) => ("deny", Some(pattern.to_string())),
             Decision::NotAllowed => ("allow", None),
         };
-        let facts = json!({ "list": list, "pattern": pattern, "of": whose });
-        let says = match (&pattern, whose) {
-            (Some(pattern), "defaults") => format!("{list} has \"{pattern}\", as the defaults do"),
-            (Some(pattern), _) => format!("{list} has \"{pattern}\", this caller's own"),
+        let of = if shared { "defaults" } else { "caller" };
+        let facts = json!({ "list": list, "pattern": pattern, "of": of });
+        let says = match (&pattern, shared) {
+            (Some(pattern), true) => format!("{list} has \"{pattern}\", as the defaults do"),
+            (Some(pattern), false) => format!("{list} has \"{pattern}\", this caller's own"),
             (None, _) => "no pattern of allow takes it in".to_owned(),
         };
         let step = step("authorize", facts);
@@ -193,8 +191,12 @@ impl<'a> Way<'a> {
         if let Some(skip) = rewrite::skip(&self.asked.method, &self.asked.headers) {
             let why = match skip {
                 Skip::Method => "a request of this method has no body to look into",
-                Skip::Coding => "a compressed body is passed on as it is, and counted",
-                Skip::MediaType => "a body that is not JSON is passed on as it is, and counted",
+                Skip::Unreadable(Unreadable::Coding) => {
+                    "a compressed body is passed on as it is, and counted"
+                }
+                Skip::Unreadable(Unreadable::MediaType) => {
+                    "a body that is not JSON is passed on as it is, and counted"
+                }
             };
             return Some(step("rewrite", facts).passes(format!("{rule_says}; {why}")));
         }
@@ -318,8 +320,12 @@ impl<'a> Way<'a> {
         let Some(now) = &self.rules.now else {
             return Some(step("circuit", facts).passes(says));
         };
-        facts["state"] = now.circuit.state.into();
-        let _ = write!(says, "; {} now", now.circuit.state.replace('_', "-"));
+        facts["state"] = json!(now.circuit.state);
+        let _ = write!(
+            says,
+            "; {} now",
+            now.circuit.state.label().replace('_', "-")
+        );
         let step = step("circuit", facts);
         Some(
             match now.circuit.next_probe.filter(|left| !left.is_zero()) {
@@ -349,11 +355,11 @@ impl<'a> Way<'a> {
         let Some((view, wait)) = self.rules.now.as_ref().and_then(|now| now.group) else {
             return Some(step("quota", facts).passes(says));
         };
-        facts["state"] = view.state.into();
+        facts["state"] = json!(view.state);
         facts["remaining"] = json!(view.remaining);
         facts["paused_seconds"] = json!(view.paused_for.map(|left| left.as_secs_f64()));
         facts["wait_seconds"] = wait.as_secs_f64().into();
-        let _ = write!(says, "; now {}, a wait of {wait:?}", view.state);
+        let _ = write!(says, "; now {}, a wait of {wait:?}", view.state.label());
         let step = step("quota", facts);
         Some(if wait > self.patience {
             step.refused(Refusal::Quota(wait), says)

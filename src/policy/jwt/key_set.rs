@@ -8,9 +8,9 @@ use std::sync::Arc;
 use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
 use super::Fault;
+use crate::hash::sha256;
 
 /// Issuers publish two or three. Bounds memory, and the time that reading a hostile set takes.
 pub const MAX_KEYS: usize = 64;
@@ -118,7 +118,7 @@ impl KeySet {
         Ok(KeySet {
             unusable: all.len() - keys.len(),
             keys,
-            hash: Sha256::digest(document).into(),
+            hash: sha256(document),
         })
     }
 

@@ -21,6 +21,7 @@ pub use self::{
     key_set::{Algorithm, KeySet, KeySetFault, MAX_KEYS},
     refresh::{Asked, FAILED_AGAIN, Plan, freshness},
 };
+use crate::label::label_enum;
 
 /// What issuers make is 1 to 2 KiB; this leaves room for tokens full of groups, and bounds what is parsed and hashed for
 /// whoever sends one.
@@ -33,56 +34,37 @@ const MAX_KID: usize = 256;
 /// shortest that Kubernetes makes lives ten minutes.
 pub const LEEWAY: Duration = Duration::from_secs(30);
 
+label_enum! {
 /// Why a token was refused. The caller learns none of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Fault {
     #[error("larger than {MAX_TOKEN} bytes")]
-    TooLarge,
+    TooLarge = "jwt_too_large",
     #[error("not a well-formed token")]
-    Malformed,
+    Malformed = "jwt_malformed",
     #[error("its `crit` asks for an extension that is not understood")]
-    Critical,
+    Critical = "jwt_critical",
     #[error("its algorithm is not one of the key's")]
-    Algorithm,
+    Algorithm = "jwt_algorithm",
     #[error("no key set of the issuer is known yet")]
-    NoKeys,
+    NoKeys = "jwt_no_keys",
     #[error("its `kid` is not in the issuer's key set")]
-    UnknownKid,
+    UnknownKid = "jwt_unknown_kid",
     #[error("the signature does not fit")]
-    BadSignature,
+    BadSignature = "jwt_bad_signature",
     #[error("`iss` is not auth.jwt.issuer")]
-    WrongIssuer,
+    WrongIssuer = "jwt_wrong_issuer",
     #[error("`aud` does not hold auth.jwt.audience")]
-    WrongAudience,
+    WrongAudience = "jwt_wrong_audience",
     #[error("`exp` is missing")]
-    NoExpiry,
+    NoExpiry = "jwt_no_expiry",
     #[error("`exp` has passed")]
-    Expired,
+    Expired = "jwt_expired",
     #[error("`nbf` is yet to come")]
-    NotYetValid,
+    NotYetValid = "jwt_not_yet_valid",
     #[error("`sub` is no caller's jwt_subject")]
-    UnknownSubject,
+    UnknownSubject = "jwt_unknown_subject",
 }
-
-impl Fault {
-    /// Its name in metrics and the log.
-    pub fn label(self) -> &'static str {
-        match self {
-            Fault::TooLarge => "jwt_too_large",
-            Fault::Malformed => "jwt_malformed",
-            Fault::Critical => "jwt_critical",
-            Fault::Algorithm => "jwt_algorithm",
-            Fault::NoKeys => "jwt_no_keys",
-            Fault::UnknownKid => "jwt_unknown_kid",
-            Fault::BadSignature => "jwt_bad_signature",
-            Fault::WrongIssuer => "jwt_wrong_issuer",
-            Fault::WrongAudience => "jwt_wrong_audience",
-            Fault::NoExpiry => "jwt_no_expiry",
-            Fault::Expired => "jwt_expired",
-            Fault::NotYetValid => "jwt_not_yet_valid",
-            Fault::UnknownSubject => "jwt_unknown_subject",
-        }
-    }
 }
 
 /// What a good token must say.

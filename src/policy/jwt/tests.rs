@@ -7,6 +7,7 @@ use super::{
     signer::{Signer, base64, header, hmac_token, key_set},
     *,
 };
+use crate::label::assert_labels;
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 const GOOD: &str =
@@ -44,6 +45,13 @@ fn claims(name: &str, value: Value) -> String {
     claims.insert(name.to_owned(), value);
     claims.retain(|_, value| !value.is_null());
     Value::from(claims).to_string()
+}
+
+#[test]
+fn faults_are_called_as_the_documents_call_them() {
+    assert_labels!(Fault: "jwt_too_large" "jwt_malformed" "jwt_critical" "jwt_algorithm" "jwt_no_keys" "jwt_unknown_kid"
+        "jwt_bad_signature" "jwt_wrong_issuer" "jwt_wrong_audience" "jwt_no_expiry" "jwt_expired" "jwt_not_yet_valid"
+        "jwt_unknown_subject");
 }
 
 #[test]

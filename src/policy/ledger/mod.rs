@@ -22,7 +22,10 @@ use self::{
     view::Spending,
     window::{Window, fresh},
 };
-pub use self::{gate::PATIENCE, view::View};
+pub use self::{
+    gate::PATIENCE,
+    view::{Status, View},
+};
 use super::feedback::Feedback;
 
 /// What the operator wants.

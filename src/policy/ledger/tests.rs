@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::label::assert_labels;
 
 const SECOND: Duration = Duration::from_secs(1);
 const RULES: Rules = Rules {
@@ -117,6 +118,11 @@ fn drain(ledger: &mut Ledger, now: Duration) -> u64 {
         count += 1;
     }
     count
+}
+
+#[test]
+fn states_are_called_as_the_admins_json_calls_them() {
+    assert_labels!(Status: "open" "spread" "spent" "paused" "probing" "ramping");
 }
 
 #[test]

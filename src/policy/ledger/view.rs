@@ -3,6 +3,25 @@
 use std::time::Duration;
 
 use super::{Ledger, Rules, gate::Gate};
+use crate::label::label_enum;
+
+label_enum! {
+    /// How a group stands.
+    pub enum Status {
+        /// First come, first served.
+        Open = "open",
+        /// The rest of the window is dealt out evenly to its end.
+        Spread = "spread",
+        /// Nothing is left in the window.
+        Spent = "spent",
+        /// Upstream asked for silence.
+        Paused = "paused",
+        /// After a pause, one attempt at a time.
+        Probing = "probing",
+        /// After a probe, more with each good answer.
+        Ramping = "ramping",
+    }
+}
 
 /// For people to look at.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,8 +44,8 @@ pub struct View {
     pub external: (u64, u64),
     /// 429s received.
     pub throttled: u64,
-    /// What the group does: "open", "spread", "spent", "paused", "probing" or "ramping".
-    pub state: &'static str,
+    /// What the group does.
+    pub state: Status,
     /// When nothing will be left at the present rate, if that is before the window's end.
     pub runs_out_in: Option<Duration>,
 }
@@ -37,11 +56,11 @@ impl Ledger {
         let window = self.window.as_ref().filter(|window| window.ends > now);
         let paused_for = self.paused_until(now).map(|until| until - now);
         let state = match (&self.gate, window) {
-            (Gate::Paused { .. }, _) if paused_for.is_some() => "paused",
-            (Gate::Paused { .. } | Gate::Probing { .. }, _) => "probing",
-            (Gate::Ramping { .. }, _) => "ramping",
+            (Gate::Paused { .. }, _) if paused_for.is_some() => Status::Paused,
+            (Gate::Paused { .. } | Gate::Probing { .. }, _) => Status::Probing,
+            (Gate::Ramping { .. }, _) => Status::Ramping,
             (Gate::Open, Some(window)) => window.state(rules, self.claimed()),
-            (Gate::Open, None) => "open",
+            (Gate::Open, None) => Status::Open,
         };
         let resets_in = window.map(|window| window.ends - now);
         let rate = self.spending.now(now);

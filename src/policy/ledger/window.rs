@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Hold, Rules, Why};
+use super::{Hold, Rules, Status, Why};
 
 /// Upstream tells a window's end in whole seconds, and may have rounded up: what is spread is dealt out by so much
 /// before, but in a short window by a fifth of it.
@@ -150,15 +150,15 @@ impl Window {
         report.reset < reset && end <= opened.saturating_add(RESOLUTION * 2)
     }
 
-    /// "open", "spread" or "spent".
-    pub fn state(&self, rules: &Rules, claimed: u64) -> &'static str {
+    /// Open, spread or spent.
+    pub fn state(&self, rules: &Rules, claimed: u64) -> Status {
         let there = self.remaining.saturating_sub(claimed);
         if there == 0 {
-            "spent"
+            Status::Spent
         } else if self.first_come(rules, there) > 0.0 {
-            "open"
+            Status::Open
         } else {
-            "spread"
+            Status::Spread
         }
     }
 

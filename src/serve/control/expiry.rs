@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 
 use crate::{
     config::{Config, Token},
-    policy::token,
+    policy::token::{self, Expiry},
     telemetry::metrics::Metrics,
 };
 
@@ -25,7 +25,7 @@ pub(super) fn expiry(token: &Token) -> Option<f64> {
 
 /// What was said of each token's expiry: its time, and the state it was in.
 #[derive(Default)]
-pub struct Notices(Mutex<BTreeMap<String, (Option<f64>, &'static str)>>);
+pub struct Notices(Mutex<BTreeMap<String, (Option<f64>, Expiry)>>);
 
 impl Notices {
     /// Tells the metrics when each token expires, and the log when that is soon, or past: once for each, however often it is asked.
@@ -33,7 +33,7 @@ impl Notices {
         self.tell_at(config, metrics, now());
     }
 
-    fn tell_at(&self, config: &Config, metrics: &Metrics, now: f64) -> Vec<(String, &'static str)> {
+    fn tell_at(&self, config: &Config, metrics: &Metrics, now: f64) -> Vec<(String, Expiry)> {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|name, _| {
             let stays = config.tokens.contains_key(name);
@@ -52,8 +52,8 @@ impl Notices {
             }
             metrics.token_expiry(&name.as_str().into(), expires);
             match state {
-                "expired" => tracing::warn!(token = name, "the token has expired"),
-                "expires_soon" => tracing::warn!(token = name, "the token expires within a day"),
+                Expiry::Expired => tracing::warn!(token = name, "the token has expired"),
+                Expiry::Soon => tracing::warn!(token = name, "the token expires within a day"),
                 _ => continue,
             }
             new.push((name.clone(), state));
@@ -93,12 +93,12 @@ mod tests {
         };
         let far = [("a", 10 * DAY), ("b", 100 * DAY)];
         assert!(tell(&far, DAY).is_empty());
-        assert_eq!(tell(&far, 9 * DAY), ["expires_soon"]);
+        assert_eq!(tell(&far, 9 * DAY), [Expiry::Soon]);
         assert!(tell(&far, 9 * DAY + 1).is_empty());
-        assert_eq!(tell(&far, 10 * DAY), ["expired"]);
+        assert_eq!(tell(&far, 10 * DAY), [Expiry::Expired]);
         assert!(tell(&far, 11 * DAY).is_empty());
         // Replaced by one that is no better.
-        assert_eq!(tell(&[("a", 10 * DAY + 1)], 11 * DAY), ["expired"]);
+        assert_eq!(tell(&[("a", 10 * DAY + 1)], 11 * DAY), [Expiry::Expired]);
         let text = metrics.encode();
         let line = format!(
             "revgate_token_expiry_timestamp_seconds{{token=\"a\"}} {}",

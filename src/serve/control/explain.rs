@@ -11,13 +11,13 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::{
-    config::{CallerCredential, Config, RewriteMode},
-    error::Error,
+    config::{AuthMode, CallerCredential, Config, RewriteMode},
+    error::{Code, Error},
     layer::admission,
     plan::{Identities, Plan},
     policy::{
         access::Access,
-        explain::{self, Asked, Caller, Fate, Now, OWN, Refusal, Rules, Step},
+        explain::{self, Asked, Caller, Fate, Now, Refusal, Rules, Step, TokenSource},
         feedback::whole_seconds,
         rate::Limiter,
         token_health::FIRST_PAUSE,
@@ -25,6 +25,9 @@ use crate::{
     state::{Clock, State},
     types,
 };
+
+/// What the group of a caller is called that brings its own token.
+const OWN: &str = "of the caller's own token";
 
 /// What is asked, as it was typed.
 #[derive(Debug, Default)]
@@ -166,7 +169,11 @@ fn described<'a>(
         group: &caller.group,
         share: &caller.share,
         max_wait: caller.max_wait,
-        token: caller.token.as_deref(),
+        token: match (caller.token.as_deref(), config.auth.mode) {
+            (Some(name), _) => TokenSource::Configured(name),
+            (None, AuthMode::Validate) => TokenSource::Own,
+            (None, AuthMode::Inject) => TokenSource::Missing,
+        },
     }
 }
 
@@ -174,7 +181,8 @@ fn now(plan: &Plan, state: &State, caller: Option<&Caller<'_>>) -> Now {
     Now {
         places: plan.max_in_flight.saturating_sub(state.in_flight.count()),
         circuit: state.circuit.view(&plan.circuit),
-        token_refused: caller.and_then(|caller| state.tokens.refused_for(caller.token?)),
+        token_refused: caller
+            .and_then(|caller| state.tokens.refused_for(caller.token.configured()?)),
         group: caller.and_then(|caller| {
             let rules = &plan.quota.rules;
             let groups = &state.groups;
@@ -272,7 +280,7 @@ impl Explanation {
     }
 
     /// The codes that enforcement would refuse it with.
-    fn would_refuse(&self) -> Vec<&'static str> {
+    fn would_refuse(&self) -> Vec<Code> {
         let codes = self.steps.iter().filter_map(|step| match &step.fate {
             Fate::WouldRefuse(refusal) => Some(error(refusal).code()),
             _ => None,
@@ -316,16 +324,16 @@ impl fmt::Display for Explanation {
             writeln!(f, "{mark} {:<13} {}", step.layer, step.says)?;
         }
         if let Some((step, error)) = self.refusal() {
-            let (status, code) = (error.status().as_u16(), error.code());
+            let (status, code) = (error.status().as_u16(), error.code().label());
             return write!(f, "\nrefused by {}: {status} {code}", step.layer);
         }
         match self.would_refuse().as_slice() {
             [] => f.write_str("\nforwarded"),
-            codes => write!(
-                f,
-                "\nforwarded, as enforce is off; else refused: {}",
-                codes.join(", ")
-            ),
+            codes => {
+                let codes: Vec<_> = codes.iter().map(|code| code.label()).collect();
+                let codes = codes.join(", ");
+                write!(f, "\nforwarded, as enforce is off; else refused: {codes}")
+            }
         }
     }
 }

@@ -13,11 +13,11 @@ use std::sync::{
 use serde_json::{Value, json};
 
 use self::explain::{Question, explain};
-use super::reload::{Outcome, Reloader};
+use super::reload::Reloader;
 use crate::{
     admin::Control,
     state::State,
-    telemetry::{log::LevelHandle, tally},
+    telemetry::{labels::ReloadResult, log::LevelHandle, tally},
 };
 
 /// The gateway as the admin listener knows it.
@@ -124,8 +124,8 @@ impl Control for Operator {
 
     fn reload(&self) -> Result<Value, Value> {
         let report = self.reloader.reload();
-        match report.outcome {
-            Outcome::Refused => Err(report.json()),
+        match report.result {
+            ReloadResult::Refused => Err(report.json()),
             _ => Ok(report.json()),
         }
     }

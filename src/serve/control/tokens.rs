@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::expiry::{expiry, now};
 use crate::{
     config::{AuthMode, Config},
-    policy::token,
+    policy::token::{self, Expiry},
     state::State,
 };
 
@@ -57,8 +57,8 @@ pub fn warnings(config: &Config, state: &State) -> Vec<String> {
             warnings.push(format!("token {name} is refused by DevRev"));
         }
         match token::state(expiry(token), now) {
-            "expired" => warnings.push(format!("token {name} has expired")),
-            "expires_soon" => warnings.push(format!("token {name} expires within a day")),
+            Expiry::Expired => warnings.push(format!("token {name} has expired")),
+            Expiry::Soon => warnings.push(format!("token {name} expires within a day")),
             _ => {}
         }
     }

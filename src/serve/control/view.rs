@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::super::reload::Report;
 use crate::{
     config::{Caller, CallerCredential, Config, Priority},
+    error::Code,
     plan::Plan,
     state::State,
     telemetry::{
@@ -19,7 +20,7 @@ use crate::{
 const OTHER: &str = "other";
 
 /// The codes that `enforce = false` may hold back.
-const TRIED: [&str; 2] = ["caller_rate_limited", "forbidden"];
+const TRIED: [Code; 2] = [Code::CallerRateLimited, Code::Forbidden];
 
 /// Each caller of the file, and `other` if it was seen.
 pub(super) fn callers(config: &Config, state: &State) -> Value {
@@ -65,7 +66,7 @@ pub(super) fn callers(config: &Config, state: &State) -> Value {
         let would = would_refuse(&state.metrics, &Arc::from(name.as_str()));
         view["would_refuse_by_code"] = would
             .into_iter()
-            .map(|(code, count)| (code.to_owned(), json!(count)))
+            .map(|(code, count)| (code.label().to_owned(), json!(count)))
             .collect();
         views.insert(name.clone(), view);
     }
@@ -88,7 +89,7 @@ fn group<'a>(config: &'a Config, caller: &Caller) -> Option<&'a str> {
     Some(&token.quota_group)
 }
 
-fn would_refuse(metrics: &Metrics, caller: &Arc<str>) -> Vec<(&'static str, u64)> {
+fn would_refuse(metrics: &Metrics, caller: &Arc<str>) -> Vec<(Code, u64)> {
     let counts = TRIED.map(|code| (code, metrics.would_refused(caller, code)));
     counts.into_iter().filter(|(_, count)| *count > 0).collect()
 }

@@ -13,7 +13,13 @@ use memchr::memmem::find;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Activity;
-use crate::{error::Error, layer::headers::X_REQUEST_ID, telemetry::metrics::Metrics};
+use crate::{
+    error::Error,
+    layer::headers::X_REQUEST_ID,
+    policy::operation::OperationLabel,
+    telemetry::{labels::Source, metrics::Metrics},
+    types::{RequestId, other},
+};
 
 pub struct Refusals<I> {
     inner: I,
@@ -72,10 +78,15 @@ impl<I> Refusals<I> {
             _ => Error::Malformed,
         };
         let status = error.status().as_u16();
-        self.metrics
-            .request(&"other".into(), "other", status, "gateway", 0.0);
-        self.metrics.refused(&"other".into(), error.code());
-        tracing::debug!(code = error.code(), "refused: {error}");
+        self.metrics.request(
+            &other(),
+            OperationLabel::OTHER,
+            status,
+            Source::Gateway,
+            0.0,
+        );
+        self.metrics.refused(&other(), error.code());
+        tracing::debug!(code = error.code().label(), "refused: {error}");
         let (mut head, body) = error.response(None).into_parts();
         // A refusal's body is whole from the start, so this is ready at once.
         let body = body.collect();
@@ -92,9 +103,7 @@ impl<I> Refusals<I> {
         {
             head.headers.insert(header::DATE, date);
         }
-        if let Ok(id) = HeaderValue::try_from(format!("{:032x}", fastrand::u128(..))) {
-            head.headers.insert(X_REQUEST_ID, id);
-        }
+        head.headers.insert(X_REQUEST_ID, RequestId::random().0);
         let mut out = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
         for (name, value) in &head.headers {
             out.extend_from_slice(name.as_str().as_bytes());

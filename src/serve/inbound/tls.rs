@@ -20,7 +20,7 @@ use x509_parser::{
 use crate::{
     policy::san::San,
     state::handshakes::Handshakes,
-    telemetry::metrics::Metrics,
+    telemetry::{labels::HandshakeFailure, metrics::Metrics},
     types::{Certificate, Peer},
 };
 
@@ -51,7 +51,7 @@ pub async fn shake(
             fail(
                 metrics,
                 peer,
-                "timeout",
+                HandshakeFailure::Timeout,
                 "it took longer than listen.header_timeout",
             );
             return None;
@@ -59,7 +59,7 @@ pub async fn shake(
     };
     if generation.retired.is_cancelled() {
         let why = "the authorities changed meanwhile";
-        fail(metrics, peer, "unknown_authority", why);
+        fail(metrics, peer, HandshakeFailure::UnknownAuthority, why);
         return None;
     }
     let leaf = stream
@@ -71,7 +71,12 @@ pub async fn shake(
         None => None,
         Some(Some(certificate)) => Some(Peer::Certificate(Arc::new(certificate))),
         Some(None) => {
-            fail(metrics, peer, "bad_certificate", "its names cannot be read");
+            fail(
+                metrics,
+                peer,
+                HandshakeFailure::BadCertificate,
+                "its names cannot be read",
+            );
             return None;
         }
     };
@@ -104,36 +109,37 @@ fn at(epoch: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(epoch.saturating_add(1).min(1 << 40))
 }
 
-fn fail(metrics: &Metrics, peer: Option<SocketAddr>, reason: &'static str, why: &str) {
+fn fail(metrics: &Metrics, peer: Option<SocketAddr>, reason: HandshakeFailure, why: &str) {
     metrics.tls_handshake_failure(reason);
     let peer = peer.map(|peer| peer.to_string());
     match reason {
         // Port scans and health checks of load balancers.
-        "closed" | "not_tls" | "timeout" => {
-            tracing::debug!(peer, reason, why, "TLS handshake failed");
+        HandshakeFailure::Closed | HandshakeFailure::NotTls | HandshakeFailure::Timeout => {
+            tracing::debug!(peer, reason = reason.label(), why, "TLS handshake failed");
         }
-        _ => tracing::info!(peer, reason, why, "TLS handshake failed"),
+        _ => tracing::info!(peer, reason = reason.label(), why, "TLS handshake failed"),
     }
 }
 
-/// One of a fixed few, as it is a metric's label.
-fn reason(error: &io::Error) -> &'static str {
+fn reason(error: &io::Error) -> HandshakeFailure {
     use CertificateError as Bad;
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {
-        None => "closed",
-        Some(rustls::Error::NoCertificatesPresented) => "no_certificate",
+        None => HandshakeFailure::Closed,
+        Some(rustls::Error::NoCertificatesPresented) => HandshakeFailure::NoCertificate,
         Some(rustls::Error::InvalidCertificate(bad)) => match bad {
-            Bad::Expired | Bad::ExpiredContext { .. } => "certificate_expired",
-            Bad::NotValidYet | Bad::NotValidYetContext { .. } => "certificate_not_yet_valid",
-            Bad::UnknownIssuer => "unknown_authority",
-            _ => "bad_certificate",
+            Bad::Expired | Bad::ExpiredContext { .. } => HandshakeFailure::CertificateExpired,
+            Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
+                HandshakeFailure::CertificateNotYetValid
+            }
+            Bad::UnknownIssuer => HandshakeFailure::UnknownAuthority,
+            _ => HandshakeFailure::BadCertificate,
         },
-        Some(rustls::Error::InvalidMessage(_)) => "not_tls",
-        Some(rustls::Error::AlertReceived(_)) => "refused_by_client",
+        Some(rustls::Error::InvalidMessage(_)) => HandshakeFailure::NotTls,
+        Some(rustls::Error::AlertReceived(_)) => HandshakeFailure::RefusedByClient,
         Some(rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol) => {
-            "incompatible"
+            HandshakeFailure::Incompatible
         }
-        Some(_) => "other",
+        Some(_) => HandshakeFailure::Other,
     }
 }

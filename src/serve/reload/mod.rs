@@ -18,17 +18,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-pub use self::{
-    report::{Outcome, Report},
-    watch::Watch,
-};
+pub use self::{report::Report, watch::Watch};
 use self::{restart::keep_what_needs_a_restart, watch::Fingerprint};
 use super::{control::expiry::Notices, worker::Handle};
 use crate::{
     config::{self, Config, Problem, Problems, TokenSource},
     plan::Plan,
     state::State,
-    telemetry::log::LevelHandle,
+    telemetry::{labels::ReloadResult, log::LevelHandle},
 };
 
 /// A configuration, and what was decided from it.
@@ -132,13 +129,13 @@ impl Reloader {
             Ok(report) => report,
             Err(Problems(problems)) => Report {
                 problems,
-                ..Report::new(Outcome::Refused)
+                ..Report::new(ReloadResult::Refused)
             },
         };
-        if report.outcome != Outcome::Refused {
+        if report.result != ReloadResult::Refused {
             self.try_touched_tokens_again(&now, &before);
         }
-        self.state.metrics.config_reload(report.outcome.name());
+        self.state.metrics.config_reload(report.result);
         report.log();
         self.noted().report = Some(report.clone());
         report
@@ -147,7 +144,7 @@ impl Reloader {
     /// From one configuration to the next.
     fn step(&self, old: &Config, mut new: Config) -> Result<Report, Problems> {
         let (changed, restart_needed) = keep_what_needs_a_restart(old, &mut new)?;
-        let mut report = Report::new(Outcome::Unchanged);
+        let mut report = Report::new(ReloadResult::Unchanged);
         report.restart_needed = restart_needed;
         if changed.is_empty() {
             return Ok(report);
@@ -167,7 +164,7 @@ impl Reloader {
         warn(&new);
         self.current.store(Arc::new(Current { config: new, plan }));
         self.tell_expiry();
-        (report.outcome, report.changed) = (Outcome::Applied, changed);
+        (report.result, report.changed) = (ReloadResult::Applied, changed);
         Ok(report)
     }
 

@@ -4,34 +4,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::config::Problem;
-
-/// How a reload ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// What changed holds from now on.
-    Applied,
-    /// Nothing changed that holds without a restart.
-    Unchanged,
-    /// The old configuration goes on.
-    Refused,
-}
-
-impl Outcome {
-    /// As metrics, logs and the admin listener name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Outcome::Applied => "applied",
-            Outcome::Unchanged => "unchanged",
-            Outcome::Refused => "refused",
-        }
-    }
-}
+use crate::{config::Problem, telemetry::labels::ReloadResult};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    pub outcome: Outcome,
+    pub result: ReloadResult,
     /// Epoch seconds.
     pub at: u64,
     /// Keys that hold from now on.
@@ -43,10 +21,10 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(outcome: Outcome) -> Report {
+    pub fn new(result: ReloadResult) -> Report {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Report {
-            outcome,
+            result,
             at: now.unwrap_or_default().as_secs(),
             changed: Vec::new(),
             restart_needed: Vec::new(),
@@ -59,7 +37,7 @@ impl Report {
         let problems =
             problems.map(|Problem { path, message }| json!({"path": path, "message": message}));
         json!({
-            "result": self.outcome.name(),
+            "result": self.result,
             "at": self.at,
             "changed": self.changed,
             "restart_needed": self.restart_needed,
@@ -69,12 +47,12 @@ impl Report {
 
     /// What an operator reads of it in the log.
     pub fn log(&self) {
-        if self.outcome == Outcome::Refused {
+        if self.result == ReloadResult::Refused {
             for Problem { path, message } in &self.problems {
                 tracing::error!(key = path, problem = message, "configuration refused");
             }
         } else {
-            let (result, changed) = (self.outcome.name(), self.changed.join(" "));
+            let (result, changed) = (self.result.label(), self.changed.join(" "));
             tracing::info!(result, changed, "configuration reloaded");
         }
         if !self.restart_needed.is_empty() {

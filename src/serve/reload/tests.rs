@@ -59,7 +59,7 @@ impl Rig {
         let plan = Arc::new(Plan::of(&config).unwrap());
         let background = ThreadRuntime::new().unwrap();
         let draining = Draining::new().1;
-        let state = Arc::new(State::new(&plan, draining, background.handle().clone()));
+        let state = Arc::new(State::new(&plan, draining, background.handle().clone()).unwrap());
         let settings = Arc::new(Settings {
             header_timeout: config.listen.header_timeout,
             idle_timeout: config.listen.idle_timeout,
@@ -173,7 +173,7 @@ fn a_reload_that_fails_at_any_step_changes_nothing() {
     let before = rig.everything();
     let refused = |why: &str| {
         let report = rig.reloader.reload();
-        assert_eq!(report.outcome, Outcome::Refused, "{why}: {report:?}");
+        assert_eq!(report.result, ReloadResult::Refused, "{why}: {report:?}");
         assert!(!report.problems.is_empty(), "{why}");
         assert_eq!(rig.everything(), before, "{why}");
     };
@@ -211,7 +211,7 @@ fn a_reload_that_fails_at_any_step_changes_nothing() {
 
     // Were nothing wrong, all of it would change: what is compared above can tell.
     let report = rig.reloader.reload();
-    assert_eq!(report.outcome, Outcome::Applied, "{report:?}");
+    assert_eq!(report.result, ReloadResult::Applied, "{report:?}");
     let after = rig.everything();
     for (what, before) in &before {
         let stays = matches!(*what, "circuit" | "in flight" | "keys" | "tracked");
@@ -234,7 +234,7 @@ fn what_stays_the_same_keeps_what_is_known_of_it() {
     let text = fs::read_to_string(&file).unwrap();
     let text = text.replace("token = \"second\"", "token = \"main\"\nrate = \"7/s\"");
     fs::write(&file, text.replace("[tokens.second]", "[tokens.third]")).unwrap();
-    assert_eq!(rig.reloader.reload().outcome, Outcome::Applied);
+    assert_eq!(rig.reloader.reload().result, ReloadResult::Applied);
     assert!(Arc::ptr_eq(&billing, &of("billing")));
     assert!(!Arc::ptr_eq(&reports, &of("reports")), "another rate");
     assert!(Arc::ptr_eq(&main, &token("main")));

@@ -7,14 +7,14 @@ use std::{
 
 use http::Uri;
 use tokio::time::timeout_at;
+use tower::BoxError;
 
 use super::{SigningKeys, Wishes};
 use crate::{
     config::Roots,
-    error::Cause,
     plan::trust,
     policy::jwt::{FAILED_AGAIN, KeySet, freshness},
-    telemetry::metrics::Metrics,
+    telemetry::{labels::KeyFetch, metrics::Metrics},
     upstream::{fetch, tls},
 };
 
@@ -36,7 +36,7 @@ impl Issuer {
             .transpose()
     }
 
-    async fn fetch(&self) -> Result<(KeySet, Duration), Cause> {
+    async fn fetch(&self) -> Result<(KeySet, Duration), BoxError> {
         let document = fetch::document(&self.url, self.tls()?).await?;
         let set = KeySet::parse(&document.body)?;
         Ok((set, freshness(document.cache_control.as_deref())))
@@ -54,7 +54,7 @@ impl Issuer {
 }
 
 /// Ends when nobody has the keys any more.
-async fn keep<F: Future<Output = Result<(KeySet, Duration), Cause>>>(
+async fn keep<F: Future<Output = Result<(KeySet, Duration), BoxError>>>(
     fetch: impl Fn() -> F,
     url: &Uri,
     keys: Weak<SigningKeys>,
@@ -64,7 +64,10 @@ async fn keep<F: Future<Output = Result<(KeySet, Duration), Cause>>>(
     loop {
         let fetched = fetch().await;
         let Some(kept) = keys.upgrade() else { return };
-        metrics.key_fetch(if fetched.is_ok() { "ok" } else { "failed" });
+        metrics.key_fetch(match fetched {
+            Ok(_) => KeyFetch::Ok,
+            Err(_) => KeyFetch::Failed,
+        });
         match fetched {
             Ok((set, fresh)) => {
                 if kept.current().is_none_or(|old| *old != set) {
@@ -137,7 +140,7 @@ mod tests {
         let mut config = crate::config::from_toml(text, &env).unwrap();
         let state = |config: &Config| {
             let plan = Plan::of(config).unwrap();
-            State::new(&plan, Draining::new().1, Handle::current())
+            State::new(&plan, Draining::new().1, Handle::current()).unwrap()
         };
         assert!(state(&config).signing_keys.current().is_some());
         config.auth.mode = AuthMode::Validate;

@@ -1,0 +1,143 @@
+//! The codes: what each is called, and what every answer with it has in common.
+
+use http::StatusCode;
+
+use crate::label::label_enum;
+
+/// What answers with one code have in common.
+struct Row {
+    status: StatusCode,
+    /// DevRev's own word for it, so that its SDKs map it to the exception they know.
+    kind: &'static str,
+    /// The error type of RFC 9209 section 2.3 that comes nearest.
+    proxy_error: &'static str,
+    /// What the caller reads, where the error itself has nothing more exact to say. Nothing of the cause.
+    message: &'static str,
+}
+
+macro_rules! codes {
+    ($($variant:ident = $label:literal, $status:ident, $kind:literal, $proxy_error:literal, $message:literal;)+) => {
+        label_enum! {
+            /// Names an answer that revgate made by itself: metric label, start of `detail`, and `details` of `Proxy-Status`.
+            pub enum Code {
+                $($variant = $label,)+
+            }
+        }
+
+        impl Code {
+            const fn row(self) -> Row {
+                match self {
+                    $(Code::$variant => Row {
+                        status: StatusCode::$status,
+                        kind: $kind,
+                        proxy_error: $proxy_error,
+                        message: $message,
+                    },)+
+                }
+            }
+        }
+    };
+}
+
+// The code, its status, DevRev's type, the error of Proxy-Status, and the message.
+codes! {
+    Unauthenticated = "unauthenticated", UNAUTHORIZED, "unauthenticated", "http_request_denied",
+        "This key or token is not known to revgate.";
+    Forbidden = "forbidden", FORBIDDEN, "forbidden", "http_request_denied",
+        "This caller may not use this operation.";
+    BadRequest = "bad_request", BAD_REQUEST, "bad_request", "http_request_error",
+        "The request is not well-formed HTTP.";
+    ParseError = "parse_error", BAD_REQUEST, "parse_error", "http_request_error",
+        "The body is not one JSON object with distinct keys.";
+    FieldConflict = "field_conflict", BAD_REQUEST, "invalid_field", "http_request_error",
+        "The deprecated field and its replacement are both present and differ; send only the new one.";
+    DeprecatedField = "deprecated_field", BAD_REQUEST, "invalid_field", "http_request_error",
+        "This field is deprecated and refused here; send its replacement.";
+    BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "request_entity_too_large", "http_request_error",
+        "The request's body is larger than is accepted.";
+    HeadersTooLarge = "headers_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, "bad_request", "http_request_error",
+        "The request's header section is larger than is accepted.";
+    CallerRateLimited = "caller_rate_limited", TOO_MANY_REQUESTS, "too_many_requests", "http_request_denied",
+        "This caller is over its own rate.";
+    QuotaExhausted = "quota_exhausted", TOO_MANY_REQUESTS, "too_many_requests", "http_request_denied",
+        "The shared DevRev quota will not be free within this request's wait.";
+    WaitingRoomFull = "waiting_room_full", SERVICE_UNAVAILABLE, "service_unavailable", "connection_limit_reached",
+        "Too many requests wait for quota already.";
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "service_unavailable", "connection_limit_reached",
+        "Too many requests are in flight.";
+    Draining = "draining", SERVICE_UNAVAILABLE, "service_unavailable", "destination_unavailable",
+        "This gateway is shutting down; another one will answer.";
+    CircuitOpen = "circuit_open", SERVICE_UNAVAILABLE, "service_unavailable", "destination_unavailable",
+        "DevRev has been failing; it is being probed.";
+    TokenUnavailable = "token_unavailable", SERVICE_UNAVAILABLE, "service_unavailable", "proxy_configuration_error",
+        "The gateway's DevRev token cannot be used at present.";
+    TokenUnverified = "token_unverified", SERVICE_UNAVAILABLE, "service_unavailable", "destination_unavailable",
+        "DevRev did not say whether this token is good.";
+    UpstreamUnreachable = "upstream_unreachable", BAD_GATEWAY, "service_unavailable", "destination_unavailable",
+        "No connection to DevRev could be made.";
+    UpstreamBroken = "upstream_broken", BAD_GATEWAY, "service_unavailable", "connection_terminated",
+        "The connection to DevRev broke before it answered.";
+    UpstreamTimeout = "upstream_timeout", GATEWAY_TIMEOUT, "service_unavailable", "http_response_timeout",
+        "DevRev did not answer in time.";
+    Internal = "internal", INTERNAL_SERVER_ERROR, "internal_error", "proxy_internal_error",
+        "Something went wrong inside the gateway.";
+}
+
+impl Code {
+    /// The status of every answer with this code.
+    pub const fn status(self) -> StatusCode {
+        self.row().status
+    }
+
+    /// DevRev's `type`.
+    pub(super) const fn kind(self) -> &'static str {
+        self.row().kind
+    }
+
+    /// The error type of RFC 9209.
+    pub(super) const fn proxy_error(self) -> &'static str {
+        self.row().proxy_error
+    }
+
+    /// What the caller reads.
+    pub(super) const fn message(self) -> &'static str {
+        self.row().message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Callers and dashboards rely on these to the letter.
+    #[test]
+    fn codes_statuses_and_types_are_those_of_the_contract() {
+        let told: Vec<_> = Code::ALL
+            .iter()
+            .map(|code| (code.label(), code.status().as_u16(), code.kind()))
+            .collect();
+        let want = [
+            ("unauthenticated", 401, "unauthenticated"),
+            ("forbidden", 403, "forbidden"),
+            ("bad_request", 400, "bad_request"),
+            ("parse_error", 400, "parse_error"),
+            ("field_conflict", 400, "invalid_field"),
+            ("deprecated_field", 400, "invalid_field"),
+            ("body_too_large", 413, "request_entity_too_large"),
+            ("headers_too_large", 431, "bad_request"),
+            ("caller_rate_limited", 429, "too_many_requests"),
+            ("quota_exhausted", 429, "too_many_requests"),
+            ("waiting_room_full", 503, "service_unavailable"),
+            ("overloaded", 503, "service_unavailable"),
+            ("draining", 503, "service_unavailable"),
+            ("circuit_open", 503, "service_unavailable"),
+            ("token_unavailable", 503, "service_unavailable"),
+            ("token_unverified", 503, "service_unavailable"),
+            ("upstream_unreachable", 502, "service_unavailable"),
+            ("upstream_broken", 502, "service_unavailable"),
+            ("upstream_timeout", 504, "service_unavailable"),
+            ("internal", 500, "internal_error"),
+        ];
+        assert_eq!(told, want);
+    }
+}

@@ -1,0 +1,69 @@
+//! Closed sets of names that others read: labels of metrics, fields of log lines, words in JSON.
+//!
+//! Each set is an enum with its names beside the variants. The code compares variants; only what leaves the process is text.
+
+/// An enum whose variants each have a name: `label()` is the name, `ALL` holds every variant, and as JSON it is its name.
+macro_rules! label_enum {
+    (
+        $(#[$meta:meta])*
+        $vis:vis enum $name:ident {
+            $($(#[$of_variant:meta])* $variant:ident = $label:literal,)+
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        $vis enum $name {
+            $($(#[$of_variant])* $variant,)+
+        }
+
+        impl $name {
+            /// Every variant.
+            pub const ALL: &'static [$name] = &[$($name::$variant),+];
+
+            /// Its name in metrics, log lines and JSON.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $($name::$variant => $label,)+
+                }
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.label())
+            }
+        }
+    };
+}
+
+pub(crate) use label_enum;
+
+/// That an enum has these names and no others, in its order: what reads them outside is not compiled with it.
+#[cfg(test)]
+macro_rules! assert_labels {
+    ($name:ident: $($label:literal)+) => {
+        let labels: Vec<_> = $name::ALL.iter().map(|one| one.label()).collect();
+        assert_eq!(labels, [$($label),+], stringify!($name));
+    };
+}
+
+#[cfg(test)]
+pub(crate) use assert_labels;
+
+#[cfg(test)]
+mod tests {
+    label_enum! {
+        enum Light {
+            Red = "stop",
+            Green = "go",
+        }
+    }
+
+    #[test]
+    fn a_variant_is_its_name_in_json() {
+        assert_labels!(Light: "stop" "go");
+        let json = serde_json::json!({ "light": Light::Green });
+        assert_eq!(json.to_string(), r#"{"light":"go"}"#);
+        assert!(Light::Red < Light::Green);
+    }
+}

@@ -1,0 +1,145 @@
+//! The values of labels that name what happened, where no other module has an enum for it.
+
+use crate::{label::label_enum, policy::retry};
+
+label_enum! {
+    /// Who made an answer.
+    pub enum Source {
+        Upstream = "upstream",
+        Gateway = "gateway",
+    }
+}
+
+label_enum! {
+    /// What the gateway did with a request, in a word. One that waited and was tried again is "retried".
+    pub enum Decision {
+        Forwarded = "forwarded",
+        /// First, and then forwarded.
+        Waited = "waited",
+        Retried = "retried",
+        Refused = "refused",
+        /// Its caller did, before there was an answer.
+        Left = "left",
+    }
+}
+
+label_enum! {
+    /// What a request waited for.
+    pub enum WaitReason {
+        /// The end of its group's pause.
+        Pause = "pause",
+        /// Its turn in its group.
+        Quota = "quota",
+        /// Its next attempt.
+        Retry = "retry",
+    }
+}
+
+/// What became of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AttemptOutcome {
+    /// Upstream gave an answer that is passed on.
+    Success,
+    /// It was sent, and revgate made the answer.
+    Refused,
+    /// Another attempt may be the answer.
+    Failed(retry::Reason),
+}
+
+impl AttemptOutcome {
+    /// Every one.
+    pub fn all() -> impl Iterator<Item = AttemptOutcome> {
+        let failed = retry::Reason::ALL.iter().copied();
+        [AttemptOutcome::Success, AttemptOutcome::Refused]
+            .into_iter()
+            .chain(failed.map(AttemptOutcome::Failed))
+    }
+
+    /// Its name in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            AttemptOutcome::Success => "success",
+            AttemptOutcome::Refused => "refused",
+            AttemptOutcome::Failed(reason) => reason.label(),
+        }
+    }
+}
+
+label_enum! {
+    /// What became of a fetch of the issuer's keys.
+    pub enum KeyFetch {
+        Ok = "ok",
+        Failed = "failed",
+    }
+}
+
+label_enum! {
+    /// What became of a question to DevRev about a caller's own token.
+    pub enum Introspection {
+        Good = "good",
+        Bad = "bad",
+        /// DevRev did not say, and nothing was known before.
+        Failed = "failed",
+        /// DevRev did not say, and what was known before counts.
+        Stale = "stale",
+    }
+}
+
+label_enum! {
+    /// Why a TLS handshake with a caller failed.
+    pub enum HandshakeFailure {
+        Closed = "closed",
+        Timeout = "timeout",
+        NotTls = "not_tls",
+        /// No version, cipher or protocol in common.
+        Incompatible = "incompatible",
+        NoCertificate = "no_certificate",
+        BadCertificate = "bad_certificate",
+        CertificateExpired = "certificate_expired",
+        CertificateNotYetValid = "certificate_not_yet_valid",
+        UnknownAuthority = "unknown_authority",
+        RefusedByClient = "refused_by_client",
+        Other = "other",
+    }
+}
+
+label_enum! {
+    /// Why spans were dropped.
+    pub enum SpanDrop {
+        QueueFull = "queue_full",
+        ExportFailed = "export_failed",
+        /// By the receiver, which took the rest.
+        Rejected = "rejected",
+    }
+}
+
+label_enum! {
+    /// What became of a reload of the configuration.
+    pub enum ReloadResult {
+        Applied = "applied",
+        Unchanged = "unchanged",
+        Refused = "refused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::label::assert_labels;
+
+    /// Dashboards, alerts and log queries rely on these to the letter.
+    #[test]
+    fn names_are_those_that_others_read() {
+        assert_labels!(Source: "upstream" "gateway");
+        assert_labels!(Decision: "forwarded" "waited" "retried" "refused" "left");
+        assert_labels!(WaitReason: "pause" "quota" "retry");
+        assert_labels!(KeyFetch: "ok" "failed");
+        assert_labels!(Introspection: "good" "bad" "failed" "stale");
+        assert_labels!(HandshakeFailure: "closed" "timeout" "not_tls" "incompatible" "no_certificate" "bad_certificate" "certificate_expired" "certificate_not_yet_valid" "unknown_authority" "refused_by_client" "other");
+        assert_labels!(SpanDrop: "queue_full" "export_failed" "rejected");
+        assert_labels!(ReloadResult: "applied" "unchanged" "refused");
+        let outcomes: Vec<_> = AttemptOutcome::all().map(AttemptOutcome::label).collect();
+        assert_eq!(outcomes[..2], ["success", "refused"]);
+        assert_eq!(outcomes.len(), 2 + retry::Reason::ALL.len());
+    }
+}
