@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use super::{DOCUMENTS, none, read, root};
+use super::{DOCUMENTS, entries, none, quoted, read, root};
 
 /// A document without its fenced blocks and code in backticks, in which nothing is a link.
 fn prose(document: &str) -> String {
@@ -94,6 +94,38 @@ fn the_architecture_links_to_itself_and_the_web_alone() {
         .filter(|target| !target.starts_with('#') && !target.starts_with("https://"))
         .map(|target| format!("src/ARCHITECTURE.md: {target}: write the path in backticks"))
         .collect();
+    none(&faults);
+}
+
+/// Paths in backticks are as good as links. The changelog tells of what was, and may name what is gone.
+#[test]
+fn every_path_that_is_named_exists() {
+    let is_path = |word: &&str| {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_./-".contains(c);
+        word.contains('/') && word.chars().all(plain)
+    };
+    let (of_root, of_src) = (entries("."), entries("src"));
+    let mut faults = Vec::new();
+    let mut count = 0;
+    for document in DOCUMENTS.iter().filter(|name| **name != "CHANGELOG.md") {
+        let text = read(document);
+        for path in quoted(&text).filter(is_path) {
+            let folder = format!("{}/", path.split('/').next().unwrap_or(""));
+            if !of_root.contains(&folder) && !of_src.contains(&folder) {
+                continue;
+            }
+            count += 1;
+            let may_be = [
+                path.to_owned(),
+                format!("src/{path}"),
+                format!("src/{path}.rs"),
+            ];
+            if !may_be.iter().any(|path| root().join(path).exists()) {
+                faults.push(format!("{document}: `{path}`: there is no such file"));
+            }
+        }
+    }
+    assert!(count > 50, "only {count} paths were found");
     none(&faults);
 }
 
