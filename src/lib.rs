@@ -1,3 +1,5 @@
+#![doc = include_str!("ARCHITECTURE.md")]
+
 pub mod admin;
 pub mod body;
 pub mod cli;

@@ -1,15 +1,22 @@
 //! The whole way of a request, outermost first.
 //!
+//! Who writes and who reads what travels in a request's extensions, or in its answer's:
+//!
 //! | extension | written by | read by |
 //! |---|---|---|
 //! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `upstream` |
+//! | [`AmbiguousFraming`](crate::types::AmbiguousFraming) | `serve` | `protocol` |
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
-//! | [`RequestId`](crate::types::RequestId), [`Record`](crate::record::Record) | `telemetry` | all below |
-//! | [`Named`](crate::types::Named) | `protocol` | `authorize`, `rewrite`, `retry`, `gate`, `quota`, `credential`, `attempt` |
-//! | [`Caller`](crate::types::Caller), [`Deadline`](crate::types::Deadline), [`OwnToken`](crate::types::OwnToken) | `authenticate` | all below |
+//! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate` | `rescue`, `authenticate`, `headers` |
+//! | [`Record`](crate::record::Record) | `telemetry`, `authenticate` | `rescue`, `protocol`, `authenticate`, `authorize`, `rate_limit`, `rewrite`, `retry`, `quota`, `attempt` |
+//! | [`Named`](crate::types::Named) | `protocol`, `authenticate` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
+//! | [`Caller`](crate::types::Caller) | `authenticate` | `authorize`, `rate_limit`, `credential`, `quota` |
+//! | [`OwnToken`](crate::types::OwnToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
+//! | [`Deadline`](crate::types::Deadline) | `authenticate` | `retry`, `quota` |
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
+//! | `Probing` | `credential` | `credential` |
 //! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
-//! | [`Demand`](crate::types::Demand), on the answer | `quota` | `circuit`, `retry` |
+//! | [`Demand`](crate::types::Demand), on the answer | `quota` | `authenticate`, `circuit`, `retry` |
 //!
 //! `attempts`, from `retry` down, is a stack of its own: a question about a caller's own token begins there, and `authenticate` gives it
 //! what is written above that.

@@ -49,14 +49,15 @@ if [ -e tests/deploy/run.sh ]; then
   bash tests/deploy/run.sh || fail "tests/deploy/run.sh: a file of deploy/ is not what its tool wants, or a tool is missing; see above"
 fi
 
-chromium() { [ -n "${CHROMIUM:-}" ] || has chromium || has chromium-browser || has google-chrome; }
+# Not named after a program: `command -v` would find the function itself.
+has_browser() { [ -n "${CHROMIUM:-}" ] || has chromium || has chromium-browser || has google-chrome; }
 
 if [ -e tests/browser/run.sh ]; then
   if ! { has node && has npm; }; then
     install nodejs npm || true
   fi
-  chromium || install chromium fonts-dejavu-core || true
-  if has node && has npm && chromium; then
+  has_browser || install chromium fonts-dejavu-core || true
+  if has node && has npm && has_browser; then
     bash tests/browser/run.sh || fail "tests/browser/run.sh: the status page is not what it should be"
   else
     printf 'SKIPPED: tests/browser (node, npm or chromium is missing and could not be installed)\n' >&2

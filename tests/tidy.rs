@@ -322,6 +322,36 @@ fn only_serve_and_main_know_the_stack() {
     none(&faults);
 }
 
+/// A layer that is not ready would be a queue without a bound: hyper clones the stack for each request.
+#[test]
+fn readiness_is_only_delegated() {
+    let (mut faults, mut count) = (Vec::new(), 0);
+    for file in layers() {
+        let code = file.code();
+        for from in code.split("fn poll_ready(").skip(1) {
+            count += 1;
+            let (_, body) = from.split_once(" {\n").expect("a body");
+            let body = body.split('}').next().unwrap_or(body).trim();
+            if !matches!(body, "self.inner.poll_ready(cx)" | "Poll::Ready(Ok(()))") {
+                faults.push(format!("src/{}: poll_ready does more: {body}", file.path));
+            }
+        }
+    }
+    assert!(count > 10, "the layers were not found");
+    none(&faults);
+}
+
+#[test]
+fn unsafe_code_is_forbidden() {
+    let manifest = read(&root().join("Cargo.toml"));
+    let lint = manifest.split_once("\n[lints.rust]\n").map(|(_, l)| l);
+    let lints = lint.and_then(|l| l.split("\n[").next()).unwrap_or("");
+    assert!(
+        lints.lines().any(|l| l == "unsafe_code = \"forbid\""),
+        "Cargo.toml: the lint unsafe_code is not \"forbid\""
+    );
+}
+
 #[test]
 fn explain_goes_the_way_of_the_stack() {
     let names = |path: &str, mark: &str| -> Vec<String> {

@@ -14,7 +14,7 @@ use crate::{
     error::{Code, Error},
     state::limiters::PlanLimiters,
     telemetry::metrics::Metrics,
-    types::{Caller, Named},
+    types::{Caller, Named, OwnToken},
 };
 
 /// See the module.
@@ -71,7 +71,8 @@ where
         };
         if !caller.access.permits(operation.name()) {
             if caller.enforce {
-                record(&request).facts().rate = self.limiters.standing(caller, extensions.get());
+                record(&request).facts().rate =
+                    self.limiters.standing(caller, extensions.get::<OwnToken>());
                 return Either::refused(Error::Forbidden);
             }
             let code = Code::Forbidden;

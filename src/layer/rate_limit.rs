@@ -10,8 +10,11 @@ use tower::{Layer, Service};
 
 use super::{Either, record};
 use crate::{
-    body::Body, error::Error, state::limiters::PlanLimiters, telemetry::metrics::Metrics,
-    types::Caller,
+    body::Body,
+    error::Error,
+    state::limiters::PlanLimiters,
+    telemetry::metrics::Metrics,
+    types::{Caller, OwnToken},
 };
 
 /// See the module.
@@ -63,7 +66,10 @@ where
         let Some(caller) = extensions.get::<Arc<Caller>>() else {
             return Either::refused(Error::Internal);
         };
-        let Some(limiter) = self.limiters.of_request(caller, extensions.get()) else {
+        let Some(limiter) = self
+            .limiters
+            .of_request(caller, extensions.get::<OwnToken>())
+        else {
             return Either::refused(Error::Internal);
         };
         let verdict = limiter.check();

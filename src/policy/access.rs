@@ -1,4 +1,13 @@
-//! Which operations a caller may use.
+//! Which operations a caller may use: what some `allow` pattern covers and no `deny` pattern does.
+//!
+//! ```
+//! use revgate::policy::access::Access;
+//!
+//! let access = Access::new(&["works.*".into()], &["works.delete".into()]);
+//! assert!(access.permits("works.list"));
+//! assert!(!access.permits("works.delete"), "deny wins");
+//! assert!(!access.permits("worksheets.list"), "the dot belongs to the pattern");
+//! ```
 
 use std::fmt;
 

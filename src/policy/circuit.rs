@@ -1,7 +1,26 @@
 //! When to stop asking an upstream that fails, and when to ask again.
 //!
-//! Closed, every attempt passes. Failures in a row open it; then nothing passes for a while; then one attempt does,
-//! the probe, and its answer decides: closed, or open once more.
+//! While the circuit is closed, every attempt passes. Failures in a row open it. Then nothing passes for a while, and after that one
+//! attempt does, the probe. Its answer decides: closed, or open once more.
+//!
+//! ```
+//! use std::time::Duration;
+//! use revgate::policy::circuit::{Change, Circuit, Outcome, Rules};
+//!
+//! let second = Duration::from_secs;
+//! let rules = Rules { failures: 2, within: second(10), open: second(5) };
+//! let mut circuit = Circuit::default();
+//! for _ in 0..2 {
+//!     let pass = circuit.try_pass(&rules, second(1)).expect("closed");
+//!     circuit.settle(pass, Outcome::Failure, &rules, second(1));
+//! }
+//! assert_eq!(circuit.try_pass(&rules, second(2)).err(), Some(second(4)), "open for four seconds more");
+//!
+//! let probe = circuit.try_pass(&rules, second(6)).expect("the probe");
+//! assert!(circuit.try_pass(&rules, second(6)).is_err(), "one at a time");
+//! let change = circuit.settle(probe, Outcome::Success, &rules, second(6));
+//! assert_eq!(change, Some(Change::Closed));
+//! ```
 
 use std::{collections::VecDeque, time::Duration};
 

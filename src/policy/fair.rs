@@ -1,9 +1,28 @@
 //! Whose turn it is: by priority, then by weight, then first come.
 //!
-//! Start-time fair queueing (Goyal, Vin and Cheng, 1996). Each caller has a queue of its own and a virtual time at which
-//! its next turn starts; a turn moves that time on by one over the caller's weight, and the earliest goes first. A caller
-//! that comes anew starts at the present of the others, so it is neither behind them nor owed what it did not
-//! ask for, and one that queues a thousand requests delays only itself.
+//! This is start-time fair queueing (Goyal, Vin and Cheng, 1996). Each caller has a queue of its own and a virtual time at which
+//! its next turn starts. A turn moves that time on by one over the caller's weight, and the earliest goes first. A new caller starts at the
+//! present of the others: it is neither behind them nor owed what it did not ask for. A caller that queues a thousand
+//! requests delays only itself.
+//!
+//! ```
+//! use std::time::Duration;
+//! use revgate::policy::fair::{Priority, Queue, Share};
+//!
+//! let share = |caller: &str, weight| Share {
+//!     caller: caller.into(),
+//!     weight,
+//!     priority: Priority::Interactive,
+//! };
+//! let (now, deadline) = (Duration::ZERO, Duration::from_secs(30));
+//! let mut queue = Queue::default();
+//! for _ in 0..4 {
+//!     queue.push(&share("light", 1), (now, deadline), now, "light");
+//!     queue.push(&share("heavy", 3), (now, deadline), now, "heavy");
+//! }
+//! let turns: Vec<_> = (0..4).filter_map(|_| queue.take(now)).collect();
+//! assert_eq!(turns.iter().filter(|caller| **caller == "heavy").count(), 3);
+//! ```
 
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 

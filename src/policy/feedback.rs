@@ -1,4 +1,19 @@
-//! What an upstream answer says about its limits. Every value in it may be missing, wrong or hostile.
+//! What an answer of DevRev's says about its limits. Every value in it may be missing, wrong or hostile.
+//!
+//! ```
+//! use std::time::{Duration, UNIX_EPOCH};
+//! use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
+//! use revgate::policy::feedback::read;
+//!
+//! let mut headers = HeaderMap::new();
+//! headers.insert("x-ratelimit-remaining", "0".parse().unwrap());
+//! headers.insert(RETRY_AFTER, "7".parse().unwrap());
+//! let cap = Duration::from_secs(600);
+//! let body = br#"{"retry_after": 9}"#;
+//! let told = read(StatusCode::TOO_MANY_REQUESTS, &headers, Some(body), UNIX_EPOCH, cap);
+//! assert_eq!(told.remaining, Some(0));
+//! assert_eq!(told.demand, Some(Duration::from_secs(9)), "the longest time wins");
+//! ```
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

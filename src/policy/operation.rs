@@ -1,6 +1,16 @@
 //! DevRev's operations: their names, and what a name tells.
 //!
 //! Every operation can be called by POST, so the method does not tell a read from a write: the name does.
+//!
+//! ```
+//! use http::Method;
+//! use revgate::policy::operation::Operation;
+//!
+//! let list = Operation::from_path("/works.list");
+//! assert!(list.is_read(&Method::POST));
+//! assert_eq!(Operation::from_path("//Works%2ELIST/").name(), list.name(), "one spelling");
+//! assert_eq!(Operation::from_path("/invented").label(), "other", "labels stay bounded");
+//! ```
 
 use std::borrow::Cow;
 

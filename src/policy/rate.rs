@@ -1,4 +1,21 @@
 //! A caller's own rate: GCRA by governor, over a clock that is passed in.
+//!
+//! ```
+//! use std::time::Duration;
+//! use governor::clock::FakeRelativeClock;
+//! use revgate::policy::rate::{Limiter, Quota};
+//!
+//! let clock = FakeRelativeClock::default();
+//! let quota = Quota { count: 10, per: Duration::from_secs(1), burst: 2 };
+//! let limiter = Limiter::new(quota, clock.clone());
+//! assert!(limiter.check().allowed && limiter.check().allowed);
+//! let third = limiter.check();
+//! assert!(!third.allowed);
+//! assert_eq!(third.retry_after, Duration::from_millis(100));
+//!
+//! clock.advance(Duration::from_millis(100));
+//! assert!(limiter.check().allowed);
+//! ```
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;

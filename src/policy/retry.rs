@@ -1,4 +1,31 @@
 //! Whether, and when, a request is tried once more.
+//!
+//! What DevRev refused before any work is tried again for every operation. What may have acted already is tried again only if the
+//! operation reads.
+//!
+//! ```
+//! use std::time::Duration;
+//! use http::StatusCode;
+//! use revgate::policy::retry::{Attempt, Decision, Outcome, Rules, decide};
+//!
+//! let rules = Rules {
+//!     max_attempts: 4,
+//!     backoff_min: Duration::from_millis(250),
+//!     backoff_max: Duration::from_secs(10),
+//! };
+//! let write = |outcome| Attempt {
+//!     number: 1,
+//!     reads: false,
+//!     replayable: true,
+//!     outcome,
+//!     elapsed_wait_left: Duration::from_secs(30),
+//! };
+//! let demand = Some(Duration::from_secs(2));
+//! let throttled = Outcome::Status { status: StatusCode::TOO_MANY_REQUESTS, demand };
+//! let again = Decision::Retry { after: Duration::from_secs(2), draws_budget: false };
+//! assert_eq!(decide(&rules, &write(throttled), 0.5), again);
+//! assert_eq!(decide(&rules, &write(Outcome::Lost), 0.5), Decision::Stop { retry_after: None });
+//! ```
 
 use std::time::Duration;
 

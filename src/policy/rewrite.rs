@@ -1,4 +1,19 @@
 //! Renames deprecated keys of a JSON object, and leaves every other byte as it was.
+//!
+//! ```
+//! use revgate::policy::rewrite::{Mode, Rewritten, Rule, rewrite};
+//!
+//! let rule = Rule {
+//!     rename: vec![("user_don".into(), "id".into())],
+//!     mode: Mode::Rewrite,
+//!     link: None,
+//! };
+//! let Ok(Rewritten::Changed { body, fields }) = rewrite(br#"{"user_don": 1.50, "x":2}"#, &rule) else {
+//!     panic!("it has a deprecated key");
+//! };
+//! assert_eq!(body, br#"{"id": 1.50, "x":2}"#);
+//! assert_eq!(fields, ["user_don"]);
+//! ```
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};

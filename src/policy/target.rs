@@ -1,4 +1,15 @@
-//! Whether a request's target and framing mean one thing only.
+//! Whether a request's target and framing mean one thing only. What two servers could read in two ways is refused.
+//!
+//! ```
+//! use http::{HeaderMap, Method, Version, header::HOST};
+//! use revgate::policy::target::{TargetFault, check};
+//!
+//! let mut headers = HeaderMap::new();
+//! headers.insert(HOST, "gateway".parse().unwrap());
+//! let check = |path: &str| check(&Method::POST, &path.parse().unwrap(), Version::HTTP_11, &headers);
+//! assert_eq!(check("/works.list"), Ok(()));
+//! assert_eq!(check("/a/%2e%2e/works.list"), Err(TargetFault::DotSegment));
+//! ```
 
 use std::fmt;
 

@@ -1,9 +1,26 @@
-//! One group's quota: what upstream told of it, what is under way, and whether one more attempt may go.
+//! One group's quota: what DevRev told about it, what is under way, and whether one more attempt may go.
 //!
-//! Everything is learnt from answers. In a window of upstream's what remains only falls, in whatever order answers
-//! arrive; an attempt under way holds one unit of it until its answer tells what was taken. Up to a share of the window
-//! is first come, first served; the rest is spread evenly to the window's end. A time that upstream names stops the group,
-//! and after it one attempt probes and the others follow in a ramp.
+//! Everything is learnt from answers. Within a window the remaining units only fall, in whatever order answers arrive. An attempt under way
+//! holds one unit until its answer tells what was taken. Up to a share of the window is first come, first served; the rest is
+//! spread evenly to the window's end. A time that DevRev names stops the group. After it one attempt probes, and the others
+//! follow in a ramp.
+//!
+//! ```
+//! use std::time::Duration;
+//! use revgate::policy::{feedback::Feedback, ledger::{Ledger, Outcome, Rules}};
+//!
+//! let second = Duration::from_secs;
+//! let rules = Rules { spread_above: 0.5, reserve: 0.0, longest: second(600) };
+//! let mut ledger = Ledger::default();
+//! let first = ledger.grant(&rules, second(0)).expect("nothing is known, so nothing is held");
+//!
+//! let told = Feedback { demand: Some(second(30)), ..Feedback::default() };
+//! ledger.settle(first, Outcome::Answered { told, throttled: true }, &rules, second(0));
+//! assert!(ledger.grant(&rules, second(1)).is_err(), "paused");
+//!
+//! assert!(ledger.grant(&rules, second(30)).is_ok(), "the probe");
+//! assert!(ledger.grant(&rules, second(30)).is_err(), "one at a time");
+//! ```
 
 mod doubt;
 mod gate;

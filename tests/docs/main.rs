@@ -1,0 +1,210 @@
+//! Holds the documents to the code and to each other. Reads both as text.
+
+mod architecture;
+mod extensions;
+mod links;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Every document that a person reads, from the repository's root.
+const DOCUMENTS: [&str; 9] = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+    "config/README.md",
+    "config/reference.md",
+    "deploy/README.md",
+    "tests/bench/README.md",
+    "src/ARCHITECTURE.md",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn none(faults: &[String]) {
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+/// What stands directly in a folder, sorted; folders end with a slash.
+fn entries(folder: &str) -> BTreeSet<String> {
+    let all = fs::read_dir(root().join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
+    all.map(|entry| {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy();
+        match path.is_dir() {
+            true => format!("{name}/"),
+            false => name.into_owned(),
+        }
+    })
+    .collect()
+}
+
+/// Every Rust source below a folder, as a path from the root and its text.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let (mut folders, mut found) = (vec![PathBuf::from(folder)], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for name in entries(&folder.to_string_lossy()) {
+            let path = folder.join(&name);
+            if name.ends_with('/') {
+                folders.push(path);
+            } else if name.ends_with(".rs") {
+                let path = path.to_string_lossy().into_owned();
+                let text = read(&path);
+                found.push((path, text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A source without the module of tests that ends it and without whole-line comments; nothing of a file of tests.
+fn production(path: &str, text: &str) -> String {
+    if path.ends_with("/tests.rs") {
+        return String::new();
+    }
+    let end = text.match_indices("#[cfg(test)]").find(|(at, mark)| {
+        let next = text[at + mark.len()..].trim_start();
+        next.starts_with("mod tests {")
+    });
+    let text = end.map_or(text, |(at, _)| &text[..at]);
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The part of a document below this heading, up to the next one of the same or a higher level.
+fn section<'a>(document: &'a str, heading: &str) -> &'a str {
+    let start = document
+        .find(&format!("\n{heading}\n"))
+        .unwrap_or_else(|| panic!("no heading {heading:?}"));
+    let body = &document[start + heading.len() + 2..];
+    let level = heading.chars().take_while(|&c| c == '#').count();
+    let ends = (1..=level).filter_map(|n| body.find(&format!("\n{} ", "#".repeat(n))));
+    &body[..ends.min().unwrap_or(body.len())]
+}
+
+/// The cells of each row of the tables in a text, heads and rules left out.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_rule = |line: &&str| line.starts_with("|--") || line.starts_with("| --");
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let head = lines.get(at + 1).is_some_and(is_rule);
+        if line.starts_with('|') && !head && !is_rule(line) {
+            let cells = line.trim_matches('|').split(" | ");
+            found.push(cells.map(str::trim).collect());
+        }
+    }
+    found
+}
+
+/// What stands in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The fenced blocks of one language.
+fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("\n```{language}\n");
+    let starts = document
+        .match_indices(&fence)
+        .map(|(at, _)| at + fence.len());
+    starts
+        .map(|at| {
+            let end = document[at..].find("```").expect("the block ends");
+            &document[at..at + end]
+        })
+        .collect()
+}
+
+#[test]
+fn the_readme_is_short() {
+    let lines = read("README.md").lines().count();
+    assert!(
+        lines <= 200,
+        "README.md: {lines} lines, at most 200; move details to config/README.md or deploy/README.md"
+    );
+}
+
+/// Examples are loaded by another test, so what a newcomer copies loads as well.
+#[test]
+fn the_readmes_configuration_is_an_example() {
+    let readme = read("README.md");
+    let example = read("config/examples/three-callers.toml");
+    assert!(
+        blocks(&readme, "toml").contains(&example.as_str()),
+        "README.md: no block is config/examples/three-callers.toml"
+    );
+}
+
+/// Each command of the program is named where a user looks for it.
+#[test]
+fn every_command_is_in_the_readme() {
+    let cli = read("src/cli.rs");
+    let (_, from) = cli.split_once("\nenum Command {\n").expect("the commands");
+    let body = from.split("\n}\n").next().unwrap_or(from);
+    let names: Vec<String> = body
+        .lines()
+        .filter_map(|line| line.strip_prefix("    "))
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
+        .map(|line| {
+            let name = line.split(|c: char| !c.is_alphanumeric()).next();
+            let mut kebab = String::new();
+            for c in name.unwrap_or_default().chars() {
+                if c.is_ascii_uppercase() && !kebab.is_empty() {
+                    kebab.push('-');
+                }
+                kebab.push(c.to_ascii_lowercase());
+            }
+            kebab
+        })
+        .collect();
+    assert!(names.len() > 4, "the commands were not found: {names:?}");
+    let readme = read("README.md");
+    let missing = names
+        .iter()
+        .filter(|name| !readme.contains(&format!("`revgate {name}")));
+    none(
+        &missing
+            .map(|name| format!("README.md: `revgate {name}` is missing"))
+            .collect::<Vec<_>>(),
+    );
+}
+
+/// What is claimed is what is tested: the script compares the toolchain with this field.
+#[test]
+fn the_oldest_rust_is_said_alike() {
+    let manifest = read("Cargo.toml");
+    let (_, rest) = manifest
+        .split_once("rust-version = \"")
+        .expect("rust-version");
+    let version = rest.split('"').next().unwrap_or_default();
+    let readme = read("README.md");
+    assert!(
+        readme.contains(&format!("Rust {version}")),
+        "README.md does not say Rust {version}, as Cargo.toml does"
+    );
+}
+
+#[test]
+fn documents_are_read_as_people_read_them() {
+    let text = "# A\n\n## B\n\n| x | y |\n|---|---|\n| `a` | 1 |\n\n### C\n\n```toml\nk = 1\n```\n\n## D\n";
+    assert_eq!(section(text, "## D"), "");
+    let b = section(text, "## B");
+    assert!(b.contains("### C") && !b.contains("## D"), "{b}");
+    assert_eq!(rows(b), [["`a`", "1"]]);
+    assert_eq!(quoted("a `b` and `c`").collect::<Vec<_>>(), ["b", "c"]);
+    assert_eq!(blocks(text, "toml"), ["k = 1\n"]);
+}
