@@ -20,7 +20,7 @@ use tower::{Service, ServiceBuilder, util::BoxCloneService};
 
 use crate::{
     body::Body,
-    config::{self, AuthMode, CallerCredential, CallerRules, Config, Jwks, LogAccess, RewriteMode},
+    config::{AuthMode, CallerCredential, CallerRules, Config, Jwks},
     error::Error,
     layer::{
         BoxFuture, admission, attempt, authenticate, authorize, circuit,
@@ -29,7 +29,7 @@ use crate::{
     },
     policy::{
         access::Access,
-        fair::{Priority, Share},
+        fair::Share,
         jwt::Expected,
         retry::Rules,
         rewrite::{Mode, Rule},
@@ -74,7 +74,7 @@ where
         .layer(telemetry::TelemetryLayer::new(telemetry::Parameters {
             metrics: metrics(),
             tally: shared.tally.clone(),
-            access: access_of(config),
+            access: config.log.access,
             spans: shared.spans.clone(),
         }))
         // The seam: below `Result<_, Error>`, above always an answer.
@@ -175,14 +175,6 @@ where
     Ok(BoxCloneService::new(stack))
 }
 
-fn access_of(config: &Config) -> telemetry::Access {
-    match config.log.access {
-        LogAccess::All => telemetry::Access::All,
-        LogAccess::Refused => telemetry::Access::Refused,
-        LogAccess::None => telemetry::Access::None,
-    }
-}
-
 pub(crate) fn retry_of(config: &Config) -> Rules {
     Rules {
         max_attempts: config.retry.max_attempts,
@@ -198,10 +190,7 @@ fn share(caller: &str, rules: &CallerRules) -> Share {
     Share {
         caller: caller.into(),
         weight: rules.weight,
-        priority: match rules.priority {
-            config::Priority::Interactive => Priority::Interactive,
-            config::Priority::Batch => Priority::Batch,
-        },
+        priority: rules.priority,
     }
 }
 
@@ -297,12 +286,9 @@ fn introspection(
 pub(crate) fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
     let mut rules = HashMap::new();
     for rule in &config.rewrite {
-        let mode = match rule.mode {
-            RewriteMode::Off => continue,
-            RewriteMode::Report => Mode::Report,
-            RewriteMode::Rewrite => Mode::Rewrite,
-            RewriteMode::Refuse => Mode::Refuse,
-        };
+        if rule.mode == Mode::Off {
+            continue;
+        }
         let rename = rule
             .rename
             .iter()
@@ -311,7 +297,11 @@ pub(crate) fn rules(config: &Config) -> HashMap<String, Arc<Rule>> {
         let link = rule.link.as_ref();
         let link = link
             .and_then(|page| HeaderValue::try_from(format!("<{page}>; rel=\"deprecation\"")).ok());
-        let rule_of_all = Arc::new(Rule { rename, mode, link });
+        let rule_of_all = Arc::new(Rule {
+            rename,
+            mode: rule.mode,
+            link,
+        });
         for operation in &rule.operations {
             rules.insert(operation.clone(), rule_of_all.clone());
         }

@@ -30,7 +30,10 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc,
 use http::{HeaderName, Uri};
 use secrecy::SecretString;
 
-use crate::policy::{jwt::KeySet, san::San};
+use crate::{
+    policy::{fair::Priority, jwt::KeySet, rewrite::Mode as RewriteMode, san::San},
+    types::{AccessLog, Choice, Roots},
+};
 
 /// The effective configuration.
 #[derive(Debug, Clone)]
@@ -116,13 +119,6 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     pub circuit: Circuit,
     pub max_connections: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Roots {
-    Bundled,
-    System,
-    File(PathBuf),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,12 +216,6 @@ pub struct CallerRules {
     pub enforce: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Priority {
-    Interactive,
-    Batch,
-}
-
 /// `count` requests per `per`, both above zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
@@ -275,20 +265,12 @@ pub struct Rewrite {
     pub link: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RewriteMode {
-    Off,
-    Report,
-    Rewrite,
-    Refuse,
-}
-
 #[derive(Debug, Clone)]
 pub struct Log {
     /// A level, or directives of tracing-subscriber's EnvFilter.
     pub level: String,
     pub format: LogFormat,
-    pub access: LogAccess,
+    pub access: AccessLog,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -296,13 +278,6 @@ pub enum LogFormat {
     Auto,
     Json,
     Text,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogAccess {
-    All,
-    Refused,
-    None,
 }
 
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! An upstream that is this gateway itself, as far as the file alone can tell. Ports of 0 and names are looked at later.
 
 use super::{Address, Admin, Listen, Upstream, tree::Section};
-use crate::upstream::names_own;
+use crate::policy::own::names_own;
 
 pub(super) fn check(root: &Section, listen: &Listen, admin: &Admin, upstream: &Upstream) {
     let proxy = match listen.address {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{units::*, *};
-use crate::telemetry::keys::id;
+use crate::types::key_id;
 
 const REDACTED: &str = "<redacted>";
 
@@ -94,7 +94,7 @@ impl Config {
             "log": {
                 "level": self.log.level,
                 "format": match self.log.format { LogFormat::Auto => "auto", LogFormat::Json => "json", LogFormat::Text => "text" },
-                "access": match self.log.access { LogAccess::All => "all", LogAccess::Refused => "refused", LogAccess::None => "none" },
+                "access": self.log.access.name(),
             },
             "trace": trace,
             "drain": { "delay": show_duration(self.drain.delay), "timeout": show_duration(self.drain.timeout) },
@@ -153,7 +153,7 @@ fn caller(caller: &Caller, hashes: bool) -> Value {
             }
             if !hashes {
                 // No key of the file: it would not load.
-                out["key_ids"] = keys.iter().map(id).collect::<Vec<_>>().into();
+                out["key_ids"] = keys.iter().map(key_id).collect::<Vec<_>>().into();
             }
         }
     }
@@ -175,19 +175,14 @@ fn one_or_all<T: Into<Value>>(all: impl Iterator<Item = T>) -> Value {
 fn rules(rules: &CallerRules) -> Value {
     json!({
         "rate": show_rate(rules.rate), "burst": rules.burst, "weight": rules.weight,
-        "priority": match rules.priority { Priority::Interactive => "interactive", Priority::Batch => "batch" },
+        "priority": rules.priority.name(),
         "allow": rules.allow, "deny": rules.deny, "max_wait": show_duration(rules.max_wait), "enforce": rules.enforce,
     })
 }
 
 fn rewrite(rule: &Rewrite) -> Value {
-    let mode = match rule.mode {
-        RewriteMode::Off => "off",
-        RewriteMode::Report => "report",
-        RewriteMode::Rewrite => "rewrite",
-        RewriteMode::Refuse => "refuse",
-    };
-    let mut out = json!({ "operations": rule.operations, "rename": rule.rename, "mode": mode });
+    let mut out =
+        json!({ "operations": rule.operations, "rename": rule.rename, "mode": rule.mode.name() });
     if let Some(link) = &rule.link {
         out["link"] = link.as_str().into();
     }

@@ -119,16 +119,16 @@ pub(super) fn log(mut s: Section) -> Log {
     let access = s.choice(
         "access",
         &[
-            ("all", LogAccess::All),
-            ("refused", LogAccess::Refused),
-            ("none", LogAccess::None),
+            ("all", AccessLog::All),
+            ("refused", AccessLog::Refused),
+            ("none", AccessLog::None),
         ],
     );
     s.finish();
     Log {
         level: level.unwrap_or_default(),
         format: format.unwrap_or(LogFormat::Auto),
-        access: access.unwrap_or(LogAccess::Refused),
+        access: access.unwrap_or(AccessLog::Refused),
     }
 }
 

@@ -7,14 +7,18 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 
-/// Which turns come first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Priority {
-    /// Somebody waits for the answer.
-    #[default]
-    Interactive,
-    /// Has its turn when no interactive caller wants it; see [`AGE`].
-    Batch,
+use crate::types::choice;
+
+choice! {
+    /// Which turns come first.
+    #[derive(Default)]
+    pub enum Priority {
+        /// Somebody waits for the answer.
+        #[default]
+        Interactive = "interactive",
+        /// Has its turn when no interactive caller wants it; see [`AGE`].
+        Batch = "batch",
+    }
 }
 
 /// A batch caller that has had no turn for so long while it waited has one as if it were interactive; see [`age`].

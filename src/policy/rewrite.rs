@@ -8,15 +8,20 @@ use std::ops::Range;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::value::RawValue;
 
-/// What is done about a deprecated key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Tell of it, leave it.
-    Report,
-    /// Rename it.
-    Rewrite,
-    /// Refuse the request.
-    Refuse,
+use crate::types::choice;
+
+choice! {
+    /// What is done about a deprecated key.
+    pub enum Mode {
+        /// Nothing; the body need not be read.
+        Off = "off",
+        /// Tell of it, leave it.
+        Report = "report",
+        /// Rename it.
+        Rewrite = "rewrite",
+        /// Refuse the request.
+        Refuse = "refuse",
+    }
 }
 
 /// Which keys are deprecated, and for what. All renames happen at once: `a` to `b` and `b` to `c` do not chain.
@@ -145,6 +150,7 @@ pub fn rewrite(body: &[u8], rule: &Rule) -> Result<Rewritten, RewriteFault> {
         return Ok(Rewritten::Unchanged);
     };
     match rule.mode {
+        Mode::Off => Ok(Rewritten::Unchanged),
         Mode::Report => Ok(Rewritten::Seen { fields }),
         Mode::Refuse => Err(RewriteFault::Deprecated {
             field: first.clone(),

@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::{
-    config::{CallerCredential, Config, RewriteMode},
+    config::{CallerCredential, Config},
     error::Error,
     layer::{admission, authenticate, rate_limit::TokioClock},
     policy::{
@@ -22,6 +22,7 @@ use crate::{
         explain::{self, Asked, Caller, Fate, Now, OWN, Refusal, Rules, Step},
         feedback::whole_seconds,
         rate::Limiter,
+        rewrite::Mode,
         token_health::FIRST_PAUSE,
     },
     stack::{self, Shared},
@@ -63,10 +64,7 @@ pub fn explain(
     let caller = caller
         .as_deref()
         .map(|caller| described(config, caller, live));
-    let off = config
-        .rewrite
-        .iter()
-        .filter(|rule| rule.mode == RewriteMode::Off);
+    let off = config.rewrite.iter().filter(|rule| rule.mode == Mode::Off);
     let upstream = config.upstream.url.to_string();
     let rules = Rules {
         max_header_bytes: config.limits.max_header_bytes,

@@ -8,13 +8,13 @@ use std::{
 use http::Uri;
 use tokio::time::timeout_at;
 
-use super::trust;
 use crate::{
-    config::{AuthMode, Config, Jwks, Roots},
+    config::{AuthMode, Config, Jwks},
     error::Cause,
     layer::authenticate::{SigningKeys, Wishes},
     policy::jwt::{FAILED_AGAIN, KeySet, freshness},
     telemetry::metrics::Metrics,
+    types::Roots,
     upstream::{fetch, tls},
 };
 
@@ -60,7 +60,7 @@ impl Issuer {
     fn tls(&self) -> Result<Option<Arc<rustls::ClientConfig>>, tls::TlsError> {
         let https = self.url.scheme_str() == Some("https");
         https
-            .then(|| tls::client_config(&trust(&self.roots), false))
+            .then(|| tls::client_config(&self.roots, false))
             .transpose()
     }
 

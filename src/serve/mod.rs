@@ -35,14 +35,15 @@ use self::{
 };
 use crate::{
     admin,
-    config::{self, Address, Config, Http2, Roots},
+    config::{self, Address, Config, Http2},
     layer::Draining,
+    policy::own::names_own,
     stack::Shared,
     telemetry::{
         export::Exporter,
         log::{self, LevelHandle},
     },
-    upstream::{self, Own, names_own},
+    upstream::{self, Own},
 };
 
 /// `revgate run`: serves until a signal ends it.
@@ -228,9 +229,8 @@ fn upstream_options(config: &Config, own: Own) -> anyhow::Result<upstream::Optio
     let settings = &config.upstream;
     let https = settings.url.scheme_str() == Some("https");
     let tls = if https {
-        let trust = trust(&settings.roots);
         let http2 = settings.http2 != Http2::Never;
-        Some(upstream::tls::client_config(&trust, http2).context("upstream.roots")?)
+        Some(upstream::tls::client_config(&settings.roots, http2).context("upstream.roots")?)
     } else {
         None
     };
@@ -241,12 +241,4 @@ fn upstream_options(config: &Config, own: Own) -> anyhow::Result<upstream::Optio
         max_connections: settings.max_connections.div_ceil(config.listen.workers),
         own,
     })
-}
-
-fn trust(roots: &Roots) -> upstream::tls::Trust<'_> {
-    match roots {
-        Roots::Bundled => upstream::tls::Trust::Bundled,
-        Roots::System => upstream::tls::Trust::System,
-        Roots::File(path) => upstream::tls::Trust::File(path),
-    }
 }

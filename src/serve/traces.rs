@@ -6,7 +6,6 @@ use anyhow::Context;
 use http::{HeaderMap, HeaderValue};
 use secrecy::ExposeSecret;
 
-use super::trust;
 use crate::{
     config::Config,
     telemetry::{
@@ -24,7 +23,7 @@ pub(super) fn start(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<O
         return Ok(None);
     };
     let tls = if url.scheme_str() == Some("https") {
-        Some(tls::client_config(&trust(&settings.roots), false).context("trace.roots")?)
+        Some(tls::client_config(&settings.roots, false).context("trace.roots")?)
     } else {
         None
     };

@@ -6,12 +6,13 @@ use serde_json::{Map, Value, json};
 
 use super::reload::Report;
 use crate::{
-    config::{Caller, CallerCredential, Config, Priority},
+    config::{Caller, CallerCredential, Config},
     stack::Shared,
     telemetry::{
         metrics::Metrics,
         tally::{self, Calls},
     },
+    types::Choice,
 };
 
 /// Whoever showed no key of the file, and in mode "validate" everyone.
@@ -50,10 +51,7 @@ pub(super) fn callers(config: &Config, shared: &Shared) -> Value {
         view["burst"] = json!(rules.burst);
         view["remaining"] = json!(limiter.map(|limiter| limiter.peek().remaining));
         view["weight"] = json!(rules.weight);
-        view["priority"] = json!(match rules.priority {
-            Priority::Interactive => "interactive",
-            Priority::Batch => "batch",
-        });
+        view["priority"] = json!(rules.priority.name());
         view["enforce"] = json!(rules.enforce);
         view["share"] = json!((all > 0).then(|| dealt(name) as f64 / all as f64));
         view["waiting"] = json!(
