@@ -178,8 +178,8 @@ where
 pub(crate) fn retry_of(config: &Config) -> Rules {
     Rules {
         max_attempts: config.retry.max_attempts,
-        backoff_min: config.retry.backoff_min,
-        backoff_max: config.retry.backoff_max,
+        backoff_min: config.retry.backoff.min,
+        backoff_max: config.retry.backoff.max,
     }
 }
 

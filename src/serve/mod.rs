@@ -149,7 +149,7 @@ impl Gateway {
         let state = Arc::new(State::new(reloader.clone(), shared, level));
         let admin = admin::Options {
             address: config.admin.address,
-            key: config.admin.key.clone(),
+            key: config.admin.key.as_ref().map(|key| key.value.clone()),
         };
         let admin = admin::start(admin, state.clone())
             .with_context(|| format!("admin.address {} cannot be bound", config.admin.address))?;

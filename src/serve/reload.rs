@@ -174,7 +174,7 @@ impl Reloader {
         if report.result != "refused" {
             // DevRev may have been told to take the same token again, and its file written anew to say so.
             for (name, token) in &self.config().tokens {
-                if let TokenSource::File(path) = &token.source
+                if let TokenSource::File(path) = &token.secret.source
                     && now.differs(&before, path)
                 {
                     self.shared.try_token_again(name);
@@ -313,39 +313,26 @@ fn keep_what_needs_a_restart(
             "would let anyone in until the restart that listen.address needs; restart the gateway",
         ));
     }
-    let wanted_tls = new.listen.tls.take();
-    new.listen = old.listen.clone();
-    new.listen.tls = certificates(old.listen.tls.as_ref(), wanted_tls)?;
-    new.admin = old.admin.clone();
-    new.auth.mode = old.auth.mode;
-    new.upstream.url = old.upstream.url.clone();
-    new.upstream.roots = old.upstream.roots.clone();
-    new.upstream.http2 = old.upstream.http2;
-    new.upstream.max_connections = old.upstream.max_connections;
-    new.log.format = old.log.format;
-    new.trace = old.trace.clone();
-    new.drain.timeout = old.drain.timeout;
+    new.keep_restart_only(old);
+    is_in_time(old.listen.tls.as_ref(), new.listen.tls.as_ref())?;
     let changed = new.differences(old);
     let kept = wanted.into_iter().filter(|key| !changed.contains(key));
     let kept = kept.collect();
     Ok((changed, kept))
 }
 
-/// What the files of `listen.tls` hold now; which files they are changes only with a restart.
-fn certificates(old: Option<&Tls>, new: Option<Tls>) -> Result<Option<Tls>, Problems> {
+/// Whether a new certificate holds now. One that ran out where it stood must not hold up other changes; one that is put there so is a
+/// mistake.
+fn is_in_time(old: Option<&Tls>, new: Option<&Tls>) -> Result<(), Problems> {
     let (Some(old), Some(new)) = (old, new) else {
-        return Ok(old.cloned());
+        return Ok(());
     };
-    if !new.is_of_same_files(old) {
-        return Ok(Some(old.clone()));
-    }
     let now = SystemTime::now();
-    // One that ran out where it stood must not hold up other changes; one that is put there so is a mistake.
     match new.out_of_date(now) {
         Some(message) if new.valid != old.valid && old.out_of_date(now).is_none() => {
             Err(problem("listen.tls.cert", message))
         }
-        _ => Ok(Some(new)),
+        _ => Ok(()),
     }
 }
 

@@ -153,8 +153,8 @@ pub fn prepare(tls: &Tls) -> Result<Generation, TlsError> {
         Some(roots) => {
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider);
             let verifier = match tls.client_auth {
-                ClientAuth::Required => verifier,
-                ClientAuth::Optional => verifier.allow_unauthenticated(),
+                Some(ClientAuth::Optional) => verifier.allow_unauthenticated(),
+                Some(ClientAuth::Required) | None => verifier,
             };
             builder.with_client_cert_verifier(verifier.build()?)
         }

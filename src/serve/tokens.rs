@@ -22,7 +22,7 @@ fn now() -> f64 {
 }
 
 fn expiry(token: &Token) -> Option<f64> {
-    token::expires_at(token.value.expose_secret().as_bytes())
+    token::expires_at(token.secret.value.expose_secret().as_bytes())
 }
 
 /// What was said of each token's expiry: its time, and the state it was in.

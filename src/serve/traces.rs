@@ -28,8 +28,8 @@ pub(super) fn start(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<O
         None
     };
     let mut headers = HeaderMap::new();
-    for (name, _, value) in &settings.headers {
-        let mut value = HeaderValue::try_from(value.expose_secret())
+    for (name, secret) in &settings.headers {
+        let mut value = HeaderValue::try_from(secret.value.expose_secret())
             .with_context(|| format!("trace.headers.{name}"))?;
         value.set_sensitive(true);
         headers.insert(name, value);

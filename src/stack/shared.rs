@@ -141,7 +141,7 @@ fn tokens(config: &Config, old: &Tokens) -> Result<Tokens, http::Error> {
     values
         .map(|(name, token)| {
             let name: Arc<str> = name.as_str().into();
-            let new = Token::new(name.clone(), token::bearer(&token.value)?);
+            let new = Token::new(name.clone(), token::bearer(&token.secret.value)?);
             let kept = old.get(&name).filter(|old| old.is(&new)).cloned();
             Ok((name, kept.unwrap_or_else(|| Arc::new(new))))
         })
