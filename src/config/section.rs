@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
+#[cfg(test)]
+use super::reading::Context;
 use super::reading::{At, join};
 
 /// Who sees a configuration.
@@ -96,6 +98,9 @@ pub struct Key {
     pub schema: fn(&mut Defs) -> Value,
     /// Of the table that it holds.
     pub keys: Vec<Key>,
+    /// Whether it takes a value, for the test that compares it with the schema.
+    #[cfg(test)]
+    pub takes: fn(&Value, &Context) -> bool,
 }
 
 impl Key {
@@ -110,6 +115,11 @@ impl Key {
             inherited: false,
             schema: N::schema,
             keys: N::keys(),
+            #[cfg(test)]
+            takes: |value, context| {
+                let read = N::read(value, &context.root());
+                context.problems.take().is_empty() && read.is_some()
+            },
         }
     }
 

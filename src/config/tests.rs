@@ -1,3 +1,5 @@
+mod schema;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use super::*;
