@@ -1,6 +1,15 @@
-//! Closed sets of names that others read: labels of metrics, fields of log lines, words in JSON.
+//! Closed sets of names that others read: labels of metrics, fields of log lines, words in JSON and in the configuration.
 //!
 //! Each set is an enum with its names beside the variants. The code compares variants; only what leaves the process is text.
+
+/// An enum of [`label_enum!`], for code that works for any of them.
+pub trait Label: Copy + 'static {
+    /// Every variant.
+    const ALL: &'static [Self];
+
+    /// Its name in metrics, log lines, JSON and the configuration.
+    fn label(self) -> &'static str;
+}
 
 /// An enum whose variants each have a name: `label()` is the name, `ALL` holds every variant, and as JSON it is its name.
 macro_rules! label_enum {
@@ -25,6 +34,14 @@ macro_rules! label_enum {
                 match self {
                     $($name::$variant => $label,)+
                 }
+            }
+        }
+
+        impl $crate::label::Label for $name {
+            const ALL: &'static [$name] = $name::ALL;
+
+            fn label(self) -> &'static str {
+                $name::label(self)
             }
         }
 

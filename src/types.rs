@@ -1,11 +1,38 @@
 //! Small types that travel with a request. No behaviour beyond making and showing them.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use http::HeaderValue;
 use tokio::time::Instant;
 
+use crate::label::label_enum;
 use crate::policy::{access::Access, fair::Share, ledger, operation::Operation, san::San};
+
+label_enum! {
+    /// Which requests get a line in the access log.
+    pub enum AccessLog {
+        All = "all",
+        /// Made by revgate, or failed, or let pass only because rules are not enforced for the caller.
+        Refused = "refused",
+        None = "none",
+    }
+}
+
+/// The certificate authorities that a server is verified by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Roots {
+    /// Mozilla's list, as compiled in: the same on every machine, and there in an empty container.
+    Bundled,
+    /// The machine's own list.
+    System,
+    /// Certificates of a PEM file, and no others.
+    File(PathBuf),
+}
+
+/// What an operator tells two keys apart by: the first 8 digits of what `revgate hash-key` prints.
+pub fn key_id(hash: &[u8; 32]) -> String {
+    hash[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// The id of a request: the caller's own if it was sane, else made here. Also in `X-Request-Id`.
 #[derive(Clone, Debug)]

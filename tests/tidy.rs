@@ -302,6 +302,34 @@ fn layers_do_not_know_the_configuration() {
 }
 
 #[test]
+fn the_configuration_knows_none_of_those_who_read_it() {
+    let readers = [
+        "admin",
+        "cli",
+        "layer",
+        "serve",
+        "stack",
+        "telemetry",
+        "upstream",
+    ];
+    let mut faults = Vec::new();
+    for file in sources()
+        .iter()
+        .filter(|file| file.path.starts_with("config/"))
+    {
+        for path in file.named_below("crate") {
+            if readers.contains(&first(&path)) {
+                faults.push(format!(
+                    "src/{}: imports crate::{path}; what both need goes to src/types.rs or src/policy",
+                    file.path
+                ));
+            }
+        }
+    }
+    none(&faults);
+}
+
+#[test]
 fn only_serve_and_main_know_the_stack() {
     let mut faults = Vec::new();
     for file in sources() {

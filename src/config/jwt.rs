@@ -1,120 +1,122 @@
 //! `auth.jwt`: whose signed tokens are believed, and where the keys are that verify them.
 
-use std::{fs::File, io::Read, net::IpAddr, path::Path};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use http::Uri;
+use serde_json::{Value, json};
 
-use super::{Jwks, Jwt, Roots, parse::roots, tree::Section};
-use crate::policy::jwt::KeySet;
+use super::{
+    notation::{HTTP, any_case, authority, is_port_sound, notation, text},
+    secret,
+    section::{Notation, View, definition, section, table},
+};
+use crate::{policy::jwt::KeySet, types::Roots};
 
-/// `upstream` are the roots that hold where `jwks` names none.
-pub(super) fn jwt(mut s: Section, upstream: &Roots) -> Option<Jwt> {
-    let has = |s: &Section, key: &str, hint: &str| {
-        if !s.has(key) {
-            s.problem(key, format!("is missing; {hint}"));
-        }
-    };
-    has(&s, "issuer", "write what your tokens have as `iss`");
-    has(
-        &s,
-        "audience",
-        "write what your tokens have as `aud` when they are for revgate, such as \"revgate\"",
-    );
-    has(
-        &s,
-        "jwks",
-        "write { url = ... } or { file = ... }, where the issuer's public keys are",
-    );
-    let issuer = s.string("issuer");
-    let audience = s.string("audience");
-    let jwks = s.has("jwks").then(|| jwks(s.section("jwks"), upstream));
-    s.finish();
-    Some(Jwt {
-        issuer: issuer?,
-        audience: audience?,
-        jwks: jwks??,
-    })
+section! {
+    /// Callers with a signed token; who they are says jwt_subject.
+    pub struct Jwt: Debug, Clone, PartialEq, Eq {
+        /// What `iss` must be, to the letter.
+        issuer: String, needed("is missing; write what your tokens have as `iss`"), example("https://issuer.example");
+        /// What `aud` must be or hold, to the letter, so that a token made for another service is of no use here.
+        audience: String, needed("is missing; write what your tokens have as `aud` when they are for revgate, such as \"revgate\""), example("revgate");
+        /// The public keys that the issuer signs with.
+        jwks: Jwks, needed("is missing; write { url = ... } or { file = ... }, where the issuer's public keys are"), example({ "url": "https://issuer.example/jwks" });
+    }
 }
 
-fn jwks(mut s: Section, upstream: &Roots) -> Option<Jwks> {
-    let (has_url, has_file) = (s.has("url"), s.has("file"));
-    let url = s.parse(
-        "url",
-        "https:// (http:// only for loopback) with a host, and no user or fragment",
-        |v| location(v.as_str()?),
-    );
-    let file = s.string("file");
-    let own = roots(&mut s);
-    if has_file && own.is_some() {
-        s.problem("roots", "is for a url; remove it");
+section! {
+    /// A JSON Web Key Set (RFC 7517): exactly one of url and file.
+    pub struct JwksTable: Debug, Clone {
+        /// Where the issuer publishes it: https://, or http:// on loopback. Fetched again every five minutes (or by Cache-Control, from one minute to an hour), and when a token names a key that is not known.
+        url: Option<Location>, example("https://issuer.example/jwks");
+        /// A file that holds it; a new content is used at once.
+        file: Option<PathBuf>, example("/etc/revgate/jwks.json");
+        /// Certificate authorities for the url, as in upstream.roots. Those by default.
+        roots: Option<Roots>, example({ "file": "/etc/revgate/issuer-ca.pem" });
     }
-    if has_url == has_file {
-        s.problem(
-            "",
-            "needs exactly one of `url` and `file`; write { url = ... } or { file = ... }",
-        );
-    }
-    let jwks = match (url, file) {
-        (Some(url), None) => Some(Jwks::Url {
-            url,
-            roots: own.unwrap_or_else(|| upstream.clone()),
-        }),
-        (None, Some(path)) => match read(Path::new(&path)) {
-            Ok(keys) => Some(Jwks::File {
-                path: path.into(),
-                keys,
-            }),
-            Err(message) => {
-                s.problem("file", message);
-                None
-            }
-        },
-        _ => None,
-    };
-    s.finish();
-    jwks
+}
+
+/// Where the issuer's public keys are from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Jwks {
+    /// `https`, or `http` on loopback; no user info. `roots` are the upstream's where the file names none.
+    Url { url: Uri, roots: Roots },
+    /// With its content when the file was loaded.
+    File { path: PathBuf, keys: KeySet },
+}
+
+notation! {
+    [] Jwks => Jwks,
+    read |value, at| {
+        let JwksTable { url, file, roots } = JwksTable::read(value, at)?;
+        if file.is_some() && roots.is_some() {
+            at.problem("roots", "is for a url; remove it");
+        }
+        if (url.is_some() || at.is_faulty("url")) == (file.is_some() || at.is_faulty("file")) {
+            return at.refuse("needs exactly one of `url` and `file`; write { url = ... } or { file = ... }");
+        }
+        if let Some(url) = url {
+            let roots = roots.or_else(|| at.context.roots.clone()).unwrap_or(Roots::Bundled);
+            return Some(Jwks::Url { url, roots });
+        }
+        let path = file?;
+        let keys = keys_of(&path).map_err(|message| at.problem("file", message)).ok()?;
+        Some(Jwks::File { path, keys })
+    },
+    show |out, view| {
+        let (url, file, roots) = match out {
+            Jwks::Url { url, roots } => (Some(url.clone()), None, Some(roots.clone())),
+            Jwks::File { path, .. } => (None, Some(path.clone()), None),
+        };
+        let mut shown = JwksTable::show(&JwksTable { url, file, roots }, view);
+        if let (View::Compared, Jwks::File { keys, .. }) = (view, out) {
+            shown[""] = format!("{keys:?}").into();
+        }
+        shown
+    },
+    schema |shared| definition(shared, "Jwks", |shared| {
+        let mut table = table(&JwksTable::keys(), shared);
+        let file = json!({ "required": ["file"], "not": { "required": ["roots"] } });
+        table["oneOf"] = json!([{ "required": ["url"] }, file]);
+        table
+    }),
+    keys JwksTable::keys(),
 }
 
 /// Whoever can change what is fetched can call as anybody: so never in the clear, but to this machine.
-fn location(text: &str) -> Option<Uri> {
-    let uri: Uri = text.parse().ok()?;
-    let host = uri.host()?.trim_matches(['[', ']']);
-    let loopback = host.eq_ignore_ascii_case("localhost")
-        || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    let scheme = match uri.scheme_str()? {
-        "https" => true,
-        "http" => loopback,
-        _ => false,
-    };
-    let authority = uri.authority()?.as_str();
-    // A port that does not fit is only found by asking for it.
-    let port = uri.port_u16().is_some() || authority.ends_with(']') || !authority.contains(':');
-    (scheme && port && !host.is_empty() && !text.contains(['@', '#'])).then_some(uri)
+pub struct Location;
+
+notation! {
+    [] Location => Uri,
+    want "https:// (http:// only for loopback) with a host, and no user or fragment",
+    parse |value| {
+        let text = value.as_str()?;
+        let uri: Uri = text.parse().ok()?;
+        let host = uri.host()?.trim_matches(['[', ']']);
+        let loopback = host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        let safe = match uri.scheme_str()? {
+            "https" => true,
+            scheme => scheme == "http" && loopback,
+        };
+        (safe && is_port_sound(&uri) && !host.is_empty() && !text.contains(['@', '#'])).then_some(uri)
+    },
+    show |out| out.to_string(),
+    schema |shared| {
+        let rest = r"(?:[/?][^\s@#]*)?";
+        let localhost = any_case("localhost");
+        let loopback = format!(r"(?:{localhost}|127(?:\.[0-9]{{1,3}}){{3}}|\[[0:]*:0*1\])(?::[0-9]{{1,5}})?");
+        text(&[&format!("{HTTP}[Ss]://{}{rest}", authority()), &format!("{HTTP}://{loopback}{rest}")])
+    },
 }
 
-/// No key set is larger; a reference to a device or a wrong file must not fill the memory.
-const LIMIT: u64 = 1 << 20;
+/// In KiB. No key set is larger.
+const LIMIT: u64 = 1024;
 
-fn read(path: &Path) -> Result<KeySet, String> {
-    let fail = |e: std::io::Error| {
-        format!(
-            "the file cannot be read ({}); create it or correct the path",
-            e.kind()
-        )
-    };
-    // A pipe without a writer would hang the start for ever.
-    if !std::fs::metadata(path).map_err(fail)?.is_file() {
-        return Err("the path is not a regular file; point it at a key set".into());
-    }
-    let mut bytes = Vec::new();
-    File::open(path)
-        .map_err(fail)?
-        .take(LIMIT + 1)
-        .read_to_end(&mut bytes)
-        .map_err(fail)?;
-    if bytes.len() as u64 > LIMIT {
-        return Err("the file is larger than 1 MiB; point it at a key set".into());
-    }
+fn keys_of(path: &Path) -> Result<KeySet, String> {
+    let bytes = secret::read_bytes(path, LIMIT, "a key set")?;
     KeySet::parse(&bytes)
         .map_err(|fault| format!("the file is no key set: {fault}; store the issuer's JWKS there"))
 }

@@ -1,61 +1,139 @@
-//! What the operator wrote, turned into what the program means.
+//! What the operator wrote, turned into what the program means. Values of these types cannot be wrong.
 //!
-//! `raw` mirrors the file, `parse` turns it into the types below and collects every problem on the way,
-//! `reference` renders the documents that are generated from it. Values of these types cannot be wrong.
+//! Each key is declared once, in a `section!` of `sections`, `callers`, `jwt` or `tls`. From that come its field, its reader, its default, its
+//! part of the schema, of the reference and of the template, what is shown of it, its comparison, and whether a reload takes it. How a
+//! value is written is a type with `section::Notation`; `load` puts the layers together and asks what takes several keys.
+//!
+//! **To add a key**, write it into its section: a doc comment that says what it is, in which unit, and why its default is what it is; its
+//! name, its notation and its default; `restart` if a reload does not take it. Run the tests once with `REVGATE_BLESS=1`, which writes
+//! the documents under `/config`, and read what they say of it. That is all. A value that is written as no other needs a notation,
+//! with rows in the table of `tests/schema.rs`; a rule across keys is a row in `load::check`.
 
 mod callers;
-mod compare;
 mod jwt;
-mod listen;
-mod own;
-mod parse;
-mod raw;
-mod redact;
+mod load;
+mod notation;
+mod reading;
 pub mod reference;
-pub mod secret;
+mod secret;
+mod section;
 mod sections;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod tree;
-mod units;
 
-pub use parse::{from_toml, load, referred};
-pub use tls::{ClientAuth, Tls};
-pub use tree::{Problem, Problems};
-pub use units::{duration, log_directives};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use serde_json::{Value, json};
 
-use http::{HeaderName, Uri};
-use secrecy::SecretString;
+pub use self::{
+    callers::{Caller, CallerCredential, CallerRules, Rate, Token},
+    jwt::{Jwks, Jwt},
+    load::{from_toml, load, referred},
+    notation::{duration, log_directives},
+    reading::{Problem, Problems},
+    secret::{Secret, TokenSource},
+    sections::*,
+    tls::{ClientAuth, Tls},
+};
+use self::{
+    notation::Unsupported,
+    reading::At,
+    section::{Notation, View, section},
+};
+use crate::types::key_id;
 
-use crate::policy::{jwt::KeySet, san::San};
+section! {
+    /// Configuration of revgate.
+    pub struct Config: Debug, Clone {
+        /// Where callers connect.
+        listen: Listen;
+        /// The listener for operators.
+        admin: Admin;
+        /// The DevRev API and the connections to it.
+        upstream: Upstream;
+        /// How callers are known.
+        auth: Auth;
+        /// Upstream credentials by name; at least one in mode "inject".
+        tokens: BTreeMap<String, Token>;
+        /// Who may call, by name; the name is also the metric label. At least one in mode "inject". Callers that stay the same keep the state of their limits.
+        callers: BTreeMap<String, Caller>;
+        /// For every caller that does not say otherwise; in mode "validate", for each token.
+        defaults: CallerRules;
+        /// Bounds that keep one gateway's memory finite.
+        limits: Limits;
+        /// How failed attempts are repeated.
+        retry: Retry;
+        /// How the upstream quota is shared.
+        quota: Quota;
+        /// Renames of deprecated fields. The built-in rule for rev-users.link and rev-users.unlink is added; a rule for the same operation replaces it.
+        rewrite: Vec<Rewrite>;
+        /// One quota for many replicas. Not supported by this version.
+        shared: Unsupported<Shared>;
+        /// What is logged, to standard error.
+        log: Log;
+        /// Traces, for an OpenTelemetry collector. `traceparent` goes to DevRev with or without it.
+        trace: Trace;
+        /// How a stop goes.
+        drain: Drain;
+    }
+    then found() -> {
+        /// Every file that it refers to, such as secrets: what changes in them changes it.
+        files: Vec<PathBuf>,
+        /// What is no problem yet: it holds all the same.
+        warnings: Vec<Problem>,
+    }
+}
 
-/// The effective configuration.
-#[derive(Debug, Clone)]
-pub struct Config {
-    pub listen: Listen,
-    pub admin: Admin,
-    pub upstream: Upstream,
-    pub auth: Auth,
-    /// Upstream credentials by name; never empty in mode "inject".
-    pub tokens: BTreeMap<String, Token>,
-    /// Callers by name; never empty in mode "inject".
-    pub callers: BTreeMap<String, Caller>,
-    /// What holds for a caller that does not say otherwise; in mode "validate", for each token.
-    pub defaults: CallerRules,
-    pub limits: Limits,
-    pub retry: Retry,
-    pub quota: Quota,
-    pub rewrite: Vec<Rewrite>,
-    pub log: Log,
-    pub trace: Trace,
-    pub drain: Drain,
-    /// Every file that it refers to, such as secrets: what changes in them changes it.
-    pub files: Vec<PathBuf>,
-    /// What is no problem yet: it holds all the same.
-    pub warnings: Vec<Problem>,
+fn found(at: &At) -> Option<(Vec<PathBuf>, Vec<Problem>)> {
+    Some((at.context.files.take(), Vec::new()))
+}
+
+impl Config {
+    /// The configuration under the file's names, with no secret in it, for whoever may ask the admin listener: references as
+    /// they are, and no whole hash of a key either; of a key its id, 8 digits of its hash, which is why a key must
+    /// be random.
+    pub fn redacted(&self) -> Value {
+        let mut shown = Self::show(self, View::Redacted);
+        for (name, caller) in &self.callers {
+            if let CallerCredential::Keys(keys) = &caller.credential {
+                // No key of the file: it would not load.
+                shown["callers"][name]["key_ids"] =
+                    json!(keys.iter().map(key_id).collect::<Vec<_>>());
+            }
+        }
+        shown
+    }
+
+    /// The same with the hashes, which the file holds itself: written to a file, it loads as what it shows.
+    pub fn effective(&self) -> Value {
+        Self::show(self, View::Effective)
+    }
+
+    /// The keys whose values differ from those of `old`, in the order of their names; never a value.
+    pub fn differences(&self, old: &Config) -> Vec<String> {
+        let shown = |config| Self::show(config, View::Compared);
+        let mut paths = Vec::new();
+        section::differ(&shown(old), &shown(self), "", &mut paths);
+        // A key is named as one in a file is, wherever its hash is from.
+        for path in &mut paths {
+            path.truncate(path.trim_end_matches("_sha256").len());
+        }
+        if let (Some(old), Some(new)) = (&old.listen.tls, &self.listen.tls) {
+            paths.extend(new.renewed(old));
+        }
+        paths.sort_unstable();
+        paths.dedup();
+        paths
+    }
+
+    /// Puts back what only a restart takes, and returns the keys that it put back. What the files of `listen.tls` hold may change, as long
+    /// as they are the same files.
+    pub fn keep_restart_only(&mut self, old: &Config) -> Vec<String> {
+        let mut kept = Vec::new();
+        Self::keep(self, old, "", &mut kept);
+        kept
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,245 +159,4 @@ impl fmt::Display for Address {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
-}
-
-#[derive(Debug, Clone)]
-pub struct Listen {
-    pub address: Address,
-    pub tls: Option<Tls>,
-    /// Of a unix socket's file.
-    pub mode: u32,
-    /// Threads that serve; "auto" has been resolved to the number of cores.
-    pub workers: usize,
-    pub max_connections: usize,
-    pub header_timeout: Duration,
-    pub idle_timeout: Duration,
-}
-
-#[derive(Debug, Clone)]
-pub struct Admin {
-    pub address: SocketAddr,
-    /// Asked for by every POST when the address is not loopback.
-    pub key: Option<SecretString>,
-    /// Where the key stands.
-    pub key_source: Option<TokenSource>,
-}
-
-#[derive(Debug, Clone)]
-pub struct Upstream {
-    /// `http` or `https`, with an authority and no path, query or user info.
-    pub url: Uri,
-    pub roots: Roots,
-    pub http2: Http2,
-    pub connect_timeout: Duration,
-    pub attempt_timeout: Duration,
-    pub idle_timeout: Duration,
-    pub circuit: Circuit,
-    pub max_connections: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Roots {
-    Bundled,
-    System,
-    File(PathBuf),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Http2 {
-    Auto,
-    Never,
-    Always,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct Circuit {
-    pub failures: u32,
-    pub within: Duration,
-    pub open: Duration,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthMode {
-    Inject,
-    Validate,
-}
-
-#[derive(Debug, Clone)]
-pub struct Auth {
-    pub mode: AuthMode,
-    pub introspect: bool,
-    pub introspect_ttl: Duration,
-    pub jwt: Option<Jwt>,
-}
-
-/// Signed tokens that prove who calls.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Jwt {
-    pub issuer: String,
-    pub audience: String,
-    pub jwks: Jwks,
-}
-
-/// Where the issuer's public keys are from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Jwks {
-    /// `https`, or `http` on loopback; no user info. `roots` are the upstream's where the file names none.
-    Url { url: Uri, roots: Roots },
-    /// With its content when the file was loaded.
-    File { path: PathBuf, keys: KeySet },
-}
-
-#[derive(Debug, Clone)]
-pub struct Token {
-    pub source: TokenSource,
-    /// The value when the file was loaded: trimmed, not empty, fit for a header.
-    pub value: SecretString,
-    pub quota_group: Arc<str>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenSource {
-    Env(String),
-    File(PathBuf),
-}
-
-#[derive(Debug, Clone)]
-pub struct Caller {
-    pub credential: CallerCredential,
-    /// Where its keys stand, unless the file holds the hash itself.
-    pub key_sources: Vec<TokenSource>,
-    /// A name in `tokens`; `None` only in mode "validate".
-    pub token: Option<String>,
-    pub rules: CallerRules,
-}
-
-#[derive(Debug, Clone)]
-pub enum CallerCredential {
-    /// SHA-256 of the caller's key; two while it is rotated.
-    Keys(Vec<[u8; 32]>),
-    /// `sub` of a signed token; only where `auth.jwt` is set.
-    JwtSubject(String),
-    /// A name in its client certificate.
-    San(San),
-    /// The user that it runs as, on a unix socket.
-    Uid(u32),
-    Anonymous,
-}
-
-#[derive(Debug, Clone)]
-pub struct CallerRules {
-    pub rate: Rate,
-    pub burst: u32,
-    pub weight: u32,
-    pub priority: Priority,
-    /// Patterns of operations: `*`, `works.*` or a whole name; lower case.
-    pub allow: Vec<String>,
-    pub deny: Vec<String>,
-    pub max_wait: Duration,
-    pub enforce: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Priority {
-    Interactive,
-    Batch,
-}
-
-/// `count` requests per `per`, both above zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    pub count: u32,
-    pub per: Duration,
-}
-
-/// As the file says it, such as "50/s".
-impl std::fmt::Display for Rate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&units::show_rate(*self))
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    pub max_in_flight: usize,
-    pub max_body: u64,
-    pub max_header_bytes: usize,
-    pub max_headers: usize,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct Retry {
-    pub max_attempts: u32,
-    pub backoff_min: Duration,
-    pub backoff_max: Duration,
-    pub budget: f64,
-    pub max_replay_body: usize,
-    pub max_retry_after: Duration,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct Quota {
-    pub spread_above: f64,
-    pub reserve: f64,
-    pub max_waiting: usize,
-}
-
-#[derive(Debug, Clone)]
-pub struct Rewrite {
-    pub operations: Vec<String>,
-    /// Old name to new name.
-    pub rename: BTreeMap<String, String>,
-    pub mode: RewriteMode,
-    /// A page about the deprecation: an `http` or `https` URL that fits between the angle brackets of a `Link`.
-    pub link: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RewriteMode {
-    Off,
-    Report,
-    Rewrite,
-    Refuse,
-}
-
-#[derive(Debug, Clone)]
-pub struct Log {
-    /// A level, or directives of tracing-subscriber's EnvFilter.
-    pub level: String,
-    pub format: LogFormat,
-    pub access: LogAccess,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Auto,
-    Json,
-    Text,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogAccess {
-    All,
-    Refused,
-    None,
-}
-
-#[derive(Debug, Clone)]
-pub struct Trace {
-    /// Base URL of an OTLP/HTTP receiver; `None` exports nothing.
-    pub otlp: Option<Uri>,
-    /// Of new traces, the share that is exported.
-    pub sample: f64,
-    pub timeout: Duration,
-    /// What the receiver asks for, such as a key.
-    pub headers: Vec<(HeaderName, TokenSource, SecretString)>,
-    pub service_name: String,
-    pub roots: Roots,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct Drain {
-    pub delay: Duration,
-    pub timeout: Duration,
 }

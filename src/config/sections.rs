@@ -1,297 +1,274 @@
-//! The smaller sections of the file, each turned into its type.
+//! The sections of the file, but for tokens, callers and what they prove themselves with.
 
-use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::Value;
 
 use super::{
-    jwt::jwt,
-    parse::{origin, resolve, roots},
-    tree::{Problem, Section},
-    *,
+    Address,
+    jwt::Jwt,
+    notation::*,
+    reading::{At, read_quietly},
+    secret::{Headers, PlainSecret},
+    section::{Notation, section},
+    tls::Tls,
+};
+use crate::{
+    label::label_enum,
+    policy::rewrite,
+    types::{AccessLog, Roots},
 };
 
-pub(super) fn auth(mut s: Section, upstream: &Roots) -> Auth {
-    let mode = s.choice(
-        "mode",
-        &[
-            ("inject", AuthMode::Inject),
-            ("validate", AuthMode::Validate),
-        ],
-    );
-    let introspect = s.bool("introspect").unwrap_or(false);
-    let jwt = s.has("jwt").then(|| jwt(s.section("jwt"), upstream));
-    if mode == Some(AuthMode::Validate) && jwt.is_some() {
-        s.problem(
-            "jwt",
-            "is for mode \"inject\"; in mode \"validate\" callers bring DevRev tokens: remove one of the two",
-        );
-    }
-    let introspect_ttl = s.timeout("introspect_ttl");
-    s.finish();
-    Auth {
-        mode: mode.unwrap_or(AuthMode::Inject),
-        introspect,
-        introspect_ttl,
-        jwt: jwt.flatten(),
+section! {
+    /// Where callers connect.
+    pub struct Listen: Debug, Clone {
+        /// IP address and port, or "unix:/path". Loopback by default, so that nothing is exposed unasked.
+        address: Address = "127.0.0.1:8080", restart;
+        /// Permissions of a unix socket's file, in octal. By default its owner and group may connect, so that a caller under another uid needs only the group, and nobody else gets as far as being asked who it is.
+        mode: Mode = "0660", restart;
+        /// TLS for callers; client_ca turns on client certificates. None by default: plain HTTP. The files are watched: what they hold may change without a restart.
+        tls: Option<Tls>, restart, example({ "cert": "cert.pem", "key": "key.pem", "client_ca": "ca.pem", "client_auth": "required" });
+        /// Threads that serve; "auto" is one per core. One by default, enough for far more than a DevRev quota.
+        workers: Workers = 1, restart;
+        /// Connections at once; more wait in the kernel, so that descriptors do not run out. Far more than the services beside one gateway open.
+        max_connections: Count<usize> = 10000, restart;
+        /// For a request's head to arrive; short, so that slow senders cannot hold connections.
+        header_timeout: Timeout = "10s", restart;
+        /// Of a caller's connection; above the 60s common among load balancers, so that they close first.
+        idle_timeout: Timeout = "75s", restart;
     }
 }
 
-pub(super) fn token(name: String, mut s: Section, env: &BTreeMap<String, String>) -> Option<Token> {
-    let source = s.source();
-    let quota_group: Arc<str> = s.string("quota_group").unwrap_or(name).into();
-    let value = source.as_ref().and_then(|source| {
-        let key = if matches!(source, TokenSource::Env(_)) {
-            "env"
-        } else {
-            "file"
-        };
-        resolve(&s, key, source, env)
-    });
-    s.finish();
-    Some(Token {
-        source: source?,
-        value: value?,
-        quota_group,
-    })
-}
-
-pub(super) fn limits(mut s: Section) -> Limits {
-    let limits = Limits {
-        max_in_flight: s.count("max_in_flight"),
-        max_body: s.size("max_body"),
-        max_header_bytes: s.size("max_header_bytes") as usize,
-        max_headers: s.count("max_headers"),
-    };
-    s.finish();
-    limits
-}
-
-pub(super) fn retry(mut s: Section) -> Retry {
-    let max_attempts = s.number("max_attempts", 1, 100).unwrap_or(1) as u32;
-    let mut b = s.section("backoff");
-    let (min, max) = (b.duration("min"), b.duration("max"));
-    if let (Some(min), Some(max)) = (min, max)
-        && min > max
-    {
-        b.problem("", "min is above max; raise max or lower min");
-    }
-    b.finish();
-    let retry = Retry {
-        max_attempts,
-        backoff_min: min.unwrap_or_default(),
-        backoff_max: max.unwrap_or_default(),
-        budget: s.share("budget", 100.0),
-        max_replay_body: s.size("max_replay_body") as usize,
-        max_retry_after: s.timeout("max_retry_after"),
-    };
-    s.finish();
-    retry
-}
-
-pub(super) fn quota(mut s: Section) -> Quota {
-    let quota = Quota {
-        spread_above: s.share("spread_above", 1.0),
-        reserve: s.share("reserve", 1.0),
-        max_waiting: s.count("max_waiting"),
-    };
-    s.finish();
-    quota
-}
-
-pub(super) fn log(mut s: Section) -> Log {
-    let level = s.parse(
-        "level",
-        "a level such as \"info\", or directives such as \"info,revgate=debug\"",
-        |v| {
-            let text = v.as_str()?;
-            log_directives(text).ok().map(|_| text.to_owned())
-        },
-    );
-    let format = s.choice(
-        "format",
-        &[
-            ("auto", LogFormat::Auto),
-            ("json", LogFormat::Json),
-            ("text", LogFormat::Text),
-        ],
-    );
-    let access = s.choice(
-        "access",
-        &[
-            ("all", LogAccess::All),
-            ("refused", LogAccess::Refused),
-            ("none", LogAccess::None),
-        ],
-    );
-    s.finish();
-    Log {
-        level: level.unwrap_or_default(),
-        format: format.unwrap_or(LogFormat::Auto),
-        access: access.unwrap_or(LogAccess::Refused),
+section! {
+    /// The listener for operators.
+    pub struct Admin: Debug, Clone {
+        /// IP address and port; loopback by default because it shows who calls what.
+        address: SocketAddr = "127.0.0.1:9901", restart;
+        /// Asked for by every POST when the address is not loopback, and needed then. None by default, as loopback needs none.
+        key: Option<PlainSecret>, restart, example({ "file": "/run/secrets/admin-key" });
     }
 }
 
-pub(super) fn trace(mut s: Section, env: &BTreeMap<String, String>) -> Trace {
-    let otlp = s.parse(
-        "otlp",
-        "http:// or https:// with a host, such as \"http://127.0.0.1:4318\"; /v1/traces is added",
-        |v| receiver(v.as_str()?),
-    );
-    let mut headers = Vec::new();
-    let hint = "write { file = ... } or { env = ... }, never the value itself";
-    for (name, mut field) in s.named("headers", hint) {
-        let source = field.source();
-        let value = source.map(|source| (secret::read_field(&source, env), source));
-        match (HeaderName::from_bytes(name.as_bytes()), value) {
-            (Err(_), _) => field.problem("", "is not the name of a header field; correct it"),
-            (Ok(name), _) if OURS.contains(&name.as_str()) => {
-                field.problem("", "is set by revgate itself; remove it");
-            }
-            (Ok(name), Some((Ok(value), source))) => headers.push((name, source, value)),
-            (Ok(_), Some((Err(message), _))) => field.problem("", message),
-            (Ok(_), None) => {}
-        }
-        field.finish();
+section! {
+    /// The DevRev API and the connections to it.
+    pub struct Upstream: Debug, Clone {
+        /// Scheme and host, with no path, query or user. DevRev's public API by default.
+        url: Origin = "https://api.devrev.ai", restart;
+        /// Certificate authorities: "bundled", "system" or { file = "ca.pem" }. Bundled by default, so that it works in an empty image.
+        roots: Roots = "bundled", restart;
+        /// "auto" by ALPN, "never", or "always" (prior knowledge on http://). By default what upstream offers.
+        http2: Http2 = "auto", restart;
+        /// Name look-up, TCP and TLS together; short, as another attempt may meet a healthy address.
+        connect_timeout: Timeout = "3s";
+        /// One attempt, until the response's head; also for a request's body to arrive. Long enough for a slow export, and no longer than callers wait for quota by default.
+        attempt_timeout: Timeout = "30s";
+        /// Of a pooled connection; under the 60s after which many servers close, so that it is not lost mid-request.
+        idle_timeout: Timeout = "50s";
+        /// When to stop asking an upstream that fails, and how soon to ask again.
+        circuit: Circuit;
+        /// Connections at once, all workers together. At 100 ms a call, 64 carry some 600 calls a second, far above a DevRev quota.
+        max_connections: Count<usize> = 64, restart;
     }
-    let trace = Trace {
-        otlp,
-        sample: s.share("sample", 1.0),
-        timeout: s.timeout("timeout"),
-        headers,
-        service_name: s.string("service_name").unwrap_or_default(),
-        roots: roots(&mut s).unwrap_or(Roots::Bundled),
-    };
-    s.finish();
-    trace
 }
 
-/// What belongs to the message itself.
-const OURS: [&str; 5] = [
-    "connection",
-    "content-length",
-    "content-type",
-    "host",
-    "transfer-encoding",
-];
-
-/// The base URL of a receiver: what an upstream's may be, and a path.
-fn receiver(text: &str) -> Option<Uri> {
-    let uri: Uri = text.parse().ok()?;
-    let base = format!("{}://{}", uri.scheme_str()?, uri.authority()?);
-    origin(&base)?;
-    (uri.query().is_none() && !text.contains(['#', '?'])).then_some(uri)
+label_enum! {
+    pub enum Http2 {
+        Auto = "auto",
+        Never = "never",
+        Always = "always",
+    }
 }
 
-pub(super) fn drain(mut s: Section) -> Drain {
-    let drain = Drain {
-        delay: s.duration("delay").unwrap_or_default(),
-        timeout: s.duration("timeout").unwrap_or_default(),
-    };
-    s.finish();
-    drain
+section! {
+    /// When to stop asking an upstream that fails.
+    pub struct Circuit: Debug, Clone, Copy {
+        /// Failures in a row that open the circuit; so many that a few unlucky calls shut nobody out.
+        failures: Count<u32> = 20;
+        /// The time in which they must happen, so that those of a quiet hour do not add up.
+        within: Timeout = "10s";
+        /// How long it stays open before one probe goes; short, as a probe costs one call.
+        open: Timeout = "5s";
+    }
 }
 
-pub(super) fn rewrite(root: &mut Section, sink: &RefCell<Vec<Problem>>) -> Vec<Rewrite> {
-    let items = root
-        .parse("rewrite", "rules as [[rewrite]] tables", |v| {
-            v.as_array().cloned()
-        })
-        .unwrap_or_default();
-    let mut built_in: Vec<String> = vec!["rev-users.link".into(), "rev-users.unlink".into()];
-    let mut seen: Vec<String> = Vec::new();
-    let mut own = Vec::new();
-    for (i, item) in items.into_iter().enumerate() {
-        let mut s = Section::new(
-            format!("rewrite[{i}]"),
-            Some(item),
-            "write it as a [[rewrite]] table",
-            sink,
-        );
-        let want = "a list of whole operations such as \"rev-users.link\"";
-        let name = |t: &str| units::operation(t).then(|| t.to_ascii_lowercase());
-        let given = s.has("operations");
-        let operations = s.list("operations", want, name);
-        if operations.as_ref().map_or(!given, Vec::is_empty) {
-            s.problem(
-                "operations",
-                "is empty, so the rule does nothing; name at least one operation",
-            );
-        }
-        let operations = operations.unwrap_or_default();
-        for operation in &operations {
-            if seen.contains(operation) {
-                s.problem(
-                    "operations",
-                    format!("`{operation}` has a rule already; put both renames in one rule"),
-                );
-            }
-            seen.push(operation.clone());
-        }
-        built_in.retain(|operation| !operations.contains(operation));
-        let given = s.has("rename");
-        let rename = s.parse(
-            "rename",
-            "a table of old = \"new\" names, at least one, no name to itself",
-            |v| {
-                let pair = |(old, new): (&String, &Value)| {
-                    let new = new.as_str().filter(|new| !new.is_empty() && new != old)?;
-                    (!old.is_empty()).then(|| (old.clone(), new.to_owned()))
-                };
-                v.as_object()
-                    .filter(|m| !m.is_empty())?
-                    .iter()
-                    .map(pair)
-                    .collect::<Option<BTreeMap<_, _>>>()
-            },
-        );
-        if !given {
-            s.problem("rename", "is missing; write { old = \"new\" }");
-        }
-        let modes = [
-            ("off", RewriteMode::Off),
-            ("report", RewriteMode::Report),
-            ("rewrite", RewriteMode::Rewrite),
-            ("refuse", RewriteMode::Refuse),
-        ];
-        let mode = s.choice("mode", &modes).unwrap_or(RewriteMode::Rewrite);
-        let link = s.parse(
-            "link",
-            "an address such as \"https://developer.devrev.ai/changelog\"",
-            |v| page(v.as_str()?),
-        );
-        s.finish();
-        own.push(Rewrite {
-            operations,
-            rename: rename.unwrap_or_default(),
-            mode,
-            link,
-        });
+section! {
+    /// How callers are known.
+    pub struct Auth: Debug, Clone {
+        /// "inject": callers prove themselves to revgate, which holds the DevRev token. "validate": callers bring their own DevRev token. By default services need hold no token.
+        mode: AuthMode = "inject", restart;
+        /// In mode "validate", ask DevRev whose token a caller brings (auth-tokens.info, one unit of that user's quota). Tokens of one user then share a rate and a quota group. On by default, so that a bad token ends here.
+        introspect: bool = true;
+        /// How long DevRev's answer is believed, so a revoked token works for a minute at most; never past the token's own end. While DevRev cannot be asked, a good answer counts for five minutes more; a refusal counts for 10 s.
+        introspect_ttl: Timeout = "60s";
+        /// In mode "inject", callers with a signed token (JWT) of an issuer of yours. None by default.
+        jwt: Option<Jwt>, example({ "issuer": "https://issuer.example", "audience": "revgate", "jwks": { "url": "https://issuer.example/jwks" } });
     }
-    let mut all = Vec::new();
-    if !built_in.is_empty() {
-        let rename = [("rev_org_don", "rev_org"), ("user_don", "id")]
-            .map(|(a, b)| (a.to_owned(), b.to_owned()));
-        all.push(Rewrite {
-            operations: built_in,
-            rename: rename.into(),
-            mode: RewriteMode::Rewrite,
-            link: Some(CHANGELOG.to_owned()),
-        });
+}
+
+label_enum! {
+    pub enum AuthMode {
+        Inject = "inject",
+        Validate = "validate",
     }
-    all.extend(own);
-    all
+}
+
+section! {
+    /// Bounds that keep one gateway's memory finite.
+    pub struct Limits: Debug, Clone, Copy {
+        /// Requests at once; more are refused as overloaded. Even with every body kept for a retry that is 64 MiB.
+        max_in_flight: Count<usize> = 1024;
+        /// Largest request body; far above the JSON that DevRev takes, as files go elsewhere.
+        max_body: Size<u64> = "16MiB";
+        /// Largest head of a request; several times what common servers take, so that nothing is refused here that DevRev would take.
+        max_header_bytes: Size<usize> = "64KiB";
+        /// Most header fields in a request; several times what clients send.
+        max_headers: Count<usize> = 100;
+    }
+}
+
+section! {
+    /// How failed attempts are repeated.
+    pub struct Retry: Debug, Clone, Copy {
+        /// Per request, the first included. Three further tries outlast a hiccup; what lasts longer is the circuit's business.
+        max_attempts: Integer<u32, 1, 100> = 4;
+        /// Exponential with full jitter, when upstream names no time.
+        backoff: Backoff;
+        /// Retries per request over the last 10 s, on top of 10 free ones per 10 s; so retries cannot multiply an outage.
+        budget: Share<100> = 0.2;
+        /// A larger body is streamed, and never retried. Kept in memory until the answer, so it is about what a large JSON call takes.
+        max_replay_body: Size<usize> = "64KiB";
+        /// A longer upstream demand is cut to this: two of DevRev's windows of five minutes, so that no mistake stops a group for a day.
+        max_retry_after: Timeout = "600s";
+    }
+}
+
+section! {
+    /// Exponential with full jitter.
+    pub struct Backoff: Debug, Clone, Copy {
+        /// The first wait is up to this; about the time of one call.
+        min: Duration = "250ms";
+        /// No wait is above this, so that recovery is noticed soon.
+        max: Duration = "10s";
+    }
+}
+
+section! {
+    /// How the upstream quota is shared.
+    pub struct Quota: Debug, Clone, Copy {
+        /// Share of the window's quota that goes first come, first served; the rest is spread evenly until the reset and dealt out by weight. Half by default: bursts of half a window pass unhindered, and whoever comes late still finds the other half. 1 spreads nothing, 0 everything.
+        spread_above: Share<1> = 0.5;
+        /// Share of the window kept for callers outside revgate, less what they have had of it; none by default, as revgate is meant to be the only way.
+        reserve: Share<1> = 0.0;
+        /// Requests in the waiting room, all callers together; some 4 KiB each, and more than a window of DevRev's serves in a minute. Full, it makes room for callers that have less of it.
+        max_waiting: Count<usize> = 1024;
+    }
+}
+
+section! {
+    /// A rename of deprecated fields.
+    pub struct Rewrite: Debug, Clone; hint "write it as a [[rewrite]] table" {
+        /// Whole names of operations. A rule for an operation replaces the built-in one for it.
+        operations: Operations, needed("is empty, so the rule does nothing; name at least one operation"), example(["rev-users.link", "rev-users.unlink"]);
+        /// Old name to new name, top-level keys of a JSON body.
+        rename: Renames, needed("is missing; write { old = \"new\" }"), example({ "rev_org_don": "rev_org", "user_don": "id" });
+        /// "off", "report" (count, leave), "rewrite" or "refuse". "rewrite" unless given: whoever names a rename wants it done.
+        mode: rewrite::Mode = "rewrite";
+        /// A page about the deprecation, for the answer's Link (rel="deprecation", RFC 9745). None unless given; the built-in rule links DevRev's changelog.
+        link: Option<Page>, example("https://developer.devrev.ai/changelog");
+    }
 }
 
 /// Where DevRev announced the built-in renames. The page of all its changes: addresses of single entries move.
 const CHANGELOG: &str = "https://developer.devrev.ai/changelog";
 
-/// An address of the web that fits between the angle brackets of a `Link` (RFC 8288 section 3).
-fn page(text: &str) -> Option<String> {
-    let uri: Uri = text.parse().ok()?;
-    let web = matches!(uri.scheme_str(), Some("http" | "https"));
-    let fits = text
-        .bytes()
-        .all(|b| b.is_ascii_graphic() && !b"<>\"".contains(&b));
-    (web && uri.host().is_some_and(|host| !host.is_empty()) && fits).then(|| text.to_owned())
+/// The rule that is built in, for each operation that has no other; one rule an operation. `written` are the rules of the file, also those
+/// that cannot be used.
+pub fn add_built_in(rules: &mut Vec<Rewrite>, written: &[Value], at: &At) {
+    let mut built_in: Vec<String> = vec!["rev-users.link".into(), "rev-users.unlink".into()];
+    let mut seen = Vec::new();
+    for (number, rule) in written.iter().enumerate() {
+        let operations = read_quietly::<Operations>(&rule["operations"]);
+        for operation in operations.unwrap_or_default() {
+            if seen.contains(&operation) {
+                at.item(number).problem(
+                    "operations",
+                    format!("`{operation}` has a rule already; put both renames in one rule"),
+                );
+            }
+            seen.push(operation);
+        }
+    }
+    built_in.retain(|operation| !seen.contains(operation));
+    if !built_in.is_empty() {
+        let rename = [("rev_org_don", "rev_org"), ("user_don", "id")];
+        let rule = Rewrite {
+            operations: built_in,
+            rename: rename
+                .map(|(old, new)| (old.to_owned(), new.to_owned()))
+                .into(),
+            mode: rewrite::Mode::Rewrite,
+            link: Some(CHANGELOG.to_owned()),
+        };
+        rules.insert(0, rule);
+    }
+}
+
+section! {
+    /// One quota for many replicas. Not supported by this version.
+    pub struct Shared: Debug, Clone {
+        /// Where Redis is: redis://, rediss:// or a unix socket. None by default: each replica for itself.
+        redis: Option<PlainSecret>, restart, example({ "env": "REVGATE_REDIS_URL" });
+        /// Of its keys, so that several gateways can share one Redis.
+        prefix: Option<String>, restart, example("revgate");
+        /// Of one command; a slow Redis must not slow the calls.
+        timeout: Option<Timeout>, restart, example("50ms");
+    }
+}
+
+section! {
+    /// What is logged.
+    pub struct Log: Debug, Clone {
+        /// A level, or directives such as "info,revgate=debug". By default what an operator may have to act on.
+        level: Directives = "info";
+        /// "json", "text", or "auto": text on a terminal, for whoever reads it there.
+        format: LogFormat = "auto", restart;
+        /// Which requests get a line: "all", "refused" (made by revgate, failed, or let pass by enforce = false), "none". By default the log grows with trouble, not with traffic.
+        access: AccessLog = "refused";
+    }
+}
+
+label_enum! {
+    pub enum LogFormat {
+        Auto = "auto",
+        Json = "json",
+        Text = "text",
+    }
+}
+
+section! {
+    /// Traces, for an OpenTelemetry collector.
+    pub struct Trace: Debug, Clone {
+        /// Base URL of an OTLP/HTTP receiver such as "http://127.0.0.1:4318"; /v1/traces is added. Without it nothing is exported, and nothing is spent on it.
+        otlp: Option<Receiver>, restart, example("http://127.0.0.1:4318");
+        /// Share of new traces that is exported. A tenth by default: enough to see where time goes, little enough to keep. A caller that sent a traceparent has chosen already, and that holds.
+        sample: Share<1> = 0.1, restart;
+        /// One export, from connecting to the answer. Short, because spans pile up meanwhile and the queue for them is bounded.
+        timeout: Timeout = "5s", restart;
+        /// Further header fields for the receiver, such as its key: name = { file = ... } or { env = ... }. None by default.
+        headers: Headers, restart, example({ "authorization": { "env": "OTLP_AUTHORIZATION" } });
+        /// service.name of the spans; by default what the program is called.
+        service_name: String = "revgate", restart;
+        /// Certificate authorities for https://, as in upstream.roots. Bundled by default, so that it works in an empty image.
+        roots: Roots = "bundled", restart;
+    }
+}
+
+section! {
+    /// How a stop goes.
+    pub struct Drain: Debug, Clone, Copy {
+        /// Readiness fails, requests are still taken; as long as a load balancer needs to notice. None by default, as a sidecar has none.
+        delay: Duration = "0s";
+        /// For requests to end; under the 30s that Kubernetes gives.
+        timeout: Duration = "25s", restart;
+    }
 }

@@ -1,12 +1,15 @@
-use std::collections::BTreeMap;
+mod schema;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use super::*;
+use crate::policy::rewrite;
 
 const HASH: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 const SECRET: &str = "s3cr3t-value-007";
 
 fn env() -> BTreeMap<String, String> {
-    [("T", SECRET), ("K", "abc")]
+    [("T", SECRET), ("K", "abc"), ("U", "another")]
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .into()
 }
@@ -80,179 +83,79 @@ fn environment_overrides_as_text() {
 
 #[test]
 fn each_problem_is_named() {
-    let table = [
-        (
-            "burts = 3",
-            "callers.a.burts: unknown key; did you mean `burst`?",
-        ),
-        ("burst = 0", "callers.a.burst"),
-        ("weight = 0", "callers.a.weight"),
-        ("rate = \"5\"", "callers.a.rate"),
-        ("token = \"other\"", "callers.a.token: names no"),
-        ("allow = [\"wo*\"]", "callers.a.allow"),
-        (
-            "[callers.b]\nunix_uid = 1",
-            "callers.b.unix_uid: is never seen",
-        ),
-        (
-            "[callers.b]\nmtls_san = \"b.internal\"",
-            "callers.b.mtls_san: is never seen",
-        ),
-        ("[callers.b]\nunix_uid = -1", "callers.b.unix_uid"),
-        (
-            "[callers.b]\nunix_uid = 1\n[callers.c]\nunix_uid = 1\n[listen]\naddress = \"unix:/x\"",
-            "callers.c.unix_uid: is that of caller `b` too",
-        ),
-        ("[listen]\nmode = \"0480\"", "listen.mode"),
-        ("[listen]\nmode = 660", "listen.mode"),
-        ("anonymous = true", "callers.a: has several"),
-        (
-            "[callers.b]\nkey = \"plain\"",
-            "callers.b.key: must be a reference",
-        ),
-        ("[callers.b]", "callers.b: has no credential"),
-        (
-            "[callers.other]\nanonymous = true",
-            "callers.other: is what metrics",
-        ),
-        ("[callers.b]\nkey_sha256 = \"12\"", "callers.b.key_sha256"),
-        (
-            "[callers.b]\nkey = { env = \"K\" }",
-            "is the key of caller `a` too",
-        ),
-        (
-            "[callers.b]\nanonymous = true\n[callers.c]\nanonymous = true",
-            "callers.c.anonymous: caller `b`",
-        ),
-        (
-            "[callers.b]\nanonymous = true\n[listen]\naddress = \"0.0.0.0:1\"",
-            "callers.b.anonymous: would let",
-        ),
-        ("[tokens.two]\nenv = \"T\"", "callers.a.token: is needed"),
-        (
-            "[tokens.two]\nenv = \"NONE\"",
-            "tokens.two.env: the environment",
-        ),
-        (
-            "[tokens.two]\nfile = \"/nonexistent\"",
-            "tokens.two.file: the file cannot",
-        ),
-        (
-            "[tokens.two]\nfile = \"/x\"\nenv = \"T\"",
-            "tokens.two: needs exactly one",
-        ),
-        (
-            "[listen]\ntls = { cert = \"/nonexistent\" }",
-            "listen.tls.key: is needed",
-        ),
-        ("[listen]\nidle_timeout = \"soon\"", "listen.idle_timeout"),
-        ("[listne]", "listne: unknown key; did you mean `listen`?"),
-        ("[admin]\naddress = \"0.0.0.0:1\"", "admin.key: is needed"),
-        ("[upstream]\nurl = \"https://x/y\"", "upstream.url"),
-        ("[upstream]\nurl = \"https://x?y\"", "upstream.url"),
-        ("[upstream]\nurl = \"https://u:p@x\"", "upstream.url"),
-        ("[upstream]\nurl = \"ftp://x\"", "upstream.url"),
-        (
-            "[upstream]\ncircuit = { failures = 0 }",
-            "upstream.circuit.failures",
-        ),
-        (
-            "[upstream]\ncircuit = { opne = \"1s\" }",
-            "did you mean `open`",
-        ),
-        (
-            "[auth]\njwt = { issuer = \"i\", audience = \"a\" }",
-            "auth.jwt.jwks: is missing",
-        ),
-        (
-            "[auth]\njwt = { issuer = \"i\", jwks = { url = \"https://i/k\" } }",
-            "auth.jwt.audience: is missing",
-        ),
-        (
-            "[auth]\njwt = { audience = \"a\", jwks = { url = \"https://i/k\" } }",
-            "auth.jwt.issuer: is missing",
-        ),
-        (
-            &jwt("", "url = \"http://issuer.example/k\""),
-            "auth.jwt.jwks.url: is not valid",
-        ),
-        (
-            &jwt("", "url = \"http://128.0.0.1/k\""),
-            "auth.jwt.jwks.url",
-        ),
-        (&jwt("", "url = \"https://u:p@i/k\""), "auth.jwt.jwks.url"),
-        (&jwt("", "url = \"https://i:99999/k\""), "auth.jwt.jwks.url"),
-        (
-            &jwt("", "url = \"file:///etc/passwd\""),
-            "auth.jwt.jwks.url",
-        ),
-        (&jwt("", ""), "auth.jwt.jwks: needs exactly one"),
-        (
-            &jwt("", "url = \"https://i/k\", file = \"/dev/null\""),
-            "auth.jwt.jwks: needs exactly one",
-        ),
-        (
-            &jwt("", "file = \"/nonexistent\""),
-            "auth.jwt.jwks.file: the file cannot",
-        ),
-        (
-            &jwt("", "file = \"/dev/zero\""),
-            "auth.jwt.jwks.file: the path is not",
-        ),
-        (
-            &jwt("", "file = \"Cargo.toml\""),
-            "auth.jwt.jwks.file: the file is no key set",
-        ),
-        (
-            &jwt("", "url = \"https://i/k\", roots = \"none\""),
-            "auth.jwt.jwks.roots",
-        ),
-        (
-            &jwt("", "url = \"https://i/k\", uri = \"x\""),
-            "did you mean `url`",
-        ),
-        (
-            "[callers.b]\njwt_subject = \"b\"",
-            "callers.b.jwt_subject: needs auth.jwt",
-        ),
-        (
-            &jwt(
-                "[callers.b]\njwt_subject = \"x\"\n[callers.c]\njwt_subject = \"x\"\n",
-                "url = \"https://i/k\"",
-            ),
-            "callers.c.jwt_subject: is that of caller `b`",
-        ),
-        (
-            &jwt(
-                "[callers.b]\njwt_subject = \"x\"\nkey = { env = \"T\" }\n",
-                "url = \"https://i/k\"",
-            ),
-            "callers.b: has several",
-        ),
-        (
-            &jwt("[callers.b]\njwt_subject = \"\"\n", "url = \"https://i/k\""),
-            "callers.b.jwt_subject: is not valid",
-        ),
-        ("[shared]\nprefix = \"x\"", "shared: is not"),
-        ("[limits]\nmax_body = \"1XB\"", "limits.max_body"),
-        ("[quota]\nreserve = 1.5", "quota.reserve"),
-        ("[quota]\nspread_above = -1", "quota.spread_above"),
-        ("[retry]\nmax_attempts = 0", "retry.max_attempts"),
-        (
-            "[retry]\nbackoff = { min = \"20s\" }",
-            "retry.backoff: min is above",
-        ),
-        (
-            "[[rewrite]]\noperations = []\nrename = { a = \"b\" }",
-            "rewrite[0].operations",
-        ),
-        (
-            "[[rewrite]]\noperations = [\"a.b\"]",
-            "rewrite[0].rename: is missing",
-        ),
-    ];
-    for (more, want) in table {
-        let got = problems(&good(more));
+    // What is wrong in a file that is good but for it (after JWT, where its keys are from), and what is said of that.
+    let table = r#"
+burts = 3 => callers.a.burts: unknown key; did you mean `burst`?
+burst = 0 => callers.a.burst
+weight = 0 => callers.a.weight
+rate = "5" => callers.a.rate
+token = "other" => callers.a.token: names no
+allow = ["wo*"] => callers.a.allow
+[callers.b]\nunix_uid = 1 => callers.b.unix_uid: is never seen
+[callers.b]\nmtls_san = "b.internal" => callers.b.mtls_san: is never seen
+[callers.b]\nunix_uid = -1 => callers.b.unix_uid
+[callers.b]\nunix_uid = 1\n[callers.c]\nunix_uid = 1\n[listen]\naddress = "unix:/x" => callers.c.unix_uid: is that of caller `b` too
+[listen]\nmode = "0480" => listen.mode
+[listen]\nmode = 660 => listen.mode
+anonymous = true => callers.a: has several
+[callers.b]\nkey = "plain" => callers.b.key: must be a reference
+[callers.b] => callers.b: has no credential
+[callers.other]\nanonymous = true => callers.other: is what metrics
+[callers.b]\nkey_sha256 = "12" => callers.b.key_sha256
+[callers.b]\nkey = { env = "K" } => is the key of caller `a` too
+[callers.b]\nanonymous = true\n[callers.c]\nanonymous = true => callers.c.anonymous: caller `b`
+[callers.b]\nanonymous = true\n[listen]\naddress = "0.0.0.0:1" => callers.b.anonymous: would let
+[tokens.two]\nenv = "T" => callers.a.token: is needed
+[tokens.two]\nenv = "NONE" => tokens.two.env: the environment
+[tokens.two]\nfile = "/nonexistent" => tokens.two.file: the file cannot
+[tokens.two]\nfile = "/x"\nenv = "T" => tokens.two: needs exactly one
+[listen]\ntls = { cert = "/nonexistent" } => listen.tls.key: is needed
+[listen]\nidle_timeout = "soon" => listen.idle_timeout
+[listne] => listne: unknown key; did you mean `listen`?
+[admin]\naddress = "0.0.0.0:1" => admin.key: is needed
+[upstream]\nurl = "https://x/y" => upstream.url
+[upstream]\nurl = "https://x?y" => upstream.url
+[upstream]\nurl = "https://u:p@x" => upstream.url
+[upstream]\nurl = "ftp://x" => upstream.url
+[upstream]\ncircuit = { failures = 0 } => upstream.circuit.failures
+[upstream]\ncircuit = { opne = "1s" } => did you mean `open`
+[auth]\njwt = { issuer = "i", audience = "a" } => auth.jwt.jwks: is missing
+[auth]\njwt = { issuer = "i", jwks = { url = "https://i/k" } } => auth.jwt.audience: is missing
+[auth]\njwt = { audience = "a", jwks = { url = "https://i/k" } } => auth.jwt.issuer: is missing
+JWT url = "http://issuer.example/k" => auth.jwt.jwks.url: is not valid
+JWT url = "http://128.0.0.1/k" => auth.jwt.jwks.url
+JWT url = "https://u:p@i/k" => auth.jwt.jwks.url
+JWT url = "https://i:99999/k" => auth.jwt.jwks.url
+JWT url = "file:///etc/passwd" => auth.jwt.jwks.url
+JWT  => auth.jwt.jwks: needs exactly one
+JWT url = "https://i/k", file = "/dev/null" => auth.jwt.jwks: needs exactly one
+JWT file = "/nonexistent" => auth.jwt.jwks.file: the file cannot
+JWT file = "/dev/zero" => auth.jwt.jwks.file: the path is not
+JWT file = "Cargo.toml" => auth.jwt.jwks.file: the file is no key set
+JWT url = "https://i/k", roots = "none" => auth.jwt.jwks.roots
+JWT url = "https://i/k", uri = "x" => did you mean `url`
+[callers.b]\njwt_subject = "b" => callers.b.jwt_subject: needs auth.jwt
+[callers.b]\njwt_subject = "x"\n[callers.c]\njwt_subject = "x"\nJWT url = "https://i/k" => callers.c.jwt_subject: is that of caller `b`
+[callers.b]\njwt_subject = "x"\nkey = { env = "T" }\nJWT url = "https://i/k" => callers.b: has several
+[callers.b]\njwt_subject = ""\nJWT url = "https://i/k" => callers.b.jwt_subject: is not valid
+[shared]\nprefix = "x" => shared: is not
+[limits]\nmax_body = "1XB" => limits.max_body
+[quota]\nreserve = 1.5 => quota.reserve
+[quota]\nspread_above = -1 => quota.spread_above
+[retry]\nmax_attempts = 0 => retry.max_attempts
+[retry]\nbackoff = { min = "20s" } => retry.backoff: min is above
+[[rewrite]]\noperations = []\nrename = { a = "b" } => rewrite[0].operations
+[[rewrite]]\noperations = ["a.b"] => rewrite[0].rename: is missing
+[[rewrite]]\noperations = ["a.b", "A.b"]\nrename = { a = "b" } => rewrite[0].operations: `a.b` has a rule already
+"#;
+    for row in table.trim().lines() {
+        let (more, want) = row.split_once(" => ").unwrap();
+        let more = more.replace("\\n", "\n");
+        let more = match more.split_once("JWT ") {
+            Some((more, keys)) => jwt(more, keys),
+            None => more,
+        };
+        let got = problems(&good(&more));
         assert!(got.contains(want), "{more}\n{got}");
         assert!(
             more.contains("[tokens.two]") || more.contains("tls =") || !got.contains("\n"),
@@ -362,7 +265,7 @@ fn own_rules_replace_the_built_in_for_their_operation() {
         "[[rewrite]]\noperations = [\"rev-users.link\"]\nrename = { a = \"b\" }\nmode = \"off\"";
     let c = from_toml(&good(rule), &env()).unwrap();
     assert_eq!(c.rewrite[0].operations, ["rev-users.unlink"]);
-    assert_eq!(c.rewrite[1].mode, RewriteMode::Off);
+    assert_eq!(c.rewrite[1].mode, rewrite::Mode::Off);
 }
 
 #[test]
@@ -546,4 +449,124 @@ fn a_misspelt_level_is_a_problem() {
         problems(&good("[log]\nlevel = \"warn,revgate::access=info\"")),
         ""
     );
+}
+
+fn config(text: &str, token: &str) -> Config {
+    let env = BTreeMap::from([("T".to_owned(), token.to_owned())]);
+    from_toml(text, &env).unwrap()
+}
+
+#[test]
+fn keys_are_named_and_values_never() {
+    let base = format!(
+        "[tokens.main]\nenv = \"T\"\n[callers.a]\nkey_sha256 = \"{}\"\n",
+        "a".repeat(64)
+    );
+    let old = config(&base, "secret-1");
+    assert!(config(&base, "secret-1").differences(&old).is_empty());
+    assert_eq!(config(&base, "secret-2").differences(&old), ["tokens.main"]);
+    let other = base.replace(&"a".repeat(64), &"b".repeat(64));
+    assert_eq!(
+        config(&other, "secret-1").differences(&old),
+        ["callers.a.key"]
+    );
+    let more = format!(
+        "{base}weight = 3\n[callers.b]\nkey_sha256 = \"{}\"\n[listen]\naddress = \"127.0.0.1:1\"\n",
+        "c".repeat(64)
+    );
+    assert_eq!(
+        config(&more, "secret-1").differences(&old),
+        ["callers.a.weight", "callers.b", "listen.address"]
+    );
+}
+
+#[test]
+fn every_credential_that_changes_is_seen() {
+    let with = |caller: &str| {
+        format!(
+            "listen.address = \"unix:/run/x\"\nauth.jwt = {{ issuer = \"i\", audience = \"a\", jwks = {{ url = \"http://127.0.0.1:9/\" }} }}\n\
+             tokens.main.env = \"T\"\ncallers.b.{caller}\n"
+        )
+    };
+    let (one, two) = ("a".repeat(64), "b".repeat(64));
+    for (before, after, want) in [
+        (
+            format!("key_sha256 = \"{one}\""),
+            format!("key_sha256 = [\"{one}\", \"{two}\"]"),
+            "callers.b.key",
+        ),
+        (
+            format!("key_sha256 = [\"{one}\", \"{two}\"]"),
+            format!("key_sha256 = \"{two}\""),
+            "callers.b.key",
+        ),
+        (
+            "jwt_subject = \"s\"".into(),
+            "jwt_subject = \"t\"".into(),
+            "callers.b.jwt_subject",
+        ),
+        (
+            "unix_uid = 1".into(),
+            "unix_uid = 2".into(),
+            "callers.b.unix_uid",
+        ),
+    ] {
+        let old = config(&with(&before), "secret");
+        let differences = config(&with(&after), "secret").differences(&old);
+        assert!(differences.contains(&want.to_owned()), "{differences:?}");
+    }
+    let traced = with("unix_uid = 1") + "[trace]\nheaders = { x-key = { env = \"T\" } }\n";
+    let differences = config(&traced, "secret-2").differences(&config(&traced, "secret-1"));
+    assert_eq!(differences, ["tokens.main", "trace.headers.x-key"]);
+}
+
+#[test]
+fn what_needs_a_restart_is_put_back_and_named() {
+    let base = good("");
+    let old = from_toml(&base, &env()).unwrap();
+    let text = good(
+        "weight = 3\n[listen]\naddress = \"127.0.0.1:1\"\nworkers = 2\n[admin]\nkey = { env = \"K\" }\n\
+         [upstream]\nurl = \"https://other\"\nconnect_timeout = \"1s\"\ncircuit = { open = \"1s\" }\n\
+         [auth]\nintrospect_ttl = \"1s\"\n[log]\nformat = \"json\"\naccess = \"all\"\n\
+         [trace]\nheaders = { x-key = { env = \"T\" } }\n[drain]\ndelay = \"1s\"\ntimeout = \"1s\"",
+    );
+    let mut new = from_toml(&text, &env()).unwrap();
+    let wanted = new.differences(&old);
+    let mut kept = new.keep_restart_only(&old);
+    kept.sort_unstable();
+    assert_eq!(
+        kept.join(" "),
+        "admin.key drain.timeout listen.address listen.workers log.format trace.headers upstream.url"
+    );
+    let changed = new.differences(&old);
+    assert_eq!(
+        changed.join(" "),
+        "auth.introspect_ttl callers.a.weight drain.delay log.access upstream.circuit.open upstream.connect_timeout"
+    );
+    assert_eq!(kept.len() + changed.len(), wanted.len());
+    assert!(new.keep_restart_only(&old).is_empty());
+}
+
+#[test]
+fn values_are_what_they_say() {
+    let text = good(
+        "max_wait = \"5m\"\n[upstream]\nconnect_timeout = \"250ms\"\nidle_timeout = \" 1 h \"\n\
+         [limits]\nmax_body = \"1 MiB\"\nmax_header_bytes = \"10kB\"\nmax_in_flight = \" 7\"\n[listen]\nmode = \"0o620\"\n\
+         [defaults]\nrate = \"600 / min\"\nallow = \"Works.*,b.c\"\n[quota]\nreserve = \".5\"",
+    );
+    let shown = from_toml(&text, &env()).unwrap().effective();
+    for (path, want) in [
+        ("/callers/a/max_wait", json!("300s")),
+        ("/upstream/connect_timeout", json!("250ms")),
+        ("/upstream/idle_timeout", json!("3600s")),
+        ("/limits/max_body", json!("1MiB")),
+        ("/limits/max_header_bytes", json!("10000B")),
+        ("/limits/max_in_flight", json!(7)),
+        ("/listen/mode", json!("0620")),
+        ("/defaults/rate", json!("600/min")),
+        ("/defaults/allow", json!(["works.*", "b.c"])),
+        ("/quota/reserve", json!(0.5)),
+    ] {
+        assert_eq!(shown.pointer(path), Some(&want), "{path}");
+    }
 }

@@ -14,33 +14,45 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::{
+    reading::At,
     secret,
-    tree::{Problem, Section},
+    section::{Notation, section},
 };
+use crate::label::label_enum;
 
-/// TLS for callers.
-#[derive(Clone)]
-pub struct Tls {
-    pub cert: PathBuf,
-    pub key: PathBuf,
-    pub client_ca: Option<PathBuf>,
-    pub client_auth: ClientAuth,
-    /// The chain of `cert` with its key: they match.
-    pub identity: Arc<CertifiedKey>,
-    /// From when to when `identity` holds.
-    pub valid: (SystemTime, SystemTime),
-    /// Who may vouch for clients; never empty.
-    pub roots: Option<Arc<RootCertStore>>,
-    /// Of the certificates that were read, to tell whether they changed.
-    pub(super) digests: ([u8; 32], Option<[u8; 32]>),
+section! {
+    /// TLS 1.2 and 1.3, with HTTP/2 and HTTP/1.1. The files are watched: a new content serves from the next connection on.
+    pub struct Tls: Clone {
+        /// PEM file with the certificate and the intermediates above it.
+        cert: PathBuf, needed("is needed for TLS; name a PEM file"), example("cert.pem");
+        /// PEM file with the certificate's private key, not encrypted.
+        key: PathBuf, needed("is needed for TLS; name a PEM file"), example("key.pem");
+        /// PEM file with the authorities that vouch for client certificates; turns on mTLS.
+        client_ca: Option<PathBuf>, example("ca.pem");
+        /// With client_ca: "required" lets nobody connect without a certificate, "optional" lets those without one show a key. "required" unless given.
+        client_auth: Option<ClientAuth>, example("required");
+    }
+    then open(cert, key, client_ca, client_auth) -> {
+        /// The chain of `cert` with its key: they match.
+        identity: Arc<CertifiedKey>,
+        /// From when to when `identity` holds.
+        valid: (SystemTime, SystemTime),
+        /// Who may vouch for clients; never empty.
+        roots: Option<Arc<RootCertStore>>,
+        /// Of the certificates that were read, to tell whether they changed.
+        digests: Digests,
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientAuth {
-    /// No connection without a certificate.
-    Required,
-    /// A caller without one may show a key.
-    Optional,
+type Digests = ([u8; 32], Option<[u8; 32]>);
+
+label_enum! {
+    pub enum ClientAuth {
+        /// No connection without a certificate.
+        Required = "required",
+        /// A caller without one may show a key.
+        Optional = "optional",
+    }
 }
 
 /// The key stays out of it whatever its own type would show.
@@ -56,12 +68,6 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Whether it names the same files and asks the same of clients, whatever the files hold.
-    pub fn is_of_same_files(&self, other: &Tls) -> bool {
-        let named = |tls: &Tls| (tls.cert.clone(), tls.key.clone(), tls.client_ca.clone());
-        named(self) == named(other) && self.client_auth == other.client_auth
-    }
-
     /// Of the certificate, and of those of who may vouch for clients: whether they are the same as others.
     pub fn digests(&self) -> ([u8; 32], Option<[u8; 32]>) {
         self.digests
@@ -82,74 +88,65 @@ impl Tls {
             None
         }
     }
+
+    /// The keys whose files hold something else.
+    pub(super) fn renewed(&self, old: &Tls) -> impl Iterator<Item = String> {
+        let chain = (self.digests.0 != old.digests.0).then_some("listen.tls.cert");
+        let roots = (self.digests.1 != old.digests.1).then_some("listen.tls.client_ca");
+        [chain, roots].into_iter().flatten().map(str::to_owned)
+    }
 }
+
+/// In KiB, which many certificates fit into.
+const LIMIT: u64 = 64;
 
 const NO_CERTIFICATE: &str =
     "holds no certificate; put PEM there that begins with -----BEGIN CERTIFICATE-----";
 
-pub(super) fn tls(
-    mut s: Section,
-    files: &mut Vec<PathBuf>,
-    warnings: &mut Vec<Problem>,
-) -> Option<Tls> {
-    let tls = read(&mut s, files);
-    if let Some(message) = tls
-        .as_ref()
-        .and_then(|tls| tls.out_of_date(SystemTime::now()))
-    {
-        // No problem: a change that has nothing to do with it, such as a caller taken out, must not wait for a renewal.
-        warnings.push(Problem {
-            path: s.at("cert"),
-            message: message.into(),
-        });
-    }
-    s.finish();
-    tls
-}
+type Opened = (
+    Arc<CertifiedKey>,
+    (SystemTime, SystemTime),
+    Option<Arc<RootCertStore>>,
+    Digests,
+);
 
-fn read(s: &mut Section, files: &mut Vec<PathBuf>) -> Option<Tls> {
-    let cert = s.string("cert").map(PathBuf::from);
-    let key = s.string("key").map(PathBuf::from);
-    let asks = s.has("client_ca");
-    let client_ca = s.string("client_ca").map(PathBuf::from);
-    let chosen = s.has("client_auth");
-    let client_auth = s.choice(
-        "client_auth",
-        &[
-            ("required", ClientAuth::Required),
-            ("optional", ClientAuth::Optional),
-        ],
-    );
-    if chosen && !asks {
-        s.problem(
+/// Reads the files.
+fn open(
+    at: &At,
+    cert: &Option<PathBuf>,
+    key: &Option<PathBuf>,
+    client_ca: &Option<Option<PathBuf>>,
+    client_auth: &mut Option<Option<ClientAuth>>,
+) -> Option<Opened> {
+    let client_ca = client_ca.as_ref().and_then(Option::as_ref);
+    match (client_ca, &client_auth) {
+        (Some(_), Some(None)) => *client_auth = Some(Some(ClientAuth::Required)),
+        (None, Some(Some(_))) => at.problem(
             "client_auth",
             "asks for client certificates that nobody vouches for; add client_ca, or remove it",
-        );
-    }
-    for (name, path) in [("cert", &cert), ("key", &key)] {
-        if path.is_none() {
-            s.problem(name, "is needed for TLS; name a PEM file");
-        }
+        ),
+        _ => {}
     }
     // Also files that are wrong now: what changes in them may put them right.
-    files.extend([&cert, &key, &client_ca].into_iter().flatten().cloned());
-    let told = |name: &'static str| {
-        let s = &*s;
-        move |message: String| s.problem(name, message)
-    };
+    let all = [cert.as_ref(), key.as_ref(), client_ca];
+    at.context
+        .files
+        .borrow_mut()
+        .extend(all.into_iter().flatten().cloned());
+    let report = |name: &'static str| move |message: String| at.problem(name, message);
     let chain = cert
         .as_deref()
-        .and_then(|path| certificates(path).map_err(told("cert")).ok());
+        .and_then(|path| certificates(path).map_err(report("cert")).ok());
     let secret = key
         .as_deref()
-        .and_then(|path| private_key(path).map_err(told("key")).ok());
-    let cas = client_ca.as_deref().map(|path| {
+        .and_then(|path| private_key(path).map_err(report("key")).ok());
+    let cas = client_ca.map(|path| {
         certificates(path)
             .and_then(roots)
-            .map_err(told("client_ca"))
+            .map_err(report("client_ca"))
     });
     let (chain, secret) = (chain?, secret?);
-    let valid = validity(&chain[0]).map_err(told("cert")).ok()?;
+    let valid = validity(&chain[0]).map_err(report("cert")).ok()?;
     let digest_of_chain = digest(&chain);
     let provider = aws_lc_rs::default_provider();
     let identity = CertifiedKey::from_der(chain, secret, &provider).map_err(|error| {
@@ -164,27 +161,23 @@ fn read(s: &mut Section, files: &mut Vec<PathBuf>) -> Option<Tls> {
             ),
             _ => ("key", "holds a key of a kind that cannot be used; write RSA of 2048 bits or more, ECDSA P-256, P-384 or P-521, or Ed25519"),
         };
-        s.problem(name, message);
+        at.problem(name, message);
     });
     let (roots, digest_of_roots) = match cas {
         None => (None, None),
         Some(Ok((roots, digest))) => (Some(Arc::new(roots)), Some(digest)),
         Some(Err(())) => return None,
     };
-    Some(Tls {
-        cert: cert?,
-        key: key?,
-        client_ca,
-        client_auth: client_auth.unwrap_or(ClientAuth::Required),
-        identity: Arc::new(identity.ok()?),
+    Some((
+        Arc::new(identity.ok()?),
         valid,
         roots,
-        digests: (digest_of_chain, digest_of_roots),
-    })
+        (digest_of_chain, digest_of_roots),
+    ))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let bytes = secret::read_bytes(path, "PEM")?;
+    let bytes = secret::read_bytes(path, LIMIT, "PEM")?;
     let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
     let all = all.map_err(|_| "is not valid PEM; copy the file again".to_owned())?;
     if all.is_empty() {
@@ -194,7 +187,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let bytes: Zeroizing<Vec<u8>> = secret::read_bytes(path, "PEM")?;
+    let bytes: Zeroizing<Vec<u8>> = secret::read_bytes(path, LIMIT, "PEM")?;
     // The parser's words may quote what it read.
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
         "holds no private key that can be read; put PEM there, not encrypted, that begins with -----BEGIN PRIVATE KEY-----".into()
@@ -295,7 +288,7 @@ mod tests {
         let pair = "cert = \"@now.pem\", key = \"@now.key\", client_ca = \"@ca.pem\"";
         let config = load(&folder, pair).unwrap();
         let tls = config.listen.tls.as_ref().unwrap();
-        assert_eq!(tls.client_auth, ClientAuth::Required);
+        assert_eq!(tls.client_auth, Some(ClientAuth::Required));
         for name in ["now.pem", "now.key", "ca.pem"] {
             assert!(config.files.contains(&folder.path().join(name)), "{name}");
         }

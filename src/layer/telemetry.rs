@@ -25,25 +25,16 @@ use crate::{
         tally::{self, Ended, Tally},
         trace::{Spans, Trace, What},
     },
-    types::{RequestId, other},
+    types::{AccessLog, RequestId, other},
 };
 
 /// What [`TelemetryLayer`] needs.
 pub struct TelemetryParams {
     pub metrics: Arc<Metrics>,
     pub tally: Arc<Tally>,
-    pub access: Access,
+    pub access: AccessLog,
     /// `None` where no spans are exported.
     pub spans: Option<Arc<Spans>>,
-}
-
-/// Which requests get a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    All,
-    /// Made by revgate, or failed, or let pass only because rules are not enforced for the caller.
-    Refused,
-    None,
 }
 
 #[derive(Clone)]
@@ -198,11 +189,11 @@ impl End {
 
     fn has_line(&self, facts: &Facts) -> bool {
         match self.params.access {
-            Access::All => true,
-            Access::Refused => {
+            AccessLog::All => true,
+            AccessLog::Refused => {
                 facts.code.is_some() || facts.would_refuse.is_some() || self.status() >= 499
             }
-            Access::None => false,
+            AccessLog::None => false,
         }
     }
 
@@ -283,7 +274,7 @@ mod tests {
 
     /// The decisions of the lines that three requests get: one forwarded, one that rules would have refused, and one that
     /// its caller leaves.
-    async fn lines(access: Access) -> Vec<String> {
+    async fn lines(access: AccessLog) -> Vec<String> {
         let sink = Sink::default();
         let out = sink.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -326,8 +317,11 @@ mod tests {
     #[tokio::test]
     async fn what_would_have_been_refused_has_a_line_as_a_refusal_has() {
         let (pass, left) = (r#""forwarded""forbidden""#, r#""left""""#);
-        assert_eq!(lines(Access::Refused).await, [pass, left]);
-        assert_eq!(lines(Access::All).await, [r#""forwarded""""#, pass, left]);
-        assert!(lines(Access::None).await.is_empty());
+        assert_eq!(lines(AccessLog::Refused).await, [pass, left]);
+        assert_eq!(
+            lines(AccessLog::All).await,
+            [r#""forwarded""""#, pass, left]
+        );
+        assert!(lines(AccessLog::None).await.is_empty());
     }
 }

@@ -5,14 +5,14 @@ use std::{collections::HashMap, sync::Arc};
 use http::Uri;
 
 use crate::{
-    config::{self, AuthMode, CallerCredential, CallerRules, Config, Jwks, Roots},
+    config::{AuthMode, CallerCredential, CallerRules, Config, Jwks},
     policy::{
         access::Access,
-        fair::{Priority, Share},
+        fair::Share,
         jwt::{Expected, KeySet},
         san::San,
     },
-    types::{Caller, OTHER},
+    types::{Caller, OTHER, Roots},
 };
 
 /// What tells one caller from another.
@@ -128,10 +128,7 @@ fn caller(name: &str, rules: &CallerRules, token: Option<&str>, group: Arc<str>)
         share: Share {
             caller: name,
             weight: rules.weight,
-            priority: match rules.priority {
-                config::Priority::Interactive => Priority::Interactive,
-                config::Priority::Batch => Priority::Batch,
-            },
+            priority: rules.priority,
         },
         access: Access::new(&rules.allow, &rules.deny),
         max_wait: rules.max_wait,

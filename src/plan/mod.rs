@@ -22,14 +22,13 @@ pub use self::{
     token::TokenValue,
 };
 use crate::{
-    config::{CallerRules, Config, LogAccess, Problem, Problems, RewriteMode, Roots},
-    layer::telemetry::Access as AccessLog,
+    config::{CallerRules, Config, Problem, Problems},
     policy::{
         circuit, ledger, rate, retry,
         rewrite::{Mode, Rule},
     },
-    types::{QuotaRules, RequestLimits},
-    upstream::{Bounds, tls::Trust},
+    types::{AccessLog, QuotaRules, RequestLimits},
+    upstream::Bounds,
 };
 
 /// See the module.
@@ -102,7 +101,7 @@ impl Plan {
         let mut problem = |path: String, message: String| problems.push(Problem { path, message });
         let mut tokens = BTreeMap::new();
         for (name, token) in &config.tokens {
-            match TokenValue::new(&token.value) {
+            match TokenValue::new(&token.secret.value) {
                 Ok(value) => drop(tokens.insert(Arc::from(name.as_str()), value)),
                 Err(error) => problem(format!("tokens.{name}"), error.to_string()),
             }
@@ -139,8 +138,8 @@ impl Plan {
             retry: Retry {
                 rules: retry::Rules {
                     max_attempts: config.retry.max_attempts,
-                    backoff_min: config.retry.backoff_min,
-                    backoff_max: config.retry.backoff_max,
+                    backoff_min: config.retry.backoff.min,
+                    backoff_max: config.retry.backoff.max,
                 },
                 budget_ratio: config.retry.budget,
                 max_replay_body: config.retry.max_replay_body,
@@ -164,11 +163,7 @@ impl Plan {
                 max_body: config.limits.max_body,
             },
             host,
-            access_log: match config.log.access {
-                LogAccess::All => AccessLog::All,
-                LogAccess::Refused => AccessLog::Refused,
-                LogAccess::None => AccessLog::None,
-            },
+            access_log: config.log.access,
             tls,
         })
     }
@@ -217,12 +212,9 @@ fn quota(config: &Config) -> Quota {
 fn rewrite(config: &Config) -> HashMap<String, Arc<Rule>> {
     let mut rules = HashMap::new();
     for rule in &config.rewrite {
-        let mode = match rule.mode {
-            RewriteMode::Off => continue,
-            RewriteMode::Report => Mode::Report,
-            RewriteMode::Rewrite => Mode::Rewrite,
-            RewriteMode::Refuse => Mode::Refuse,
-        };
+        if rule.mode == Mode::Off {
+            continue;
+        }
         let rename = rule
             .rename
             .iter()
@@ -231,19 +223,14 @@ fn rewrite(config: &Config) -> HashMap<String, Arc<Rule>> {
         let link = rule.link.as_ref();
         let link = link
             .and_then(|page| HeaderValue::try_from(format!("<{page}>; rel=\"deprecation\"")).ok());
-        let rule_of_all = Arc::new(Rule { rename, mode, link });
+        let rule_of_all = Arc::new(Rule {
+            rename,
+            mode: rule.mode,
+            link,
+        });
         for operation in &rule.operations {
             rules.insert(operation.clone(), rule_of_all.clone());
         }
     }
     rules
-}
-
-/// Roots of the file in TLS's terms.
-pub fn trust(roots: &Roots) -> Trust<'_> {
-    match roots {
-        Roots::Bundled => Trust::Bundled,
-        Roots::System => Trust::System,
-        Roots::File(path) => Trust::File(path),
-    }
 }

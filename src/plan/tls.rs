@@ -46,8 +46,8 @@ impl ServerTls {
             Some(roots) => {
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider);
                 let verifier = match tls.client_auth {
-                    ClientAuth::Required => verifier,
-                    ClientAuth::Optional => verifier.allow_unauthenticated(),
+                    Some(ClientAuth::Optional) => verifier.allow_unauthenticated(),
+                    Some(ClientAuth::Required) | None => verifier,
                 };
                 builder.with_client_cert_verifier(verifier.build()?)
             }

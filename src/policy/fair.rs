@@ -26,14 +26,18 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 
-/// Which turns come first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Priority {
-    /// Somebody waits for the answer.
-    #[default]
-    Interactive,
-    /// Has its turn when no interactive caller wants it; see [`AGE`].
-    Batch,
+use crate::label::label_enum;
+
+label_enum! {
+    /// Which turns come first.
+    #[derive(Default)]
+    pub enum Priority {
+        /// Somebody waits for the answer.
+        #[default]
+        Interactive = "interactive",
+        /// Has its turn when no interactive caller wants it; see [`AGE`].
+        Batch = "batch",
+    }
 }
 
 /// A batch caller that has had no turn for so long while it waited has one as if it were interactive; see [`age`].

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use http::Uri;
+
 /// Whether a connection from `local` to `peer` ends at one of the gateway's `own` listeners.
 pub fn leads_here(own: &[SocketAddr], peer: SocketAddr, local: Option<IpAddr>) -> bool {
     let there = peer.ip().to_canonical();
@@ -31,6 +33,19 @@ pub fn addresses(host: &str) -> Vec<IpAddr> {
         return vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     }
     Vec::new()
+}
+
+/// Whether `url` names one of these listeners, as far as that can be told without a look-up.
+pub fn names_own(url: &Uri, own: &[SocketAddr]) -> bool {
+    let default_port = if url.scheme_str() == Some("https") {
+        443
+    } else {
+        80
+    };
+    let port = url.port_u16().unwrap_or(default_port);
+    addresses(url.host().unwrap_or_default())
+        .into_iter()
+        .any(|ip| leads_here(own, SocketAddr::new(ip, port), None))
 }
 
 #[cfg(test)]

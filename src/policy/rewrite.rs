@@ -25,15 +25,18 @@ use serde_json::value::RawValue;
 
 use crate::label::label_enum;
 
-/// What is done about a deprecated key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Tell of it, leave it.
-    Report,
-    /// Rename it.
-    Rewrite,
-    /// Refuse the request.
-    Refuse,
+label_enum! {
+    /// What is done about a deprecated key.
+    pub enum Mode {
+        /// Nothing; the body need not be read.
+        Off = "off",
+        /// Tell of it, leave it.
+        Report = "report",
+        /// Rename it.
+        Rewrite = "rewrite",
+        /// Refuse the request.
+        Refuse = "refuse",
+    }
 }
 
 /// Which keys are deprecated, and for what. All renames happen at once: `a` to `b` and `b` to `c` do not chain.
@@ -160,6 +163,7 @@ pub fn rewrite(body: &[u8], rule: &Rule) -> Result<Rewritten, RewriteFault> {
         return Ok(Rewritten::Unchanged);
     };
     match rule.mode {
+        Mode::Off => Ok(Rewritten::Unchanged),
         Mode::Report => Ok(Rewritten::Seen { fields }),
         Mode::Refuse => Err(RewriteFault::Deprecated {
             field: first.clone(),

@@ -34,14 +34,15 @@ use self::{
 use crate::{
     admin,
     config::{self, Address, Config, Http2},
-    plan::{Plan, trust},
+    plan::Plan,
+    policy::own::names_own,
     runtime::ThreadRuntime,
     state::{State, draining::Draining},
     telemetry::{
         export::Exporter,
         log::{self, LevelHandle},
     },
-    upstream::{self, Own, names_own},
+    upstream::{self, Own},
 };
 
 /// `revgate run`: serves until a signal ends it.
@@ -136,7 +137,7 @@ impl Gateway {
         let config = &current.config;
         let admin = admin::Options {
             address: config.admin.address,
-            key: config.admin.key.clone(),
+            key: config.admin.key.as_ref().map(|key| key.value.clone()),
         };
         let admin = admin::start(admin, operator.clone(), background)
             .with_context(|| format!("admin.address {} cannot be bound", config.admin.address))?;
@@ -217,9 +218,8 @@ fn upstream_options(config: &Config, own: Own) -> anyhow::Result<upstream::Optio
     let settings = &config.upstream;
     let https = settings.url.scheme_str() == Some("https");
     let tls = if https {
-        let trust = trust(&settings.roots);
         let http2 = settings.http2 != Http2::Never;
-        Some(upstream::tls::client_config(&trust, http2).context("upstream.roots")?)
+        Some(upstream::tls::client_config(&settings.roots, http2).context("upstream.roots")?)
     } else {
         None
     };

@@ -8,7 +8,6 @@ use secrecy::ExposeSecret;
 
 use crate::{
     config::Config,
-    plan::trust,
     telemetry::{
         export::{self, Exporter, Options},
         metrics::Metrics,
@@ -24,13 +23,13 @@ pub(super) fn start(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<O
         return Ok(None);
     };
     let tls = if url.scheme_str() == Some("https") {
-        Some(tls::client_config(&trust(&settings.roots), false).context("trace.roots")?)
+        Some(tls::client_config(&settings.roots, false).context("trace.roots")?)
     } else {
         None
     };
     let mut headers = HeaderMap::new();
-    for (name, _, value) in &settings.headers {
-        let mut value = HeaderValue::try_from(value.expose_secret())
+    for (name, secret) in &settings.headers {
+        let mut value = HeaderValue::try_from(secret.value.expose_secret())
             .with_context(|| format!("trace.headers.{name}"))?;
         value.set_sensitive(true);
         headers.insert(name, value);

@@ -11,6 +11,8 @@ use std::{
 
 use serde_json::{Value, json};
 
+use crate::types::key_id;
+
 /// A key is known by the SHA-256 of it.
 pub type Hash = [u8; 32];
 
@@ -63,7 +65,7 @@ impl KeyUsage {
             };
             let requests = read(|used| &used.requests);
             let last = (requests > 0).then(|| read(|used| &used.last));
-            json!({ "id": id(hash), "requests": requests, "last_seen": last })
+            json!({ "id": key_id(hash), "requests": requests, "last_seen": last })
         });
         rows.collect()
     }
@@ -71,11 +73,6 @@ impl KeyUsage {
     fn all(&self) -> MutexGuard<'_, HashMap<Hash, Arc<Used>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What an operator tells two keys apart by: the first 8 digits of what `revgate hash-key` prints.
-pub fn id(hash: &Hash) -> String {
-    hash[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use tokio::{
 };
 use tower::Service;
 
-pub use self::own::{Own, names_own};
+pub use self::own::Own;
 use self::{
     connector::{Connected, Connector},
     form::{set_absolute_form, set_origin_form},

@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use http::Uri;
-
-use crate::policy::own::{addresses, leads_here};
+use crate::policy::own::leads_here;
 
 /// Known once all are bound: a port of 0 is decided only then.
 #[derive(Clone, Default)]
@@ -23,17 +21,4 @@ impl Own {
     pub(super) fn is(&self, peer: SocketAddr, local: Option<IpAddr>) -> bool {
         self.0.get().is_some_and(|own| leads_here(own, peer, local))
     }
-}
-
-/// Whether `url` names one of these listeners, as far as that can be told without a look-up.
-pub fn names_own(url: &Uri, own: &[SocketAddr]) -> bool {
-    let default_port = if url.scheme_str() == Some("https") {
-        443
-    } else {
-        80
-    };
-    let port = url.port_u16().unwrap_or(default_port);
-    addresses(url.host().unwrap_or_default())
-        .into_iter()
-        .any(|ip| leads_here(own, SocketAddr::new(ip, port), None))
 }

@@ -1,19 +1,11 @@
 //! TLS to the upstream: the provider named explicitly, the roots of the operator's choice.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-/// Where trust comes from.
-pub enum Trust<'a> {
-    /// Mozilla's list, as compiled in: the same on every machine, and there in an empty container.
-    Bundled,
-    /// The machine's own list.
-    System,
-    /// Certificates of a PEM file, and no others.
-    File(&'a Path),
-}
+use crate::types::Roots;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -30,15 +22,15 @@ pub enum TlsError {
 
 /// # Errors
 /// When no root certificate can be had.
-pub fn client_config(trust: &Trust<'_>, http2: bool) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client_config(trust: &Roots, http2: bool) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
     match trust {
-        Trust::Bundled => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Trust::System => {
+        Roots::Bundled => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Roots::System => {
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
         }
-        Trust::File(path) => {
+        Roots::File(path) => {
             let read = |source| TlsError::Read {
                 path: path.display().to_string(),
                 source,

@@ -8,9 +8,7 @@ use serde_json::{Value, json};
 use super::{
     super::{
         access::Decision,
-        circuit,
-        fair::Priority,
-        headers,
+        circuit, headers,
         operation::Operation,
         rate,
         retry::{self, Attempt, Outcome},
@@ -176,10 +174,12 @@ impl<'a> Way<'a> {
             };
             return Some(step("rewrite", json!({ "mode": null })).passes(says));
         };
-        let (mode, does) = match rule.mode {
-            Mode::Report => ("report", "counted and left as they are"),
-            Mode::Rewrite => ("rewrite", "renamed"),
-            Mode::Refuse => ("refuse", "refused"),
+        let mode = rule.mode.label();
+        let does = match rule.mode {
+            Mode::Off => "left as they are",
+            Mode::Report => "counted and left as they are",
+            Mode::Rewrite => "renamed",
+            Mode::Refuse => "refused",
         };
         let renames: Vec<_> = rule
             .rename
@@ -340,10 +340,7 @@ impl<'a> Way<'a> {
 
     fn quota(&self) -> Option<Step> {
         let caller = self.rules.caller.as_ref()?;
-        let priority = match caller.share.priority {
-            Priority::Interactive => "interactive",
-            Priority::Batch => "batch",
-        };
+        let priority = caller.share.priority.label();
         let weight = caller.share.weight;
         let mut says = format!(
             "the group {}, weight {weight}, {priority}; waits {:?} at most",

@@ -20,7 +20,7 @@ pub(super) fn now() -> f64 {
 }
 
 pub(super) fn expiry(token: &Token) -> Option<f64> {
-    token::expires_at(token.value.expose_secret().as_bytes())
+    token::expires_at(token.secret.value.expose_secret().as_bytes())
 }
 
 /// What was said of each token's expiry: its time, and the state it was in.

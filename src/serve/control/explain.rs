@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::{
-    config::{AuthMode, CallerCredential, Config, RewriteMode},
+    config::{AuthMode, CallerCredential, Config},
     error::{Code, Error},
     layer::admission,
     plan::{Identities, Plan},
@@ -20,6 +20,7 @@ use crate::{
         explain::{self, Asked, Caller, Fate, Now, Refusal, Rules, Step, TokenSource},
         feedback::whole_seconds,
         rate::Limiter,
+        rewrite::Mode,
         token_health::FIRST_PAUSE,
     },
     state::{Clock, State},
@@ -64,10 +65,7 @@ pub fn explain(
     let caller = caller
         .as_deref()
         .map(|caller| described(config, plan, caller, live));
-    let off = config
-        .rewrite
-        .iter()
-        .filter(|rule| rule.mode == RewriteMode::Off);
+    let off = config.rewrite.iter().filter(|rule| rule.mode == Mode::Off);
     let upstream = config.upstream.url.to_string();
     let rules = Rules {
         max_header_bytes: plan.request.max_header_bytes,

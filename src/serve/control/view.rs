@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::reload::Report;
 use crate::{
-    config::{Caller, CallerCredential, Config, Priority},
+    config::{Caller, CallerCredential, Config},
     error::Code,
     plan::Plan,
     state::State,
@@ -52,10 +52,7 @@ pub(super) fn callers(config: &Config, state: &State) -> Value {
         view["burst"] = json!(rules.burst);
         view["remaining"] = json!(limiter.map(|limiter| limiter.peek().remaining));
         view["weight"] = json!(rules.weight);
-        view["priority"] = json!(match rules.priority {
-            Priority::Interactive => "interactive",
-            Priority::Batch => "batch",
-        });
+        view["priority"] = json!(rules.priority.label());
         view["enforce"] = json!(rules.enforce);
         view["share"] = json!((all > 0).then(|| dealt(name) as f64 / all as f64));
         view["waiting"] = json!(

@@ -171,7 +171,7 @@ impl Reloader {
     /// DevRev may have been told to take the same token again, and its file written anew to say so.
     fn try_touched_tokens_again(&self, now: &Fingerprint, before: &Fingerprint) {
         for (name, token) in &self.current.load().config.tokens {
-            if let TokenSource::File(path) = &token.source
+            if let TokenSource::File(path) = &token.secret.source
                 && now.differs(before, path)
             {
                 self.state.tokens.try_again(name);

@@ -11,7 +11,6 @@ pub(super) fn keep_what_needs_a_restart(
     old: &Config,
     new: &mut Config,
 ) -> Result<(Vec<String>, Vec<String>), Problems> {
-    let wanted = new.differences(old);
     if old.auth.mode == AuthMode::Inject && new.auth.mode != AuthMode::Inject {
         if new.tokens.is_empty() || new.callers.is_empty() {
             return Err(problem(
@@ -44,38 +43,22 @@ pub(super) fn keep_what_needs_a_restart(
             "would let anyone in until the restart that listen.address needs; restart the gateway",
         ));
     }
-    let wanted_tls = new.listen.tls.take();
-    new.listen = old.listen.clone();
-    new.listen.tls = certificates(old.listen.tls.as_ref(), wanted_tls)?;
-    new.admin = old.admin.clone();
-    new.auth.mode = old.auth.mode;
-    new.upstream.url = old.upstream.url.clone();
-    new.upstream.roots = old.upstream.roots.clone();
-    new.upstream.http2 = old.upstream.http2;
-    new.upstream.max_connections = old.upstream.max_connections;
-    new.log.format = old.log.format;
-    new.trace = old.trace.clone();
-    new.drain.timeout = old.drain.timeout;
-    let changed = new.differences(old);
-    let kept = wanted.into_iter().filter(|key| !changed.contains(key));
-    let kept = kept.collect();
-    Ok((changed, kept))
+    let put_back = new.keep_restart_only(old);
+    is_in_time(old.listen.tls.as_ref(), new.listen.tls.as_ref())?;
+    Ok((new.differences(old), put_back))
 }
 
-/// What the files of `listen.tls` hold now; which files they are changes only with a restart.
-fn certificates(old: Option<&Tls>, new: Option<Tls>) -> Result<Option<Tls>, Problems> {
+/// Whether a new certificate holds now. One that ran out where it stood must not hold up other changes; one that is put there so is a
+/// mistake.
+fn is_in_time(old: Option<&Tls>, new: Option<&Tls>) -> Result<(), Problems> {
     let (Some(old), Some(new)) = (old, new) else {
-        return Ok(old.cloned());
+        return Ok(());
     };
-    if !new.is_of_same_files(old) {
-        return Ok(Some(old.clone()));
-    }
     let now = SystemTime::now();
-    // One that ran out where it stood must not hold up other changes; one that is put there so is a mistake.
     match new.out_of_date(now) {
         Some(message) if new.valid != old.valid && old.out_of_date(now).is_none() => {
             Err(problem("listen.tls.cert", message))
         }
-        _ => Ok(Some(new)),
+        _ => Ok(()),
     }
 }

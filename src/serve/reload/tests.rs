@@ -203,7 +203,7 @@ fn a_reload_that_fails_at_any_step_changes_nothing() {
     // What the configuration lets pass and cannot be done all the same.
     let mut config = config::load(&file).unwrap();
     let main = config.tokens.get_mut("main").unwrap();
-    main.value = "no\nheader".to_owned().into();
+    main.secret.value = "no\nheader".to_owned().into();
     let old = rig.reloader.current();
     let Problems(problems) = rig.reloader.step(&old.config, config).unwrap_err();
     assert_eq!(problems[0].path, "tokens.main");

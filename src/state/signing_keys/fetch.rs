@@ -11,10 +11,9 @@ use tower::BoxError;
 
 use super::{SigningKeys, Wishes};
 use crate::{
-    config::Roots,
-    plan::trust,
     policy::jwt::{FAILED_AGAIN, KeySet, freshness},
     telemetry::{labels::KeyFetch, metrics::Metrics},
+    types::Roots,
     upstream::{fetch, tls},
 };
 
@@ -32,7 +31,7 @@ impl Issuer {
     fn tls(&self) -> Result<Option<Arc<rustls::ClientConfig>>, tls::TlsError> {
         let https = self.url.scheme_str() == Some("https");
         https
-            .then(|| tls::client_config(&trust(&self.roots), false))
+            .then(|| tls::client_config(&self.roots, false))
             .transpose()
     }
 
