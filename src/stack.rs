@@ -9,9 +9,9 @@
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
 //! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate` | `rescue`, `authenticate`, `headers` |
 //! | [`Record`](crate::record::Record) | `telemetry`, `authenticate` | `rescue`, `protocol`, `authenticate`, `authorize`, `rate_limit`, `rewrite`, `retry`, `quota`, `attempt` |
-//! | [`Named`](crate::types::Named) | `protocol`, `authenticate` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
+//! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
 //! | [`Caller`](crate::types::Caller) | `authenticate` | `authorize`, `rate_limit`, `credential`, `quota` |
-//! | [`OwnToken`](crate::types::OwnToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
+//! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
 //! | [`Deadline`](crate::types::Deadline) | `authenticate` | `retry`, `quota` |
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
 //! | `Probing` | `credential` | `credential` |

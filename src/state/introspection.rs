@@ -21,7 +21,7 @@ use crate::{
     error::Error,
     hash::sha256,
     policy::introspect::{Cache, DEFAULT_CAPACITY, Ending, Known, Turn},
-    types::OwnToken,
+    types::CallerToken,
 };
 
 /// A token's name in the memory: HMAC-SHA-256 under a key that no one else knows and that ends with the process.
@@ -51,9 +51,9 @@ impl User {
         }
     }
 
-    /// The token, with the rate of its user.
-    pub fn own(&self, header: HeaderValue) -> OwnToken {
-        OwnToken {
+    /// The token as a request carries it, with the rate-limit key of its user.
+    pub fn caller_token(&self, header: HeaderValue) -> CallerToken {
+        CallerToken {
             header,
             hash: self.rate,
         }

@@ -12,7 +12,7 @@ use super::Clock;
 use crate::{
     plan::Rates,
     policy::rate::{self, Keyed},
-    types::{Caller, OwnToken},
+    types::{Caller, CallerToken},
 };
 
 /// One caller's limiter.
@@ -82,24 +82,28 @@ impl PlanLimiters {
         self.callers.get(name).map(|(_, limiter)| limiter)
     }
 
-    /// The limiter of a request: of the token that it brought where it brought one, else of its caller.
-    pub fn of_request(&self, caller: &Caller, own: Option<&OwnToken>) -> Option<Arc<Limiter>> {
-        match own {
-            Some(own) => {
+    /// The limiter that applies to a request: that of the token it brought, if it brought one, else that of its caller.
+    pub fn of_request(
+        &self,
+        caller: &Caller,
+        caller_token: Option<&CallerToken>,
+    ) -> Option<Arc<Limiter>> {
+        match caller_token {
+            Some(caller_token) => {
                 let mut tokens = self.tokens.1.lock().unwrap_or_else(PoisonError::into_inner);
-                Some(tokens.get(&own.hash))
+                Some(tokens.get(&caller_token.hash))
             }
             None => self.of_caller(&caller.name).cloned(),
         }
     }
 
-    /// `RateLimit-Policy` and `RateLimit`: where the limit stands, without taking anything of it.
-    pub fn standing(
+    /// `RateLimit-Policy` and `RateLimit`: the state of the limit, read without using any of it.
+    pub fn headers(
         &self,
         caller: &Caller,
-        own: Option<&OwnToken>,
+        caller_token: Option<&CallerToken>,
     ) -> Option<(HeaderValue, HeaderValue)> {
-        let limiter = self.of_request(caller, own)?;
+        let limiter = self.of_request(caller, caller_token)?;
         Some((limiter.policy_header(), limiter.peek().header()))
     }
 }

@@ -14,7 +14,7 @@ use tower::{ServiceExt, util::BoxCloneSyncService};
 
 use super::{
     Found,
-    devrev_token::{caller, check_shape, header_of, identity, own},
+    devrev_token::{caller, caller_token, check_shape, header_of, identity},
 };
 use crate::{
     body::{Body, read_up_to},
@@ -30,7 +30,7 @@ use crate::{
         quota::Groups,
     },
     telemetry::{labels, metrics::Metrics},
-    types::{Arrived, Caller, Deadline, Demand, Named, OwnToken, QuotaRules, RequestId},
+    types::{Arrived, Caller, CallerToken, Deadline, Demand, QuotaRules, RequestId},
 };
 
 /// The way of an attempt, from `retry` down.
@@ -64,7 +64,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A token that is not known, or was known too long ago.
 pub(super) struct Stranger {
-    pub own: OwnToken,
+    pub caller_token: CallerToken,
     key: Key,
     /// By the memory's clock.
     expires: Option<Duration>,
@@ -89,14 +89,18 @@ impl Introspection {
         let key = self.memory.key(token);
         match self.memory.look(&key) {
             Known::Good(user) => {
-                let identity = identity(everyone, user.own(header_of(token)?), user.group.clone());
+                let identity = identity(
+                    everyone,
+                    user.caller_token(header_of(token)?),
+                    user.group.clone(),
+                );
                 Ok(Found::Caller(identity))
             }
             Known::Bad => Err(Error::RefusedCredential),
             Known::Nothing => {
                 let lasts = check_shape(token, now)?;
                 Ok(Found::Stranger(Stranger {
-                    own: own(token)?,
+                    caller_token: caller_token(token)?,
                     key,
                     expires: lasts.map(|lasts| self.memory.now().saturating_add(lasts)),
                 }))
@@ -158,7 +162,7 @@ impl Introspection {
             }
             None => {
                 let _place = self.memory.enter(asker.deadline).await?;
-                let group = group_of(&stranger.own.hash);
+                let group = group_of(&stranger.caller_token.hash);
                 let question = question(everyone, &group, stranger, asker, asker.deadline);
                 self.put(question).await
             }
@@ -168,9 +172,9 @@ impl Introspection {
                 let user = Arc::new(match user {
                     Some(id) => User::named(&id),
                     // DevRev took the token, and that is what was asked; whose it is stays unknown.
-                    None => User::unnamed(&stranger.own.hash),
+                    None => User::unnamed(&stranger.caller_token.hash),
                 });
-                let asked_in = group_of(&stranger.own.hash);
+                let asked_in = group_of(&stranger.caller_token.hash);
                 if stale.is_none() && asked_in != user.group {
                     self.groups
                         .adopt(&asked_in, &user.group, &told, &self.quota);
@@ -267,9 +271,9 @@ fn question(
         extensions.insert(id.clone());
     }
     extensions.insert(asker.record.clone());
-    extensions.insert(Named(Operation::from_path(QUESTION)));
+    extensions.insert(Operation::from_path(QUESTION));
     extensions.insert(caller(everyone, group.clone()));
-    extensions.insert(stranger.own.clone());
+    extensions.insert(stranger.caller_token.clone());
     extensions.insert(Arrived(asker.arrived));
     extensions.insert(Deadline(deadline));
     request

@@ -31,7 +31,7 @@ use crate::{
     error::Error,
     policy::headers,
     telemetry::metrics::Metrics,
-    types::{Arrived, Caller, Deadline, OwnToken, Peer, RequestId},
+    types::{Arrived, Caller, CallerToken, Deadline, Peer, RequestId},
 };
 
 /// How callers are identified.
@@ -163,11 +163,18 @@ impl Came {
         self.at + self.asked.map_or(max_wait, |wait| wait.min(max_wait))
     }
 
-    fn admit(&self, request: &mut Request<Body>, Identity { caller, own }: Identity) {
+    fn admit(
+        &self,
+        request: &mut Request<Body>,
+        Identity {
+            caller,
+            caller_token,
+        }: Identity,
+    ) {
         record(request).facts().caller = Some(caller.name.clone());
         let extensions = request.extensions_mut();
-        if let Some(own) = own {
-            extensions.insert(own);
+        if let Some(caller_token) = caller_token {
+            extensions.insert(caller_token);
         }
         extensions.insert(Arrived(self.at));
         extensions.insert(Deadline(self.deadline(caller.max_wait)));
@@ -196,12 +203,15 @@ enum Found {
 /// Who calls, and the DevRev token that it brought where it brought one.
 struct Identity {
     caller: Arc<Caller>,
-    own: Option<OwnToken>,
+    caller_token: Option<CallerToken>,
 }
 
 impl From<Arc<Caller>> for Identity {
     fn from(caller: Arc<Caller>) -> Self {
-        Identity { caller, own: None }
+        Identity {
+            caller,
+            caller_token: None,
+        }
     }
 }
 
@@ -280,8 +290,12 @@ impl Identification {
         };
         Ok(async move {
             let user = introspection.ask(everyone, &stranger, &asker).await?;
-            let own = user.own(stranger.own.header);
-            Ok(devrev_token::identity(everyone, own, user.group.clone()))
+            let caller_token = user.caller_token(stranger.caller_token.header);
+            Ok(devrev_token::identity(
+                everyone,
+                caller_token,
+                user.group.clone(),
+            ))
         })
     }
 }

@@ -21,9 +21,9 @@ use super::BoxFuture;
 use crate::{
     body::Body,
     error::Error,
-    policy::token_health::FIRST_PAUSE,
+    policy::{operation::Operation, token_health::FIRST_PAUSE},
     state::tokens::PlanTokens,
-    types::{Caller, Named, OwnToken, TokenRefused},
+    types::{Caller, CallerToken, TokenRefused},
 };
 
 /// See the module.
@@ -74,19 +74,20 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> BoxFuture {
         let extensions = request.extensions();
-        let takes = extensions
-            .get::<Named>()
-            .is_some_and(|Named(operation)| operation.takes_credential());
-        let own = extensions.get::<OwnToken>().map(|own| own.header.clone());
+        let takes_credential = extensions
+            .get::<Operation>()
+            .is_some_and(Operation::takes_credential);
+        let caller_token = extensions.get::<CallerToken>().cloned();
         let name = injected(&request).cloned();
         let probing = extensions.get::<Probing>().cloned();
         request.headers_mut().remove(AUTHORIZATION);
-        if !takes {
+        if !takes_credential {
             return Box::pin(self.inner.call(request));
         }
-        if let Some(own) = own {
-            // A 401 for it is its owner's affair.
-            request.headers_mut().insert(AUTHORIZATION, own);
+        if let Some(caller_token) = caller_token {
+            // A 401 for it is passed to the caller: only the caller can replace it.
+            let headers = request.headers_mut();
+            headers.insert(AUTHORIZATION, caller_token.header);
             return Box::pin(self.inner.call(request));
         }
         let tokens = self.tokens.clone();
@@ -120,8 +121,8 @@ where
 /// The name of the token that this request gets, if it gets one of ours.
 fn injected(request: &Request<Body>) -> Option<&Arc<str>> {
     let extensions = request.extensions();
-    let Named(operation) = extensions.get()?;
-    if !operation.takes_credential() || extensions.get::<OwnToken>().is_some() {
+    let operation = extensions.get::<Operation>()?;
+    if !operation.takes_credential() || extensions.get::<CallerToken>().is_some() {
         return None;
     }
     extensions.get::<Arc<Caller>>()?.token.as_ref()

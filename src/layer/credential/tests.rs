@@ -17,7 +17,6 @@ use crate::{
     policy::{
         access::Access,
         fair::{Priority, Share},
-        operation::Operation,
     },
     state::{Clock, tokens::Tokens},
     telemetry::metrics::Metrics,
@@ -56,7 +55,7 @@ impl Rig {
     fn request(&self, token: Option<&str>, operation: &str) -> Request<Body> {
         let mut request = Request::new(Body::empty());
         let extensions = request.extensions_mut();
-        extensions.insert(Named(Operation::from_path(operation)));
+        extensions.insert(Operation::from_path(operation));
         extensions.insert(Arc::new(Caller {
             name: "x".into(),
             token: token.map(Arc::from),
@@ -261,14 +260,14 @@ async fn what_takes_no_token_of_ours_is_not_held() {
     let callback = rig.request(Some("a"), "/keyrings.authorize");
     let answer = rig.send(callback, Duration::ZERO).await.unwrap();
     assert_eq!(answer.status(), 200);
-    // A caller's own token: the 401 is its own as well.
+    // A 401 for a caller's own token is passed to the caller.
     for _ in 0..2 {
-        let mut own = rig.request(None, "/works.list");
-        own.extensions_mut().insert(OwnToken {
+        let mut request = rig.request(None, "/works.list");
+        request.extensions_mut().insert(CallerToken {
             header: HeaderValue::from_static("Bearer mine"),
             hash: [0; 32],
         });
-        let answer = rig.send(own, Duration::ZERO).await.unwrap();
+        let answer = rig.send(request, Duration::ZERO).await.unwrap();
         assert_eq!(answer.status(), 401);
     }
     // One that is no longer in the file.
