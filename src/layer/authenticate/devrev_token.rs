@@ -11,7 +11,7 @@ use super::Identity;
 use crate::{
     error::Error,
     hash::sha256,
-    policy::token,
+    policy::token_claims,
     state::introspection::group_of,
     types::{Caller, CallerToken},
 };
@@ -67,7 +67,7 @@ pub(super) fn caller_token(token: &[u8]) -> Result<CallerToken, Error> {
 /// DevRev's tokens are JWTs whose keys are not published, so only the shape and `exp` can be checked, not the signature.
 /// Returns the time left until `exp`, if there is one.
 pub(super) fn check_shape(token: &[u8], now: SystemTime) -> Result<Option<Duration>, Error> {
-    let claims = token::claims(token).ok_or(Error::UnknownCredential)?;
+    let claims = token_claims::claims(token).ok_or(Error::UnknownCredential)?;
     let now = now
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
