@@ -1,4 +1,4 @@
-//! What hyper leaves unchecked: the target, Host, framing and the size of the header section. Names the operation.
+//! Checks what hyper does not: the target, Host, framing and the size of the header section. Names the operation.
 
 use std::task::{Context, Poll};
 

@@ -1,4 +1,4 @@
-//! The caller's own rate, once per request, by governor's GCRA.
+//! The caller's rate limit, once per request (GCRA by governor).
 
 use std::{
     sync::Arc,
