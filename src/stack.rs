@@ -36,7 +36,7 @@ use crate::{
             SignedTokens,
         },
         authorize, circuit,
-        credential::{self, gate},
+        credential::{self, token_gate},
         headers, protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
     plan::{self, Identities, Plan},
@@ -139,7 +139,7 @@ where
         ))
         // What would go out with a token that DevRev refuses. Per attempt, and above quota: a dead token takes no unit and waits for
         // none. Below the circuit: while nothing is sent, no probe of a token is spent.
-        .layer(gate::GateLayer::new(tokens.clone()))
+        .layer(token_gate::TokenGateLayer::new(tokens.clone()))
         // Every attempt needs leave of its group, and waits its turn for it; every answer tells the group.
         .layer(quota::QuotaLayer::new(quota::QuotaParams {
             groups: state.groups.clone(),

@@ -1,11 +1,11 @@
-//! Puts the upstream credential on, per attempt, so that a rotated token is used. Last of all: nothing that the
-//! caller's `Connection` names can take it off again.
+//! Adds the DevRev token to each attempt, so that a rotated token is used. Below `headers`, so that a caller's `Connection` field
+//! cannot have it stripped.
 //!
-//! Its answer tells whether DevRev takes the token; `gate`, further up, holds back what would go out with one that is refused.
+//! The answer says whether DevRev accepts the token. `token_gate`, further up, refuses attempts with a refused one.
 
-pub mod gate;
 #[cfg(test)]
 mod tests;
+pub mod token_gate;
 
 use std::{
     sync::Arc,
@@ -16,7 +16,7 @@ use std::{
 use http::{Request, Response, header::AUTHORIZATION};
 use tower::{Layer, Service};
 
-use self::gate::Probing;
+use self::token_gate::Probing;
 use super::BoxFuture;
 use crate::{
     body::Body,
@@ -33,7 +33,7 @@ pub struct CredentialLayer {
 }
 
 impl CredentialLayer {
-    /// `tokens` are looked up for each attempt, so that one that follows a change uses the new value.
+    /// Looks a token up in `tokens` for each attempt, so that an attempt after a change uses the new value.
     pub fn new(tokens: PlanTokens) -> Self {
         CredentialLayer { tokens }
     }
@@ -56,7 +56,7 @@ pub struct Credential<S> {
     tokens: PlanTokens,
 }
 
-/// A new value is there already: whoever comes again uses it.
+/// A new value has replaced the refused one already, so a retry may follow soon.
 const REPLACED: Duration = Duration::from_secs(1);
 
 impl<S> Service<Request<Body>> for Credential<S>
@@ -97,16 +97,16 @@ where
         let probe = probing
             .filter(|probing| Arc::ptr_eq(&probing.token, &token))
             .map(|probing| probing.number);
-        let turn = match token.send(probe) {
-            Ok(turn) => turn,
+        let generation = match token.try_send(probe) {
+            Ok(generation) => generation,
             Err(retry_after) => return refused(retry_after),
         };
         request.headers_mut().insert(AUTHORIZATION, token.header());
         let below = self.inner.call(request);
         Box::pin(async move {
             let mut response = below.await?;
-            // The caller's own credential was good; a 401 would send its owner looking in the wrong place.
-            if tokens.settle(&token, turn, response.status()) {
+            // The caller's own credential is good, so a 401 would make its owner look for the fault in the wrong place.
+            if tokens.settle(&token, generation, response.status()) {
                 let retry_after = match tokens.is_current(&token) {
                     true => token.refused_for().unwrap_or(REPLACED),
                     false => REPLACED,
@@ -118,7 +118,7 @@ where
     }
 }
 
-/// The name of the token that this request gets, if it gets one of ours.
+/// The name of the configured token that is injected into this request, if one is.
 fn injected(request: &Request<Body>) -> Option<&Arc<str>> {
     let extensions = request.extensions();
     let operation = extensions.get::<Operation>()?;

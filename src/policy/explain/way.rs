@@ -44,7 +44,7 @@ impl<'a> Way<'a> {
             Way::rewrite,
             Way::retry,
             Way::circuit,
-            Way::gate,
+            Way::token_gate,
             Way::quota,
             Way::credential,
         ]
