@@ -9,7 +9,7 @@ use std::{
 use super::Answer;
 use crate::{
     error::Error,
-    policy::jwt::{Expected, Fault, Token, is_shaped},
+    policy::jwt::{Expected, Fault, Token, looks_like_jwt},
     state::signing_keys::SigningKeys,
     types::Caller,
 };
@@ -34,7 +34,7 @@ impl SignedTokens {
         now: SystemTime,
         asked: Option<Duration>,
     ) -> Option<Answer> {
-        if !is_shaped(credential) {
+        if !looks_like_jwt(credential) {
             return None;
         }
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -67,7 +67,7 @@ impl SignedTokens {
         let this = self.clone();
         Some(Answer::Later(Box::pin(async move {
             // Whether or not: a fetch that ended just before brought them too.
-            this.keys.newer(patience).await;
+            this.keys.wait_for_newer(patience).await;
             match this.verify(&token, now) {
                 Ok(caller) => Ok(caller.into()),
                 Err(fault) => Err(refused(fault, Some(&token))),
@@ -83,7 +83,7 @@ impl SignedTokens {
 
     /// Who would call, were the signature good.
     fn claimed(&self, token: &Token, now: Duration) -> Result<Arc<Caller>, Fault> {
-        let subject = token.claimed_subject(&self.expected, now)?;
+        let subject = token.unverified_subject(&self.expected, now)?;
         self.caller(subject)
     }
 
@@ -122,7 +122,7 @@ mod tests {
             KeySet,
             signer::{Signer, header, key_set},
         },
-        state::{Clock, signing_keys::Wishes},
+        state::{Clock, signing_keys::FetchRequests},
     };
 
     fn tokens(keys: Arc<SigningKeys>) -> Arc<SignedTokens> {
@@ -159,7 +159,7 @@ mod tests {
     /// Brings `brings` for each fetch, after a second, and counts.
     async fn serve(
         keys: Arc<SigningKeys>,
-        mut wishes: Wishes,
+        mut wishes: FetchRequests,
         brings: Vec<Option<KeySet>>,
     ) -> usize {
         let mut count = 0;
@@ -169,7 +169,7 @@ mod tests {
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
             count += 1;
-            keys.end(set, Duration::from_secs(300));
+            keys.finish_fetch(set, Duration::from_secs(300));
         }
         count
     }
@@ -259,7 +259,7 @@ mod tests {
             other.jwk(json!({"kid": "l"})),
         ];
         let both = KeySet::parse(key_set(&both).as_bytes()).unwrap();
-        keys.end(Some(both), Duration::from_secs(300));
+        keys.finish_fetch(Some(both), Duration::from_secs(300));
         let tokens = tokens(keys);
         let start = Instant::now();
         for (header, want) in [
