@@ -39,7 +39,7 @@ use crate::{
         credential::{self, token_gate},
         headers, protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
-    plan::{self, Identities, Plan},
+    plan::{CallerCredentials, Identities, Plan},
     state::State,
 };
 
@@ -177,7 +177,7 @@ fn identification(plan: &Plan, state: &State, questions: Attempts) -> Identifica
 }
 
 /// The plan's callers, with what the state has to know them by.
-fn known(methods: &plan::Methods, state: &State) -> Methods {
+fn known(methods: &CallerCredentials, state: &State) -> Methods {
     let keys = methods.keys.iter().map(|(hash, caller)| {
         let used = state.key_usage.of(hash);
         let caller = caller.clone();

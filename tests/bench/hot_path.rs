@@ -70,7 +70,7 @@ fn layer(draining: Draining) -> QuotaLayer {
         },
         max_waiting: 1024,
     };
-    let quota = plan::Quota {
+    let quota = plan::QuotaPlan {
         rules,
         groups: [("main".into(), Vec::new())].into(),
     };

@@ -291,7 +291,7 @@ mod tests {
         super::{AuthenticateLayer, Identification},
         *,
     };
-    use crate::{plan::Quota, policy::ledger, state::Clock};
+    use crate::{plan::QuotaPlan, policy::ledger, state::Clock};
 
     const TTL: Duration = Duration::from_secs(60);
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -317,8 +317,8 @@ mod tests {
         headers
     }
 
-    fn quota() -> Quota {
-        Quota {
+    fn quota() -> QuotaPlan {
+        QuotaPlan {
             rules: QuotaRules {
                 ledger: ledger::Rules {
                     spread_above: 0.5,
