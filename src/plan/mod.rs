@@ -186,7 +186,7 @@ fn rate_of(rules: &CallerRules) -> RateLimit {
 }
 
 /// A quarter of a worker's connections; together with the requests that wait for one, about a quarter of the requests in flight.
-/// The rest is for known tokens.
+/// The rest is left to known tokens.
 fn max_introspections(config: &Config) -> usize {
     let connections = config.upstream.max_connections / 4;
     connections.min(config.limits.max_in_flight / 36)

@@ -433,7 +433,7 @@ mod tests {
                             prop_assert!(in_flight.insert(key), "two lead for {key}");
                             if let Some(stale) = stale {
                                 let Some((when, Outcome::Good { value, ttl, expires })) = outcomes.get(&key) else {
-                                    return Err(TestCaseError::fail("nobody outcomes it was good"));
+                                    return Err(TestCaseError::fail("stale without a good outcome"));
                                 };
                                 prop_assert_eq!(stale, *value);
                                 prop_assert!(now < *when + *ttl + STALE_IF_ERROR);

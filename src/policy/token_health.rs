@@ -143,7 +143,7 @@ impl TokenHealth {
         }
     }
 
-    /// Ends the pause, because somebody has written the token anew: the next attempt is a probe.
+    /// Ends the pause, because the token was written anew: the next attempt is a probe.
     pub fn end_pause(&mut self, now: Duration) {
         if let Some(refusal) = &mut self.refusal {
             refusal.until = now;

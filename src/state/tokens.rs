@@ -85,7 +85,7 @@ impl Tokens {
         self.current.load().get(name)?.refused_for()
     }
 
-    /// Ends the pause of this token, because somebody has written its file anew, with the same value: the next attempt is a probe.
+    /// Ends the pause of this token, because its file was written anew with the same value: the next attempt is a probe.
     pub fn end_pause(&self, name: &str) {
         if let Some(token) = self.current.load().get(name) {
             token.health().end_pause(self.clock.now());
@@ -139,7 +139,7 @@ impl PlanTokens {
                     "DevRev refused the token; callers get token_unavailable until a probe succeeds or the token changes"
                 );
             }
-            Some(Change::Accepted) => tracing::info!(token, "DevRev takes the token again"),
+            Some(Change::Accepted) => tracing::info!(token, "DevRev accepts the token again"),
             None => {}
         }
         evidence == Evidence::Refused

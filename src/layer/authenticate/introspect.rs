@@ -142,7 +142,7 @@ impl Introspector {
                 Some(IntrospectionResult::Failed(Error::QuotaExhausted { retry_after }))
                     if Instant::now() + retry_after <= requester.deadline => {}
                 Some(IntrospectionResult::Failed(error)) => return Err(error),
-                // The leader went away: somebody else must lead.
+                // The leader went away: another request must lead.
                 None => {}
             }
         }

@@ -70,7 +70,7 @@ impl SigningKeyStore {
     }
 }
 
-/// The keys that verify signed tokens. Whoever receives the [`FetchRequests`] keeps them fresh.
+/// The keys that verify signed tokens. The receiver of the [`FetchRequests`] keeps them fresh.
 pub struct SigningKeys {
     set: ArcSwapOption<KeySet>,
     clock: Clock,
