@@ -87,7 +87,7 @@ impl Operation {
         matches!(self.0, Name::Known(_))
     }
 
-    /// Whether the call can be repeated without effect.
+    /// Whether the call only reads, so that it may be repeated.
     pub fn is_read(&self, method: &Method) -> bool {
         match &self.0 {
             Name::Known(row) => row.1.reads,
@@ -315,13 +315,13 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_sorted_and_whole() {
+    fn the_table_is_sorted_and_complete() {
         assert_eq!(TABLE.len(), 283);
         assert!(TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
     }
 
     #[test]
-    fn no_spelling_slips_past() {
+    fn no_spelling_avoids_a_rule() {
         for path in [
             "/works.list",
             "works.list",
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_tells_a_read() {
+    fn the_name_decides_what_is_a_read() {
         assert!(Operation::from_path("/works.list").is_read(&Method::POST));
         assert!(Operation::from_path("/audit-logs.fetch").is_read(&Method::POST));
         assert!(!Operation::from_path("/works.create").is_read(&Method::GET));

@@ -95,9 +95,9 @@ impl Verdict {
     }
 }
 
-/// Passed to the state store as governor's key, which a store of one limiter does not need otherwise.
+/// Whether a check takes a request or only looks. It reaches the store as governor's key, which a store of one limiter does not need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Access {
+enum CheckKind {
     Take,
     Peek,
 }
@@ -107,16 +107,16 @@ enum Access {
 struct Tat(Arc<AtomicU64>);
 
 impl StateStore for Tat {
-    type Key = Access;
+    type Key = CheckKind;
 
-    fn measure_and_replace<T, F, E>(&self, access: &Access, decide: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(&self, kind: &CheckKind, decide: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let mut seen = self.0.load(Ordering::Acquire);
         loop {
             let (answer, next) = decide((seen != 0).then(|| seen.into()))?;
-            if *access == Access::Peek {
+            if *kind == CheckKind::Peek {
                 return Ok(answer);
             }
             match self.0.compare_exchange_weak(
@@ -135,7 +135,7 @@ impl StateStore for Tat {
 /// One caller's limiter.
 #[derive(Debug)]
 pub struct Limiter<C: Clock> {
-    inner: RateLimiter<Access, Tat, C, StateInformationMiddleware>,
+    inner: RateLimiter<CheckKind, Tat, C, StateInformationMiddleware>,
     tat: Tat,
     start: C::Instant,
     limit: RateLimit,
@@ -157,12 +157,12 @@ impl<C: Clock> Limiter<C> {
 
     /// Takes one request from the limit, if it is within it.
     pub fn check(&self) -> Verdict {
-        self.decide(Access::Take)
+        self.decide(CheckKind::Take)
     }
 
     /// What [`check`](Self::check) would answer, without taking anything. `remaining` counts this request too.
     pub fn peek(&self) -> Verdict {
-        let verdict = self.decide(Access::Peek);
+        let verdict = self.decide(CheckKind::Peek);
         Verdict {
             // governor counts what remains after the request.
             remaining: verdict.remaining + u32::from(verdict.allowed),
@@ -170,9 +170,9 @@ impl<C: Clock> Limiter<C> {
         }
     }
 
-    fn decide(&self, access: Access) -> Verdict {
+    fn decide(&self, kind: CheckKind) -> Verdict {
         let now = self.inner.clock().now();
-        match self.inner.check_key(&access) {
+        match self.inner.check_key(&kind) {
             Ok(state) => Verdict {
                 allowed: true,
                 remaining: state.remaining_burst_capacity(),

@@ -123,8 +123,8 @@ impl PlanTokens {
         let change = {
             let mut health = token.health();
             let change = health.settle(generation, evidence, self.tokens.clock.now());
-            // Set under the lock, so that the metric follows the changes of two workers in their order. A value that was
-            // replaced meanwhile has no metric any more.
+            // Set under the lock, so that changes by two workers reach the metric in order. The metric is about the current
+            // value, so a change of a replaced one is left out.
             if let Some(change) = change.filter(|_| self.is_current(token)) {
                 let refused = change == Change::Refused;
                 self.tokens.metrics.token_refused(&token.name, refused);
