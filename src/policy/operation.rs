@@ -9,7 +9,7 @@
 //! let list = Operation::from_path("/works.list");
 //! assert!(list.is_read(&Method::POST));
 //! assert_eq!(Operation::from_path("//Works%2ELIST/").name(), list.name(), "one spelling");
-//! assert_eq!(Operation::from_path("/invented").label(), "other", "labels stay bounded");
+//! assert_eq!(Operation::from_path("/invented").label().label(), "other", "labels stay bounded");
 //! ```
 
 use std::borrow::Cow;
