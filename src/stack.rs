@@ -1,6 +1,6 @@
-//! The whole way of a request, outermost first.
+//! The layers that a request goes through, outermost first.
 //!
-//! Who writes and who reads what travels in a request's extensions, or in its answer's:
+//! The extensions of requests and responses, with the layers that write and read each:
 //!
 //! | extension | written by | read by |
 //! |---|---|---|
@@ -9,17 +9,17 @@
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
 //! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate` | `rescue`, `authenticate`, `headers` |
 //! | [`Record`](crate::record::Record) | `telemetry`, `authenticate` | `rescue`, `protocol`, `authenticate`, `authorize`, `rate_limit`, `rewrite`, `retry`, `quota`, `attempt` |
-//! | [`Named`](crate::types::Named) | `protocol`, `authenticate` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
+//! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
 //! | [`Caller`](crate::types::Caller) | `authenticate` | `authorize`, `rate_limit`, `credential`, `quota` |
-//! | [`OwnToken`](crate::types::OwnToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
+//! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
 //! | [`Deadline`](crate::types::Deadline) | `authenticate` | `retry`, `quota` |
 //! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
 //! | `Probing` | `credential` | `credential` |
 //! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
 //! | [`Demand`](crate::types::Demand), on the answer | `quota` | `authenticate`, `circuit`, `retry` |
 //!
-//! `attempts`, from `retry` down, is a stack of its own: a question about a caller's own token begins there, and `authenticate` gives it
-//! what is written above that.
+//! `attempts`, from `retry` down, is a stack of its own. The introspection of a caller's token enters there, and `authenticate` writes
+//! the extensions that the layers above would have written.
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
@@ -32,22 +32,22 @@ use crate::{
     layer::{
         BoxFuture, admission, attempt,
         authenticate::{
-            self, Attempts, Identification, Introspection, Keys, Known, Methods, Peers,
+            self, Attempts, Authenticator, Introspector, Keys, KnownKey, Methods, Peers,
             SignedTokens,
         },
         authorize, circuit,
-        credential::{self, gate},
+        credential::{self, token_gate},
         headers, protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
-    plan::{self, Identities, Plan},
+    plan::{CallerCredentials, Identities, Plan},
     state::State,
 };
 
-/// The stack with its types forgotten; one clone serves one request.
+/// The type-erased stack. One clone serves one request.
 pub type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
-/// Puts the stack together for one worker and its upstream: the socket, or a model of DevRev in its place. Changes nothing;
-/// `state` must have been reconciled with `plan`.
+/// Builds the stack for one worker. `upstream` is the connection pool, or a model of DevRev in a test. Has no side effects. `state`
+/// must have been reconciled with `plan`.
 pub fn build<S>(plan: &Plan, state: &State, upstream: S) -> Stack
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture>
@@ -59,36 +59,36 @@ where
     let metrics = || state.metrics.clone();
     let limiters = state.limiters.of_plan();
     let attempts = attempts(plan, state, upstream);
-    // DevRev is asked about a caller's own token by an attempt like any other.
-    let questions = Attempts::new(attempts.clone());
+    // Introspection is an attempt like any other.
+    let introspection = Attempts::new(attempts.clone());
 
     let stack = ServiceBuilder::new()
-        // Sees the final status, also of refusals, panics and callers that left.
+        // Sees the final status, also of refusals, panics and callers that went away.
         .layer(telemetry::TelemetryLayer::new(telemetry::TelemetryParams {
             metrics: metrics(),
             tally: state.tally.clone(),
             access: plan.access_log,
             spans: state.spans.clone(),
         }))
-        // The seam: below `Result<_, Error>`, above always an answer.
+        // Turns an `Error` from below into an answer, so that there always is one above.
         .layer(rescue::RescueLayer)
         // The cheapest refusal, before any work; its permit lives until the answer's body has ended.
         .layer(admission::AdmissionLayer::new(
             state.in_flight.clone(),
             plan.max_in_flight,
         ))
-        // What hyper leaves unchecked, before anything is believed of the request. Names the operation.
+        // Checks what hyper does not, before anything of the request is trusted. Names the operation.
         .layer(protocol::ProtocolLayer::new(plan.request))
-        // From here a `Caller` is known; its credential is gone.
+        // Below it the `Caller` is known, and its credential is out of the headers.
         .layer(authenticate::AuthenticateLayer::new(
-            identification(plan, state, questions),
+            authenticator(plan, state, introspection),
             metrics(),
         ))
-        // Before rate and quota: a forbidden call costs nothing.
+        // Above rate limit and quota: a forbidden call costs nothing.
         .layer(authorize::AuthorizeLayer::new(limiters.clone(), metrics()))
-        // The caller's own rate, once per request.
+        // The caller's rate limit, once per request.
         .layer(rate_limit::RateLimitLayer::new(limiters, metrics()))
-        // Once: what is retried is already right.
+        // Once per request: a retry sends the rewritten body.
         .layer(rewrite::RewriteLayer::new(rewrite::RewriteParams {
             rules: plan.rewrite.clone(),
             max_body: plan.request.max_body,
@@ -99,7 +99,7 @@ where
     BoxCloneSyncService::new(stack)
 }
 
-/// The way of an attempt, outermost first: from here down, each try of a request comes anew.
+/// The layers that every attempt goes through, outermost first.
 fn attempts<S>(
     plan: &Plan,
     state: &State,
@@ -120,7 +120,7 @@ where
     let tokens = state.tokens.of_plan();
 
     ServiceBuilder::new()
-        // From here down it is an attempt; waits hold no upstream slot.
+        // Each attempt of a request goes through the layers below. Waits hold no connection to DevRev.
         .layer(retry::RetryLayer::new(retry::RetryParams {
             rules: plan.retry.rules,
             budget: state.retry_budget.clone(),
@@ -131,16 +131,16 @@ where
             draining: state.draining.clone(),
             metrics: metrics(),
         }))
-        // Per attempt, so that each counts and a retry stops too. Above quota: what an open circuit refuses takes no unit
-        // and waits for none. Below it, the answers' demands are read already.
+        // Per attempt, so that each counts and an open circuit stops retries too. Above `quota`: a refused attempt takes no unit
+        // and waits for none, and answers come with the retry-after that `quota` has read.
         .layer(circuit::CircuitLayer::new(
             state.circuit.clone(),
             plan.circuit,
         ))
-        // What would go out with a token that DevRev refuses. Per attempt, and above quota: a dead token takes no unit and waits for
-        // none. Below the circuit: while nothing is sent, no probe of a token is spent.
-        .layer(gate::GateLayer::new(tokens.clone()))
-        // Every attempt needs leave of its group, and waits its turn for it; every answer tells the group.
+        // Stops attempts with a token that DevRev refuses. Above `quota`: they take no unit and wait for none. Below `circuit`: while
+        // nothing is sent, no probe of a token is wasted.
+        .layer(token_gate::TokenGateLayer::new(tokens.clone()))
+        // Every attempt waits its turn for a grant of its group; every answer updates the group.
         .layer(quota::QuotaLayer::new(quota::QuotaParams {
             groups: state.groups.clone(),
             rules: plan.quota.rules,
@@ -148,26 +148,26 @@ where
             in_flight: state.in_flight.clone(),
             metrics: metrics(),
         }))
-        // Strips what must not go on. Above the credential: a caller's `Connection: authorization` must not strip ours.
+        // Strips headers that are not forwarded. Above `credential`: a caller's `Connection: authorization` must not strip the token.
         .layer(headers::HeadersLayer::new(plan.host.clone()))
         // Per attempt, so that a rotated token is used.
         .layer(credential::CredentialLayer::new(tokens))
-        // Names this attempt to upstream, and times it: all that is below is upstream.
+        // Propagates the trace to DevRev and times the attempt: below is nothing but DevRev.
         .layer(attempt::AttemptLayer)
         // The only socket.
         .service(upstream)
 }
 
-fn identification(plan: &Plan, state: &State, questions: Attempts) -> Identification {
+fn authenticator(plan: &Plan, state: &State, attempts: Attempts) -> Authenticator {
     match &plan.identities {
-        Identities::Inject(methods) => Identification::Inject(known(methods, state)),
-        Identities::Validate(everyone) => Identification::Validate {
-            everyone: everyone.clone(),
-            introspection: plan.introspection.map(|asking| Introspection {
-                memory: state.introspection.clone(),
-                ttl: asking.ttl,
+        Identities::Inject(credentials) => Authenticator::Inject(methods(credentials, state)),
+        Identities::Validate(template) => Authenticator::Validate {
+            template: template.clone(),
+            introspector: plan.introspection.map(|introspection| Introspector {
+                cache: state.introspection.clone(),
+                ttl: introspection.ttl,
                 attempt_timeout: plan.upstream.attempt_timeout,
-                attempts: questions,
+                attempts,
                 groups: state.groups.clone(),
                 quota: plan.quota.rules,
                 metrics: state.metrics.clone(),
@@ -176,14 +176,17 @@ fn identification(plan: &Plan, state: &State, questions: Attempts) -> Identifica
     }
 }
 
-/// The plan's callers, with what the state has to know them by.
-fn known(methods: &plan::Methods, state: &State) -> Methods {
-    let keys = methods.keys.iter().map(|(hash, caller)| {
-        let used = state.key_usage.of(hash);
+/// The callers of the plan, with the signing keys and the counters of the state.
+fn methods(credentials: &CallerCredentials, state: &State) -> Methods {
+    let keys = credentials.keys.iter().map(|(hash, caller)| {
+        let usage = state.key_usage.of(hash);
         let caller = caller.clone();
-        (*hash, Known { caller, used })
+        (*hash, KnownKey { caller, usage })
     });
-    let signed = methods.signed.as_ref().zip(state.signing_keys.current());
+    let signed = credentials
+        .signed
+        .as_ref()
+        .zip(state.signing_keys.current());
     Methods {
         keys: Keys(keys.collect::<HashMap<_, _>>()),
         signed: signed.map(|(signed, keys)| {
@@ -194,9 +197,9 @@ fn known(methods: &plan::Methods, state: &State) -> Methods {
             })
         }),
         peers: Peers {
-            sans: methods.sans.clone(),
-            uids: methods.uids.clone(),
+            sans: credentials.sans.clone(),
+            uids: credentials.uids.clone(),
         },
-        anonymous: methods.anonymous.clone(),
+        anonymous: credentials.anonymous.clone(),
     }
 }

@@ -1,4 +1,4 @@
-//! Small types that travel with a request. No behaviour beyond making and showing them.
+//! Small types that travel with a request. They carry values and have no behaviour of their own.
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
@@ -6,7 +6,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::label::label_enum;
-use crate::policy::{access::Access, fair::Share, ledger, operation::Operation, san::San};
+use crate::policy::{access::Access, fair::Share, ledger, san::San};
 
 label_enum! {
     /// Which requests get a line in the access log.
@@ -34,13 +34,12 @@ pub fn key_id(hash: &[u8; 32]) -> String {
     hash[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The id of a request: the caller's own if it was sane, else made here. Also in `X-Request-Id`.
+/// The id of a request: the one that the client sent if it is well-formed, else a random one. Also in `X-Request-Id`.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub HeaderValue);
 
 impl RequestId {
-    /// A new one. To be unique is all that is asked of it: it is shown to the caller and grants nothing, so it need not be hard
-    /// to guess.
+    /// A new id. It only has to be unique: the caller sees it and it grants nothing, so it may be guessable.
     pub fn random() -> RequestId {
         let id = format!("{:032x}", fastrand::u128(..));
         RequestId(HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unknown")))
@@ -52,10 +51,6 @@ impl RequestId {
     }
 }
 
-/// The operation a request names.
-#[derive(Clone, Debug)]
-pub struct Named(pub Operation);
-
 /// When the caller's patience ends: no wait may end, and no attempt begin, after it.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
@@ -64,43 +59,43 @@ pub struct Deadline(pub Instant);
 #[derive(Clone, Copy, Debug)]
 pub struct Arrived(pub Instant);
 
-/// Who calls, and what holds for it under the configuration this request sees.
+/// Who calls, and the rules that apply to it under the configuration of this request.
 #[derive(Debug)]
 pub struct Caller {
     pub name: Arc<str>,
-    /// The upstream credential used for it; `None` where it brings its own.
+    /// The configured DevRev token that its requests are sent with; `None` in mode "validate", where it brings its own.
     pub token: Option<Arc<str>>,
     pub group: Arc<str>,
-    /// Of that group's quota.
+    /// Its share of the group's quota.
     pub share: Share,
     pub access: Access,
     pub max_wait: std::time::Duration,
-    /// False while the operator tries a rule before it bites.
+    /// False while the operator tries out its rules: what they would refuse passes and is counted.
     pub enforce: bool,
 }
 
-/// What a connection proves about whoever is at its other end; the same for all its requests.
+/// What a connection proves about its client. The same for all its requests.
 #[derive(Clone, Debug)]
 pub enum Peer {
-    /// Its chain was verified in the handshake.
+    /// A client certificate. The handshake verified its chain.
     Certificate(Arc<Certificate>),
-    /// Of the process that connected to a unix socket, as the kernel says.
+    /// The uid of the process that connected to a unix socket, as the kernel reports it.
     Uid(u32),
 }
 
-/// What counts of a client's certificate.
+/// The parts of a client certificate that identify a caller.
 #[derive(Debug)]
 pub struct Certificate {
     pub names: Vec<San>,
-    /// The last moment at which it holds.
+    /// The end of its validity.
     pub not_after: SystemTime,
 }
 
-/// In mode "validate", the credential the caller brought: forwarded, and hashed to key its rate.
+/// The DevRev token that the caller sent, in mode "validate". It is forwarded, and its hash keys the rate limit.
 #[derive(Clone)]
-pub struct OwnToken {
+pub struct CallerToken {
     pub header: HeaderValue,
-    /// Of the token, or of its user where that is known.
+    /// SHA-256 of the token, or of its user's id where that is known.
     pub hash: [u8; 32],
 }
 
@@ -108,12 +103,13 @@ pub struct OwnToken {
 #[derive(Clone, Copy, Debug)]
 pub struct Demand(pub std::time::Duration);
 
-/// Upstream refused the token that the gateway put on, with when to come back. The quota layer learns from the answer and
-/// makes an error of it.
+/// DevRev refused the injected token; holds the time until a retry makes sense. The quota layer books the answer and turns it
+/// into an error.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenRefused(pub std::time::Duration);
 
-/// The head had both Transfer-Encoding and Content-Length (RFC 9112 section 6.1); seen on the wire only.
+/// The head had both Transfer-Encoding and Content-Length (RFC 9112 section 6.1). hyper drops one of them, so only the bytes
+/// on the wire show it.
 #[derive(Clone, Copy, Debug)]
 pub struct AmbiguousFraming;
 
@@ -133,10 +129,10 @@ pub struct RequestLimits {
     pub max_body: u64,
 }
 
-/// The name of callers that have none of their own, and of groups likewise.
+/// The name of callers and groups that the configuration does not name.
 pub const OTHER: &str = "other";
 
-/// The same as a label.
+/// [`OTHER`] as a label.
 pub fn other() -> Arc<str> {
     Arc::from(OTHER)
 }

@@ -1,4 +1,4 @@
-//! Room for a bounded number of requests. The permit lives until the answer's body has ended, not only its head.
+//! Bounds the requests in flight. A permit is held until the answer's body has ended, not only its head.
 
 use std::{
     sync::Arc,
@@ -45,7 +45,7 @@ pub struct Admission<S> {
     max: usize,
 }
 
-/// A full house empties at the pace of single requests; a second is long for one and short for a caller.
+/// A second is long for a place to become free, and short for a caller to wait.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl<S> Service<Request<Body>> for Admission<S>

@@ -16,12 +16,11 @@ use crate::{
     body::Body,
     error::Error,
     policy::{
-        operation::OperationLabel,
+        operation::{Operation, OperationLabel},
         trace::{SpanId, TRACEPARENT, TRACESTATE},
     },
     record::Record,
     telemetry::trace::{End, Trace, What},
-    types::Named,
 };
 
 /// See the module.
@@ -63,8 +62,8 @@ where
             method: request.method().clone(),
             operation: request
                 .extensions()
-                .get::<Named>()
-                .map_or(OperationLabel::OTHER, |Named(operation)| operation.label()),
+                .get::<Operation>()
+                .map_or(OperationLabel::OTHER, Operation::label),
             record,
             start: Instant::now(),
             end: Some(End::Left),

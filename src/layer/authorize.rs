@@ -1,4 +1,4 @@
-//! Which operations a caller may use; before rate and quota, because a forbidden call costs nothing.
+//! Which operations a caller may use. Above the rate limit and the quota, because a forbidden call costs nothing.
 
 use std::{
     sync::Arc,
@@ -12,15 +12,16 @@ use super::{Either, record};
 use crate::{
     body::Body,
     error::{Code, Error},
+    policy::operation::Operation,
     state::limiters::PlanLimiters,
     telemetry::metrics::Metrics,
-    types::{Caller, Named, OwnToken},
+    types::{Caller, CallerToken},
 };
 
 /// See the module.
 #[derive(Clone)]
 pub struct AuthorizeLayer {
-    /// A refusal tells where the caller's own limit stands, and takes nothing from it.
+    /// A refusal reports the state of the caller's rate limit without using any of it.
     limiters: Arc<PlanLimiters>,
     metrics: Arc<Metrics>,
 }
@@ -64,15 +65,17 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let extensions = request.extensions();
-        let (Some(caller), Some(Named(operation))) =
-            (extensions.get::<Arc<Caller>>(), extensions.get())
-        else {
+        let (Some(caller), Some(operation)) = (
+            extensions.get::<Arc<Caller>>(),
+            extensions.get::<Operation>(),
+        ) else {
             return Either::refused(Error::Internal);
         };
         if !caller.access.permits(operation.name()) {
             if caller.enforce {
-                record(&request).facts().rate =
-                    self.limiters.standing(caller, extensions.get::<OwnToken>());
+                record(&request).facts().rate = self
+                    .limiters
+                    .headers(caller, extensions.get::<CallerToken>());
                 return Either::refused(Error::Forbidden);
             }
             let code = Code::Forbidden;

@@ -1,4 +1,4 @@
-//! What hyper leaves unchecked: the target, Host, framing and the size of the header section. Names the operation.
+//! Checks what hyper does not: the target, Host, framing and the size of the header section. Names the operation.
 
 use std::task::{Context, Poll};
 
@@ -10,7 +10,7 @@ use crate::{
     body::Body,
     error::Error,
     policy::{headers, operation::Operation, target},
-    types::{AmbiguousFraming, Named, RequestLimits},
+    types::{AmbiguousFraming, RequestLimits},
 };
 
 /// See the module.
@@ -60,7 +60,7 @@ where
         let record = record(&request);
         record.facts().operation = Some(operation.label());
         record.facts().deprecated_operation = operation.is_deprecated();
-        request.extensions_mut().insert(Named(operation));
+        request.extensions_mut().insert(operation);
         Either::below(self.inner.call(request))
     }
 }

@@ -1,4 +1,4 @@
-//! The caller's own rate, once per request, by governor's GCRA.
+//! The caller's rate limit, once per request (GCRA by governor).
 
 use std::{
     sync::Arc,
@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     state::limiters::PlanLimiters,
     telemetry::metrics::Metrics,
-    types::{Caller, OwnToken},
+    types::{Caller, CallerToken},
 };
 
 /// See the module.
@@ -68,7 +68,7 @@ where
         };
         let Some(limiter) = self
             .limiters
-            .of_request(caller, extensions.get::<OwnToken>())
+            .of_request(caller, extensions.get::<CallerToken>())
         else {
             return Either::refused(Error::Internal);
         };

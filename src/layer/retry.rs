@@ -17,6 +17,7 @@ use crate::{
     error::Error,
     policy::{
         feedback::whole_seconds,
+        operation::Operation,
         retry::{Attempt, Decision, Outcome, Reason, Rules, decide},
     },
     record::Record,
@@ -28,7 +29,7 @@ use crate::{
         labels::{AttemptOutcome, WaitReason},
         metrics::Metrics,
     },
-    types::{Deadline, Demand, Named},
+    types::{Deadline, Demand},
 };
 
 /// What [`RetryLayer`] needs.
@@ -126,8 +127,8 @@ impl RetryParams {
         let (mut head, mut body) = request.into_parts();
         let reads = head
             .extensions
-            .get::<Named>()
-            .is_some_and(|Named(operation)| operation.is_read(&head.method));
+            .get::<Operation>()
+            .is_some_and(|operation| operation.is_read(&head.method));
         let deadline = head
             .extensions
             .get::<Deadline>()

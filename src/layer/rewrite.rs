@@ -15,10 +15,12 @@ use super::BoxFuture;
 use crate::{
     body::{Body, Fault, InboundFault, read_up_to},
     error::Error,
-    policy::rewrite::{RewriteFault, Rewritten, Rule, Skip, rewrite, skip},
+    policy::{
+        operation::Operation,
+        rewrite::{RewriteFault, Rewritten, Rule, Skip, rewrite, skip},
+    },
     record::Record,
     telemetry::metrics::Metrics,
-    types::Named,
 };
 
 /// What [`RewriteLayer`] needs.
@@ -89,7 +91,7 @@ where
 
 impl RewriteParams {
     fn rule_for(&self, request: &Request<Body>) -> Option<Arc<Rule>> {
-        let Named(operation) = request.extensions().get()?;
+        let operation = request.extensions().get::<Operation>()?;
         let rule = self.rules.get(operation.name())?;
         match skip(request.method(), request.headers()) {
             None => Some(rule.clone()),

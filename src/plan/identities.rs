@@ -1,4 +1,4 @@
-//! Who may call, and how each proves it.
+//! Who may call, and how each caller proves itself.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,42 +15,42 @@ use crate::{
     types::{Caller, OTHER, Roots},
 };
 
-/// What tells one caller from another.
+/// How callers are identified.
 #[derive(Clone, Debug)]
 pub enum Identities {
     /// Callers prove themselves to revgate.
-    Inject(Methods),
-    /// Callers bring a DevRev token of their own. What holds for each of them; its group is that of its token.
+    Inject(CallerCredentials),
+    /// Callers bring a DevRev token of their own. This is the caller that every token stands for, but for its group.
     Validate(Arc<Caller>),
 }
 
-/// The ways in which callers prove themselves.
+/// Callers by the credentials that prove them.
 #[derive(Clone, Debug, Default)]
-pub struct Methods {
-    /// By the SHA-256 of the key; a caller that rotates its key stands here twice.
+pub struct CallerCredentials {
+    /// By the SHA-256 of the key. A caller that rotates its key has two.
     pub keys: HashMap<[u8; 32], Arc<Caller>>,
-    pub signed: Option<SignedTokens>,
+    pub signed: Option<SignedTokenPlan>,
     /// By the name in the client certificate.
     pub sans: Arc<HashMap<San, Arc<Caller>>>,
-    /// By the uid of the process at the other end of a unix socket.
+    /// By the uid of the client of a unix socket.
     pub uids: Arc<HashMap<u32, Arc<Caller>>>,
     pub anonymous: Option<Arc<Caller>>,
 }
 
 /// Callers by the `sub` of a signed token.
 #[derive(Clone, Debug)]
-pub struct SignedTokens {
+pub struct SignedTokenPlan {
     pub expected: Arc<Expected>,
     pub subjects: Arc<HashMap<String, Arc<Caller>>>,
     pub source: KeySource,
 }
 
-/// Where the keys are from that verify signed tokens.
+/// Where the keys that verify signed tokens come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
-    /// They are what they are until the file changes.
+    /// A file.
     Fixed(KeySet),
-    /// An issuer publishes them.
+    /// An issuer that publishes them.
     Published { url: Uri, roots: Roots },
 }
 
@@ -60,7 +60,7 @@ impl Identities {
             let caller = caller(OTHER, &config.defaults, None, OTHER.into());
             return Identities::Validate(Arc::new(caller));
         }
-        let mut methods = Methods::default();
+        let mut credentials = CallerCredentials::default();
         let (mut subjects, mut sans, mut uids) = (HashMap::new(), HashMap::new(), HashMap::new());
         for (name, configured) in &config.callers {
             let token = configured.token.as_deref();
@@ -71,19 +71,19 @@ impl Identities {
             match &configured.credential {
                 CallerCredential::Keys(hashes) => {
                     let keys = hashes.iter().map(|hash| (*hash, caller.clone()));
-                    methods.keys.extend(keys);
+                    credentials.keys.extend(keys);
                 }
                 CallerCredential::JwtSubject(subject) => {
                     drop(subjects.insert(subject.clone(), caller));
                 }
                 CallerCredential::San(san) => drop(sans.insert(san.clone(), caller)),
                 CallerCredential::Uid(uid) => drop(uids.insert(*uid, caller)),
-                CallerCredential::Anonymous => methods.anonymous = Some(caller),
+                CallerCredential::Anonymous => credentials.anonymous = Some(caller),
             }
         }
-        methods.sans = Arc::new(sans);
-        methods.uids = Arc::new(uids);
-        methods.signed = config.auth.jwt.as_ref().map(|jwt| SignedTokens {
+        credentials.sans = Arc::new(sans);
+        credentials.uids = Arc::new(uids);
+        credentials.signed = config.auth.jwt.as_ref().map(|jwt| SignedTokenPlan {
             expected: Arc::new(Expected {
                 issuer: jwt.issuer.clone(),
                 audience: jwt.audience.clone(),
@@ -97,20 +97,21 @@ impl Identities {
                 },
             },
         });
-        Identities::Inject(methods)
+        Identities::Inject(credentials)
     }
 
-    /// The caller of the file with this name, or in mode "validate" what holds for each.
+    /// The caller with this name: one of the file, or in mode "validate" the one that every token stands for.
     pub fn find(&self, name: &str) -> Option<&Arc<Caller>> {
+        let has_name = |caller: &&Arc<Caller>| *caller.name == *name;
         match self {
-            Identities::Validate(everyone) => Some(everyone).filter(|caller| *caller.name == *name),
-            Identities::Inject(methods) => methods.all().find(|caller| *caller.name == *name),
+            Identities::Validate(template) => Some(template).filter(has_name),
+            Identities::Inject(credentials) => credentials.callers().find(has_name),
         }
     }
 }
 
-impl Methods {
-    fn all(&self) -> impl Iterator<Item = &Arc<Caller>> {
+impl CallerCredentials {
+    fn callers(&self) -> impl Iterator<Item = &Arc<Caller>> {
         let signed = self.signed.iter();
         let signed = signed.flat_map(|signed| signed.subjects.values());
         let connections = self.sans.values().chain(self.uids.values());

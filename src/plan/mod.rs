@@ -1,12 +1,12 @@
-//! What is decided: the immutable product of a configuration.
+//! The immutable product of a configuration.
 //!
-//! [`Plan::of`] does all that can fail about a configuration, and changes nothing. What is learnt while the gateway runs is in
-//! [`State`](crate::state::State), which is reconciled with each new plan. A request sees one plan from its head to its last
+//! [`Plan::of`] does everything about a configuration that can fail, and has no side effects. What the gateway learns while it runs
+//! is in [`State`](crate::state::State), which is reconciled with each new plan. A request uses one plan from its head to its last
 //! attempt.
 
 mod identities;
 mod tls;
-mod token;
+mod token_value;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,14 +17,16 @@ use std::{
 use http::HeaderValue;
 
 pub use self::{
-    identities::{Identities, KeySource, Methods, SignedTokens},
+    identities::{CallerCredentials, Identities, KeySource, SignedTokenPlan},
     tls::ServerTls,
-    token::TokenValue,
+    token_value::TokenValue,
 };
 use crate::{
     config::{CallerRules, Config, Problem, Problems},
     policy::{
-        circuit, ledger, rate, retry,
+        circuit, ledger,
+        rate::RateLimit,
+        retry,
         rewrite::{Mode, Rule},
     },
     types::{AccessLog, QuotaRules, RequestLimits},
@@ -36,66 +38,67 @@ use crate::{
 pub struct Plan {
     /// Who may call, and how each proves it.
     pub identities: Identities,
-    /// How DevRev is asked about callers' own tokens; `None` where it is not.
-    pub introspection: Option<Introspection>,
-    /// How many unknown tokens DevRev is asked about at once.
-    pub unknown_at_once: usize,
-    /// Upstream credentials by name.
+    /// `None` where DevRev is not asked about callers' tokens.
+    pub introspection: Option<IntrospectionPlan>,
+    /// How many unknown tokens are introspected at once.
+    pub max_introspections: usize,
+    /// The configured DevRev tokens by name.
     pub tokens: BTreeMap<Arc<str>, TokenValue>,
-    pub rates: Rates,
-    pub quota: Arc<Quota>,
+    pub rates: RatePlan,
+    pub quota: Arc<QuotaPlan>,
     /// By the operation's normalised name.
     pub rewrite: Arc<HashMap<String, Arc<Rule>>>,
-    pub retry: Retry,
+    pub retry: RetryPlan,
     pub circuit: circuit::Rules,
     pub max_in_flight: usize,
     pub request: RequestLimits,
-    /// For a request's body to arrive: as long as an attempt is given to be answered, as both bound how long a place is held.
+    /// The time for a request's body to arrive. It equals the attempt timeout, because both bound how long a request holds its
+    /// place in flight.
     pub body_timeout: Duration,
     pub upstream: Bounds,
     /// The upstream's authority.
     pub host: HeaderValue,
     pub access_log: AccessLog,
-    /// With callers; `None` where they connect in the clear.
+    /// `None` where clients connect without TLS.
     pub tls: Option<ServerTls>,
 }
 
-/// Everybody's own rate.
+/// The rate limits of callers.
 #[derive(Debug)]
-pub struct Rates {
-    /// By the name of the caller.
-    pub callers: BTreeMap<Arc<str>, rate::Quota>,
-    /// Of each token in mode "validate".
-    pub default: rate::Quota,
+pub struct RatePlan {
+    /// By the caller's name.
+    pub callers: BTreeMap<Arc<str>, RateLimit>,
+    /// The limit of each token in mode "validate".
+    pub default: RateLimit,
 }
 
-/// How the upstream quota is shared.
+/// How callers share the upstream quota.
 #[derive(Debug)]
-pub struct Quota {
+pub struct QuotaPlan {
     pub rules: QuotaRules,
     /// The groups of the file with the names of their callers.
     pub groups: BTreeMap<Arc<str>, Vec<Arc<str>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Retry {
+pub struct RetryPlan {
     pub rules: retry::Rules,
-    /// Retries that the budget allows per request.
+    /// Retries that the budget allows for each request.
     pub budget_ratio: f64,
     pub max_replay_body: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Introspection {
-    /// How long the word "good" is believed.
+pub struct IntrospectionPlan {
+    /// How long a good result is valid.
     pub ttl: Duration,
 }
 
 impl Plan {
-    /// Decides everything that follows from a configuration.
+    /// Makes the plan of a configuration.
     ///
     /// # Errors
-    /// What cannot be done about it, by key path.
+    /// What is wrong with the configuration, by key path.
     pub fn of(config: &Config) -> Result<Plan, Problems> {
         let mut problems = Vec::new();
         let mut problem = |path: String, message: String| problems.push(Problem { path, message });
@@ -122,12 +125,12 @@ impl Plan {
         let callers = config.callers.iter();
         Ok(Plan {
             identities: Identities::of(config),
-            introspection: config.auth.introspect.then_some(Introspection {
+            introspection: config.auth.introspect.then_some(IntrospectionPlan {
                 ttl: config.auth.introspect_ttl,
             }),
-            unknown_at_once: unknown_at_once(config),
+            max_introspections: max_introspections(config),
             tokens,
-            rates: Rates {
+            rates: RatePlan {
                 callers: callers
                     .map(|(name, caller)| (name.as_str().into(), rate_of(&caller.rules)))
                     .collect(),
@@ -135,7 +138,7 @@ impl Plan {
             },
             quota: Arc::new(quota(config)),
             rewrite: Arc::new(rewrite(config)),
-            retry: Retry {
+            retry: RetryPlan {
                 rules: retry::Rules {
                     max_attempts: config.retry.max_attempts,
                     backoff_min: config.retry.backoff.min,
@@ -169,22 +172,22 @@ impl Plan {
     }
 }
 
-fn rate_of(rules: &CallerRules) -> rate::Quota {
-    rate::Quota {
+fn rate_of(rules: &CallerRules) -> RateLimit {
+    RateLimit {
         count: rules.rate.count,
         per: rules.rate.per,
         burst: rules.burst,
     }
 }
 
-/// A quarter of a worker's connections, and with those that wait for it about a quarter of the requests in flight. The rest is
-/// for those who are known.
-fn unknown_at_once(config: &Config) -> usize {
+/// A quarter of a worker's connections; together with the requests that wait for one, about a quarter of the requests in flight.
+/// The rest is left to known tokens.
+fn max_introspections(config: &Config) -> usize {
     let connections = config.upstream.max_connections / 4;
     connections.min(config.limits.max_in_flight / 36)
 }
 
-fn quota(config: &Config) -> Quota {
+fn quota(config: &Config) -> QuotaPlan {
     let mut groups = BTreeMap::<Arc<str>, Vec<Arc<str>>>::new();
     for token in config.tokens.values() {
         groups.entry(token.quota_group.clone()).or_default();
@@ -196,7 +199,7 @@ fn quota(config: &Config) -> Quota {
             callers.push(name.as_str().into());
         }
     }
-    Quota {
+    QuotaPlan {
         rules: QuotaRules {
             ledger: ledger::Rules {
                 spread_above: config.quota.spread_above,
@@ -223,13 +226,13 @@ fn rewrite(config: &Config) -> HashMap<String, Arc<Rule>> {
         let link = rule.link.as_ref();
         let link = link
             .and_then(|page| HeaderValue::try_from(format!("<{page}>; rel=\"deprecation\"")).ok());
-        let rule_of_all = Arc::new(Rule {
+        let shared = Arc::new(Rule {
             rename,
             mode: rule.mode,
             link,
         });
         for operation in &rule.operations {
-            rules.insert(operation.clone(), rule_of_all.clone());
+            rules.insert(operation.clone(), shared.clone());
         }
     }
     rules

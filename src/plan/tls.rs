@@ -1,4 +1,4 @@
-//! What a handshake with a caller needs.
+//! The TLS configuration for handshakes with clients.
 
 use std::{fmt, sync::Arc};
 
@@ -11,19 +11,19 @@ use rustls::{
 
 use crate::config::{ClientAuth, Tls};
 
-/// Sessions that may be resumed. A client of ours keeps its connection, so few are; each holds the client's chain, so
-/// that this many take some 4 MiB at most.
+/// How many sessions may be resumed. Clients keep their connections, so few are needed. Each holds the client's chain, so this
+/// many take some 4 MiB at most.
 const SESSIONS: usize = 1024;
 
-/// TLS with callers. Sessions are resumed within one of these only: a resumed one is not verified again, so it must not
-/// outlive the authorities that vouched for it.
+/// TLS with clients. A resumed session is not verified again, so it must not outlive the client CAs that it was verified with:
+/// each value has its own session cache.
 #[derive(Clone)]
 pub struct ServerTls {
     pub config: Arc<ServerConfig>,
-    /// Of the certificate that the gateway shows.
+    /// SHA-256 of the server certificate.
     certificate: [u8; 32],
-    /// Of the certificates of who may vouch for clients.
-    authorities: Option<[u8; 32]>,
+    /// SHA-256 of the client CAs' certificates.
+    client_cas: Option<[u8; 32]>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,7 @@ pub enum TlsError {
 
 impl ServerTls {
     /// # Errors
-    /// When rustls refuses what the configuration has accepted.
+    /// When rustls refuses what the configuration accepted.
     pub(super) fn of(tls: &Tls) -> Result<ServerTls, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -56,26 +56,26 @@ impl ServerTls {
         let mut config = builder.with_cert_resolver(Arc::new(identity));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-        let (certificate, authorities) = tls.digests();
+        let (certificate, client_cas) = tls.digests();
         Ok(ServerTls {
             config: Arc::new(config),
             certificate,
-            authorities,
+            client_cas,
         })
     }
 
-    /// Whether it shows the same certificate and trusts the same authorities.
+    /// Whether the server certificate and the client CAs are the same.
     pub fn is_same(&self, other: &ServerTls) -> bool {
-        self.certificate == other.certificate && self.trusts_the_same(other)
+        self.certificate == other.certificate && self.has_same_client_cas(other)
     }
 
-    /// Whether the same authorities vouch for clients.
-    pub fn trusts_the_same(&self, other: &ServerTls) -> bool {
-        self.authorities == other.authorities
+    /// Whether the client CAs are the same.
+    pub fn has_same_client_cas(&self, other: &ServerTls) -> bool {
+        self.client_cas == other.client_cas
     }
 }
 
-/// The key stays out of it whatever rustls's own types would show.
+/// Written by hand so that the private key is not shown, whatever rustls's types show.
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerTls").finish_non_exhaustive()

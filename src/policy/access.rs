@@ -1,4 +1,4 @@
-//! Which operations a caller may use: what some `allow` pattern covers and no `deny` pattern does.
+//! Which operations a caller may use: those that an `allow` pattern matches and no `deny` pattern does.
 //!
 //! ```
 //! use revgate::policy::access::Access;
@@ -16,7 +16,7 @@ use std::fmt;
 pub enum Pattern {
     /// `*`
     Any,
-    /// `works.*`, kept with its dot, so that `works.*` does not take in `worksheets.list`.
+    /// `works.*`, kept with its dot, so that it does not match `worksheets.list`.
     Prefix(String),
     /// `works.list`
     Exact(String),
@@ -24,7 +24,7 @@ pub enum Pattern {
 
 impl Pattern {
     fn parse(text: &str) -> Pattern {
-        // Operations are compared in lower case, so a pattern must be too, or a deny would never bite.
+        // Operations are compared in lower case. A `deny` pattern in upper case would never match.
         let text = text.trim().trim_matches('/').to_ascii_lowercase();
         if text == "*" {
             return Pattern::Any;
@@ -59,11 +59,11 @@ impl fmt::Display for Pattern {
 pub enum Decision<'a> {
     Allowed(&'a Pattern),
     Denied(&'a Pattern),
-    /// No `allow` pattern takes it in.
+    /// No `allow` pattern matches it.
     NotAllowed,
 }
 
-/// What a caller may do: everything some `allow` pattern takes in and no `deny` pattern does.
+/// The `allow` and `deny` patterns of a caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     allow: Vec<Pattern>,
@@ -80,13 +80,13 @@ impl Access {
         }
     }
 
-    /// Whether the operation, in its normalised spelling, may be called. `deny` wins, and holds for each segment of a path
-    /// too: what serves an operation under a further path, or looks at the start of one, must not be a way round it.
+    /// Whether the operation, in its normalised spelling, may be called. `deny` wins. It also matches each segment of a path, so
+    /// that a server which finds operations below another path, or at the start of one, is no way around it.
     pub fn permits(&self, operation: &str) -> bool {
         matches!(self.decide(operation), Decision::Allowed(_))
     }
 
-    /// The same, and by which pattern.
+    /// Like [`permits`](Self::permits), with the pattern that decides.
     pub fn decide(&self, operation: &str) -> Decision<'_> {
         let denies =
             |p: &Pattern| p.matches(operation) || operation.split('/').any(|s| p.matches(s));
@@ -99,7 +99,7 @@ impl Access {
         }
     }
 
-    /// Whether the pattern that decided stands in this one's list as well.
+    /// Whether this list has the pattern that decided as well.
     pub fn shares(&self, decision: Decision<'_>) -> bool {
         match decision {
             Decision::Allowed(pattern) => self.allow.contains(pattern),
@@ -114,8 +114,8 @@ mod tests {
     use super::*;
 
     fn access(allow: &[&str], deny: &[&str]) -> Access {
-        let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        Access::new(&own(allow), &own(deny))
+        let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        Access::new(&owned(allow), &owned(deny))
     }
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn deny_holds_under_further_paths_and_allow_does_not() {
+    fn deny_matches_every_segment_of_a_path_and_allow_the_whole() {
         let denied = access(&["*"], &["auth-tokens.create"]);
         assert!(!denied.permits("internal/auth-tokens.create"));
         assert!(!denied.permits("auth-tokens.create/x"));
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_allowed_by_an_empty_list() {
+    fn an_empty_list_allows_nothing() {
         assert!(!access(&[], &[]).permits("works.list"));
     }
 

@@ -1,7 +1,8 @@
-//! What DevRev said of the tokens that callers bring: how long it is believed, what is kept, and who asks.
+//! What introspection says about the tokens that callers bring: how long a result is valid, what is cached, and which request
+//! asks DevRev.
 //!
-//! Good tokens and bad ones have a room each. Only DevRev lets a token into the room of the good, so that a flood of
-//! made-up tokens pushes out made-up tokens and nothing else.
+//! Good and bad tokens are cached apart. Only an answer of DevRev's makes a token good, so a flood of made-up tokens evicts
+//! made-up tokens and no good one.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -9,158 +10,162 @@ use std::{
     time::Duration,
 };
 
-/// How long the word "bad" is believed. Short, for a token may be made good again, and long enough that a caller which
-/// tries a bad one in a loop costs DevRev six questions a minute and not six hundred.
-pub const BAD_FOR: Duration = Duration::from_secs(10);
+/// How long a token stays bad. Short, because DevRev may accept it again. Long enough that a caller which tries a bad token in
+/// a loop costs six introspections a minute and not six hundred.
+pub const BAD_TTL: Duration = Duration::from_secs(10);
 
-/// How long beyond its time the word "good" still counts while DevRev cannot be asked. DevRev checks the token of each
-/// call by itself, so what this allows is only that the call is sent.
-pub const STALE_FOR: Duration = Duration::from_secs(300);
+/// How long a good result may be used beyond its TTL while introspection fails (compare `stale-if-error`, RFC 5861). DevRev checks
+/// the token of every call by itself, so this only lets the call be sent.
+pub const STALE_IF_ERROR: Duration = Duration::from_secs(300);
 
-/// While a stale word counts, DevRev is asked again no sooner: else every request would wait for the question to fail.
-pub const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// The time between two introspections of a token while a stale result is in use. Without it every request would wait for
+/// one to fail.
+pub const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Tokens kept in each of the two rooms unless told otherwise: some 2 MB, and more than there are callers of a sidecar.
+/// Capacity of the cache for good tokens, and of that for bad ones: some 2 MB, and more than a sidecar has callers.
 pub const DEFAULT_CAPACITY: usize = 10_000;
 
-/// What is known of a token.
+/// What the cache knows about a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known<V> {
-    /// It is good, and this is whose it is.
+pub enum Lookup<V> {
+    /// The token is good; the value is its user.
     Good(V),
-    /// DevRev refuses it.
+    /// DevRev refuses the token.
     Bad,
     /// DevRev must be asked.
-    Nothing,
+    Miss,
 }
 
-/// What to do about a token of which nothing is known.
+/// What a request does about a token that the cache did not know.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Turn<V, F> {
-    /// Meanwhile it is known to be good.
+pub enum Join<V, F> {
+    /// By now it is known to be good.
     Good(V),
-    /// Meanwhile it is known to be bad.
+    /// By now it is known to be bad.
     Bad,
-    /// Ask DevRev, and tell [`Cache::end`] how that ended, however it did. Holds what was known before, if that still
-    /// counts when DevRev cannot be asked.
-    Ask(Option<V>),
-    /// Somebody asks already.
+    /// Ask DevRev, and call [`TokenCache::finish`] whatever comes of it. Holds the stale result, which is used if introspection
+    /// fails.
+    Lead(Option<V>),
+    /// Wait for the introspection that is under way.
     Follow(F),
 }
 
-/// How a question ended.
+/// How an introspection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending<V> {
-    /// DevRev knows the token.
+pub enum Outcome<V> {
+    /// DevRev accepts the token.
     Good {
-        /// Whose it is.
+        /// The token's user.
         value: V,
-        /// How long that is believed.
+        /// How long the result is valid.
         ttl: Duration,
-        /// When the token itself ends.
+        /// When the token itself expires.
         expires: Option<Duration>,
     },
     /// DevRev refuses the token.
     Bad,
-    /// DevRev could not be asked, or did not say.
+    /// DevRev could not be reached, or its answer did not say.
     Failed,
-    /// Whoever asked has gone.
-    Left,
+    /// The leader went away before it had an answer.
+    Abandoned,
 }
 
 #[derive(Debug)]
 struct Good<V> {
     value: V,
-    /// DevRev is not asked before this.
-    fresh: Duration,
+    fresh_until: Duration,
 }
 
-/// See the module. Times are since any fixed instant, and do not step back. `F` is what those who follow a question hold.
+/// Results of introspection by token, and the introspections under way. Times are since any fixed instant and never go back. `F` is
+/// what followers wait on.
 #[derive(Debug)]
-pub struct Cache<K, V, F> {
-    good: Room<K, Good<V>>,
-    bad: Room<K, ()>,
-    asking: HashMap<K, F>,
+pub struct TokenCache<K, V, F> {
+    good: BoundedMap<K, Good<V>>,
+    bad: BoundedMap<K, ()>,
+    in_flight: HashMap<K, F>,
 }
 
-impl<K: Copy + Ord + Hash, V: Clone, F: Clone> Cache<K, V, F> {
-    /// See [`DEFAULT_CAPACITY`].
+impl<K: Copy + Ord + Hash, V: Clone, F: Clone> TokenCache<K, V, F> {
+    /// `capacity` is for good and bad tokens each; see [`DEFAULT_CAPACITY`].
     pub fn new(capacity: usize) -> Self {
-        Cache {
-            good: Room::new(capacity),
-            bad: Room::new(capacity),
-            asking: HashMap::new(),
+        TokenCache {
+            good: BoundedMap::new(capacity),
+            bad: BoundedMap::new(capacity),
+            in_flight: HashMap::new(),
         }
     }
 
-    /// What is known of this token.
-    pub fn look(&self, key: &K, now: Duration) -> Known<V> {
-        if let Some(good) = self.good.get(key, now).filter(|good| now < good.fresh) {
-            return Known::Good(good.value.clone());
+    /// The result for this token while it is valid.
+    pub fn lookup(&self, key: &K, now: Duration) -> Lookup<V> {
+        let good = self.good.get(key, now);
+        if let Some(good) = good.filter(|good| now < good.fresh_until) {
+            return Lookup::Good(good.value.clone());
         }
         match self.bad.get(key, now) {
-            Some(()) => Known::Bad,
-            None => Known::Nothing,
+            Some(()) => Lookup::Bad,
+            None => Lookup::Miss,
         }
     }
 
-    /// Takes part in the one question about this token; `start` makes what the others will follow.
-    pub fn join(&mut self, key: &K, now: Duration, start: impl FnOnce() -> F) -> Turn<V, F> {
-        match self.look(key, now) {
-            Known::Good(value) => return Turn::Good(value),
-            Known::Bad => return Turn::Bad,
-            Known::Nothing => {}
+    /// Leads or follows the one introspection of this token; `start` makes what the followers will wait on.
+    pub fn join(&mut self, key: &K, now: Duration, start: impl FnOnce() -> F) -> Join<V, F> {
+        match self.lookup(key, now) {
+            Lookup::Good(value) => return Join::Good(value),
+            Lookup::Bad => return Join::Bad,
+            Lookup::Miss => {}
         }
-        if let Some(follow) = self.asking.get(key) {
-            return Turn::Follow(follow.clone());
+        if let Some(follow) = self.in_flight.get(key) {
+            return Join::Follow(follow.clone());
         }
-        self.asking.insert(*key, start());
-        Turn::Ask(self.good.get(key, now).map(|good| good.value.clone()))
+        self.in_flight.insert(*key, start());
+        Join::Lead(self.good.get(key, now).map(|good| good.value.clone()))
     }
 
-    /// The question about this token has ended. Returns what counts although DevRev could not be asked.
-    pub fn end(&mut self, key: &K, ending: Ending<V>, now: Duration) -> Option<V> {
-        self.asking.remove(key);
-        match ending {
-            Ending::Good {
+    /// The introspection of this token has ended. Returns the stale result to use if it failed.
+    pub fn finish(&mut self, key: &K, outcome: Outcome<V>, now: Duration) -> Option<V> {
+        self.in_flight.remove(key);
+        match outcome {
+            Outcome::Good {
                 value,
                 ttl,
                 expires,
             } => {
                 self.bad.remove(key);
-                let fresh = now.saturating_add(ttl);
-                let end = fresh.saturating_add(STALE_FOR);
+                let fresh_until = now.saturating_add(ttl);
+                let end = fresh_until.saturating_add(STALE_IF_ERROR);
                 let end = expires.map_or(end, |expires| expires.min(end));
-                self.good.insert(*key, end, Good { value, fresh }, now);
+                let good = Good { value, fresh_until };
+                self.good.insert(*key, end, good, now);
                 None
             }
-            Ending::Bad => {
+            Outcome::Bad => {
                 self.good.remove(key);
-                let end = now.saturating_add(BAD_FOR);
+                let end = now.saturating_add(BAD_TTL);
                 self.bad.insert(*key, end, (), now);
                 None
             }
-            Ending::Failed => {
+            Outcome::Failed => {
                 let good = self.good.get_mut(key, now)?;
-                good.fresh = good.fresh.max(now.saturating_add(ASK_AGAIN));
+                let next = now.saturating_add(RETRY_INTERVAL);
+                good.fresh_until = good.fresh_until.max(next);
                 Some(good.value.clone())
             }
-            Ending::Left => None,
+            Outcome::Abandoned => None,
         }
     }
 
-    /// How many good and bad tokens are kept, and how many are asked about.
+    /// How many good tokens, bad tokens and introspections under way there are.
     pub fn sizes(&self) -> (usize, usize, usize) {
         let (good, bad) = (self.good.entries.len(), self.bad.entries.len());
-        (good, bad, self.asking.len())
+        (good, bad, self.in_flight.len())
     }
 }
 
 /// Users' ids have some fifty bytes.
 const MAX_USER: usize = 256;
 
-/// The user that an answer of `auth-tokens.info` names: `user_id`, else `subject`, as DevRev's specification has them.
-/// Anything else names nobody; what the server does is not known for sure.
+/// The user that an answer of `auth-tokens.info` names: `user_id`, else `subject`, as DevRev's specification has them. `None` for
+/// anything else, because the server may deviate from its specification.
 pub fn user_of(body: &[u8]) -> Option<String> {
     let map: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
     ["user_id", "subject"].into_iter().find_map(|name| {
@@ -170,18 +175,18 @@ pub fn user_of(body: &[u8]) -> Option<String> {
     })
 }
 
-/// So many entries, each with its end. What is over goes first, then what ends first.
+/// A map whose entries expire. At capacity, expired entries are evicted first, then those that expire soonest.
 #[derive(Debug)]
-struct Room<K, T> {
+struct BoundedMap<K, T> {
     entries: HashMap<K, (Duration, T)>,
-    /// The same, by their ends.
+    /// The keys, ordered by expiry.
     ends: BTreeSet<(Duration, K)>,
     capacity: usize,
 }
 
-impl<K: Copy + Ord + Hash, T> Room<K, T> {
+impl<K: Copy + Ord + Hash, T> BoundedMap<K, T> {
     fn new(capacity: usize) -> Self {
-        Room {
+        BoundedMap {
             entries: HashMap::new(),
             ends: BTreeSet::new(),
             capacity,
@@ -224,7 +229,7 @@ mod tests {
 
     use super::*;
 
-    type Small = Cache<u8, u32, u32>;
+    type Small = TokenCache<u8, u32, u32>;
 
     const TTL: Duration = Duration::from_secs(60);
 
@@ -232,8 +237,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn good(value: u32, expires: Option<u64>) -> Ending<u32> {
-        Ending::Good {
+    fn good(value: u32, expires: Option<u64>) -> Outcome<u32> {
+        Outcome::Good {
             value,
             ttl: TTL,
             expires: expires.map(at),
@@ -241,124 +246,128 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_believed_for_its_time() {
-        // What ended when, and what is known at which time.
-        type Case<'a> = (Ending<u32>, &'a [(u64, Known<u32>)]);
+    fn a_result_is_valid_for_its_ttl() {
+        // The outcome, and what a lookup gives at each time.
+        type Case<'a> = (Outcome<u32>, &'a [(u64, Lookup<u32>)]);
         let cases: [Case; 5] = [
             (
                 good(7, None),
                 &[
-                    (100, Known::Good(7)),
-                    (159, Known::Good(7)),
-                    (160, Known::Nothing),
+                    (100, Lookup::Good(7)),
+                    (159, Lookup::Good(7)),
+                    (160, Lookup::Miss),
                 ],
             ),
             (
                 good(7, Some(130)),
                 &[
-                    (129, Known::Good(7)),
-                    (130, Known::Nothing),
-                    (131, Known::Nothing),
+                    (129, Lookup::Good(7)),
+                    (130, Lookup::Miss),
+                    (131, Lookup::Miss),
                 ],
             ),
             (
-                Ending::Bad,
-                &[(100, Known::Bad), (109, Known::Bad), (110, Known::Nothing)],
+                Outcome::Bad,
+                &[(100, Lookup::Bad), (109, Lookup::Bad), (110, Lookup::Miss)],
             ),
-            (Ending::Failed, &[(100, Known::Nothing)]),
-            (Ending::Left, &[(100, Known::Nothing)]),
+            (Outcome::Failed, &[(100, Lookup::Miss)]),
+            (Outcome::Abandoned, &[(100, Lookup::Miss)]),
         ];
-        for (ending, knowns) in cases {
+        for (outcome, lookups) in cases {
             let mut cache = Small::new(4);
-            assert_eq!(cache.join(&1, at(100), || 0), Turn::Ask(None));
-            assert_eq!(cache.end(&1, ending, at(100)), None);
-            for (time, known) in knowns {
-                assert_eq!(cache.look(&1, at(*time)), *known, "{ending:?} at {time}");
+            assert_eq!(cache.join(&1, at(100), || 0), Join::Lead(None));
+            assert_eq!(cache.finish(&1, outcome, at(100)), None);
+            for (time, lookup) in lookups {
+                assert_eq!(
+                    cache.lookup(&1, at(*time)),
+                    *lookup,
+                    "{outcome:?} at {time}"
+                );
             }
         }
     }
 
     #[test]
-    fn a_stale_word_counts_while_nobody_can_be_asked_and_no_longer() {
+    fn a_stale_result_is_used_while_introspection_fails_and_no_longer() {
         let mut cache = Small::new(4);
-        cache.end(&1, good(7, None), at(0));
-        // Asked anew after its time, whatever is still known.
-        assert_eq!(cache.join(&1, at(60), || 0), Turn::Ask(Some(7)));
-        assert_eq!(cache.end(&1, Ending::Failed, at(60)), Some(7));
-        // Not asked with every request.
-        assert_eq!(cache.look(&1, at(64)), Known::Good(7));
-        assert_eq!(cache.join(&1, at(65), || 0), Turn::Ask(Some(7)));
-        assert_eq!(cache.end(&1, Ending::Failed, at(359)), Some(7));
-        assert_eq!(cache.look(&1, at(359)), Known::Good(7));
-        // The five minutes are over, though ASK_AGAIN is not.
-        assert_eq!(cache.look(&1, at(360)), Known::Nothing);
-        assert_eq!(cache.join(&1, at(360), || 0), Turn::Ask(None));
-        assert_eq!(cache.end(&1, Ending::Failed, at(360)), None);
+        cache.finish(&1, good(7, None), at(0));
+        // After the TTL it leads again, with the stale result.
+        assert_eq!(cache.join(&1, at(60), || 0), Join::Lead(Some(7)));
+        assert_eq!(cache.finish(&1, Outcome::Failed, at(60)), Some(7));
+        // Not introspected with every request.
+        assert_eq!(cache.lookup(&1, at(64)), Lookup::Good(7));
+        assert_eq!(cache.join(&1, at(65), || 0), Join::Lead(Some(7)));
+        assert_eq!(cache.finish(&1, Outcome::Failed, at(359)), Some(7));
+        assert_eq!(cache.lookup(&1, at(359)), Lookup::Good(7));
+        // STALE_IF_ERROR is over, though RETRY_INTERVAL is not.
+        assert_eq!(cache.lookup(&1, at(360)), Lookup::Miss);
+        assert_eq!(cache.join(&1, at(360), || 0), Join::Lead(None));
+        assert_eq!(cache.finish(&1, Outcome::Failed, at(360)), None);
     }
 
     #[test]
-    fn a_token_that_has_ended_is_never_stale() {
+    fn an_expired_token_is_never_stale() {
         let mut cache = Small::new(4);
-        cache.end(&1, good(7, Some(100)), at(0));
-        assert_eq!(cache.join(&1, at(100), || 0), Turn::Ask(None));
-        assert_eq!(cache.end(&1, Ending::Failed, at(100)), None);
+        cache.finish(&1, good(7, Some(100)), at(0));
+        assert_eq!(cache.join(&1, at(100), || 0), Join::Lead(None));
+        assert_eq!(cache.finish(&1, Outcome::Failed, at(100)), None);
     }
 
     #[test]
-    fn the_last_word_counts() {
+    fn the_last_outcome_wins() {
         let mut cache = Small::new(4);
-        cache.end(&1, good(7, None), at(0));
-        cache.end(&1, Ending::Bad, at(60));
-        assert_eq!(cache.look(&1, at(60)), Known::Bad);
+        cache.finish(&1, good(7, None), at(0));
+        cache.finish(&1, Outcome::Bad, at(60));
+        assert_eq!(cache.lookup(&1, at(60)), Lookup::Bad);
         assert_eq!(
             cache.join(&1, at(70), || 0),
-            Turn::Ask(None),
+            Join::Lead(None),
             "nothing stale"
         );
-        cache.end(&1, good(8, None), at(70));
-        assert_eq!(cache.look(&1, at(70)), Known::Good(8));
+        cache.finish(&1, good(8, None), at(70));
+        assert_eq!(cache.lookup(&1, at(70)), Lookup::Good(8));
         assert_eq!(cache.sizes(), (1, 0, 0));
     }
 
     #[test]
-    fn one_asks_and_the_others_follow() {
+    fn one_leads_and_the_others_follow() {
         let mut cache = Small::new(4);
-        assert_eq!(cache.join(&1, at(0), || 5), Turn::Ask(None));
-        assert_eq!(cache.join(&1, at(0), || 6), Turn::Follow(5));
-        assert_eq!(cache.join(&2, at(0), || 7), Turn::Ask(None));
-        cache.end(&1, Ending::Left, at(1));
+        assert_eq!(cache.join(&1, at(0), || 5), Join::Lead(None));
+        assert_eq!(cache.join(&1, at(0), || 6), Join::Follow(5));
+        assert_eq!(cache.join(&2, at(0), || 7), Join::Lead(None));
+        cache.finish(&1, Outcome::Abandoned, at(1));
         assert_eq!(
             cache.join(&1, at(1), || 8),
-            Turn::Ask(None),
-            "the next one asks"
+            Join::Lead(None),
+            "the next one leads"
         );
     }
 
     #[test]
-    fn a_flood_of_bad_tokens_pushes_out_bad_tokens_only() {
-        let mut cache: Cache<u32, u32, ()> = Cache::new(10);
-        cache.end(&0, good(7, None), at(0));
+    fn a_flood_of_bad_tokens_evicts_bad_tokens_only() {
+        let mut cache: TokenCache<u32, u32, ()> = TokenCache::new(10);
+        cache.finish(&0, good(7, None), at(0));
         for key in 1..1000 {
-            cache.end(&key, Ending::Bad, at(1));
+            cache.finish(&key, Outcome::Bad, at(1));
         }
-        assert_eq!(cache.look(&0, at(1)), Known::Good(7));
+        assert_eq!(cache.lookup(&0, at(1)), Lookup::Good(7));
         assert_eq!(cache.sizes(), (1, 10, 0));
     }
 
     #[test]
-    fn what_is_over_goes_first_then_what_ends_first() {
+    fn expired_entries_are_evicted_first_then_those_that_expire_soonest() {
         let mut cache = Small::new(2);
-        cache.end(&1, good(1, None), at(0));
-        cache.end(&2, good(2, Some(10)), at(1));
-        cache.end(&3, good(3, None), at(20));
-        assert_eq!(cache.look(&1, at(20)), Known::Good(1), "2 was over");
-        cache.end(&4, good(4, None), at(21));
-        assert_eq!(cache.look(&1, at(21)), Known::Nothing, "the oldest");
-        assert_eq!(cache.look(&3, at(21)), Known::Good(3));
+        cache.finish(&1, good(1, None), at(0));
+        cache.finish(&2, good(2, Some(10)), at(1));
+        cache.finish(&3, good(3, None), at(20));
+        assert_eq!(cache.lookup(&1, at(20)), Lookup::Good(1), "2 had expired");
+        cache.finish(&4, good(4, None), at(21));
+        assert_eq!(cache.lookup(&1, at(21)), Lookup::Miss, "the oldest");
+        assert_eq!(cache.lookup(&3, at(21)), Lookup::Good(3));
     }
 
     #[test]
-    fn a_user_is_read_tolerantly() {
+    fn a_user_is_read_leniently() {
         let long = format!(r#"{{"user_id":"{}"}}"#, "x".repeat(MAX_USER + 1));
         for (body, user) in [
             (
@@ -382,26 +391,26 @@ mod tests {
     enum Step {
         Wait(u16),
         Join(u8),
-        End(u8, Ending<u32>),
+        Finish(u8, Outcome<u32>),
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let ending = prop_oneof![
+        let outcome = prop_oneof![
             (any::<u32>(), 0u64..100, prop::option::of(0u64..3000)).prop_map(
-                |(value, ttl, expires)| Ending::Good {
+                |(value, ttl, expires)| Outcome::Good {
                     value,
                     ttl: at(ttl),
                     expires: expires.map(at),
                 }
             ),
-            Just(Ending::Bad),
-            Just(Ending::Failed),
-            Just(Ending::Left),
+            Just(Outcome::Bad),
+            Just(Outcome::Failed),
+            Just(Outcome::Abandoned),
         ];
         prop_oneof![
             (0u16..120).prop_map(Step::Wait),
             (0u8..12).prop_map(Step::Join),
-            (0u8..12, ending).prop_map(|(key, ending)| Step::End(key, ending)),
+            (0u8..12, outcome).prop_map(|(key, outcome)| Step::Finish(key, outcome)),
         ]
     }
 
@@ -413,53 +422,53 @@ mod tests {
         ) {
             let mut cache = Small::new(capacity);
             let mut now = Duration::ZERO;
-            let mut asking = BTreeSet::new();
-            // The last word on each token: when, and what.
-            let mut said: HashMap<u8, (Duration, Ending<u32>)> = HashMap::new();
+            let mut in_flight = BTreeSet::new();
+            // The last outcome for each token, with its time.
+            let mut outcomes: HashMap<u8, (Duration, Outcome<u32>)> = HashMap::new();
             for step in steps {
                 match step {
                     Step::Wait(seconds) => now += at(seconds.into()),
                     Step::Join(key) => match cache.join(&key, now, || key.into()) {
-                        Turn::Ask(stale) => {
-                            prop_assert!(asking.insert(key), "two ask about {key}");
+                        Join::Lead(stale) => {
+                            prop_assert!(in_flight.insert(key), "two lead for {key}");
                             if let Some(stale) = stale {
-                                let Some((when, Ending::Good { value, ttl, expires })) = said.get(&key) else {
-                                    return Err(TestCaseError::fail("nobody said it was good"));
+                                let Some((when, Outcome::Good { value, ttl, expires })) = outcomes.get(&key) else {
+                                    return Err(TestCaseError::fail("stale without a good outcome"));
                                 };
                                 prop_assert_eq!(stale, *value);
-                                prop_assert!(now < *when + *ttl + STALE_FOR);
+                                prop_assert!(now < *when + *ttl + STALE_IF_ERROR);
                                 prop_assert!(expires.is_none_or(|expires| now < expires));
                             }
                         }
-                        Turn::Follow(of) => {
+                        Join::Follow(of) => {
                             prop_assert_eq!(of, u32::from(key));
-                            prop_assert!(asking.contains(&key));
+                            prop_assert!(in_flight.contains(&key));
                         }
-                        Turn::Good(_) | Turn::Bad => {}
+                        Join::Good(_) | Join::Bad => {}
                     },
-                    Step::End(key, ending) => {
-                        asking.remove(&key);
-                        cache.end(&key, ending, now);
-                        if matches!(ending, Ending::Good { .. } | Ending::Bad) {
-                            said.insert(key, (now, ending));
+                    Step::Finish(key, outcome) => {
+                        in_flight.remove(&key);
+                        cache.finish(&key, outcome, now);
+                        if matches!(outcome, Outcome::Good { .. } | Outcome::Bad) {
+                            outcomes.insert(key, (now, outcome));
                         }
                     }
                 }
-                let (good, bad, asked) = cache.sizes();
+                let (good, bad, leading) = cache.sizes();
                 prop_assert!(good <= capacity && bad <= capacity);
-                prop_assert_eq!(asked, asking.len());
+                prop_assert_eq!(leading, in_flight.len());
                 for key in 0..12 {
-                    match (cache.look(&key, now), said.get(&key)) {
-                        (Known::Nothing, _) => {}
-                        (Known::Bad, Some((when, Ending::Bad))) => {
-                            prop_assert!(now < *when + BAD_FOR);
+                    match (cache.lookup(&key, now), outcomes.get(&key)) {
+                        (Lookup::Miss, _) => {}
+                        (Lookup::Bad, Some((when, Outcome::Bad))) => {
+                            prop_assert!(now < *when + BAD_TTL);
                         }
-                        (Known::Good(seen), Some((when, Ending::Good { value, ttl, expires }))) => {
+                        (Lookup::Good(seen), Some((when, Outcome::Good { value, ttl, expires }))) => {
                             prop_assert_eq!(seen, *value);
-                            prop_assert!(now < *when + *ttl + STALE_FOR);
+                            prop_assert!(now < *when + *ttl + STALE_IF_ERROR);
                             prop_assert!(expires.is_none_or(|expires| now < expires));
                         }
-                        (known, last) => prop_assert!(false, "{known:?} after {last:?}"),
+                        (lookup, last) => prop_assert!(false, "{lookup:?} after {last:?}"),
                     }
                 }
             }

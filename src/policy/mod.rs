@@ -1,4 +1,4 @@
-//! Policy: who may, how long, what next. Pure: no socket, clock, lock or environment of its own.
+//! The decisions about requests and answers. Pure: no socket, clock, lock or environment.
 pub mod access;
 pub mod circuit;
 pub mod explain;
@@ -15,6 +15,6 @@ pub mod retry;
 pub mod rewrite;
 pub mod san;
 pub mod target;
-pub mod token;
+pub mod token_claims;
 pub mod token_health;
 pub mod trace;

@@ -1,6 +1,6 @@
-//! DevRev's operations: their names, and what a name tells.
+//! DevRev's operations: their names, and what follows from a name.
 //!
-//! Every operation can be called by POST, so the method does not tell a read from a write: the name does.
+//! Every operation can be called by POST, so the name and not the method decides whether it is a read or a write.
 //!
 //! ```
 //! use http::Method;
@@ -21,16 +21,16 @@ use serde::{Serialize, Serializer};
 
 use crate::label::label_enum;
 
-/// An OAuth callback: it takes no credential, and acts even when called by GET.
+/// An OAuth callback. It takes no credential, and has side effects even when called by GET.
 const CALLBACK: &str = "keyrings.authorize";
 
-/// Last segments that promise a read where the table does not know the operation.
+/// Last segments that mean a read, for operations that are not in the table.
 const READING: &[&str] = &["get", "list", "count", "export", "info", "self", "fetch"];
 
-/// Escapes nested deeper than this are left alone: no server decodes so often, and each round reads the whole path.
+/// The most rounds of percent-decoding. No server decodes this often, and each round reads the whole path.
 const DECODINGS: usize = 8;
 
-/// What the table knows of an operation.
+/// What the table says about an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Facts {
     beta: bool,
@@ -46,12 +46,12 @@ enum Name {
     Unknown(String),
 }
 
-/// An operation, named by the path of a request.
+/// The operation that a request's path names.
 #[derive(Clone, Debug)]
 pub struct Operation(Name);
 
 impl Operation {
-    /// Reads the operation out of a path, so that no spelling of it slips past a rule: percent-decoded (RFC 3986
+    /// The operation of a path. Its name is normalised, so that no spelling avoids a rule: percent-decoded (RFC 3986
     /// section 2.1; nested escapes too), in lower case, without superfluous slashes, cut at a `;` (section 3.3).
     ///
     /// Allocates nothing for a known operation in its usual spelling.
@@ -88,7 +88,7 @@ impl Operation {
         matches!(self.0, Name::Known(_))
     }
 
-    /// Whether repeating the call changes nothing.
+    /// Whether the call only reads, so that it may be repeated.
     pub fn is_read(&self, method: &Method) -> bool {
         match &self.0 {
             Name::Known(row) => row.1.reads,
@@ -104,12 +104,12 @@ impl Operation {
         matches!(self.0, Name::Known(row) if row.1.deprecated)
     }
 
-    /// Whether DevRev counts the operation as beta, so that it needs `X-Devrev-Scope: beta`.
+    /// Whether the operation is beta at DevRev, so that it needs `X-Devrev-Scope: beta`.
     pub fn is_beta(&self) -> bool {
         matches!(self.0, Name::Known(row) if row.1.beta)
     }
 
-    /// Whether the upstream's credential may be put on the call.
+    /// Whether the DevRev token is added to the call.
     pub fn takes_credential(&self) -> bool {
         self.name() != CALLBACK
     }
@@ -176,10 +176,10 @@ fn normalise(path: &str) -> String {
         }
         text = Cow::Owned(decoded);
     }
-    // An encoded `?` or `#` that a back end decodes before it splits would end the path there as well.
+    // A server that decodes before it splits ends the path at an encoded `?` or `#`.
     let path = text.split(['?', '#']).next().unwrap_or_default();
     let mut name = String::with_capacity(path.len());
-    // Parameters end at the segment: a back end that drops them would see what follows.
+    // Parameters end with their segment: a server that drops them reads on behind them.
     for segment in path.split(['/', '\\']) {
         let segment = segment.split(';').next().unwrap_or_default();
         let segment = segment.trim_matches(|c: char| c.is_whitespace() || c.is_control());
@@ -316,13 +316,13 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_sorted_and_whole() {
+    fn the_table_is_sorted_and_complete() {
         assert_eq!(TABLE.len(), 283);
         assert!(TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
     }
 
     #[test]
-    fn no_spelling_slips_past() {
+    fn no_spelling_avoids_a_rule() {
         for path in [
             "/works.list",
             "works.list",
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_tells_a_read() {
+    fn the_name_decides_what_is_a_read() {
         assert!(Operation::from_path("/works.list").is_read(&Method::POST));
         assert!(Operation::from_path("/audit-logs.fetch").is_read(&Method::POST));
         assert!(!Operation::from_path("/works.create").is_read(&Method::GET));

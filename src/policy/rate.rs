@@ -1,13 +1,13 @@
-//! A caller's own rate: GCRA by governor, over a clock that is passed in.
+//! The rate limit of a caller: GCRA by governor, with a clock that is passed in.
 //!
 //! ```
 //! use std::time::Duration;
 //! use governor::clock::FakeRelativeClock;
-//! use revgate::policy::rate::{Limiter, Quota};
+//! use revgate::policy::rate::{Limiter, RateLimit};
 //!
 //! let clock = FakeRelativeClock::default();
-//! let quota = Quota { count: 10, per: Duration::from_secs(1), burst: 2 };
-//! let limiter = Limiter::new(quota, clock.clone());
+//! let limit = RateLimit { count: 10, per: Duration::from_secs(1), burst: 2 };
+//! let limiter = Limiter::new(limit, clock.clone());
 //! assert!(limiter.check().allowed && limiter.check().allowed);
 //! let third = limiter.check();
 //! assert!(!third.allowed);
@@ -30,18 +30,18 @@ use governor::nanos::Nanos;
 use governor::state::StateStore;
 use http::HeaderValue;
 
-/// How many limiters [`Keyed`] holds unless told otherwise: some 2 MB, and more callers than a sidecar has.
+/// Capacity of [`KeyedLimiters`]: some 2 MB, and more than a sidecar has callers.
 pub const DEFAULT_CAPACITY: usize = 10_000;
 
-/// A sweep that made no room is not repeated sooner: some 10,000 limiters a second are no load.
+/// The time between two sweeps that free nothing. A sweep reads all limiters; 10,000 a second are no load.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The slowest a full burst may come back: GCRA counts nanoseconds in 64 bits, and must not overflow.
+/// The longest time a full burst may take to refill. GCRA counts nanoseconds in 64 bits and must not overflow.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// So many requests in so long, and how many at once.
+/// A rate and a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quota {
+pub struct RateLimit {
     /// Requests per `per`.
     pub count: u32,
     /// The time they are counted over.
@@ -50,12 +50,12 @@ pub struct Quota {
     pub burst: u32,
 }
 
-impl Quota {
+impl RateLimit {
     fn burst(&self) -> NonZeroU32 {
         NonZeroU32::new(self.burst).unwrap_or(NonZeroU32::MIN)
     }
 
-    /// The time one request takes to come back.
+    /// The time in which one request is refilled.
     fn interval(&self) -> Duration {
         let longest = LONGEST / self.burst().get();
         (self.per / self.count.max(1)).clamp(Duration::from_nanos(1), longest)
@@ -68,24 +68,24 @@ impl Quota {
     }
 }
 
-/// What the limiter says of one request.
+/// The limiter's answer for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether the request is within the rate.
     pub allowed: bool,
-    /// How many more would be, at once.
+    /// How many more are within it now.
     pub remaining: u32,
-    /// How long until one is again; zero when this one was allowed.
+    /// How long until one is within it again; zero if this one is.
     pub retry_after: Duration,
-    /// How long until the whole burst is there again.
+    /// How long until the whole burst is refilled.
     pub reset: Duration,
 }
 
 impl Verdict {
-    /// `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10 section 4. Seconds are rounded up, so that whoever comes back then is
-    /// not refused.
+    /// `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10 section 4. Seconds are rounded up, so that a retry after them is not
+    /// refused.
     pub fn header(&self) -> HeaderValue {
-        // While nothing remains, the time that matters is that of the next request.
+        // Once a request is refused, the time that matters is that of the next one.
         let wait = if self.allowed {
             self.reset
         } else {
@@ -95,28 +95,28 @@ impl Verdict {
     }
 }
 
-/// What is wanted of the state: governor hands a key through, and one word has no other use for it.
+/// Whether a check takes a request or only looks. It reaches the store as governor's key, which a store of one limiter does not need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Ask {
+enum CheckKind {
     Take,
-    Look,
+    Peek,
 }
 
-/// governor's state in one word, kept here because governor does not let its own be read.
+/// GCRA's theoretical arrival time, in nanoseconds. Kept here because governor's own store cannot be read.
 #[derive(Debug, Clone, Default)]
 struct Tat(Arc<AtomicU64>);
 
 impl StateStore for Tat {
-    type Key = Ask;
+    type Key = CheckKind;
 
-    fn measure_and_replace<T, F, E>(&self, ask: &Ask, decide: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(&self, kind: &CheckKind, decide: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let mut seen = self.0.load(Ordering::Acquire);
         loop {
             let (answer, next) = decide((seen != 0).then(|| seen.into()))?;
-            if *ask == Ask::Look {
+            if *kind == CheckKind::Peek {
                 return Ok(answer);
             }
             match self.0.compare_exchange_weak(
@@ -135,44 +135,44 @@ impl StateStore for Tat {
 /// One caller's limiter.
 #[derive(Debug)]
 pub struct Limiter<C: Clock> {
-    inner: RateLimiter<Ask, Tat, C, StateInformationMiddleware>,
+    inner: RateLimiter<CheckKind, Tat, C, StateInformationMiddleware>,
     tat: Tat,
     start: C::Instant,
-    quota: Quota,
+    limit: RateLimit,
 }
 
 impl<C: Clock> Limiter<C> {
-    /// A limiter whose whole burst is there. A count or burst of 0 counts as 1.
-    pub fn new(quota: Quota, clock: C) -> Limiter<C> {
+    /// A limiter with a full burst. A count or burst of 0 counts as 1.
+    pub fn new(limit: RateLimit, clock: C) -> Limiter<C> {
         let tat = Tat::default();
         let start = clock.now();
-        let inner = RateLimiter::new(quota.governor(), tat.clone(), clock);
+        let inner = RateLimiter::new(limit.governor(), tat.clone(), clock);
         Limiter {
             inner,
             tat,
             start,
-            quota,
+            limit,
         }
     }
 
-    /// Asks for one request.
+    /// Takes one request from the limit, if it is within it.
     pub fn check(&self) -> Verdict {
-        self.ask(Ask::Take)
+        self.decide(CheckKind::Take)
     }
 
-    /// What [`check`](Self::check) would say, without asking: `remaining` is how many would be let through.
+    /// What [`check`](Self::check) would answer, without taking anything. `remaining` counts this request too.
     pub fn peek(&self) -> Verdict {
-        let verdict = self.ask(Ask::Look);
+        let verdict = self.decide(CheckKind::Peek);
         Verdict {
-            // governor counts what remains after the request that it was asked for.
+            // governor counts what remains after the request.
             remaining: verdict.remaining + u32::from(verdict.allowed),
             ..verdict
         }
     }
 
-    fn ask(&self, ask: Ask) -> Verdict {
+    fn decide(&self, kind: CheckKind) -> Verdict {
         let now = self.inner.clock().now();
-        match self.inner.check_key(&ask) {
+        match self.inner.check_key(&kind) {
             Ok(state) => Verdict {
                 allowed: true,
                 remaining: state.remaining_burst_capacity(),
@@ -188,10 +188,10 @@ impl<C: Clock> Limiter<C> {
         }
     }
 
-    /// `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10 section 3: the burst, and the time it takes to come back.
+    /// `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10 section 3: the burst, and the time in which it is refilled.
     pub fn policy_header(&self) -> HeaderValue {
-        let burst = self.quota.burst().get();
-        let window = ceil(self.quota.interval().saturating_mul(burst)).max(1);
+        let burst = self.limit.burst().get();
+        let window = ceil(self.limit.interval().saturating_mul(burst)).max(1);
         value(format!("\"caller\";q={burst};w={window}"))
     }
 
@@ -200,37 +200,37 @@ impl<C: Clock> Limiter<C> {
         Duration::from_nanos(self.tat.0.load(Ordering::Acquire)).saturating_sub(elapsed)
     }
 
-    /// Whether it can no longer be told from a new one.
+    /// Whether the burst is full, so that a new limiter would behave the same.
     fn is_full(&self) -> bool {
         self.until_full(self.inner.clock().now()).is_zero()
     }
 }
 
-/// Limiters by the hash of a credential, never more than so many.
+/// Limiters by the hash of a credential, up to a capacity.
 ///
-/// At capacity, limiters that are full again go first: nobody can tell them from new ones. If none is, the newcomers
-/// share one limiter; memory stays bounded and nobody escapes a limit by showing up under many names.
+/// At capacity, full limiters are evicted: new ones behave the same. If none is full, new credentials share one limiter. So memory
+/// is bounded, and no client escapes its limit by using many credentials.
 #[derive(Debug)]
-pub struct Keyed<C: Clock + Clone> {
+pub struct KeyedLimiters<C: Clock + Clone> {
     limiters: HashMap<[u8; 32], Arc<Limiter<C>>>,
     overflow: Arc<Limiter<C>>,
     capacity: usize,
-    /// When the map was last swept in vain.
+    /// When the last sweep that freed nothing was.
     swept: Option<C::Instant>,
-    quota: Quota,
+    limit: RateLimit,
     clock: C,
 }
 
-impl<C: Clock + Clone> Keyed<C> {
+impl<C: Clock + Clone> KeyedLimiters<C> {
     /// See [`DEFAULT_CAPACITY`].
-    pub fn new(quota: Quota, clock: C, capacity: usize) -> Keyed<C> {
-        let overflow = Arc::new(Limiter::new(quota, clock.clone()));
-        Keyed {
+    pub fn new(limit: RateLimit, clock: C, capacity: usize) -> KeyedLimiters<C> {
+        let overflow = Arc::new(Limiter::new(limit, clock.clone()));
+        KeyedLimiters {
             limiters: HashMap::new(),
             overflow,
             capacity,
             swept: None,
-            quota,
+            limit,
             clock,
         }
     }
@@ -243,7 +243,7 @@ impl<C: Clock + Clone> Keyed<C> {
         if self.limiters.len() >= self.capacity && !self.sweep() {
             return self.overflow.clone();
         }
-        let limiter = Arc::new(Limiter::new(self.quota, self.clock.clone()));
+        let limiter = Arc::new(Limiter::new(self.limit, self.clock.clone()));
         self.limiters.insert(*key, limiter.clone());
         limiter
     }
@@ -258,14 +258,15 @@ impl<C: Clock + Clone> Keyed<C> {
         self.limiters.is_empty()
     }
 
-    /// Makes room if it can. A sweep reads the whole map, so a flood of newcomers must not cause one each.
+    /// Evicts full limiters; returns whether there is room. A sweep reads the whole map, so a flood of new credentials must not cause
+    /// one each.
     fn sweep(&mut self) -> bool {
         let now = self.clock.now();
         let recent = |swept: C::Instant| Duration::from(now.duration_since(swept)) < SWEEP_INTERVAL;
         if self.swept.is_some_and(recent) {
             return false;
         }
-        // One that is in use may be full only because its request has not asked yet.
+        // One in use may be full only because its request has not called `check` yet.
         self.limiters
             .retain(|_, limiter| Arc::strong_count(limiter) > 1 || !limiter.is_full());
         let room = self.limiters.len() < self.capacity;
@@ -290,7 +291,7 @@ mod tests {
 
     use super::*;
 
-    const QUOTA: Quota = Quota {
+    const LIMIT: RateLimit = RateLimit {
         count: 10,
         per: Duration::from_secs(1),
         burst: 3,
@@ -299,7 +300,7 @@ mod tests {
     #[test]
     fn a_burst_then_the_rate() {
         let clock = FakeRelativeClock::default();
-        let limiter = Limiter::new(QUOTA, clock.clone());
+        let limiter = Limiter::new(LIMIT, clock.clone());
         for remaining in [2, 1, 0] {
             let verdict = limiter.check();
             assert_eq!((verdict.allowed, verdict.remaining), (true, remaining));
@@ -314,17 +315,17 @@ mod tests {
     }
 
     #[test]
-    fn a_peek_foretells_and_takes_nothing() {
+    fn a_peek_predicts_the_check_and_takes_nothing() {
         let clock = FakeRelativeClock::default();
-        let limiter = Limiter::new(QUOTA, clock.clone());
+        let limiter = Limiter::new(LIMIT, clock.clone());
         for _ in 0..12 {
-            let foretold = limiter.peek();
-            assert_eq!(foretold, limiter.peek());
+            let peeked = limiter.peek();
+            assert_eq!(peeked, limiter.peek());
             let verdict = limiter.check();
-            assert_eq!(foretold.allowed, verdict.allowed);
-            assert_eq!(foretold.retry_after, verdict.retry_after);
+            assert_eq!(peeked.allowed, verdict.allowed);
+            assert_eq!(peeked.retry_after, verdict.retry_after);
             assert_eq!(
-                foretold.remaining,
+                peeked.remaining,
                 verdict.remaining + u32::from(verdict.allowed)
             );
             clock.advance(Duration::from_millis(30));
@@ -332,10 +333,10 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_tells_burst_and_window() {
-        let header = |quota| Limiter::new(quota, FakeRelativeClock::default()).policy_header();
-        assert_eq!(header(QUOTA), "\"caller\";q=3;w=1");
-        let slow = Quota {
+    fn the_policy_states_burst_and_window() {
+        let header = |limit| Limiter::new(limit, FakeRelativeClock::default()).policy_header();
+        assert_eq!(header(LIMIT), "\"caller\";q=3;w=1");
+        let slow = RateLimit {
             count: 7,
             per: Duration::from_secs(60),
             burst: 2,
@@ -344,12 +345,14 @@ mod tests {
     }
 
     #[test]
-    fn absurd_quotas_do_not_overflow() {
+    fn extreme_limits_do_not_overflow() {
         for count in [0, 1, u32::MAX] {
             for per in [Duration::ZERO, Duration::MAX] {
                 for burst in [0, 1, u32::MAX] {
-                    let limiter =
-                        Limiter::new(Quota { count, per, burst }, FakeRelativeClock::default());
+                    let limiter = Limiter::new(
+                        RateLimit { count, per, burst },
+                        FakeRelativeClock::default(),
+                    );
                     assert!(limiter.check().allowed);
                     limiter.check();
                     limiter.policy_header();
@@ -359,27 +362,33 @@ mod tests {
     }
 
     #[test]
-    fn the_full_make_room_and_the_rest_share() {
+    fn full_limiters_are_evicted_and_new_credentials_share_one() {
         let clock = FakeRelativeClock::default();
-        let mut keyed = Keyed::new(QUOTA, clock.clone(), 2);
-        keyed.get(&[1; 32]).check();
-        keyed.get(&[2; 32]).check();
-        assert!(Arc::ptr_eq(&keyed.get(&[3; 32]), &keyed.get(&[4; 32])));
+        let mut limiters = KeyedLimiters::new(LIMIT, clock.clone(), 2);
+        limiters.get(&[1; 32]).check();
+        limiters.get(&[2; 32]).check();
+        assert!(Arc::ptr_eq(
+            &limiters.get(&[3; 32]),
+            &limiters.get(&[4; 32])
+        ));
         clock.advance(Duration::from_secs(1));
-        assert!(!Arc::ptr_eq(&keyed.get(&[3; 32]), &keyed.get(&[4; 32])));
-        assert_eq!(keyed.len(), 2);
+        assert!(!Arc::ptr_eq(
+            &limiters.get(&[3; 32]),
+            &limiters.get(&[4; 32])
+        ));
+        assert_eq!(limiters.len(), 2);
     }
 
     proptest! {
         #[test]
         fn a_peek_tells_how_many_a_check_would_allow(steps in prop::collection::vec((0u64..250, any::<bool>()), 0..60)) {
             let clock = FakeRelativeClock::default();
-            let limiter = Limiter::new(QUOTA, clock.clone());
-            for (step, asks) in steps {
+            let limiter = Limiter::new(LIMIT, clock.clone());
+            for (step, checks) in steps {
                 clock.advance(Duration::from_millis(step));
                 let peeked = limiter.peek().remaining;
                 prop_assert_eq!(limiter.peek().remaining, peeked);
-                if asks {
+                if checks {
                     let verdict = limiter.check();
                     prop_assert_eq!(verdict.allowed, peeked > 0);
                     prop_assert_eq!(verdict.remaining, peeked.saturating_sub(1));
@@ -390,11 +399,11 @@ mod tests {
         #[test]
         fn it_never_holds_more_than_its_capacity(keys in prop::collection::vec((any::<u8>(), 0u64..200), 0..200), capacity in 0usize..20) {
             let clock = FakeRelativeClock::default();
-            let mut keyed = Keyed::new(QUOTA, clock.clone(), capacity);
+            let mut limiters = KeyedLimiters::new(LIMIT, clock.clone(), capacity);
             for (key, step) in keys {
                 clock.advance(Duration::from_millis(step));
-                keyed.get(&[key; 32]).check();
-                prop_assert!(keyed.len() <= capacity);
+                limiters.get(&[key; 32]).check();
+                prop_assert!(limiters.len() <= capacity);
             }
         }
     }

@@ -1,19 +1,19 @@
-//! Names of a client certificate (RFC 5280 section 4.2.1.6), as a caller is bound to one.
+//! Subject alternative names of client certificates (RFC 5280 section 4.2.1.6), which identify callers.
 
 use std::{fmt, net::IpAddr};
 
-/// One name. The kinds are never mixed: an issuer that vouches for DNS names only does not vouch for what a URI says.
+/// One name. A DNS name never equals a URI, because a CA that verifies DNS names may not verify URIs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum San {
     /// Compared byte for byte; a SPIFFE id (`spiffe://domain/path`) is one.
     Uri(String),
-    /// In lower case, as DNS does not tell the cases apart.
+    /// In lower case, because DNS names are case-insensitive.
     Dns(String),
 }
 
 impl San {
-    /// What an operator wrote. `None` for what no certificate could match, or what would look like a pattern: names are
-    /// compared whole.
+    /// Parses a name of the configuration. `None` if no certificate could match it, or if it looks like a pattern, because names
+    /// are compared whole.
     pub fn read(text: &str) -> Option<San> {
         if let Some(id) = text.strip_prefix("spiffe://") {
             return spiffe(id).then(|| San::Uri(text.to_owned()));
@@ -24,7 +24,7 @@ impl San {
                     .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
             let plain = !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic() && b != b'*');
-            // `localhost:8080` is an address somebody mistook for a name.
+            // `localhost:8080` is an address and not a URI.
             let port = rest.bytes().all(|b| b.is_ascii_digit());
             return (named && plain && !port).then(|| San::Uri(text.to_owned()));
         }
@@ -38,7 +38,7 @@ impl San {
         (labels && !address && text.len() <= 253).then(|| San::dns(text))
     }
 
-    /// A DNS name as a certificate has it.
+    /// A DNS name of a certificate.
     pub fn dns(name: &str) -> San {
         San::Dns(name.to_ascii_lowercase())
     }
@@ -88,7 +88,7 @@ mod tests {
             ("billing.internal", dns("billing.internal")),
             ("Billing.Internal", dns("billing.internal")),
             ("billing", dns("billing")),
-            // No workload, an empty segment, an end that no id has, a domain in capitals, a port, a query.
+            // No path, an empty segment, a trailing slash, a dot segment, a domain in upper case, a port, a query.
             ("spiffe://example.org", None),
             ("spiffe://example.org/", None),
             ("spiffe://example.org/a//b", None),
@@ -98,7 +98,7 @@ mod tests {
             ("spiffe://example.org:443/a", None),
             ("spiffe://example.org/a?b", None),
             ("spiffe:///a", None),
-            // Patterns, addresses, empty labels, what is not ASCII.
+            // Patterns, addresses, empty labels, non-ASCII.
             ("*.internal", None),
             ("spiffe://example.org/*", None),
             ("https://*.internal/", None),
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_kinds_are_never_mixed() {
-        // A certificate's DNS name may hold anything that its issuer let pass.
+        // A CA may let any text pass as a DNS name.
         let name = "spiffe://example.org/billing";
         assert_ne!(San::read(name), Some(San::dns(name)));
     }

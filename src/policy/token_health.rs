@@ -1,53 +1,53 @@
 //! When a token that DevRev refused is tried again.
 //!
-//! Good, every attempt passes. DevRev's 401 ends that: nothing passes for a pause, then one attempt does, the probe. Its
-//! success makes the token good again; another 401 makes the next pause longer. No pause is for ever: whoever mends the token
-//! at DevRev need not know of this gateway.
+//! While a token is good, every attempt passes. A 401 refuses it: no attempt passes during a pause, then one does, the probe. If
+//! the probe succeeds, the token is good again. If it gets a 401, the next pause is longer. Every pause ends, so a token that
+//! somebody repairs at DevRev comes back without any action here.
 
 use std::time::Duration;
 
 use http::StatusCode;
 
-/// A 401 may be a hiccup of DevRev's; this is short enough for that, and long enough that a dead token costs next to nothing.
+/// Short enough for a 401 that DevRev sent by mistake, and long enough that a dead token costs almost no quota.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Of a window of five minutes and a thousand units a token that stays dead takes five.
+/// A dead token takes five units of a window of five minutes and a thousand units.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What an answer says of the token that was put on.
+/// What an answer says about the token that the attempt carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Evidence {
     Accepted,
     Refused,
-    /// Nothing: what answers may not have looked at it.
+    /// Nothing: the answer may come from a component that does not check tokens.
     Unknown,
 }
 
-/// Reads an answer. DevRev documents 401 for credentials alone. A refusal for load, a fault and a redirect can come from before
-/// the place where tokens are looked at.
-pub fn outcome(status: StatusCode) -> Outcome {
+/// Reads an answer. DevRev documents 401 for credentials only. Throttling, faults and redirects may be answered before the token
+/// is checked.
+pub fn evidence(status: StatusCode) -> Evidence {
     match status.as_u16() {
-        401 => Outcome::Refused,
-        408 | 429 => Outcome::Unknown,
-        200..=299 | 400..=499 => Outcome::Accepted,
-        _ => Outcome::Unknown,
+        401 => Evidence::Refused,
+        408 | 429 => Evidence::Unknown,
+        200..=299 | 400..=499 => Evidence::Accepted,
+        _ => Evidence::Unknown,
     }
 }
 
-/// Leave to go on with an attempt.
+/// Permission for an attempt to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
     /// The token is good, as far as is known.
     Free,
-    /// The one that finds out; its number is to be given back.
+    /// This attempt is the probe. Its number is for [`TokenHealth::release_probe`].
     Probe(u64),
 }
 
-/// The time, in changes, at which an attempt was sent: what it tells is about that time.
+/// Counts the changes of a token's health. An answer is evidence about the generation in which its attempt was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn(u64);
+pub struct Generation(u64);
 
-/// What an outcome changed, for whoever keeps a log.
+/// A change of a token's health, for log and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// It was good and is refused.
@@ -57,72 +57,76 @@ pub enum Change {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Refused {
+struct Refusal {
     until: Duration,
     pause: Duration,
     probe: Option<u64>,
 }
 
-/// One value of one token. `now` is always a time since any fixed instant.
+/// The health of one value of one token. `now` is always a time since any fixed instant.
 #[derive(Debug, Default)]
-pub struct Health {
-    refused: Option<Refused>,
-    /// Grows with each 401 or success that was heard.
-    turn: u64,
+pub struct TokenHealth {
+    refusal: Option<Refusal>,
+    /// Grows with each 401, and with each success that ends a refusal.
+    generation: u64,
     probes: u64,
 }
 
-impl Health {
-    /// Leave for one attempt, asked for before it costs anything.
+impl TokenHealth {
+    /// Asks to let one attempt pass, before the attempt costs anything.
     ///
     /// # Errors
     /// The time until the next probe may go, above zero.
-    pub fn ask(&mut self, now: Duration) -> Result<Pass, Duration> {
-        if let Some(wait) = self.wait(now).filter(|wait| !wait.is_zero()) {
+    pub fn try_pass(&mut self, now: Duration) -> Result<Pass, Duration> {
+        if let Some(wait) = self.probe_in(now).filter(|wait| !wait.is_zero()) {
             return Err(wait);
         }
-        let Some(refused) = &mut self.refused else {
+        let Some(refusal) = &mut self.refusal else {
             return Ok(Pass::Free);
         };
         self.probes = self.probes.wrapping_add(1);
-        refused.probe = Some(self.probes);
+        refusal.probe = Some(self.probes);
         Ok(Pass::Probe(self.probes))
     }
 
-    /// Asked again when the attempt is about to be sent: it may have waited, and others have learnt meanwhile that the token is
-    /// refused.
+    /// Asks again when the attempt is about to be sent. It may have waited, and the token may have been refused meanwhile.
     ///
     /// # Errors
-    /// As for [`Health::ask`].
-    pub fn send(&self, probe: Option<u64>, now: Duration) -> Result<Turn, Duration> {
-        match self.refused {
-            Some(refused) if refused.probe.is_none() || refused.probe != probe => {
-                // Due or not, this attempt has no leave to be the probe.
-                let wait = self.wait(now).unwrap_or_default();
+    /// As for [`TokenHealth::try_pass`].
+    pub fn try_send(&self, probe: Option<u64>, now: Duration) -> Result<Generation, Duration> {
+        match self.refusal {
+            Some(refusal) if refusal.probe.is_none() || refusal.probe != probe => {
+                // Even if a probe is due, this attempt did not pass as one.
+                let wait = self.probe_in(now).unwrap_or_default();
                 Err(wait.max(Duration::from_secs(1)))
             }
-            _ => Ok(Turn(self.turn)),
+            _ => Ok(Generation(self.generation)),
         }
     }
 
-    /// Takes in what an answer says. Of many that were under way together only the first is heard: the others are about a time
-    /// that was judged already.
-    pub fn settle(&mut self, turn: Turn, outcome: Outcome, now: Duration) -> Option<Change> {
-        if turn.0 != self.turn || outcome == Outcome::Unknown {
+    /// Applies what an answer says. Of many attempts in flight together only the first answer counts: it starts a new generation,
+    /// and the others are evidence about the old one.
+    pub fn settle(
+        &mut self,
+        generation: Generation,
+        evidence: Evidence,
+        now: Duration,
+    ) -> Option<Change> {
+        if generation.0 != self.generation || evidence == Evidence::Unknown {
             return None;
         }
-        let was_good = self.refused.is_none();
-        if outcome == Outcome::Accepted {
-            self.refused = None;
+        let was_good = self.refusal.is_none();
+        if evidence == Evidence::Accepted {
+            self.refusal = None;
             if was_good {
                 return None;
             }
-            self.turn = self.turn.wrapping_add(1);
+            self.generation = self.generation.wrapping_add(1);
             return Some(Change::Accepted);
         }
-        self.turn = self.turn.wrapping_add(1);
-        let pause = self.refused.map_or(FIRST_PAUSE, next);
-        self.refused = Some(Refused {
+        self.generation = self.generation.wrapping_add(1);
+        let pause = self.refusal.map_or(FIRST_PAUSE, next_pause);
+        self.refusal = Some(Refusal {
             until: now.saturating_add(pause),
             pause,
             probe: None,
@@ -130,37 +134,37 @@ impl Health {
         was_good.then_some(Change::Refused)
     }
 
-    /// A probe has ended, however it ended. One that told nothing makes way for the next at once.
-    pub fn give_back(&mut self, probe: u64) {
-        if let Some(refused) = &mut self.refused
-            && refused.probe == Some(probe)
+    /// The probe's attempt has ended. If its answer was no evidence, the next probe may go at once.
+    pub fn release_probe(&mut self, probe: u64) {
+        if let Some(refusal) = &mut self.refusal
+            && refusal.probe == Some(probe)
         {
-            refused.probe = None;
+            refusal.probe = None;
         }
     }
 
-    /// Somebody has touched the token: the next attempt finds out.
-    pub fn try_again(&mut self, now: Duration) {
-        if let Some(refused) = &mut self.refused {
-            refused.until = now;
-            refused.pause = FIRST_PAUSE;
-            // One that still waits for its turn would hold up what somebody has just asked for.
-            refused.probe = None;
+    /// Ends the pause, because the token was written anew: the next attempt is a probe.
+    pub fn end_pause(&mut self, now: Duration) {
+        if let Some(refusal) = &mut self.refusal {
+            refusal.until = now;
+            refusal.pause = FIRST_PAUSE;
+            // A probe that still waits in the quota's queue must not delay the new one.
+            refusal.probe = None;
         }
     }
 
-    /// Until a probe may go, zero when it may; `None` while good. While one is out: as if it failed now, because if it does not,
-    /// nobody needs another.
-    pub fn wait(&self, now: Duration) -> Option<Duration> {
-        self.refused.map(|refused| match refused.probe {
-            Some(_) => next(refused),
-            None => refused.until.saturating_sub(now),
+    /// The time until a probe may go, zero when one may go now; `None` while the token is good. While a probe is under way it is
+    /// the pause that would follow its failure, because after a success no probe is needed.
+    pub fn probe_in(&self, now: Duration) -> Option<Duration> {
+        self.refusal.map(|refusal| match refusal.probe {
+            Some(_) => next_pause(refusal),
+            None => refusal.until.saturating_sub(now),
         })
     }
 }
 
-fn next(refused: Refused) -> Duration {
-    refused.pause.saturating_mul(2).min(LONGEST_PAUSE)
+fn next_pause(refusal: Refusal) -> Duration {
+    refusal.pause.saturating_mul(2).min(LONGEST_PAUSE)
 }
 
 #[cfg(test)]
@@ -176,111 +180,119 @@ mod tests {
     }
 
     #[test]
-    fn only_what_has_looked_at_a_token_tells_of_it() {
+    fn only_answers_that_follow_a_check_of_the_token_are_evidence() {
         for (status, want) in [
-            (200, Outcome::Accepted),
-            (204, Outcome::Accepted),
-            (400, Outcome::Accepted),
-            (403, Outcome::Accepted),
-            (404, Outcome::Accepted),
-            (401, Outcome::Refused),
-            (302, Outcome::Unknown),
-            (408, Outcome::Unknown),
-            (429, Outcome::Unknown),
-            (500, Outcome::Unknown),
-            (503, Outcome::Unknown),
+            (200, Evidence::Accepted),
+            (204, Evidence::Accepted),
+            (400, Evidence::Accepted),
+            (403, Evidence::Accepted),
+            (404, Evidence::Accepted),
+            (401, Evidence::Refused),
+            (302, Evidence::Unknown),
+            (408, Evidence::Unknown),
+            (429, Evidence::Unknown),
+            (500, Evidence::Unknown),
+            (503, Evidence::Unknown),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(outcome(status), want, "{status}");
+            assert_eq!(evidence(status), want, "{status}");
         }
     }
 
     #[test]
     fn pauses_grow_to_a_minute_and_a_success_ends_them() {
-        let (mut health, mut now) = (Health::default(), ZERO);
-        let mut pass = health.ask(now).unwrap();
+        let (mut health, mut now) = (TokenHealth::default(), ZERO);
+        let mut pass = health.try_pass(now).unwrap();
         assert_eq!(pass, Pass::Free);
         for want in [5, 10, 20, 40, 60, 60] {
             let probe = match pass {
                 Pass::Free => None,
                 Pass::Probe(number) => Some(number),
             };
-            let turn = health.send(probe, now).unwrap();
-            health.settle(turn, Outcome::Refused, now);
-            assert_eq!(health.ask(now), Err(seconds(want)));
+            let generation = health.try_send(probe, now).unwrap();
+            health.settle(generation, Evidence::Refused, now);
+            assert_eq!(health.try_pass(now), Err(seconds(want)));
             now += seconds(want) - Duration::from_millis(1);
-            assert_eq!(health.ask(now), Err(Duration::from_millis(1)));
+            assert_eq!(health.try_pass(now), Err(Duration::from_millis(1)));
             now += Duration::from_millis(1);
-            pass = health.ask(now).unwrap();
+            pass = health.try_pass(now).unwrap();
             assert!(matches!(pass, Pass::Probe(_)));
-            assert!(health.ask(now).is_err(), "one at a time");
+            assert!(health.try_pass(now).is_err(), "one at a time");
         }
         let Pass::Probe(number) = pass else {
             panic!("a probe")
         };
-        let turn = health.send(Some(number), now).unwrap();
-        let change = health.settle(turn, Outcome::Accepted, now);
+        let generation = health.try_send(Some(number), now).unwrap();
+        let change = health.settle(generation, Evidence::Accepted, now);
         assert_eq!(change, Some(Change::Accepted));
-        assert_eq!((health.ask(now), health.wait(now)), (Ok(Pass::Free), None));
-        // A later refusal begins with the first pause again.
-        let turn = health.send(None, now).unwrap();
         assert_eq!(
-            health.settle(turn, Outcome::Refused, now),
+            (health.try_pass(now), health.probe_in(now)),
+            (Ok(Pass::Free), None)
+        );
+        // A later refusal begins with the first pause again.
+        let generation = health.try_send(None, now).unwrap();
+        assert_eq!(
+            health.settle(generation, Evidence::Refused, now),
             Some(Change::Refused)
         );
-        assert_eq!(health.ask(now), Err(FIRST_PAUSE));
+        assert_eq!(health.try_pass(now), Err(FIRST_PAUSE));
     }
 
     #[test]
-    fn of_a_crowd_under_way_together_one_refusal_is_heard() {
-        let mut health = Health::default();
-        let turns: Vec<_> = (0..50).map(|_| health.send(None, ZERO).unwrap()).collect();
-        for turn in turns.clone() {
-            health.settle(turn, Outcome::Refused, ZERO);
+    fn of_many_attempts_in_flight_the_first_refusal_counts() {
+        let mut health = TokenHealth::default();
+        let generations: Vec<_> = (0..50)
+            .map(|_| health.try_send(None, ZERO).unwrap())
+            .collect();
+        for generation in generations.clone() {
+            health.settle(generation, Evidence::Refused, ZERO);
         }
-        assert_eq!(health.ask(ZERO), Err(FIRST_PAUSE));
-        // Nor does an answer to what was sent before bring it back.
-        health.settle(turns[0], Outcome::Accepted, ZERO);
-        assert_eq!(health.ask(ZERO), Err(FIRST_PAUSE));
+        assert_eq!(health.try_pass(ZERO), Err(FIRST_PAUSE));
+        // A success of an attempt from before the refusal does not end it.
+        health.settle(generations[0], Evidence::Accepted, ZERO);
+        assert_eq!(health.try_pass(ZERO), Err(FIRST_PAUSE));
     }
 
     #[test]
-    fn a_probe_that_tells_nothing_makes_way_at_once() {
-        let mut health = Health::default();
-        let turn = health.send(None, ZERO).unwrap();
-        health.settle(turn, Outcome::Refused, ZERO);
-        let Ok(Pass::Probe(first)) = health.ask(FIRST_PAUSE) else {
+    fn after_a_probe_without_evidence_the_next_goes_at_once() {
+        let mut health = TokenHealth::default();
+        let generation = health.try_send(None, ZERO).unwrap();
+        health.settle(generation, Evidence::Refused, ZERO);
+        let Ok(Pass::Probe(first)) = health.try_pass(FIRST_PAUSE) else {
             panic!("a probe")
         };
-        let turn = health.send(Some(first), FIRST_PAUSE).unwrap();
-        assert_eq!(health.settle(turn, Outcome::Unknown, FIRST_PAUSE), None);
-        health.give_back(first);
-        let Ok(Pass::Probe(second)) = health.ask(FIRST_PAUSE) else {
+        let generation = health.try_send(Some(first), FIRST_PAUSE).unwrap();
+        assert_eq!(
+            health.settle(generation, Evidence::Unknown, FIRST_PAUSE),
+            None
+        );
+        health.release_probe(first);
+        let Ok(Pass::Probe(second)) = health.try_pass(FIRST_PAUSE) else {
             panic!("the next")
         };
-        // What the first still holds is worth nothing.
-        health.give_back(first);
-        assert!(health.ask(FIRST_PAUSE).is_err());
-        assert!(health.send(Some(first), FIRST_PAUSE).is_err());
-        assert!(health.send(Some(second), FIRST_PAUSE).is_ok());
+        // The number of the first probe is no longer valid.
+        health.release_probe(first);
+        assert!(health.try_pass(FIRST_PAUSE).is_err());
+        assert!(health.try_send(Some(first), FIRST_PAUSE).is_err());
+        assert!(health.try_send(Some(second), FIRST_PAUSE).is_ok());
     }
 
     #[test]
-    fn a_touch_lets_one_attempt_find_out_at_once() {
-        let mut health = Health::default();
-        health.try_again(ZERO);
-        assert_eq!(health.ask(ZERO), Ok(Pass::Free));
-        let turn = health.send(None, ZERO).unwrap();
-        health.settle(turn, Outcome::Refused, ZERO);
-        health.try_again(seconds(1));
-        let Ok(Pass::Probe(waiting)) = health.ask(seconds(1)) else {
+    fn after_a_touch_one_probe_goes_at_once() {
+        let mut health = TokenHealth::default();
+        health.end_pause(ZERO);
+        assert_eq!(health.try_pass(ZERO), Ok(Pass::Free));
+        let generation = health.try_send(None, ZERO).unwrap();
+        health.settle(generation, Evidence::Refused, ZERO);
+        health.end_pause(seconds(1));
+        let Ok(Pass::Probe(waiting)) = health.try_pass(seconds(1)) else {
             panic!("a probe")
         };
-        assert!(health.ask(seconds(1)).is_err());
-        // Touched once more, nobody waits for the one that still waits; nor does that one go beside the next.
-        health.try_again(seconds(2));
-        assert!(matches!(health.ask(seconds(2)), Ok(Pass::Probe(_))));
-        assert!(health.send(Some(waiting), seconds(2)).is_err());
+        assert!(health.try_pass(seconds(1)).is_err());
+        // After another touch a new probe goes, and the one that still waits is no longer valid.
+        health.end_pause(seconds(2));
+        assert!(matches!(health.try_pass(seconds(2)), Ok(Pass::Probe(_))));
+        assert!(health.try_send(Some(waiting), seconds(2)).is_err());
     }
 
     #[derive(Clone, Debug)]
@@ -306,22 +318,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn refused_one_at_a_time_goes_and_it_is_never_stuck(
+        fn while_refused_one_probe_goes_at_a_time_and_it_never_gets_stuck(
             events in prop::collection::vec(event(), 0..200),
         ) {
-            let (mut health, mut now) = (Health::default(), ZERO);
+            let (mut health, mut now) = (TokenHealth::default(), ZERO);
             let mut asked: Vec<Pass> = Vec::new();
-            let mut sent: Vec<(Pass, Turn)> = Vec::new();
-            let give_back = |health: &mut Health, pass: Pass| {
+            let mut sent: Vec<(Pass, Generation)> = Vec::new();
+            let release = |health: &mut TokenHealth, pass: Pass| {
                 if let Pass::Probe(number) = pass {
-                    health.give_back(number);
+                    health.release_probe(number);
                 }
             };
             for event in events {
                 match event {
                     Event::Ask => {
-                        let refused = health.wait(now).is_some();
-                        match health.ask(now) {
+                        let refused = health.probe_in(now).is_some();
+                        match health.try_pass(now) {
                             Ok(pass) => {
                                 prop_assert_eq!(refused, pass != Pass::Free);
                                 asked.push(pass);
@@ -337,46 +349,46 @@ mod tests {
                             Pass::Free => None,
                             Pass::Probe(number) => Some(number),
                         };
-                        match health.send(probe, now) {
-                            Ok(turn) => sent.push((pass, turn)),
+                        match health.try_send(probe, now) {
+                            Ok(generation) => sent.push((pass, generation)),
                             Err(wait) => {
-                                prop_assert!(health.wait(now).is_some() && wait > ZERO);
-                                give_back(&mut health, pass);
+                                prop_assert!(health.probe_in(now).is_some() && wait > ZERO);
+                                release(&mut health, pass);
                             }
                         }
                     }
                     Event::Answer(n, how) if !sent.is_empty() => {
-                        let (pass, turn) = sent.swap_remove(n % sent.len());
-                        let told = [Outcome::Accepted, Outcome::Refused, Outcome::Unknown];
-                        let before = health.wait(now).is_some();
-                        let change = health.settle(turn, told[usize::from(how)], now);
-                        let after = health.wait(now).is_some();
+                        let (pass, generation) = sent.swap_remove(n % sent.len());
+                        let evidence = [Evidence::Accepted, Evidence::Refused, Evidence::Unknown];
+                        let before = health.probe_in(now).is_some();
+                        let change = health.settle(generation, evidence[usize::from(how)], now);
+                        let after = health.probe_in(now).is_some();
                         prop_assert_eq!(change == Some(Change::Refused), !before && after);
                         prop_assert_eq!(change == Some(Change::Accepted), before && !after);
-                        give_back(&mut health, pass);
+                        release(&mut health, pass);
                     }
                     Event::Leave(n) if !asked.is_empty() => {
                         let pass = asked.swap_remove(n % asked.len());
-                        give_back(&mut health, pass);
+                        release(&mut health, pass);
                     }
-                    Event::Touch => health.try_again(now),
+                    Event::Touch => health.end_pause(now),
                     Event::Wait(milliseconds) => now += Duration::from_millis(milliseconds),
                     Event::Send(_) | Event::Answer(..) | Event::Leave(_) => {}
                 }
-                // The one that is out can be sent or was; no other can, while it is refused.
-                if let Some(refused) = health.refused {
-                    let out = asked.iter().chain(sent.iter().map(|(pass, _)| pass));
-                    let current = out.filter(|pass| match pass {
+                // While refused, there is at most one valid probe, sent or not.
+                if let Some(refusal) = health.refusal {
+                    let passes = asked.iter().chain(sent.iter().map(|(pass, _)| pass));
+                    let current = passes.filter(|pass| match pass {
                         Pass::Free => false,
-                        Pass::Probe(number) => refused.probe == Some(*number),
+                        Pass::Probe(number) => refusal.probe == Some(*number),
                     });
                     prop_assert!(current.count() <= 1);
                 }
             }
             for pass in asked.into_iter().chain(sent.into_iter().map(|(pass, _)| pass)) {
-                give_back(&mut health, pass);
+                release(&mut health, pass);
             }
-            prop_assert!(health.ask(now + LONGEST_PAUSE).is_ok());
+            prop_assert!(health.try_pass(now + LONGEST_PAUSE).is_ok());
         }
     }
 }

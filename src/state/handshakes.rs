@@ -1,4 +1,4 @@
-//! What TLS handshakes with callers need, replaced as a whole when the files change.
+//! What TLS handshakes with clients use, replaced as a whole when the files change.
 
 use std::sync::Arc;
 
@@ -7,47 +7,48 @@ use tokio_util::sync::CancellationToken;
 
 use crate::plan::ServerTls;
 
-/// Of all workers.
-pub struct Handshakes(ArcSwap<Generation>);
+/// Shared by all workers.
+pub struct Handshakes(ArcSwap<HandshakeContext>);
 
-/// What holds from one change of the files to the next.
-pub struct Generation {
+/// What handshakes use from one change of the files to the next.
+pub struct HandshakeContext {
     pub tls: ServerTls,
-    /// Whoever was let in by authorities that are no longer those of the file is to come again.
+    /// Cancelled when the client CAs change. Connections that the old ones let in then end.
     pub retired: CancellationToken,
 }
 
 impl Handshakes {
     pub fn new(tls: ServerTls) -> Self {
-        Handshakes(ArcSwap::from_pointee(Generation {
+        Handshakes(ArcSwap::from_pointee(HandshakeContext {
             tls,
             retired: CancellationToken::new(),
         }))
     }
 
-    /// Connections from now on begin with `tls`, if its files hold something new.
+    /// New handshakes use `tls`, if its certificates have changed.
     pub fn reconcile(&self, tls: &ServerTls) {
         let old = self.0.load_full();
         if old.tls.is_same(tls) {
             return;
         }
-        let trusts_the_same = old.tls.trusts_the_same(tls);
-        self.0.store(Arc::new(Generation {
+        let same_client_cas = old.tls.has_same_client_cas(tls);
+        self.0.store(Arc::new(HandshakeContext {
             tls: tls.clone(),
-            // A certificate of ours that is renewed disturbs nobody, and the two share one end.
-            retired: if trusts_the_same {
+            // A renewed server certificate ends no connection. Both contexts share one token, so a later change of the client
+            // CAs ends the connections of both.
+            retired: if same_client_cas {
                 old.retired.clone()
             } else {
                 CancellationToken::new()
             },
         }));
-        if !trusts_the_same {
+        if !same_client_cas {
             old.retired.cancel();
         }
     }
 
-    /// What a handshake that begins now is done with.
-    pub fn current(&self) -> Arc<Generation> {
+    /// What a handshake that begins now uses.
+    pub fn current(&self) -> Arc<HandshakeContext> {
         self.0.load_full()
     }
 }

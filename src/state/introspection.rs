@@ -1,4 +1,4 @@
-//! What is known of callers' own tokens: one memory for all workers, and nothing in it from which a token could be had.
+//! What introspection says about callers' own tokens: one cache for all workers, which holds nothing that reveals a token.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,56 +20,57 @@ use super::Clock;
 use crate::{
     error::Error,
     hash::sha256,
-    policy::introspect::{Cache, DEFAULT_CAPACITY, Ending, Known, Turn},
-    types::OwnToken,
+    policy::introspect::{DEFAULT_CAPACITY, Join, Lookup, Outcome, TokenCache},
+    types::CallerToken,
 };
 
-/// A token's name in the memory: HMAC-SHA-256 under a key that no one else knows and that ends with the process.
+/// A token's key in the cache: its HMAC-SHA-256 under a random key that only this process has.
 pub type Key = [u8; 32];
 
-/// The user of a token: its quota group, and what its rate is kept under.
+/// The user of a token, as far as quota and rate limit are concerned.
 #[derive(Debug)]
 pub struct User {
     pub group: Arc<str>,
-    rate: [u8; 32],
+    /// What the rate limit is keyed by.
+    rate_key: [u8; 32],
 }
 
 impl User {
-    /// All tokens of a user share its quota at DevRev; here they share a group and a rate.
+    /// DevRev limits a user, so all tokens of one share a group and a rate limit.
     pub fn named(id: &str) -> User {
         User {
             group: id.into(),
-            rate: sha256(id.as_bytes()),
+            rate_key: sha256(id.as_bytes()),
         }
     }
 
-    /// Of a token whose user DevRev did not name: as if it were the only one of its user.
+    /// For a token whose user DevRev did not name: counts as the only token of its user.
     pub fn unnamed(hash: &[u8; 32]) -> User {
         User {
             group: group_of(hash),
-            rate: *hash,
+            rate_key: *hash,
         }
     }
 
-    /// The token, with the rate of its user.
-    pub fn own(&self, header: HeaderValue) -> OwnToken {
-        OwnToken {
+    /// The token as a request carries it, with the rate-limit key of its user.
+    pub fn caller_token(&self, header: HeaderValue) -> CallerToken {
+        CallerToken {
             header,
-            hash: self.rate,
+            hash: self.rate_key,
         }
     }
 }
 
-/// How a question ended, for those who follow it.
+/// How an introspection ended, as its followers see it.
 #[derive(Clone, Debug)]
-pub enum Ended {
+pub enum IntrospectionResult {
     Good(Arc<User>),
     Bad,
     /// DevRev could not be asked.
     Failed(Error),
 }
 
-type Follow = watch::Receiver<Option<Ended>>;
+type Follower = watch::Receiver<Option<IntrospectionResult>>;
 
 /// The operating system gave no random bytes.
 #[derive(Debug, thiserror::Error)]
@@ -77,42 +78,43 @@ type Follow = watch::Receiver<Option<Ended>>;
 pub struct NoRandomness;
 
 /// See the module.
-pub struct Memory {
+pub struct IntrospectionCache {
     key: hmac::Key,
     clock: Clock,
-    cache: Mutex<Cache<Key, Arc<User>, Follow>>,
-    /// Tokens that nobody knows are asked about a few at a time, and few more wait: a flood of them must not take the
-    /// connections and places of those who are known.
-    asking: Semaphore,
-    places: Semaphore,
+    tokens: Mutex<TokenCache<Key, Arc<User>, Follower>>,
+    /// Unknown tokens are introspected a few at a time and a few more wait, so that a flood of them leaves connections and
+    /// places in flight to known ones.
+    running: Semaphore,
+    admitted: Semaphore,
 }
 
-/// The quota group of a token whose user is not known. Sixteen bytes of the hash: as good as unique, and of no use for
-/// guessing the token.
+/// The quota group of a token whose user is not known. Sixteen bytes of the hash are as good as unique, and the token cannot be
+/// derived from them.
 pub fn group_of(hash: &[u8; 32]) -> Arc<str> {
     URL_SAFE_NO_PAD.encode(&hash[..16]).into()
 }
 
-/// Places to wait in for each unknown token that is asked about.
-const PLACES: usize = 8;
+/// Requests that may wait for each introspection that may run.
+const WAITING_PER_RUNNING: usize = 8;
 
-const BUSY: Duration = Duration::from_secs(1);
+const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-impl Memory {
-    /// At most so many unknown tokens are asked about at once.
+impl IntrospectionCache {
+    /// At most `max_concurrent` unknown tokens are introspected at a time.
     ///
     /// # Errors
-    /// When there is no randomness for the key: one that could be guessed would give away tokens that are looked for.
-    pub fn new(at_once: usize, clock: Clock) -> Result<Memory, NoRandomness> {
-        let at_once = at_once.clamp(1, 1024);
+    /// When there is no randomness for the key. With a key that can be guessed, the cache would reveal whether it holds a
+    /// given token.
+    pub fn new(max_concurrent: usize, clock: Clock) -> Result<IntrospectionCache, NoRandomness> {
+        let max_concurrent = max_concurrent.clamp(1, 1024);
         let key =
             hmac::Key::generate(HMAC_SHA256, &SystemRandom::new()).map_err(|_| NoRandomness)?;
-        Ok(Memory {
+        Ok(IntrospectionCache {
             key,
             clock,
-            cache: Mutex::new(Cache::new(DEFAULT_CAPACITY)),
-            asking: Semaphore::new(at_once),
-            places: Semaphore::new(at_once * (1 + PLACES)),
+            tokens: Mutex::new(TokenCache::new(DEFAULT_CAPACITY)),
+            running: Semaphore::new(max_concurrent),
+            admitted: Semaphore::new(max_concurrent * (1 + WAITING_PER_RUNNING)),
         })
     }
 
@@ -126,90 +128,97 @@ impl Memory {
         self.clock.now()
     }
 
-    fn cache(&self) -> MutexGuard<'_, Cache<Key, Arc<User>, Follow>> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tokens(&self) -> MutexGuard<'_, TokenCache<Key, Arc<User>, Follower>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn look(&self, key: &Key) -> Known<Arc<User>> {
-        self.cache().look(key, self.now())
+    pub fn lookup(&self, key: &Key) -> Lookup<Arc<User>> {
+        self.tokens().lookup(key, self.now())
     }
 
-    pub fn join(&self, key: &Key) -> Joined<'_> {
-        let mut tell = None;
-        let turn = self.cache().join(key, self.now(), || {
-            let (sender, follow) = watch::channel(None);
-            tell = Some(sender);
-            follow
+    /// Leads or follows the one introspection of this token.
+    pub fn join(&self, key: &Key) -> Role<'_> {
+        let mut result = None;
+        let join = self.tokens().join(key, self.now(), || {
+            let (sender, follower) = watch::channel(None);
+            result = Some(sender);
+            follower
         });
-        match (turn, tell) {
-            (Turn::Good(user), _) => Joined::Good(user),
-            (Turn::Bad, _) => Joined::Bad,
-            (Turn::Follow(follow), _) => Joined::Follow(follow),
-            (Turn::Ask(stale), tell) => Joined::Lead(
-                Lead {
-                    memory: self,
+        match join {
+            Join::Good(user) => Role::Good(user),
+            Join::Bad => Role::Bad,
+            Join::Follow(follower) => Role::Follower(follower),
+            Join::Lead(stale) => Role::Leader(
+                Leader {
+                    cache: self,
                     key: *key,
-                    tell,
-                    ended: false,
+                    result,
+                    finished: false,
                 },
                 stale,
             ),
         }
     }
 
-    /// A place among those whose tokens are asked about for the first time.
-    pub async fn enter(
+    /// Waits for permission to introspect an unknown token, which lasts while the permits are held.
+    pub async fn admit(
         &self,
         deadline: Instant,
     ) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>), Error> {
-        let busy = || Error::Overloaded { retry_after: BUSY };
-        let place = self.places.try_acquire().map_err(|_| busy())?;
-        let asks = timeout_at(deadline, self.asking.acquire()).await;
-        let asks = asks.map_err(|_elapsed| busy())?.map_err(|_closed| busy())?;
-        Ok((place, asks))
+        let busy = || Error::Overloaded {
+            retry_after: BUSY_RETRY_AFTER,
+        };
+        let admitted = self.admitted.try_acquire().map_err(|_| busy())?;
+        let running = timeout_at(deadline, self.running.acquire()).await;
+        let running = running.map_err(|_elapsed| busy())?;
+        Ok((admitted, running.map_err(|_closed| busy())?))
     }
 }
 
-/// What to do about a token.
-pub enum Joined<'a> {
+/// A request's part in the introspection of a token.
+pub enum Role<'a> {
+    /// None: the token is known to be good.
     Good(Arc<User>),
+    /// None: the token is known to be bad.
     Bad,
-    /// Ask DevRev; what is known of old counts if it cannot be asked.
-    Lead(Lead<'a>, Option<Arc<User>>),
-    /// Another one asks.
-    Follow(Follow),
+    /// It asks DevRev. The stale user is used if introspection fails.
+    Leader(Leader<'a>, Option<Arc<User>>),
+    /// It waits for the leader's result.
+    Follower(Follower),
 }
 
-/// The one question about a token. Dropped without an end, for its caller left, it lets the next one ask.
-pub struct Lead<'a> {
-    memory: &'a Memory,
+/// The one introspection of a token. If it is dropped before it finishes, because its caller went away, the next request leads.
+pub struct Leader<'a> {
+    cache: &'a IntrospectionCache,
     key: Key,
-    tell: Option<watch::Sender<Option<Ended>>>,
-    ended: bool,
+    result: Option<watch::Sender<Option<IntrospectionResult>>>,
+    finished: bool,
 }
 
-impl Lead<'_> {
-    /// Tells all who follow. Returns what counts although DevRev could not be asked.
-    pub fn end(
+impl Leader<'_> {
+    /// Caches the outcome and sends `result` to the followers. `result` gets, and this returns, the stale user to use if
+    /// introspection failed.
+    pub fn finish(
         mut self,
-        ending: Ending<Arc<User>>,
-        told: impl FnOnce(Option<Arc<User>>) -> Ended,
+        outcome: Outcome<Arc<User>>,
+        result: impl FnOnce(Option<Arc<User>>) -> IntrospectionResult,
     ) -> Option<Arc<User>> {
-        self.ended = true;
-        let memory = self.memory;
-        let known = memory.cache().end(&self.key, ending, memory.now());
-        if let Some(tell) = &self.tell {
-            tell.send_replace(Some(told(known.clone())));
+        self.finished = true;
+        let cache = self.cache;
+        let stale = cache.tokens().finish(&self.key, outcome, cache.now());
+        if let Some(sender) = &self.result {
+            sender.send_replace(Some(result(stale.clone())));
         }
-        known
+        stale
     }
 }
 
-impl Drop for Lead<'_> {
+impl Drop for Leader<'_> {
     fn drop(&mut self) {
-        if !self.ended {
-            let memory = self.memory;
-            memory.cache().end(&self.key, Ending::Left, memory.now());
+        if !self.finished {
+            let cache = self.cache;
+            let now = cache.now();
+            cache.tokens().finish(&self.key, Outcome::Abandoned, now);
         }
     }
 }
@@ -218,55 +227,55 @@ impl Drop for Lead<'_> {
 mod tests {
     use super::*;
 
-    fn memory() -> Memory {
-        Memory::new(1, Clock::start()).expect("randomness")
+    fn cache() -> IntrospectionCache {
+        IntrospectionCache::new(1, Clock::start()).expect("randomness")
     }
 
     #[test]
     fn each_process_has_a_key_of_its_own() {
-        let (one, other) = (memory(), memory());
+        let (one, other) = (cache(), cache());
         assert_eq!(one.key(b"token"), one.key(b"token"));
         assert_ne!(one.key(b"token"), other.key(b"token"));
     }
 
     #[tokio::test]
-    async fn whoever_leaves_lets_the_next_one_ask() {
-        let memory = memory();
-        let key = memory.key(b"token");
-        let Joined::Lead(lead, None) = memory.join(&key) else {
-            panic!("the first one asks");
+    async fn when_the_leader_leaves_the_next_request_leads() {
+        let cache = cache();
+        let key = cache.key(b"token");
+        let Role::Leader(leader, None) = cache.join(&key) else {
+            panic!("the first one leads");
         };
-        let Joined::Follow(mut follow) = memory.join(&key) else {
+        let Role::Follower(mut follower) = cache.join(&key) else {
             panic!("the second one follows");
         };
-        drop(lead);
-        assert!(follow.wait_for(Option::is_some).await.is_err());
-        assert!(matches!(memory.join(&key), Joined::Lead(_, None)));
+        drop(leader);
+        assert!(follower.wait_for(Option::is_some).await.is_err());
+        assert!(matches!(cache.join(&key), Role::Leader(_, None)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn few_strangers_are_asked_about_at_once_and_few_more_wait() {
-        let memory = Arc::new(memory());
+    async fn introspections_of_unknown_tokens_and_their_queue_are_bounded() {
+        let cache = Arc::new(cache());
         let deadline = Instant::now() + Duration::from_secs(2);
-        let first = memory.enter(deadline).await.expect("a place");
+        let first = cache.admit(deadline).await.expect("admitted");
         let waits = tokio::spawn({
-            let memory = memory.clone();
-            async move { memory.enter(deadline).await.is_ok() }
+            let cache = cache.clone();
+            async move { cache.admit(deadline).await.is_ok() }
         });
-        let others: Vec<_> = (0..PLACES - 1)
+        let others: Vec<_> = (0..WAITING_PER_RUNNING - 1)
             .map(|_| {
-                let memory = memory.clone();
-                tokio::spawn(async move { memory.enter(deadline).await.is_ok() })
+                let cache = cache.clone();
+                tokio::spawn(async move { cache.admit(deadline).await.is_ok() })
             })
             .collect();
         tokio::task::yield_now().await;
-        let refused = memory.enter(deadline).await;
+        let refused = cache.admit(deadline).await;
         assert!(matches!(refused, Err(Error::Overloaded { .. })));
         drop(first);
         assert!(waits.await.expect("no panic"), "served in its turn");
         for other in others {
             let _ = other.await;
         }
-        assert!(memory.enter(deadline).await.is_ok(), "all places are free");
+        assert!(cache.admit(deadline).await.is_ok(), "all permits are free");
     }
 }

@@ -1,4 +1,4 @@
-//! Which key of a caller is still in use: for whoever rotates one. Bounded by the file.
+//! How often and when each of a caller's keys was last used, for operators who rotate one. Bounded by the file.
 
 use std::{
     collections::HashMap,
@@ -13,39 +13,39 @@ use serde_json::{Value, json};
 
 use crate::types::key_id;
 
-/// A key is known by the SHA-256 of it.
+/// The SHA-256 of a key.
 pub type Hash = [u8; 32];
 
-/// How one key was used. Counting takes no lock.
+/// The use of one key. Counting takes no lock.
 #[derive(Debug, Default)]
-pub struct Used {
+pub struct KeyUse {
     requests: AtomicU64,
     /// Unix epoch seconds.
     last: AtomicU64,
 }
 
-impl Used {
-    pub fn note(&self, now: SystemTime) {
+impl KeyUse {
+    pub fn count(&self, now: SystemTime) {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.last.fetch_max(now, Ordering::Relaxed);
     }
 }
 
-/// All keys of the file; counts outlive a reload that keeps the key.
+/// The use of all keys of the file. A reload keeps the counts of the keys that it keeps.
 #[derive(Default)]
-pub struct KeyUsage(Mutex<HashMap<Hash, Arc<Used>>>);
+pub struct KeyUsage(Mutex<HashMap<Hash, Arc<KeyUse>>>);
 
 impl KeyUsage {
-    /// Counts these, and forgets the others.
+    /// Counts these keys and forgets the others.
     pub fn reconcile(&self, keys: impl Iterator<Item = Hash>) {
         let mut all = self.all();
         let mut old = std::mem::take(&mut *all);
         all.extend(keys.map(|hash| (hash, old.remove(&hash).unwrap_or_default())));
     }
 
-    /// Where the uses of this key are counted; nowhere that is shown, unless it is one of the file.
-    pub fn of(&self, hash: &Hash) -> Arc<Used> {
+    /// The counters of this key. For a key that is not of the file they are shown nowhere.
+    pub fn of(&self, hash: &Hash) -> Arc<KeyUse> {
         self.all().get(hash).cloned().unwrap_or_default()
     }
 
@@ -55,22 +55,22 @@ impl KeyUsage {
         self.all().len()
     }
 
-    /// One row for each of these, in their order.
+    /// One row for each of these keys, in their order.
     pub fn view(&self, hashes: &[Hash]) -> Value {
         let all = self.all();
         let rows = hashes.iter().map(|hash| {
-            let used = all.get(hash);
-            let read = |of: fn(&Used) -> &AtomicU64| {
-                used.map_or(0, |used| of(used).load(Ordering::Relaxed))
+            let usage = all.get(hash);
+            let read = |of: fn(&KeyUse) -> &AtomicU64| {
+                usage.map_or(0, |usage| of(usage).load(Ordering::Relaxed))
             };
-            let requests = read(|used| &used.requests);
-            let last = (requests > 0).then(|| read(|used| &used.last));
+            let requests = read(|usage| &usage.requests);
+            let last = (requests > 0).then(|| read(|usage| &usage.last));
             json!({ "id": key_id(hash), "requests": requests, "last_seen": last })
         });
         rows.collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<Hash, Arc<Used>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<Hash, Arc<KeyUse>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -82,16 +82,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_by_key_and_keeps_what_stays() {
+    fn a_reload_keeps_the_counts_of_keys_that_stay() {
         let keys = KeyUsage::default();
         let at = UNIX_EPOCH + Duration::from_secs(1000);
         keys.reconcile([[1; 32], [2; 32], [3; 32]].into_iter());
-        keys.of(&[1; 32]).note(at);
-        keys.of(&[1; 32]).note(at - Duration::from_secs(1));
-        keys.of(&[2; 32]).note(at);
+        keys.of(&[1; 32]).count(at);
+        keys.of(&[1; 32]).count(at - Duration::from_secs(1));
+        keys.of(&[2; 32]).count(at);
         keys.reconcile([[1; 32]].into_iter());
-        // A request that began under the old plan counts where nobody looks.
-        keys.of(&[3; 32]).note(at);
+        // A request that began under the old plan: its count is shown nowhere.
+        keys.of(&[3; 32]).count(at);
         let want = json!([
             { "id": "01010101", "requests": 2, "last_seen": 1000 },
             { "id": "02020202", "requests": 0, "last_seen": null },

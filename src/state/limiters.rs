@@ -1,4 +1,4 @@
-//! Where everybody's own rate stands.
+//! The rate limiters of callers and of their tokens.
 
 use std::{
     collections::HashMap,
@@ -10,9 +10,9 @@ use http::HeaderValue;
 
 use super::Clock;
 use crate::{
-    plan::Rates,
-    policy::rate::{self, Keyed},
-    types::{Caller, OwnToken},
+    plan::RatePlan,
+    policy::rate::{self, KeyedLimiters, RateLimit},
+    types::{Caller, CallerToken},
 };
 
 /// One caller's limiter.
@@ -24,16 +24,16 @@ pub struct Limiters {
     current: ArcSwap<PlanLimiters>,
 }
 
-/// The limiters of one plan. A limiter whose rate stays the same from one plan to the next is the same in both.
+/// The limiters of one plan. Two plans share the limiters whose limit is the same in both.
 pub struct PlanLimiters {
-    callers: HashMap<Arc<str>, (rate::Quota, Arc<Limiter>)>,
+    callers: HashMap<Arc<str>, (RateLimit, Arc<Limiter>)>,
     /// In mode "validate", by the hash of the token or of its user.
-    tokens: (rate::Quota, Arc<Mutex<Keyed<Clock>>>),
+    tokens: (RateLimit, Arc<Mutex<KeyedLimiters<Clock>>>),
 }
 
 impl Limiters {
-    /// Full bursts for everybody.
-    pub fn new(rates: &Rates, clock: Clock) -> Self {
+    /// Every limiter starts with a full burst.
+    pub fn new(rates: &RatePlan, clock: Clock) -> Self {
         let none = PlanLimiters {
             callers: HashMap::new(),
             tokens: (rates.default, keyed(rates.default, clock)),
@@ -44,27 +44,27 @@ impl Limiters {
         }
     }
 
-    /// Whoever's rate stays the same keeps where it stands.
-    pub fn reconcile(&self, rates: &Rates) {
+    /// A limiter whose limit stays the same keeps its state.
+    pub fn reconcile(&self, rates: &RatePlan) {
         let next = self.current.load().next(rates, self.clock);
         self.current.store(Arc::new(next));
     }
 
-    /// Those of the plan that was reconciled last.
+    /// The limiters of the plan that was reconciled last.
     pub fn of_plan(&self) -> Arc<PlanLimiters> {
         self.current.load_full()
     }
 }
 
 impl PlanLimiters {
-    fn next(&self, rates: &Rates, clock: Clock) -> PlanLimiters {
-        let callers = rates.callers.iter().map(|(name, quota)| {
-            let kept = self.callers.get(name).filter(|(old, _)| old == quota);
+    fn next(&self, rates: &RatePlan, clock: Clock) -> PlanLimiters {
+        let callers = rates.callers.iter().map(|(name, limit)| {
+            let kept = self.callers.get(name).filter(|(old, _)| old == limit);
             let limiter = kept.map_or_else(
-                || Arc::new(Limiter::new(*quota, clock)),
+                || Arc::new(Limiter::new(*limit, clock)),
                 |(_, limiter)| limiter.clone(),
             );
-            (name.clone(), (*quota, limiter))
+            (name.clone(), (*limit, limiter))
         });
         let tokens = if self.tokens.0 == rates.default {
             self.tokens.1.clone()
@@ -82,29 +82,33 @@ impl PlanLimiters {
         self.callers.get(name).map(|(_, limiter)| limiter)
     }
 
-    /// The limiter of a request: of the token that it brought where it brought one, else of its caller.
-    pub fn of_request(&self, caller: &Caller, own: Option<&OwnToken>) -> Option<Arc<Limiter>> {
-        match own {
-            Some(own) => {
+    /// The limiter that applies to a request: that of the token it brought, if it brought one, else that of its caller.
+    pub fn of_request(
+        &self,
+        caller: &Caller,
+        caller_token: Option<&CallerToken>,
+    ) -> Option<Arc<Limiter>> {
+        match caller_token {
+            Some(caller_token) => {
                 let mut tokens = self.tokens.1.lock().unwrap_or_else(PoisonError::into_inner);
-                Some(tokens.get(&own.hash))
+                Some(tokens.get(&caller_token.hash))
             }
             None => self.of_caller(&caller.name).cloned(),
         }
     }
 
-    /// `RateLimit-Policy` and `RateLimit`: where the limit stands, without taking anything of it.
-    pub fn standing(
+    /// `RateLimit-Policy` and `RateLimit`: the state of the limit, read without using any of it.
+    pub fn headers(
         &self,
         caller: &Caller,
-        own: Option<&OwnToken>,
+        caller_token: Option<&CallerToken>,
     ) -> Option<(HeaderValue, HeaderValue)> {
-        let limiter = self.of_request(caller, own)?;
+        let limiter = self.of_request(caller, caller_token)?;
         Some((limiter.policy_header(), limiter.peek().header()))
     }
 }
 
-fn keyed(quota: rate::Quota, clock: Clock) -> Arc<Mutex<Keyed<Clock>>> {
-    let keyed = Keyed::new(quota, clock, rate::DEFAULT_CAPACITY);
+fn keyed(limit: RateLimit, clock: Clock) -> Arc<Mutex<KeyedLimiters<Clock>>> {
+    let keyed = KeyedLimiters::new(limit, clock, rate::DEFAULT_CAPACITY);
     Arc::new(Mutex::new(keyed))
 }

@@ -26,7 +26,7 @@ use self::{
     draining::Draining,
     handshakes::Handshakes,
     in_flight::InFlight,
-    introspection::{Memory, NoRandomness},
+    introspection::{IntrospectionCache, NoRandomness},
     key_usage::KeyUsage,
     limiters::Limiters,
     quota::Groups,
@@ -54,8 +54,8 @@ pub struct State {
     pub tokens: Arc<Tokens>,
     /// How callers' keys are used.
     pub key_usage: KeyUsage,
-    /// What is known of tokens that callers bring.
-    pub introspection: Arc<Memory>,
+    /// What introspection says about the tokens that callers bring.
+    pub introspection: Arc<IntrospectionCache>,
     pub signing_keys: SigningKeyStore,
     /// `None` where callers connect in the clear.
     pub handshakes: Option<Handshakes>,
@@ -84,7 +84,7 @@ impl State {
             limiters: Limiters::new(&plan.rates, clock),
             tokens: Arc::new(Tokens::new(&plan.tokens, clock, metrics.clone())),
             key_usage: KeyUsage::default(),
-            introspection: Arc::new(Memory::new(plan.unknown_at_once, clock)?),
+            introspection: Arc::new(IntrospectionCache::new(plan.max_introspections, clock)?),
             signing_keys: SigningKeyStore::new(background, clock, metrics.clone()),
             handshakes: plan.tls.clone().map(Handshakes::new),
             metrics,
@@ -100,7 +100,9 @@ impl State {
         self.limiters.reconcile(&plan.rates);
         self.tokens.reconcile(&plan.tokens);
         let (keys, signed) = match &plan.identities {
-            Identities::Inject(methods) => (Some(&methods.keys), methods.signed.as_ref()),
+            Identities::Inject(credentials) => {
+                (Some(&credentials.keys), credentials.signed.as_ref())
+            }
             Identities::Validate(_) => (None, None),
         };
         let hashes = keys.into_iter().flat_map(|keys| keys.keys());

@@ -1,4 +1,4 @@
-//! The upstream credentials: each in the form it has on the wire, and whether DevRev takes it.
+//! The configured DevRev tokens: each as its header value, with its health.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,7 +12,7 @@ use http::{HeaderValue, StatusCode};
 use super::Clock;
 use crate::{
     plan::TokenValue,
-    policy::token_health::{Change, Health, Outcome, Pass, Turn, outcome},
+    policy::token_health::{Change, Evidence, Generation, Pass, TokenHealth, evidence},
     telemetry::metrics::Metrics,
 };
 
@@ -25,16 +25,16 @@ pub struct Tokens {
     current: ArcSwap<ByName>,
 }
 
-/// One value of a token. A new value is a new `Token`, so that nothing that is known of the old one holds for it.
+/// One value of a token. A new value is a new `Token`, so that it starts with its own health.
 pub struct Token {
     name: Arc<str>,
     value: TokenValue,
     clock: Clock,
-    health: Mutex<Health>,
+    health: Mutex<TokenHealth>,
 }
 
 impl Tokens {
-    /// Nothing is known against any of them.
+    /// All of them count as good.
     pub fn new(
         values: &BTreeMap<Arc<str>, TokenValue>,
         clock: Clock,
@@ -49,7 +49,7 @@ impl Tokens {
         tokens
     }
 
-    /// What is known of a value that stays as it is stays too.
+    /// A token whose value stays the same keeps its health.
     pub fn reconcile(&self, values: &BTreeMap<Arc<str>, TokenValue>) {
         let old = self.current.load();
         let next = values.iter().map(|(name, value)| {
@@ -75,20 +75,20 @@ impl Tokens {
     /// For the requests of the plan that was reconciled last.
     pub fn of_plan(self: &Arc<Self>) -> PlanTokens {
         PlanTokens {
-            live: self.clone(),
+            tokens: self.clone(),
             planned: self.current.load_full(),
         }
     }
 
-    /// Until a probe of this token may go, zero when it may; `None` while DevRev takes it, as far as is known.
+    /// The time until a probe of this token may go, zero when one may go now; `None` while the token is not refused.
     pub fn refused_for(&self, name: &str) -> Option<Duration> {
         self.current.load().get(name)?.refused_for()
     }
 
-    /// Somebody has touched this token, though its value is the same: the next attempt finds out.
-    pub fn try_again(&self, name: &str) {
+    /// Ends the pause of this token, because its file was written anew with the same value: the next attempt is a probe.
+    pub fn end_pause(&self, name: &str) {
         if let Some(token) = self.current.load().get(name) {
-            token.health().try_again(self.clock.now());
+            token.health().end_pause(self.clock.now());
         }
     }
 }
@@ -96,36 +96,38 @@ impl Tokens {
 /// The tokens as the requests of one plan see them.
 #[derive(Clone)]
 pub struct PlanTokens {
-    live: Arc<Tokens>,
+    tokens: Arc<Tokens>,
     planned: Arc<ByName>,
 }
 
 impl PlanTokens {
-    /// The value in use now, so that an attempt after a change uses the new one; for a token that has gone from the file since
-    /// this plan, the last value that the plan knew.
+    /// The current value, so that an attempt after a change uses the new one. For a token that was removed from the file after
+    /// this plan, the plan's value.
     pub fn get(&self, name: &str) -> Option<Arc<Token>> {
-        let live = self.live.current.load();
-        live.get(name).or_else(|| self.planned.get(name)).cloned()
+        let current = self.tokens.current.load();
+        let token = current.get(name).or_else(|| self.planned.get(name));
+        token.cloned()
     }
 
-    /// Whether this is still the value in use.
+    /// Whether this is still the current value.
     pub fn is_current(&self, token: &Arc<Token>) -> bool {
-        let live = self.live.current.load();
-        live.get(&token.name)
+        let tokens = self.tokens.current.load();
+        tokens
+            .get(&token.name)
             .is_some_and(|current| Arc::ptr_eq(current, token))
     }
 
-    /// Takes in what an answer to an attempt with this token says; tells whether it refuses the token.
-    pub fn settle(&self, token: &Arc<Token>, turn: Turn, status: StatusCode) -> bool {
-        let outcome = outcome(status);
+    /// Applies what the answer to an attempt with this token says about it. Returns whether it refuses the token.
+    pub fn settle(&self, token: &Arc<Token>, generation: Generation, status: StatusCode) -> bool {
+        let evidence = evidence(status);
         let change = {
             let mut health = token.health();
-            let change = health.settle(turn, outcome, self.live.clock.now());
-            // Under the lock, or two workers' changes could be written in the wrong order and stay so. Of a value that was
-            // replaced meanwhile nobody need hear.
+            let change = health.settle(generation, evidence, self.tokens.clock.now());
+            // Set under the lock, so that changes by two workers reach the metric in order. The metric is about the current
+            // value, so a change of a replaced one is left out.
             if let Some(change) = change.filter(|_| self.is_current(token)) {
                 let refused = change == Change::Refused;
-                self.live.metrics.token_refused(&token.name, refused);
+                self.tokens.metrics.token_refused(&token.name, refused);
             }
             change
         };
@@ -137,17 +139,17 @@ impl PlanTokens {
                     "DevRev refused the token; callers get token_unavailable until a probe succeeds or the token changes"
                 );
             }
-            Some(Change::Accepted) => tracing::info!(token, "DevRev takes the token again"),
+            Some(Change::Accepted) => tracing::info!(token, "DevRev accepts the token again"),
             None => {}
         }
-        outcome == Outcome::Refused
+        evidence == Evidence::Refused
     }
 }
 
 impl Token {
-    /// Until a probe may go, zero when it may; `None` while it is not refused.
+    /// See [`Tokens::refused_for`].
     pub fn refused_for(&self) -> Option<Duration> {
-        self.health().wait(self.clock.now())
+        self.health().probe_in(self.clock.now())
     }
 
     /// `Bearer TOKEN`, marked sensitive.
@@ -155,28 +157,28 @@ impl Token {
         self.value.header().clone()
     }
 
-    /// See [`Health::ask`].
+    /// See [`TokenHealth::try_pass`].
     ///
     /// # Errors
     /// The time until the next probe may go.
-    pub fn ask(&self) -> Result<Pass, Duration> {
-        self.health().ask(self.clock.now())
+    pub fn try_pass(&self) -> Result<Pass, Duration> {
+        self.health().try_pass(self.clock.now())
     }
 
-    /// See [`Health::give_back`].
-    pub fn give_back(&self, probe: u64) {
-        self.health().give_back(probe);
+    /// See [`TokenHealth::release_probe`].
+    pub fn release_probe(&self, probe: u64) {
+        self.health().release_probe(probe);
     }
 
-    /// See [`Health::send`].
+    /// See [`TokenHealth::try_send`].
     ///
     /// # Errors
     /// The time until the next probe may go.
-    pub fn send(&self, probe: Option<u64>) -> Result<Turn, Duration> {
-        self.health().send(probe, self.clock.now())
+    pub fn try_send(&self, probe: Option<u64>) -> Result<Generation, Duration> {
+        self.health().try_send(probe, self.clock.now())
     }
 
-    fn health(&self) -> MutexGuard<'_, Health> {
+    fn health(&self) -> MutexGuard<'_, TokenHealth> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -23,7 +23,7 @@ use revgate::{
     },
     record::Record,
     state::{Clock, draining::Draining, quota::Groups},
-    types::{Caller, Deadline, Named, QuotaRules},
+    types::{Caller, Deadline, QuotaRules},
 };
 use tower::{Layer, Service, service_fn};
 
@@ -70,7 +70,7 @@ fn layer(draining: Draining) -> QuotaLayer {
         },
         max_waiting: 1024,
     };
-    let quota = plan::Quota {
+    let quota = plan::QuotaPlan {
         rules,
         groups: [("main".into(), Vec::new())].into(),
     };
@@ -90,7 +90,7 @@ fn request(caller: &Arc<Caller>) -> Request<Body> {
     let extensions = request.extensions_mut();
     extensions.insert(caller.clone());
     extensions.insert(Record::default());
-    extensions.insert(Named(Operation::from_path("/rev-users.link")));
+    extensions.insert(Operation::from_path("/rev-users.link"));
     extensions.insert(Deadline(tokio::time::Instant::now() + caller.max_wait));
     request
 }

@@ -106,15 +106,20 @@ fn touched(path: &str, code: &str, types: &[&str], uses: &mut Uses, faults: &mut
     }
 }
 
-/// The type of `(value)`: a constructor's name, or that of which the variable's name is a part (`own` of `OwnToken`).
+/// The type of `(value)`: that of a constructor, or that which the variable is named after: `caller_token` or `token` for
+/// `CallerToken`.
 fn written<'a>(argument: &'a str, types: &[&'a str]) -> Option<&'a str> {
     let value = argument.strip_prefix('(')?.trim_start();
     let value = value.strip_prefix("Arc::new(").unwrap_or(value);
     let end = value.find(|c: char| !is_word(c) && c != '.' && c != ':')?;
     let path = value[..end].trim_end_matches(".clone");
+    let mut segments = path.rsplit("::");
+    if let Some(kind) = segments.find(|name| name.starts_with(|c: char| c.is_ascii_uppercase())) {
+        return Some(kind);
+    }
     let word = last_word(path);
-    if word.starts_with(|c: char| c.is_ascii_uppercase()) {
-        return Some(word);
+    if let Some(kind) = types.iter().find(|kind| words_of(kind).join("_") == word) {
+        return Some(kind);
     }
     let mut fitting = types
         .iter()
@@ -124,7 +129,7 @@ fn written<'a>(argument: &'a str, types: &[&'a str]) -> Option<&'a str> {
     fitting.next().is_none().then_some(kind)
 }
 
-/// `OwnToken` is `own` and `token`.
+/// `CallerToken` is `caller` and `token`.
 fn words_of(kind: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for c in kind.chars() {
@@ -206,10 +211,11 @@ fn the_table_of_extensions_is_what_the_code_does() {
 fn uses_are_found_in_code() {
     let code = "
         let extensions = request.extensions_mut();
-        extensions.insert(stranger.own.clone());
+        extensions.insert(unknown.caller_token.clone());
+        extensions.insert(Operation::from_path(path));
         extensions.insert(Arrived(at));
         extensions.insert(Arc::new(Caller { name }));
-        let Named(operation) = request.extensions().get()?;
+        let operation = request.extensions().get::<Operation>()?;
         let time = head.extensions.get().map(|Demand(time)| *time);
         let caller = head
             .extensions
@@ -217,7 +223,7 @@ fn uses_are_found_in_code() {
         let other = request.extensions();
         use_it(extensions.get());
     ";
-    let types = ["Arrived", "Caller", "Demand", "Named", "OwnToken"];
+    let types = ["Arrived", "Caller", "CallerToken", "Demand", "Operation"];
     let (mut uses, mut faults) = (Uses::new(), Vec::new());
     touched(
         "src/layer/quota/mod.rs",
@@ -227,10 +233,10 @@ fn uses_are_found_in_code() {
         &mut faults,
     );
     let of = |kind: &str| (uses[kind].writers.len(), uses[kind].readers.len());
-    assert_eq!(of("OwnToken"), (1, 0));
+    assert_eq!(of("CallerToken"), (1, 0));
     assert_eq!(of("Arrived"), (1, 0));
     assert_eq!(of("Caller"), (1, 1));
-    assert_eq!(of("Named"), (0, 1));
+    assert_eq!(of("Operation"), (1, 1));
     assert_eq!(of("Demand"), (0, 1));
     assert_eq!(faults.len(), 2, "{faults:?}");
 }

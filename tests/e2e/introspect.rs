@@ -1,4 +1,4 @@
-//! Mode "validate": callers bring DevRev tokens of their own, and DevRev is asked whose they are.
+//! Mode "validate": callers bring DevRev tokens of their own, and the gateway introspects them.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,7 +21,7 @@ struct Rig {
     gateway: Gateway,
 }
 
-/// `extra` goes on in `[auth]`.
+/// `extra` is appended to `[auth]`.
 fn gateway(upstream: SocketAddr, extra: &str, env: &[(&str, &str)]) -> Gateway {
     let text = format!(
         "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
@@ -80,7 +80,7 @@ async fn call(address: SocketAddr, token: &str, more: &[(&str, &str)]) -> Answer
     client.answer().await.expect("an answer")
 }
 
-/// A token of this user; `number` tells it from others.
+/// A token of this user; `number` makes it unique.
 fn token(user: &str, number: u32) -> String {
     let claims = format!(r#"{{"sub":"{user}","jti":"{number}"}}"#);
     format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
@@ -96,7 +96,7 @@ fn info(fault: Fault) -> Plan {
 }
 
 #[tokio::test]
-async fn a_good_token_is_asked_about_once() {
+async fn a_good_token_is_introspected_once() {
     let rig = Rig::new("").await;
     for _ in 0..3 {
         assert_eq!(rig.call(&token("ada", 1)).await.status, 200);
@@ -105,7 +105,7 @@ async fn a_good_token_is_asked_about_once() {
     assert_eq!(rig.asked("works.list"), 3);
     // A second token of the same user.
     assert_eq!(rig.call(&token("ada", 2)).await.status, 200);
-    // Two questions and four calls count as their user's own, and as nobody else's.
+    // Two introspections and four calls are booked to their user, and none of them is external.
     let quota: serde_json::Value = serde_json::from_str(&rig.admin("/quota").await).expect("JSON");
     let group = &quota["don:identity:dvrv-us-1:devo/0:devu/ada"];
     assert_eq!(group["remaining"], 994, "{quota}");
@@ -115,7 +115,7 @@ async fn a_good_token_is_asked_about_once() {
 }
 
 #[tokio::test]
-async fn a_bad_token_is_refused_and_asked_about_once() {
+async fn a_bad_token_is_refused_and_introspected_once() {
     let rig = Rig::new("").await;
     for _ in 0..3 {
         let answer = rig.call(&bad_token(1)).await;
@@ -124,7 +124,7 @@ async fn a_bad_token_is_refused_and_asked_about_once() {
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
     }
     assert_eq!((rig.asked(INFO), rig.asked("works.list")), (1, 0));
-    // What is no token of DevRev's, or has ended, is not asked about.
+    // A malformed or expired token is not introspected.
     let ended = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(r#"{"exp":1000}"#));
     for token in ["nonsense", ended.as_str()] {
         assert_eq!(rig.call(token).await.status, 401);
@@ -159,7 +159,7 @@ async fn tokens_of_one_user_share_a_group_and_a_rate() {
     )
     .await;
     assert_eq!(rig.call(&token("ada", 1)).await.status, 429);
-    // The other token is asked about in a group of its own; what follows is its user's, and that one is paused.
+    // The other token is introspected in a group of its own. Its calls run in the user's group, which is paused.
     let answer = rig.call(&token("ada", 2)).await;
     assert_eq!(
         (answer.status, answer.code().as_str()),
@@ -201,7 +201,7 @@ async fn a_known_token_is_let_through_while_devrev_cannot_be_asked() {
         for _ in 0..3 {
             assert_eq!(rig.call(&token).await.status, 200, "{fault:?}");
         }
-        // Asked again, but not with every request.
+        // Introspected again, but not with every request.
         assert_eq!(rig.asked("works.list"), 4, "{fault:?}");
         assert!(
             (2..=3).contains(&rig.asked(INFO)),
@@ -232,7 +232,7 @@ async fn an_unknown_token_gets_what_the_failure_means_and_never_a_401() {
         assert_eq!(answer.status, status, "{fault:?}");
         assert_eq!(answer.code(), code, "{fault:?}");
         assert_eq!(answer.header("retry-after"), retry_after, "{fault:?}");
-        // Nothing is held against it.
+        // The token is not cached as bad.
         rig.devrev.set_plan(Plan::none());
         if retry_after != Some("60") {
             assert_eq!(rig.call(&token("ada", 1)).await.status, 200, "{fault:?}");
@@ -250,11 +250,11 @@ async fn an_unknown_token_gets_what_the_failure_means_and_never_a_401() {
 }
 
 #[tokio::test]
-async fn a_short_refusal_of_the_question_is_waited_out() {
+async fn a_short_throttling_of_the_introspection_is_waited_out() {
     let rig = Rig::with("", plan(INFO, status(429, Some(1)), 1)).await;
     assert_eq!(rig.call(&token("ada", 1)).await.status, 200);
     assert_eq!(rig.asked(INFO), 2);
-    // Whoever does not wait is told the true time.
+    // A caller that does not wait gets the time of DevRev's answer.
     let rig = Rig::with("", plan(INFO, status(429, Some(3)), 1)).await;
     let address = rig.gateway.address().expect("TCP");
     let answer = call(address, &token("ada", 1), &[("Prefer", "wait=0")]).await;
@@ -266,7 +266,7 @@ async fn a_short_refusal_of_the_question_is_waited_out() {
 }
 
 #[tokio::test]
-async fn many_at_once_ask_one_question() {
+async fn many_requests_with_one_token_cause_one_introspection() {
     let rig = Rig::with("", info(Fault::Delay(Span(Duration::from_millis(300))))).await;
     let address = rig.gateway.address().expect("TCP");
     let token = token("ada", 1);
@@ -283,7 +283,7 @@ async fn many_at_once_ask_one_question() {
 }
 
 #[tokio::test]
-async fn workers_share_what_they_know() {
+async fn workers_share_the_cache() {
     let devrev = simulator::start(simulator::Options::default())
         .await
         .expect("the simulator");
@@ -302,7 +302,7 @@ async fn workers_share_what_they_know() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_lets_the_next_one_ask() {
+async fn when_the_leader_leaves_the_next_request_leads() {
     let rig = Rig::with("", Plan::none().with(Rule::new(INFO, Fault::Hang).times(1))).await;
     let address = rig.gateway.address().expect("TCP");
     let token = token("ada", 1);
@@ -322,12 +322,12 @@ async fn a_caller_that_leaves_lets_the_next_one_ask() {
 
 #[tokio::test]
 async fn a_flood_of_unknown_tokens_leaves_a_known_one_served() {
-    // So many failures are DevRev's, and would rightly open the circuit to all.
+    // Without this the failures would open the circuit for all.
     let rig = Rig::new("[upstream.circuit]\nfailures = 10000").await;
     let known = token("ada", 1);
     assert_eq!(rig.call(&known).await.status, 200);
     let address = rig.gateway.address().expect("TCP");
-    // Their questions hang, and more come than may wait.
+    // Their introspections hang, and there are more of them than may wait.
     rig.devrev.set_plan(info(Fault::Hang));
     let flood: Vec<_> = (0..200)
         .map(|number| {
@@ -356,7 +356,7 @@ async fn a_flood_of_unknown_tokens_leaves_a_known_one_served() {
         refused += u32::from(status == 503);
     }
     assert!(refused >= 56, "{refused}");
-    // With DevRev well again it stays known: no new question.
+    // After DevRev has recovered the token is still cached: no new introspection.
     rig.devrev.set_plan(Plan::none());
     let asked = rig.asked(INFO);
     for number in 1000..1020 {
@@ -367,7 +367,7 @@ async fn a_flood_of_unknown_tokens_leaves_a_known_one_served() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_as_documented_names_nobody_and_is_good() {
+async fn an_undocumented_answer_is_good_and_names_no_user() {
     let mut odd = Status::new(200);
     odd.body = Some("it works".into());
     let rig = Rig::with("", info(Fault::Status(odd))).await;

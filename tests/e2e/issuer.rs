@@ -1,4 +1,4 @@
-//! An issuer that publishes its keys on loopback, and counts who asks.
+//! An issuer that publishes its keys on loopback, and counts the fetches.
 
 use std::{
     net::SocketAddr,
@@ -71,7 +71,7 @@ impl Issuer {
         ));
     }
 
-    /// Whatever these bytes are; none closes the connection.
+    /// Answers with these bytes from now on; empty ones close the connection.
     pub fn say(&self, bytes: Vec<u8>) {
         *self.answer.lock().unwrap() = bytes;
     }
@@ -86,7 +86,7 @@ impl Issuer {
     }
 }
 
-/// Slow enough that whoever is impatient asks twice.
+/// Slow, so that a gateway that does not share one fetch starts a second one.
 const DELAY: Duration = Duration::from_millis(100);
 
 async fn serve(

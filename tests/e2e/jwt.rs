@@ -1,4 +1,4 @@
-//! Callers with a signed token, from an issuer on loopback to DevRev's double.
+//! Callers with a signed token: an issuer on loopback, the gateway and the simulator.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,7 @@ fn now() -> u64 {
     now.expect("after 1970").as_secs()
 }
 
-/// Good ones for a few minutes, with these others.
+/// Claims that are good for a few minutes, with `others` added or replaced.
 fn claims(others: Value) -> String {
     let mut claims = json!({
         "iss": "https://issuer.example", "aud": "revgate", "sub": "shop",
@@ -63,7 +63,7 @@ fn next() -> String {
     NEXT.token(&header("ES256", "two"), &claims(json!({})))
 }
 
-/// What a configuration has more for signed tokens.
+/// The part of a configuration that is about signed tokens.
 fn signed(jwks: &str) -> String {
     format!(
         "[callers.shop]\njwt_subject = \"shop\"\nrate = \"1000/s\"\nburst = 1000\n\
@@ -82,7 +82,7 @@ async fn call(rig: &Rig, credential: &str) -> Answer {
         .await
 }
 
-/// A gateway that has its issuer's keys.
+/// A gateway that has fetched its issuer's keys.
 async fn ready(extra: &str) -> Rig {
     let rig = Rig::new(extra).await;
     until_ready(&rig, 200).await;
@@ -117,7 +117,7 @@ async fn a_good_token_goes_in_and_the_devrev_token_goes_out() {
     }
     let callers = rig.admin("/callers").await.json();
     assert_eq!(callers["shop"]["requests"], 2);
-    // Keys go on as they did, and so does whoever shows nothing.
+    // Keys and requests without a credential work as before.
     assert_eq!(rig.call("GET", "/dev-users.self", "").await.status, 200);
     let head = request("GET", "/dev-users.self", &[], "");
     assert_eq!(rig.send(head).await.status, 200);
@@ -229,7 +229,7 @@ async fn a_rotated_key_is_fetched_once_for_all_and_made_up_names_cause_no_flood(
         all[0]
     );
     assert_eq!(issuer.asked(), 2, "the first, and one for all");
-    // Nor does a token get through whose request waited for its key.
+    // A token whose request waited for the key is not forwarded either.
     let received = rig.devrev.received();
     assert_eq!(received.len(), 101);
     for call in &received {
@@ -251,7 +251,7 @@ async fn a_rotated_key_is_fetched_once_for_all_and_made_up_names_cause_no_flood(
     });
     let flood = futures_util::future::join_all(flood).await;
     assert!(flood.iter().all(|status| *status == 401));
-    // At most one more, should ten seconds have passed.
+    // At most one more, in case ten seconds have passed.
     let more = usize::from(start.elapsed() > Duration::from_secs(9));
     assert!(issuer.asked() <= 2 + more, "{}", issuer.asked());
     assert_eq!(call(&rig, &token).await.status, 200);
@@ -304,7 +304,7 @@ async fn a_gateway_starts_without_its_issuer_and_says_that_it_is_not_ready() {
     );
     assert_eq!(call(&rig, KEY).await.status, 200, "keys need no issuer");
     issuer.publish(&one());
-    // Asks for the keys by itself.
+    // The gateway fetches the keys by itself.
     assert_eq!(call(&rig, &good()).await.status, 200);
     assert_eq!(rig.admin("/readyz").await.status, 200);
 }
@@ -321,7 +321,7 @@ async fn a_key_may_look_like_a_token_and_wins() {
 }
 
 #[tokio::test]
-async fn keys_are_fetched_over_tls_from_whom_the_roots_vouch_for() {
+async fn keys_are_fetched_over_tls_if_the_roots_verify_the_issuer() {
     let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("made");
     let key = rustls_pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -342,7 +342,7 @@ async fn keys_are_fetched_over_tls_from_whom_the_roots_vouch_for() {
     )))
     .await;
     assert_eq!(call(&rig, &good()).await.status, 200);
-    // Nobody else vouches for it.
+    // No other root verifies the certificate.
     let rig = Rig::new(&signed(&url)).await;
     assert_eq!(call(&rig, &good()).await.status, 401);
     assert_eq!(rig.admin("/readyz").await.status, 503);
@@ -412,7 +412,7 @@ async fn keys_of_a_file_are_taken_up_when_it_changes() {
     }
     std::fs::write(&jwks, key_set(&[NEXT.jwk(json!({"kid": "two"}))])).expect("written");
     let report = rig.reload().await.json();
-    // Or the gateway has seen it by itself.
+    // The gateway may have seen the change by itself.
     assert_ne!(report["result"], "refused", "{report}");
     assert_eq!((rig.send(good()).await, rig.send(next()).await), (401, 200));
 }
@@ -436,11 +436,11 @@ async fn another_issuer_is_taken_up_by_a_reload_and_the_same_is_not_asked_again(
     assert_ne!(rig.reload().await.json()["result"], "refused");
     assert_eq!((rig.send(next()).await, rig.send(good()).await), (200, 401));
     assert_eq!(old.asked(), 1);
-    // The old keys are gone with the old issuer; `one` is none of the new one's.
+    // The old keys are gone with the old issuer; `one` is not a key of the new one.
     assert!((1..=2).contains(&new.asked()));
 }
 
-/// What the kubelet puts into a pod for `serviceAccountToken: { audience: revgate }`, and the cluster's issuer on loopback.
+/// A token as the kubelet writes it into a pod for `serviceAccountToken: { audience: revgate }`.
 fn service_account(namespace: &str, name: &str) -> String {
     let claims = json!({
         "aud": ["revgate"], "exp": now() + 3607, "iat": now(), "nbf": now(),

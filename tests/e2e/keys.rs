@@ -1,4 +1,4 @@
-//! A caller's key is replaced without a moment in which it cannot call.
+//! A caller's key is rotated without downtime.
 
 use serde_json::Value;
 
@@ -48,7 +48,7 @@ async fn two_keys_are_good_while_one_is_rotated() {
     for key in ["old-key", "new-key", "new-key"] {
         assert_eq!(get(&gateway, "/works.list", key).await.status, 200);
     }
-    // What was counted before the reload still counts.
+    // The counts from before the reload are kept.
     let (first, second) = (old[..8].to_owned(), new[..8].to_owned());
     assert_eq!(
         keys().await,

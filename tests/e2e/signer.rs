@@ -1,4 +1,4 @@
-//! An issuer's side: keys, the documents they are published in, and tokens signed with them.
+//! The issuer's side: keys, the key sets that publish them, and tokens signed with them.
 #![allow(dead_code, reason = "each of those who share it uses a part")]
 
 use aws_lc_rs::{
@@ -41,7 +41,7 @@ impl Signer {
         Signer::Ed(Ed25519KeyPair::generate().expect("a key"))
     }
 
-    /// The public half, with what is in `more` besides.
+    /// The public key, with the members of `more` added.
     pub fn jwk(&self, more: Value) -> Value {
         let mut jwk = match self {
             Signer::Rsa(pair) => {
@@ -67,7 +67,7 @@ impl Signer {
         jwk
     }
 
-    /// What would serve as the HMAC secret of whoever confuses RS with HS.
+    /// What a verifier that confuses RS with HS would use as the HMAC secret.
     pub fn public_bytes(&self) -> Vec<u8> {
         match self {
             Signer::Rsa(pair) => pair.public_key().as_ref().to_vec(),
@@ -76,7 +76,7 @@ impl Signer {
         }
     }
 
-    /// A token of these parts, whatever they say; the header's `alg` chooses how an RSA key signs.
+    /// A token of these parts, unchecked. The header's `alg` chooses how an RSA key signs.
     pub fn token(&self, header: &Value, claims: &str) -> String {
         self.sign(
             &format!("{}.{}", base64(header.to_string()), base64(claims)),

@@ -1,4 +1,4 @@
-//! TLS with callers: what they are shown, what they must show, and files that change.
+//! TLS with clients: server certificates, client certificates, and files that change.
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +35,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(20);
 const BILLING: &str = "spiffe://example.org/ns/default/sa/billing";
 
-/// Who signs certificates.
+/// A CA.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -97,14 +97,14 @@ struct Rig {
     devrev: Simulator,
     gateway: Gateway,
     folder: tempfile::TempDir,
-    /// Of the gateway's own certificate.
+    /// The CA of the server certificate.
     authority: Authority,
-    /// Of its callers'.
+    /// The CA of client certificates.
     clients: Authority,
 }
 
 impl Rig {
-    /// `tls` goes on after cert and key; `@` stands for the folder.
+    /// `tls` is appended to cert and key; `@` stands for the folder.
     async fn new(tls: &str, extra: &str) -> Rig {
         let devrev = simulator::start(simulator::Options::default())
             .await
@@ -141,7 +141,7 @@ impl Rig {
         }
     }
 
-    /// With callers known by their certificates.
+    /// With callers identified by client certificates.
     async fn mutual(auth: &str, extra: &str) -> Rig {
         let tls = format!(", client_ca = \"@clients.pem\", client_auth = \"{auth}\"");
         let callers = format!(
@@ -201,7 +201,7 @@ impl Rig {
         ask(&mut client, key).await
     }
 
-    /// Whose token the last request was sent with.
+    /// The token of the last request at the simulator.
     fn last(&self) -> String {
         let received = self.devrev.received();
         let last = received.last().expect("a request at the simulator");
@@ -216,7 +216,7 @@ impl Rig {
         client.answer().await.expect("an answer")
     }
 
-    /// How many handshakes failed so.
+    /// How many handshakes failed for this reason.
     async fn failures(&self, reason: &str) -> u64 {
         let metrics = self.admin("/metrics").await;
         let start = format!("revgate_tls_handshake_failures_total{{reason=\"{reason}\"}} ");
@@ -238,7 +238,7 @@ impl Rig {
     }
 }
 
-/// Puts both in their place at once each, the certificate's last: the pair may be seen in between, and does not fit then.
+/// Replaces each file atomically, the certificate's last. The gateway may read the pair in between, when it does not match.
 fn write(cert: &Path, pair: &Pair) {
     replace(&cert.with_extension("key"), &pair.key);
     replace(cert, &pair.cert);
@@ -308,7 +308,7 @@ async fn a_key_over_tls_with_each_version_and_protocol() {
 }
 
 #[tokio::test]
-async fn a_certificate_tells_who_calls() {
+async fn a_certificate_identifies_the_caller() {
     let rig = Rig::mutual(
         "required",
         "[callers.any]\nanonymous = true\ntoken = \"any\"\n",
@@ -318,11 +318,11 @@ async fn a_certificate_tells_who_calls() {
         (BILLING, None, Ok("spiffe")),
         ("reports.internal", None, Ok("dns")),
         ("REPORTS.INTERNAL", None, Ok("dns")),
-        // A key counts before the certificate, and a wrong one is wrong whoever shows it.
+        // A key is checked before the certificate, and a wrong key is refused whatever the certificate.
         (BILLING, Some(KEY), Ok("key")),
         ("nobody.internal", Some(KEY), Ok("key")),
         (BILLING, Some("wrong"), Err(())),
-        // Verified, and nobody's: never the anonymous caller.
+        // A verified certificate that names no caller: never the anonymous caller.
         ("nobody.internal", None, Err(())),
         ("*.internal", None, Err(())),
         ("spiffe://example.org/ns/default/sa/billing2", None, Err(())),
@@ -343,7 +343,7 @@ async fn a_certificate_tells_who_calls() {
             }
         }
     }
-    // HTTP/2 streams share what their connection proved.
+    // HTTP/2 streams share the identity of their connection.
     let config = rig.client_of(
         Some(&rig.clients.client(BILLING)),
         rustls::DEFAULT_VERSIONS,
@@ -368,7 +368,7 @@ async fn a_certificate_tells_who_calls() {
 }
 
 #[tokio::test]
-async fn a_bad_certificate_ends_in_the_handshake() {
+async fn a_bad_certificate_fails_the_handshake() {
     for auth in ["required", "optional"] {
         let rig = Rig::mutual(auth, "[callers.any]\nanonymous = true\ntoken = \"any\"\n").await;
         let client = ExtendedKeyUsagePurpose::ClientAuth;
@@ -378,7 +378,7 @@ async fn a_bad_certificate_ends_in_the_handshake() {
         let sign = |years, usage| rig.clients.sign(BILLING, years, usage);
         for (pair, reason, count) in [
             (stranger, "unknown_authority", 1),
-            // That of the gateway's own certificate vouches for no client.
+            // The CA of the server certificate signs no client certificate.
             (rig.authority.client(BILLING), "unknown_authority", 2),
             (
                 sign(Years(2000, 2001), client.clone()),
@@ -391,7 +391,7 @@ async fn a_bad_certificate_ends_in_the_handshake() {
                 1,
             ),
             (sign(NOW, server), "bad_certificate", 1),
-            // Another key under the authority's own name.
+            // Another CA with the same name.
             (impostor, "bad_certificate", 2),
         ] {
             let config = rig.client(Some(&pair));
@@ -402,7 +402,7 @@ async fn a_bad_certificate_ends_in_the_handshake() {
         assert!(rig.devrev.received().is_empty());
         let none = rig.client(None);
         if auth == "required" {
-            // No key makes up for it.
+            // A key does not make up for it.
             assert!(rig.call(&none, Some(KEY)).await.is_none());
             rig.until_failures("no_certificate", 1).await;
         } else {
@@ -449,7 +449,7 @@ async fn a_renewed_certificate_is_shown_to_the_next_connection() {
             .status,
         200
     );
-    // What is wrong changes nothing.
+    // A bad file changes nothing.
     let other = rig.authority.server();
     let past = rig.authority.sign(
         "localhost",
@@ -502,7 +502,7 @@ async fn a_session_is_resumed_with_its_caller() {
 }
 
 #[tokio::test]
-async fn other_authorities_let_nobody_in_whom_the_old_ones_did() {
+async fn a_new_client_ca_ends_what_the_old_one_let_in() {
     let rig = Rig::mutual("required", "").await;
     let config = rig.client(Some(&rig.clients.client(BILLING)));
     let mut old = Client::over(rig.shake(&config).await.expect("a handshake"));
@@ -510,7 +510,7 @@ async fn other_authorities_let_nobody_in_whom_the_old_ones_did() {
     let others = Authority::new("others");
     replace(&rig.at("clients.pem"), &others.pem);
     rig.until_reloaded("applied", "listen.tls.client_ca").await;
-    // The connection is ended, in order, and neither its session nor its certificate is good for another.
+    // The connection is closed gracefully, and neither its session nor its certificate is accepted for a new one.
     assert!(ask(&mut old, None).await.is_none());
     let seen = rig.devrev.received().len();
     assert!(rig.call(&config, None).await.is_none());
@@ -520,7 +520,7 @@ async fn other_authorities_let_nobody_in_whom_the_old_ones_did() {
     assert_eq!((answer.status, rig.last().as_str()), (200, "spiffe"));
 }
 
-/// A request without a body, or the head of one whose body is yet to come.
+/// The frame of a request without a body, or the head of one whose body follows.
 fn frame(stream: u32, ends: bool) -> Vec<u8> {
     let mut block = vec![if ends { 0x82 } else { 0x83 }, 0x87];
     for (name, value) in [(0x04, "/works.list"), (0x01, "localhost")] {
@@ -535,12 +535,12 @@ fn frame(stream: u32, ends: bool) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_connection_that_will_not_end_is_no_longer_its_callers() {
+async fn a_connection_that_ignores_goaway_is_not_served_after_its_client_ca_is_replaced() {
     let rig = Rig::mutual("required", "").await;
     let pair = rig.clients.client(BILLING);
     let config = rig.client_of(Some(&pair), rustls::DEFAULT_VERSIONS, &[b"h2"]);
     let mut old = rig.shake(&config).await.expect("a handshake");
-    // Answers nothing that the gateway asks, so it never learns that the last stream is the last.
+    // Acknowledges nothing, so that the gateway never learns that the last stream is the last.
     let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     hello.extend(frame(1, false));
     hello.extend(frame(3, true));
@@ -562,7 +562,7 @@ async fn a_connection_that_will_not_end_is_no_longer_its_callers() {
 }
 
 #[tokio::test]
-async fn a_slow_handshake_is_cut_and_holds_up_nobody() {
+async fn a_slow_handshake_is_cut_and_delays_no_other() {
     let rig = Rig::new(" }\nheader_timeout = \"3s\" #", "").await;
     let started = Instant::now();
     let mut idle = Vec::new();
@@ -592,7 +592,7 @@ async fn what_is_not_tls_is_closed_without_an_answer() {
         stream.write_all(&bytes).await.expect("written");
         let mut rest = Vec::new();
         let read = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
-        // An alert and the end, or the end alone.
+        // An alert and the end of the stream, or only the end.
         assert!(read.expect("closed").is_ok(), "{number}");
         assert!(rest.len() < 16 && !rest.starts_with(b"HTTP"), "{rest:?}");
         rig.until_failures("not_tls", number as u64 + 1).await;
@@ -614,7 +614,7 @@ async fn a_drain_ends_connections_and_handshakes_in_time() {
     let started = Instant::now();
     rig.gateway.drain().await;
     assert!(started.elapsed() < Duration::from_secs(5));
-    // Told by close_notify: an end that nobody cut.
+    // close_notify: the stream was not truncated.
     let mut rest = Vec::new();
     assert!(client.0.read_to_end(&mut rest).await.is_ok() && rest.is_empty());
 }

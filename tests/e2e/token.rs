@@ -1,4 +1,4 @@
-//! Upstream tokens: how one that DevRev refuses is left alone and comes back, who is bound to which, and where none of them goes.
+//! Configured DevRev tokens: how a refused one is paused and comes back, which caller uses which, and where none of them is sent.
 
 use std::{
     collections::HashMap,
@@ -22,7 +22,7 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// DevRev, answering by the credential: 200 unless something else is planned for it.
+/// An upstream that answers by the credential: 200 unless told otherwise.
 #[derive(Clone, Default)]
 pub struct DevRev(Arc<Mutex<State>>);
 
@@ -76,7 +76,7 @@ impl DevRev {
         }
     }
 
-    /// Status line and further fields for whoever shows this credential.
+    /// Sets status line and header fields of the answers to requests with this credential.
     pub fn says(&self, credential: &str, head: &str) {
         let mut state = self.0.lock().expect("sound");
         state.planned.insert(credential.to_owned(), head.to_owned());
@@ -203,7 +203,7 @@ async fn a_refused_token_is_left_alone_until_it_changes() {
     let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
     assert!(metrics.contains("revgate_token_refused{token=\"one\"} 1\n"));
 
-    // Another token's change is not this one's.
+    // A change of another token does not affect this one.
     rig.write("two", "value-of-two-new");
     assert_eq!(
         rig.admin("POST", "/reload").await.json()["result"],
@@ -244,7 +244,7 @@ async fn the_same_value_written_anew_is_tried_at_once() {
     rig.devrev.says("value-of-one", "401 Unauthorized");
     is_unavailable(&rig.call("one").await);
     rig.devrev.says("value-of-one", "200 OK");
-    // Touched is not changed: nothing else of the configuration moves.
+    // The value is the same, so nothing else of the configuration changes.
     rig.write("one", "value-of-one");
     assert_eq!(
         rig.admin("POST", "/reload").await.json()["result"],
@@ -268,7 +268,7 @@ async fn not_ready_when_no_token_is_left_and_the_reason_names_them() {
         assert!(text.contains(&format!("token {name} is refused")), "{text}");
     }
     assert!(!text.contains("value-of"), "{text}");
-    // Without traffic nobody would probe: it is taken again as soon as one may.
+    // Without traffic there is no probe, so the gateway is ready again as soon as one may go.
     sleep(Duration::from_secs(5)).await;
     assert_eq!(rig.admin("GET", "/readyz").await.status, 200);
     for name in NAMES {
@@ -355,7 +355,7 @@ async fn what_mints_or_revokes_tokens_is_denied_in_every_spelling() {
         assert_eq!(answer.code(), "bad_request", "{refused}");
     }
     assert!(rig.devrev.received().is_empty());
-    // What only reads goes on.
+    // Operations that only read pass.
     let answer = rig.call("GET", "/auth-tokens.list", "").await;
     assert_ne!(answer.status, 403);
 }
@@ -396,7 +396,7 @@ async fn the_callback_and_another_host_get_no_token() {
         rig.call("GET", target, "").await;
         assert_eq!(header(&rig.last(), "authorization"), None, "{target}");
     }
-    // A request that names another host goes to the configured one all the same.
+    // A request that names another host is sent to the configured one.
     let trap = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let there = trap.local_addr().expect("bound");
     let target = format!("http://{there}/works.list");
@@ -414,7 +414,7 @@ async fn the_callback_and_another_host_get_no_token() {
     assert!(visit.is_err(), "nobody came");
 }
 
-/// A port that nothing listens on for now.
+/// A port that nothing listens on.
 async fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     listener.local_addr().expect("bound").port()
@@ -430,7 +430,7 @@ async fn no_attempt_arrives_at_the_gateways_own_listeners() {
         )
     };
     let env = [("T".to_owned(), TOKEN.to_owned())].into();
-    // What the file tells is told before anything starts.
+    // What the file shows is an error before anything starts.
     for (url, key) in [
         ("http://127.0.0.1:4711", "listen.address"),
         ("http://localhost:4711", "listen.address"),
@@ -446,7 +446,7 @@ async fn no_attempt_arrives_at_the_gateways_own_listeners() {
         );
         assert!(problem.message.contains(key), "{problems}");
     }
-    // What only a look-up tells is told when it connects: `127.1` is such a name.
+    // What only a name look-up shows is an error on connect: `127.1` is such a name.
     for to_admin in [false, true] {
         let (port, other) = (free_port().await, free_port().await);
         let url = format!("http://127.1:{}", if to_admin { other } else { port });

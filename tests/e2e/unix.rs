@@ -1,4 +1,4 @@
-//! Unix sockets: who is at the other end, who may connect, and what a path holds that is not ours.
+//! Unix sockets: the uid of the client, who may connect, and files at the path that the gateway did not make.
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +36,7 @@ impl Rig {
         self.folder.path().join("revgate.sock")
     }
 
-    /// Of this process: who made the folder.
+    /// The uid of this process, which made the folder.
     fn uid(&self) -> u32 {
         self.folder.path().metadata().expect("it is there").uid()
     }
@@ -71,7 +71,7 @@ impl Rig {
         client.answer().await.expect("an answer")
     }
 
-    /// Whose token the last request was sent with.
+    /// The token of the last request at the simulator.
     fn last(&self) -> Option<String> {
         let last = self.devrev.received().last().cloned()?;
         header(&last, "authorization").map(|value| value.replace("Bearer ", ""))
@@ -88,7 +88,7 @@ async fn a_caller_is_known_by_its_uid() {
         (by(own), Ok("user")),
         (by(own) + anonymous, Ok("user")),
         (by(other), Err("unauthenticated")),
-        // What the kernel says of everybody is no credential that was wrong.
+        // An unknown uid isn't a wrong credential, so the anonymous caller is next.
         (by(other) + anonymous, Ok("any")),
     ] {
         let gateway = rig.start("", &callers).expect("starts");
@@ -103,7 +103,7 @@ async fn a_caller_is_known_by_its_uid() {
                 assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
             }
         }
-        // A key counts before the uid, and a wrong one is wrong whoever shows it.
+        // A key is checked before the uid, and a wrong key is refused whatever the uid.
         assert_eq!(rig.call(Some(KEY)).await.status, 200);
         assert_eq!(rig.last().as_deref(), Some("key"), "{callers}");
         assert_eq!(rig.call(Some("wrong")).await.status, 401, "{callers}");
@@ -146,7 +146,7 @@ async fn only_a_dead_socket_is_replaced() {
     drop(std::os::unix::net::UnixListener::bind(rig.path()).expect("bound"));
     let first = rig.start("", "").expect("a dead socket is in nobody's way");
     refused("another process serves it");
-    // The one that was refused has left the other's socket alone.
+    // The refused gateway did not remove the other's socket.
     assert_eq!(rig.call(Some(KEY)).await.status, 200);
     first.drain().await;
 }

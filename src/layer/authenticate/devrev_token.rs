@@ -11,44 +11,44 @@ use super::Identity;
 use crate::{
     error::Error,
     hash::sha256,
-    policy::token,
+    policy::token_claims,
     state::introspection::group_of,
-    types::{Caller, OwnToken},
+    types::{Caller, CallerToken},
 };
 
-/// Without asking anybody: each token counts as a user of its own.
+/// Without introspection: each token counts as a user of its own.
 pub(super) fn identify(
-    everyone: &Caller,
+    template: &Caller,
     token: &[u8],
     now: SystemTime,
 ) -> Result<Identity, Error> {
     check_shape(token, now)?;
-    let own = own(token)?;
-    let group = group_of(&own.hash);
-    Ok(identity(everyone, own, group))
+    let caller_token = caller_token(token)?;
+    let group = group_of(&caller_token.hash);
+    Ok(identity(template, caller_token, group))
 }
 
-pub(super) fn identity(everyone: &Caller, own: OwnToken, group: Arc<str>) -> Identity {
+pub(super) fn identity(template: &Caller, caller_token: CallerToken, group: Arc<str>) -> Identity {
     Identity {
-        caller: caller(everyone, group),
-        own: Some(own),
+        caller: caller(template, group),
+        caller_token: Some(caller_token),
     }
 }
 
-/// What holds for each token, in the group of this one.
-pub(super) fn caller(everyone: &Caller, group: Arc<str>) -> Arc<Caller> {
+/// The caller that every token stands for, in the group of this one.
+pub(super) fn caller(template: &Caller, group: Arc<str>) -> Arc<Caller> {
     Arc::new(Caller {
-        name: everyone.name.clone(),
+        name: template.name.clone(),
         token: None,
         group,
-        share: everyone.share.clone(),
-        access: everyone.access.clone(),
-        max_wait: everyone.max_wait,
-        enforce: everyone.enforce,
+        share: template.share.clone(),
+        access: template.access.clone(),
+        max_wait: template.max_wait,
+        enforce: template.enforce,
     })
 }
 
-/// The token as it is forwarded.
+/// The token as `Authorization` carries it to DevRev.
 pub(super) fn header_of(token: &[u8]) -> Result<HeaderValue, Error> {
     let mut header = HeaderValue::try_from([b"Bearer ", token].concat())
         .map_err(|_| Error::UnknownCredential)?;
@@ -56,18 +56,18 @@ pub(super) fn header_of(token: &[u8]) -> Result<HeaderValue, Error> {
     Ok(header)
 }
 
-/// The same, with a rate of its own.
-pub(super) fn own(token: &[u8]) -> Result<OwnToken, Error> {
-    Ok(OwnToken {
+/// A token whose user is not known, so that its own hash keys the rate limit.
+pub(super) fn caller_token(token: &[u8]) -> Result<CallerToken, Error> {
+    Ok(CallerToken {
         header: header_of(token)?,
         hash: sha256(token),
     })
 }
 
-/// DevRev's tokens are JWTs whose keys are not published: the shape and `exp` can be read, nothing verified. Tells how
-/// long the token lasts, if it says so.
+/// DevRev's tokens are JWTs whose keys are not published, so only the shape and `exp` can be checked, not the signature.
+/// Returns the time left until `exp`, if there is one.
 pub(super) fn check_shape(token: &[u8], now: SystemTime) -> Result<Option<Duration>, Error> {
-    let claims = token::claims(token).ok_or(Error::UnknownCredential)?;
+    let claims = token_claims::claims(token).ok_or(Error::UnknownCredential)?;
     let now = now
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -75,7 +75,7 @@ pub(super) fn check_shape(token: &[u8], now: SystemTime) -> Result<Option<Durati
     match claims.get("exp") {
         None => Ok(None),
         Some(exp) => match exp.as_f64() {
-            // What does not fit is very long.
+            // `None` for a time too long for a `Duration`, which is as good as no expiry.
             Some(exp) if exp > now => Ok(Duration::try_from_secs_f64(exp - now).ok()),
             Some(_) => Err(Error::ExpiredCredential),
             None => Err(Error::UnknownCredential),

@@ -1,7 +1,8 @@
-//! Asks DevRev whose a caller's token is: with that token, once for all who bring it meanwhile, and rarely.
+//! Introspection: asks DevRev who the user of a caller's token is. It asks with that token, once for all requests that bring it
+//! meanwhile, and again only when the result has expired.
 //!
-//! What is believed, and for how long, is decided by `policy::introspect`. The question goes the way of every attempt
-//! (retry, circuit, quota and below), so that it waits, counts and fails as any call does.
+//! `policy::introspect` decides how long a result is valid. The request to DevRev is an attempt like any other (retry, circuit,
+//! quota and below), so it waits, counts and fails like one.
 
 use std::{
     sync::Arc,
@@ -13,130 +14,135 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tower::{ServiceExt, util::BoxCloneSyncService};
 
 use super::{
-    Found,
-    devrev_token::{caller, check_shape, header_of, identity, own},
+    Identified,
+    devrev_token::{caller, caller_token, check_shape, header_of, identity},
 };
 use crate::{
     body::{Body, read_up_to},
     error::Error,
     policy::{
         feedback::{self, Feedback},
-        introspect::{Ending, Known, user_of},
+        introspect::{Lookup, Outcome, user_of},
         operation::Operation,
     },
     record::Record,
     state::{
-        introspection::{Ended, Joined, Key, Lead, Memory, User, group_of},
+        introspection::{
+            IntrospectionCache, IntrospectionResult, Key, Leader, Role, User, group_of,
+        },
         quota::Groups,
     },
     telemetry::{labels, metrics::Metrics},
-    types::{Arrived, Caller, Deadline, Demand, Named, OwnToken, QuotaRules, RequestId},
+    types::{Arrived, Caller, CallerToken, Deadline, Demand, QuotaRules, RequestId},
 };
 
-/// The way of an attempt, from `retry` down.
+/// The part of the stack that an attempt goes through, from `retry` down.
 pub type Attempts = BoxCloneSyncService<Request<Body>, Response<Body>, Error>;
 
-/// How DevRev is asked about tokens.
-pub struct Introspection {
-    pub memory: Arc<Memory>,
-    /// How long the word "good" is believed.
+/// Identifies callers by their DevRev tokens.
+pub struct Introspector {
+    pub cache: Arc<IntrospectionCache>,
+    /// How long a good result is valid.
     pub ttl: Duration,
-    /// Whoever follows another's question waits at least so long for it.
+    /// A follower waits at least this long for the leader.
     pub attempt_timeout: Duration,
-    /// Where a question goes.
+    /// Where introspection requests are sent.
     pub attempts: Attempts,
-    /// The unit that a question took before its user was known is no one else's.
+    /// The unit that an introspection took before its user was known is booked to the user's group here.
     pub groups: Arc<Groups>,
     pub quota: QuotaRules,
     pub metrics: Arc<Metrics>,
 }
 
-const QUESTION: &str = "/auth-tokens.info";
+const PATH: &str = "/auth-tokens.info";
 
-/// A known token is not kept waiting for longer: what is known of it counts meanwhile.
-const RENEWAL: Duration = Duration::from_secs(3);
+/// How long a request with a stale result waits for a new one before it goes on with the stale one.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The documented answer has a few hundred bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// When DevRev has failed to say anything, and named no time.
+/// Used when an answer that says nothing about the token names no time.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// A token that is not known, or was known too long ago.
-pub(super) struct Stranger {
-    pub own: OwnToken,
+/// A token without a valid result.
+pub(super) struct UnknownToken {
+    pub caller_token: CallerToken,
     key: Key,
-    /// By the memory's clock.
+    /// By the cache's clock.
     expires: Option<Duration>,
 }
 
-/// Of the request that brings it.
-pub(super) struct Asker {
+/// The request that an introspection is made for.
+pub(super) struct Requester {
     pub id: Option<RequestId>,
     pub record: Record,
     pub arrived: Instant,
     pub deadline: Instant,
 }
 
-impl Introspection {
-    /// Without waiting: who calls, or that DevRev must be asked.
-    pub(super) fn find(
+impl Introspector {
+    /// Identifies the caller by the cache alone; an unknown token must be introspected.
+    pub(super) fn identify(
         &self,
-        everyone: &Caller,
+        template: &Caller,
         token: &[u8],
         now: SystemTime,
-    ) -> Result<Found, Error> {
-        let key = self.memory.key(token);
-        match self.memory.look(&key) {
-            Known::Good(user) => {
-                let identity = identity(everyone, user.own(header_of(token)?), user.group.clone());
-                Ok(Found::Caller(identity))
+    ) -> Result<Identified, Error> {
+        let key = self.cache.key(token);
+        match self.cache.lookup(&key) {
+            Lookup::Good(user) => {
+                let caller_token = user.caller_token(header_of(token)?);
+                let identity = identity(template, caller_token, user.group.clone());
+                Ok(Identified::Caller(identity))
             }
-            Known::Bad => Err(Error::RefusedCredential),
-            Known::Nothing => {
-                let lasts = check_shape(token, now)?;
-                Ok(Found::Stranger(Stranger {
-                    own: own(token)?,
+            Lookup::Bad => Err(Error::RefusedCredential),
+            Lookup::Miss => {
+                let left = check_shape(token, now)?;
+                Ok(Identified::UnknownToken(UnknownToken {
+                    caller_token: caller_token(token)?,
                     key,
-                    expires: lasts.map(|lasts| self.memory.now().saturating_add(lasts)),
+                    expires: left.map(|left| self.cache.now().saturating_add(left)),
                 }))
             }
         }
     }
 
-    /// Whose token it is.
+    /// The user of an unknown token.
     ///
     /// # Errors
-    /// That DevRev refuses it, or why it could not be asked.
-    pub(super) async fn ask(
+    /// When DevRev refuses the token, or could not be asked.
+    pub(super) async fn introspect(
         &self,
-        everyone: &Caller,
-        stranger: &Stranger,
-        asker: &Asker,
+        template: &Caller,
+        unknown: &UnknownToken,
+        requester: &Requester,
     ) -> Result<Arc<User>, Error> {
         loop {
-            let mut follow = match self.memory.join(&stranger.key) {
-                Joined::Good(user) => return Ok(user),
-                Joined::Bad => return Err(Error::RefusedCredential),
-                Joined::Lead(lead, stale) => {
-                    return self.lead(everyone, lead, stale, stranger, asker).await;
+            let mut follower = match self.cache.join(&unknown.key) {
+                Role::Good(user) => return Ok(user),
+                Role::Bad => return Err(Error::RefusedCredential),
+                Role::Leader(leader, stale) => {
+                    return self.lead(template, leader, stale, unknown, requester).await;
                 }
-                Joined::Follow(follow) => follow,
+                Role::Follower(follower) => follower,
             };
-            // Whoever asks may be more patient. One attempt's time is had by all, as when each asks for itself.
-            let until = asker.deadline.max(Instant::now() + self.attempt_timeout);
-            let ended = match timeout_at(until, follow.wait_for(Option::is_some)).await {
+            // The leader may have a later deadline. Every request is given the time of one attempt, as if it introspected itself.
+            let until = requester
+                .deadline
+                .max(Instant::now() + self.attempt_timeout);
+            let result = match timeout_at(until, follower.wait_for(Option::is_some)).await {
                 Err(_elapsed) => return Err(Error::UpstreamTimeout),
-                Ok(ended) => ended.ok().and_then(|ended| ended.clone()),
+                Ok(result) => result.ok().and_then(|result| result.clone()),
             };
-            match ended {
-                Some(Ended::Good(user)) => return Ok(user),
-                Some(Ended::Bad) => return Err(Error::RefusedCredential),
-                // Its patience was less than ours.
-                Some(Ended::Failed(Error::QuotaExhausted { retry_after }))
-                    if Instant::now() + retry_after <= asker.deadline => {}
-                Some(Ended::Failed(error)) => return Err(error),
-                // It left: another one asks.
+            match result {
+                Some(IntrospectionResult::Good(user)) => return Ok(user),
+                Some(IntrospectionResult::Bad) => return Err(Error::RefusedCredential),
+                // The leader had an earlier deadline. This request can still wait that long.
+                Some(IntrospectionResult::Failed(Error::QuotaExhausted { retry_after }))
+                    if Instant::now() + retry_after <= requester.deadline => {}
+                Some(IntrospectionResult::Failed(error)) => return Err(error),
+                // The leader went away: another request must lead.
                 None => {}
             }
         }
@@ -144,59 +150,64 @@ impl Introspection {
 
     async fn lead(
         &self,
-        everyone: &Caller,
-        lead: Lead<'_>,
+        template: &Caller,
+        leader: Leader<'_>,
         stale: Option<Arc<User>>,
-        stranger: &Stranger,
-        asker: &Asker,
+        unknown: &UnknownToken,
+        requester: &Requester,
     ) -> Result<Arc<User>, Error> {
-        let result = match &stale {
+        let hash = &unknown.caller_token.hash;
+        let answer = match &stale {
             Some(user) => {
-                let question = question(everyone, &user.group, stranger, asker, asker.arrived);
-                let asked = timeout(RENEWAL, self.put(question));
-                asked.await.unwrap_or(Err(Error::UpstreamTimeout))
+                // Its deadline has passed, so that it does not wait for quota: the stale result is at hand.
+                let deadline = requester.arrived;
+                let request =
+                    introspection_request(template, &user.group, unknown, requester, deadline);
+                let answer = timeout(RENEWAL_TIMEOUT, self.send(request)).await;
+                answer.unwrap_or(Err(Error::UpstreamTimeout))
             }
             None => {
-                let _place = self.memory.enter(asker.deadline).await?;
-                let group = group_of(&stranger.own.hash);
-                let question = question(everyone, &group, stranger, asker, asker.deadline);
-                self.put(question).await
+                let deadline = requester.deadline;
+                let _permits = self.cache.admit(deadline).await?;
+                let group = group_of(hash);
+                let request = introspection_request(template, &group, unknown, requester, deadline);
+                self.send(request).await
             }
         };
-        match result {
-            Ok(Answer::Good(user, told)) => {
+        match answer {
+            Ok(TokenInfo::Accepted { user, feedback }) => {
                 let user = Arc::new(match user {
                     Some(id) => User::named(&id),
-                    // DevRev took the token, and that is what was asked; whose it is stays unknown.
-                    None => User::unnamed(&stranger.own.hash),
+                    // DevRev accepts the token, which is what matters, but does not say whose it is.
+                    None => User::unnamed(hash),
                 });
-                let asked_in = group_of(&stranger.own.hash);
-                if stale.is_none() && asked_in != user.group {
+                let group = group_of(hash);
+                if stale.is_none() && group != user.group {
                     self.groups
-                        .adopt(&asked_in, &user.group, &told, &self.quota);
+                        .adopt(&group, &user.group, &feedback, &self.quota);
                 }
                 self.metrics.introspection(labels::Introspection::Good);
-                lead.end(
-                    Ending::Good {
+                leader.finish(
+                    Outcome::Good {
                         value: user.clone(),
                         ttl: self.ttl,
-                        expires: stranger.expires,
+                        expires: unknown.expires,
                     },
-                    |_| Ended::Good(user.clone()),
+                    |_| IntrospectionResult::Good(user.clone()),
                 );
                 Ok(user)
             }
-            Ok(Answer::Bad) => {
+            Ok(TokenInfo::Refused) => {
                 self.metrics.introspection(labels::Introspection::Bad);
-                lead.end(Ending::Bad, |_| Ended::Bad);
+                leader.finish(Outcome::Bad, |_| IntrospectionResult::Bad);
                 Err(Error::RefusedCredential)
             }
             Err(error) => {
-                let known = lead.end(Ending::Failed, |known| match known {
-                    Some(user) => Ended::Good(user),
-                    None => Ended::Failed(error.clone()),
+                let stale = leader.finish(Outcome::Failed, |stale| match stale {
+                    Some(user) => IntrospectionResult::Good(user),
+                    None => IntrospectionResult::Failed(error.clone()),
                 });
-                let result = match known {
+                let result = match stale {
                     Some(_) => labels::Introspection::Stale,
                     None => labels::Introspection::Failed,
                 };
@@ -206,27 +217,27 @@ impl Introspection {
                     what = result.label(),
                     "DevRev could not be asked about a token"
                 );
-                known.ok_or(error)
+                stale.ok_or(error)
             }
         }
     }
 
-    async fn put(&self, question: Request<Body>) -> Result<Answer, Error> {
-        let response = self.attempts.clone().oneshot(question).await?;
+    async fn send(&self, request: Request<Body>) -> Result<TokenInfo, Error> {
+        let response = self.attempts.clone().oneshot(request).await?;
         let (head, mut body) = response.into_parts();
-        let told = feedback::read(
+        let feedback = feedback::read(
             head.status,
             &head.headers,
             None,
             SystemTime::now(),
             Duration::MAX,
         );
-        // What the quota layer has read, the body included, and cut to what is believed.
+        // The quota layer has read this time from head and body, and cut it to the longest that is accepted.
         let demand = head.extensions.get().map(|Demand(time)| *time);
-        let retry_after = demand.or(told.demand).unwrap_or(RETRY_AFTER);
+        let retry_after = demand.or(feedback.demand).unwrap_or(RETRY_AFTER);
         match head.status {
             status if status.is_success() => {
-                let read = timeout(RENEWAL, read_up_to(&mut body, MAX_ANSWER)).await;
+                let read = timeout(RENEWAL_TIMEOUT, read_up_to(&mut body, MAX_ANSWER)).await;
                 let read = read.map_err(|_elapsed| Error::UpstreamTimeout)?;
                 let read = read.map_err(Error::broken)?;
                 let user = if read.complete {
@@ -234,43 +245,47 @@ impl Introspection {
                 } else {
                     None
                 };
-                Ok(Answer::Good(user, told))
+                Ok(TokenInfo::Accepted { user, feedback })
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(Answer::Bad),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(TokenInfo::Refused),
             StatusCode::TOO_MANY_REQUESTS => Err(Error::QuotaExhausted { retry_after }),
             _ => Err(Error::TokenUnverified { retry_after }),
         }
     }
 }
 
-/// What DevRev said of a token.
-enum Answer {
-    /// It takes it; whose it is, if it said so; and what it told of the quota.
-    Good(Option<String>, Feedback),
-    Bad,
+/// DevRev's answer about a token.
+enum TokenInfo {
+    Accepted {
+        /// The token's user, if the answer names it.
+        user: Option<String>,
+        /// What the answer says about quota.
+        feedback: Feedback,
+    },
+    Refused,
 }
 
-/// `auth-tokens.info`, asked with the token itself, as an attempt of whoever brings it.
-fn question(
-    everyone: &Caller,
+/// A call of `auth-tokens.info` with the token itself, as an attempt of the request that brings it.
+fn introspection_request(
+    template: &Caller,
     group: &Arc<str>,
-    stranger: &Stranger,
-    asker: &Asker,
+    unknown: &UnknownToken,
+    requester: &Requester,
     deadline: Instant,
 ) -> Request<Body> {
     let mut request = Request::new(Body::empty());
-    *request.uri_mut() = http::Uri::from_static(QUESTION);
+    *request.uri_mut() = http::Uri::from_static(PATH);
     let json = http::HeaderValue::from_static("application/json");
     request.headers_mut().insert(ACCEPT, json);
     let extensions = request.extensions_mut();
-    if let Some(id) = &asker.id {
+    if let Some(id) = &requester.id {
         extensions.insert(id.clone());
     }
-    extensions.insert(asker.record.clone());
-    extensions.insert(Named(Operation::from_path(QUESTION)));
-    extensions.insert(caller(everyone, group.clone()));
-    extensions.insert(stranger.own.clone());
-    extensions.insert(Arrived(asker.arrived));
+    extensions.insert(requester.record.clone());
+    extensions.insert(Operation::from_path(PATH));
+    extensions.insert(caller(template, group.clone()));
+    extensions.insert(unknown.caller_token.clone());
+    extensions.insert(Arrived(requester.arrived));
     extensions.insert(Deadline(deadline));
     request
 }
@@ -284,17 +299,17 @@ mod tests {
     use tower::{Layer, service_fn};
 
     use super::{
-        super::{AuthenticateLayer, Identification},
+        super::{AuthenticateLayer, Authenticator},
         *,
     };
-    use crate::{plan::Quota, policy::ledger, state::Clock};
+    use crate::{plan::QuotaPlan, policy::ledger, state::Clock};
 
     const TTL: Duration = Duration::from_secs(60);
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const MAX_WAIT: Duration = Duration::from_secs(30);
 
-    /// What DevRev says to one question after another; the last one is said to all that follow.
+    /// What the upstream answers to one introspection after another; the last one repeats.
     #[derive(Clone, Copy, Debug)]
-    enum Says {
+    enum Reply {
         User,
         Refused,
         Throttled(u64),
@@ -302,7 +317,7 @@ mod tests {
         Nothing,
     }
 
-    /// What an answer tells of the quota.
+    /// Rate limit headers of an answer.
     fn window() -> HeaderMap {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let reset = now.expect("a time since 1970").as_secs() + 300;
@@ -313,8 +328,8 @@ mod tests {
         headers
     }
 
-    fn quota() -> Quota {
-        Quota {
+    fn quota() -> QuotaPlan {
+        QuotaPlan {
             rules: QuotaRules {
                 ledger: ledger::Rules {
                     spread_above: 0.5,
@@ -327,54 +342,54 @@ mod tests {
         }
     }
 
-    /// A question: its group, and how long it may wait.
-    type Asked = Arc<Mutex<Vec<(Arc<str>, Duration)>>>;
+    /// Introspections: the group of each, and how long it may wait.
+    type Introspections = Arc<Mutex<Vec<(Arc<str>, Duration)>>>;
 
     struct Rig {
         layer: AuthenticateLayer,
-        asked: Asked,
+        introspections: Introspections,
         groups: Arc<Groups>,
     }
 
     impl Rig {
-        fn new(says: &'static [Says]) -> Rig {
-            let asked = Asked::default();
-            let seen = asked.clone();
+        fn new(replies: &'static [Reply]) -> Rig {
+            let introspections = Introspections::default();
+            let seen = introspections.clone();
             let attempts = service_fn(move |request: Request<Body>| {
                 let extensions = request.extensions();
                 let caller = extensions.get::<Arc<Caller>>().expect("a caller");
                 let deadline = extensions.get::<Deadline>().expect("a deadline");
-                let patience = deadline.0.saturating_duration_since(Instant::now());
+                let max_wait = deadline.0.saturating_duration_since(Instant::now());
                 let mut seen = seen.lock().expect("no panic");
-                let say = says[seen.len().min(says.len() - 1)];
-                seen.push((caller.group.clone(), patience));
+                let reply = replies[seen.len().min(replies.len() - 1)];
+                seen.push((caller.group.clone(), max_wait));
                 async move {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     let mut response =
                         Response::new(Body::full(Bytes::from_static(br#"{"user_id":"ada"}"#)));
                     *response.headers_mut() = window();
-                    match say {
-                        Says::User => {}
-                        Says::Refused => *response.status_mut() = StatusCode::UNAUTHORIZED,
-                        Says::Throttled(seconds) => {
+                    match reply {
+                        Reply::User => {}
+                        Reply::Refused => *response.status_mut() = StatusCode::UNAUTHORIZED,
+                        Reply::Throttled(seconds) => {
                             return Err(Error::QuotaExhausted {
                                 retry_after: Duration::from_secs(seconds),
                             });
                         }
-                        Says::Unreachable => return Err(Error::unreachable("connection refused")),
-                        Says::Nothing => std::future::pending().await,
+                        Reply::Unreachable => return Err(Error::unreachable("connection refused")),
+                        Reply::Nothing => std::future::pending().await,
                     }
                     Ok(response)
                 }
             });
-            let everyone = Caller {
-                max_wait: PATIENCE,
-                ..super::super::tests::everyone()
+            let template = Caller {
+                max_wait: MAX_WAIT,
+                ..super::super::tests::template()
             };
             let quota = Arc::new(quota());
             let groups = Arc::new(Groups::new(quota.clone(), Clock::start()));
-            let introspection = Introspection {
-                memory: Arc::new(Memory::new(4, Clock::start()).expect("randomness")),
+            let introspector = Introspector {
+                cache: Arc::new(IntrospectionCache::new(4, Clock::start()).expect("randomness")),
                 ttl: TTL,
                 attempt_timeout: Duration::from_secs(30),
                 attempts: BoxCloneSyncService::new(attempts),
@@ -382,19 +397,19 @@ mod tests {
                 quota: quota.rules,
                 metrics: Arc::default(),
             };
-            let identification = Identification::Validate {
-                everyone: Arc::new(everyone),
-                introspection: Some(introspection),
+            let authenticator = Authenticator::Validate {
+                template: Arc::new(template),
+                introspector: Some(introspector),
             };
-            let layer = AuthenticateLayer::new(identification, Arc::default());
+            let layer = AuthenticateLayer::new(authenticator, Arc::default());
             Rig {
                 layer,
-                asked,
+                introspections,
                 groups,
             }
         }
 
-        /// The group in which the request goes on.
+        /// The group of the request below the layer.
         async fn call(&self, prefer: Option<&'static str>) -> Result<Arc<str>, Error> {
             let inner = service_fn(|request: Request<Body>| async move {
                 let mut response = Response::new(Body::empty());
@@ -414,60 +429,60 @@ mod tests {
             Ok(caller.expect("a caller").group.clone())
         }
 
-        fn asked(&self) -> Vec<(Arc<str>, Duration)> {
-            self.asked.lock().expect("no panic").clone()
+        fn introspections(&self) -> Vec<(Arc<str>, Duration)> {
+            self.introspections.lock().expect("no panic").clone()
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_first_question_has_the_callers_patience_and_a_renewal_none() {
-        let rig = Rig::new(&[Says::User]);
+    async fn a_first_introspection_has_the_callers_deadline_and_a_renewal_does_not_wait() {
+        let rig = Rig::new(&[Reply::User]);
         for _ in 0..2 {
             assert_eq!(&*rig.call(None).await.expect("good"), "ada");
         }
         tokio::time::advance(TTL).await;
         assert_eq!(&*rig.call(None).await.expect("good"), "ada");
-        let asked = rig.asked();
-        assert_eq!(asked.len(), 2);
-        let strange = asked[0].0.to_string();
-        assert_eq!(asked[0].1, PATIENCE);
-        assert_eq!((&*asked[1].0, asked[1].1), ("ada", Duration::ZERO));
-        // The first unit is told to the user's group, which learns of its window; the second it would count by itself.
+        let seen = rig.introspections();
+        assert_eq!(seen.len(), 2);
+        let first_group = seen[0].0.to_string();
+        assert_eq!(seen[0].1, MAX_WAIT);
+        assert_eq!((&*seen[1].0, seen[1].1), ("ada", Duration::ZERO));
+        // The first unit is booked to the user's group, which learns its window from it; the second one runs in that group.
         let groups = rig.groups.view();
         assert_eq!(groups["ada"]["remaining"], 99, "{groups}");
         assert_eq!(groups["ada"]["external"], 0, "{groups}");
-        assert!(groups.get(&strange).is_none(), "{groups}");
+        assert!(groups.get(&first_group).is_none(), "{groups}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_known_token_waits_three_seconds_for_an_upstream_that_hangs() {
-        let rig = Rig::new(&[Says::User, Says::Nothing]);
+        let rig = Rig::new(&[Reply::User, Reply::Nothing]);
         rig.call(None).await.expect("good");
         tokio::time::advance(TTL).await;
         let start = Instant::now();
         rig.call(None).await.expect("known");
-        assert_eq!(start.elapsed(), RENEWAL);
-        // The next ones do not wait at all.
+        assert_eq!(start.elapsed(), RENEWAL_TIMEOUT);
+        // The stale result now counts for a while without a new introspection.
         rig.call(None).await.expect("known");
-        assert_eq!(start.elapsed(), RENEWAL);
-        assert_eq!(rig.asked().len(), 2);
+        assert_eq!(start.elapsed(), RENEWAL_TIMEOUT);
+        assert_eq!(rig.introspections().len(), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_takes_away_what_was_known() {
-        let rig = Rig::new(&[Says::User, Says::Refused, Says::Nothing]);
+    async fn a_refusal_evicts_a_good_result() {
+        let rig = Rig::new(&[Reply::User, Reply::Refused, Reply::Nothing]);
         rig.call(None).await.expect("good");
         tokio::time::advance(TTL).await;
         for _ in 0..2 {
             let refused = rig.call(None).await;
             assert!(matches!(refused, Err(Error::RefusedCredential)));
         }
-        assert_eq!(rig.asked().len(), 2);
+        assert_eq!(rig.introspections().len(), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_follower_with_more_patience_asks_anew() {
-        let rig = Rig::new(&[Says::Throttled(20), Says::User]);
+    async fn a_follower_with_a_later_deadline_leads_next() {
+        let rig = Rig::new(&[Reply::Throttled(20), Reply::User]);
         let (first, second, third) = tokio::join!(
             rig.call(Some("wait=0")),
             rig.call(None),
@@ -480,12 +495,12 @@ mod tests {
         assert!(
             matches!(third, Err(Error::QuotaExhausted { retry_after }) if retry_after.as_secs() == 20)
         );
-        assert_eq!(rig.asked().len(), 2);
+        assert_eq!(rig.introspections().len(), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn followers_get_the_error_of_the_question_with_its_cause() {
-        let rig = Rig::new(&[Says::Unreachable]);
+    async fn followers_get_the_leaders_error_with_its_cause() {
+        let rig = Rig::new(&[Reply::Unreachable]);
         let (first, second) = tokio::join!(rig.call(None), rig.call(None));
         for result in [first, second] {
             let Err(Error::Unreachable(cause)) = result else {
@@ -493,6 +508,6 @@ mod tests {
             };
             assert_eq!(cause.to_string(), "connection refused");
         }
-        assert_eq!(rig.asked().len(), 1);
+        assert_eq!(rig.introspections().len(), 1);
     }
 }

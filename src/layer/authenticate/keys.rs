@@ -2,24 +2,24 @@
 
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
-use crate::{error::Error, hash::sha256, state::key_usage::Used, types::Caller};
+use crate::{error::Error, hash::sha256, state::key_usage::KeyUse, types::Caller};
 
-/// Callers by the SHA-256 of their keys; one that rotates its key stands here twice.
+/// Callers by the SHA-256 of their keys. A caller that rotates its key has two.
 #[derive(Default)]
-pub struct Keys(pub HashMap<[u8; 32], Known>);
+pub struct Keys(pub HashMap<[u8; 32], KnownKey>);
 
-/// Whose key it is, and where its uses are counted.
-pub struct Known {
+/// The caller of a key, and the counters of the key's use.
+pub struct KnownKey {
     pub caller: Arc<Caller>,
-    pub used: Arc<Used>,
+    pub usage: Arc<KeyUse>,
 }
 
 impl Keys {
-    /// A plain look-up by hash needs no constant-time comparison: how long it takes depends on the SHA-256 of what was sent,
-    /// and whoever guesses at a key cannot choose that hash byte by byte. The map's own hash is seeded at random as well.
+    /// A plain look-up by hash needs no constant-time comparison. Its time depends on the SHA-256 of what was sent, which an
+    /// attacker cannot choose byte by byte, and the map's own hash has a random seed.
     pub(super) fn identify(&self, key: &[u8]) -> Result<Arc<Caller>, Error> {
-        let Known { caller, used } = self.0.get(&sha256(key)).ok_or(Error::UnknownCredential)?;
-        used.note(SystemTime::now());
-        Ok(caller.clone())
+        let known = self.0.get(&sha256(key)).ok_or(Error::UnknownCredential)?;
+        known.usage.count(SystemTime::now());
+        Ok(known.caller.clone())
     }
 }

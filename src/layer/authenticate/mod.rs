@@ -1,4 +1,4 @@
-//! Who calls. From here on a `Caller` is known, and the caller's credential is out of the headers.
+//! Identifies the caller. Below this layer a `Caller` is known and the caller's credential is no longer in the headers.
 
 mod devrev_token;
 mod introspect;
@@ -18,10 +18,10 @@ use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use self::introspect::{Asker, Stranger};
+use self::introspect::{Requester, UnknownToken};
 pub use self::{
-    introspect::{Attempts, Introspection},
-    keys::{Keys, Known},
+    introspect::{Attempts, Introspector},
+    keys::{Keys, KnownKey},
     peers::Peers,
     signed_token::SignedTokens,
 };
@@ -31,32 +31,33 @@ use crate::{
     error::Error,
     policy::headers,
     telemetry::metrics::Metrics,
-    types::{Arrived, Caller, Deadline, OwnToken, Peer, RequestId},
+    types::{Arrived, Caller, CallerToken, Deadline, Peer, RequestId},
 };
 
 /// How callers are identified.
-pub enum Identification {
+pub enum Authenticator {
     /// They prove themselves to revgate.
     Inject(Methods),
-    /// They bring a DevRev token of their own; `everyone` is what holds for each. Without `introspection` nobody is asked whose it
-    /// is.
+    /// They bring a DevRev token of their own.
     Validate {
-        everyone: Arc<Caller>,
-        introspection: Option<Introspection>,
+        /// The caller that every token stands for, but for its group.
+        template: Arc<Caller>,
+        /// `None` where DevRev is not asked about tokens.
+        introspector: Option<Introspector>,
     },
 }
 
 /// See the module.
 #[derive(Clone)]
 pub struct AuthenticateLayer {
-    identification: Arc<Identification>,
+    authenticator: Arc<Authenticator>,
     metrics: Arc<Metrics>,
 }
 
 impl AuthenticateLayer {
-    pub fn new(identification: Identification, metrics: Arc<Metrics>) -> Self {
+    pub fn new(authenticator: Authenticator, metrics: Arc<Metrics>) -> Self {
         AuthenticateLayer {
-            identification: Arc::new(identification),
+            authenticator: Arc::new(authenticator),
             metrics,
         }
     }
@@ -68,7 +69,7 @@ impl<S> Layer<S> for AuthenticateLayer {
     fn layer(&self, inner: S) -> Authenticate<S> {
         Authenticate {
             inner,
-            identification: self.identification.clone(),
+            authenticator: self.authenticator.clone(),
             metrics: self.metrics.clone(),
         }
     }
@@ -77,7 +78,7 @@ impl<S> Layer<S> for AuthenticateLayer {
 #[derive(Clone)]
 pub struct Authenticate<S> {
     inner: S,
-    identification: Arc<Identification>,
+    authenticator: Arc<Authenticator>,
     metrics: Arc<Metrics>,
 }
 
@@ -95,79 +96,85 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // RFC 7240 section 4.3: a caller may ask to wait less, never more.
-        let came = Came {
+        let arrival = Arrival {
             at: Instant::now(),
-            asked: headers::take_prefer_wait(request.headers_mut()),
+            prefer_wait: headers::take_prefer_wait(request.headers_mut()),
         };
-        let proof = Proof {
+        let context = RequestContext {
             peer: request.extensions().get::<Peer>(),
             now: SystemTime::now(),
-            asked: came.asked,
+            prefer_wait: arrival.prefer_wait,
         };
-        let found = self.identification.identify(request.headers(), &proof);
-        let found = match found {
-            Ok(found) => found,
-            Err(error) => return Either::refused(noted(&self.metrics, error)),
+        let identified = self.authenticator.identify(request.headers(), &context);
+        let identified = match identified {
+            Ok(identified) => identified,
+            Err(error) => return Either::refused(counted(&self.metrics, error)),
         };
         request.headers_mut().remove(AUTHORIZATION);
-        let found = match found {
-            Found::Caller(identity) => {
-                came.admit(&mut request, identity);
+        let identified = match identified {
+            Identified::Caller(identity) => {
+                arrival.admit(&mut request, identity);
                 return Either::below(self.inner.call(request));
             }
-            somebody_to_ask => somebody_to_ask,
+            must_wait => must_wait,
         };
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let (identification, metrics) = (self.identification.clone(), self.metrics.clone());
+        let (authenticator, metrics) = (self.authenticator.clone(), self.metrics.clone());
         Either::waiting(Box::pin(async move {
-            let identity = match found {
-                Found::Caller(identity) => Ok(identity),
-                Found::Later(later) => later.await,
-                Found::Stranger(stranger) => match identification.ask(&request, stranger, &came) {
-                    Ok(asked) => asked.await,
-                    Err(error) => Err(error),
-                },
+            let identity = match identified {
+                Identified::Caller(identity) => Ok(identity),
+                Identified::Pending(pending) => pending.await,
+                Identified::UnknownToken(token) => {
+                    match authenticator.introspect(&request, token, &arrival) {
+                        Ok(introspection) => introspection.await,
+                        Err(error) => Err(error),
+                    }
+                }
             };
-            let identity = identity.map_err(|error| noted(&metrics, error))?;
-            came.admit(&mut request, identity);
+            let identity = identity.map_err(|error| counted(&metrics, error))?;
+            arrival.admit(&mut request, identity);
             inner.call(request).await
         }))
     }
 }
 
-fn noted(metrics: &Metrics, error: Error) -> Error {
+fn counted(metrics: &Metrics, error: Error) -> Error {
     if let Some(failure) = error.auth_failure() {
         metrics.auth_failure(failure);
     }
     error
 }
 
-/// What besides its head tells who sends a request.
-struct Proof<'a> {
+/// What identifies a caller besides its credential.
+struct RequestContext<'a> {
     peer: Option<&'a Peer>,
     now: SystemTime,
-    /// How long it asked to wait at most.
-    asked: Option<Duration>,
+    /// See [`Arrival`].
+    prefer_wait: Option<Duration>,
 }
 
-/// When a request came, and how long it asked to wait at most: RFC 7240 section 4.3, less than its caller may, never more.
-struct Came {
+/// When a request arrived, and how long it is willing to wait.
+struct Arrival {
     at: Instant,
-    asked: Option<Duration>,
+    /// `Prefer: wait` (RFC 7240 section 4.3). It can shorten the caller's `max_wait` and not extend it.
+    prefer_wait: Option<Duration>,
 }
 
-impl Came {
+impl Arrival {
     fn deadline(&self, max_wait: Duration) -> Instant {
-        self.at + self.asked.map_or(max_wait, |wait| wait.min(max_wait))
+        self.at + self.prefer_wait.map_or(max_wait, |wait| wait.min(max_wait))
     }
 
-    fn admit(&self, request: &mut Request<Body>, Identity { caller, own }: Identity) {
+    fn admit(&self, request: &mut Request<Body>, identity: Identity) {
+        let Identity {
+            caller,
+            caller_token,
+        } = identity;
         record(request).facts().caller = Some(caller.name.clone());
         let extensions = request.extensions_mut();
-        if let Some(own) = own {
-            extensions.insert(own);
+        if let Some(caller_token) = caller_token {
+            extensions.insert(caller_token);
         }
         extensions.insert(Arrived(self.at));
         extensions.insert(Deadline(self.deadline(caller.max_wait)));
@@ -175,33 +182,36 @@ impl Came {
     }
 }
 
-/// Who calls, when somebody has been asked.
-type Later = Pin<Box<dyn Future<Output = Result<Identity, Error>> + Send>>;
+/// An identity that is known after a wait.
+type Pending = Pin<Box<dyn Future<Output = Result<Identity, Error>> + Send>>;
 
-/// What a credential of the operator's own tells.
-enum Answer {
-    Now(Result<Identity, Error>),
-    Later(Later),
+/// What a way to prove who calls makes of a request.
+enum Verification {
+    Done(Result<Identity, Error>),
+    Pending(Pending),
 }
 
-/// What a request's head tells of who calls.
-enum Found {
+/// What is known of the caller from the request's head.
+enum Identified {
     Caller(Identity),
-    /// DevRev must be asked.
-    Stranger(Stranger),
-    /// The issuer's keys must be.
-    Later(Later),
+    /// A token that DevRev must be asked about.
+    UnknownToken(UnknownToken),
+    /// A signed token that waits for its issuer's keys.
+    Pending(Pending),
 }
 
-/// Who calls, and the DevRev token that it brought where it brought one.
+/// The caller, and the DevRev token that it brought if it brought one.
 struct Identity {
     caller: Arc<Caller>,
-    own: Option<OwnToken>,
+    caller_token: Option<CallerToken>,
 }
 
 impl From<Arc<Caller>> for Identity {
     fn from(caller: Arc<Caller>) -> Self {
-        Identity { caller, own: None }
+        Identity {
+            caller,
+            caller_token: None,
+        }
     }
 }
 
@@ -215,79 +225,88 @@ pub struct Methods {
 }
 
 impl Methods {
-    /// A wrong credential never falls through to the next method: the one exception is that a key, which may look like
-    /// anything, is looked up before a signed token is made of it.
-    fn identify(&self, credential: Option<&[u8]>, proof: &Proof<'_>) -> Answer {
+    /// A wrong credential never falls through to the next method. The one exception: a key may look like a signed token, so a
+    /// credential is looked up as a key first.
+    fn identify(&self, credential: Option<&[u8]>, context: &RequestContext<'_>) -> Verification {
         let Some(credential) = credential else {
-            let caller = match self.peers.identify(proof.peer, proof.now) {
+            let caller = match self.peers.identify(context.peer, context.now) {
                 Ok(None) => self.anonymous.clone().ok_or(Error::NoCredential),
                 Ok(Some(caller)) => Ok(caller),
                 Err(error) => Err(error),
             };
-            return Answer::Now(caller.map(Identity::from));
+            return Verification::Done(caller.map(Identity::from));
         };
         let key = self.keys.identify(credential);
         if key.is_err()
             && let Some(signed) = &self.signed
-            && let Some(answer) = signed.identify(credential, proof.now, proof.asked)
+            && let Some(verification) =
+                signed.identify(credential, context.now, context.prefer_wait)
         {
-            return answer;
+            return verification;
         }
-        Answer::Now(key.map(Identity::from))
+        Verification::Done(key.map(Identity::from))
     }
 }
 
-impl Identification {
-    fn identify(&self, headers: &HeaderMap, proof: &Proof<'_>) -> Result<Found, Error> {
-        let credential = only_credential(headers)?;
+impl Authenticator {
+    fn identify(
+        &self,
+        headers: &HeaderMap,
+        context: &RequestContext<'_>,
+    ) -> Result<Identified, Error> {
+        let credential = single_credential(headers)?;
         match self {
-            Identification::Inject(methods) => match methods.identify(credential, proof) {
-                Answer::Now(caller) => caller.map(Found::Caller),
-                Answer::Later(later) => Ok(Found::Later(later)),
+            Authenticator::Inject(methods) => match methods.identify(credential, context) {
+                Verification::Done(caller) => caller.map(Identified::Caller),
+                Verification::Pending(pending) => Ok(Identified::Pending(pending)),
             },
-            Identification::Validate {
-                everyone,
-                introspection,
+            Authenticator::Validate {
+                template,
+                introspector,
             } => {
                 let token = credential.ok_or(Error::NoCredential)?;
-                match introspection {
-                    Some(introspection) => introspection.find(everyone, token, proof.now),
-                    None => devrev_token::identify(everyone, token, proof.now).map(Found::Caller),
+                match introspector {
+                    Some(introspector) => introspector.identify(template, token, context.now),
+                    None => {
+                        devrev_token::identify(template, token, context.now).map(Identified::Caller)
+                    }
                 }
             }
         }
     }
 
-    /// Who the stranger is that `identify` has found. The request is read before the wait, for a body is not to be shared.
-    fn ask(
+    /// Introspects a token that `identify` did not know. Reads the request before the wait, because a `Body` is not `Sync`.
+    fn introspect(
         &self,
         request: &Request<Body>,
-        stranger: Stranger,
-        came: &Came,
+        token: UnknownToken,
+        arrival: &Arrival,
     ) -> Result<impl Future<Output = Result<Identity, Error>> + Send + use<'_>, Error> {
-        let Identification::Validate {
-            everyone,
-            introspection: Some(introspection),
+        let Authenticator::Validate {
+            template,
+            introspector: Some(introspector),
         } = self
         else {
             return Err(Error::Internal);
         };
-        let asker = Asker {
+        let requester = Requester {
             id: request.extensions().get::<RequestId>().cloned(),
             record: record(request),
-            arrived: came.at,
-            deadline: came.deadline(everyone.max_wait),
+            arrived: arrival.at,
+            deadline: arrival.deadline(template.max_wait),
         };
         Ok(async move {
-            let user = introspection.ask(everyone, &stranger, &asker).await?;
-            let own = user.own(stranger.own.header);
-            Ok(devrev_token::identity(everyone, own, user.group.clone()))
+            let user = introspector.introspect(template, &token, &requester);
+            let user = user.await?;
+            let caller_token = user.caller_token(token.caller_token.header);
+            let group = user.group.clone();
+            Ok(devrev_token::identity(template, caller_token, group))
         })
     }
 }
 
-/// The credential itself. Two `Authorization` fields are a question of which one counts; neither does.
-fn only_credential(headers: &HeaderMap) -> Result<Option<&[u8]>, Error> {
+/// The credential in `Authorization`. With two such fields it is ambiguous which one applies, so neither does.
+fn single_credential(headers: &HeaderMap) -> Result<Option<&[u8]>, Error> {
     let mut all = headers.get_all(AUTHORIZATION).iter();
     match (all.next(), all.next()) {
         (None, _) => Ok(None),
@@ -331,8 +350,8 @@ mod tests {
         })
     }
 
-    /// What holds for each token in mode "validate".
-    pub(super) fn everyone() -> Caller {
+    /// The caller that every token stands for in mode "validate".
+    pub(super) fn template() -> Caller {
         Caller {
             name: "other".into(),
             token: None,
@@ -350,25 +369,25 @@ mod tests {
 
     #[test]
     fn a_wrong_key_never_falls_through_to_the_anonymous_caller() {
-        let identification = Identification::Inject(Methods {
+        let authenticator = Authenticator::Inject(Methods {
             anonymous: Some(caller("app")),
             ..Methods::default()
         });
         let mut headers = HeaderMap::new();
-        let proof = Proof {
+        let context = RequestContext {
             peer: None,
             now: SystemTime::now(),
-            asked: None,
+            prefer_wait: None,
         };
-        assert!(identification.identify(&headers, &proof).is_ok());
+        assert!(authenticator.identify(&headers, &context).is_ok());
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer wrong"));
         assert!(matches!(
-            identification.identify(&headers, &proof),
+            authenticator.identify(&headers, &context),
             Err(Error::UnknownCredential)
         ));
     }
 
-    /// `Authorization`, else the certificate, else the uid, else anonymous; what is wrong ends the search.
+    /// `Authorization`, else the certificate, else the uid, else the anonymous caller. A wrong credential ends the search.
     #[test]
     fn methods_are_tried_in_their_order_and_none_is_skipped() {
         let now = SystemTime::now();
@@ -380,9 +399,9 @@ mod tests {
         };
         let key = sha256(b"key");
         let methods = |anonymous: bool| {
-            let by_key = Known {
+            let by_key = KnownKey {
                 caller: caller("by-key"),
-                used: Arc::default(),
+                usage: Arc::default(),
             };
             Methods {
                 keys: Keys([(key, by_key)].into()),
@@ -396,7 +415,7 @@ mod tests {
         };
         let (good, bad) = (Some(&b"key"[..]), Some(&b"wrong"[..]));
         let (known, unknown) = (Some(certificate("known")), Some(certificate("unknown")));
-        let (uid, stranger) = (Some(Peer::Uid(7)), Some(Peer::Uid(8)));
+        let (uid, other_uid) = (Some(Peer::Uid(7)), Some(Peer::Uid(8)));
         for (credential, peer, with, without) in [
             (good, &known, "by-key", "by-key"),
             (good, &unknown, "by-key", "by-key"),
@@ -408,17 +427,18 @@ mod tests {
             (None, &known, "by-certificate", "by-certificate"),
             (None, &unknown, "unknown certificate", "unknown certificate"),
             (None, &uid, "by-uid", "by-uid"),
-            (None, &stranger, "anonymous", "no credential"),
+            (None, &other_uid, "anonymous", "no credential"),
             (None, &None, "anonymous", "no credential"),
         ] {
             for (anonymous, want) in [(true, with), (false, without)] {
-                let proof = Proof {
+                let context = RequestContext {
                     peer: peer.as_ref(),
                     now,
-                    asked: None,
+                    prefer_wait: None,
                 };
-                let Answer::Now(got) = methods(anonymous).identify(credential, &proof) else {
-                    panic!("nobody need be asked");
+                let Verification::Done(got) = methods(anonymous).identify(credential, &context)
+                else {
+                    panic!("nothing to wait for");
                 };
                 let got =
                     got.map_or_else(|error| error.to_string(), |who| who.caller.name.to_string());

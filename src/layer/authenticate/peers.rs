@@ -1,4 +1,4 @@
-//! Callers known by what their connection proves: a client certificate, or the user at the other end of a unix socket.
+//! Callers identified by their connection: by its client certificate, or by the uid of the peer of a unix socket.
 
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
@@ -16,10 +16,10 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// `None` where the peer has shown nothing, so that the next method may be tried.
+    /// `None` where the peer presents no credential, so that the next method is tried.
     ///
-    /// A certificate is a credential that somebody chose to show: one that belongs to no caller is refused. A uid is what
-    /// the kernel says of everybody; one that belongs to no caller is no wrong credential, it is none.
+    /// A client presents a certificate on purpose, so one that names no caller is refused. A uid isn't presented by the client, so
+    /// an unknown one falls through to the anonymous caller.
     pub(super) fn identify(
         &self,
         peer: Option<&Peer>,
@@ -39,7 +39,7 @@ impl Peers {
     }
 
     fn holder(&self, certificate: &Certificate, now: SystemTime) -> Result<Arc<Caller>, Error> {
-        // The handshake has checked the whole chain; a connection, or a session that is resumed, may outlive it.
+        // The handshake verified the chain, but a connection or a resumed session may outlive the certificate.
         if certificate.not_after < now {
             let names = show(certificate);
             tracing::info!(names, "a client certificate expired while it was in use");
@@ -54,7 +54,7 @@ impl Peers {
             tracing::info!(names, "no caller has a name of this client certificate");
             return Err(Error::UnknownCertificate);
         };
-        // Two callers in one certificate are a question of which one counts; neither does.
+        // With two callers in one certificate it is ambiguous which one calls, so neither does.
         if holders.any(|other| !Arc::ptr_eq(other, holder)) {
             let names = show(certificate);
             tracing::info!(names, "this client certificate names several callers");
@@ -64,7 +64,7 @@ impl Peers {
     }
 }
 
-/// For the log; bounded, as the issuer decides how many names there are.
+/// For the log. Bounded, because the issuer decides how many names there are.
 fn show(certificate: &Certificate) -> String {
     let names: Vec<_> = certificate.names.iter().take(8).collect();
     let names: Vec<_> = names.iter().map(ToString::to_string).collect();
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_its_one_callers_or_nobodys() {
+    fn a_certificate_identifies_exactly_one_caller_or_is_refused() {
         let uri = |text: &str| San::Uri(text.into());
         let billing = uri("spiffe://example.org/billing");
         let table = [
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_ends_with_its_time_also_on_a_connection_that_goes_on() {
+    fn a_certificate_expires_on_an_open_connection_too() {
         let (peers, now) = (peers(), SystemTime::now());
         let certificate = |not_after| {
             let names = vec![San::dns("reports.internal")];

@@ -1,4 +1,4 @@
-//! Callers with a signed token of the operator's own.
+//! Callers with a JWT that the operator's issuer signed.
 
 use std::{
     collections::HashMap,
@@ -6,19 +6,19 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::Answer;
+use super::Verification;
 use crate::{
     error::Error,
-    policy::jwt::{Expected, Fault, Token, is_shaped},
+    policy::jwt::{Expected, Fault, Token, looks_like_jwt},
     state::signing_keys::SigningKeys,
     types::Caller,
 };
 
-/// How long a request waits for keys that may have been rotated: an issuer answers in less, and a caller that has to come
-/// again is better off than one that hangs.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a request waits for keys that may have been rotated. Issuers answer faster, and a caller is better off with a quick
+/// refusal than with a long wait.
+const MAX_KEY_WAIT: Duration = Duration::from_secs(2);
 
-/// Callers by the `sub` of tokens that `keys` verify.
+/// Callers by the `sub` of the tokens that `keys` verify.
 pub struct SignedTokens {
     pub expected: Arc<Expected>,
     pub subjects: Arc<HashMap<String, Arc<Caller>>>,
@@ -26,48 +26,48 @@ pub struct SignedTokens {
 }
 
 impl SignedTokens {
-    /// `None` when the credential is no such token. Waits only for keys, and for those only when the token would be good
-    /// with them: what would be refused anyhow costs no fetch. `asked` is the caller's own patience.
+    /// `None` when the credential is no signed token. Waits only for keys, and only when the token could be good with them, so that
+    /// a token that is refused anyway causes no fetch. `prefer_wait` is the wait that the request asks for.
     pub(super) fn identify(
         self: &Arc<Self>,
         credential: &[u8],
         now: SystemTime,
-        asked: Option<Duration>,
-    ) -> Option<Answer> {
-        if !is_shaped(credential) {
+        prefer_wait: Option<Duration>,
+    ) -> Option<Verification> {
+        if !looks_like_jwt(credential) {
             return None;
         }
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let token = match Token::parse(credential) {
             Ok(token) => token,
-            Err(fault) => return Some(Answer::Now(Err(refused(fault, None)))),
+            Err(fault) => return Some(Verification::Done(Err(refused(fault, None)))),
         };
         let fault = match self.verify(&token, now) {
-            Ok(caller) => return Some(Answer::Now(Ok(caller.into()))),
+            Ok(caller) => return Some(Verification::Done(Ok(caller.into()))),
             Err(fault) => fault,
         };
-        let hopeful = match fault {
-            // A token that names no key would ask for every one that it does not fit.
+        let newer_keys_may_help = match fault {
+            // A token without a `kid` would cause a fetch for every key set of more than one key.
             Fault::UnknownKid => token.kid().is_some(),
             Fault::NoKeys => true,
             _ => false,
         };
-        let claimed = self.claimed(&token, now);
-        let (true, Ok(caller)) = (hopeful, &claimed) else {
-            let fault = if hopeful {
-                claimed.err().unwrap_or(fault)
+        let unverified = self.unverified_caller(&token, now);
+        let (true, Ok(caller)) = (newer_keys_may_help, &unverified) else {
+            let fault = if newer_keys_may_help {
+                unverified.err().unwrap_or(fault)
             } else {
                 fault
             };
-            return Some(Answer::Now(Err(refused(fault, Some(&token)))));
+            return Some(Verification::Done(Err(refused(fault, Some(&token)))));
         };
-        let patience = PATIENCE
+        let max_wait = MAX_KEY_WAIT
             .min(caller.max_wait)
-            .min(asked.unwrap_or(Duration::MAX));
+            .min(prefer_wait.unwrap_or(Duration::MAX));
         let this = self.clone();
-        Some(Answer::Later(Box::pin(async move {
-            // Whether or not: a fetch that ended just before brought them too.
-            this.keys.newer(patience).await;
+        Some(Verification::Pending(Box::pin(async move {
+            // Verify again even if there was no fetch: one that has just ended may have brought the key.
+            this.keys.wait_for_newer(max_wait).await;
             match this.verify(&token, now) {
                 Ok(caller) => Ok(caller.into()),
                 Err(fault) => Err(refused(fault, Some(&token))),
@@ -81,9 +81,9 @@ impl SignedTokens {
         self.caller(subject)
     }
 
-    /// Who would call, were the signature good.
-    fn claimed(&self, token: &Token, now: Duration) -> Result<Arc<Caller>, Fault> {
-        let subject = token.claimed_subject(&self.expected, now)?;
+    /// The caller that the token names if its signature is good.
+    fn unverified_caller(&self, token: &Token, now: Duration) -> Result<Arc<Caller>, Fault> {
+        let subject = token.unverified_subject(&self.expected, now)?;
         self.caller(subject)
     }
 
@@ -93,7 +93,7 @@ impl SignedTokens {
     }
 }
 
-/// The operator learns why; of the token itself only what names its key and its issuer.
+/// Logs the reason for the operator, with the token's `kid` and issuer and nothing else of it.
 fn refused(fault: Fault, token: Option<&Token>) -> Error {
     let kid = token.and_then(Token::kid).unwrap_or_default();
     let issuer: String = token.map_or_else(String::new, |token| {
@@ -108,7 +108,7 @@ fn refused(fault: Fault, token: Option<&Token>) -> Error {
     Error::BadToken(fault)
 }
 
-/// Of an issuer's name in the log; any real one is shorter.
+/// Bounds the issuer's name in the log. Real ones are shorter.
 const MAX_SHOWN: usize = 256;
 
 #[cfg(test)]
@@ -122,7 +122,7 @@ mod tests {
             KeySet,
             signer::{Signer, header, key_set},
         },
-        state::{Clock, signing_keys::Wishes},
+        state::{Clock, signing_keys::FetchRequests},
     };
 
     fn tokens(keys: Arc<SigningKeys>) -> Arc<SignedTokens> {
@@ -144,10 +144,10 @@ mod tests {
     const CLAIMS: &str = r#"{"iss":"i","aud":"a","sub":"s","exp":4102444800}"#;
 
     async fn answer(tokens: &Arc<SignedTokens>, token: &str) -> Result<(), Fault> {
-        let answer = tokens.identify(token.as_bytes(), SystemTime::now(), None);
-        let result = match answer.expect("a token") {
-            Answer::Now(result) => result,
-            Answer::Later(later) => later.await,
+        let verification = tokens.identify(token.as_bytes(), SystemTime::now(), None);
+        let result = match verification.expect("a token") {
+            Verification::Done(result) => result,
+            Verification::Pending(pending) => pending.await,
         };
         match result {
             Ok(_) => Ok(()),
@@ -156,20 +156,20 @@ mod tests {
         }
     }
 
-    /// Brings `brings` for each fetch, after a second, and counts.
+    /// Ends one fetch after another, each after a second, with the next of `results`. Returns how many it ended.
     async fn serve(
         keys: Arc<SigningKeys>,
-        mut wishes: Wishes,
-        brings: Vec<Option<KeySet>>,
+        mut fetch_requests: FetchRequests,
+        results: Vec<Option<KeySet>>,
     ) -> usize {
         let mut count = 0;
-        for set in brings {
-            if count > 0 && wishes.recv().await.is_none() {
+        for set in results {
+            if count > 0 && fetch_requests.recv().await.is_none() {
                 break;
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
             count += 1;
-            keys.end(set, Duration::from_secs(300));
+            keys.finish_fetch(set, Duration::from_secs(300));
         }
         count
     }
@@ -180,14 +180,14 @@ mod tests {
         let tokens = tokens(SigningKeys::fixed(set(&signer, "k"), Clock::start()));
         let good = signer.token(&header("EdDSA", "k"), CLAIMS);
         for (token, good) in [(&good[..], true), ("eyJhbGciOiJub25lIn0.e30.", false)] {
-            let answer = tokens.identify(token.as_bytes(), SystemTime::now(), None);
-            let Some(Answer::Now(result)) = answer else {
+            let verification = tokens.identify(token.as_bytes(), SystemTime::now(), None);
+            let Some(Verification::Done(result)) = verification else {
                 panic!("it waits, or is none");
             };
             assert_eq!(result.is_ok(), good);
         }
         assert!(tokens.identify(b"a-key", SystemTime::now(), None).is_none());
-        // Of a file nothing newer can be had, and nobody waits for it.
+        // Keys of a file are not fetched, so nothing waits for them.
         let start = Instant::now();
         let other = signer.token(&header("EdDSA", "other"), CLAIMS);
         assert_eq!(answer(&tokens, &other).await, Err(Fault::UnknownKid));
@@ -197,9 +197,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_unknown_key_is_fetched_once_for_all_and_not_again_soon() {
         let (old, new) = (Signer::ed25519(), Signer::ed25519());
-        let (keys, wishes) = SigningKeys::fetched(Clock::start());
-        let brings = vec![Some(set(&old, "old")), Some(set(&new, "new")), None];
-        let served = tokio::spawn(serve(keys.clone(), wishes, brings));
+        let (keys, fetch_requests) = SigningKeys::fetched(Clock::start());
+        let results = vec![Some(set(&old, "old")), Some(set(&new, "new")), None];
+        let served = tokio::spawn(serve(keys.clone(), fetch_requests, results));
         let tokens = tokens(keys);
         let first = old.token(&header("EdDSA", "old"), CLAIMS);
         assert_eq!(answer(&tokens, &first).await, Ok(()), "waits for the first");
@@ -207,7 +207,7 @@ mod tests {
         let all = (0..100).map(|_| answer(&tokens, &second));
         let all = futures_util::future::join_all(all).await;
         assert!(all.iter().all(Result::is_ok));
-        // Nor for made-up names, and without a wait.
+        // Made-up key ids cause no fetch and no wait.
         let start = Instant::now();
         for number in 0..100 {
             let made_up = new.token(&header("EdDSA", &number.to_string()), CLAIMS);
@@ -223,14 +223,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_long_nor_for_a_token_that_is_bad_anyhow() {
+    async fn the_wait_is_short_and_a_token_that_is_bad_anyway_does_not_wait() {
         let signer = Signer::ed25519();
-        let (keys, _wishes) = SigningKeys::fetched(Clock::start());
+        let (keys, _fetch_requests) = SigningKeys::fetched(Clock::start());
         let tokens = tokens(keys);
         let start = Instant::now();
         let good = signer.token(&header("EdDSA", "k"), CLAIMS);
         assert_eq!(answer(&tokens, &good).await, Err(Fault::NoKeys));
-        assert_eq!(start.elapsed(), PATIENCE);
+        assert_eq!(start.elapsed(), MAX_KEY_WAIT);
         let start = Instant::now();
         for (claims, want) in [
             (CLAIMS.replace("4102444800", "1"), Fault::Expired),
@@ -241,25 +241,25 @@ mod tests {
             assert_eq!(answer(&tokens, &token).await, Err(want));
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
-        let asked = Some(Duration::from_millis(10));
-        let answer = tokens.identify(good.as_bytes(), SystemTime::now(), asked);
-        let Some(Answer::Later(later)) = answer else {
+        let prefer_wait = Some(Duration::from_millis(10));
+        let verification = tokens.identify(good.as_bytes(), SystemTime::now(), prefer_wait);
+        let Some(Verification::Pending(pending)) = verification else {
             panic!("it does not wait");
         };
-        assert!(later.await.is_err());
+        assert!(pending.await.is_err());
         assert_eq!(start.elapsed(), Duration::from_millis(10));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn newer_keys_are_asked_for_by_name_alone() {
+    async fn only_an_unknown_kid_causes_a_fetch() {
         let (signer, other) = (Signer::ed25519(), Signer::ed25519());
-        let (keys, mut wishes) = SigningKeys::fetched(Clock::start());
+        let (keys, mut fetch_requests) = SigningKeys::fetched(Clock::start());
         let both = [
             signer.jwk(json!({"kid": "k"})),
             other.jwk(json!({"kid": "l"})),
         ];
         let both = KeySet::parse(key_set(&both).as_bytes()).unwrap();
-        keys.end(Some(both), Duration::from_secs(300));
+        keys.finish_fetch(Some(both), Duration::from_secs(300));
         let tokens = tokens(keys);
         let start = Instant::now();
         for (header, want) in [
@@ -270,17 +270,18 @@ mod tests {
             let token = other.token(&header, CLAIMS);
             assert_eq!(answer(&tokens, &token).await, Err(want));
         }
-        assert!(wishes.try_recv().is_err());
+        assert!(fetch_requests.try_recv().is_err());
         assert_eq!(start.elapsed(), Duration::ZERO);
         let token = other.token(&header("EdDSA", "m"), CLAIMS);
         assert_eq!(answer(&tokens, &token).await, Err(Fault::UnknownKid));
-        assert_eq!((wishes.try_recv(), start.elapsed()), (Ok(()), PATIENCE));
+        assert_eq!(fetch_requests.try_recv(), Ok(()));
+        assert_eq!(start.elapsed(), MAX_KEY_WAIT);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_so_many_wait() {
+    async fn the_number_of_waiting_requests_is_bounded() {
         let signer = Signer::ed25519();
-        let (keys, _wishes) = SigningKeys::fetched(Clock::start());
+        let (keys, _fetch_requests) = SigningKeys::fetched(Clock::start());
         let tokens = tokens(keys);
         let good = signer.token(&header("EdDSA", "k"), CLAIMS);
         let start = Instant::now();
@@ -289,7 +290,7 @@ mod tests {
             start.elapsed()
         });
         let all = futures_util::future::join_all(all).await;
-        let waited = all.iter().filter(|time| **time == PATIENCE).count();
+        let waited = all.iter().filter(|time| **time == MAX_KEY_WAIT).count();
         assert_eq!(waited, 256);
     }
 }

@@ -1,11 +1,11 @@
-//! Puts the upstream credential on, per attempt, so that a rotated token is used. Last of all: nothing that the
-//! caller's `Connection` names can take it off again.
+//! Adds the DevRev token to each attempt, so that a rotated token is used. Below `headers`, so that a caller's `Connection` field
+//! cannot have it stripped.
 //!
-//! Its answer tells whether DevRev takes the token; `gate`, further up, holds back what would go out with one that is refused.
+//! The answer says whether DevRev accepts the token. `token_gate`, further up, refuses attempts with a refused one.
 
-pub mod gate;
 #[cfg(test)]
 mod tests;
+pub mod token_gate;
 
 use std::{
     sync::Arc,
@@ -16,14 +16,14 @@ use std::{
 use http::{Request, Response, header::AUTHORIZATION};
 use tower::{Layer, Service};
 
-use self::gate::Probing;
+use self::token_gate::Probing;
 use super::BoxFuture;
 use crate::{
     body::Body,
     error::Error,
-    policy::token_health::FIRST_PAUSE,
+    policy::{operation::Operation, token_health::FIRST_PAUSE},
     state::tokens::PlanTokens,
-    types::{Caller, Named, OwnToken, TokenRefused},
+    types::{Caller, CallerToken, TokenRefused},
 };
 
 /// See the module.
@@ -33,7 +33,7 @@ pub struct CredentialLayer {
 }
 
 impl CredentialLayer {
-    /// `tokens` are looked up for each attempt, so that one that follows a change uses the new value.
+    /// Looks a token up in `tokens` for each attempt, so that an attempt after a change uses the new value.
     pub fn new(tokens: PlanTokens) -> Self {
         CredentialLayer { tokens }
     }
@@ -56,7 +56,7 @@ pub struct Credential<S> {
     tokens: PlanTokens,
 }
 
-/// A new value is there already: whoever comes again uses it.
+/// A new value has replaced the refused one already, so a retry may follow soon.
 const REPLACED: Duration = Duration::from_secs(1);
 
 impl<S> Service<Request<Body>> for Credential<S>
@@ -74,19 +74,20 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> BoxFuture {
         let extensions = request.extensions();
-        let takes = extensions
-            .get::<Named>()
-            .is_some_and(|Named(operation)| operation.takes_credential());
-        let own = extensions.get::<OwnToken>().map(|own| own.header.clone());
+        let takes_credential = extensions
+            .get::<Operation>()
+            .is_some_and(Operation::takes_credential);
+        let caller_token = extensions.get::<CallerToken>().cloned();
         let name = injected(&request).cloned();
         let probing = extensions.get::<Probing>().cloned();
         request.headers_mut().remove(AUTHORIZATION);
-        if !takes {
+        if !takes_credential {
             return Box::pin(self.inner.call(request));
         }
-        if let Some(own) = own {
-            // A 401 for it is its owner's affair.
-            request.headers_mut().insert(AUTHORIZATION, own);
+        if let Some(caller_token) = caller_token {
+            // A 401 for it is passed to the caller: only the caller can replace it.
+            let headers = request.headers_mut();
+            headers.insert(AUTHORIZATION, caller_token.header);
             return Box::pin(self.inner.call(request));
         }
         let tokens = self.tokens.clone();
@@ -96,16 +97,16 @@ where
         let probe = probing
             .filter(|probing| Arc::ptr_eq(&probing.token, &token))
             .map(|probing| probing.number);
-        let turn = match token.send(probe) {
-            Ok(turn) => turn,
+        let generation = match token.try_send(probe) {
+            Ok(generation) => generation,
             Err(retry_after) => return refused(retry_after),
         };
         request.headers_mut().insert(AUTHORIZATION, token.header());
         let below = self.inner.call(request);
         Box::pin(async move {
             let mut response = below.await?;
-            // The caller's own credential was good; a 401 would send its owner looking in the wrong place.
-            if tokens.settle(&token, turn, response.status()) {
+            // The caller's own credential is good, so a 401 would make its owner look for the fault in the wrong place.
+            if tokens.settle(&token, generation, response.status()) {
                 let retry_after = match tokens.is_current(&token) {
                     true => token.refused_for().unwrap_or(REPLACED),
                     false => REPLACED,
@@ -117,11 +118,11 @@ where
     }
 }
 
-/// The name of the token that this request gets, if it gets one of ours.
+/// The name of the configured token that is injected into this request, if one is.
 fn injected(request: &Request<Body>) -> Option<&Arc<str>> {
     let extensions = request.extensions();
-    let Named(operation) = extensions.get()?;
-    if !operation.takes_credential() || extensions.get::<OwnToken>().is_some() {
+    let operation = extensions.get::<Operation>()?;
+    if !operation.takes_credential() || extensions.get::<CallerToken>().is_some() {
         return None;
     }
     extensions.get::<Arc<Caller>>()?.token.as_ref()

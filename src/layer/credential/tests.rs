@@ -17,18 +17,17 @@ use crate::{
     policy::{
         access::Access,
         fair::{Priority, Share},
-        operation::Operation,
     },
     state::{Clock, tokens::Tokens},
     telemetry::metrics::Metrics,
 };
 
-/// Both positions with nothing between them, and DevRev, which answers by the credential.
+/// The gate and the credential layer with nothing between them, above an upstream that answers by the credential.
 struct Rig {
     tokens: Arc<Tokens>,
     metrics: Arc<Metrics>,
     statuses: Arc<Mutex<HashMap<String, u16>>>,
-    asked: Arc<AtomicUsize>,
+    sent_count: Arc<AtomicUsize>,
 }
 
 impl Rig {
@@ -39,12 +38,12 @@ impl Rig {
             tokens: Arc::new(Tokens::new(&values, Clock::start(), metrics.clone())),
             metrics,
             statuses: Arc::default(),
-            asked: Arc::default(),
+            sent_count: Arc::default(),
         }
     }
 
-    /// As a reload does.
-    fn hold(&self, values: &[(&str, &str)]) {
+    /// What a reload does.
+    fn reconcile(&self, values: &[(&str, &str)]) {
         self.tokens.reconcile(&self::values(values));
     }
 
@@ -56,7 +55,7 @@ impl Rig {
     fn request(&self, token: Option<&str>, operation: &str) -> Request<Body> {
         let mut request = Request::new(Body::empty());
         let extensions = request.extensions_mut();
-        extensions.insert(Named(Operation::from_path(operation)));
+        extensions.insert(Operation::from_path(operation));
         extensions.insert(Arc::new(Caller {
             name: "x".into(),
             token: token.map(Arc::from),
@@ -73,17 +72,17 @@ impl Rig {
         request
     }
 
-    /// `between` is for how long an attempt waits between the two positions, as it does in the quota's queue.
+    /// `between` is how long an attempt waits between the two layers, as it does in the queue of the quota.
     fn send(
         &self,
         request: Request<Body>,
         between: Duration,
     ) -> impl Future<Output = Result<Response<Body>, Error>> + Send + use<> {
-        let (statuses, asked) = (self.statuses.clone(), self.asked.clone());
+        let (statuses, sent_count) = (self.statuses.clone(), self.sent_count.clone());
         let devrev = service_fn(move |request: Request<Body>| {
-            let (statuses, asked) = (statuses.clone(), asked.clone());
+            let (statuses, sent_count) = (statuses.clone(), sent_count.clone());
             async move {
-                asked.fetch_add(1, Ordering::Relaxed);
+                sent_count.fetch_add(1, Ordering::Relaxed);
                 let credential = request.headers().get(AUTHORIZATION);
                 let credential = credential.map_or("", |value| value.to_str().unwrap());
                 let status = statuses.lock().unwrap().get(credential).copied();
@@ -109,7 +108,7 @@ impl Rig {
                 }
             }
         });
-        let gate = gate::GateLayer::new(self.tokens.of_plan());
+        let gate = token_gate::TokenGateLayer::new(self.tokens.of_plan());
         gate.layer(waits).oneshot(request)
     }
 
@@ -119,8 +118,8 @@ impl Rig {
         Ok(response.status().as_u16())
     }
 
-    fn asked(&self) -> usize {
-        self.asked.swap(0, Ordering::Relaxed)
+    fn take_sent(&self) -> usize {
+        self.sent_count.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -136,7 +135,7 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Refused without being sent, with about this time.
+/// Refused without being sent, with about this `Retry-After`.
 fn held(result: &Result<u16, Error>, want: u64) {
     match result {
         Err(Error::TokenUnavailable { retry_after }) => {
@@ -149,7 +148,7 @@ fn held(result: &Result<u16, Error>, want: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_is_not_asked_with_until_a_probe_succeeds() {
+async fn a_refused_token_is_not_sent_until_a_probe_succeeds() {
     let rig = Rig::new();
     rig.says("one", 401);
     let first = rig.call("a").await;
@@ -157,11 +156,11 @@ async fn a_refused_token_is_not_asked_with_until_a_probe_succeeds() {
         matches!(first, Err(Error::TokenRefused { retry_after }) if retry_after == seconds(5)),
         "{first:?}"
     );
-    let _ = rig.asked();
+    let _ = rig.take_sent();
     for _ in 0..100 {
         held(&rig.call("a").await, 5);
     }
-    assert_eq!(rig.asked(), 0);
+    assert_eq!(rig.take_sent(), 0);
     assert_eq!(rig.call("b").await.unwrap(), 200, "another token");
     assert!(
         rig.metrics
@@ -169,13 +168,13 @@ async fn a_refused_token_is_not_asked_with_until_a_probe_succeeds() {
             .contains("revgate_token_refused{token=\"a\"} 1\n")
     );
     advance(seconds(5)).await;
-    // One probe, and the crowd beside it is told to come later.
+    // One attempt is the probe, and the others are refused with a time.
     let crowd = futures_util::future::join_all((0..20).map(|_| rig.call("a"))).await;
-    let sent = crowd
+    let probes = crowd
         .iter()
         .filter(|r| matches!(r, Err(Error::TokenRefused { .. })));
-    assert_eq!(sent.count(), 1, "{crowd:?}");
-    assert_eq!(rig.asked(), 2);
+    assert_eq!(probes.count(), 1, "{crowd:?}");
+    assert_eq!(rig.take_sent(), 2);
     held(&rig.call("a").await, 10);
     rig.says("one", 200);
     held(&rig.call("a").await, 10);
@@ -191,7 +190,7 @@ async fn a_refused_token_is_not_asked_with_until_a_probe_succeeds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_whose_caller_leaves_gives_its_place_back() {
+async fn a_probe_whose_caller_leaves_is_released() {
     let rig = Rig::new();
     rig.says("one", 401);
     assert!(rig.call("a").await.is_err());
@@ -207,18 +206,18 @@ async fn a_probe_whose_caller_leaves_gives_its_place_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_value_is_used_at_once_and_another_tokens_changes_nothing() {
+async fn a_new_value_is_used_at_once_and_that_of_another_token_changes_nothing() {
     let rig = Rig::new();
     rig.says("one", 401);
     assert!(rig.call("a").await.is_err());
-    rig.hold(&[("a", "one"), ("b", "three")]);
+    rig.reconcile(&[("a", "one"), ("b", "three")]);
     held(&rig.call("a").await, 5);
-    // One that went out with the old value and comes back late says nothing of the new one.
-    rig.tokens.try_again("a");
+    // A late answer to an attempt with the old value is no evidence about the new one.
+    rig.tokens.end_pause("a");
     let request = rig.request(Some("a"), "/works.list");
     let late = tokio::spawn(rig.send(request, Duration::ZERO));
     tokio::task::yield_now().await;
-    rig.hold(&[("a", "four"), ("b", "three")]);
+    rig.reconcile(&[("a", "four"), ("b", "three")]);
     assert_eq!(rig.call("a").await.unwrap(), 200);
     let late = late.await.unwrap();
     assert!(
@@ -226,14 +225,14 @@ async fn a_new_value_is_used_at_once_and_another_tokens_changes_nothing() {
         "come again at once, the new one is there"
     );
     assert_eq!(rig.call("a").await.unwrap(), 200);
-    // The value that was refused is as new when it returns.
+    // The old value comes back with fresh health.
     rig.says("one", 200);
-    rig.hold(&[("a", "one"), ("b", "three")]);
+    rig.reconcile(&[("a", "one"), ("b", "three")]);
     assert_eq!(rig.call("a").await.unwrap(), 200);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crowd_that_waited_does_not_go_out_with_a_token_that_was_refused_meanwhile() {
+async fn attempts_that_waited_are_not_sent_with_a_token_that_was_refused_meanwhile() {
     let rig = Rig::new();
     let crowd: Vec<_> = (0..50)
         .map(|_| {
@@ -244,16 +243,16 @@ async fn a_crowd_that_waited_does_not_go_out_with_a_token_that_was_refused_meanw
     tokio::task::yield_now().await;
     rig.says("one", 401);
     assert!(rig.call("a").await.is_err());
-    assert_eq!(rig.asked(), 1);
+    assert_eq!(rig.take_sent(), 1);
     for waited in crowd {
         let result = waited.await.unwrap();
         assert!(matches!(result, Err(Error::TokenUnavailable { .. })));
     }
-    assert_eq!(rig.asked(), 0);
+    assert_eq!(rig.take_sent(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_takes_no_token_of_ours_is_not_held() {
+async fn attempts_without_a_configured_token_pass() {
     let rig = Rig::new();
     rig.says("one", 401);
     rig.says("mine", 401);
@@ -261,16 +260,16 @@ async fn what_takes_no_token_of_ours_is_not_held() {
     let callback = rig.request(Some("a"), "/keyrings.authorize");
     let answer = rig.send(callback, Duration::ZERO).await.unwrap();
     assert_eq!(answer.status(), 200);
-    // A caller's own token: the 401 is its own as well.
+    // A 401 for a caller's own token is passed to the caller.
     for _ in 0..2 {
-        let mut own = rig.request(None, "/works.list");
-        own.extensions_mut().insert(OwnToken {
+        let mut request = rig.request(None, "/works.list");
+        request.extensions_mut().insert(CallerToken {
             header: HeaderValue::from_static("Bearer mine"),
             hash: [0; 32],
         });
-        let answer = rig.send(own, Duration::ZERO).await.unwrap();
+        let answer = rig.send(request, Duration::ZERO).await.unwrap();
         assert_eq!(answer.status(), 401);
     }
-    // One that is no longer in the file.
+    // A token that is no longer in the file.
     held(&rig.call("gone").await, 5);
 }

@@ -24,7 +24,7 @@ use crate::{
     policy::{
         feedback,
         ledger::{Outcome, Why},
-        operation::Class,
+        operation::{Class, Operation},
     },
     record::Record,
     state::{
@@ -33,7 +33,7 @@ use crate::{
         quota::{Asking, Group, Groups, Permit},
     },
     telemetry::{labels::WaitReason, metrics::Metrics},
-    types::{Arrived, Caller, Deadline, Demand, Named, QuotaRules, TokenRefused},
+    types::{Arrived, Caller, Deadline, Demand, QuotaRules, TokenRefused},
 };
 
 /// What [`QuotaLayer`] needs.
@@ -130,10 +130,8 @@ where
 }
 
 fn class(request: &Request<Body>) -> Class {
-    let named = request.extensions().get::<Named>();
-    named.map_or(Class::Write, |Named(operation)| {
-        operation.class(request.method())
-    })
+    let operation = request.extensions().get::<Operation>();
+    operation.map_or(Class::Write, |operation| operation.class(request.method()))
 }
 
 fn asking(request: &Request<Body>, rules: QuotaRules) -> Result<Asking, Error> {

@@ -111,7 +111,7 @@ impl Rig {
             },
             max_waiting,
         };
-        let quota = plan::Quota {
+        let quota = plan::QuotaPlan {
             rules,
             groups: BTreeMap::from([("main".into(), vec!["a".into(), "b".into()])]),
         };

@@ -59,7 +59,7 @@ pub struct Caller<'a> {
     pub credential: &'a str,
     pub access: &'a Access,
     pub enforce: bool,
-    pub quota: rate::Quota,
+    pub quota: rate::RateLimit,
     /// What its limiter would say.
     pub rate: rate::Verdict,
     pub group: &'a str,

@@ -9,7 +9,7 @@ use super::{
 
 impl Way<'_> {
     /// Nothing to tell without a token of ours that DevRev has refused.
-    pub(super) fn gate(&self) -> Option<Step> {
+    pub(super) fn token_gate(&self) -> Option<Step> {
         let token = self.rules.caller.as_ref()?.token.configured()?;
         let left = self.rules.now.as_ref()?.token_refused?;
         if !self.operation.takes_credential() {

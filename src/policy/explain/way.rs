@@ -42,7 +42,7 @@ impl<'a> Way<'a> {
             Way::rewrite,
             Way::retry,
             Way::circuit,
-            Way::gate,
+            Way::token_gate,
             Way::quota,
             Way::credential,
         ]
@@ -148,7 +148,7 @@ impl<'a> Way<'a> {
 
     fn rate_limit(&self) -> Option<Step> {
         let caller = self.rules.caller.as_ref()?;
-        let rate::Quota { count, per, burst } = caller.quota;
+        let rate::RateLimit { count, per, burst } = caller.quota;
         let mut says = format!("{count} per {per:?}, {burst} at once");
         let mut facts = json!({ "count": count, "per_seconds": per.as_secs_f64(), "burst": burst });
         if self.rules.now.is_some() {

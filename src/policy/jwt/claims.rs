@@ -1,4 +1,4 @@
-//! What a token claims (RFC 7519 section 4.1), in types; and whether that is what is expected.
+//! The registered claims of a token (RFC 7519 section 4.1), and whether they are as expected.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// A claim of another type than its own makes the token malformed; one that is missing is empty, and fits nothing.
+    /// A claim of the wrong type makes the token malformed. A missing one is empty and matches nothing.
     pub fn from(mut claims: Map<String, Value>) -> Result<Claims, Fault> {
         let mut text = |name| match claims.remove(name) {
             None => Ok(String::new()),
@@ -56,7 +56,7 @@ impl Claims {
         if !self.audience.contains(&expected.audience) {
             return Err(Fault::WrongAudience);
         }
-        // In floats, because what a token says may be of any size.
+        // In floats, because a token's numbers may have any size.
         let (now, leeway) = (now.as_secs_f64(), LEEWAY.as_secs_f64());
         let expiry = self.expiry.ok_or(Fault::NoExpiry)?;
         if now >= expiry + leeway {

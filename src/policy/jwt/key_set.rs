@@ -1,7 +1,7 @@
 //! An issuer's public keys (RFC 7517, RFC 7518 section 6, RFC 8037), each with the algorithms that it may be used with.
 //!
-//! A key holds one verifier per algorithm and there is no other way to verify, so a token cannot have an RSA key taken for
-//! an HMAC secret, nor any key used otherwise than its type and its own `alg` say.
+//! A key holds one verifier per algorithm and there is no other way to verify. So no token can have an RSA key used as an HMAC
+//! secret, nor any key used in a way that its type and its `alg` do not allow.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 use super::Fault;
 use crate::hash::sha256;
 
-/// Issuers publish two or three. Bounds memory, and the time that reading a hostile set takes.
+/// Issuers publish two or three. Bounds memory, and the time that a hostile set takes to parse.
 pub const MAX_KEYS: usize = 64;
 
-/// The algorithms that are ever used: those of RFC 7518 and RFC 8037 with a public key.
+/// The algorithms of RFC 7518 and RFC 8037 that have a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     Rs256,
@@ -31,7 +31,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    pub(super) fn named(name: &str) -> Option<Algorithm> {
+    pub(super) fn from_name(name: &str) -> Option<Algorithm> {
         Some(match name {
             "RS256" => Algorithm::Rs256,
             "RS384" => Algorithm::Rs384,
@@ -49,7 +49,7 @@ impl Algorithm {
     }
 }
 
-/// From 2048 bits on: what is shorter can be factored.
+/// Keys of at least 2048 bits: shorter ones can be factored.
 const RSA: [(Algorithm, &RsaParameters); 6] = [
     (Algorithm::Rs256, &signature::RSA_PKCS1_2048_8192_SHA256),
     (Algorithm::Rs384, &signature::RSA_PKCS1_2048_8192_SHA384),
@@ -59,14 +59,14 @@ const RSA: [(Algorithm, &RsaParameters); 6] = [
     (Algorithm::Ps512, &signature::RSA_PSS_2048_8192_SHA512),
 ];
 
-/// Why a document is no key set.
+/// Why a document is not a usable key set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetFault {
     #[error("it is not a JSON object with a list `keys`")]
     Malformed,
     #[error("it holds more than {MAX_KEYS} keys")]
     TooMany,
-    /// Also when the list is empty: that is an issuer's mishap far more often than its wish to be believed no more.
+    /// Also when the list is empty: that is far more often an issuer's mistake than a revocation of all keys.
     #[error(
         "it holds no public key that can verify (RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519)"
     )]
@@ -77,7 +77,7 @@ pub enum KeySetFault {
 #[derive(Clone, Debug)]
 pub struct KeySet {
     keys: Arc<[Key]>,
-    /// Of the document, to tell whether another is the same.
+    /// SHA-256 of the document, for comparison.
     hash: [u8; 32],
     unusable: usize,
 }
@@ -97,10 +97,10 @@ struct Key {
 }
 
 impl KeySet {
-    /// Reads the document. Keys that are of no use here are left out (RFC 7517 section 5).
+    /// Parses a JWK set. Unusable keys are left out (RFC 7517 section 5).
     ///
     /// # Errors
-    /// When none is left, or it is no such document.
+    /// When the document is no JWK set, or no key of it is usable.
     pub fn parse(document: &[u8]) -> Result<KeySet, KeySetFault> {
         let tree: Map<String, Value> =
             serde_json::from_slice(document).map_err(|_| KeySetFault::Malformed)?;
@@ -111,7 +111,7 @@ impl KeySet {
         if all.len() > MAX_KEYS {
             return Err(KeySetFault::TooMany);
         }
-        let keys: Arc<[Key]> = all.iter().filter_map(Key::read).collect();
+        let keys: Arc<[Key]> = all.iter().filter_map(Key::from_jwk).collect();
         if keys.is_empty() {
             return Err(KeySetFault::NoneUsable);
         }
@@ -148,10 +148,10 @@ impl KeySet {
             .map_err(|_| Fault::BadSignature)
     }
 
-    /// The one key that a token may be signed with: one signature is verified for a token, however many keys there are.
+    /// The one key that may have signed a token, so that a token costs one verification, however many keys there are.
     fn verifier(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<&ParsedPublicKey, Fault> {
         let Some(kid) = kid else {
-            // Which of several is not for the token to leave open.
+            // A token must not leave open which of several keys signed it.
             return match &*self.keys {
                 [only] => only.verifier(algorithm).ok_or(Fault::Algorithm),
                 _ => Err(Fault::UnknownKid),
@@ -173,11 +173,11 @@ impl KeySet {
 }
 
 impl Key {
-    /// `None` when it is of no use here: of another type, for another use, or not to be trusted.
-    fn read(jwk: &Value) -> Option<Key> {
+    /// `None` when it is unusable: of another type, for another use, or not to be trusted.
+    fn from_jwk(jwk: &Value) -> Option<Key> {
         let jwk = jwk.as_object()?;
         let text = |name: &str| jwk.get(name).and_then(Value::as_str);
-        // A public document with a private key in it: whoever read it can sign.
+        // A public document with a private key in it: anybody who has read it can sign.
         if jwk.contains_key("d") || jwk.contains_key("k") {
             return None;
         }
@@ -212,11 +212,11 @@ impl Key {
                 let key = ParsedPublicKey::new(&signature::ED25519, bytes(text("x"))?).ok()?;
                 vec![(Algorithm::EdDsa, key)]
             }
-            // Symmetric ones ("oct") too: who can verify with them can sign.
+            // Symmetric keys ("oct") are unusable too: anybody who can verify with them can sign.
             _ => return None,
         };
         if jwk.contains_key("alg") {
-            let pinned = Algorithm::named(text("alg")?)?;
+            let pinned = Algorithm::from_name(text("alg")?)?;
             verifiers.retain(|(algorithm, _)| *algorithm == pinned);
         }
         let kid = text("kid").filter(|kid| !kid.is_empty()).map(str::to_owned);
@@ -234,13 +234,13 @@ fn bytes(text: Option<&str>) -> Option<Vec<u8>> {
 }
 
 fn rsa(n: &[u8], e: &[u8]) -> Option<Vec<(Algorithm, ParsedPublicKey)>> {
-    // Some issuers write the sign's zero byte before it.
+    // Some issuers keep the leading zero byte of a signed integer.
     let n = n.strip_prefix(&[0]).unwrap_or(n);
     let bits = n.len() * 8 - n.first()?.leading_zeros() as usize;
     if !(2048..=8192).contains(&bits) {
         return None;
     }
-    // With an exponent of 1 the padding alone is a signature, and anybody can write it.
+    // With an exponent of 1 the padded message is its own signature, so anybody can forge one.
     let exponent = e
         .iter()
         .fold(0u64, |value, byte| value << 8 | u64::from(*byte));

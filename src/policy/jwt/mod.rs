@@ -1,10 +1,10 @@
-//! Signed tokens of the operator's own (RFC 7515, RFC 7519; RFC 8725 on what goes wrong with them): what is one, and
-//! whether it is good. Nothing that a token says chooses how it is checked: algorithms come from the key, keys from the
-//! issuer's set, and `jku`, `x5u`, `jwk` and `x5c` are not read.
+//! JWTs of the operator's issuer (RFC 7515, RFC 7519; pitfalls in RFC 8725): what counts as one, and whether it is good.
+//! Nothing that a token says chooses how it is checked: algorithms come from the key, keys come from the issuer's set, and
+//! `jku`, `x5u`, `jwk` and `x5c` are not read.
 mod claims;
+mod fetch_schedule;
 mod key_set;
-mod refresh;
-/// Shared with the tests over sockets, which see nothing of this crate's that is only for tests.
+/// Shared with the end-to-end tests, which cannot see what this crate compiles for its own tests.
 #[cfg(test)]
 #[path = "../../../tests/e2e/signer.rs"]
 pub(crate) mod signer;
@@ -18,24 +18,24 @@ use serde_json::{Map, Value};
 
 use self::claims::Claims;
 pub use self::{
+    fetch_schedule::{FetchDecision, FetchSchedule, RETRY_AFTER_FAILURE, freshness},
     key_set::{Algorithm, KeySet, KeySetFault, MAX_KEYS},
-    refresh::{Asked, FAILED_AGAIN, Plan, freshness},
 };
 use crate::label::label_enum;
 
-/// What issuers make is 1 to 2 KiB; this leaves room for tokens full of groups, and bounds what is parsed and hashed for
-/// whoever sends one.
+/// Tokens of issuers have 1 to 2 KiB. This leaves room for many group claims, and bounds what an unauthenticated client can
+/// have parsed and hashed.
 pub const MAX_TOKEN: usize = 16 << 10;
 
-/// Longer names of keys are nobody's; bounds what goes into the log.
+/// Real key ids are shorter. Bounds what goes into the log.
 const MAX_KID: usize = 256;
 
-/// Clocks of machines that keep time differ by seconds. This covers them and prolongs no token by what matters: the
-/// shortest that Kubernetes makes lives ten minutes.
+/// Tolerance for clock skew. Synchronised clocks differ by seconds, and the shortest token that Kubernetes makes lives ten
+/// minutes, so this prolongs none by much.
 pub const LEEWAY: Duration = Duration::from_secs(30);
 
 label_enum! {
-/// Why a token was refused. The caller learns none of it.
+/// Why a token was refused. The client is not told.
 #[derive(thiserror::Error)]
 pub enum Fault {
     #[error("larger than {MAX_TOKEN} bytes")]
@@ -74,9 +74,9 @@ pub struct Expected {
     pub audience: String,
 }
 
-/// Whether a credential is to be read as a token: three parts of base64url, the first a JSON object with `alg`. Of one that
-/// is too large to look into, the dots decide.
-pub fn is_shaped(credential: &[u8]) -> bool {
+/// Whether a credential is to be parsed as a token: three parts of base64url, the first a JSON object with `alg`. If it is too
+/// large to decode, the number of dots decides.
+pub fn looks_like_jwt(credential: &[u8]) -> bool {
     let parts: Vec<&[u8]> = credential.splitn(4, |byte| *byte == b'.').collect();
     let [header, claims, signature] = parts[..] else {
         return false;
@@ -93,7 +93,7 @@ pub fn is_shaped(credential: &[u8]) -> bool {
         && object(header).is_some_and(|header| header.contains_key("alg"))
 }
 
-/// A token that has been taken apart; nothing of it is believed yet.
+/// A parsed token. Nothing of it is verified yet.
 pub struct Token {
     algorithm: Algorithm,
     kid: Option<String>,
@@ -104,7 +104,7 @@ pub struct Token {
 
 impl Token {
     /// # Errors
-    /// When it is none, or could not be good whatever the keys.
+    /// When it is no token, or no key could verify it.
     pub fn parse(credential: &[u8]) -> Result<Token, Fault> {
         if credential.len() > MAX_TOKEN {
             return Err(Fault::TooLarge);
@@ -116,7 +116,7 @@ impl Token {
         let signed = &credential[..header.len() + 1 + claims.len()];
         let header = object(header).ok_or(Fault::Malformed)?;
         let claims = object(claims).ok_or(Fault::Malformed)?;
-        // RFC 7515 section 4.1.11: what is not understood must be refused, and nothing is.
+        // RFC 7515 section 4.1.11: an extension that is not understood must be refused, and none is understood.
         if header.contains_key("crit") {
             return Err(Fault::Critical);
         }
@@ -126,8 +126,8 @@ impl Token {
             Some(_) => return Err(Fault::Malformed),
         };
         let algorithm = match header.get("alg") {
-            // "none" and HS* have no value of their own, so no key can ever be used with them.
-            Some(Value::String(name)) => Algorithm::named(name).ok_or(Fault::Algorithm)?,
+            // "none" and HS* are no `Algorithm`, so no key can ever be used with them.
+            Some(Value::String(name)) => Algorithm::from_name(name).ok_or(Fault::Algorithm)?,
             _ => return Err(Fault::Malformed),
         };
         let signature = URL_SAFE_NO_PAD
@@ -135,7 +135,7 @@ impl Token {
             .map_err(|_| Fault::Malformed)?;
         Ok(Token {
             algorithm,
-            // An empty name says as little as none.
+            // An empty `kid` counts as none.
             kid: kid.filter(|kid| !kid.is_empty()),
             claims: Claims::from(claims)?,
             signed: signed.to_vec(),
@@ -143,29 +143,29 @@ impl Token {
         })
     }
 
-    /// As the token has it: for the log, and to look the key up by.
+    /// The key id that the token names, for look-up and log.
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
 
-    /// As the token has it, whether it is true or not.
+    /// The issuer that the token names. Not verified.
     pub fn issuer(&self) -> &str {
         &self.claims.issuer
     }
 
-    /// What the claims say, were the signature good. Who is found here is not yet known to call.
+    /// The subject according to the claims, without a check of the signature.
     ///
     /// # Errors
-    /// When the claims alone suffice to refuse it. `now` is since the epoch.
-    pub fn claimed_subject(&self, expected: &Expected, now: Duration) -> Result<&str, Fault> {
+    /// When the claims alone suffice to refuse the token. `now` is since the epoch.
+    pub fn unverified_subject(&self, expected: &Expected, now: Duration) -> Result<&str, Fault> {
         self.claims.check(expected, now)?;
         Ok(&self.claims.subject)
     }
 
-    /// The subject, now known to be true: the signature is the issuer's, and the claims hold.
+    /// The subject, verified: the signature is the issuer's, and the claims hold.
     ///
     /// # Errors
-    /// [`Fault::UnknownKid`] when another key set might help; else the token is bad. `now` is since the epoch.
+    /// [`Fault::UnknownKid`] when a newer key set might help; else the token is bad. `now` is since the epoch.
     pub fn verify(&self, keys: &KeySet, expected: &Expected, now: Duration) -> Result<&str, Fault> {
         keys.verify(
             self.kid.as_deref(),
@@ -173,11 +173,11 @@ impl Token {
             &self.signed,
             &self.signature,
         )?;
-        self.claimed_subject(expected, now)
+        self.unverified_subject(expected, now)
     }
 }
 
-/// Of a key given twice the last counts (RFC 7519 section 4), and there is no second reader to see it otherwise.
+/// A key that is given twice has its last value (RFC 7519 section 4). There is no second parser that could disagree.
 fn object(part: &[u8]) -> Option<Map<String, Value>> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }

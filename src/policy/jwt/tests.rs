@@ -69,7 +69,7 @@ fn a_good_token_gives_its_subject_for_every_algorithm() {
         let open = keys(&[signer.jwk(json!({"kid": "a"}))]);
         for alg in algorithms {
             let token = signer.token(&header(alg, "a"), GOOD);
-            assert!(is_shaped(token.as_bytes()));
+            assert!(looks_like_jwt(token.as_bytes()));
             assert_eq!(check(&token, &open).as_deref(), Ok("billing"), "{alg}");
             // The key's own `alg` admits this one and no other.
             let pinned = keys(&[signer.jwk(json!({"kid": "a", "alg": alg, "use": "sig"}))]);
@@ -85,7 +85,7 @@ fn a_good_token_gives_its_subject_for_every_algorithm() {
 }
 
 #[test]
-fn every_bad_claim_has_its_name() {
+fn every_bad_claim_has_its_fault() {
     let times = |name: &'static str, value: f64| (name, json!(value));
     let now = NOW.as_secs_f64();
     let table = [
@@ -121,7 +121,7 @@ fn every_bad_claim_has_its_name() {
 }
 
 #[test]
-fn what_may_be_in_a_claim_is_taken() {
+fn unusual_claims_are_accepted() {
     let now = NOW.as_secs_f64();
     for (name, value) in [
         ("aud", json!(["other", "revgate"])),
@@ -139,11 +139,11 @@ fn what_may_be_in_a_claim_is_taken() {
         let token = RSA.token(&header("RS256", "a"), &claims);
         assert_eq!(check(&token, &two()).as_deref(), Ok("billing"), "{claims}");
     }
-    // Past what a number can be, it is no number.
+    // Too large for a float, so it is no number.
     let claims = GOOD.replace("1700000100", "1e999");
     let token = RSA.token(&header("RS256", "a"), &claims);
     assert_eq!(check(&token, &two()), Err(Fault::Malformed));
-    // Without a subject there is a token, and nobody's.
+    // A token without a subject is good, and its subject is empty.
     let claims = GOOD.replace("\"sub\":\"billing\",", "");
     let token = RSA.token(&header("RS256", "a"), &claims);
     assert_eq!(check(&token, &two()).as_deref(), Ok(""));
@@ -169,12 +169,12 @@ fn an_algorithm_that_is_not_the_keys_is_refused() {
     for alg in [
         "none", "None", "NONE", "nOnE", "", "HS256", "rs256", "ES256K",
     ] {
-        assert!(is_shaped(unsigned(alg).as_bytes()));
+        assert!(looks_like_jwt(unsigned(alg).as_bytes()));
         assert_eq!(check(&unsigned(alg), &rsa), Err(Fault::Algorithm), "{alg}");
         let signed = RSA.token(&header(alg, "a"), GOOD);
         assert_eq!(check(&signed, &both), Err(Fault::Algorithm), "{alg}");
     }
-    // The public key, in each form that one could have it in, as an HMAC's secret.
+    // The public key, in every form that an attacker may have, as the secret of an HMAC.
     let jwk = RSA.jwk(json!({"kid": "a"}));
     let n = URL_SAFE_NO_PAD.decode(jwk["n"].as_str().unwrap()).unwrap();
     for secret in [
@@ -227,7 +227,7 @@ fn a_kid_is_a_name_to_look_up_and_nothing_else() {
         let token = RSA.token(&json!({"alg": "RS256", "kid": kid}), GOOD);
         assert_eq!(check(&token, &two()), Err(Fault::Malformed), "{kid}");
     }
-    // Whose key it brings with it or names an address of is not asked.
+    // Keys that the token carries or links to are not used.
     let brought = json!({"alg": "RS256", "kid": "a", "jwk": OTHER.jwk(json!({"kid": "a"})),
         "jku": "https://evil.example/jwks", "x5u": "https://evil.example/x", "x5c": ["AAAA"]});
     let token = OTHER.token(&brought, GOOD);
@@ -259,7 +259,7 @@ fn without_a_kid_there_must_be_one_key() {
 }
 
 #[test]
-fn what_is_not_understood_is_refused() {
+fn extensions_and_malformed_tokens_are_refused() {
     for crit in [json!(["exp"]), json!(["b64"]), json!([]), json!(null)] {
         let header = json!({"alg": "RS256", "kid": "a", "crit": crit, "b64": false});
         let token = RSA.token(&header, GOOD);
@@ -329,13 +329,13 @@ fn only_what_looks_like_a_token_is_one() {
         "eyJhbGciOiJub25lIn0.e30.x.y",
         "eyJhbGciOiJub25lIn0.e3+.x",
     ] {
-        assert!(!is_shaped(key.as_bytes()), "{key}");
+        assert!(!looks_like_jwt(key.as_bytes()), "{key}");
     }
-    assert!(is_shaped(b"eyJhbGciOiJub25lIn0.e30."));
-    assert!(is_shaped(
+    assert!(looks_like_jwt(b"eyJhbGciOiJub25lIn0.e30."));
+    assert!(looks_like_jwt(
         format!("{}.a.b", "x".repeat(MAX_TOKEN)).as_bytes()
     ));
-    assert!(!is_shaped(&[b'x'; MAX_TOKEN + 1]));
+    assert!(!looks_like_jwt(&[b'x'; MAX_TOKEN + 1]));
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn keys_that_are_of_no_use_are_left_out() {
 proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = is_shaped(&bytes);
+        let _ = looks_like_jwt(&bytes);
         let _ = Token::parse(&bytes).map(|token| token.verify(&two(), &expected(), NOW).is_ok());
         let _ = KeySet::parse(&bytes);
     }

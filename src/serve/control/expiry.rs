@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 
 use crate::{
     config::{Config, Token},
-    policy::token::{self, Expiry},
+    policy::token_claims::{self, Expiry},
     telemetry::metrics::Metrics,
 };
 
@@ -20,7 +20,7 @@ pub(super) fn now() -> f64 {
 }
 
 pub(super) fn expiry(token: &Token) -> Option<f64> {
-    token::expires_at(token.secret.value.expose_secret().as_bytes())
+    token_claims::expires_at(token.secret.value.expose_secret().as_bytes())
 }
 
 /// What was said of each token's expiry: its time, and the state it was in.
@@ -45,7 +45,7 @@ impl Notices {
         let mut new = Vec::new();
         for (name, token) in &config.tokens {
             let expires = expiry(token);
-            let state = token::state(expires, now);
+            let state = Expiry::at(expires, now);
             let before = told.insert(name.clone(), (expires, state));
             if before == Some((expires, state)) {
                 continue;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::expiry::{expiry, now};
 use crate::{
     config::{AuthMode, Config},
-    policy::token::{self, Expiry},
+    policy::token_claims::Expiry,
     state::State,
 };
 
@@ -18,7 +18,7 @@ pub fn view(config: &Config, state: &State) -> Value {
         let view = json!({
             "quota_group": &*token.quota_group,
             "expires_at": expires,
-            "state": token::state(expires, now),
+            "state": Expiry::at(expires, now),
             "refused": probe.is_some(),
             "next_probe_in_seconds": probe.map(|time| time.as_secs_f64()),
         });
@@ -56,7 +56,7 @@ pub fn warnings(config: &Config, state: &State) -> Vec<String> {
         if state.tokens.refused_for(name).is_some() {
             warnings.push(format!("token {name} is refused by DevRev"));
         }
-        match token::state(expiry(token), now) {
+        match Expiry::at(expiry(token), now) {
             Expiry::Expired => warnings.push(format!("token {name} has expired")),
             Expiry::Soon => warnings.push(format!("token {name} expires within a day")),
             _ => {}

@@ -174,7 +174,7 @@ impl Reloader {
             if let TokenSource::File(path) = &token.secret.source
                 && now.differs(before, path)
             {
-                self.state.tokens.try_again(name);
+                self.state.tokens.end_pause(name);
             }
         }
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{super::Clock, group::Group, room::Room};
 use crate::{
-    plan::Quota,
+    plan::QuotaPlan,
     policy::{fair::Share, feedback::Feedback, ledger::View},
     telemetry::quota::Sample,
     types::{QuotaRules, other},
@@ -23,14 +23,14 @@ pub struct Groups {
     known: RwLock<HashMap<Arc<str>, Arc<Group>>>,
     /// Of the plan that was reconciled last: which groups the file names, and the rules to show them by. Requests bring the
     /// rules of their own plan.
-    planned: ArcSwap<Quota>,
+    planned: ArcSwap<QuotaPlan>,
 }
 
 /// Groups come from the file; in mode "validate" from tokens, which are without number.
 const MAX_GROUPS: usize = 10_000;
 
 /// Makes room: first of groups that hold nobody, else of the one that was silent for longest. Whoever uses it goes on.
-fn forget(planned: &Quota, known: &mut HashMap<Arc<str>, Arc<Group>>) {
+fn forget(planned: &QuotaPlan, known: &mut HashMap<Arc<str>, Arc<Group>>) {
     known.retain(|name, group| planned.groups.contains_key(name) || !group.idle().1);
     if known.len() < MAX_GROUPS {
         return;
@@ -46,7 +46,7 @@ fn forget(planned: &Quota, known: &mut HashMap<Arc<str>, Arc<Group>>) {
 }
 
 impl Groups {
-    pub fn new(planned: Arc<Quota>, clock: Clock) -> Self {
+    pub fn new(planned: Arc<QuotaPlan>, clock: Clock) -> Self {
         let groups = Groups {
             clock,
             room: Arc::default(),
@@ -58,7 +58,7 @@ impl Groups {
     }
 
     /// The groups of this plan can be seen from now on; what is known of any group stays.
-    pub fn reconcile(&self, planned: Arc<Quota>) {
+    pub fn reconcile(&self, planned: Arc<QuotaPlan>) {
         self.planned.store(planned);
         self.make_named();
     }

@@ -1,4 +1,4 @@
-//! Keeps the keys of the issuer of callers' tokens new, on a thread that serves no request.
+//! Fetches an issuer's keys before they expire and when requested, on a thread that serves no request.
 
 use std::{
     sync::{Arc, Weak},
@@ -9,9 +9,9 @@ use http::Uri;
 use tokio::time::timeout_at;
 use tower::BoxError;
 
-use super::{SigningKeys, Wishes};
+use super::{FetchRequests, SigningKeys};
 use crate::{
-    policy::jwt::{FAILED_AGAIN, KeySet, freshness},
+    policy::jwt::{KeySet, RETRY_AFTER_FAILURE, freshness},
     telemetry::{labels::KeyFetch, metrics::Metrics},
     types::Roots,
     upstream::{fetch, tls},
@@ -27,7 +27,7 @@ impl Issuer {
         Issuer { url, roots }
     }
 
-    /// Made anew for each fetch: a cluster's CA is rotated too.
+    /// Made anew for each fetch, because the CA may be rotated too.
     fn tls(&self) -> Result<Option<Arc<rustls::ClientConfig>>, tls::TlsError> {
         let https = self.url.scheme_str() == Some("https");
         https
@@ -41,64 +41,69 @@ impl Issuer {
         Ok((set, freshness(document.cache_control.as_deref())))
     }
 
-    /// Ends when nobody has the keys any more.
-    pub async fn keep_new(self, keys: Weak<SigningKeys>, wishes: Wishes, metrics: Arc<Metrics>) {
+    /// Runs until the keys are dropped.
+    pub async fn keep_fresh(
+        self,
+        keys: Weak<SigningKeys>,
+        fetch_requests: FetchRequests,
+        metrics: Arc<Metrics>,
+    ) {
         let (url, issuer) = (self.url.clone(), Arc::new(self));
         let fetch = move || {
             let issuer = issuer.clone();
             async move { issuer.fetch().await }
         };
-        keep(fetch, &url, keys, wishes, metrics).await;
+        run(fetch, &url, keys, fetch_requests, metrics).await;
     }
 }
 
-/// Ends when nobody has the keys any more.
-async fn keep<F: Future<Output = Result<(KeySet, Duration), BoxError>>>(
+/// Runs until the keys are dropped.
+async fn run<F: Future<Output = Result<(KeySet, Duration), BoxError>>>(
     fetch: impl Fn() -> F,
     url: &Uri,
-    keys: Weak<SigningKeys>,
-    mut wishes: Wishes,
+    weak: Weak<SigningKeys>,
+    mut fetch_requests: FetchRequests,
     metrics: Arc<Metrics>,
 ) {
     loop {
         let fetched = fetch().await;
-        let Some(kept) = keys.upgrade() else { return };
+        let Some(keys) = weak.upgrade() else { return };
         metrics.key_fetch(match fetched {
             Ok(_) => KeyFetch::Ok,
             Err(_) => KeyFetch::Failed,
         });
         match fetched {
             Ok((set, fresh)) => {
-                if kept.current().is_none_or(|old| *old != set) {
-                    let (keys, unusable) = (set.len(), set.unusable());
-                    tracing::info!(%url, keys, unusable, "the issuer's keys have been fetched");
+                if keys.current().is_none_or(|old| *old != set) {
+                    let unusable = set.unusable();
+                    tracing::info!(%url, keys = set.len(), unusable, "the issuer's keys have been fetched");
                 }
-                kept.end(Some(set), fresh);
+                keys.finish_fetch(Some(set), fresh);
             }
             Err(error) => {
-                let kept_keys = kept.current().map_or(0, |old| old.len());
+                let kept_keys = keys.current().map_or(0, |old| old.len());
                 tracing::warn!(
                     %url,
                     error = %chain(&*error),
                     kept_keys,
                     "the issuer's keys could not be fetched; tried again in {}s",
-                    FAILED_AGAIN.as_secs()
+                    RETRY_AFTER_FAILURE.as_secs()
                 );
-                kept.end(None, FAILED_AGAIN);
+                keys.finish_fetch(None, RETRY_AFTER_FAILURE);
             }
         }
-        let due = kept.due();
-        drop(kept);
+        let due = keys.due();
+        drop(keys);
         loop {
-            let wish = timeout_at(due, wishes.recv()).await;
-            let Some(kept) = keys.upgrade() else { return };
-            match wish {
+            let request = timeout_at(due, fetch_requests.recv()).await;
+            let Some(keys) = weak.upgrade() else { return };
+            match request {
                 Err(_elapsed) => {
-                    kept.begin();
+                    keys.start_fetch();
                     break;
                 }
-                // One from before the last fetch has been granted by it.
-                Ok(Some(())) if kept.is_wanted() => break,
+                // The last fetch has served any request from before it.
+                Ok(Some(())) if keys.is_fetch_requested() => break,
                 Ok(Some(())) => {}
                 Ok(None) => return,
             }
@@ -106,7 +111,7 @@ async fn keep<F: Future<Output = Result<(KeySet, Duration), BoxError>>>(
     }
 }
 
-/// An error and what it came from, on one line.
+/// An error with its sources, on one line.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let words: Vec<_> = causes.map(ToString::to_string).collect();
@@ -132,7 +137,7 @@ mod tests {
     const SET: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_fetched_for_a_mode_that_knows_no_signed_tokens() {
+    async fn nothing_is_fetched_in_mode_validate() {
         let text = "[tokens.main]\nenv = \"T\"\n[callers.a]\njwt_subject = \"s\"\n\
             [auth.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks = { url = \"http://127.0.0.1:9/\" }\n";
         let env = [("T".to_owned(), "token".to_owned())].into();
@@ -147,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn keys_are_fetched_by_age_and_soon_after_a_failure_until_nobody_has_them() {
+    async fn keys_are_fetched_by_age_and_soon_after_a_failure_until_they_are_dropped() {
         tokio::task::LocalSet::new()
             .run_until(fetched_by_age())
             .await;
@@ -155,11 +160,11 @@ mod tests {
 
     async fn fetched_by_age() {
         let start = Instant::now();
-        let (keys, wishes) = SigningKeys::fetched(Clock::start());
+        let (keys, fetch_requests) = SigningKeys::fetched(Clock::start());
         let (weak, metrics) = (Arc::downgrade(&keys), Arc::new(Metrics::new()));
         let count = Arc::new(AtomicUsize::new(0));
         let counted = count.clone();
-        let kept = tokio::task::spawn_local(async move {
+        let fetcher = tokio::task::spawn_local(async move {
             let fetch = || async {
                 sleep(Duration::from_secs(1)).await;
                 match counted.fetch_add(1, Ordering::Relaxed) {
@@ -168,7 +173,7 @@ mod tests {
                 }
             };
             let url = Uri::from_static("https://issuer.example/keys");
-            keep(fetch, &url, weak, wishes, metrics).await;
+            run(fetch, &url, weak, fetch_requests, metrics).await;
         });
         // Fetches end after 1, 12, 313, 614 (a failure) and 625 seconds.
         for (at, fetches, has) in [
@@ -187,6 +192,6 @@ mod tests {
             assert_eq!(seen, (fetches, has), "after {at} s");
         }
         drop(keys);
-        kept.await.expect("it ends");
+        fetcher.await.expect("it ends");
     }
 }

@@ -1,4 +1,4 @@
-//! An issuer's keys as all workers share them, and the wish for newer ones.
+//! An issuer's keys, shared by all workers, and requests to fetch newer ones.
 
 mod fetch;
 
@@ -18,7 +18,7 @@ use self::fetch::Issuer;
 use super::Clock;
 use crate::{
     plan::KeySource,
-    policy::jwt::{Asked, KeySet, Plan},
+    policy::jwt::{FetchDecision, FetchSchedule, KeySet},
     telemetry::metrics::Metrics,
 };
 
@@ -41,8 +41,7 @@ impl SigningKeyStore {
         }
     }
 
-    /// Keys that come from where they came before stay as they are; others are fetched from now on. The issuer may be down: it
-    /// is asked again.
+    /// Keys of an unchanged source stay. Keys of a new one are fetched from now on; if the issuer is down, the fetch is repeated.
     pub fn reconcile(&self, source: Option<&KeySource>) {
         let old = self.current.load_full();
         if old.as_ref().map(|old| &old.0) == source {
@@ -52,11 +51,11 @@ impl SigningKeyStore {
             let keys = match source {
                 KeySource::Fixed(set) => SigningKeys::fixed(set.clone(), self.clock),
                 KeySource::Published { url, roots } => {
-                    let (keys, wishes) = SigningKeys::fetched(self.clock);
+                    let (keys, fetch_requests) = SigningKeys::fetched(self.clock);
                     let issuer = Issuer::new(url.clone(), roots.clone());
-                    let kept = Arc::downgrade(&keys);
-                    let fetching = issuer.keep_new(kept, wishes, self.metrics.clone());
-                    self.runtime.spawn(fetching);
+                    let weak = Arc::downgrade(&keys);
+                    let fetcher = issuer.keep_fresh(weak, fetch_requests, self.metrics.clone());
+                    self.runtime.spawn(fetcher);
                     keys
                 }
             };
@@ -65,102 +64,102 @@ impl SigningKeyStore {
         self.current.store(next);
     }
 
-    /// Those of the plan that was reconciled last; none where it asks for none.
+    /// The keys of the plan that was reconciled last; `None` if it has no signed tokens.
     pub fn current(&self) -> Option<Arc<SigningKeys>> {
         Some(self.current.load().as_ref()?.1.clone())
     }
 }
 
-/// The keys that tokens are verified with. Whoever is given the [`Wishes`] keeps them new.
+/// The keys that verify signed tokens. The receiver of the [`FetchRequests`] keeps them fresh.
 pub struct SigningKeys {
     set: ArcSwapOption<KeySet>,
     clock: Clock,
     /// Held for a few lines, never across an await.
-    plan: Mutex<Plan>,
-    /// Room for one: a second wish would be for the same fetch.
-    wish: mpsc::Sender<()>,
-    /// Counts the fetches that have ended, whatever they brought.
+    schedule: Mutex<FetchSchedule>,
+    /// Holds one: a second request would be for the same fetch.
+    fetch_request: mpsc::Sender<()>,
+    /// Counts the fetches that have ended, successful or not.
     ended: watch::Sender<u64>,
 }
 
-/// Requests that wait for keys at once: whoever makes tokens up must not take all the places that requests have
-/// (`limits.max_in_flight`, 1024 by default).
+/// Requests that may wait for keys at once, so that made-up tokens can't take all places in flight (`limits.max_in_flight`,
+/// 1024 by default).
 const MAX_WAITING: usize = 256;
 
-/// Ends when the last who could wish for keys is gone.
-pub type Wishes = mpsc::Receiver<()>;
+/// Ends when no [`SigningKeys`] are left that could request a fetch.
+pub type FetchRequests = mpsc::Receiver<()>;
 
 impl SigningKeys {
-    /// Keys of a file: they are what they are until the file changes.
+    /// Keys of a file. They change only with the file.
     pub fn fixed(set: KeySet, clock: Clock) -> Arc<SigningKeys> {
         let (keys, _) = SigningKeys::fetched(clock);
         keys.set.store(Some(Arc::new(set)));
         keys
     }
 
-    /// Keys that somebody fetches: none yet, and the first fetch under way.
-    pub fn fetched(clock: Clock) -> (Arc<SigningKeys>, Wishes) {
-        let (wish, wishes) = mpsc::channel(1);
+    /// Keys of an issuer. There are none yet, and the first fetch is under way.
+    pub fn fetched(clock: Clock) -> (Arc<SigningKeys>, FetchRequests) {
+        let (fetch_request, fetch_requests) = mpsc::channel(1);
         let keys = SigningKeys {
             set: ArcSwapOption::empty(),
             clock,
-            plan: Mutex::new(Plan::new()),
-            wish,
+            schedule: Mutex::new(FetchSchedule::new()),
+            fetch_request,
             ended: watch::Sender::new(0),
         };
-        (Arc::new(keys), wishes)
+        (Arc::new(keys), fetch_requests)
     }
 
-    /// None before the first were had.
+    /// `None` until the first fetch succeeds.
     pub fn current(&self) -> Option<Arc<KeySet>> {
         self.set.load_full()
     }
 
-    /// Waits for a fetch if there may be one now; false at once, or after `patience`, when there was none.
-    pub async fn newer(&self, patience: Duration) -> bool {
-        if self.wish.is_closed() || self.ended.receiver_count() >= MAX_WAITING {
+    /// Waits up to `max_wait` for a fetch, if one may start now or is under way. Returns whether one ended.
+    pub async fn wait_for_newer(&self, max_wait: Duration) -> bool {
+        if self.fetch_request.is_closed() || self.ended.receiver_count() >= MAX_WAITING {
             return false;
         }
-        // Before asking, so that no end is missed.
+        // Subscribe before the request, so that no end is missed.
         let mut ended = self.ended.subscribe();
-        match self.ask() {
-            Asked::Refused => return false,
-            Asked::Join => {}
-            // Full means that it is heard already.
-            Asked::Fetch => drop(self.wish.try_send(())),
+        match self.request_fetch() {
+            FetchDecision::TooSoon => return false,
+            FetchDecision::Join => {}
+            // A full channel holds a request already.
+            FetchDecision::Fetch => drop(self.fetch_request.try_send(())),
         }
-        matches!(timeout(patience, ended.changed()).await, Ok(Ok(())))
+        matches!(timeout(max_wait, ended.changed()).await, Ok(Ok(())))
     }
 
-    fn ask(&self) -> Asked {
-        self.plan().ask(self.clock.now())
+    fn request_fetch(&self) -> FetchDecision {
+        self.schedule().request(self.clock.now())
     }
 
-    /// A fetch begins because the keys are old.
-    pub fn begin(&self) {
-        self.plan().begin();
+    /// A fetch starts because the keys have expired.
+    pub fn start_fetch(&self) {
+        self.schedule().start();
     }
 
-    /// Whether somebody waits for a fetch.
-    pub fn is_wanted(&self) -> bool {
-        self.plan().is_flying()
+    /// Whether a fetch was requested that has not ended.
+    pub fn is_fetch_requested(&self) -> bool {
+        self.schedule().in_flight()
     }
 
-    /// A fetch has ended; without new keys the old ones stay. The next is after `fresh`.
-    pub fn end(&self, set: Option<KeySet>, fresh: Duration) {
+    /// A fetch has ended. The old keys stay if it brought none. The next one is due after `fresh`.
+    pub fn finish_fetch(&self, set: Option<KeySet>, fresh: Duration) {
         if let Some(set) = set {
             self.set.store(Some(Arc::new(set)));
         }
-        self.plan().end(self.clock.now(), fresh);
+        self.schedule().finish(self.clock.now(), fresh);
         self.ended.send_modify(|count| *count += 1);
     }
 
-    /// When the keys are to be fetched unasked.
+    /// When the next fetch starts without a request.
     pub fn due(&self) -> Instant {
-        self.clock.instant(self.plan().due())
+        self.clock.instant(self.schedule().due())
     }
 
-    fn plan(&self) -> MutexGuard<'_, Plan> {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    fn schedule(&self) -> MutexGuard<'_, FetchSchedule> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Holds back what would go out with a token that DevRev refuses, before it costs quota. One attempt at a time finds out.
+//! Refuses attempts with a token that DevRev refuses, before they cost quota. One at a time passes, as the probe.
 
 use std::{
     future::Future,
@@ -21,21 +21,21 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct GateLayer {
+pub struct TokenGateLayer {
     tokens: PlanTokens,
 }
 
-impl GateLayer {
+impl TokenGateLayer {
     pub fn new(tokens: PlanTokens) -> Self {
-        GateLayer { tokens }
+        TokenGateLayer { tokens }
     }
 }
 
-impl<S> Layer<S> for GateLayer {
-    type Service = Gate<S>;
+impl<S> Layer<S> for TokenGateLayer {
+    type Service = TokenGate<S>;
 
-    fn layer(&self, inner: S) -> Gate<S> {
-        Gate {
+    fn layer(&self, inner: S) -> TokenGate<S> {
+        TokenGate {
             inner,
             tokens: self.tokens.clone(),
         }
@@ -43,12 +43,12 @@ impl<S> Layer<S> for GateLayer {
 }
 
 #[derive(Clone)]
-pub struct Gate<S> {
+pub struct TokenGate<S> {
     inner: S,
     tokens: PlanTokens,
 }
 
-impl<S> Service<Request<Body>> for Gate<S>
+impl<S> Service<Request<Body>> for TokenGate<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
 {
@@ -78,7 +78,7 @@ where
     }
 }
 
-impl<S> Gate<S> {
+impl<S> TokenGate<S> {
     fn pass(&self, request: &Request<Body>) -> Result<Option<Probe>, Error> {
         let Some(name) = injected(request) else {
             return Ok(None);
@@ -86,7 +86,7 @@ impl<S> Gate<S> {
         let token = self.tokens.get(name).ok_or(Error::TokenUnavailable {
             retry_after: FIRST_PAUSE,
         })?;
-        match token.ask() {
+        match token.try_pass() {
             Ok(Pass::Free) => Ok(None),
             Ok(Pass::Probe(number)) => Ok(Some(Probe { token, number })),
             Err(retry_after) => Err(Error::TokenUnavailable { retry_after }),
@@ -94,14 +94,14 @@ impl<S> Gate<S> {
     }
 }
 
-/// On its way down: this attempt is the probe of that value of the token, and of no other.
+/// An extension for the credential layer: this attempt is the probe of that value of the token, and of no other.
 #[derive(Clone)]
 pub(super) struct Probing {
     pub token: Arc<Token>,
     pub number: u64,
 }
 
-/// The probe's place. Dropped, for its attempt has ended or its caller left, it is free again.
+/// Releases the probe when it is dropped: its attempt has ended, or its caller went away.
 struct Probe {
     token: Arc<Token>,
     number: u64,
@@ -109,12 +109,12 @@ struct Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        self.token.give_back(self.number);
+        self.token.release_probe(self.number);
     }
 }
 
 pin_project! {
-    /// An attempt that was let pass.
+    /// An attempt that passed the gate.
     pub struct Passed<F> {
         #[pin]
         below: F,

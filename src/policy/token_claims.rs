@@ -1,15 +1,14 @@
-//! What can be read of a DevRev token. They are JWTs whose keys are not published: shape and claims can be read,
-//! nothing verified.
+//! The claims of DevRev tokens. The tokens are JWTs whose keys are not published, so the claims can be read and not verified.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 use crate::label::label_enum;
 
-/// Before its expiry a token is worth a warning for so long, in seconds: a working day's notice.
+/// How long before its expiry a token causes a warning, in seconds: a day, so that somebody sees it during working hours.
 const NOTICE: f64 = 24.0 * 60.0 * 60.0;
 
-/// The claims, unverified; `None` if it is no JWT.
+/// The claims, unverified; `None` if the token is no JWT.
 pub fn claims(token: &[u8]) -> Option<Map<String, Value>> {
     let parts: Vec<&[u8]> = token.split(|byte| *byte == b'.').collect();
     let [_, claims, _] = parts[..] else {
@@ -18,17 +17,17 @@ pub fn claims(token: &[u8]) -> Option<Map<String, Value>> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
 }
 
-/// RFC 7519 section 4.1.4: when it expires, in epoch seconds; `None` if it is no JWT or does not say. For people to look
-/// at: whether a token is good is for DevRev to decide.
+/// `exp` (RFC 7519 section 4.1.4) in epoch seconds; `None` if the token is no JWT or has none. For display only: DevRev decides
+/// whether a token is good.
 pub fn expires_at(token: &[u8]) -> Option<f64> {
     let expires = claims(token)?.get("exp")?.as_f64()?;
     (expires.is_finite() && expires >= 0.0).then_some(expires)
 }
 
 label_enum! {
-    /// What a token says of its own time.
+    /// Where a token stands in its lifetime, by its `exp`.
     pub enum Expiry {
-        /// Nothing.
+        /// It has no `exp` that can be read.
         Unknown = "unknown",
         Expired = "expired",
         /// Within a day.
@@ -37,13 +36,15 @@ label_enum! {
     }
 }
 
-/// How a token stands that expires then. `now` is in epoch seconds.
-pub fn state(expires_at: Option<f64>, now: f64) -> Expiry {
-    match expires_at {
-        None => Expiry::Unknown,
-        Some(at) if at <= now => Expiry::Expired,
-        Some(at) if at <= now + NOTICE => Expiry::Soon,
-        Some(_) => Expiry::Valid,
+impl Expiry {
+    /// Of a token with this `exp`. Both times are in epoch seconds.
+    pub fn at(expires_at: Option<f64>, now: f64) -> Expiry {
+        match expires_at {
+            None => Expiry::Unknown,
+            Some(at) if at <= now => Expiry::Expired,
+            Some(at) if at <= now + NOTICE => Expiry::Soon,
+            Some(_) => Expiry::Valid,
+        }
     }
 }
 
@@ -91,7 +92,7 @@ mod tests {
             (Some(1000.0 + NOTICE), "expires_soon"),
             (Some(1001.0 + NOTICE), "valid"),
         ] {
-            assert_eq!(state(at, 1000.0).label(), want);
+            assert_eq!(Expiry::at(at, 1000.0).label(), want);
         }
     }
 }

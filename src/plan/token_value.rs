@@ -1,4 +1,4 @@
-//! An upstream credential as it goes on the wire.
+//! A configured DevRev token as a header value.
 
 use std::fmt;
 
@@ -6,26 +6,26 @@ use http::{HeaderValue, header::InvalidHeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-/// One value of a token. Two are equal when they are the same credential.
+/// One value of a token.
 #[derive(Clone)]
 pub struct TokenValue {
     header: HeaderValue,
-    /// To tell one value from another.
+    /// SHA-256 of the header, for comparison.
     hash: [u8; 32],
 }
 
 impl TokenValue {
     /// # Errors
-    /// When the token has bytes that no header may carry.
+    /// When the token has bytes that a header must not contain.
     pub fn new(token: &SecretString) -> Result<TokenValue, InvalidHeaderValue> {
         const SCHEME: &str = "Bearer ";
         let token = token.expose_secret();
-        // Moved into the value, not copied; and not grown, which would leave copies behind.
+        // Sized at once and moved into the header: a copy, or a reallocation, would leave the token behind in freed memory.
         let mut text = String::with_capacity(SCHEME.len() + token.len());
         text.push_str(SCHEME);
         text.push_str(token);
         let mut header = HeaderValue::try_from(text)?;
-        // Neither a log nor HPACK's table keeps it.
+        // Keeps it out of logs and of HPACK's table.
         header.set_sensitive(true);
         let hash = Sha256::digest(header.as_bytes()).into();
         Ok(TokenValue { header, hash })
