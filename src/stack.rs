@@ -13,10 +13,10 @@
 //! | [`Caller`](crate::types::Caller) | `authenticate` | `authorize`, `rate_limit`, `credential`, `quota` |
 //! | [`OwnToken`](crate::types::OwnToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
 //! | [`Deadline`](crate::types::Deadline) | `authenticate` | `retry`, `quota` |
-//! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
+//! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate` | `quota` |
 //! | `Probing` | `credential` | `credential` |
 //! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
-//! | [`Demand`](crate::types::Demand), on the answer | `quota` | `authenticate`, `circuit`, `retry` |
+//! | [`RetryAfter`](crate::types::RetryAfter), on the answer | `quota` | `authenticate`, `circuit`, `retry` |
 //!
 //! `attempts`, from `retry` down, is a stack of its own: a question about a caller's own token begins there, and `authenticate` gives it
 //! what is written above that.
@@ -132,7 +132,7 @@ where
             metrics: metrics(),
         }))
         // Per attempt, so that each counts and a retry stops too. Above quota: what an open circuit refuses takes no unit
-        // and waits for none. Below it, the answers' demands are read already.
+        // and waits for none. Below it, the answers' `Retry-After` has been read.
         .layer(circuit::CircuitLayer::new(
             state.circuit.clone(),
             plan.circuit,

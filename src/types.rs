@@ -35,7 +35,7 @@ pub struct Deadline(pub Instant);
 
 /// When a request came. A request that is tried again keeps it.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrived(pub Instant);
+pub struct ArrivedAt(pub Instant);
 
 /// Who calls, and what holds for it under the configuration this request sees.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ pub struct OwnToken {
 
 /// The time upstream named on its answer; the quota layer reads it, the retry layer keeps to it.
 #[derive(Clone, Copy, Debug)]
-pub struct Demand(pub std::time::Duration);
+pub struct RetryAfter(pub std::time::Duration);
 
 /// Upstream refused the token that the gateway put on, with when to come back. The quota layer learns from the answer and
 /// makes an error of it.

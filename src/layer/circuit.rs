@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        policy::circuit::Status, state::Clock, telemetry::metrics::Metrics, types::Demand,
+        policy::circuit::Status, state::Clock, telemetry::metrics::Metrics, types::RetryAfter,
     };
 
     const OPEN: Duration = Duration::from_secs(5);
@@ -196,11 +196,11 @@ mod tests {
         }
     }
 
-    fn answer(status: u16, demand: Option<Duration>) -> Result<Response<Body>, Error> {
+    fn answer(status: u16, retry_after: Option<Duration>) -> Result<Response<Body>, Error> {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::from_u16(status).expect("a status");
-        if let Some(demand) = demand {
-            response.extensions_mut().insert(Demand(demand));
+        if let Some(retry_after) = retry_after {
+            response.extensions_mut().insert(RetryAfter(retry_after));
         }
         Ok(response)
     }

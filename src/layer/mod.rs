@@ -26,7 +26,7 @@ use std::{
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 
-use crate::{body::Body, error::Error, policy::retry::Outcome, record::Record, types::Demand};
+use crate::{body::Body, error::Error, policy::retry::Outcome, record::Record, types::RetryAfter};
 
 /// For layers that must wait.
 pub type BoxFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
@@ -84,7 +84,7 @@ pub(crate) fn ending(result: &Result<Response<Body>, Error>) -> Option<Outcome> 
     match result {
         Ok(response) => Some(Outcome::Status {
             status: response.status(),
-            demand: response.extensions().get().map(|Demand(time)| *time),
+            retry_after: response.extensions().get().map(|RetryAfter(time)| *time),
         }),
         Err(Error::Unreachable(_)) => Some(Outcome::NotWritten),
         Err(Error::Broken(_)) => Some(Outcome::Lost),

@@ -28,7 +28,7 @@ use crate::{
         labels::{AttemptOutcome, WaitReason},
         metrics::Metrics,
     },
-    types::{Deadline, Demand, Named},
+    types::{Deadline, Named, RetryAfter},
 };
 
 /// What [`RetryLayer`] needs.
@@ -229,7 +229,7 @@ impl RetryParams {
             let group_waits = matches!(reason, Reason::Throttled | Reason::Unavailable)
                 && result
                     .as_ref()
-                    .is_ok_and(|r| r.extensions().get::<Demand>().is_some());
+                    .is_ok_and(|r| r.extensions().get::<RetryAfter>().is_some());
             // Jitter only spreads retries: nothing depends on whether it can be guessed.
             let again = match decide(&self.rules, &attempt, fastrand::f64()) {
                 Decision::Retry {
@@ -393,8 +393,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_wait_that_upstream_asked_for_is_the_groups() {
         let named = after(|mut refusal| {
-            let demand = Demand(Duration::from_secs(30));
-            refusal.extensions_mut().insert(demand);
+            let retry_after = RetryAfter(Duration::from_secs(30));
+            refusal.extensions_mut().insert(retry_after);
             refusal
         });
         assert_eq!(named.await, Duration::ZERO);

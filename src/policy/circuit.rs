@@ -64,7 +64,7 @@ pub enum Outcome {
 /// Reads the end of an attempt; `None` where revgate itself refused or ended it.
 ///
 /// A failure is what another moment would mend: 500, 502, 503, 504, no connection, a lost one, a timeout. A 503 that
-/// names a time is an orderly demand: the quota group keeps to it, and a circuit that opened as well would cut that
+/// names a time is an orderly refusal: the quota group keeps to it, and a circuit that opened as well would cut that
 /// time short or draw it out. Every other answer, a 429 or 404 too, shows that upstream works. Errors of ours say
 /// nothing of upstream, nor does the caller's broken body.
 pub fn outcome(end: Option<retry::Outcome>) -> Outcome {
@@ -73,8 +73,11 @@ pub fn outcome(end: Option<retry::Outcome>) -> Outcome {
         Some(retry::Outcome::NotWritten | retry::Outcome::Lost | retry::Outcome::TimedOut) => {
             Outcome::Failure
         }
-        Some(retry::Outcome::Status { status, demand }) => match status {
-            StatusCode::SERVICE_UNAVAILABLE if demand.is_some() => Outcome::Neutral,
+        Some(retry::Outcome::Status {
+            status,
+            retry_after,
+        }) => match status {
+            StatusCode::SERVICE_UNAVAILABLE if retry_after.is_some() => Outcome::Neutral,
             StatusCode::INTERNAL_SERVER_ERROR
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
@@ -351,9 +354,12 @@ mod tests {
 
     #[test]
     fn what_counts() {
-        let status = |code, demand| {
+        let status = |code, retry_after| {
             let status = StatusCode::from_u16(code).unwrap();
-            outcome(Some(retry::Outcome::Status { status, demand }))
+            outcome(Some(retry::Outcome::Status {
+                status,
+                retry_after,
+            }))
         };
         for code in [500, 502, 503, 504] {
             assert_eq!(status(code, None), Outcome::Failure, "{code}");

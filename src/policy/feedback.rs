@@ -12,7 +12,7 @@
 //! let body = br#"{"retry_after": 9}"#;
 //! let told = read(StatusCode::TOO_MANY_REQUESTS, &headers, Some(body), UNIX_EPOCH, cap);
 //! assert_eq!(told.remaining, Some(0));
-//! assert_eq!(told.demand, Some(Duration::from_secs(9)), "the longest time wins");
+//! assert_eq!(told.retry_after, Some(Duration::from_secs(9)), "the longest time wins");
 //! ```
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -38,15 +38,15 @@ pub struct Feedback {
     /// How long after this answer that is, by upstream's own clock; zero when it has passed.
     pub resets_in: Option<Duration>,
     /// How long upstream asks to stay away, in whole seconds and never longer than the cap.
-    pub demand: Option<Duration>,
+    pub retry_after: Option<Duration>,
 }
 
-/// Reads an answer. `now` is the time of its arrival, `cap` the longest demand that is believed.
+/// Reads an answer. `now` is the time of its arrival, `cap` the longest retry-after that is believed.
 ///
 /// Times are measured against the answer's own `Date`, so that a clock that is off does not matter. `Date` has whole
 /// seconds, cut off, so a time measured against it is up to a second late and never early.
 ///
-/// A demand is read from 429 and 503 only. It is the longest of `Retry-After` (RFC 9110 section 10.2.3: seconds or a
+/// A retry-after is read from 429 and 503 only. It is the longest of `Retry-After` (RFC 9110 section 10.2.3: seconds or a
 /// date), the body's `retry_after`, and, on a 429 with nothing remaining, the window's end. A time of zero, or one that has
 /// passed, is no time: it would turn a backoff into a busy loop.
 pub fn read(
@@ -74,26 +74,28 @@ pub fn read(
         let sent = sent.duration_since(UNIX_EPOCH).unwrap_or_default();
         Duration::from_secs(reset).saturating_sub(sent)
     });
-    let demand = refused.then(|| {
+    let retry_after = refused.then(|| {
         let named = headers
             .get_all(RETRY_AFTER)
             .iter()
             .filter_map(|value| value.to_str().ok());
-        let named = named.filter_map(|value| retry_after(value, sent)).max();
+        let named = named
+            .filter_map(|value| parse_retry_after(value, sent))
+            .max();
         let told = body.and_then(body_retry_after);
         let ended = resets_in.filter(|_| throttled && remaining == Some(0));
         named
             .max(told)
             .max(ended)
-            .filter(|demand| !demand.is_zero())
-            .map(|demand| round_up(demand).min(cap))
+            .filter(|retry_after| !retry_after.is_zero())
+            .map(|retry_after| round_up(retry_after).min(cap))
     });
     Feedback {
         limit,
         remaining,
         reset,
         resets_in,
-        demand: demand.flatten(),
+        retry_after: retry_after.flatten(),
     }
 }
 
@@ -122,7 +124,7 @@ fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
 }
 
 /// A number of seconds, or a date.
-fn retry_after(value: &str, sent: SystemTime) -> Option<Duration> {
+fn parse_retry_after(value: &str, sent: SystemTime) -> Option<Duration> {
     let value = value.trim();
     seconds(value).or_else(|| {
         httpdate::parse_http_date(value)
@@ -181,7 +183,9 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(NOW);
         let status = StatusCode::from_u16(status).unwrap();
         let feedback = read(status, &headers, Some(body.as_bytes()), now, CAP);
-        feedback.demand.map(|demand| demand.as_secs())
+        feedback
+            .retry_after
+            .map(|retry_after| retry_after.as_secs())
     }
 
     #[test]
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_demand_wins() {
+    fn the_longest_retry_after_wins() {
         assert_eq!(
             ask(429, &[("retry-after", "3")], r#"{"retry_after":9}"#),
             Some(9)
@@ -302,7 +306,7 @@ mod tests {
             }
             let now = UNIX_EPOCH + Duration::from_secs(now);
             let feedback = read(StatusCode::from_u16(status).unwrap(), &headers, Some(body.as_bytes()), now, CAP);
-            prop_assert!(feedback.demand.is_none_or(|demand| demand <= CAP && !demand.is_zero()));
+            prop_assert!(feedback.retry_after.is_none_or(|retry_after| retry_after <= CAP && !retry_after.is_zero()));
         }
 
         #[test]

@@ -20,8 +20,8 @@
 //!     outcome,
 //!     elapsed_wait_left: Duration::from_secs(30),
 //! };
-//! let demand = Some(Duration::from_secs(2));
-//! let throttled = Outcome::Status { status: StatusCode::TOO_MANY_REQUESTS, demand };
+//! let retry_after = Some(Duration::from_secs(2));
+//! let throttled = Outcome::Status { status: StatusCode::TOO_MANY_REQUESTS, retry_after };
 //! let again = Decision::Retry { after: Duration::from_secs(2), draws_budget: false };
 //! assert_eq!(decide(&rules, &write(throttled), 0.5), again);
 //! assert_eq!(decide(&rules, &write(Outcome::Lost), 0.5), Decision::Stop { retry_after: None });
@@ -52,7 +52,7 @@ pub enum Outcome {
         /// The answer's status.
         status: StatusCode,
         /// How long upstream asks to wait.
-        demand: Option<Duration>,
+        retry_after: Option<Duration>,
     },
     /// The connection failed before any of the request was written.
     NotWritten,
@@ -133,13 +133,11 @@ pub enum Decision {
 
 /// Decides what follows an attempt. `jitter` is a random number in `0..1`.
 pub fn decide(rules: &Rules, attempt: &Attempt, jitter: f64) -> Decision {
-    let demand = match attempt.outcome {
-        Outcome::Status { demand, .. } => demand,
+    let retry_after = match attempt.outcome {
+        Outcome::Status { retry_after, .. } => retry_after,
         _ => None,
     };
-    let stop = Decision::Stop {
-        retry_after: demand,
-    };
+    let stop = Decision::Stop { retry_after };
     if !attempt.replayable || attempt.number >= rules.max_attempts {
         return stop;
     }
@@ -148,9 +146,9 @@ pub fn decide(rules: &Rules, attempt: &Attempt, jitter: f64) -> Decision {
     };
     let (draws_budget, named) = match reason {
         // Refused before any work. The group's ledger governs these, so the budget does not.
-        Reason::Throttled => (false, demand),
+        Reason::Throttled => (false, retry_after),
         // Nothing was done: any operation may be sent again.
-        Reason::Unavailable | Reason::NotWritten => (true, demand),
+        Reason::Unavailable | Reason::NotWritten => (true, retry_after),
         // Something may have been done: only a read may be sent again. A time is honoured on 429 and 503 only; elsewhere it
         // says nothing that is documented.
         Reason::ServerError | Reason::Lost | Reason::TimedOut if attempt.reads => (true, None),
@@ -266,10 +264,10 @@ mod tests {
     };
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn status(code: u16, demand: Option<Duration>) -> Outcome {
+    fn status(code: u16, retry_after: Option<Duration>) -> Outcome {
         Outcome::Status {
             status: StatusCode::from_u16(code).unwrap(),
-            demand,
+            retry_after,
         }
     }
 

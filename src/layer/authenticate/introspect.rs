@@ -30,7 +30,7 @@ use crate::{
         quota::Groups,
     },
     telemetry::{labels, metrics::Metrics},
-    types::{Arrived, Caller, Deadline, Demand, Named, OwnToken, QuotaRules, RequestId},
+    types::{ArrivedAt, Caller, Deadline, Named, OwnToken, QuotaRules, RequestId, RetryAfter},
 };
 
 /// The way of an attempt, from `retry` down.
@@ -222,8 +222,8 @@ impl Introspection {
             Duration::MAX,
         );
         // What the quota layer has read, the body included, and cut to what is believed.
-        let demand = head.extensions.get().map(|Demand(time)| *time);
-        let retry_after = demand.or(told.demand).unwrap_or(RETRY_AFTER);
+        let demand = head.extensions.get().map(|RetryAfter(time)| *time);
+        let retry_after = demand.or(told.retry_after).unwrap_or(RETRY_AFTER);
         match head.status {
             status if status.is_success() => {
                 let read = timeout(RENEWAL, read_up_to(&mut body, MAX_ANSWER)).await;
@@ -270,7 +270,7 @@ fn question(
     extensions.insert(Named(Operation::from_path(QUESTION)));
     extensions.insert(caller(everyone, group.clone()));
     extensions.insert(stranger.own.clone());
-    extensions.insert(Arrived(asker.arrived));
+    extensions.insert(ArrivedAt(asker.arrived));
     extensions.insert(Deadline(deadline));
     request
 }

@@ -31,7 +31,7 @@ use crate::{
     error::Error,
     policy::headers,
     telemetry::metrics::Metrics,
-    types::{Arrived, Caller, Deadline, OwnToken, Peer, RequestId},
+    types::{ArrivedAt, Caller, Deadline, OwnToken, Peer, RequestId},
 };
 
 /// How callers are identified.
@@ -169,7 +169,7 @@ impl Came {
         if let Some(own) = own {
             extensions.insert(own);
         }
-        extensions.insert(Arrived(self.at));
+        extensions.insert(ArrivedAt(self.at));
         extensions.insert(Deadline(self.deadline(caller.max_wait)));
         extensions.insert(caller);
     }

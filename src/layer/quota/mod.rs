@@ -33,7 +33,7 @@ use crate::{
         quota::{Asking, Group, Groups, Permit},
     },
     telemetry::{labels::WaitReason, metrics::Metrics},
-    types::{Arrived, Caller, Deadline, Demand, Named, QuotaRules, TokenRefused},
+    types::{ArrivedAt, Caller, Deadline, Named, QuotaRules, RetryAfter, TokenRefused},
 };
 
 /// What [`QuotaLayer`] needs.
@@ -145,7 +145,7 @@ fn asking(request: &Request<Body>, rules: QuotaRules) -> Result<Asking, Error> {
             .get::<Arc<Caller>>()
             .cloned()
             .ok_or(Error::Internal)?,
-        arrived: extensions.get::<Arrived>().map_or(now, |at| at.0),
+        arrived: extensions.get::<ArrivedAt>().map_or(now, |at| at.0),
         deadline: extensions.get::<Deadline>().map_or(now, |at| at.0),
     })
 }
@@ -199,19 +199,19 @@ impl QuotaParams {
         let mut response = response;
         if throttled || status == StatusCode::SERVICE_UNAVAILABLE {
             // Nothing more leaves while the body, which may name a longer time, still comes.
-            if let Some(demand) = told.demand {
-                group.pause(demand);
+            if let Some(retry_after) = told.retry_after {
+                group.pause(retry_after);
             }
             let (whole, text) = peek(response).await;
             told = read(&whole, text.as_deref());
             // What is left of it: its time began with the head.
-            told.demand = told
-                .demand
-                .map(|demand| demand.saturating_sub(came.elapsed()));
+            told.retry_after = told
+                .retry_after
+                .map(|retry_after| retry_after.saturating_sub(came.elapsed()));
             response = whole;
         }
-        if let Some(demand) = told.demand {
-            response.extensions_mut().insert(Demand(demand));
+        if let Some(retry_after) = told.retry_after {
+            response.extensions_mut().insert(RetryAfter(retry_after));
         }
         permit.settle(Outcome::Answered { told, throttled });
         response

@@ -201,7 +201,7 @@ fn request(caller: &str, weight: u32, patience: Duration) -> Request<Body> {
     let mut request = Request::new(Body::empty());
     let now = Instant::now();
     request.extensions_mut().insert(Arc::new(caller));
-    request.extensions_mut().insert(Arrived(now));
+    request.extensions_mut().insert(ArrivedAt(now));
     request.extensions_mut().insert(Deadline(now + patience));
     request
 }
@@ -233,7 +233,7 @@ async fn with_quota_in_plenty_nobody_queues_and_no_task_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_demand_wins() {
+async fn the_longest_retry_after_wins() {
     let rig = Rig::new(8, plenty());
     let start = Instant::now();
     rig.pause(SECOND * 30);
@@ -391,7 +391,7 @@ async fn a_drain_ends_every_wait() {
 async fn a_request_that_is_tried_again_keeps_its_age() {
     let rig = Rig::new(8, plenty());
     rig.pause(SECOND * 30);
-    let old = Arrived(Instant::now());
+    let old = ArrivedAt(Instant::now());
     sleep(SECOND).await;
     let newer = rig.call("a", MINUTE);
     rig.settle().await;

@@ -254,7 +254,7 @@ impl<'a> Way<'a> {
         };
         let status = |status| Outcome::Status {
             status,
-            demand: None,
+            retry_after: None,
         };
         let outcomes = [
             ("429", status(StatusCode::TOO_MANY_REQUESTS)),

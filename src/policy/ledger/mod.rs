@@ -14,7 +14,7 @@
 //! let mut ledger = Ledger::default();
 //! let first = ledger.grant(&rules, second(0)).expect("nothing is known, so nothing is held");
 //!
-//! let told = Feedback { demand: Some(second(30)), ..Feedback::default() };
+//! let told = Feedback { retry_after: Some(second(30)), ..Feedback::default() };
 //! ledger.settle(first, Outcome::Answered { told, throttled: true }, &rules, second(0));
 //! assert!(ledger.grant(&rules, second(1)).is_err(), "paused");
 //!
@@ -223,8 +223,8 @@ impl Ledger {
             self.may_be_gone();
         }
         self.throttled += u64::from(throttled);
-        match told.demand {
-            Some(demand) => self.gate.pause(now.saturating_add(demand)),
+        match told.retry_after {
+            Some(retry_after) => self.gate.pause(now.saturating_add(retry_after)),
             None if throttled => self.gate.settled(grant.number, Verdict::Nothing),
             None => self.gate.settled(grant.number, Verdict::Good),
         }

@@ -18,16 +18,16 @@ fn told(limit: u64, remaining: u64, reset: u64, resets_in: u64) -> Outcome {
             remaining: Some(remaining),
             reset: Some(reset),
             resets_in: Some(SECOND * u32::try_from(resets_in).unwrap()),
-            demand: None,
+            retry_after: None,
         },
         throttled: false,
     }
 }
 
-fn refused(demand: Option<u64>) -> Outcome {
+fn refused(retry_after: Option<u64>) -> Outcome {
     Outcome::Answered {
         told: Feedback {
-            demand: demand.map(Duration::from_secs),
+            retry_after: retry_after.map(Duration::from_secs),
             ..Feedback::default()
         },
         throttled: true,
@@ -351,13 +351,13 @@ fn units_that_vanish_are_counted_and_planned_for() {
 }
 
 #[test]
-fn the_longest_demand_wins_and_a_pause_only_grows() {
+fn the_longest_retry_after_wins_and_a_pause_only_grows() {
     let mut ledger = Ledger::new(RULES);
     let grants: Vec<_> = (0..3)
         .map(|_| ledger.grant(Duration::ZERO).unwrap())
         .collect();
-    for (grant, demand) in grants.into_iter().zip([30, 10, 20]) {
-        ledger.settle(grant, refused(Some(demand)), Duration::ZERO);
+    for (grant, retry_after) in grants.into_iter().zip([30, 10, 20]) {
+        ledger.settle(grant, refused(Some(retry_after)), Duration::ZERO);
     }
     let hold = ledger.grant(SECOND * 29).unwrap_err();
     assert_eq!((hold.why, hold.until), (Why::Paused, Some(SECOND * 30)));
@@ -425,7 +425,7 @@ fn a_503_with_a_time_pauses_likewise() {
     let mut ledger = Ledger::new(RULES);
     let grant = ledger.grant(Duration::ZERO).unwrap();
     let told = Feedback {
-        demand: Some(SECOND * 9),
+        retry_after: Some(SECOND * 9),
         ..Feedback::default()
     };
     let outcome = Outcome::Answered {
@@ -693,7 +693,7 @@ fn play(rules: Rules, upstream: &mut Upstream, steps: &[Step]) -> Result<Ledger,
                     remaining: Some(remaining),
                     reset: Some(reset),
                     resets_in: Some(Duration::from_secs(reset.saturating_sub(date))),
-                    demand: None,
+                    retry_after: None,
                 };
                 let outcome = match told {
                     Told::All => Outcome::Answered {
@@ -701,7 +701,7 @@ fn play(rules: Rules, upstream: &mut Upstream, steps: &[Step]) -> Result<Ledger,
                         throttled: false,
                     },
                     Told::NoHeaders => good(),
-                    Told::Refused(demand) => refused(*demand),
+                    Told::Refused(retry_after) => refused(*retry_after),
                     Told::Nonsense(limit, remaining, reset) => {
                         wild = true;
                         Outcome::Answered {
@@ -710,7 +710,7 @@ fn play(rules: Rules, upstream: &mut Upstream, steps: &[Step]) -> Result<Ledger,
                                 remaining: Some(*remaining),
                                 reset: Some(*reset),
                                 resets_in: Some(Duration::from_secs(reset % 1000)),
-                                demand: None,
+                                retry_after: None,
                             },
                             throttled: false,
                         }
