@@ -1,4 +1,4 @@
-//! Stops asking an upstream that fails: while the circuit is open, an attempt is refused at once.
+//! Protects an upstream that fails: while the circuit is open, attempts are refused at once.
 
 use std::{
     future::Future,
@@ -11,11 +11,11 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use super::{Either, ending};
+use super::{Either, attempt_end};
 use crate::{
     body::Body,
     error::Error,
-    policy::circuit::{Outcome, Pass, Rules, outcome},
+    policy::circuit::{CircuitRules, Evidence, Pass, evidence},
     state::circuit::UpstreamCircuit,
 };
 
@@ -23,11 +23,11 @@ use crate::{
 #[derive(Clone)]
 pub struct CircuitLayer {
     circuit: Arc<UpstreamCircuit>,
-    rules: Rules,
+    rules: CircuitRules,
 }
 
 impl CircuitLayer {
-    pub fn new(circuit: Arc<UpstreamCircuit>, rules: Rules) -> Self {
+    pub fn new(circuit: Arc<UpstreamCircuit>, rules: CircuitRules) -> Self {
         CircuitLayer { circuit, rules }
     }
 }
@@ -48,7 +48,7 @@ impl<S> Layer<S> for CircuitLayer {
 pub struct CircuitBreaker<S> {
     inner: S,
     circuit: Arc<UpstreamCircuit>,
-    rules: Rules,
+    rules: CircuitRules,
 }
 
 impl<S> Service<Request<Body>> for CircuitBreaker<S>
@@ -66,15 +66,15 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match self.circuit.try_pass(&self.rules) {
             Ok(pass) => {
-                // Before the call, so that a panic in it gives the pass back too.
-                let leave = Leave {
+                // Made before the call, so that a panic in it returns the pass too.
+                let guard = PassGuard {
                     circuit: self.circuit.clone(),
                     rules: self.rules,
                     pass: Some(pass),
                 };
                 Either::below(Passed {
                     below: self.inner.call(request),
-                    leave,
+                    guard,
                 })
             }
             Err(retry_after) => Either::refused(Error::CircuitOpen { retry_after }),
@@ -82,22 +82,22 @@ where
     }
 }
 
-/// Leave for one attempt. Dropped without an outcome, for its caller left, it gives the pass back.
-struct Leave {
+/// Holds the pass of one attempt and returns it when dropped before the attempt has ended, as when the client leaves.
+struct PassGuard {
     circuit: Arc<UpstreamCircuit>,
-    rules: Rules,
+    rules: CircuitRules,
     pass: Option<Pass>,
 }
 
-impl Leave {
-    fn settle(&mut self, outcome: Outcome) {
+impl PassGuard {
+    fn settle(&mut self, evidence: Evidence) {
         if let Some(pass) = self.pass.take() {
-            self.circuit.settle(pass, outcome, &self.rules);
+            self.circuit.settle(pass, evidence, &self.rules);
         }
     }
 }
 
-impl Drop for Leave {
+impl Drop for PassGuard {
     fn drop(&mut self) {
         if let Some(pass) = self.pass.take() {
             self.circuit.abandon(pass);
@@ -106,11 +106,11 @@ impl Drop for Leave {
 }
 
 pin_project! {
-    /// An attempt that was let pass; its end tells the circuit.
+    /// An attempt in flight; its end is reported to the circuit.
     pub struct Passed<F> {
         #[pin]
         below: F,
-        leave: Leave,
+        guard: PassGuard,
     }
 }
 
@@ -120,7 +120,7 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Passed<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let result = ready!(this.below.poll(cx));
-        this.leave.settle(outcome(ending(&result)));
+        this.guard.settle(evidence(attempt_end(&result)));
         Poll::Ready(result)
     }
 }
@@ -152,7 +152,7 @@ mod tests {
         fn new() -> Rig {
             let metrics = Arc::new(Metrics::new());
             let circuit = UpstreamCircuit::new(Clock::start(), metrics.clone());
-            let rules = Rules {
+            let rules = CircuitRules {
                 failures: 2,
                 within: Duration::from_secs(10),
                 open: OPEN,
@@ -164,7 +164,7 @@ mod tests {
             }
         }
 
-        /// An attempt that ends as `end` says, at once.
+        /// An attempt that ends immediately with `end`.
         async fn attempt(
             &self,
             end: impl Fn() -> Result<Response<Body>, Error>,
@@ -184,7 +184,7 @@ mod tests {
             assert_eq!(self.state(), Status::Open);
         }
 
-        /// What the admin and the metrics show, which must agree.
+        /// The state that the admin listener shows; the metric must agree.
         fn state(&self) -> Status {
             let state = self.layer.circuit.view(&self.layer.rules).state;
             let gauge = format!(
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_open_circuit_refuses_with_the_true_time_and_asks_nobody() {
+    async fn an_open_circuit_refuses_with_the_true_time_and_sends_nothing() {
         let rig = Rig::new();
         rig.open().await;
         tokio::time::advance(Duration::from_secs(2)).await;
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_connection_a_lost_one_and_a_timeout_open_it() {
+    async fn no_connection_a_lost_connection_and_a_timeout_open_it() {
         let ends: [fn() -> Error; 3] = [
             || Error::unreachable("refused"),
             || Error::broken("reset"),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_says_nothing_of_the_upstream_neither_opens_nor_closes_it() {
+    async fn what_is_no_evidence_neither_opens_nor_closes_it() {
         let retry_after = Duration::from_secs(1);
         let ends: [&dyn Fn() -> Result<Response<Body>, Error>; 9] = [
             &|| Err(Error::QuotaExhausted { retry_after }),
@@ -261,7 +261,7 @@ mod tests {
             }
             assert_eq!(rig.state(), Status::Closed, "{number}");
             let _ = rig.attempt(|| answer(500, None)).await;
-            assert_eq!(rig.state(), Status::Open, "{number} ended the row");
+            assert_eq!(rig.state(), Status::Open, "{number} reset the count");
             tokio::time::advance(OPEN).await;
             let before = rig.asked.load(Ordering::Relaxed);
             for _ in 0..2 {
@@ -269,12 +269,12 @@ mod tests {
             }
             assert_eq!(rig.state(), Status::HalfOpen, "{number}");
             let asked = rig.asked.load(Ordering::Relaxed) - before;
-            assert_eq!(asked, 2, "{number}: each was a probe in its turn");
+            assert_eq!(asked, 2, "{number}: each was a probe");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_that_leaves_during_the_probe_gives_its_place_back() {
+    async fn a_client_that_leaves_during_the_probe_returns_its_pass() {
         let rig = Rig::new();
         rig.open().await;
         tokio::time::advance(OPEN).await;

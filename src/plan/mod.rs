@@ -48,7 +48,7 @@ pub struct Plan {
     /// By the operation's normalised name.
     pub rewrite: Arc<HashMap<String, Arc<Rule>>>,
     pub retry: Retry,
-    pub circuit: circuit::Rules,
+    pub circuit: circuit::CircuitRules,
     pub max_in_flight: usize,
     pub request: RequestLimits,
     /// For a request's body to arrive: as long as an attempt is given to be answered, as both bound how long a place is held.
@@ -80,7 +80,7 @@ pub struct Quota {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
-    pub rules: retry::Rules,
+    pub rules: retry::RetryRules,
     /// Retries that the budget allows per request.
     pub budget_ratio: f64,
     pub max_replay_body: usize,
@@ -137,7 +137,7 @@ impl Plan {
             quota: Arc::new(quota(config)),
             rewrite: Arc::new(rewrite(config)),
             retry: Retry {
-                rules: retry::Rules {
+                rules: retry::RetryRules {
                     max_attempts: config.retry.max_attempts,
                     backoff_min: config.retry.backoff_min,
                     backoff_max: config.retry.backoff_max,
@@ -145,7 +145,7 @@ impl Plan {
                 budget_ratio: config.retry.budget,
                 max_replay_body: config.retry.max_replay_body,
             },
-            circuit: circuit::Rules {
+            circuit: circuit::CircuitRules {
                 failures: usize::try_from(config.upstream.circuit.failures).unwrap_or(usize::MAX),
                 within: config.upstream.circuit.within,
                 open: config.upstream.circuit.open,
