@@ -93,7 +93,7 @@ pub struct AmbiguousFraming;
 /// How a group's quota is shared, by the configuration that a request sees.
 #[derive(Clone, Copy, Debug)]
 pub struct QuotaRules {
-    pub ledger: ledger::Rules,
+    pub ledger: ledger::LedgerRules,
     /// Requests in the waiting room, of all groups together.
     pub max_waiting: usize,
 }

@@ -203,10 +203,10 @@ fn quota(config: &Config) -> Quota {
     }
     Quota {
         rules: QuotaRules {
-            ledger: ledger::Rules {
+            ledger: ledger::LedgerRules {
                 spread_above: config.quota.spread_above,
                 reserve: config.quota.reserve,
-                longest: config.retry.max_retry_after,
+                max_retry_after: config.retry.max_retry_after,
             },
             max_waiting: config.quota.max_waiting,
         },

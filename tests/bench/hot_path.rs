@@ -18,7 +18,7 @@ use revgate::{
     policy::{
         access::Access,
         fair::{Priority, Share},
-        ledger::Rules,
+        ledger::LedgerRules,
         operation::Operation,
     },
     record::Record,
@@ -63,10 +63,10 @@ pub fn costs() -> Costs {
 
 fn layer(draining: Draining) -> QuotaLayer {
     let rules = QuotaRules {
-        ledger: Rules {
+        ledger: LedgerRules {
             spread_above: 0.5,
             reserve: 0.0,
-            longest: Duration::from_secs(600),
+            max_retry_after: Duration::from_secs(600),
         },
         max_waiting: 1024,
     };

@@ -173,7 +173,7 @@ impl Introspection {
                 let asked_in = group_of(&stranger.own.hash);
                 if stale.is_none() && asked_in != user.group {
                     self.groups
-                        .adopt(&asked_in, &user.group, &told, &self.quota);
+                        .attribute(&asked_in, &user.group, &told, &self.quota);
                 }
                 self.metrics.introspection(labels::Introspection::Good);
                 lead.end(
@@ -316,10 +316,10 @@ mod tests {
     fn quota() -> Quota {
         Quota {
             rules: QuotaRules {
-                ledger: ledger::Rules {
+                ledger: ledger::LedgerRules {
                     spread_above: 0.5,
                     reserve: 0.0,
-                    longest: Duration::from_secs(600),
+                    max_retry_after: Duration::from_secs(600),
                 },
                 max_waiting: 1024,
             },

@@ -23,7 +23,7 @@ use crate::{
     error::Error,
     policy::{
         feedback,
-        ledger::{Outcome, Why},
+        ledger::{HoldReason, Settlement},
         operation::Class,
     },
     record::Record,
@@ -151,12 +151,12 @@ fn asking(request: &Request<Body>, rules: QuotaRules) -> Result<Asking, Error> {
 }
 
 /// What an attempt without an answer may have cost.
-fn failed(error: &Error) -> Outcome {
+fn failed(error: &Error) -> Settlement {
     match error {
         Error::Unreachable(_) | Error::Overloaded { .. } | Error::TokenUnavailable { .. } => {
-            Outcome::Unsent
+            Settlement::Unsent
         }
-        _ => Outcome::Doubtful,
+        _ => Settlement::InDoubt,
     }
 }
 
@@ -164,13 +164,13 @@ impl QuotaParams {
     async fn wait(
         &self,
         group: &Arc<Group>,
-        why: Why,
+        why: HoldReason,
         asking: Asking,
         record: Record,
     ) -> Result<Permit, Error> {
         let reason = match why {
-            Why::Paused => WaitReason::Pause,
-            Why::Probing | Why::Spread | Why::Spent => WaitReason::Quota,
+            HoldReason::Paused => WaitReason::Pause,
+            HoldReason::Probing | HoldReason::Spread | HoldReason::Spent => WaitReason::Quota,
         };
         let waiting = record.waiting(reason);
         let parked = self.in_flight.park();
@@ -192,28 +192,31 @@ impl QuotaParams {
         let (status, came) = (response.status(), Instant::now());
         let throttled = status == StatusCode::TOO_MANY_REQUESTS;
         let read = |response: &Response<Body>, text: Option<&[u8]>| {
-            let (now, cap) = (SystemTime::now(), self.rules.ledger.longest);
+            let (now, cap) = (SystemTime::now(), self.rules.ledger.max_retry_after);
             feedback::read(status, response.headers(), text, now, cap)
         };
-        let mut told = read(&response, None);
+        let mut feedback = read(&response, None);
         let mut response = response;
         if throttled || status == StatusCode::SERVICE_UNAVAILABLE {
             // Nothing more leaves while the body, which may name a longer time, still comes.
-            if let Some(retry_after) = told.retry_after {
+            if let Some(retry_after) = feedback.retry_after {
                 group.pause(retry_after);
             }
             let (whole, text) = peek(response).await;
-            told = read(&whole, text.as_deref());
+            feedback = read(&whole, text.as_deref());
             // What is left of it: its time began with the head.
-            told.retry_after = told
+            feedback.retry_after = feedback
                 .retry_after
                 .map(|retry_after| retry_after.saturating_sub(came.elapsed()));
             response = whole;
         }
-        if let Some(retry_after) = told.retry_after {
+        if let Some(retry_after) = feedback.retry_after {
             response.extensions_mut().insert(RetryAfter(retry_after));
         }
-        permit.settle(Outcome::Answered { told, throttled });
+        permit.settle(Settlement::Answered {
+            feedback,
+            throttled,
+        });
         response
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     policy::{
         access::Access,
         fair::{Priority, Share},
-        ledger::{Rules, Status},
+        ledger::{LedgerRules, Status},
     },
     state::Clock,
 };
@@ -104,10 +104,10 @@ impl Rig {
     fn new(max_waiting: usize, upstream: Arc<Upstream>) -> Rig {
         let (drain, draining) = Draining::new();
         let rules = QuotaRules {
-            ledger: Rules {
+            ledger: LedgerRules {
                 spread_above: 0.5,
                 reserve: 0.0,
-                longest: MINUTE * 10,
+                max_retry_after: MINUTE * 10,
             },
             max_waiting,
         };

@@ -4,16 +4,16 @@ use super::*;
 use crate::label::assert_labels;
 
 const SECOND: Duration = Duration::from_secs(1);
-const RULES: Rules = Rules {
+const RULES: LedgerRules = LedgerRules {
     spread_above: 0.5,
     reserve: 0.0,
-    longest: Duration::from_secs(600),
+    max_retry_after: Duration::from_secs(600),
 };
 
 /// An answer with 200 that tells the window.
-fn told(limit: u64, remaining: u64, reset: u64, resets_in: u64) -> Outcome {
-    Outcome::Answered {
-        told: Feedback {
+fn reported(limit: u64, remaining: u64, reset: u64, resets_in: u64) -> Settlement {
+    Settlement::Answered {
+        feedback: Feedback {
             limit: Some(limit),
             remaining: Some(remaining),
             reset: Some(reset),
@@ -24,9 +24,9 @@ fn told(limit: u64, remaining: u64, reset: u64, resets_in: u64) -> Outcome {
     }
 }
 
-fn refused(retry_after: Option<u64>) -> Outcome {
-    Outcome::Answered {
-        told: Feedback {
+fn refused(retry_after: Option<u64>) -> Settlement {
+    Settlement::Answered {
+        feedback: Feedback {
             retry_after: retry_after.map(Duration::from_secs),
             ..Feedback::default()
         },
@@ -34,9 +34,9 @@ fn refused(retry_after: Option<u64>) -> Outcome {
     }
 }
 
-fn good() -> Outcome {
-    Outcome::Answered {
-        told: Feedback::default(),
+fn good() -> Settlement {
+    Settlement::Answered {
+        feedback: Feedback::default(),
         throttled: false,
     }
 }
@@ -48,11 +48,11 @@ fn seconds(number: f64) -> Duration {
 /// A ledger under the rules of one configuration.
 struct Ledger {
     learnt: super::Ledger,
-    rules: Rules,
+    rules: LedgerRules,
 }
 
 impl Ledger {
-    fn new(rules: Rules) -> Ledger {
+    fn new(rules: LedgerRules) -> Ledger {
         Ledger {
             learnt: super::Ledger::default(),
             rules,
@@ -63,16 +63,16 @@ impl Ledger {
         self.learnt.grant(&self.rules, now)
     }
 
-    fn settle(&mut self, grant: Grant, outcome: Outcome, now: Duration) {
-        self.learnt.settle(grant, outcome, &self.rules, now);
+    fn settle(&mut self, grant: Grant, settlement: Settlement, now: Duration) {
+        self.learnt.settle(grant, settlement, &self.rules, now);
     }
 
-    fn adopt(&mut self, told: &Feedback, now: Duration) {
-        self.learnt.adopt(told, &self.rules, now);
+    fn attribute(&mut self, feedback: &Feedback, now: Duration) {
+        self.learnt.attribute(feedback, &self.rules, now);
     }
 
-    fn wait(&self, ahead: u64, now: Duration) -> Duration {
-        self.learnt.wait(ahead, &self.rules, now)
+    fn predict_wait(&self, ahead: u64, now: Duration) -> Duration {
+        self.learnt.predict_wait(ahead, &self.rules, now)
     }
 
     fn view(&self, now: Duration) -> View {
@@ -95,12 +95,12 @@ impl std::ops::DerefMut for Ledger {
 }
 
 /// A ledger that has learnt of a window of so many units, one of them spent.
-fn learnt(rules: Rules, limit: u64, length: u64) -> Ledger {
+fn learnt(rules: LedgerRules, limit: u64, length: u64) -> Ledger {
     let mut ledger = Ledger::new(rules);
     let grant = ledger.grant(Duration::ZERO).unwrap();
     ledger.settle(
         grant,
-        told(limit, limit - 1, 1000 + length, length),
+        reported(limit, limit - 1, 1000 + length, length),
         Duration::ZERO,
     );
     ledger
@@ -114,7 +114,11 @@ fn drain(ledger: &mut Ledger, now: Duration) -> u64 {
         let left = view.remaining.unwrap() - 1;
         let reset = view.reset.unwrap();
         let in_full = (view.resets_in.unwrap().as_secs_f64()).ceil() as u64;
-        ledger.settle(grant, told(view.limit.unwrap(), left, reset, in_full), now);
+        ledger.settle(
+            grant,
+            reported(view.limit.unwrap(), left, reset, in_full),
+            now,
+        );
         count += 1;
     }
     count
@@ -144,45 +148,45 @@ fn remaining_only_falls_whatever_order_answers_arrive_in() {
         .map(|_| ledger.grant(Duration::ZERO).unwrap())
         .collect();
     for (grant, remaining) in grants.into_iter().zip([97, 99, 96, 98]) {
-        ledger.settle(grant, told(100, remaining, 1300, 300), SECOND);
+        ledger.settle(grant, reported(100, remaining, 1300, 300), SECOND);
         assert!(ledger.view(SECOND).remaining.unwrap() <= 97);
     }
     assert_eq!(ledger.view(SECOND).remaining, Some(96));
     // One of the window before is no news.
     let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, told(100, 3, 1000, 1), SECOND);
+    ledger.settle(grant, reported(100, 3, 1000, 1), SECOND);
     assert_eq!(ledger.view(SECOND).remaining, Some(96));
     // A reset that moves on opens a new one.
     let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, told(100, 99, 1600, 300), SECOND * 301);
+    ledger.settle(grant, reported(100, 99, 1600, 300), SECOND * 301);
     assert_eq!(ledger.view(SECOND * 301).remaining, Some(99));
 }
 
-/// What an answer told, apart from how it was counted.
-fn feedback(outcome: Outcome) -> Feedback {
-    match outcome {
-        Outcome::Answered { told, .. } => told,
+/// What an answer reported.
+fn feedback(settlement: Settlement) -> Feedback {
+    match settlement {
+        Settlement::Answered { feedback, .. } => feedback,
         _ => panic!("not an answer"),
     }
 }
 
 #[test]
-fn an_adopted_unit_is_ours_and_holds_nobody() {
+fn an_attributed_unit_is_not_external_and_holds_nothing() {
     // Also where nothing is known yet.
     let mut ledger = Ledger::new(RULES);
-    ledger.adopt(&feedback(told(100, 99, 1300, 300)), Duration::ZERO);
+    ledger.attribute(&feedback(reported(100, 99, 1300, 300)), Duration::ZERO);
     let view = ledger.view(Duration::ZERO);
     assert_eq!((view.remaining, view.external.0), (Some(99), 0));
     let grant = ledger.grant(SECOND).unwrap();
-    ledger.adopt(&feedback(told(100, 97, 1300, 299)), SECOND);
-    ledger.settle(grant, told(100, 98, 1300, 299), SECOND);
+    ledger.attribute(&feedback(reported(100, 97, 1300, 299)), SECOND);
+    ledger.settle(grant, reported(100, 98, 1300, 299), SECOND);
     let view = ledger.view(SECOND);
     assert_eq!(
         (view.remaining, view.external.0, view.in_flight),
         (Some(97), 0, 0)
     );
     // One more that is gone went without us.
-    ledger.adopt(&feedback(told(100, 95, 1300, 299)), SECOND);
+    ledger.attribute(&feedback(reported(100, 95, 1300, 299)), SECOND);
     assert_eq!(ledger.view(SECOND).external.0, 1);
 }
 
@@ -191,7 +195,7 @@ fn a_reset_that_wavers_by_a_second_opens_no_window() {
     let mut ledger = learnt(RULES, 100, 300);
     for (reset, remaining) in [(1301, 98), (1300, 97), (1299, 98), (1301, 99)] {
         let grant = ledger.grant(SECOND).unwrap();
-        ledger.settle(grant, told(100, remaining, reset, 299), SECOND);
+        ledger.settle(grant, reported(100, remaining, reset, 299), SECOND);
         assert!(ledger.view(SECOND).remaining.unwrap() <= 98, "{reset}");
     }
     assert_eq!(ledger.view(SECOND).remaining, Some(97));
@@ -204,7 +208,7 @@ fn a_reset_that_always_moves_accuses_nobody() {
     for n in 1..40u64 {
         let now = SECOND * u32::try_from(n).unwrap() * 10;
         let grant = ledger.grant(now).unwrap();
-        ledger.settle(grant, told(100, 99 - n, 1300 + 10 * n, 300), now);
+        ledger.settle(grant, reported(100, 99 - n, 1300 + 10 * n, 300), now);
     }
     assert_eq!(ledger.view(SECOND * 400).external.0, 0);
 }
@@ -212,7 +216,7 @@ fn a_reset_that_always_moves_accuses_nobody() {
 #[test]
 fn attempts_under_way_hold_what_they_may_take() {
     for limit in [20, 100_000] {
-        let rules = Rules {
+        let rules = LedgerRules {
             spread_above: 1.0,
             ..RULES
         };
@@ -226,31 +230,31 @@ fn attempts_under_way_hold_what_they_may_take() {
             assert!(grants.len() as u64 <= limit, "never held");
         };
         assert_eq!(grants.len() as u64, limit - 1);
-        assert_eq!(hold.why, Why::Spent);
+        assert_eq!(hold.reason, HoldReason::Spent);
         assert_eq!(hold.until, Some(SECOND * 60));
         // One that was never sent gives its unit back, one of which nothing is known does not.
-        ledger.settle(grants.pop().unwrap(), Outcome::Unsent, SECOND);
+        ledger.settle(grants.pop().unwrap(), Settlement::Unsent, SECOND);
         let again = ledger.grant(SECOND).unwrap();
-        ledger.settle(again, Outcome::Doubtful, SECOND);
+        ledger.settle(again, Settlement::InDoubt, SECOND);
         assert!(ledger.grant(SECOND).is_err());
     }
 }
 
 #[test]
 fn doubt_ends_with_the_next_answer_and_stops_nobody_for_ever() {
-    let rules = Rules {
+    let rules = LedgerRules {
         spread_above: 1.0,
         ..RULES
     };
     let mut ledger = learnt(rules, 20, 300);
     let grants: Vec<_> = (0..19).map(|_| ledger.grant(SECOND).unwrap()).collect();
     for grant in grants {
-        ledger.settle(grant, Outcome::Doubtful, SECOND);
+        ledger.settle(grant, Settlement::InDoubt, SECOND);
     }
     // All of them may be gone, but upstream has not said so: one finds out.
     let probe = ledger.grant(SECOND).unwrap();
-    assert_eq!(ledger.grant(SECOND).unwrap_err().why, Why::Spent);
-    ledger.settle(probe, told(20, 18, 1300, 299), SECOND);
+    assert_eq!(ledger.grant(SECOND).unwrap_err().reason, HoldReason::Spent);
+    ledger.settle(probe, reported(20, 18, 1300, 299), SECOND);
     // And then as many at a time as there are.
     let more: Vec<_> = std::iter::from_fn(|| ledger.grant(SECOND).ok())
         .take(1000)
@@ -263,10 +267,10 @@ fn what_was_never_sent_hides_nobody_elses_units() {
     let mut ledger = learnt(RULES, 100, 300);
     let grants: Vec<_> = (0..10).map(|_| ledger.grant(SECOND).unwrap()).collect();
     for grant in grants {
-        ledger.settle(grant, Outcome::Unsent, SECOND);
+        ledger.settle(grant, Settlement::Unsent, SECOND);
     }
     let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, told(100, 88, 1300, 299), SECOND);
+    ledger.settle(grant, reported(100, 88, 1300, 299), SECOND);
     assert_eq!(ledger.view(SECOND).external, (10, 10));
 }
 
@@ -282,7 +286,7 @@ fn half_goes_at_once_and_the_rest_is_spread_to_the_reset() {
             let hold = ledger.grant(now).unwrap_err();
             assert!(hold.until.unwrap() > now);
             now = hold.until.unwrap();
-            if hold.why == Why::Spent {
+            if hold.reason == HoldReason::Spent {
                 break;
             }
             let went = drain(&mut ledger, now);
@@ -308,7 +312,7 @@ fn what_was_not_wanted_is_there_for_who_comes_late() {
 
 #[test]
 fn the_reserve_is_left_alone() {
-    let rules = Rules {
+    let rules = LedgerRules {
         reserve: 0.2,
         ..RULES
     };
@@ -325,19 +329,19 @@ fn the_reserve_is_left_alone() {
 fn units_that_vanish_are_counted_and_planned_for() {
     let mut ledger = learnt(RULES, 1000, 300);
     let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, told(1000, 948, 1300, 299), SECOND);
+    ledger.settle(grant, reported(1000, 948, 1300, 299), SECOND);
     assert_eq!(ledger.view(SECOND).external, (50, 50));
     // The first window was not seen whole: what a part of it tells is not taken for the whole.
     let grant = ledger.grant(SECOND * 300).unwrap();
-    ledger.settle(grant, told(1000, 999, 1600, 300), SECOND * 300);
+    ledger.settle(grant, reported(1000, 999, 1600, 300), SECOND * 300);
     assert_eq!(ledger.view(SECOND * 300).external, (50, 0));
     let grant = ledger.grant(SECOND * 301).unwrap();
-    ledger.settle(grant, told(1000, 898, 1600, 299), SECOND * 301);
+    ledger.settle(grant, reported(1000, 898, 1600, 299), SECOND * 301);
     assert_eq!(ledger.view(SECOND * 301).external, (150, 100));
     // In the next window as much is expected: less is dealt out in its first half.
     let now = SECOND * 600;
     let grant = ledger.grant(now).unwrap();
-    ledger.settle(grant, told(1000, 999, 1900, 300), now);
+    ledger.settle(grant, reported(1000, 999, 1900, 300), now);
     drain(&mut ledger, now);
     let dealt = drain(&mut ledger, now + SECOND * 150);
     let plain = 500.0 * 150.0 / 299.0;
@@ -360,8 +364,11 @@ fn the_longest_retry_after_wins_and_a_pause_only_grows() {
         ledger.settle(grant, refused(Some(retry_after)), Duration::ZERO);
     }
     let hold = ledger.grant(SECOND * 29).unwrap_err();
-    assert_eq!((hold.why, hold.until), (Why::Paused, Some(SECOND * 30)));
-    assert_eq!(ledger.wait(7, SECOND), SECOND * 29);
+    assert_eq!(
+        (hold.reason, hold.until),
+        (HoldReason::Paused, Some(SECOND * 30))
+    );
+    assert_eq!(ledger.predict_wait(7, SECOND), SECOND * 29);
     assert_eq!(ledger.view(SECOND).throttled, 3);
 }
 
@@ -372,16 +379,19 @@ fn after_a_pause_one_probes_and_the_rest_follow_in_a_ramp() {
     ledger.settle(grant, refused(Some(5)), Duration::ZERO);
     let now = SECOND * 5;
     let probe = ledger.grant(now).unwrap();
-    assert_eq!(ledger.grant(now).unwrap_err().why, Why::Probing);
+    assert_eq!(ledger.grant(now).unwrap_err().reason, HoldReason::Probing);
     // Another 429: the new time.
     ledger.settle(probe, refused(Some(7)), now);
     let now = SECOND * 12;
-    assert_eq!(ledger.grant(SECOND * 11).unwrap_err().why, Why::Paused);
+    assert_eq!(
+        ledger.grant(SECOND * 11).unwrap_err().reason,
+        HoldReason::Paused
+    );
     // A probe that was never sent, or of which nothing is heard, is followed by another.
-    for outcome in [Outcome::Unsent, Outcome::Doubtful, refused(None)] {
+    for settlement in [Settlement::Unsent, Settlement::InDoubt, refused(None)] {
         let probe = ledger.grant(now).unwrap();
         assert!(ledger.grant(now).is_err());
-        ledger.settle(probe, outcome, now);
+        ledger.settle(probe, settlement, now);
     }
     let probe = ledger.grant(now).unwrap();
     ledger.settle(probe, good(), now);
@@ -405,8 +415,8 @@ fn a_probe_that_hangs_does_not_hold_the_rest_for_long() {
     ledger.settle(grant, refused(Some(1)), Duration::ZERO);
     let slow = ledger.grant(SECOND).unwrap();
     let hold = ledger.grant(SECOND * 2).unwrap_err();
-    assert_eq!(hold.until, Some(SECOND + PATIENCE));
-    let second = ledger.grant(SECOND + PATIENCE).unwrap();
+    assert_eq!(hold.until, Some(SECOND + PROBE_TIMEOUT));
+    let second = ledger.grant(SECOND + PROBE_TIMEOUT).unwrap();
     ledger.settle(slow, good(), SECOND * 9);
     assert!(ledger.grant(SECOND * 9).is_ok());
     drop(second);
@@ -424,16 +434,16 @@ fn a_429_without_a_time_concerns_that_attempt_alone() {
 fn a_503_with_a_time_pauses_likewise() {
     let mut ledger = Ledger::new(RULES);
     let grant = ledger.grant(Duration::ZERO).unwrap();
-    let told = Feedback {
+    let feedback = Feedback {
         retry_after: Some(SECOND * 9),
         ..Feedback::default()
     };
-    let outcome = Outcome::Answered {
-        told,
+    let settlement = Settlement::Answered {
+        feedback,
         throttled: false,
     };
-    ledger.settle(grant, outcome, Duration::ZERO);
-    assert_eq!(ledger.grant(SECOND).unwrap_err().why, Why::Paused);
+    ledger.settle(grant, settlement, Duration::ZERO);
+    assert_eq!(ledger.grant(SECOND).unwrap_err().reason, HoldReason::Paused);
     assert_eq!(ledger.view(SECOND).throttled, 0);
 }
 
@@ -450,8 +460,11 @@ fn a_reset_that_a_crowd_waited_for_is_probed() {
         Some(SECOND * 60)
     );
     let probe = ledger.grant(SECOND * 60).unwrap();
-    assert_eq!(ledger.grant(SECOND * 60).unwrap_err().why, Why::Probing);
-    ledger.settle(probe, told(10, 9, 1120, 60), SECOND * 60);
+    assert_eq!(
+        ledger.grant(SECOND * 60).unwrap_err().reason,
+        HoldReason::Probing
+    );
+    ledger.settle(probe, reported(10, 9, 1120, 60), SECOND * 60);
     assert!(ledger.grant(SECOND * 60).is_ok());
 }
 
@@ -476,7 +489,7 @@ fn a_pause_ends_by_hand_with_a_probe() {
     ledger.resume();
     let probe = ledger.grant(SECOND * 100).unwrap();
     assert!(ledger.grant(SECOND * 100).is_err());
-    ledger.settle(probe, told(50, 49, 1300, 200), SECOND * 100);
+    ledger.settle(probe, reported(50, 49, 1300, 200), SECOND * 100);
     assert_eq!(ledger.view(SECOND * 100).limit, Some(50));
     assert_eq!(ledger.view(SECOND * 100).external, (0, 0));
 }
@@ -485,51 +498,54 @@ fn a_pause_ends_by_hand_with_a_probe() {
 fn clocks_that_differ_do_not_matter_and_hostile_ones_hold_nobody_long() {
     // Its reset is 40 years away: it is asked again within `longest`.
     let mut ledger = learnt(RULES, 1, 1_262_304_000);
-    assert_eq!(ledger.grant(SECOND).unwrap_err().until, Some(RULES.longest));
-    let probe = ledger.grant(RULES.longest).unwrap();
+    assert_eq!(
+        ledger.grant(SECOND).unwrap_err().until,
+        Some(RULES.max_retry_after)
+    );
+    let probe = ledger.grant(RULES.max_retry_after).unwrap();
     ledger.settle(
         probe,
-        told(1, 0, 1000 + 1_262_304_000, 1_262_300_000),
-        RULES.longest,
+        reported(1, 0, 1000 + 1_262_304_000, 1_262_300_000),
+        RULES.max_retry_after,
     );
-    assert!(ledger.grant(RULES.longest + SECOND).is_err());
+    assert!(ledger.grant(RULES.max_retry_after + SECOND).is_err());
     // One that lies in the past, such as a duration taken for an epoch, is none.
     let mut ledger = Ledger::new(RULES);
     let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, told(10, 0, 30, 0), SECOND);
+    ledger.settle(grant, reported(10, 0, 30, 0), SECOND);
     assert!(ledger.grant(SECOND).is_ok());
 }
 
 #[test]
-fn the_earliest_end_that_was_told_counts() {
+fn the_earliest_reported_end_counts() {
     let mut ledger = learnt(RULES, 10, 60);
     let grant = ledger.grant(seconds(0.9)).unwrap();
     // `Date` had just changed: this one is nearly exact.
-    ledger.settle(grant, told(10, 8, 1060, 59), seconds(0.901));
+    ledger.settle(grant, reported(10, 8, 1060, 59), seconds(0.901));
     let grant = ledger.grant(seconds(1.9)).unwrap();
-    ledger.settle(grant, told(10, 7, 1060, 59), seconds(1.899));
+    ledger.settle(grant, reported(10, 7, 1060, 59), seconds(1.899));
     let left = ledger.view(seconds(1.9)).resets_in.unwrap();
     assert_eq!(left, seconds(59.901 - 1.9));
 }
 
 #[test]
-fn the_wait_is_told_before_it_begins() {
+fn the_wait_is_predicted() {
     let mut ledger = learnt(RULES, 100, 301);
     drain(&mut ledger, Duration::ZERO);
     // 49 units in 300 s.
-    let wait = ledger.wait(9, Duration::ZERO).as_secs_f64();
+    let wait = ledger.predict_wait(9, Duration::ZERO).as_secs_f64();
     assert!((wait - 10.0 * 300.0 / 49.0).abs() < 1.0, "{wait}");
     // More than this window has: the next one, and there in the half that goes at once.
-    assert_eq!(ledger.wait(60, Duration::ZERO), SECOND * 301);
-    let far = ledger.wait(49 + 75, Duration::ZERO);
+    assert_eq!(ledger.predict_wait(60, Duration::ZERO), SECOND * 301);
+    let far = ledger.predict_wait(49 + 75, Duration::ZERO);
     assert!(far > SECOND * 301 && far < SECOND * 602, "{far:?}");
-    assert!(ledger.wait(u64::MAX, Duration::ZERO) > SECOND * 602);
+    assert!(ledger.predict_wait(u64::MAX, Duration::ZERO) > SECOND * 602);
 }
 
 #[test]
 fn it_tells_when_the_quota_runs_out() {
     let mut ledger = learnt(
-        Rules {
+        LedgerRules {
             spread_above: 1.0,
             ..RULES
         },
@@ -540,7 +556,7 @@ fn it_tells_when_the_quota_runs_out() {
     for n in 0..600u64 {
         now = seconds(n as f64 / 10.0);
         let grant = ledger.grant(now).unwrap();
-        ledger.settle(grant, told(1000, 998 - n, 1300, 300), now);
+        ledger.settle(grant, reported(1000, 998 - n, 1300, 300), now);
     }
     // About ten a second, and some 400 left.
     let left = ledger.view(now).runs_out_in.unwrap().as_secs_f64();
@@ -556,9 +572,9 @@ fn numbers_without_bound_do_not_overflow() {
         let now = SECOND * 400 * window;
         let reset = 1000 + 400 * u64::from(window);
         let (first, second) = (ledger.grant(now).unwrap(), ledger.grant(now));
-        ledger.settle(first, told(u64::MAX, u64::MAX - 1, reset, 300), now);
+        ledger.settle(first, reported(u64::MAX, u64::MAX - 1, reset, 300), now);
         if let Ok(second) = second {
-            ledger.settle(second, told(u64::MAX, 0, reset, 300), now);
+            ledger.settle(second, reported(u64::MAX, 0, reset, 300), now);
         }
     }
     assert_eq!(ledger.view(SECOND * 1200).external.0, u64::MAX);
@@ -570,7 +586,7 @@ enum Step {
     Grant,
     /// Upstream takes up the attempt, and its answer arrives: two moments, with others in between.
     Count(usize),
-    Answer(usize, Told),
+    Answer(usize, AnswerKind),
     Cancel(usize, bool),
     Outside(u64),
     Wait(u64),
@@ -578,7 +594,7 @@ enum Step {
 }
 
 #[derive(Clone, Debug)]
-enum Told {
+enum AnswerKind {
     All,
     NoHeaders,
     Refused(Option<u64>),
@@ -587,15 +603,15 @@ enum Told {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let told = prop_oneof![
-        8 => Just(Told::All),
-        1 => Just(Told::NoHeaders),
-        1 => prop::option::of(1u64..20).prop_map(Told::Refused),
+    let kind = prop_oneof![
+        8 => Just(AnswerKind::All),
+        1 => Just(AnswerKind::NoHeaders),
+        1 => prop::option::of(1u64..20).prop_map(AnswerKind::Refused),
     ];
     prop_oneof![
         8 => Just(Step::Grant),
         6 => any::<usize>().prop_map(Step::Count),
-        6 => (any::<usize>(), told).prop_map(|(n, told)| Step::Answer(n, told)),
+        6 => (any::<usize>(), kind).prop_map(|(n, kind)| Step::Answer(n, kind)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(n, sent)| Step::Cancel(n, sent)),
         1 => (1u64..4).prop_map(Step::Outside),
         3 => (0u64..5000).prop_map(Step::Wait),
@@ -607,7 +623,7 @@ fn wild() -> impl Strategy<Value = Step> {
         8 => step(),
         1 => Just(Step::Resume),
         2 => (any::<usize>(), any::<u64>(), any::<u64>(), any::<u64>())
-            .prop_map(|(n, a, b, c)| Step::Answer(n, Told::Nonsense(a, b, c))),
+            .prop_map(|(n, a, b, c)| Step::Answer(n, AnswerKind::Nonsense(a, b, c))),
     ]
 }
 
@@ -647,7 +663,11 @@ struct Attempt {
     counted: Option<(u64, u64)>,
 }
 
-fn play(rules: Rules, upstream: &mut Upstream, steps: &[Step]) -> Result<Ledger, TestCaseError> {
+fn play(
+    rules: LedgerRules,
+    upstream: &mut Upstream,
+    steps: &[Step],
+) -> Result<Ledger, TestCaseError> {
     let mut ledger = Ledger::new(rules);
     let mut out: Vec<Attempt> = Vec::new();
     let mut seen = (0, u64::MAX);
@@ -681,7 +701,7 @@ fn play(rules: Rules, upstream: &mut Upstream, steps: &[Step]) -> Result<Ledger,
                     out[*n].counted = Some(upstream.take(1));
                 }
             }
-            Step::Answer(n, told) if !out.is_empty() => {
+            Step::Answer(n, kind) if !out.is_empty() => {
                 let n = n % out.len();
                 let Some((remaining, reset)) = out[n].counted else {
                     continue;
@@ -695,17 +715,17 @@ fn play(rules: Rules, upstream: &mut Upstream, steps: &[Step]) -> Result<Ledger,
                     resets_in: Some(Duration::from_secs(reset.saturating_sub(date))),
                     retry_after: None,
                 };
-                let outcome = match told {
-                    Told::All => Outcome::Answered {
-                        told: numbers,
+                let settlement = match kind {
+                    AnswerKind::All => Settlement::Answered {
+                        feedback: numbers,
                         throttled: false,
                     },
-                    Told::NoHeaders => good(),
-                    Told::Refused(retry_after) => refused(*retry_after),
-                    Told::Nonsense(limit, remaining, reset) => {
+                    AnswerKind::NoHeaders => good(),
+                    AnswerKind::Refused(retry_after) => refused(*retry_after),
+                    AnswerKind::Nonsense(limit, remaining, reset) => {
                         wild = true;
-                        Outcome::Answered {
-                            told: Feedback {
+                        Settlement::Answered {
+                            feedback: Feedback {
                                 limit: Some(*limit),
                                 remaining: Some(*remaining),
                                 reset: Some(*reset),
@@ -716,17 +736,17 @@ fn play(rules: Rules, upstream: &mut Upstream, steps: &[Step]) -> Result<Ledger,
                         }
                     }
                 };
-                ledger.settle(out.remove(n).grant, outcome, now);
+                ledger.settle(out.remove(n).grant, settlement, now);
             }
             Step::Answer(..) => {}
             Step::Cancel(n, sent) if !out.is_empty() => {
                 let attempt = out.remove(n % out.len());
-                let outcome = if attempt.counted.is_some() || *sent {
-                    Outcome::Doubtful
+                let settlement = if attempt.counted.is_some() || *sent {
+                    Settlement::InDoubt
                 } else {
-                    Outcome::Unsent
+                    Settlement::Unsent
                 };
-                ledger.settle(attempt.grant, outcome, now);
+                ledger.settle(attempt.grant, settlement, now);
             }
             Step::Cancel(..) => {}
             Step::Outside(units) => drop(upstream.take(*units)),
@@ -750,13 +770,13 @@ fn play(rules: Rules, upstream: &mut Upstream, steps: &[Step]) -> Result<Ledger,
     }
     let now = upstream.now();
     for attempt in out {
-        ledger.settle(attempt.grant, Outcome::Doubtful, now);
+        ledger.settle(attempt.grant, Settlement::InDoubt, now);
     }
     prop_assert_eq!(ledger.view(now).in_flight, 0);
     Ok(ledger)
 }
 
-/// Whoever asks again when told to is served in the end.
+/// An attempt that asks again at each announced time is granted in the end.
 fn serves(mut ledger: Ledger, mut now: Duration) -> Result<(), TestCaseError> {
     for _ in 0..100 {
         match ledger.grant(now) {
@@ -779,7 +799,7 @@ proptest! {
         spread_above in prop_oneof![Just(0.0), Just(0.5), Just(1.0)],
         steps in prop::collection::vec(step(), 0..400),
     ) {
-        let rules = Rules { spread_above, ..RULES };
+        let rules = LedgerRules { spread_above, ..RULES };
         let mut upstream = Upstream { limit, length, now: 0, ends: 0, used: 0 };
         let ledger = play(rules, &mut upstream, &steps)?;
         serves(ledger, upstream.now())?;
@@ -791,7 +811,7 @@ proptest! {
         reserve in 0.0f64..0.9,
         steps in prop::collection::vec(wild(), 0..300),
     ) {
-        let rules = Rules { spread_above, reserve, ..RULES };
+        let rules = LedgerRules { spread_above, reserve, ..RULES };
         let mut upstream = Upstream { limit: 20, length: 60_000, now: 0, ends: 0, used: 0 };
         let ledger = play(rules, &mut upstream, &steps)?;
         serves(ledger, upstream.now())?;
@@ -804,9 +824,9 @@ fn one_answer_of_nonsense_does_not_end_the_learning() {
     for (reset, resets_in) in [(1_300_000, 1_000_000), (1300 + 86_400, 299)] {
         let mut ledger = learnt(RULES, 20, 300);
         let grant = ledger.grant(SECOND).unwrap();
-        ledger.settle(grant, told(20, 18, reset, resets_in), SECOND);
+        ledger.settle(grant, reported(20, 18, reset, resets_in), SECOND);
         let grant = ledger.grant(SECOND * 2).unwrap();
-        ledger.settle(grant, told(20, 17, 1300, 298), SECOND * 2);
+        ledger.settle(grant, reported(20, 17, 1300, 298), SECOND * 2);
         let view = ledger.view(SECOND * 2);
         assert_eq!((view.reset, view.remaining), (Some(1300), Some(17)));
         assert_eq!(view.external.0, 0);
@@ -815,7 +835,7 @@ fn one_answer_of_nonsense_does_not_end_the_learning() {
 
 #[test]
 fn doubt_stays_small_under_a_steady_load() {
-    let rules = Rules {
+    let rules = LedgerRules {
         spread_above: 1.0,
         ..RULES
     };
@@ -827,20 +847,20 @@ fn doubt_stays_small_under_a_steady_load() {
         if n > 10 {
             let (number, grant) = out.pop_front().unwrap();
             let left = 300 - now.as_secs();
-            let outcome = match number % 5 {
-                0 => Outcome::Doubtful,
-                _ => told(3000, 2999 - number, 1300, left),
+            let settlement = match number % 5 {
+                0 => Settlement::InDoubt,
+                _ => reported(3000, 2999 - number, 1300, left),
             };
-            ledger.settle(grant, outcome, now);
+            ledger.settle(grant, settlement, now);
         }
-        assert!(ledger.doubt.units() <= 8, "{}", ledger.doubt.units());
+        assert!(ledger.in_doubt.units() <= 8, "{}", ledger.in_doubt.units());
         out.push_back((n, ledger.grant(now).unwrap()));
     }
 }
 
 #[test]
 fn what_went_before_the_window_was_known_may_be_of_it() {
-    let rules = Rules {
+    let rules = LedgerRules {
         spread_above: 1.0,
         ..RULES
     };
@@ -848,9 +868,9 @@ fn what_went_before_the_window_was_known_may_be_of_it() {
     let mut grants: Vec<_> = (0..20)
         .map(|_| ledger.grant(Duration::ZERO).unwrap())
         .collect();
-    ledger.settle(grants.remove(0), told(20, 19, 1300, 300), SECOND);
+    ledger.settle(grants.remove(0), reported(20, 19, 1300, 300), SECOND);
     for grant in grants {
-        ledger.settle(grant, Outcome::Doubtful, SECOND);
+        ledger.settle(grant, Settlement::InDoubt, SECOND);
     }
     // Upstream may have counted all of them: one finds out.
     let more = std::iter::from_fn(|| ledger.grant(SECOND).ok()).take(50);
@@ -859,7 +879,7 @@ fn what_went_before_the_window_was_known_may_be_of_it() {
 
 #[test]
 fn between_windows_the_reserve_is_left_alone_too() {
-    let rules = Rules {
+    let rules = LedgerRules {
         reserve: 0.2,
         ..RULES
     };
@@ -873,13 +893,13 @@ fn a_busy_neighbour_leaves_us_half_of_what_is_there() {
     let mut ledger = learnt(RULES, 100, 300);
     let grant = ledger.grant(SECOND * 300).unwrap();
     // A whole window of which others took 91 at once: they may well go on.
-    ledger.settle(grant, told(100, 8, 1600, 300), SECOND * 300);
+    ledger.settle(grant, reported(100, 8, 1600, 300), SECOND * 300);
     let now = SECOND * 301;
     let mut went = drain(&mut ledger, now);
     let hold = ledger.grant(now).unwrap_err();
-    assert_eq!(hold.why, Why::Spread);
-    // The wait that is told is the wait that it is.
-    let (until, wait) = (hold.until.unwrap() - now, ledger.wait(0, now));
+    assert_eq!(hold.reason, HoldReason::Spread);
+    // The predicted wait matches the hold.
+    let (until, wait) = (hold.until.unwrap() - now, ledger.predict_wait(0, now));
     assert!(
         wait <= until + SECOND && until <= wait + SECOND,
         "{until:?} {wait:?}"
@@ -895,8 +915,8 @@ fn a_wait_behind_a_pause_or_between_windows_counts_those_ahead() {
     let mut ledger = learnt(RULES, 20, 60);
     let grant = ledger.grant(SECOND).unwrap();
     ledger.settle(grant, refused(Some(59)), SECOND);
-    assert_eq!(ledger.wait(0, SECOND), SECOND * 59);
-    let wait = ledger.wait(1000, SECOND);
+    assert_eq!(ledger.predict_wait(0, SECOND), SECOND * 59);
+    let wait = ledger.predict_wait(1000, SECOND);
     assert!(
         wait > SECOND * 60 * 45 && wait < SECOND * 60 * 55,
         "{wait:?}"
@@ -904,28 +924,28 @@ fn a_wait_behind_a_pause_or_between_windows_counts_those_ahead() {
     let mut ledger = learnt(RULES, 20, 60);
     drain(&mut ledger, SECOND);
     let _probe = ledger.grant(SECOND * 61).unwrap();
-    assert!(ledger.wait(1000, SECOND * 61) > SECOND * 60 * 45);
+    assert!(ledger.predict_wait(1000, SECOND * 61) > SECOND * 60 * 45);
 }
 
 #[test]
 fn what_an_answer_will_tell_soon_is_not_taken_for_spent() {
-    let rules = Rules {
+    let rules = LedgerRules {
         spread_above: 1.0,
         ..RULES
     };
     let mut ledger = learnt(rules, 20, 300);
     let grants: Vec<_> = (0..19).map(|_| ledger.grant(SECOND).unwrap()).collect();
     for grant in grants {
-        ledger.settle(grant, Outcome::Doubtful, SECOND);
+        ledger.settle(grant, Settlement::InDoubt, SECOND);
     }
     let _probe = ledger.grant(SECOND).unwrap();
-    assert!(ledger.wait(0, SECOND).is_zero());
+    assert!(ledger.predict_wait(0, SECOND).is_zero());
     // Nor are attempts of the window before this one.
     let mut ledger = learnt(RULES, 20, 60);
     let _slow: Vec<_> = (0..9).map(|_| ledger.grant(SECOND * 40).unwrap()).collect();
     let grant = ledger.grant(SECOND * 61).unwrap();
-    ledger.settle(grant, told(20, 19, 1121, 60), SECOND * 61);
-    assert!(ledger.wait(1, SECOND * 61).is_zero());
+    ledger.settle(grant, reported(20, 19, 1121, 60), SECOND * 61);
+    assert!(ledger.predict_wait(1, SECOND * 61).is_zero());
 }
 
 #[test]
@@ -933,8 +953,8 @@ fn a_late_answer_of_a_short_window_is_not_of_the_next() {
     let mut ledger = learnt(RULES, 20, 1);
     let late = ledger.grant(seconds(0.5)).unwrap();
     let grant = ledger.grant(seconds(1.1)).unwrap();
-    ledger.settle(grant, told(20, 19, 1002, 1), seconds(1.15));
-    ledger.settle(late, told(20, 0, 1001, 1), seconds(1.2));
+    ledger.settle(grant, reported(20, 19, 1002, 1), seconds(1.15));
+    ledger.settle(late, reported(20, 0, 1001, 1), seconds(1.2));
     assert_eq!(ledger.view(seconds(1.2)).remaining, Some(19));
 }
 
@@ -944,14 +964,14 @@ fn what_was_not_sent_brings_no_more_than_it_took() {
     for _ in 0..47 {
         let grant = ledger.grant(SECOND).unwrap();
         let left = ledger.view(SECOND).remaining.unwrap() - 1;
-        ledger.settle(grant, told(100, left, 1300, 299), SECOND);
+        ledger.settle(grant, reported(100, left, 1300, 299), SECOND);
     }
     // No connection for a while, four at a time.
     for n in 0..60 {
         let now = SECOND + Duration::from_millis(10) * n;
         let round = std::iter::from_fn(|| ledger.grant(now).ok()).take(4);
         for grant in round.collect::<Vec<_>>() {
-            ledger.settle(grant, Outcome::Unsent, now);
+            ledger.settle(grant, Settlement::Unsent, now);
         }
     }
     let went = drain(&mut ledger, SECOND * 2);

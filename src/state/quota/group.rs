@@ -27,7 +27,7 @@ use crate::{
     policy::{
         fair::{Priority, Queue, Share, Ticket},
         feedback::Feedback,
-        ledger::{Grant, Ledger, Outcome, View, Why},
+        ledger::{Grant, HoldReason, Ledger, Settlement, View},
     },
     types::{Caller, QuotaRules},
 };
@@ -106,18 +106,18 @@ impl Group {
     ///
     /// # Errors
     /// Why not.
-    pub fn try_permit(self: &Arc<Self>, rules: &QuotaRules) -> Result<Permit, Why> {
+    pub fn try_permit(self: &Arc<Self>, rules: &QuotaRules) -> Result<Permit, HoldReason> {
         let now = self.now();
         let mut state = self.state();
         state.seen = now;
         if state.queue.is_empty() {
             let grant = state.ledger.grant(&rules.ledger, now);
-            return Ok(self.permit(grant.map_err(|hold| hold.why)?, *rules));
+            return Ok(self.permit(grant.map_err(|hold| hold.reason)?, *rules));
         }
         Err(state
             .ledger
             .paused_until(now)
-            .map_or(Why::Spread, |_| Why::Paused))
+            .map_or(HoldReason::Spread, |_| HoldReason::Paused))
     }
 
     /// Waits for leave to send one attempt. Dropping it gives the place back, and what was granted.
@@ -185,7 +185,7 @@ impl Group {
         let state = self.state();
         let wait = state
             .ledger
-            .wait(state.queue.ahead(share, times.0), &rules.ledger, now);
+            .predict_wait(state.queue.ahead(share, times.0), &rules.ledger, now);
         if share.priority == Priority::Interactive {
             return wait;
         }
@@ -197,7 +197,7 @@ impl Group {
             ..share.clone()
         };
         let ahead = state.queue.ahead(&aged, times.0) + state.queue.batch_callers();
-        wait.min(ageing.saturating_add(state.ledger.wait(ahead, &rules.ledger, now)))
+        wait.min(ageing.saturating_add(state.ledger.predict_wait(ahead, &rules.ledger, now)))
     }
 
     /// Does something that may let others go on, and deals out what it released.
@@ -225,10 +225,10 @@ impl Group {
                     // Not as a permit: dropped under the lock, it would wait for the lock.
                     None => state
                         .ledger
-                        .settle(grant, Outcome::Unsent, &rules.ledger, now),
+                        .settle(grant, Settlement::Unsent, &rules.ledger, now),
                 },
                 Err(hold) => {
-                    if matches!(hold.why, Why::Paused | Why::Spent) {
+                    if matches!(hold.reason, HoldReason::Paused | HoldReason::Spent) {
                         state.refuse_the_hopeless(&rules, now, &mut deals);
                     }
                     return (deals, hold.until);
@@ -286,15 +286,22 @@ impl Group {
             return;
         };
         let ahead = state.queue.len() as u64;
-        let retry_after = state.ledger.wait(ahead, &waiter.rules.ledger, self.now());
+        let retry_after = state
+            .ledger
+            .predict_wait(ahead, &waiter.rules.ledger, self.now());
         drop(state);
         let Waiter { tell, .. } = waiter;
         let _ = tell.send(Err(Error::WaitingRoomFull { retry_after }));
     }
 
     /// An attempt has ended.
-    pub(super) fn settle(self: &Arc<Self>, grant: Grant, outcome: Outcome, rules: &QuotaRules) {
-        self.act(|state, now| state.ledger.settle(grant, outcome, &rules.ledger, now));
+    pub(super) fn settle(
+        self: &Arc<Self>,
+        grant: Grant,
+        settlement: Settlement,
+        rules: &QuotaRules,
+    ) {
+        self.act(|state, now| state.ledger.settle(grant, settlement, &rules.ledger, now));
     }
 
     /// Upstream asks for silence for so long.
@@ -302,9 +309,9 @@ impl Group {
         self.act(|state, now| state.ledger.pause(now.saturating_add(time)));
     }
 
-    /// See [`Ledger::adopt`].
-    pub fn adopt(self: &Arc<Self>, told: &Feedback, rules: &QuotaRules) {
-        self.act(|state, now| state.ledger.adopt(told, &rules.ledger, now));
+    /// See [`Ledger::attribute`].
+    pub fn attribute(self: &Arc<Self>, feedback: &Feedback, rules: &QuotaRules) {
+        self.act(|state, now| state.ledger.attribute(feedback, &rules.ledger, now));
     }
 
     pub fn resume(self: &Arc<Self>) {
@@ -339,7 +346,7 @@ fn tell(deals: Deals) {
 impl State {
     /// Whoever cannot wait as long as upstream's time is told so at once, not when its patience ends.
     fn refuse_the_hopeless(&mut self, rules: &QuotaRules, now: Duration, deals: &mut Deals) {
-        let retry_after = self.ledger.wait(0, &rules.ledger, now);
+        let retry_after = self.ledger.predict_wait(0, &rules.ledger, now);
         let earliest = now.saturating_add(retry_after);
         if earliest <= self.told {
             return;

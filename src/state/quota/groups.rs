@@ -97,8 +97,14 @@ impl Groups {
 
     /// An attempt of the group `stranger` turns out to be `owner`'s: that one learns what its answer told. The stranger is
     /// forgotten; whoever uses it goes on, and one that has counted refusals stays for its count.
-    pub fn adopt(&self, stranger: &str, owner: &Arc<str>, told: &Feedback, rules: &QuotaRules) {
-        self.get(owner).adopt(told, rules);
+    pub fn attribute(
+        &self,
+        stranger: &str,
+        owner: &Arc<str>,
+        feedback: &Feedback,
+        rules: &QuotaRules,
+    ) {
+        self.get(owner).attribute(feedback, rules);
         let planned = self.planned.load();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let counts = |group: &Arc<Group>| group.view(rules).0.throttled > 0;

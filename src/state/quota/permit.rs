@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::group::Group;
 use crate::{
-    policy::ledger::{Grant, Outcome},
+    policy::ledger::{Grant, Settlement},
     types::QuotaRules,
 };
 
@@ -32,13 +32,13 @@ impl Permit {
         self.sent = true;
     }
 
-    pub fn settle(mut self, outcome: Outcome) {
-        self.end(outcome);
+    pub fn settle(mut self, settlement: Settlement) {
+        self.end(settlement);
     }
 
-    fn end(&mut self, outcome: Outcome) {
+    fn end(&mut self, settlement: Settlement) {
         if let Some(grant) = self.grant.take() {
-            self.group.settle(grant, outcome, &self.rules);
+            self.group.settle(grant, settlement, &self.rules);
         }
     }
 }
@@ -46,9 +46,9 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.end(if self.sent {
-            Outcome::Doubtful
+            Settlement::InDoubt
         } else {
-            Outcome::Unsent
+            Settlement::Unsent
         });
     }
 }
