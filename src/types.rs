@@ -29,11 +29,11 @@ impl RequestId {
 #[derive(Clone, Debug)]
 pub struct Named(pub Operation);
 
-/// When the caller's patience ends: no wait may end, and no attempt begin, after it.
+/// The end of the caller's maximum wait. No wait ends and no attempt starts after it.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
 
-/// When a request came. A request that is tried again keeps it.
+/// When a request arrived; the same for all its attempts, so that a retry keeps its age in the queue.
 #[derive(Clone, Copy, Debug)]
 pub struct ArrivedAt(pub Instant);
 
@@ -77,7 +77,7 @@ pub struct OwnToken {
     pub hash: [u8; 32],
 }
 
-/// The time upstream named on its answer; the quota layer reads it, the retry layer keeps to it.
+/// How long upstream's answer says to wait. The quota layer reads it from the answer, and the layers above use it.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryAfter(pub std::time::Duration);
 
@@ -90,15 +90,15 @@ pub struct TokenRefused(pub std::time::Duration);
 #[derive(Clone, Copy, Debug)]
 pub struct AmbiguousFraming;
 
-/// How a group's quota is shared, by the configuration that a request sees.
+/// How quota is shared, from the plan that a request sees.
 #[derive(Clone, Copy, Debug)]
 pub struct QuotaRules {
     pub ledger: ledger::LedgerRules,
-    /// Requests in the waiting room, of all groups together.
+    /// Upper bound of requests in the waiting room, over all groups.
     pub max_waiting: usize,
 }
 
-/// How large a request may be.
+/// Upper bounds of a request's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestLimits {
     pub max_header_bytes: usize,

@@ -144,8 +144,8 @@ impl Rig {
         tokio::spawn(self.attempt(request))
     }
 
-    fn call(&self, caller: &str, patience: Duration) -> JoinHandle<Result<Response<Body>, Error>> {
-        self.send(request(caller, 1, patience))
+    fn call(&self, caller: &str, max_wait: Duration) -> JoinHandle<Result<Response<Body>, Error>> {
+        self.send(request(caller, 1, max_wait))
     }
 
     fn group(&self) -> Arc<Group> {
@@ -169,7 +169,7 @@ impl Rig {
     fn is_at_rest(&self) -> bool {
         self.waiting() == 0
             && self.group().view(&self.layer.0.rules).0.in_flight == 0
-            && self.groups.room_left()
+            && self.groups.waiting_room_is_empty()
     }
 
     /// Lets every task come to where it waits for time.
@@ -180,7 +180,7 @@ impl Rig {
     }
 }
 
-fn request(caller: &str, weight: u32, patience: Duration) -> Request<Body> {
+fn request(caller: &str, weight: u32, max_wait: Duration) -> Request<Body> {
     let caller = Caller {
         name: caller.into(),
         token: Some("main".into()),
@@ -195,14 +195,14 @@ fn request(caller: &str, weight: u32, patience: Duration) -> Request<Body> {
             },
         },
         access: Access::new(&["*".into()], &[]),
-        max_wait: patience,
+        max_wait: max_wait,
         enforce: true,
     };
     let mut request = Request::new(Body::empty());
     let now = Instant::now();
     request.extensions_mut().insert(Arc::new(caller));
     request.extensions_mut().insert(ArrivedAt(now));
-    request.extensions_mut().insert(Deadline(now + patience));
+    request.extensions_mut().insert(Deadline(now + max_wait));
     request
 }
 
@@ -563,7 +563,7 @@ async fn only_what_may_have_been_sent_is_doubted() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Call { who: usize, patience: u64 },
+    Call { who: usize, max_wait: u64 },
     Leave(usize),
     Silence(u64),
     Resume,
@@ -572,7 +572,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        10 => (0usize..4, 0u64..120).prop_map(|(who, patience)| Step::Call { who, patience }),
+        10 => (0usize..4, 0u64..120).prop_map(|(who, max_wait)| Step::Call { who, max_wait }),
         3 => any::<usize>().prop_map(Step::Leave),
         1 => (1u64..60).prop_map(Step::Silence),
         1 => Just(Step::Resume),
@@ -585,15 +585,15 @@ async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let mut calls = Vec::new();
     for step in steps {
         match step {
-            Step::Call { who, patience } => {
+            Step::Call { who, max_wait } => {
                 let (caller, weight) = [("a", 1), ("b", 1), ("c", 2), ("batch", 1)][who];
-                let patience = Duration::from_secs(patience);
-                let call = rig.attempt(request(caller, weight, patience));
+                let max_wait = Duration::from_secs(max_wait);
+                let call = rig.attempt(request(caller, weight, max_wait));
                 let start = Instant::now();
                 calls.push(tokio::spawn(async move {
                     let result = call.await.map(|response| response.status());
                     // Never past what it was willing to wait; the answer itself takes its own time.
-                    (result, start.elapsed() > patience + SECOND)
+                    (result, start.elapsed() > max_wait + SECOND)
                 }));
             }
             Step::Leave(n) if !calls.is_empty() => {
@@ -625,7 +625,7 @@ async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
         "{:?}",
         rig.group().view(&rig.layer.0.rules)
     );
-    // And whoever comes now with patience is served.
+    // And whoever comes now with max_wait is served.
     *rig.upstream.silent.lock().unwrap() = None;
     let last = status(rig.call("a", MINUTE * 20)).await;
     prop_assert!(last.is_ok(), "{last:?}");

@@ -1,4 +1,4 @@
-//! Leave to send one attempt.
+//! Permission to send one attempt.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use crate::{
     types::QuotaRules,
 };
 
-/// Leave to send one attempt. Dropped before its end is told, it gives its unit back as far as that is known to be
-/// right: none is gone before it was sent.
+/// Permission to send one attempt, and the reservation of its unit. Dropped without being settled, it returns the unit if the
+/// attempt was never sent; otherwise the unit is in doubt.
 pub struct Permit {
     group: Arc<Group>,
     rules: QuotaRules,
@@ -27,7 +27,7 @@ impl Permit {
         }
     }
 
-    /// From here on a unit may be gone.
+    /// Marks the attempt as sent: from here on DevRev may count it.
     pub fn sent(&mut self) {
         self.sent = true;
     }
