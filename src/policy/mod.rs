@@ -1,4 +1,4 @@
-//! Policy: who may, how long, what next. Pure: no socket, clock, lock or environment of its own.
+//! Pure decisions. No module here uses a socket, clock, lock or the environment; time and randomness are arguments.
 pub mod access;
 pub mod circuit;
 pub mod explain;

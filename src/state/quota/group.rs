@@ -190,14 +190,14 @@ impl Group {
             return wait;
         }
         // A batch request is passed over until it has aged, and then takes turns with interactive ones.
-        let ageing = state.queue.ageing(share, times, now);
+        let ageing_wait = state.queue.ageing_wait(share, times, now);
         let aged = Share {
             priority: Priority::Interactive,
             weight: 1,
             ..share.clone()
         };
         let ahead = state.queue.ahead(&aged, times.0) + state.queue.batch_callers();
-        wait.min(ageing.saturating_add(state.ledger.predict_wait(ahead, &rules.ledger, now)))
+        wait.min(ageing_wait.saturating_add(state.ledger.predict_wait(ahead, &rules.ledger, now)))
     }
 
     /// Applies a change that may release units, and grants those to the queue.
