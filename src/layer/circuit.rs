@@ -82,7 +82,7 @@ where
     }
 }
 
-/// Holds the pass of one attempt and returns it when dropped before the attempt has ended, as when the client leaves.
+/// Holds the pass of one attempt and returns it when dropped before the attempt has ended, as when the client disconnects.
 struct PassGuard {
     circuit: Arc<UpstreamCircuit>,
     rules: CircuitRules,
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_leaves_during_the_probe_returns_its_pass() {
+    async fn a_client_that_disconnects_during_the_probe_returns_its_pass() {
         let rig = Rig::new();
         rig.open().await;
         tokio::time::advance(OPEN).await;

@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_called_as_the_admins_json_calls_them() {
+    fn states_have_the_names_of_the_admin_json() {
         assert_labels!(Status: "closed" "open" "half_open");
     }
 

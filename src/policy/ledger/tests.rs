@@ -10,7 +10,7 @@ const RULES: LedgerRules = LedgerRules {
     max_retry_after: Duration::from_secs(600),
 };
 
-/// An answer with 200 that tells the window.
+/// A 200 that reports the window.
 fn reported(limit: u64, remaining: u64, reset: u64, resets_in: u64) -> Settlement {
     Settlement::Answered {
         feedback: Feedback {
@@ -94,7 +94,7 @@ impl std::ops::DerefMut for Ledger {
     }
 }
 
-/// A ledger that has learnt of a window of so many units, one of them spent.
+/// A ledger that knows a window with this many units, one of them spent.
 fn learnt(rules: LedgerRules, limit: u64, length: u64) -> Ledger {
     let mut ledger = Ledger::new(rules);
     let grant = ledger.grant(Duration::ZERO).unwrap();
@@ -106,7 +106,7 @@ fn learnt(rules: LedgerRules, limit: u64, length: u64) -> Ledger {
     ledger
 }
 
-/// Grants and answers one attempt after another until it is held; how many went.
+/// Grants and answers one attempt after another until one is held. Returns how many were sent.
 fn drain(ledger: &mut Ledger, now: Duration) -> u64 {
     let mut count = 0;
     while let Ok(grant) = ledger.grant(now) {
@@ -125,12 +125,12 @@ fn drain(ledger: &mut Ledger, now: Duration) -> u64 {
 }
 
 #[test]
-fn states_are_called_as_the_admins_json_calls_them() {
+fn states_have_the_names_of_the_admin_json() {
     assert_labels!(Status: "open" "spread" "spent" "paused" "probing" "ramping");
 }
 
 #[test]
-fn before_anything_is_learnt_nobody_is_held() {
+fn nothing_is_held_before_a_window_is_known() {
     let mut ledger = Ledger::new(RULES);
     let grants: Vec<_> = (0..10_000)
         .map(|_| ledger.grant(Duration::ZERO).unwrap())
@@ -142,7 +142,7 @@ fn before_anything_is_learnt_nobody_is_held() {
 }
 
 #[test]
-fn remaining_only_falls_whatever_order_answers_arrive_in() {
+fn remaining_only_falls_in_whatever_order_answers_arrive() {
     let mut ledger = Ledger::new(RULES);
     let grants: Vec<_> = (0..4)
         .map(|_| ledger.grant(Duration::ZERO).unwrap())
@@ -152,11 +152,11 @@ fn remaining_only_falls_whatever_order_answers_arrive_in() {
         assert!(ledger.view(SECOND).remaining.unwrap() <= 97);
     }
     assert_eq!(ledger.view(SECOND).remaining, Some(96));
-    // One of the window before is no news.
+    // An answer about the window before changes nothing.
     let grant = ledger.grant(SECOND).unwrap();
     ledger.settle(grant, reported(100, 3, 1000, 1), SECOND);
     assert_eq!(ledger.view(SECOND).remaining, Some(96));
-    // A reset that moves on opens a new one.
+    // A later reset opens a new window.
     let grant = ledger.grant(SECOND).unwrap();
     ledger.settle(grant, reported(100, 99, 1600, 300), SECOND * 301);
     assert_eq!(ledger.view(SECOND * 301).remaining, Some(99));
@@ -172,7 +172,7 @@ fn feedback(settlement: Settlement) -> Feedback {
 
 #[test]
 fn an_attributed_unit_is_not_external_and_holds_nothing() {
-    // Also where nothing is known yet.
+    // Even if no window is known yet.
     let mut ledger = Ledger::new(RULES);
     ledger.attribute(&feedback(reported(100, 99, 1300, 300)), Duration::ZERO);
     let view = ledger.view(Duration::ZERO);
@@ -185,13 +185,13 @@ fn an_attributed_unit_is_not_external_and_holds_nothing() {
         (view.remaining, view.external.0, view.in_flight),
         (Some(97), 0, 0)
     );
-    // One more that is gone went without us.
+    // Another missing unit is external.
     ledger.attribute(&feedback(reported(100, 95, 1300, 299)), SECOND);
     assert_eq!(ledger.view(SECOND).external.0, 1);
 }
 
 #[test]
-fn a_reset_that_wavers_by_a_second_opens_no_window() {
+fn a_reset_that_varies_by_a_second_opens_no_window() {
     let mut ledger = learnt(RULES, 100, 300);
     for (reset, remaining) in [(1301, 98), (1300, 97), (1299, 98), (1301, 99)] {
         let grant = ledger.grant(SECOND).unwrap();
@@ -203,7 +203,7 @@ fn a_reset_that_wavers_by_a_second_opens_no_window() {
 }
 
 #[test]
-fn a_reset_that_always_moves_accuses_nobody() {
+fn a_reset_that_always_moves_counts_nothing_as_external() {
     let mut ledger = learnt(RULES, 100, 300);
     for n in 1..40u64 {
         let now = SECOND * u32::try_from(n).unwrap() * 10;
@@ -214,7 +214,7 @@ fn a_reset_that_always_moves_accuses_nobody() {
 }
 
 #[test]
-fn attempts_under_way_hold_what_they_may_take() {
+fn attempts_in_flight_reserve_a_unit_each() {
     for limit in [20, 100_000] {
         let rules = LedgerRules {
             spread_above: 1.0,
@@ -232,7 +232,7 @@ fn attempts_under_way_hold_what_they_may_take() {
         assert_eq!(grants.len() as u64, limit - 1);
         assert_eq!(hold.reason, HoldReason::Spent);
         assert_eq!(hold.until, Some(SECOND * 60));
-        // One that was never sent gives its unit back, one of which nothing is known does not.
+        // An unsent attempt returns its unit, one in doubt does not.
         ledger.settle(grants.pop().unwrap(), Settlement::Unsent, SECOND);
         let again = ledger.grant(SECOND).unwrap();
         ledger.settle(again, Settlement::InDoubt, SECOND);
@@ -241,7 +241,7 @@ fn attempts_under_way_hold_what_they_may_take() {
 }
 
 #[test]
-fn doubt_ends_with_the_next_answer_and_stops_nobody_for_ever() {
+fn units_in_doubt_are_resolved_by_the_next_answer() {
     let rules = LedgerRules {
         spread_above: 1.0,
         ..RULES
@@ -251,11 +251,11 @@ fn doubt_ends_with_the_next_answer_and_stops_nobody_for_ever() {
     for grant in grants {
         ledger.settle(grant, Settlement::InDoubt, SECOND);
     }
-    // All of them may be gone, but upstream has not said so: one finds out.
+    // All units may be gone, but upstream has not reported it: one attempt finds out.
     let probe = ledger.grant(SECOND).unwrap();
     assert_eq!(ledger.grant(SECOND).unwrap_err().reason, HoldReason::Spent);
     ledger.settle(probe, reported(20, 18, 1300, 299), SECOND);
-    // And then as many at a time as there are.
+    // After that as many as remain are granted at once.
     let more: Vec<_> = std::iter::from_fn(|| ledger.grant(SECOND).ok())
         .take(1000)
         .collect();
@@ -263,7 +263,7 @@ fn doubt_ends_with_the_next_answer_and_stops_nobody_for_ever() {
 }
 
 #[test]
-fn what_was_never_sent_hides_nobody_elses_units() {
+fn unsent_attempts_hide_no_external_units() {
     let mut ledger = learnt(RULES, 100, 300);
     let grants: Vec<_> = (0..10).map(|_| ledger.grant(SECOND).unwrap()).collect();
     for grant in grants {
@@ -275,11 +275,15 @@ fn what_was_never_sent_hides_nobody_elses_units() {
 }
 
 #[test]
-fn half_goes_at_once_and_the_rest_is_spread_to_the_reset() {
+fn half_is_first_come_and_the_rest_is_spread_to_the_reset() {
     for (limit, length) in [(1000, 300), (20, 60), (100_000, 60), (40, 5)] {
         let mut ledger = learnt(RULES, limit, length);
         let first = 1 + drain(&mut ledger, Duration::ZERO);
-        assert_eq!(first, limit / 2 + 1, "half, and the first of the spread");
+        assert_eq!(
+            first,
+            limit / 2 + 1,
+            "half, and the first token of the spread"
+        );
         let mut at = Vec::new();
         let mut now = Duration::ZERO;
         loop {
@@ -292,7 +296,7 @@ fn half_goes_at_once_and_the_rest_is_spread_to_the_reset() {
             let went = drain(&mut ledger, now);
             (0..went).for_each(|_| at.push(now));
         }
-        assert_eq!(first + at.len() as u64, limit, "all of it is dealt out");
+        assert_eq!(first + at.len() as u64, limit, "all units are granted");
         assert!(*at.last().unwrap() < SECOND * u32::try_from(length).unwrap());
         let gaps: Vec<f64> = at.windows(2).map(|w| (w[1] - w[0]).as_secs_f64()).collect();
         let even = length as f64 / (limit as f64 / 2.0 - 1.0);
@@ -302,16 +306,16 @@ fn half_goes_at_once_and_the_rest_is_spread_to_the_reset() {
 }
 
 #[test]
-fn what_was_not_wanted_is_there_for_who_comes_late() {
+fn unused_units_of_the_spread_accrue() {
     let mut ledger = learnt(RULES, 100, 300);
     drain(&mut ledger, Duration::ZERO);
-    // Nobody comes for half the window: a quarter of it has come up since.
+    // No attempts for half the window: a quarter of its units has accrued since.
     let late = drain(&mut ledger, SECOND * 150);
     assert!((23..=26).contains(&late), "{late}");
 }
 
 #[test]
-fn the_reserve_is_left_alone() {
+fn the_reserve_is_not_granted() {
     let rules = LedgerRules {
         reserve: 0.2,
         ..RULES
@@ -326,32 +330,35 @@ fn the_reserve_is_left_alone() {
 }
 
 #[test]
-fn units_that_vanish_are_counted_and_planned_for() {
+fn external_units_are_counted_and_expected_again() {
     let mut ledger = learnt(RULES, 1000, 300);
     let grant = ledger.grant(SECOND).unwrap();
     ledger.settle(grant, reported(1000, 948, 1300, 299), SECOND);
     assert_eq!(ledger.view(SECOND).external, (50, 50));
-    // The first window was not seen whole: what a part of it tells is not taken for the whole.
+    // The first window was joined midway, so its external units do not set an expectation.
     let grant = ledger.grant(SECOND * 300).unwrap();
     ledger.settle(grant, reported(1000, 999, 1600, 300), SECOND * 300);
     assert_eq!(ledger.view(SECOND * 300).external, (50, 0));
     let grant = ledger.grant(SECOND * 301).unwrap();
     ledger.settle(grant, reported(1000, 898, 1600, 299), SECOND * 301);
     assert_eq!(ledger.view(SECOND * 301).external, (150, 100));
-    // In the next window as much is expected: less is dealt out in its first half.
+    // In the next window as many are expected, so fewer are granted in its first half.
     let now = SECOND * 600;
     let grant = ledger.grant(now).unwrap();
     ledger.settle(grant, reported(1000, 999, 1900, 300), now);
     drain(&mut ledger, now);
-    let dealt = drain(&mut ledger, now + SECOND * 150);
-    let plain = 500.0 * 150.0 / 299.0;
-    assert!((dealt as f64) < plain - 5.0, "{dealt} of {plain}");
-    // Nobody came after all: what was kept is dealt out by the end.
+    let granted = drain(&mut ledger, now + SECOND * 150);
+    let without_external = 500.0 * 150.0 / 299.0;
+    assert!(
+        (granted as f64) < without_external - 5.0,
+        "{granted} of {without_external}"
+    );
+    // No external use after all: the withheld units are granted by the end.
     let mut more = 0;
     for second in 151..300 {
         more += drain(&mut ledger, now + SECOND * second);
     }
-    assert_eq!(501 + dealt + more, 1000);
+    assert_eq!(501 + granted + more, 1000);
 }
 
 #[test]
@@ -380,14 +387,14 @@ fn after_a_pause_one_probes_and_the_rest_follow_in_a_ramp() {
     let now = SECOND * 5;
     let probe = ledger.grant(now).unwrap();
     assert_eq!(ledger.grant(now).unwrap_err().reason, HoldReason::Probing);
-    // Another 429: the new time.
+    // Another 429 pauses again.
     ledger.settle(probe, refused(Some(7)), now);
     let now = SECOND * 12;
     assert_eq!(
         ledger.grant(SECOND * 11).unwrap_err().reason,
         HoldReason::Paused
     );
-    // A probe that was never sent, or of which nothing is heard, is followed by another.
+    // An inconclusive probe is followed by another.
     for settlement in [Settlement::Unsent, Settlement::InDoubt, refused(None)] {
         let probe = ledger.grant(now).unwrap();
         assert!(ledger.grant(now).is_err());
@@ -409,7 +416,7 @@ fn after_a_pause_one_probes_and_the_rest_follow_in_a_ramp() {
 }
 
 #[test]
-fn a_probe_that_hangs_does_not_hold_the_rest_for_long() {
+fn a_probe_that_hangs_holds_the_rest_for_a_bounded_time() {
     let mut ledger = Ledger::new(RULES);
     let grant = ledger.grant(Duration::ZERO).unwrap();
     ledger.settle(grant, refused(Some(1)), Duration::ZERO);
@@ -431,7 +438,7 @@ fn a_429_without_a_time_concerns_that_attempt_alone() {
 }
 
 #[test]
-fn a_503_with_a_time_pauses_likewise() {
+fn a_503_with_a_time_pauses_too() {
     let mut ledger = Ledger::new(RULES);
     let grant = ledger.grant(Duration::ZERO).unwrap();
     let feedback = Feedback {
@@ -448,7 +455,7 @@ fn a_503_with_a_time_pauses_likewise() {
 }
 
 #[test]
-fn a_reset_that_a_crowd_waited_for_is_probed() {
+fn a_reset_that_attempts_waited_for_is_probed() {
     let mut ledger = learnt(RULES, 10, 60);
     let mut now = Duration::ZERO;
     while now < SECOND * 60 {
@@ -469,19 +476,19 @@ fn a_reset_that_a_crowd_waited_for_is_probed() {
 }
 
 #[test]
-fn a_reset_that_nobody_waited_for_is_not() {
+fn a_reset_that_no_attempt_waited_for_is_not_probed() {
     let mut ledger = learnt(RULES, 100, 60);
     let grants: Vec<_> = (0..10)
         .map(|_| ledger.grant(SECOND * 60).unwrap())
         .collect();
     assert_eq!(grants.len(), 10);
-    // Nor do more go than a window holds.
+    // No more are granted than a window has units.
     let more = std::iter::from_fn(|| ledger.grant(SECOND * 60).ok());
     assert_eq!(more.take(1000).count(), 90);
 }
 
 #[test]
-fn a_pause_ends_by_hand_with_a_probe() {
+fn an_operator_ends_a_pause_with_a_probe() {
     let mut ledger = learnt(RULES, 10, 300);
     drain(&mut ledger, SECOND);
     let grant = ledger.grant(SECOND * 100).unwrap();
@@ -495,8 +502,8 @@ fn a_pause_ends_by_hand_with_a_probe() {
 }
 
 #[test]
-fn clocks_that_differ_do_not_matter_and_hostile_ones_hold_nobody_long() {
-    // Its reset is 40 years away: it is asked again within `longest`.
+fn an_absurd_reset_holds_for_a_bounded_time_and_a_past_one_not_at_all() {
+    // A reset that is 40 years away: an attempt checks again after `max_retry_after`.
     let mut ledger = learnt(RULES, 1, 1_262_304_000);
     assert_eq!(
         ledger.grant(SECOND).unwrap_err().until,
@@ -509,7 +516,7 @@ fn clocks_that_differ_do_not_matter_and_hostile_ones_hold_nobody_long() {
         RULES.max_retry_after,
     );
     assert!(ledger.grant(RULES.max_retry_after + SECOND).is_err());
-    // One that lies in the past, such as a duration taken for an epoch, is none.
+    // A reset in the past, such as a duration read as an epoch, is ignored.
     let mut ledger = Ledger::new(RULES);
     let grant = ledger.grant(SECOND).unwrap();
     ledger.settle(grant, reported(10, 0, 30, 0), SECOND);
@@ -520,7 +527,7 @@ fn clocks_that_differ_do_not_matter_and_hostile_ones_hold_nobody_long() {
 fn the_earliest_reported_end_counts() {
     let mut ledger = learnt(RULES, 10, 60);
     let grant = ledger.grant(seconds(0.9)).unwrap();
-    // `Date` had just changed: this one is nearly exact.
+    // `Date` has just advanced, so this end is nearly exact.
     ledger.settle(grant, reported(10, 8, 1060, 59), seconds(0.901));
     let grant = ledger.grant(seconds(1.9)).unwrap();
     ledger.settle(grant, reported(10, 7, 1060, 59), seconds(1.899));
@@ -535,7 +542,7 @@ fn the_wait_is_predicted() {
     // 49 units in 300 s.
     let wait = ledger.predict_wait(9, Duration::ZERO).as_secs_f64();
     assert!((wait - 10.0 * 300.0 / 49.0).abs() < 1.0, "{wait}");
-    // More than this window has: the next one, and there in the half that goes at once.
+    // More than this window has left: the first-come half of the next one.
     assert_eq!(ledger.predict_wait(60, Duration::ZERO), SECOND * 301);
     let far = ledger.predict_wait(49 + 75, Duration::ZERO);
     assert!(far > SECOND * 301 && far < SECOND * 602, "{far:?}");
@@ -543,7 +550,7 @@ fn the_wait_is_predicted() {
 }
 
 #[test]
-fn it_tells_when_the_quota_runs_out() {
+fn a_view_predicts_when_the_quota_runs_out() {
     let mut ledger = learnt(
         LedgerRules {
             spread_above: 1.0,
@@ -558,15 +565,15 @@ fn it_tells_when_the_quota_runs_out() {
         let grant = ledger.grant(now).unwrap();
         ledger.settle(grant, reported(1000, 998 - n, 1300, 300), now);
     }
-    // About ten a second, and some 400 left.
+    // About ten per second are spent, and some 400 are left.
     let left = ledger.view(now).runs_out_in.unwrap().as_secs_f64();
     assert!((35.0..60.0).contains(&left), "{left}");
-    // At the rate of a minute of silence it lasts.
+    // After two minutes without traffic it lasts.
     assert_eq!(ledger.view(now + SECOND * 120).runs_out_in, None);
 }
 
 #[test]
-fn numbers_without_bound_do_not_overflow() {
+fn huge_numbers_do_not_overflow() {
     let mut ledger = Ledger::new(RULES);
     for window in 1..4u32 {
         let now = SECOND * 400 * window;
@@ -580,11 +587,11 @@ fn numbers_without_bound_do_not_overflow() {
     assert_eq!(ledger.view(SECOND * 1200).external.0, u64::MAX);
 }
 
-/// What may happen to a group, in any order.
+/// An event of a group; events happen in any order.
 #[derive(Clone, Debug)]
 enum Step {
     Grant,
-    /// Upstream takes up the attempt, and its answer arrives: two moments, with others in between.
+    /// Upstream counts an attempt, and later its answer arrives, with other events in between.
     Count(usize),
     Answer(usize, AnswerKind),
     Cancel(usize, bool),
@@ -598,7 +605,7 @@ enum AnswerKind {
     All,
     NoHeaders,
     Refused(Option<u64>),
-    /// Numbers that mean nothing.
+    /// Meaningless numbers.
     Nonsense(u64, u64, u64),
 }
 
@@ -627,7 +634,7 @@ fn wild() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// DevRev's window, as the ledger cannot see it.
+/// DevRev's window, which the ledger cannot see.
 struct Upstream {
     limit: u64,
     length: u64,
@@ -659,7 +666,7 @@ impl Upstream {
 
 struct Attempt {
     grant: Grant,
-    /// What upstream said when it took the attempt up.
+    /// What upstream reported when it counted the attempt.
     counted: Option<(u64, u64)>,
 }
 
@@ -687,7 +694,7 @@ fn play(
                 if view.resets_in.is_some() && !wild {
                     prop_assert!(
                         out.len() as u64 <= view.remaining.unwrap(),
-                        "{} under way, {:?} known to remain",
+                        "{} in flight, {:?} known to remain",
                         out.len(),
                         view.remaining
                     );
@@ -706,7 +713,7 @@ fn play(
                 let Some((remaining, reset)) = out[n].counted else {
                     continue;
                 };
-                // What remains is of the moment it was counted, the date of the moment it was answered.
+                // `remaining` is from the moment of counting, `Date` from the moment of answering.
                 let date = (Upstream::EPOCH + upstream.now) / 1000;
                 let numbers = Feedback {
                     limit: Some(upstream.limit),
@@ -782,7 +789,9 @@ fn serves(mut ledger: Ledger, mut now: Duration) -> Result<(), TestCaseError> {
         match ledger.grant(now) {
             Ok(_) => return Ok(()),
             Err(hold) => {
-                let until = hold.until.expect("with nothing under way only time tells");
+                let until = hold
+                    .until
+                    .expect("with nothing in flight only time releases units");
                 prop_assert!(until > now);
                 now = until;
             }
@@ -806,7 +815,7 @@ proptest! {
     }
 
     #[test]
-    fn nonsense_neither_panics_nor_stops_anybody_for_ever(
+    fn nonsense_neither_panics_nor_holds_for_ever(
         spread_above in 0.0f64..=1.0,
         reserve in 0.0f64..0.9,
         steps in prop::collection::vec(wild(), 0..300),
@@ -819,8 +828,8 @@ proptest! {
 }
 
 #[test]
-fn one_answer_of_nonsense_does_not_end_the_learning() {
-    // In milliseconds once; and once by a clock that was a day ahead.
+fn the_ledger_recovers_from_one_nonsense_answer() {
+    // Once in milliseconds, and once by a clock that was a day ahead.
     for (reset, resets_in) in [(1_300_000, 1_000_000), (1300 + 86_400, 299)] {
         let mut ledger = learnt(RULES, 20, 300);
         let grant = ledger.grant(SECOND).unwrap();
@@ -834,13 +843,13 @@ fn one_answer_of_nonsense_does_not_end_the_learning() {
 }
 
 #[test]
-fn doubt_stays_small_under_a_steady_load() {
+fn few_units_are_in_doubt_under_a_steady_load() {
     let rules = LedgerRules {
         spread_above: 1.0,
         ..RULES
     };
     let mut ledger = learnt(rules, 3000, 300);
-    // Ten a second, each under way for a second, and of five one leaves in the middle.
+    // Ten per second, each in flight for a second, and every fifth client disconnects midway.
     let mut out = std::collections::VecDeque::new();
     for n in 1..2800u64 {
         let now = Duration::from_millis(100 * n);
@@ -859,7 +868,7 @@ fn doubt_stays_small_under_a_steady_load() {
 }
 
 #[test]
-fn what_went_before_the_window_was_known_may_be_of_it() {
+fn attempts_granted_before_the_window_was_known_may_count_in_it() {
     let rules = LedgerRules {
         spread_above: 1.0,
         ..RULES
@@ -872,13 +881,13 @@ fn what_went_before_the_window_was_known_may_be_of_it() {
     for grant in grants {
         ledger.settle(grant, Settlement::InDoubt, SECOND);
     }
-    // Upstream may have counted all of them: one finds out.
+    // Upstream may have counted all of them: one attempt finds out.
     let more = std::iter::from_fn(|| ledger.grant(SECOND).ok()).take(50);
     assert_eq!(more.count(), 1);
 }
 
 #[test]
-fn between_windows_the_reserve_is_left_alone_too() {
+fn between_windows_the_reserve_is_not_granted_either() {
     let rules = LedgerRules {
         reserve: 0.2,
         ..RULES
@@ -889,10 +898,10 @@ fn between_windows_the_reserve_is_left_alone_too() {
 }
 
 #[test]
-fn a_busy_neighbour_leaves_us_half_of_what_is_there() {
+fn heavy_external_use_withholds_half_at_most() {
     let mut ledger = learnt(RULES, 100, 300);
     let grant = ledger.grant(SECOND * 300).unwrap();
-    // A whole window of which others took 91 at once: they may well go on.
+    // A complete window in which 91 units were taken outside at once; that may continue.
     ledger.settle(grant, reported(100, 8, 1600, 300), SECOND * 300);
     let now = SECOND * 301;
     let mut went = drain(&mut ledger, now);
@@ -911,7 +920,7 @@ fn a_busy_neighbour_leaves_us_half_of_what_is_there() {
 }
 
 #[test]
-fn a_wait_behind_a_pause_or_between_windows_counts_those_ahead() {
+fn a_predicted_wait_counts_those_ahead_during_a_pause_and_between_windows() {
     let mut ledger = learnt(RULES, 20, 60);
     let grant = ledger.grant(SECOND).unwrap();
     ledger.settle(grant, refused(Some(59)), SECOND);
@@ -928,7 +937,7 @@ fn a_wait_behind_a_pause_or_between_windows_counts_those_ahead() {
 }
 
 #[test]
-fn what_an_answer_will_tell_soon_is_not_taken_for_spent() {
+fn a_predicted_wait_ignores_units_in_doubt() {
     let rules = LedgerRules {
         spread_above: 1.0,
         ..RULES
@@ -940,7 +949,7 @@ fn what_an_answer_will_tell_soon_is_not_taken_for_spent() {
     }
     let _probe = ledger.grant(SECOND).unwrap();
     assert!(ledger.predict_wait(0, SECOND).is_zero());
-    // Nor are attempts of the window before this one.
+    // Attempts of the window before do not count either.
     let mut ledger = learnt(RULES, 20, 60);
     let _slow: Vec<_> = (0..9).map(|_| ledger.grant(SECOND * 40).unwrap()).collect();
     let grant = ledger.grant(SECOND * 61).unwrap();
@@ -949,7 +958,7 @@ fn what_an_answer_will_tell_soon_is_not_taken_for_spent() {
 }
 
 #[test]
-fn a_late_answer_of_a_short_window_is_not_of_the_next() {
+fn a_late_answer_about_a_short_window_does_not_touch_the_next() {
     let mut ledger = learnt(RULES, 20, 1);
     let late = ledger.grant(seconds(0.5)).unwrap();
     let grant = ledger.grant(seconds(1.1)).unwrap();
@@ -959,14 +968,14 @@ fn a_late_answer_of_a_short_window_is_not_of_the_next() {
 }
 
 #[test]
-fn what_was_not_sent_brings_no_more_than_it_took() {
+fn an_unsent_attempt_returns_no_more_than_it_took() {
     let mut ledger = learnt(RULES, 100, 300);
     for _ in 0..47 {
         let grant = ledger.grant(SECOND).unwrap();
         let left = ledger.view(SECOND).remaining.unwrap() - 1;
         ledger.settle(grant, reported(100, left, 1300, 299), SECOND);
     }
-    // No connection for a while, four at a time.
+    // Four attempts at a time find no connection, for a while.
     for n in 0..60 {
         let now = SECOND + Duration::from_millis(10) * n;
         let round = std::iter::from_fn(|| ledger.grant(now).ok()).take(4);
@@ -975,5 +984,5 @@ fn what_was_not_sent_brings_no_more_than_it_took() {
         }
     }
     let went = drain(&mut ledger, SECOND * 2);
-    assert!(went <= 5, "{went}, of which three are first come");
+    assert!(went <= 5, "{went}, three of them first come");
 }
