@@ -195,7 +195,7 @@ fn request(caller: &str, weight: u32, max_wait: Duration) -> Request<Body> {
             },
         },
         access: Access::new(&["*".into()], &[]),
-        max_wait: max_wait,
+        max_wait,
         enforce: true,
     };
     let mut request = Request::new(Body::empty());
