@@ -72,8 +72,8 @@ where
                     rules: self.rules,
                     pass: Some(pass),
                 };
-                Either::below(Passed {
-                    below: self.inner.call(request),
+                Either::inner(Passed {
+                    inner: self.inner.call(request),
                     guard,
                 })
             }
@@ -109,7 +109,7 @@ pin_project! {
     /// An attempt in flight; its end is reported to the circuit.
     pub struct Passed<F> {
         #[pin]
-        below: F,
+        inner: F,
         guard: PassGuard,
     }
 }
@@ -119,7 +119,7 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Passed<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let result = ready!(this.below.poll(cx));
+        let result = ready!(this.inner.poll(cx));
         this.guard.settle(evidence(attempt_end(&result)));
         Poll::Ready(result)
     }
@@ -145,7 +145,7 @@ mod tests {
     struct Rig {
         layer: CircuitLayer,
         metrics: Arc<Metrics>,
-        asked: AtomicUsize,
+        sent: AtomicUsize,
     }
 
     impl Rig {
@@ -160,7 +160,7 @@ mod tests {
             Rig {
                 layer: CircuitLayer::new(Arc::new(circuit), rules),
                 metrics,
-                asked: AtomicUsize::new(0),
+                sent: AtomicUsize::new(0),
             }
         }
 
@@ -169,11 +169,11 @@ mod tests {
             &self,
             end: impl Fn() -> Result<Response<Body>, Error>,
         ) -> Result<Response<Body>, Error> {
-            let below = service_fn(|_| {
-                self.asked.fetch_add(1, Ordering::Relaxed);
+            let inner = service_fn(|_| {
+                self.sent.fetch_add(1, Ordering::Relaxed);
                 std::future::ready(end())
             });
-            let service = self.layer.layer(below);
+            let service = self.layer.layer(inner);
             service.oneshot(Request::new(Body::empty())).await
         }
 
@@ -216,7 +216,7 @@ mod tests {
             }
             other => panic!("{:?}", other.map(|response| response.status())),
         }
-        assert_eq!(rig.asked.load(Ordering::Relaxed), 2);
+        assert_eq!(rig.sent.load(Ordering::Relaxed), 2);
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(rig.state(), Status::HalfOpen);
         rig.attempt(|| answer(200, None)).await.expect("the probe");
@@ -263,13 +263,13 @@ mod tests {
             let _ = rig.attempt(|| answer(500, None)).await;
             assert_eq!(rig.state(), Status::Open, "{number} reset the count");
             tokio::time::advance(OPEN).await;
-            let before = rig.asked.load(Ordering::Relaxed);
+            let before = rig.sent.load(Ordering::Relaxed);
             for _ in 0..2 {
                 let _ = rig.attempt(end).await;
             }
             assert_eq!(rig.state(), Status::HalfOpen, "{number}");
-            let asked = rig.asked.load(Ordering::Relaxed) - before;
-            assert_eq!(asked, 2, "{number}: each was a probe");
+            let sent = rig.sent.load(Ordering::Relaxed) - before;
+            assert_eq!(sent, 2, "{number}: each was a probe");
         }
     }
 

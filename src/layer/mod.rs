@@ -34,13 +34,13 @@ use crate::{
 pub type BoxFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
 
 pin_project! {
-    /// The future of layers that decide by the request's head: an immediate refusal, or the inner service's future. `Waiting`
+    /// The future of layers that decide by the request's head: an immediate refusal, or the inner service's future. `Boxed`
     /// is for the rare request whose head does not suffice.
     #[project = EitherProjection]
     pub enum Either<F> {
         Refused { error: Option<Error> },
-        Below { #[pin] future: F },
-        Waiting { future: BoxFuture },
+        Inner { #[pin] future: F },
+        Boxed { future: BoxFuture },
     }
 }
 
@@ -49,12 +49,12 @@ impl<F> Either<F> {
         Either::Refused { error: Some(error) }
     }
 
-    pub(crate) fn below(future: F) -> Self {
-        Either::Below { future }
+    pub(crate) fn inner(future: F) -> Self {
+        Either::Inner { future }
     }
 
-    pub(crate) fn waiting(future: BoxFuture) -> Self {
-        Either::Waiting { future }
+    pub(crate) fn boxed(future: BoxFuture) -> Self {
+        Either::Boxed { future }
     }
 }
 
@@ -66,8 +66,8 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Either<F> {
             EitherProjection::Refused { error } => {
                 Poll::Ready(Err(error.take().unwrap_or(Error::Internal)))
             }
-            EitherProjection::Below { future } => future.poll(cx),
-            EitherProjection::Waiting { future } => future.as_mut().poll(cx),
+            EitherProjection::Inner { future } => future.poll(cx),
+            EitherProjection::Boxed { future } => future.as_mut().poll(cx),
         }
     }
 }

@@ -114,14 +114,14 @@ where
         let found = match found {
             Found::Caller(identity) => {
                 came.admit(&mut request, identity);
-                return Either::below(self.inner.call(request));
+                return Either::inner(self.inner.call(request));
             }
             somebody_to_ask => somebody_to_ask,
         };
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let (identification, metrics) = (self.identification.clone(), self.metrics.clone());
-        Either::waiting(Box::pin(async move {
+        Either::boxed(Box::pin(async move {
             let identity = match found {
                 Found::Caller(identity) => Ok(identity),
                 Found::Later(later) => later.await,
