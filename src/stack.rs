@@ -132,7 +132,7 @@ where
             metrics: metrics(),
         }))
         // Per attempt, so that each counts and a retry stops too. Above quota: what an open circuit refuses takes no unit
-        // and waits for none. Below it, the answers' `Retry-After` has been read.
+        // and waits for none. Below it, the answers' demands are read already.
         .layer(circuit::CircuitLayer::new(
             state.circuit.clone(),
             plan.circuit,

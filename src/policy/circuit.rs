@@ -201,7 +201,7 @@ impl Circuit {
     ) -> Option<Change> {
         let now = self.at(now);
         if pass.generation != self.generation {
-            // A late success while closed still interrupts the failures. Any other late result belongs to a generation that has been judged.
+            // A late success while closed still resets the count. Any other late result is about a generation that is over.
             if evidence == Evidence::Success && matches!(self.state, State::Closed) {
                 self.consecutive_failures.clear();
             }
@@ -667,7 +667,7 @@ mod tests {
                                 (opened, probe) = (None, None);
                                 consecutive.clear();
                             }
-                            None if probe.is_some_and(|(had, _)| had == number) => {
+                            None if probe.is_some_and(|(current, _)| current == number) => {
                                 probe = None;
                                 if end == Some(Evidence::Failure) {
                                     opened = Some(now);

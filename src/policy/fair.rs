@@ -1,9 +1,9 @@
 //! Whose turn it is: by priority, then by weight, then by time of arrival.
 //!
 //! This is start-time fair queueing (Goyal, Vin and Cheng, 1996). Each caller has its own queue, its flow, and a virtual time at
-//! which its next turn starts. A turn advances that time by 1 / weight, and the earliest start goes first. A new caller starts at the
-//! current virtual time: it is not behind the others, and it gets no credit for turns that it did not ask for. A caller that
-//! queues a thousand requests delays only itself.
+//! which its next turn starts. A turn advances that time by 1 / weight, and the earliest start goes first. A new caller starts
+//! at the current virtual time: it is not behind the others, and it gets no credit for turns that it did not ask for. A caller
+//! that queues a thousand requests delays only itself.
 //!
 //! ```
 //! use std::time::Duration;
@@ -506,8 +506,8 @@ mod tests {
         fill(&mut queue, &interactive("a", 1), "a", 100);
         let half = SECOND / 2;
         let turn = |queue: &mut Queue<_>, n: u32| queue.take(half * n);
-        let had = (0..120).filter(|n| turn(&mut queue, *n) == Some("a"));
-        assert!(had.count() >= 60);
+        let served = (0..120).filter(|n| turn(&mut queue, *n) == Some("a"));
+        assert!(served.count() >= 60);
         // A newcomer waits for one of their turns and not for all of them.
         queue.push(
             &interactive("late", 1),
@@ -523,14 +523,14 @@ mod tests {
     fn a_short_wait_buys_no_priority() {
         let mut queue = Queue::default();
         fill(&mut queue, &interactive("a", 1), "a", 300);
-        let mut had = 0;
+        let mut served = 0;
         for n in 0..120u32 {
             let now = SECOND / 2 * n;
             queue.push(&batch("x"), (now, now + SECOND), now, "x");
-            had += u32::from(queue.take(now) == Some("x"));
+            served += u32::from(queue.take(now) == Some("x"));
         }
         // One of the four turns in every two seconds.
-        assert!((1..=31).contains(&had), "{had}");
+        assert!((1..=31).contains(&served), "{served}");
     }
 
     #[test]
@@ -658,15 +658,15 @@ mod tests {
                     queue.push(share, LONG_WAIT, ZERO, n);
                 }
             }
-            let mut had = vec![0u32; weights.len()];
+            let mut served = vec![0u32; weights.len()];
             for _ in 0..turns {
-                had[queue.take(ZERO).unwrap()] += 1;
+                served[queue.take(ZERO).unwrap()] += 1;
             }
-            for a in 0..had.len() {
-                for b in 0..had.len() {
-                    let share = |n: usize| f64::from(had[n]) / f64::from(weights[n]);
+            for a in 0..served.len() {
+                for b in 0..served.len() {
+                    let share = |n: usize| f64::from(served[n]) / f64::from(weights[n]);
                     let bound = 1.0 / f64::from(weights[a]) + 1.0 / f64::from(weights[b]);
-                    prop_assert!((share(a) - share(b)).abs() <= bound + 1e-6, "{had:?} for {weights:?}");
+                    prop_assert!((share(a) - share(b)).abs() <= bound + 1e-6, "{served:?} for {weights:?}");
                 }
             }
         }

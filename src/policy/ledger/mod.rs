@@ -50,14 +50,14 @@ use super::feedback::Feedback;
 pub struct LedgerRules {
     /// Share of a window that is first come, first served; the rest is spread. From 0 to 1.
     pub spread_above: f64,
-    /// Share of a window that is left to callers outside revgate. From 0 to 1.
+    /// Share of a window that is reserved for use outside revgate. From 0 to 1.
     pub reserve: f64,
     /// Upper bound of a retry-after. A window's end that is further away is not trusted: an attempt checks again by then.
     pub max_retry_after: Duration,
 }
 
 impl LedgerRules {
-    /// Units of a window that are left to callers outside revgate.
+    /// Units of a window that are reserved for use outside revgate.
     fn reserved(&self, limit: u64) -> f64 {
         (self.reserve * limit as f64).ceil()
     }
@@ -163,8 +163,8 @@ impl Ledger {
         let Some(window) = &mut self.window else {
             // Between windows: the next one may not hold more units than the last.
             let limit = self.last_report?.limit;
-            let ours = limit as f64 - rules.reserved(limit);
-            return (claimed > 0 && claimed as f64 >= ours).then_some(Hold {
+            let grantable = limit as f64 - rules.reserved(limit);
+            return (claimed > 0 && claimed as f64 >= grantable).then_some(Hold {
                 reason: HoldReason::Probing,
                 until: None,
             });

@@ -36,7 +36,7 @@ pub struct View {
     pub resets_in: Option<Duration>,
     /// Time left in the pause.
     pub paused_for: Option<Duration>,
-    /// Units of the window that are left to callers outside revgate.
+    /// Units of the window that are reserved for use outside revgate.
     pub reserve: u64,
     /// Attempts in flight.
     pub in_flight: u64,

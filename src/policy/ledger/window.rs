@@ -85,9 +85,9 @@ impl Window {
         }
     }
 
-    /// Whether a report is about this window. Some servers compute the reset for each answer, so it varies by a second. A new
-    /// window is one whose reset is later by more than that, or one whose reset is a second later, that has more units left, and that
-    /// comes when this one may be over.
+    /// Whether a report is about this window. Some servers compute the reset for each answer, so it varies by a second. A report
+    /// is about a new window if its reset is later by more than that, or by a second while this window may be over and more units
+    /// remain.
     pub fn is_reported_by(&self, report: &Report, now: Duration) -> bool {
         let is_new = self.may_be_over(now) && report.remaining > self.remaining;
         let is_jitter = Some(report.reset) != self.previous;
@@ -105,7 +105,7 @@ impl Window {
     /// new.
     pub fn learn(&mut self, report: &Report, now: Duration) -> (u64, u64) {
         let end = now.saturating_add(report.resets_in);
-        // A computed end is late by the answer's latency and by what `Date` truncates, and never early. So the earliest is the best.
+        // A computed end is late by the answer's latency and by what `Date` truncates, and never early: the earliest is best.
         if report.reset == self.reset && !report.resets_in.is_zero() {
             self.ends = self.ends.min(end);
         }
@@ -177,9 +177,9 @@ impl Window {
         self.ends.saturating_sub(self.opened)
     }
 
-    /// Available units that must not be granted now: what is left of the reserve, or what callers outside revgate are expected to
-    /// take until the spread ends, whichever is more. The expectation is capped at half, so that busy outsiders leave some.
-    /// `rate` is the units per second that they took in earlier windows.
+    /// Available units that must not be granted now: what is left of the reserve, or the external use expected until the spread
+    /// ends, whichever is more. The expectation is capped at half, so that heavy external use leaves some units.
+    /// `rate` is the external units per second of earlier windows.
     fn withheld(&self, rules: &LedgerRules, rate: f64, available: u64, now: Duration) -> f64 {
         let left = self.spread_end().saturating_sub(now).as_secs_f64();
         let rate = rate.max(self.external_rate().unwrap_or(0.0));
@@ -210,7 +210,7 @@ impl Window {
             None
         } else {
             self.accrue(available as f64 - withheld, now);
-            self.until_token(available as f64 - withheld, now)
+            self.next_token_at(available as f64 - withheld, now)
                 .map(|until| Hold {
                     reason: HoldReason::Spread,
                     until: Some(until),
@@ -256,7 +256,7 @@ impl Window {
     }
 
     /// When the next token of the spread is due; `None` if one is available. Call `accrue` first.
-    fn until_token(&self, spare: f64, now: Duration) -> Option<Duration> {
+    fn next_token_at(&self, spare: f64, now: Duration) -> Option<Duration> {
         let end = self.spread_end();
         let tokens = self.bucket.as_ref().map_or(1.0, |bucket| bucket.tokens);
         if now >= end || tokens >= 1.0 - ROUNDING {
@@ -309,11 +309,11 @@ pub(super) fn when_in_later_windows(
     wanted: f64,
     at: Duration,
 ) -> Duration {
-    let ours = (limit as f64 - rules.reserved(limit)).max(1.0);
-    let windows = ((wanted - 1.0) / ours).floor().max(0.0);
-    let within = wanted - windows * ours;
+    let grantable = (limit as f64 - rules.reserved(limit)).max(1.0);
+    let windows = ((wanted - 1.0) / grantable).floor().max(0.0);
+    let within = wanted - windows * grantable;
     let free = rules.spread_above * limit as f64 + 1.0;
-    let spread = ((within - free) / (ours - free).max(1.0)).clamp(0.0, 1.0);
+    let spread = ((within - free) / (grantable - free).max(1.0)).clamp(0.0, 1.0);
     let after = Duration::try_from_secs_f64(length.as_secs_f64() * (windows + spread));
     at.saturating_add(after.unwrap_or(Duration::MAX))
 }

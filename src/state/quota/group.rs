@@ -74,7 +74,7 @@ pub struct WaitRequest {
     pub deadline: Instant,
 }
 
-/// If no time is known at which a unit will be released, only an update wakes the dispatcher. This bounds the damage if one does not.
+/// If it is unknown when the next unit is due, only an update wakes the dispatcher. This bounds its sleep all the same.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 impl Group {
@@ -350,7 +350,7 @@ fn deliver(deliveries: Deliveries) {
 }
 
 impl GroupState {
-    /// Refuses, without waiting for their deadlines, the requests whose deadline comes before the next unit.
+    /// Refuses requests whose deadline comes before the next unit, now and not at the deadline.
     fn refuse_unservable(
         &mut self,
         rules: &QuotaRules,

@@ -94,8 +94,8 @@ impl Groups {
             .collect()
     }
 
-    /// Attributes the answer to an attempt in the group `provisional` to the group `owner`, which its token turned out to belong to.
-    /// The provisional group is dropped, except one that has counted 429s, which the metrics still need.
+    /// Attributes the answer to an attempt in the group `provisional` to the group `owner`, now that its token is known to belong
+    /// there. The provisional group is dropped, except one that has counted 429s, which the metrics still need.
     pub fn attribute(
         &self,
         provisional: &str,
@@ -149,7 +149,8 @@ impl Groups {
         Some(self.find(name)?.forecast(share, max_wait, rules))
     }
 
-    /// All groups for the admin listener; times are in epoch seconds. A group that is no longer configured is shown until it is idle.
+    /// All groups for the admin listener; times are in epoch seconds. A group that is no longer configured is shown until it is
+    /// idle.
     pub fn view(&self) -> Value {
         self.drop_unplanned();
         let planned = self.planned.load();
@@ -179,8 +180,8 @@ impl Groups {
         Value::Object(views.collect())
     }
 
-    /// All groups for the metrics. The groups of callers' own tokens are unbounded in number, so they are summed up as `other`, without a
-    /// window.
+    /// All groups for the metrics. The groups of callers' own tokens are unbounded in number, so they are summed up as `other`,
+    /// without a window.
     pub fn samples(&self) -> Vec<Sample> {
         let planned = self.planned.load();
         let mut samples = Vec::new();

@@ -63,7 +63,7 @@ impl WaitingRoom {
         let weight = f64::from(share.weight.max(1));
         let batch = share.priority == Priority::Batch;
         for _ in 0..MAX_EVICTIONS {
-            let (group, caller) = {
+            let (other_group, caller) = {
                 let mut taken = self.taken();
                 if taken.all < max {
                     taken.all += 1;
@@ -99,7 +99,7 @@ impl WaitingRoom {
                 }
                 (slots.group.upgrade()?, largest.1.clone())
             };
-            group.evict_newest(&caller);
+            other_group.evict_newest(&caller);
         }
         None
     }
