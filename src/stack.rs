@@ -13,10 +13,10 @@
 //! | [`Caller`](crate::types::Caller) | `authenticate` | `authorize`, `rate_limit`, `credential`, `quota` |
 //! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
 //! | [`Deadline`](crate::types::Deadline) | `authenticate` | `retry`, `quota` |
-//! | [`Arrived`](crate::types::Arrived) | `authenticate` | `quota` |
+//! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate` | `quota` |
 //! | `Probing` | `credential` | `credential` |
 //! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
-//! | [`Demand`](crate::types::Demand), on the answer | `quota` | `authenticate`, `circuit`, `retry` |
+//! | [`RetryAfter`](crate::types::RetryAfter), on the answer | `quota` | `authenticate`, `circuit`, `retry` |
 //!
 //! `attempts`, from `retry` down, is a stack of its own. The introspection of a caller's token enters there, and `authenticate` writes
 //! the extensions that the layers above would have written.

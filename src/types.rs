@@ -51,13 +51,13 @@ impl RequestId {
     }
 }
 
-/// When the caller's patience ends: no wait may end, and no attempt begin, after it.
+/// The end of the caller's maximum wait. No wait ends and no attempt starts after it.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
 
-/// When a request came. A request that is tried again keeps it.
+/// When a request arrived; the same for all its attempts, so that a retry keeps its age in the queue.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrived(pub Instant);
+pub struct ArrivedAt(pub Instant);
 
 /// Who calls, and the rules that apply to it under the configuration of this request.
 #[derive(Debug)]
@@ -99,9 +99,9 @@ pub struct CallerToken {
     pub hash: [u8; 32],
 }
 
-/// The time upstream named on its answer; the quota layer reads it, the retry layer keeps to it.
+/// How long upstream's answer says to wait. The quota layer reads it from the answer, and the layers above use it.
 #[derive(Clone, Copy, Debug)]
-pub struct Demand(pub std::time::Duration);
+pub struct RetryAfter(pub std::time::Duration);
 
 /// DevRev refused the injected token; holds the time until a retry makes sense. The quota layer books the answer and turns it
 /// into an error.
@@ -113,15 +113,15 @@ pub struct TokenRefused(pub std::time::Duration);
 #[derive(Clone, Copy, Debug)]
 pub struct AmbiguousFraming;
 
-/// How a group's quota is shared, by the configuration that a request sees.
+/// How quota is shared, from the plan that a request sees.
 #[derive(Clone, Copy, Debug)]
 pub struct QuotaRules {
-    pub ledger: ledger::Rules,
-    /// Requests in the waiting room, of all groups together.
+    pub ledger: ledger::LedgerRules,
+    /// Upper bound of requests in the waiting room, over all groups.
     pub max_waiting: usize,
 }
 
-/// How large a request may be.
+/// Upper bounds of a request's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestLimits {
     pub max_header_bytes: usize,

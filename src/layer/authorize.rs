@@ -82,6 +82,6 @@ where
             record(&request).facts().would_refuse.get_or_insert(code);
             self.metrics.would_refuse(&caller.name, code);
         }
-        Either::below(self.inner.call(request))
+        Either::inner(self.inner.call(request))
     }
 }

@@ -1,4 +1,4 @@
-//! Stops asking an upstream that fails: while the circuit is open, an attempt is refused at once.
+//! Protects an upstream that fails: while the circuit is open, attempts are refused at once.
 
 use std::{
     future::Future,
@@ -11,11 +11,11 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use super::{Either, ending};
+use super::{Either, attempt_end};
 use crate::{
     body::Body,
     error::Error,
-    policy::circuit::{Outcome, Pass, Rules, outcome},
+    policy::circuit::{CircuitRules, Evidence, Pass, evidence},
     state::circuit::UpstreamCircuit,
 };
 
@@ -23,11 +23,11 @@ use crate::{
 #[derive(Clone)]
 pub struct CircuitLayer {
     circuit: Arc<UpstreamCircuit>,
-    rules: Rules,
+    rules: CircuitRules,
 }
 
 impl CircuitLayer {
-    pub fn new(circuit: Arc<UpstreamCircuit>, rules: Rules) -> Self {
+    pub fn new(circuit: Arc<UpstreamCircuit>, rules: CircuitRules) -> Self {
         CircuitLayer { circuit, rules }
     }
 }
@@ -48,7 +48,7 @@ impl<S> Layer<S> for CircuitLayer {
 pub struct CircuitBreaker<S> {
     inner: S,
     circuit: Arc<UpstreamCircuit>,
-    rules: Rules,
+    rules: CircuitRules,
 }
 
 impl<S> Service<Request<Body>> for CircuitBreaker<S>
@@ -66,15 +66,15 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match self.circuit.try_pass(&self.rules) {
             Ok(pass) => {
-                // Before the call, so that a panic in it gives the pass back too.
-                let leave = Leave {
+                // Made before the call, so that a panic in it returns the pass too.
+                let guard = PassGuard {
                     circuit: self.circuit.clone(),
                     rules: self.rules,
                     pass: Some(pass),
                 };
-                Either::below(Passed {
-                    below: self.inner.call(request),
-                    leave,
+                Either::inner(Passed {
+                    inner: self.inner.call(request),
+                    guard,
                 })
             }
             Err(retry_after) => Either::refused(Error::CircuitOpen { retry_after }),
@@ -82,22 +82,22 @@ where
     }
 }
 
-/// Leave for one attempt. Dropped without an outcome, for its caller left, it gives the pass back.
-struct Leave {
+/// Holds the pass of one attempt and returns it when dropped before the attempt has ended, as when the client disconnects.
+struct PassGuard {
     circuit: Arc<UpstreamCircuit>,
-    rules: Rules,
+    rules: CircuitRules,
     pass: Option<Pass>,
 }
 
-impl Leave {
-    fn settle(&mut self, outcome: Outcome) {
+impl PassGuard {
+    fn settle(&mut self, evidence: Evidence) {
         if let Some(pass) = self.pass.take() {
-            self.circuit.settle(pass, outcome, &self.rules);
+            self.circuit.settle(pass, evidence, &self.rules);
         }
     }
 }
 
-impl Drop for Leave {
+impl Drop for PassGuard {
     fn drop(&mut self) {
         if let Some(pass) = self.pass.take() {
             self.circuit.abandon(pass);
@@ -106,11 +106,11 @@ impl Drop for Leave {
 }
 
 pin_project! {
-    /// An attempt that was let pass; its end tells the circuit.
+    /// An attempt in flight; its end is reported to the circuit.
     pub struct Passed<F> {
         #[pin]
-        below: F,
-        leave: Leave,
+        inner: F,
+        guard: PassGuard,
     }
 }
 
@@ -119,8 +119,8 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Passed<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let result = ready!(this.below.poll(cx));
-        this.leave.settle(outcome(ending(&result)));
+        let result = ready!(this.inner.poll(cx));
+        this.guard.settle(evidence(attempt_end(&result)));
         Poll::Ready(result)
     }
 }
@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        policy::circuit::Status, state::Clock, telemetry::metrics::Metrics, types::Demand,
+        policy::circuit::Status, state::Clock, telemetry::metrics::Metrics, types::RetryAfter,
     };
 
     const OPEN: Duration = Duration::from_secs(5);
@@ -145,14 +145,14 @@ mod tests {
     struct Rig {
         layer: CircuitLayer,
         metrics: Arc<Metrics>,
-        asked: AtomicUsize,
+        sent: AtomicUsize,
     }
 
     impl Rig {
         fn new() -> Rig {
             let metrics = Arc::new(Metrics::new());
             let circuit = UpstreamCircuit::new(Clock::start(), metrics.clone());
-            let rules = Rules {
+            let rules = CircuitRules {
                 failures: 2,
                 within: Duration::from_secs(10),
                 open: OPEN,
@@ -160,20 +160,20 @@ mod tests {
             Rig {
                 layer: CircuitLayer::new(Arc::new(circuit), rules),
                 metrics,
-                asked: AtomicUsize::new(0),
+                sent: AtomicUsize::new(0),
             }
         }
 
-        /// An attempt that ends as `end` says, at once.
+        /// An attempt that ends immediately with `end`.
         async fn attempt(
             &self,
             end: impl Fn() -> Result<Response<Body>, Error>,
         ) -> Result<Response<Body>, Error> {
-            let below = service_fn(|_| {
-                self.asked.fetch_add(1, Ordering::Relaxed);
+            let inner = service_fn(|_| {
+                self.sent.fetch_add(1, Ordering::Relaxed);
                 std::future::ready(end())
             });
-            let service = self.layer.layer(below);
+            let service = self.layer.layer(inner);
             service.oneshot(Request::new(Body::empty())).await
         }
 
@@ -184,7 +184,7 @@ mod tests {
             assert_eq!(self.state(), Status::Open);
         }
 
-        /// What the admin and the metrics show, which must agree.
+        /// The state that the admin listener shows; the metric must agree.
         fn state(&self) -> Status {
             let state = self.layer.circuit.view(&self.layer.rules).state;
             let gauge = format!(
@@ -196,17 +196,17 @@ mod tests {
         }
     }
 
-    fn answer(status: u16, demand: Option<Duration>) -> Result<Response<Body>, Error> {
+    fn answer(status: u16, retry_after: Option<Duration>) -> Result<Response<Body>, Error> {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::from_u16(status).expect("a status");
-        if let Some(demand) = demand {
-            response.extensions_mut().insert(Demand(demand));
+        if let Some(retry_after) = retry_after {
+            response.extensions_mut().insert(RetryAfter(retry_after));
         }
         Ok(response)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_open_circuit_refuses_with_the_true_time_and_asks_nobody() {
+    async fn an_open_circuit_refuses_with_the_true_time_and_sends_nothing() {
         let rig = Rig::new();
         rig.open().await;
         tokio::time::advance(Duration::from_secs(2)).await;
@@ -216,7 +216,7 @@ mod tests {
             }
             other => panic!("{:?}", other.map(|response| response.status())),
         }
-        assert_eq!(rig.asked.load(Ordering::Relaxed), 2);
+        assert_eq!(rig.sent.load(Ordering::Relaxed), 2);
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(rig.state(), Status::HalfOpen);
         rig.attempt(|| answer(200, None)).await.expect("the probe");
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_connection_a_lost_one_and_a_timeout_open_it() {
+    async fn no_connection_a_lost_connection_and_a_timeout_open_it() {
         let ends: [fn() -> Error; 3] = [
             || Error::unreachable("refused"),
             || Error::broken("reset"),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_says_nothing_of_the_upstream_neither_opens_nor_closes_it() {
+    async fn what_is_no_evidence_neither_opens_nor_closes_it() {
         let retry_after = Duration::from_secs(1);
         let ends: [&dyn Fn() -> Result<Response<Body>, Error>; 9] = [
             &|| Err(Error::QuotaExhausted { retry_after }),
@@ -261,20 +261,20 @@ mod tests {
             }
             assert_eq!(rig.state(), Status::Closed, "{number}");
             let _ = rig.attempt(|| answer(500, None)).await;
-            assert_eq!(rig.state(), Status::Open, "{number} ended the row");
+            assert_eq!(rig.state(), Status::Open, "{number} reset the count");
             tokio::time::advance(OPEN).await;
-            let before = rig.asked.load(Ordering::Relaxed);
+            let before = rig.sent.load(Ordering::Relaxed);
             for _ in 0..2 {
                 let _ = rig.attempt(end).await;
             }
             assert_eq!(rig.state(), Status::HalfOpen, "{number}");
-            let asked = rig.asked.load(Ordering::Relaxed) - before;
-            assert_eq!(asked, 2, "{number}: each was a probe in its turn");
+            let sent = rig.sent.load(Ordering::Relaxed) - before;
+            assert_eq!(sent, 2, "{number}: each was a probe");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_that_leaves_during_the_probe_gives_its_place_back() {
+    async fn a_client_that_disconnects_during_the_probe_returns_its_pass() {
         let rig = Rig::new();
         rig.open().await;
         tokio::time::advance(OPEN).await;

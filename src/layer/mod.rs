@@ -1,6 +1,6 @@
-//! Plumbing: one file is one room. Each layer carries bytes and waits; what it does is decided by `policy`.
+//! The layers of the stack, one file or folder each. A layer carries bytes and waits; `policy` makes its decisions.
 //!
-//! Layers import neither each other nor the configuration: each takes its own small parameters.
+//! Layers import neither each other nor the configuration. Each takes a small parameter struct of its own.
 
 pub mod admission;
 pub mod attempt;
@@ -26,19 +26,21 @@ use std::{
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 
-use crate::{body::Body, error::Error, policy::retry::Outcome, record::Record, types::Demand};
+use crate::{
+    body::Body, error::Error, policy::retry::AttemptEnd, record::Record, types::RetryAfter,
+};
 
-/// For layers that must wait.
+/// The future of layers that wait.
 pub type BoxFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
 
 pin_project! {
-    /// For layers that only look at the head: refused on the spot, or whatever is below; `Waiting` is for the rare request
-    /// of which the head alone does not tell.
+    /// The future of layers that decide by the request's head: an immediate refusal, or the inner service's future. `Boxed`
+    /// is for the rare request whose head does not suffice.
     #[project = EitherProjection]
     pub enum Either<F> {
         Refused { error: Option<Error> },
-        Below { #[pin] future: F },
-        Waiting { future: BoxFuture },
+        Inner { #[pin] future: F },
+        Boxed { future: BoxFuture },
     }
 }
 
@@ -47,12 +49,12 @@ impl<F> Either<F> {
         Either::Refused { error: Some(error) }
     }
 
-    pub(crate) fn below(future: F) -> Self {
-        Either::Below { future }
+    pub(crate) fn inner(future: F) -> Self {
+        Either::Inner { future }
     }
 
-    pub(crate) fn waiting(future: BoxFuture) -> Self {
-        Either::Waiting { future }
+    pub(crate) fn boxed(future: BoxFuture) -> Self {
+        Either::Boxed { future }
     }
 }
 
@@ -64,13 +66,13 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Either<F> {
             EitherProjection::Refused { error } => {
                 Poll::Ready(Err(error.take().unwrap_or(Error::Internal)))
             }
-            EitherProjection::Below { future } => future.poll(cx),
-            EitherProjection::Waiting { future } => future.as_mut().poll(cx),
+            EitherProjection::Inner { future } => future.poll(cx),
+            EitherProjection::Boxed { future } => future.as_mut().poll(cx),
         }
     }
 }
 
-/// The record of this request; a fresh one where a test calls a layer by itself.
+/// The record of this request; a new one where a test calls a layer by itself.
 pub(crate) fn record<B>(request: &Request<B>) -> Record {
     request
         .extensions()
@@ -79,16 +81,16 @@ pub(crate) fn record<B>(request: &Request<B>) -> Record {
         .unwrap_or_default()
 }
 
-/// How an attempt ended, in policy's terms; `None` where revgate itself refused or ended it.
-pub(crate) fn ending(result: &Result<Response<Body>, Error>) -> Option<Outcome> {
+/// How an attempt ended, in policy's terms; `None` if revgate itself refused or ended it.
+pub(crate) fn attempt_end(result: &Result<Response<Body>, Error>) -> Option<AttemptEnd> {
     match result {
-        Ok(response) => Some(Outcome::Status {
+        Ok(response) => Some(AttemptEnd::Status {
             status: response.status(),
-            demand: response.extensions().get().map(|Demand(time)| *time),
+            retry_after: response.extensions().get().map(|RetryAfter(time)| *time),
         }),
-        Err(Error::Unreachable(_)) => Some(Outcome::NotWritten),
-        Err(Error::Broken(_)) => Some(Outcome::Lost),
-        Err(Error::UpstreamTimeout) => Some(Outcome::TimedOut),
+        Err(Error::Unreachable(_)) => Some(AttemptEnd::NotWritten),
+        Err(Error::Broken(_)) => Some(AttemptEnd::Lost),
+        Err(Error::UpstreamTimeout) => Some(AttemptEnd::TimedOut),
         Err(_) => None,
     }
 }

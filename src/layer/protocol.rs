@@ -61,7 +61,7 @@ where
         record.facts().operation = Some(operation.label());
         record.facts().deprecated_operation = operation.is_deprecated();
         request.extensions_mut().insert(operation);
-        Either::below(self.inner.call(request))
+        Either::inner(self.inner.call(request))
     }
 }
 

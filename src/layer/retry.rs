@@ -1,4 +1,5 @@
-//! Tries again on the caller's behalf. From here down it is an attempt; a wait here holds no upstream slot.
+//! Retries on the caller's behalf. Below this layer everything happens once per attempt. A wait here holds no upstream
+//! connection.
 
 use std::{
     sync::Arc,
@@ -11,14 +12,14 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::{BoxFuture, ending, record};
+use super::{BoxFuture, attempt_end, record};
 use crate::{
     body::{Body, Fault, InboundFault, read_up_to},
     error::Error,
     policy::{
         feedback::whole_seconds,
         operation::Operation,
-        retry::{Attempt, Decision, Outcome, Reason, Rules, decide},
+        retry::{Attempt, AttemptEnd, Decision, Reason, RetryRules, decide},
     },
     record::Record,
     state::{
@@ -29,18 +30,18 @@ use crate::{
         labels::{AttemptOutcome, WaitReason},
         metrics::Metrics,
     },
-    types::{Deadline, Demand},
+    types::{Deadline, RetryAfter},
 };
 
 /// What [`RetryLayer`] needs.
 pub struct RetryParams {
-    pub rules: Rules,
+    pub rules: RetryRules,
     pub budget: Arc<RetryBudget>,
     /// Retries that the budget allows per request.
     pub budget_ratio: f64,
     pub max_replay_body: usize,
     pub max_body: u64,
-    /// For a small body to arrive before the first attempt.
+    /// How long a replayable body may take to arrive, before the first attempt.
     pub body_timeout: Duration,
     pub draining: Draining,
     pub metrics: Arc<Metrics>,
@@ -97,7 +98,7 @@ where
     }
 }
 
-/// A request in a form that can be sent more than once, if its body allows.
+/// A request that can be sent more than once if its body is replayable.
 struct Call {
     head: request::Parts,
     payload: Payload,
@@ -146,7 +147,7 @@ impl RetryParams {
             .await;
             match read {
                 Ok(Ok(read)) if read.complete => {
-                    // Its size is known now, whatever framing it came in.
+                    // Its size is known now, whatever its framing was.
                     head.headers.remove(header::TRANSFER_ENCODING);
                     if !read.bytes.is_empty() {
                         head.headers
@@ -169,7 +170,7 @@ impl RetryParams {
                 }
             }
         };
-        // RFC 9110 section 8.6: a method that anticipates content says so when there is none.
+        // RFC 9110 section 8.6: a method that anticipates content sends `Content-Length: 0` when there is none.
         if matches!(&payload, Payload::Replayable(bytes) if bytes.is_empty())
             && matches!(head.method, Method::POST | Method::PUT | Method::PATCH)
         {
@@ -196,7 +197,7 @@ impl RetryParams {
         loop {
             number += 1;
             let result = inner.call(call.attempt()).await;
-            let Some((outcome, reason)) = failure(&result) else {
+            let Some((end, reason)) = failure(&result) else {
                 let reached = reached(&result);
                 call.record.facts().attempts = if reached { number } else { number - 1 };
                 if reached {
@@ -222,16 +223,16 @@ impl RetryParams {
                 number,
                 reads: call.reads,
                 replayable: matches!(call.payload, Payload::Replayable(_)),
-                outcome,
-                elapsed_wait_left: call.deadline.saturating_duration_since(Instant::now()),
+                end,
+                wait_left: call.deadline.saturating_duration_since(Instant::now()),
             };
-            // The group is stopped for as long as the answer said: that wait is the quota layer's, where the request has
-            // its turn, and where the wait is counted and can be ended by hand.
-            let group_waits = matches!(reason, Reason::Throttled | Reason::Unavailable)
+            // The quota layer has paused the group for this time and makes the retry wait: there the request keeps its turn, and
+            // an operator can end the pause.
+            let group_is_paused = matches!(reason, Reason::Throttled | Reason::Unavailable)
                 && result
                     .as_ref()
-                    .is_ok_and(|r| r.extensions().get::<Demand>().is_some());
-            // Jitter only spreads retries: nothing depends on whether it can be guessed.
+                    .is_ok_and(|r| r.extensions().get::<RetryAfter>().is_some());
+            // Jitter only spreads retries, so it need not be unpredictable.
             let again = match decide(&self.rules, &attempt, fastrand::f64()) {
                 Decision::Retry {
                     after,
@@ -249,13 +250,13 @@ impl RetryParams {
                 };
             };
             if let Ok(response) = result {
-                let slack = attempt.elapsed_wait_left.saturating_sub(after);
+                let slack = attempt.wait_left.saturating_sub(after);
                 if let Some(response) = keep(response, slack).await {
                     last = Some((response, after));
                 }
             }
             self.metrics.retry(reason);
-            if !group_waits {
+            if !group_is_paused {
                 self.wait(after, &call.record).await?;
             }
         }
@@ -276,13 +277,13 @@ impl RetryParams {
     }
 }
 
-/// How an attempt failed, where another may be the answer.
-fn failure(result: &Result<Response<Body>, Error>) -> Option<(Outcome, Reason)> {
-    let outcome = ending(result)?;
-    Some((outcome, outcome.reason()?))
+/// How an attempt failed; `None` if its result is final.
+fn failure(result: &Result<Response<Body>, Error>) -> Option<(AttemptEnd, Reason)> {
+    let end = attempt_end(result)?;
+    Some((end, end.reason()?))
 }
 
-/// A refusal of ours that says less than upstream's own last answer does.
+/// Whether upstream's own last answer tells the caller more than this error of revgate's.
 fn gives_way(error: &Error) -> bool {
     matches!(
         error,
@@ -294,7 +295,7 @@ fn gives_way(error: &Error) -> bool {
     )
 }
 
-/// Whether upstream was asked at all.
+/// Whether upstream received the attempt.
 fn reached(result: &Result<Response<Body>, Error>) -> bool {
     matches!(
         result,
@@ -302,13 +303,13 @@ fn reached(result: &Result<Response<Body>, Error>) -> bool {
     )
 }
 
-/// A failure's JSON is far smaller.
+/// Upstream's error bodies are far smaller.
 const MAX_KEPT: usize = 64 * 1024;
-/// A failure that drips is not worth a longer wait.
+/// A body that trickles in is not worth a longer delay of the retry.
 const KEEP_TIME: Duration = Duration::from_secs(1);
 
-/// The whole of an answer, to be given when no further try gets one. One that is large or slow is dropped, and its
-/// connection with it: a wait holds no upstream slot.
+/// Buffers an answer, so that the caller can get it if no later attempt is answered. One that is large or slow is dropped along
+/// with its connection, because a wait holds no upstream connection.
 async fn keep(response: Response<Body>, slack: Duration) -> Option<Response<Body>> {
     if response.body().is_read() {
         return Some(response);
@@ -321,20 +322,20 @@ async fn keep(response: Response<Body>, slack: Duration) -> Option<Response<Body
     }
 }
 
-/// No further try: what comes back is upstream's own last answer. DevRev's SDKs read a 429's time only as whole
-/// seconds in the header, so one that lacks it gets it.
+/// The final result, upstream's own answer where there is one. DevRev's SDKs read the time of a 429 only from a
+/// `Retry-After` in whole seconds, so a 429 without one gets one.
 fn finish(
     result: Result<Response<Body>, Error>,
     retry_after: Option<Duration>,
 ) -> Result<Response<Body>, Error> {
     let mut response = result?;
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
-        // What no client can read as seconds is as good as missing.
-        let told = response
+        // A value that clients cannot parse as seconds counts as missing.
+        let named = response
             .headers()
             .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok());
-        let whole = told.is_some_and(|value| value.parse::<u32>().is_ok());
+        let whole = named.is_some_and(|value| value.parse::<u32>().is_ok());
         if !whole {
             let seconds = whole_seconds(retry_after.unwrap_or(Duration::from_secs(1)));
             response
@@ -353,12 +354,12 @@ mod tests {
 
     use super::*;
 
-    /// How long it takes to be told 200 after one refusal.
-    async fn after(refusal: fn(Response<Body>) -> Response<Body>) -> Duration {
+    /// How long a request takes that is answered 200 after one refusal.
+    async fn time_after(refusal: fn(Response<Body>) -> Response<Body>) -> Duration {
         let (_drain, draining) = Draining::new();
         let backoff = Duration::from_secs(5);
         let layer = RetryLayer::new(RetryParams {
-            rules: Rules {
+            rules: RetryRules {
                 max_attempts: 2,
                 backoff_min: backoff,
                 backoff_max: backoff,
@@ -371,10 +372,10 @@ mod tests {
             draining,
             metrics: Arc::default(),
         });
-        let asked = AtomicU32::new(0);
+        let sent = AtomicU32::new(0);
         let below = service_fn(|_: Request<Body>| {
             let mut response = Response::new(Body::empty());
-            if asked.fetch_add(1, Ordering::Relaxed) == 0 {
+            if sent.fetch_add(1, Ordering::Relaxed) == 0 {
                 *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
                 response = refusal(response);
             }
@@ -392,13 +393,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_that_upstream_asked_for_is_the_groups() {
-        let named = after(|mut refusal| {
-            let demand = Demand(Duration::from_secs(30));
-            refusal.extensions_mut().insert(demand);
+    async fn upstreams_retry_after_is_waited_out_by_the_group() {
+        let named = time_after(|mut refusal| {
+            let retry_after = RetryAfter(Duration::from_secs(30));
+            refusal.extensions_mut().insert(retry_after);
             refusal
         });
         assert_eq!(named.await, Duration::ZERO);
-        assert!(after(identity).await > Duration::ZERO);
+        assert!(time_after(identity).await > Duration::ZERO);
     }
 }

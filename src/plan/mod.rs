@@ -49,7 +49,7 @@ pub struct Plan {
     /// By the operation's normalised name.
     pub rewrite: Arc<HashMap<String, Arc<Rule>>>,
     pub retry: RetryPlan,
-    pub circuit: circuit::Rules,
+    pub circuit: circuit::CircuitRules,
     pub max_in_flight: usize,
     pub request: RequestLimits,
     /// The time for a request's body to arrive. It equals the attempt timeout, because both bound how long a request holds its
@@ -82,7 +82,7 @@ pub struct QuotaPlan {
 
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPlan {
-    pub rules: retry::Rules,
+    pub rules: retry::RetryRules,
     /// Retries that the budget allows for each request.
     pub budget_ratio: f64,
     pub max_replay_body: usize,
@@ -139,7 +139,7 @@ impl Plan {
             quota: Arc::new(quota(config)),
             rewrite: Arc::new(rewrite(config)),
             retry: RetryPlan {
-                rules: retry::Rules {
+                rules: retry::RetryRules {
                     max_attempts: config.retry.max_attempts,
                     backoff_min: config.retry.backoff.min,
                     backoff_max: config.retry.backoff.max,
@@ -147,7 +147,7 @@ impl Plan {
                 budget_ratio: config.retry.budget,
                 max_replay_body: config.retry.max_replay_body,
             },
-            circuit: circuit::Rules {
+            circuit: circuit::CircuitRules {
                 failures: usize::try_from(config.upstream.circuit.failures).unwrap_or(usize::MAX),
                 within: config.upstream.circuit.within,
                 open: config.upstream.circuit.open,
@@ -201,10 +201,10 @@ fn quota(config: &Config) -> QuotaPlan {
     }
     QuotaPlan {
         rules: QuotaRules {
-            ledger: ledger::Rules {
+            ledger: ledger::LedgerRules {
                 spread_above: config.quota.spread_above,
                 reserve: config.quota.reserve,
-                longest: config.retry.max_retry_after,
+                max_retry_after: config.retry.max_retry_after,
             },
             max_waiting: config.quota.max_waiting,
         },

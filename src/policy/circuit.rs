@@ -1,24 +1,24 @@
 //! When to stop asking an upstream that fails, and when to ask again.
 //!
-//! While the circuit is closed, every attempt passes. Failures in a row open it. Then nothing passes for a while, and after that one
-//! attempt does, the probe. Its answer decides: closed, or open once more.
+//! While the circuit is closed, every attempt passes. Consecutive failures open it. While it is open, no attempt passes. When
+//! that time is over one attempt passes, the probe; its result closes the circuit or opens it again.
 //!
 //! ```
 //! use std::time::Duration;
-//! use revgate::policy::circuit::{Change, Circuit, Outcome, Rules};
+//! use revgate::policy::circuit::{Change, Circuit, CircuitRules, Evidence};
 //!
 //! let second = Duration::from_secs;
-//! let rules = Rules { failures: 2, within: second(10), open: second(5) };
+//! let rules = CircuitRules { failures: 2, within: second(10), open: second(5) };
 //! let mut circuit = Circuit::default();
 //! for _ in 0..2 {
 //!     let pass = circuit.try_pass(&rules, second(1)).expect("closed");
-//!     circuit.settle(pass, Outcome::Failure, &rules, second(1));
+//!     circuit.settle(pass, Evidence::Failure, &rules, second(1));
 //! }
 //! assert_eq!(circuit.try_pass(&rules, second(2)).err(), Some(second(4)), "open for four seconds more");
 //!
 //! let probe = circuit.try_pass(&rules, second(6)).expect("the probe");
 //! assert!(circuit.try_pass(&rules, second(6)).is_err(), "one at a time");
-//! let change = circuit.settle(probe, Outcome::Success, &rules, second(6));
+//! let change = circuit.settle(probe, Evidence::Success, &rules, second(6));
 //! assert_eq!(change, Some(Change::Closed));
 //! ```
 
@@ -29,97 +29,100 @@ use http::StatusCode;
 use super::retry;
 use crate::label::label_enum;
 
-/// What the operator allows.
+/// The operator's settings of the circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// Failures in a row that open the circuit; 0 is taken for 1.
+pub struct CircuitRules {
+    /// Consecutive failures that open the circuit; 0 counts as 1.
     pub failures: usize,
-    /// The time that those failures must lie in.
+    /// The period within which those failures must occur.
     pub within: Duration,
-    /// How long it stays open until a probe goes, and how long a probe holds its place without an answer.
+    /// How long the circuit stays open before it lets a probe pass, and how long a probe without an answer blocks the next one.
     pub open: Duration,
 }
 
-impl Rules {
+impl CircuitRules {
     fn failures(&self) -> usize {
         self.failures.max(1)
     }
 
-    fn counts(&self, at: Duration, now: Duration) -> bool {
+    fn is_recent(&self, at: Duration, now: Duration) -> bool {
         now.saturating_sub(at) <= self.within
     }
 }
 
-/// What the end of an attempt says of the upstream.
+/// What the end of an attempt says about upstream's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is alive.
+pub enum Evidence {
+    /// Upstream works.
     Success,
-    /// It fails.
+    /// Upstream fails.
     Failure,
-    /// Nothing.
+    /// Says nothing about it.
     Neutral,
 }
 
-/// Reads the end of an attempt; `None` where revgate itself refused or ended it.
+/// Classifies the end of an attempt; `None` means that revgate itself refused or ended it.
 ///
-/// A failure is what another moment would mend: 500, 502, 503, 504, no connection, a lost one, a timeout. A 503 that
-/// names a time is an orderly demand: the quota group keeps to it, and a circuit that opened as well would cut that
-/// time short or draw it out. Every other answer, a 429 or 404 too, shows that upstream works. Errors of ours say
-/// nothing of upstream, nor does the caller's broken body.
-pub fn outcome(end: Option<retry::Outcome>) -> Outcome {
+/// Failures are transient: 500, 502, 503, 504, no connection, a lost connection, a timeout. A 503 with a retry-after is
+/// neutral: it pauses the quota group for that time, and a circuit that opened as well would shorten or extend the
+/// pause. Every other answer, including 429 and 404, shows that upstream works. revgate's own errors and a broken body
+/// from the client say nothing about upstream.
+pub fn evidence(end: Option<retry::AttemptEnd>) -> Evidence {
     match end {
-        None => Outcome::Neutral,
-        Some(retry::Outcome::NotWritten | retry::Outcome::Lost | retry::Outcome::TimedOut) => {
-            Outcome::Failure
-        }
-        Some(retry::Outcome::Status { status, demand }) => match status {
-            StatusCode::SERVICE_UNAVAILABLE if demand.is_some() => Outcome::Neutral,
+        None => Evidence::Neutral,
+        Some(
+            retry::AttemptEnd::NotWritten | retry::AttemptEnd::Lost | retry::AttemptEnd::TimedOut,
+        ) => Evidence::Failure,
+        Some(retry::AttemptEnd::Status {
+            status,
+            retry_after,
+        }) => match status {
+            StatusCode::SERVICE_UNAVAILABLE if retry_after.is_some() => Evidence::Neutral,
             StatusCode::INTERNAL_SERVER_ERROR
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT => Outcome::Failure,
-            _ => Outcome::Success,
+            | StatusCode::GATEWAY_TIMEOUT => Evidence::Failure,
+            _ => Evidence::Success,
         },
     }
 }
 
-/// Leave for one attempt; given back by `settle` or `abandon`.
+/// Permission for one attempt. [`Circuit::settle`] or [`Circuit::abandon`] takes it back.
 #[derive(Debug)]
 #[must_use = "a probe that is never given back blocks the next one for a while"]
 pub struct Pass {
-    /// The turn in which it was given.
-    turn: u64,
-    /// The number of the probe, where it is one.
+    /// The generation of the circuit that issued it.
+    generation: u64,
+    /// The number of the probe, if this attempt is one.
     probe: Option<u64>,
 }
 
-/// What a result changed, for whoever keeps a log.
+/// A change of state, for the log and the metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It was closed and is open.
+    /// It was closed and is open now.
     Opened,
-    /// A probe succeeded.
+    /// A probe succeeded, so it is closed now.
     Closed,
 }
 
 label_enum! {
-    /// Whether attempts pass.
+    /// The state of a circuit.
     pub enum Status {
         Closed = "closed",
         Open = "open",
-        /// A probe may go, or is out.
+        /// A probe may pass, or is in flight.
         HalfOpen = "half_open",
     }
 }
 
-/// How it stands.
+/// A snapshot for the admin listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     pub state: Status,
-    /// Failures in the present row; unless it is closed, those that opened it.
+    /// Consecutive failures so far; in any other state than closed, the number that opened it.
     pub failures: usize,
-    /// Until a probe may go; `None` while closed.
+    /// Time until a probe may pass; `None` while closed.
     pub next_probe: Option<Duration>,
 }
 
@@ -138,34 +141,34 @@ enum State {
 #[derive(Clone, Copy, Debug)]
 struct Probe {
     number: u64,
-    /// From then on it no longer blocks the next one.
+    /// From then on this probe no longer blocks the next one.
     until: Duration,
 }
 
-/// One upstream's circuit, closed at first. `now` is always a time since any fixed instant. The rules come with each call:
-/// they are the configuration's, and what is kept here is only what was learnt.
+/// The circuit of one upstream, initially closed. Every `now` is the time since the same fixed instant. The rules belong to
+/// the configuration and are passed with each call; the circuit keeps only what it has learnt.
 #[derive(Debug, Default)]
 pub struct Circuit {
     state: State,
-    /// When the failures of the present row came, oldest first; never more than it takes to open.
-    row: VecDeque<Duration>,
-    /// Grows each time that it opens or closes.
-    turn: u64,
+    /// Times of the consecutive failures, oldest first; never more than open the circuit.
+    consecutive_failures: VecDeque<Duration>,
+    /// Incremented whenever the circuit opens or closes, so that results from before are recognised.
+    generation: u64,
     probes: u64,
     latest: Duration,
 }
 
 impl Circuit {
-    /// Leave for one attempt.
+    /// Asks to let one attempt pass.
     ///
     /// # Errors
-    /// The time until the next probe may go, above zero.
-    pub fn try_pass(&mut self, rules: &Rules, now: Duration) -> Result<Pass, Duration> {
+    /// The time until the next probe may pass, always above zero.
+    pub fn try_pass(&mut self, rules: &CircuitRules, now: Duration) -> Result<Pass, Duration> {
         let now = self.at(now);
         let blocked_until = match self.state {
             State::Closed => {
                 return Ok(Pass {
-                    turn: self.turn,
+                    generation: self.generation,
                     probe: None,
                 });
             }
@@ -182,48 +185,48 @@ impl Circuit {
         };
         self.state = State::HalfOpen { probe: Some(probe) };
         Ok(Pass {
-            turn: self.turn,
+            generation: self.generation,
             probe: Some(probe.number),
         })
     }
 
-    /// Takes in how an attempt ended. What the change is, if there is one: an open circuit that a failed probe keeps
-    /// open has not changed.
+    /// Records how an attempt ended. Returns the change of state, if any; a failed probe keeps the circuit open and
+    /// so changes nothing.
     pub fn settle(
         &mut self,
         pass: Pass,
-        outcome: Outcome,
-        rules: &Rules,
+        evidence: Evidence,
+        rules: &CircuitRules,
         now: Duration,
     ) -> Option<Change> {
         let now = self.at(now);
-        if pass.turn != self.turn {
-            // Late as it is, a success while closed ends a row; anything else is about a past that was judged already.
-            if outcome == Outcome::Success && matches!(self.state, State::Closed) {
-                self.row.clear();
+        if pass.generation != self.generation {
+            // A late success while closed still resets the count. Any other late result is about a generation that is over.
+            if evidence == Evidence::Success && matches!(self.state, State::Closed) {
+                self.consecutive_failures.clear();
             }
             return None;
         }
-        match (self.state, outcome) {
-            (_, Outcome::Neutral) => {
+        match (self.state, evidence) {
+            (_, Evidence::Neutral) => {
                 self.abandon(pass);
                 None
             }
-            (State::Closed, Outcome::Success) => {
-                self.row.clear();
+            (State::Closed, Evidence::Success) => {
+                self.consecutive_failures.clear();
                 None
             }
-            (State::Closed, Outcome::Failure) => self.fail(rules, now),
-            // Also the success of a probe that was too slow to hold its place: were only the latest one heard, an upstream
-            // that takes longer than `open` to answer would be shut out for ever.
-            (_, Outcome::Success) => {
-                self.row.clear();
-                self.turn_to(State::Closed);
+            (State::Closed, Evidence::Failure) => self.record_failure(rules, now),
+            // A probe that was superseded because it was slow counts too. If only the latest counted, an upstream that
+            // takes longer than `open` to answer would never close the circuit.
+            (_, Evidence::Success) => {
+                self.consecutive_failures.clear();
+                self.enter(State::Closed);
                 Some(Change::Closed)
             }
-            (_, Outcome::Failure) => {
-                // Of a slow one only the latest is heard: each late failure would put off the next probe again.
-                if self.is_out(&pass) {
+            (_, Evidence::Failure) => {
+                // Failures count from the latest probe only: otherwise each late failure would postpone the next probe.
+                if self.is_current_probe(&pass) {
                     self.open(rules, now);
                 }
                 None
@@ -231,15 +234,15 @@ impl Circuit {
         }
     }
 
-    /// Takes back leave for an attempt that ended without saying anything of the upstream: the next attempt probes.
+    /// Takes back the pass of an attempt that ended without evidence. If it was the probe, the next attempt probes.
     pub fn abandon(&mut self, pass: Pass) {
-        if pass.turn == self.turn && self.is_out(&pass) {
+        if pass.generation == self.generation && self.is_current_probe(&pass) {
             self.state = State::HalfOpen { probe: None };
         }
     }
 
-    /// How it stands now.
-    pub fn view(&self, rules: &Rules, now: Duration) -> View {
+    /// A snapshot for the admin listener.
+    pub fn view(&self, rules: &CircuitRules, now: Duration) -> View {
         let now = self.latest.max(now);
         let (state, next_probe) = match self.state {
             State::Closed => (Status::Closed, None),
@@ -252,7 +255,11 @@ impl Circuit {
             }
         };
         let failures = match self.state {
-            State::Closed => self.row.iter().filter(|at| rules.counts(**at, now)).count(),
+            State::Closed => self
+                .consecutive_failures
+                .iter()
+                .filter(|at| rules.is_recent(**at, now))
+                .count(),
             _ => rules.failures(),
         };
         View {
@@ -262,36 +269,40 @@ impl Circuit {
         }
     }
 
-    fn fail(&mut self, rules: &Rules, now: Duration) -> Option<Change> {
-        while self.row.front().is_some_and(|at| !rules.counts(*at, now)) {
-            self.row.pop_front();
+    fn record_failure(&mut self, rules: &CircuitRules, now: Duration) -> Option<Change> {
+        while self
+            .consecutive_failures
+            .front()
+            .is_some_and(|at| !rules.is_recent(*at, now))
+        {
+            self.consecutive_failures.pop_front();
         }
-        self.row.push_back(now);
-        if self.row.len() < rules.failures() {
+        self.consecutive_failures.push_back(now);
+        if self.consecutive_failures.len() < rules.failures() {
             return None;
         }
-        self.row.clear();
+        self.consecutive_failures.clear();
         self.open(rules, now);
         Some(Change::Opened)
     }
 
-    fn open(&mut self, rules: &Rules, now: Duration) {
-        self.turn_to(State::Open {
+    fn open(&mut self, rules: &CircuitRules, now: Duration) {
+        self.enter(State::Open {
             until: now.saturating_add(rules.open),
         });
     }
 
-    fn turn_to(&mut self, state: State) {
-        self.turn = self.turn.wrapping_add(1);
+    fn enter(&mut self, state: State) {
+        self.generation = self.generation.wrapping_add(1);
         self.state = state;
     }
 
-    /// Whether this is the probe that holds the place.
-    fn is_out(&self, pass: &Pass) -> bool {
+    /// Whether this pass belongs to the probe that blocks the next one.
+    fn is_current_probe(&self, pass: &Pass) -> bool {
         matches!(self.state, State::HalfOpen { probe: Some(probe) } if pass.probe == Some(probe.number))
     }
 
-    /// A clock that steps back is held at the latest time, or an open circuit would stay open longer than it said.
+    /// Time never runs backwards here; otherwise an open circuit would stay open longer than `try_pass` announced.
     fn at(&mut self, now: Duration) -> Duration {
         self.latest = self.latest.max(now);
         self.latest
@@ -306,7 +317,7 @@ mod tests {
     use crate::label::assert_labels;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const RULES: Rules = Rules {
+    const RULES: CircuitRules = CircuitRules {
         failures: 3,
         within: Duration::from_secs(10),
         open: Duration::from_secs(5),
@@ -326,58 +337,61 @@ mod tests {
             .expect_err("it is refused")
     }
 
-    /// One attempt, passed and ended in the same second.
-    fn attempt(circuit: &mut Circuit, outcome: Outcome, seconds: u64) -> Option<Change> {
+    /// One attempt that starts and ends in the same second.
+    fn attempt(circuit: &mut Circuit, evidence: Evidence, seconds: u64) -> Option<Change> {
         let pass = pass(circuit, seconds);
-        circuit.settle(pass, outcome, &RULES, at(seconds))
+        circuit.settle(pass, evidence, &RULES, at(seconds))
     }
 
     /// Opened at second 0.
     fn opened() -> Circuit {
         let mut circuit = Circuit::default();
-        assert_eq!(attempt(&mut circuit, Outcome::Failure, 0), None);
-        assert_eq!(attempt(&mut circuit, Outcome::Failure, 0), None);
+        assert_eq!(attempt(&mut circuit, Evidence::Failure, 0), None);
+        assert_eq!(attempt(&mut circuit, Evidence::Failure, 0), None);
         assert_eq!(
-            attempt(&mut circuit, Outcome::Failure, 0),
+            attempt(&mut circuit, Evidence::Failure, 0),
             Some(Change::Opened)
         );
         circuit
     }
 
     #[test]
-    fn states_are_called_as_the_admins_json_calls_them() {
+    fn states_have_the_names_of_the_admin_json() {
         assert_labels!(Status: "closed" "open" "half_open");
     }
 
     #[test]
-    fn what_counts() {
-        let status = |code, demand| {
+    fn evidence_of_each_end() {
+        let status = |code, retry_after| {
             let status = StatusCode::from_u16(code).unwrap();
-            outcome(Some(retry::Outcome::Status { status, demand }))
+            evidence(Some(retry::AttemptEnd::Status {
+                status,
+                retry_after,
+            }))
         };
         for code in [500, 502, 503, 504] {
-            assert_eq!(status(code, None), Outcome::Failure, "{code}");
+            assert_eq!(status(code, None), Evidence::Failure, "{code}");
         }
         for code in [200, 204, 301, 400, 401, 404, 409, 429, 501, 505] {
-            assert_eq!(status(code, None), Outcome::Success, "{code}");
+            assert_eq!(status(code, None), Evidence::Success, "{code}");
         }
-        assert_eq!(status(503, Some(SECOND)), Outcome::Neutral);
-        assert_eq!(status(429, Some(SECOND)), Outcome::Success);
+        assert_eq!(status(503, Some(SECOND)), Evidence::Neutral);
+        assert_eq!(status(429, Some(SECOND)), Evidence::Success);
         for end in [
-            retry::Outcome::NotWritten,
-            retry::Outcome::Lost,
-            retry::Outcome::TimedOut,
+            retry::AttemptEnd::NotWritten,
+            retry::AttemptEnd::Lost,
+            retry::AttemptEnd::TimedOut,
         ] {
-            assert_eq!(outcome(Some(end)), Outcome::Failure, "{end:?}");
+            assert_eq!(evidence(Some(end)), Evidence::Failure, "{end:?}");
         }
-        assert_eq!(outcome(None), Outcome::Neutral);
+        assert_eq!(evidence(None), Evidence::Neutral);
     }
 
     #[test]
-    fn only_failures_in_a_row_and_within_the_time_open_it() {
-        use Outcome::{Failure as F, Neutral as N, Success as S};
-        // (second, outcome) …, and whether the last one opens it.
-        let table: [(&[(u64, Outcome)], bool); 8] = [
+    fn only_consecutive_failures_within_the_period_open_it() {
+        use Evidence::{Failure as F, Neutral as N, Success as S};
+        // (second, evidence) …, and whether the last one opens the circuit.
+        let table: [(&[(u64, Evidence)], bool); 8] = [
             (&[(0, F), (1, F), (2, F)], true),
             (&[(0, F), (1, F), (2, S), (3, F), (4, F)], false),
             (&[(0, F), (1, F), (2, S), (3, F), (4, F), (5, F)], true),
@@ -390,46 +404,52 @@ mod tests {
         for (events, opens) in table {
             let mut circuit = Circuit::default();
             let mut change = None;
-            for (seconds, outcome) in events {
+            for (seconds, evidence) in events {
                 assert_eq!(change, None, "{events:?}");
-                change = attempt(&mut circuit, *outcome, *seconds);
+                change = attempt(&mut circuit, *evidence, *seconds);
             }
             assert_eq!(change, opens.then_some(Change::Opened), "{events:?}");
         }
     }
 
     #[test]
-    fn one_probe_goes_when_the_time_is_over_and_its_success_closes() {
+    fn one_probe_passes_when_the_time_is_over_and_its_success_closes() {
         let mut circuit = opened();
         assert_eq!(refused(&mut circuit, 0), SECOND * 5);
         assert_eq!(refused(&mut circuit, 4), SECOND);
         let probe = pass(&mut circuit, 5);
         assert_eq!(refused(&mut circuit, 6), SECOND * 4);
         assert_eq!(
-            circuit.settle(probe, Outcome::Success, &RULES, at(7)),
+            circuit.settle(probe, Evidence::Success, &RULES, at(7)),
             Some(Change::Closed)
         );
         let (one, other) = (pass(&mut circuit, 7), pass(&mut circuit, 7));
-        assert_eq!(circuit.settle(one, Outcome::Failure, &RULES, at(7)), None);
-        assert_eq!(circuit.settle(other, Outcome::Failure, &RULES, at(7)), None);
-        assert_eq!(circuit.view(&RULES, at(7)).failures, 2, "a new row");
+        assert_eq!(circuit.settle(one, Evidence::Failure, &RULES, at(7)), None);
+        assert_eq!(
+            circuit.settle(other, Evidence::Failure, &RULES, at(7)),
+            None
+        );
+        assert_eq!(circuit.view(&RULES, at(7)).failures, 2, "counted anew");
     }
 
     #[test]
-    fn after_it_closed_a_late_success_ends_a_row_and_a_late_failure_does_not_count() {
+    fn after_it_closed_a_late_success_resets_the_count_and_a_late_failure_does_not_count() {
         let mut circuit = Circuit::default();
         let (late, later) = (pass(&mut circuit, 0), pass(&mut circuit, 0));
         for _ in 0..3 {
-            let _ = attempt(&mut circuit, Outcome::Failure, 0);
+            let _ = attempt(&mut circuit, Evidence::Failure, 0);
         }
         assert_eq!(
-            attempt(&mut circuit, Outcome::Success, 5),
+            attempt(&mut circuit, Evidence::Success, 5),
             Some(Change::Closed)
         );
-        let _ = attempt(&mut circuit, Outcome::Failure, 6);
-        assert_eq!(circuit.settle(late, Outcome::Failure, &RULES, at(6)), None);
+        let _ = attempt(&mut circuit, Evidence::Failure, 6);
+        assert_eq!(circuit.settle(late, Evidence::Failure, &RULES, at(6)), None);
         assert_eq!(circuit.view(&RULES, at(6)).failures, 1);
-        assert_eq!(circuit.settle(later, Outcome::Success, &RULES, at(6)), None);
+        assert_eq!(
+            circuit.settle(later, Evidence::Success, &RULES, at(6)),
+            None
+        );
         assert_eq!(circuit.view(&RULES, at(6)).failures, 0);
     }
 
@@ -437,41 +457,47 @@ mod tests {
     fn a_failed_probe_opens_it_for_the_whole_time_again_which_is_no_change() {
         let mut circuit = opened();
         let probe = pass(&mut circuit, 8);
-        assert_eq!(circuit.settle(probe, Outcome::Failure, &RULES, at(9)), None);
+        assert_eq!(
+            circuit.settle(probe, Evidence::Failure, &RULES, at(9)),
+            None
+        );
         assert_eq!(refused(&mut circuit, 9), SECOND * 5);
         let _probe = pass(&mut circuit, 14);
     }
 
     #[test]
-    fn a_probe_that_says_nothing_gives_its_place_to_the_next() {
+    fn a_probe_without_evidence_lets_the_next_one_pass() {
         let mut circuit = opened();
         let probe = pass(&mut circuit, 5);
         circuit.abandon(probe);
         let probe = pass(&mut circuit, 5);
-        assert_eq!(circuit.settle(probe, Outcome::Neutral, &RULES, at(5)), None);
+        assert_eq!(
+            circuit.settle(probe, Evidence::Neutral, &RULES, at(5)),
+            None
+        );
         let _probe = pass(&mut circuit, 5);
         assert_eq!(refused(&mut circuit, 5), SECOND * 5);
     }
 
     #[test]
-    fn a_probe_without_an_answer_holds_its_place_for_a_bounded_time() {
+    fn a_probe_without_an_answer_blocks_the_next_for_a_bounded_time() {
         let mut circuit = opened();
         let slow = pass(&mut circuit, 5);
         let slower = pass(&mut circuit, 10);
         let latest = pass(&mut circuit, 15);
-        // Neither end of a probe that lost its place touches the one that has it.
+        // The end of a superseded probe does not affect the current one.
         circuit.abandon(slow);
         assert_eq!(
-            circuit.settle(slower, Outcome::Failure, &RULES, at(16)),
+            circuit.settle(slower, Evidence::Failure, &RULES, at(16)),
             None
         );
         assert_eq!(refused(&mut circuit, 16), SECOND * 4);
         drop(latest);
-        // An upstream that is slower than `open` is heard all the same.
+        // The success of an upstream that is slower than `open` still counts.
         let slow = pass(&mut circuit, 20);
         let _latest = pass(&mut circuit, 25);
         assert_eq!(
-            circuit.settle(slow, Outcome::Success, &RULES, at(26)),
+            circuit.settle(slow, Evidence::Success, &RULES, at(26)),
             Some(Change::Closed)
         );
     }
@@ -481,30 +507,30 @@ mod tests {
         let mut circuit = Circuit::default();
         let mut before: Vec<Pass> = (0..5).map(|_| pass(&mut circuit, 0)).collect();
         for _ in 0..3 {
-            let _ = attempt(&mut circuit, Outcome::Failure, 0);
+            let _ = attempt(&mut circuit, Evidence::Failure, 0);
         }
-        for outcome in [Outcome::Success, Outcome::Failure, Outcome::Neutral] {
+        for evidence in [Evidence::Success, Evidence::Failure, Evidence::Neutral] {
             let pass = before.pop().unwrap();
-            assert_eq!(circuit.settle(pass, outcome, &RULES, at(3)), None);
+            assert_eq!(circuit.settle(pass, evidence, &RULES, at(3)), None);
             assert_eq!(refused(&mut circuit, 3), SECOND * 2);
         }
         let _probe = pass(&mut circuit, 5);
-        for outcome in [Outcome::Success, Outcome::Failure] {
+        for evidence in [Evidence::Success, Evidence::Failure] {
             let pass = before.pop().unwrap();
-            assert_eq!(circuit.settle(pass, outcome, &RULES, at(6)), None);
+            assert_eq!(circuit.settle(pass, evidence, &RULES, at(6)), None);
             assert_eq!(refused(&mut circuit, 6), SECOND * 4, "the probe decides");
         }
     }
 
     #[test]
-    fn a_view_tells_the_state_and_the_time() {
+    fn a_view_shows_the_state_and_the_time() {
         let mut circuit = Circuit::default();
         let view = |circuit: &Circuit, seconds| {
             let view = circuit.view(&RULES, at(seconds));
             (view.state, view.failures, view.next_probe)
         };
         assert_eq!(view(&circuit, 0), (Status::Closed, 0, None));
-        let _ = attempt(&mut circuit, Outcome::Failure, 0);
+        let _ = attempt(&mut circuit, Evidence::Failure, 0);
         assert_eq!(view(&circuit, 10), (Status::Closed, 1, None));
         assert_eq!(
             view(&circuit, 11),
@@ -519,13 +545,13 @@ mod tests {
         );
         let probe = pass(&mut circuit, 6);
         assert_eq!(view(&circuit, 7), (Status::HalfOpen, 3, Some(SECOND * 4)));
-        let _ = circuit.settle(probe, Outcome::Success, &RULES, at(7));
+        let _ = circuit.settle(probe, Evidence::Success, &RULES, at(7));
         assert_eq!(view(&circuit, 7), (Status::Closed, 0, None));
     }
 
     #[test]
-    fn no_rule_and_no_clock_makes_it_panic() {
-        let rules = Rules {
+    fn extreme_rules_and_clocks_do_not_panic() {
+        let rules = CircuitRules {
             failures: 0,
             within: Duration::MAX,
             open: Duration::MAX,
@@ -533,7 +559,7 @@ mod tests {
         let mut circuit = Circuit::default();
         let one = circuit.try_pass(&rules, Duration::MAX).expect("closed");
         assert_eq!(
-            circuit.settle(one, Outcome::Failure, &rules, Duration::ZERO),
+            circuit.settle(one, Evidence::Failure, &rules, Duration::ZERO),
             Some(Change::Opened)
         );
         let _probe = circuit
@@ -545,13 +571,13 @@ mod tests {
     #[derive(Clone, Copy, Debug)]
     enum Event {
         Pass,
-        /// The attempt that has been out for this many places in the list.
-        End(usize, Option<Outcome>),
+        /// Ends the attempt at this place in the list of those in flight.
+        End(usize, Option<Evidence>),
         Step(u64),
     }
 
     fn event() -> impl Strategy<Value = Event> {
-        use Outcome::{Failure, Neutral, Success};
+        use Evidence::{Failure, Neutral, Success};
         let end = prop_oneof![
             4 => Just(Some(Failure)),
             1 => Just(Some(Success)),
@@ -575,15 +601,15 @@ mod tests {
         ) {
             let open = Duration::from_millis(open);
             let within = Duration::from_millis(within);
-            let rules = Rules { failures, within, open };
+            let rules = CircuitRules { failures, within, open };
             let mut circuit = Circuit::default();
             let mut now = Duration::ZERO;
             let mut out: Vec<(u64, Pass)> = Vec::new();
             let mut serial = 0u64;
-            // The model: the probe that has the place and since when, and every failure since the last success.
+            // The model: the current probe and its start, and every failure since the last success.
             let mut probe: Option<(u64, Duration)> = None;
             let mut opened: Option<Duration> = None;
-            let mut row: Vec<Duration> = Vec::new();
+            let mut consecutive: Vec<Duration> = Vec::new();
             for event in events {
                 match event {
                     Event::Step(millis) => now += Duration::from_millis(millis),
@@ -605,7 +631,7 @@ mod tests {
                             Err(left) => {
                                 prop_assert!(!is_closed);
                                 prop_assert!(!left.is_zero() && left <= open);
-                                // Never stuck: something is out, or the time is not over; and the time told is true.
+                                // Never stuck: a probe is in flight or the time is not over, and the announced time is exact.
                                 let since = probe.map(|(_, since)| since).or(opened).expect("a reason");
                                 prop_assert_eq!(now + left, since + open);
                             }
@@ -615,7 +641,7 @@ mod tests {
                         let (number, pass) = out.swap_remove(index % out.len());
                         let was_closed = circuit.view(&rules, now).state == Status::Closed;
                         let change = match end {
-                            Some(outcome) => circuit.settle(pass, outcome, &rules, now),
+                            Some(evidence) => circuit.settle(pass, evidence, &rules, now),
                             None => {
                                 circuit.abandon(pass);
                                 None
@@ -623,27 +649,27 @@ mod tests {
                         };
                         if was_closed {
                             match end {
-                                Some(Outcome::Success) => row.clear(),
-                                Some(Outcome::Failure) => row.push(now),
+                                Some(Evidence::Success) => consecutive.clear(),
+                                Some(Evidence::Failure) => consecutive.push(now),
                                 _ => {}
                             }
                         }
                         match change {
                             Some(Change::Opened) => {
                                 prop_assert!(was_closed);
-                                // The model's row may be longer, for it hears stale results too; never shorter.
-                                prop_assert!(row.len() >= failures);
-                                prop_assert!(now - row[row.len() - failures] <= within);
+                                // The model also counts stale results, so its list may be longer, never shorter.
+                                prop_assert!(consecutive.len() >= failures);
+                                prop_assert!(now - consecutive[consecutive.len() - failures] <= within);
                                 (opened, probe) = (Some(now), None);
                             }
                             Some(Change::Closed) => {
-                                prop_assert!(!was_closed && end == Some(Outcome::Success));
+                                prop_assert!(!was_closed && end == Some(Evidence::Success));
                                 (opened, probe) = (None, None);
-                                row.clear();
+                                consecutive.clear();
                             }
-                            None if probe.is_some_and(|(had, _)| had == number) => {
+                            None if probe.is_some_and(|(current, _)| current == number) => {
                                 probe = None;
-                                if end == Some(Outcome::Failure) {
+                                if end == Some(Evidence::Failure) {
                                     opened = Some(now);
                                 }
                             }
@@ -652,14 +678,14 @@ mod tests {
                     }
                     Event::End(..) => {}
                 }
-                prop_assert!(circuit.row.len() <= failures);
+                prop_assert!(circuit.consecutive_failures.len() <= failures);
                 prop_assert_eq!(circuit.view(&rules, now).state == Status::Closed, opened.is_none());
                 if opened.is_none() {
                     let pass = circuit.try_pass(&rules, now).expect("closed: everything passes");
                     circuit.abandon(pass);
                 }
             }
-            // Whatever came before: left alone for `open`, it lets an attempt pass.
+            // Whatever happened before, after `open` it lets an attempt pass.
             prop_assert!(circuit.try_pass(&rules, now + open).is_ok());
         }
     }

@@ -1,9 +1,9 @@
-//! Whose turn it is: by priority, then by weight, then first come.
+//! Whose turn it is: by priority, then by weight, then by time of arrival.
 //!
-//! This is start-time fair queueing (Goyal, Vin and Cheng, 1996). Each caller has a queue of its own and a virtual time at which
-//! its next turn starts. A turn moves that time on by one over the caller's weight, and the earliest goes first. A new caller starts at the
-//! present of the others: it is neither behind them nor owed what it did not ask for. A caller that queues a thousand
-//! requests delays only itself.
+//! This is start-time fair queueing (Goyal, Vin and Cheng, 1996). Each caller has its own queue, its flow, and a virtual time at
+//! which its next turn starts. A turn advances that time by 1 / weight, and the earliest start goes first. A new caller starts
+//! at the current virtual time: it is not behind the others, and it gets no credit for turns that it did not ask for. A caller
+//! that queues a thousand requests delays only itself.
 //!
 //! ```
 //! use std::time::Duration;
@@ -29,82 +29,82 @@ use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 use crate::label::label_enum;
 
 label_enum! {
-    /// Which turns come first.
+    /// A class of turns.
     #[derive(Default)]
     pub enum Priority {
-        /// Somebody waits for the answer.
+        /// A user waits for the answer. Its turns come first.
         #[default]
         Interactive = "interactive",
-        /// Has its turn when no interactive caller wants it; see [`AGE`].
+        /// Gets a turn when no interactive caller wants it, or when it has aged; see [`ageing_time`].
         Batch = "batch",
     }
 }
 
-/// A batch caller that has had no turn for so long while it waited has one as if it were interactive; see [`age`].
-pub const AGE: Duration = Duration::from_secs(10);
+/// The longest [`ageing_time`].
+pub const MAX_AGEING: Duration = Duration::from_secs(10);
 
-/// No batch caller ages sooner, or little patience would buy priority.
-const YOUNG: Duration = Duration::from_secs(2);
+/// The shortest [`ageing_time`]: otherwise a short `max_wait` would buy priority.
+const MIN_AGEING: Duration = Duration::from_secs(2);
 
-/// When a batch request that is willing to wait for `patience` has aged: after a third of that, at most [`AGE`]. Late
-/// enough to stay out of the way, early enough to be served before its patience ends.
-pub fn age(patience: Duration) -> Duration {
-    (patience / 3).clamp(YOUNG, AGE)
+/// How long a batch caller waits without a turn until it competes as if it were interactive. A third of the request's
+/// `max_wait`: late enough to leave interactive callers alone, early enough to be served before the wait ends.
+pub fn ageing_time(max_wait: Duration) -> Duration {
+    (max_wait / 3).clamp(MIN_AGEING, MAX_AGEING)
 }
 
-/// What a caller is entitled to.
+/// A caller's entitlement to turns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
     /// The caller's name.
     pub caller: Arc<str>,
-    /// Turns in proportion to this; 0 counts as 1.
+    /// Its turns are in proportion to this; 0 counts as 1.
     pub weight: u32,
-    /// Which class of turns.
+    /// The class of its turns.
     pub priority: Priority,
 }
 
-/// Where an entry stands; [`Queue::remove`] takes it.
+/// Identifies an entry for [`Queue::remove`].
 #[derive(Clone, Debug)]
 pub struct Ticket {
     caller: Arc<str>,
-    place: Place,
+    position: Position,
 }
 
-/// When its request came, then in order of entry: a request that is tried again keeps its age.
-type Place = (Duration, u64);
+/// Time of the request's arrival, then order of entry. A retried request keeps its arrival and so its age.
+type Position = (Duration, u64);
 
-/// Entries of all callers, in the order of their turns.
+/// The entries of all callers, taken in the order of turns.
 #[derive(Debug)]
 pub struct Queue<T> {
-    /// A caller stays while it waits, or while it has had more than the others: leaving must not wipe that out.
+    /// A flow is kept while its caller waits or is ahead of the others, so that leaving the queue does not erase its lead.
     flows: BTreeMap<Arc<str>, Flow<T>>,
-    /// Present virtual time of the interactive turns, and of the batch turns.
-    clocks: [f64; 2],
-    /// The virtual time of the next interactive turn of all aged batch callers together: they are as one caller of weight
-    /// 1, or a crowd of them would leave nothing to those who are interactive.
-    aged: f64,
+    /// The current virtual time of interactive turns and of batch turns.
+    virtual_times: [f64; 2],
+    /// Start of the next interactive turn of all aged batch callers. Together they count as one caller of weight 1; otherwise
+    /// many of them would crowd out the interactive callers.
+    aged_start: f64,
     len: usize,
-    entered: u64,
+    next_entry: u64,
 }
 
 #[derive(Debug)]
 struct Flow<T> {
-    waiting: BTreeMap<Place, Entry<T>>,
+    waiting: BTreeMap<Position, Entry<T>>,
     weight: f64,
     priority: Priority,
-    /// The virtual time of its next turn, by the clock of its class.
+    /// Start of its next turn, in the virtual time of its class.
     start: f64,
-    /// When it last had a turn, or began to wait.
-    since: Duration,
-    /// It has had no turn since it began to wait.
-    fresh: bool,
+    /// Time of its last turn, or when it began to wait.
+    waiting_since: Duration,
+    /// Whether it has had no turn since it began to wait.
+    is_new: bool,
 }
 
 #[derive(Debug)]
 struct Entry<T> {
     item: T,
-    /// How long its caller goes without a turn until it has aged.
-    age: Duration,
+    /// See [`ageing_time`].
+    ageing_time: Duration,
 }
 
 const INTERACTIVE: usize = 0;
@@ -114,26 +114,26 @@ impl<T> Default for Queue<T> {
     fn default() -> Self {
         Queue {
             flows: BTreeMap::new(),
-            clocks: [0.0; 2],
-            aged: 0.0,
+            virtual_times: [0.0; 2],
+            aged_start: 0.0,
             len: 0,
-            entered: 0,
+            next_entry: 0,
         }
     }
 }
 
 impl<T> Queue<T> {
-    /// How many wait.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nobody waits.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Enters a request that came at `arrived` and waits until `deadline` at most. Times are since any fixed instant.
+    /// Adds a request that arrived at `arrived` and waits until `deadline` at most. Times are since any fixed instant.
     pub fn push(
         &mut self,
         share: &Share,
@@ -141,7 +141,7 @@ impl<T> Queue<T> {
         now: Duration,
         item: T,
     ) -> Ticket {
-        let clocks = self.clocks;
+        let virtual_times = self.virtual_times;
         let flow = self
             .flows
             .entry(share.caller.clone())
@@ -150,89 +150,92 @@ impl<T> Queue<T> {
                 weight: 1.0,
                 priority: share.priority,
                 start: 0.0,
-                since: now,
-                fresh: true,
+                waiting_since: now,
+                is_new: true,
             });
-        // What the configuration says now holds for the turns to come.
+        // A reload may have changed them; they apply to future turns.
         flow.weight = f64::from(share.weight.max(1));
         flow.priority = share.priority;
         if flow.waiting.is_empty() {
-            flow.start = flow.start.max(clocks[flow.class()]);
-            flow.since = now;
-            flow.fresh = true;
+            flow.start = flow.start.max(virtual_times[flow.class()]);
+            flow.waiting_since = now;
+            flow.is_new = true;
         }
-        let place = (arrived, self.entered);
-        self.entered += 1;
+        let position = (arrived, self.next_entry);
+        self.next_entry += 1;
         self.len += 1;
-        let age = age(deadline.saturating_sub(arrived));
-        flow.waiting.insert(place, Entry { item, age });
+        let ageing_time = ageing_time(deadline.saturating_sub(arrived));
+        flow.waiting.insert(position, Entry { item, ageing_time });
         Ticket {
             caller: share.caller.clone(),
-            place,
+            position,
         }
     }
 
-    /// The caller whose turn it is, and whether it has it because it has aged.
-    fn turn(&self, now: Duration) -> Option<(&Arc<str>, bool)> {
+    /// The caller whose turn is next, and whether that is because it has aged.
+    fn next_turn(&self, now: Duration) -> Option<(&Arc<str>, bool)> {
         let waiting = || self.flows.iter().filter(|(_, f)| !f.waiting.is_empty());
         let of = |class: usize| waiting().filter(move |(_, flow)| flow.class() == class);
-        let interactive = of(INTERACTIVE).min_by(|(_, a), (_, b)| a.before(b));
+        let interactive = of(INTERACTIVE).min_by(|(_, a), (_, b)| a.compare_turns(b));
         let oldest = of(BATCH)
             .filter(|(_, flow)| flow.has_aged(now))
-            .min_by_key(|(_, flow)| flow.since);
-        let aged = self.aged.max(self.clocks[INTERACTIVE]);
+            .min_by_key(|(_, flow)| flow.waiting_since);
+        let aged = self.aged_start.max(self.virtual_times[INTERACTIVE]);
         match (interactive, oldest) {
             (Some((_, flow)), Some((caller, _))) if aged < flow.start => Some((caller, true)),
             (Some((caller, _)), _) => Some((caller, false)),
-            (None, _) => Some((of(BATCH).min_by(|(_, a), (_, b)| a.before(b))?.0, false)),
+            (None, _) => Some((
+                of(BATCH).min_by(|(_, a), (_, b)| a.compare_turns(b))?.0,
+                false,
+            )),
         }
     }
 
-    /// The entry whose turn it is; it stays.
+    /// The entry whose turn is next; it stays in the queue.
     pub fn peek(&self, now: Duration) -> Option<&T> {
-        let (caller, _) = self.turn(now)?;
+        let (caller, _) = self.next_turn(now)?;
         let (_, entry) = self.flows.get(caller)?.waiting.first_key_value()?;
         Some(&entry.item)
     }
 
-    /// Takes out the entry whose turn it is.
+    /// Removes the entry whose turn is next.
     pub fn take(&mut self, now: Duration) -> Option<T> {
-        let (caller, as_aged) = self.turn(now)?;
+        let (caller, as_aged) = self.next_turn(now)?;
         let caller = caller.clone();
         if as_aged {
-            let aged = self.aged.max(self.clocks[INTERACTIVE]);
-            self.clocks[INTERACTIVE] = aged;
-            self.aged = aged + 1.0;
+            let aged = self.aged_start.max(self.virtual_times[INTERACTIVE]);
+            self.virtual_times[INTERACTIVE] = aged;
+            self.aged_start = aged + 1.0;
         }
         let flow = self.flows.get_mut(&caller)?;
         let (_, entry) = flow.waiting.pop_first()?;
-        let clock = &mut self.clocks[flow.class()];
+        let virtual_time = &mut self.virtual_times[flow.class()];
         if !as_aged {
-            *clock = clock.max(flow.start);
+            *virtual_time = virtual_time.max(flow.start);
         }
-        flow.start = flow.start.max(*clock) + 1.0 / flow.weight;
-        flow.since = now;
-        flow.fresh = false;
-        self.left(&caller);
+        flow.start = flow.start.max(*virtual_time) + 1.0 / flow.weight;
+        flow.waiting_since = now;
+        flow.is_new = false;
+        self.removed_one(&caller);
         Some(entry.item)
     }
 
-    /// Takes out an entry before its turn; `None` when it has gone already.
+    /// Removes an entry before its turn; `None` if it is no longer queued.
     pub fn remove(&mut self, ticket: &Ticket) -> Option<T> {
         let flow = self.flows.get_mut(&ticket.caller)?;
-        let entry = flow.waiting.remove(&ticket.place)?;
-        self.left(&ticket.caller);
+        let entry = flow.waiting.remove(&ticket.position)?;
+        self.removed_one(&ticket.caller);
         Some(entry.item)
     }
 
-    /// Takes out the entry of this caller that came last.
+    /// Removes the newest entry of this caller.
     pub fn remove_newest(&mut self, caller: &Arc<str>) -> Option<T> {
         let (_, entry) = self.flows.get_mut(caller)?.waiting.pop_last()?;
-        self.left(caller);
+        self.removed_one(caller);
         Some(entry.item)
     }
 
-    /// Takes out every entry for which `keep` is false.
+    /// Removes and returns every entry for which `keep` is false.
     pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut out = Vec::new();
         let callers: Vec<Arc<str>> = self.flows.keys().cloned().collect();
@@ -242,23 +245,23 @@ impl<T> Queue<T> {
             };
             let before = flow.waiting.len();
             let all = std::mem::take(&mut flow.waiting);
-            for (place, entry) in all {
+            for (position, entry) in all {
                 if keep(&entry.item) {
-                    flow.waiting.insert(place, entry);
+                    flow.waiting.insert(position, entry);
                 } else {
                     out.push(entry.item);
                 }
             }
             let gone = before - flow.waiting.len();
-            (0..gone).for_each(|_| self.left(&caller));
+            (0..gone).for_each(|_| self.removed_one(&caller));
         }
         out
     }
 
-    /// How many turns come before that of a request of this caller which came at `arrived`: what of its own queue came
-    /// before it, what its weight leaves to the others, and no more of them than wait.
+    /// How many turns come before that of a request of this caller that arrived at `arrived`: its caller's older entries, and the
+    /// turns that others get meanwhile by their weights, but no more than they have entries.
     pub fn ahead(&self, share: &Share, arrived: Duration) -> u64 {
-        let own = self.before(share, arrived);
+        let own = self.own_ahead(share, arrived);
         let rounds = (own + 1) as f64 / f64::from(share.weight.max(1));
         let others = self
             .flows
@@ -272,37 +275,37 @@ impl<T> Queue<T> {
         (own + others.sum::<usize>()) as u64
     }
 
-    fn before(&self, share: &Share, arrived: Duration) -> usize {
+    fn own_ahead(&self, share: &Share, arrived: Duration) -> usize {
         let flow = self.flows.get(&share.caller);
         flow.map_or(0, |flow| flow.waiting.range(..=(arrived, u64::MAX)).count())
     }
 
-    /// How long a batch request of this caller would be passed over at most, if it came now, until it has a turn as if it
-    /// were interactive: its age, once for each that its caller has before it and once for each other that has aged by then.
-    pub fn ageing(
+    /// How long it takes at most until a batch request of this caller competes as if it were interactive: its ageing time, once for
+    /// itself and once for each entry that its caller has before it.
+    pub fn ageing_wait(
         &self,
         share: &Share,
         (arrived, deadline): (Duration, Duration),
         now: Duration,
     ) -> Duration {
-        let own = self.before(share, arrived);
+        let own = self.own_ahead(share, arrived);
         let since = match self.flows.get(&share.caller) {
-            Some(flow) if own > 0 => flow.since,
+            Some(flow) if own > 0 => flow.waiting_since,
             _ => now,
         };
         let turns = u32::try_from(own + 1).unwrap_or(u32::MAX);
-        let age = age(deadline.saturating_sub(arrived));
-        let at = since.saturating_add(age.saturating_mul(turns));
+        let ageing_time = ageing_time(deadline.saturating_sub(arrived));
+        let at = since.saturating_add(ageing_time.saturating_mul(turns));
         at.saturating_sub(now)
     }
 
-    /// How many batch callers wait: aged, they have one turn after another.
+    /// How many batch callers wait. Once aged they take turns with one another.
     pub fn batch_callers(&self) -> u64 {
         let batch = |flow: &&Flow<T>| flow.priority == Priority::Batch && !flow.waiting.is_empty();
         self.flows.values().filter(batch).count() as u64
     }
 
-    /// How many of each caller wait; callers of whom none waits are left out.
+    /// The number of entries by caller, without callers that have none.
     pub fn waiting(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
         self.flows
             .iter()
@@ -310,21 +313,20 @@ impl<T> Queue<T> {
             .filter(|(_, waiting)| *waiting > 0)
     }
 
-    /// One entry of this caller is out.
-    fn left(&mut self, caller: &Arc<str>) {
+    /// Updates the bookkeeping after one entry of this caller was removed.
+    fn removed_one(&mut self, caller: &Arc<str>) {
         self.len -= 1;
         if self.len == 0 {
-            // Nobody competes any more, so nobody is ahead of anybody.
+            // Without competition no caller is ahead of another.
             self.flows.clear();
-            self.clocks = [0.0; 2];
-            self.aged = 0.0;
+            self.virtual_times = [0.0; 2];
+            self.aged_start = 0.0;
             return;
         }
-        let even = self
-            .flows
-            .get(caller)
-            .is_some_and(|flow| flow.waiting.is_empty() && flow.start <= self.clocks[flow.class()]);
-        if even {
+        let is_level = self.flows.get(caller).is_some_and(|flow| {
+            flow.waiting.is_empty() && flow.start <= self.virtual_times[flow.class()]
+        });
+        if is_level {
             self.flows.remove(caller);
         }
     }
@@ -340,17 +342,17 @@ impl<T> Flow<T> {
 
     fn has_aged(&self, now: Duration) -> bool {
         let first = self.waiting.values().next();
-        first.is_some_and(|first| now.saturating_sub(self.since) >= first.age)
+        first.is_some_and(|first| now.saturating_sub(self.waiting_since) >= first.ageing_time)
     }
 
-    /// Ties go to whoever has just come, so that it waits for no more than the turn that is under way; then to whoever
-    /// had no turn for longest, then to the request that came first.
-    fn before(&self, other: &Self) -> Ordering {
+    /// The earlier start goes first. A tie goes to the newcomer, so that it waits for one turn at most, then to the caller without
+    /// a turn for longest, then to the oldest request.
+    fn compare_turns(&self, other: &Self) -> Ordering {
         let first = |flow: &Self| flow.waiting.keys().next().copied();
         self.start
             .total_cmp(&other.start)
-            .then(other.fresh.cmp(&self.fresh))
-            .then(self.since.cmp(&other.since))
+            .then(other.is_new.cmp(&self.is_new))
+            .then(self.waiting_since.cmp(&other.waiting_since))
             .then(first(self).cmp(&first(other)))
     }
 }
@@ -366,7 +368,7 @@ mod tests {
     const ZERO: Duration = Duration::ZERO;
     const SECOND: Duration = Duration::from_secs(1);
     const FOREVER: Duration = Duration::from_secs(1_000_000);
-    const PATIENT: (Duration, Duration) = (ZERO, FOREVER);
+    const LONG_WAIT: (Duration, Duration) = (ZERO, FOREVER);
 
     fn share(caller: &str, weight: u32, priority: Priority) -> Share {
         Share {
@@ -386,7 +388,7 @@ mod tests {
 
     fn fill(queue: &mut Queue<&'static str>, share: &Share, name: &'static str, count: usize) {
         for _ in 0..count {
-            queue.push(share, PATIENT, ZERO, name);
+            queue.push(share, LONG_WAIT, ZERO, name);
         }
     }
 
@@ -401,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_are_in_proportion_to_weight_however_long_the_queues() {
+    fn turns_are_in_proportion_to_weight_and_not_to_queue_length() {
         let mut queue = Queue::default();
         fill(&mut queue, &interactive("a", 1), "a", 1000);
         fill(&mut queue, &interactive("b", 1), "b", 20);
@@ -411,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_does_not_want_goes_to_the_others() {
+    fn unused_turns_go_to_the_others() {
         let mut queue = Queue::default();
         fill(&mut queue, &interactive("a", 1), "a", 100);
         fill(&mut queue, &interactive("b", 9), "b", 3);
@@ -419,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_comes_late_has_the_next_turn_and_is_owed_nothing() {
+    fn a_newcomer_has_the_next_turn_and_no_credit() {
         let mut queue = Queue::default();
         fill(&mut queue, &interactive("a", 1), "a", 100);
         fill(&mut queue, &interactive("b", 2), "b", 100);
@@ -431,14 +433,14 @@ mod tests {
     }
 
     #[test]
-    fn leaving_the_queue_does_not_wipe_out_what_one_has_had() {
+    fn leaving_the_queue_does_not_erase_a_lead() {
         let mut queue = Queue::default();
         fill(&mut queue, &interactive("a", 1), "a", 10);
         fill(&mut queue, &interactive("b", 1), "b", 10);
         let mut seen = BTreeMap::<_, usize>::new();
         for _ in 0..10 {
-            // Never more than one at a time, and back as soon as it had its turn.
-            queue.push(&interactive("in-and-out", 1), PATIENT, ZERO, "in-and-out");
+            // One entry at a time, added again after each turn.
+            queue.push(&interactive("in-and-out", 1), LONG_WAIT, ZERO, "in-and-out");
             for _ in 0..3 {
                 *seen
                     .entry(queue.take(ZERO).expect("one waits"))
@@ -450,12 +452,12 @@ mod tests {
     }
 
     #[test]
-    fn whoever_was_away_is_owed_nothing() {
+    fn absence_earns_no_credit() {
         let mut queue = Queue::default();
         fill(&mut queue, &interactive("a", 1), "a", 100);
         fill(&mut queue, &interactive("b", 1), "b", 100);
         fill(&mut queue, &interactive("away", 1), "away", 1);
-        // It leaves with more than the others had, so it is remembered; then they overtake it.
+        // It leaves ahead of the others, so its flow is kept until they overtake it.
         assert_eq!(turns(&mut queue, 1), BTreeMap::from([("a", 1)]));
         turns(&mut queue, 62);
         fill(&mut queue, &interactive("away", 1), "away", 100);
@@ -469,29 +471,29 @@ mod tests {
         fill(&mut queue, &batch("batch"), "batch", 100);
         fill(&mut queue, &interactive("a", 1), "a", 100);
         assert_eq!(turns(&mut queue, 10), BTreeMap::from([("a", 10)]));
-        // Its age gives it one turn, not its whole backlog.
+        // Ageing gives it one turn and not one for each entry.
         let mut seen = Vec::new();
         for _ in 0..10 {
-            seen.push(queue.take(AGE).expect("one waits"));
+            seen.push(queue.take(MAX_AGEING).expect("one waits"));
         }
         assert_eq!(seen.iter().filter(|name| **name == "batch").count(), 1);
-        assert_eq!(queue.take(AGE * 2 - SECOND), Some("a"));
-        let seen = [queue.take(AGE * 2), queue.take(AGE * 2)];
+        assert_eq!(queue.take(MAX_AGEING * 2 - SECOND), Some("a"));
+        let seen = [queue.take(MAX_AGEING * 2), queue.take(MAX_AGEING * 2)];
         assert!(seen.contains(&Some("batch")), "{seen:?}");
     }
 
     #[test]
-    fn a_batch_request_ages_within_its_patience() {
+    fn a_batch_request_ages_within_its_wait() {
         let mut queue = Queue::default();
         fill(&mut queue, &interactive("a", 1), "a", 100);
-        let patience = SECOND * 6;
+        let max_wait = SECOND * 6;
         assert_eq!(
-            queue.ageing(&batch("x"), (SECOND, SECOND + patience), SECOND),
+            queue.ageing_wait(&batch("x"), (SECOND, SECOND + max_wait), SECOND),
             SECOND * 2
         );
-        queue.push(&batch("x"), (SECOND, SECOND + patience), SECOND, "x");
+        queue.push(&batch("x"), (SECOND, SECOND + max_wait), SECOND, "x");
         assert_eq!(
-            queue.ageing(&batch("x"), (SECOND * 2, SECOND * 2 + patience), SECOND * 2),
+            queue.ageing_wait(&batch("x"), (SECOND * 2, SECOND * 2 + max_wait), SECOND * 2),
             SECOND * 3
         );
         assert_eq!(queue.take(SECOND * 2), Some("a"));
@@ -500,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_of_batch_callers_has_one_share_of_what_interactive_ones_want() {
+    fn many_aged_batch_callers_count_as_one_interactive_caller() {
         let mut queue = Queue::default();
         for n in 0..200 {
             fill(&mut queue, &batch(&format!("batch-{n}")), "batch", 10);
@@ -508,9 +510,9 @@ mod tests {
         fill(&mut queue, &interactive("a", 1), "a", 100);
         let half = SECOND / 2;
         let turn = |queue: &mut Queue<_>, n: u32| queue.take(half * n);
-        let had = (0..120).filter(|n| turn(&mut queue, *n) == Some("a"));
-        assert!(had.count() >= 60);
-        // And one that comes late waits for a turn, not for all of theirs.
+        let served = (0..120).filter(|n| turn(&mut queue, *n) == Some("a"));
+        assert!(served.count() >= 60);
+        // A newcomer waits for one of their turns and not for all of them.
         queue.push(
             &interactive("late", 1),
             (SECOND * 60, FOREVER),
@@ -522,21 +524,21 @@ mod tests {
     }
 
     #[test]
-    fn impatience_buys_no_priority() {
+    fn a_short_wait_buys_no_priority() {
         let mut queue = Queue::default();
         fill(&mut queue, &interactive("a", 1), "a", 300);
-        let mut had = 0;
+        let mut served = 0;
         for n in 0..120u32 {
             let now = SECOND / 2 * n;
             queue.push(&batch("x"), (now, now + SECOND), now, "x");
-            had += u32::from(queue.take(now) == Some("x"));
+            served += u32::from(queue.take(now) == Some("x"));
         }
-        // One in two seconds, of four turns in that time.
-        assert!((1..=31).contains(&had), "{had}");
+        // One of the four turns in every two seconds.
+        assert!((1..=31).contains(&served), "{served}");
     }
 
     #[test]
-    fn batch_has_what_interactive_leaves() {
+    fn batch_gets_the_turns_that_interactive_callers_leave() {
         let mut queue = Queue::default();
         fill(&mut queue, &batch("x"), "x", 30);
         fill(&mut queue, &interactive("a", 1), "a", 5);
@@ -551,14 +553,14 @@ mod tests {
         let a = interactive("a", 1);
         queue.push(&a, (SECOND * 2, FOREVER), SECOND * 2, "second");
         queue.push(&a, (SECOND * 3, FOREVER), SECOND * 3, "third");
-        // Tried again: it came before the others.
+        // A retry, which arrived before the others.
         queue.push(&a, (SECOND, FOREVER), SECOND * 4, "first");
         let order: Vec<_> = std::iter::from_fn(|| queue.take(ZERO)).collect();
         assert_eq!(order, ["first", "second", "third"]);
     }
 
     #[test]
-    fn ahead_counts_what_will_have_its_turn_before() {
+    fn ahead_counts_the_turns_that_come_before() {
         let mut queue = Queue::default();
         fill(&mut queue, &interactive("a", 1), "a", 1000);
         fill(&mut queue, &interactive("b", 2), "b", 3);
@@ -575,10 +577,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_callers_that_have_gone() {
+    fn nothing_is_kept_of_callers_that_have_left() {
         let mut queue = Queue::default();
         for number in 0..100 {
-            let ticket = queue.push(&interactive(&number.to_string(), 1), PATIENT, ZERO, "x");
+            let ticket = queue.push(&interactive(&number.to_string(), 1), LONG_WAIT, ZERO, "x");
             assert!(queue.remove(&ticket).is_some());
             assert!(queue.remove(&ticket).is_none());
         }
@@ -606,7 +608,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_is_lost_and_everybody_has_a_turn(steps in prop::collection::vec(step(), 0..300)) {
+        fn no_entry_is_lost_and_each_gets_a_turn(steps in prop::collection::vec(step(), 0..300)) {
             let shares = [
                 interactive("a", 1), interactive("b", 1), interactive("c", 2), batch("x"), batch("y"),
             ];
@@ -615,7 +617,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Push(who) => {
-                        tickets.push((next, queue.push(&shares[who], (now, now + AGE * 3), now, next)));
+                        tickets.push((next, queue.push(&shares[who], (now, now + MAX_AGEING * 3), now, next)));
                         waiting.insert(next, who);
                         next += 1;
                     }
@@ -641,14 +643,14 @@ mod tests {
                 prop_assert_eq!(queue.len(), waiting.len());
                 prop_assert!(queue.flows.len() <= shares.len());
             }
-            // Every turn is somebody's, until nobody is left.
+            // Every entry gets a turn.
             while queue.take(now).is_some() {}
             prop_assert!(queue.is_empty() && queue.flows.is_empty());
         }
 
-        /// The bound of start-time fair queueing: two callers that both wait are never further apart than a turn of each.
+        /// The bound of start-time fair queueing: two callers that both wait are never further apart than one turn of each.
         #[test]
-        fn whoever_waits_has_its_share(
+        fn callers_that_wait_get_their_share(
             weights in prop::collection::vec(1u32..8, 2..6),
             turns in 1usize..200,
         ) {
@@ -657,18 +659,18 @@ mod tests {
             let mut queue = Queue::default();
             for (n, share) in names.iter().enumerate() {
                 for _ in 0..turns {
-                    queue.push(share, PATIENT, ZERO, n);
+                    queue.push(share, LONG_WAIT, ZERO, n);
                 }
             }
-            let mut had = vec![0u32; weights.len()];
+            let mut served = vec![0u32; weights.len()];
             for _ in 0..turns {
-                had[queue.take(ZERO).unwrap()] += 1;
+                served[queue.take(ZERO).unwrap()] += 1;
             }
-            for a in 0..had.len() {
-                for b in 0..had.len() {
-                    let share = |n: usize| f64::from(had[n]) / f64::from(weights[n]);
+            for a in 0..served.len() {
+                for b in 0..served.len() {
+                    let share = |n: usize| f64::from(served[n]) / f64::from(weights[n]);
                     let bound = 1.0 / f64::from(weights[a]) + 1.0 / f64::from(weights[b]);
-                    prop_assert!((share(a) - share(b)).abs() <= bound + 1e-6, "{had:?} for {weights:?}");
+                    prop_assert!((share(a) - share(b)).abs() <= bound + 1e-6, "{served:?} for {weights:?}");
                 }
             }
         }

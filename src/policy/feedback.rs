@@ -1,4 +1,4 @@
-//! What an answer of DevRev's says about its limits. Every value in it may be missing, wrong or hostile.
+//! What DevRev's answer reports about its limits. Every value may be missing, wrong or hostile.
 //!
 //! ```
 //! use std::time::{Duration, UNIX_EPOCH};
@@ -10,9 +10,9 @@
 //! headers.insert(RETRY_AFTER, "7".parse().unwrap());
 //! let cap = Duration::from_secs(600);
 //! let body = br#"{"retry_after": 9}"#;
-//! let told = read(StatusCode::TOO_MANY_REQUESTS, &headers, Some(body), UNIX_EPOCH, cap);
-//! assert_eq!(told.remaining, Some(0));
-//! assert_eq!(told.demand, Some(Duration::from_secs(9)), "the longest time wins");
+//! let feedback = read(StatusCode::TOO_MANY_REQUESTS, &headers, Some(body), UNIX_EPOCH, cap);
+//! assert_eq!(feedback.remaining, Some(0));
+//! assert_eq!(feedback.retry_after, Some(Duration::from_secs(9)), "the longest time wins");
 //! ```
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,29 +26,29 @@ const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// What an answer told.
+/// What one answer reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Feedback {
     /// `X-Ratelimit-Limit`: requests per window.
     pub limit: Option<u64>,
     /// `X-Ratelimit-Remaining`: requests left in this window.
     pub remaining: Option<u64>,
-    /// `X-Ratelimit-Reset`: when the window ends, in seconds since the Unix epoch, by upstream's clock.
+    /// `X-Ratelimit-Reset`: the window's end in seconds since the Unix epoch, by upstream's clock.
     pub reset: Option<u64>,
-    /// How long after this answer that is, by upstream's own clock; zero when it has passed.
+    /// Time from this answer to the window's end, by upstream's clock; zero if it has passed.
     pub resets_in: Option<Duration>,
-    /// How long upstream asks to stay away, in whole seconds and never longer than the cap.
-    pub demand: Option<Duration>,
+    /// How long upstream says to wait, in whole seconds and at most the cap.
+    pub retry_after: Option<Duration>,
 }
 
-/// Reads an answer. `now` is the time of its arrival, `cap` the longest demand that is believed.
+/// Reads an answer. `now` is the time of its arrival, `cap` the upper bound of the retry-after.
 ///
-/// Times are measured against the answer's own `Date`, so that a clock that is off does not matter. `Date` has whole
-/// seconds, cut off, so a time measured against it is up to a second late and never early.
+/// Times are relative to the answer's own `Date`, so that differing clocks do not matter. `Date` is truncated to whole seconds,
+/// so a computed time is up to a second late and never early.
 ///
-/// A demand is read from 429 and 503 only. It is the longest of `Retry-After` (RFC 9110 section 10.2.3: seconds or a
-/// date), the body's `retry_after`, and, on a 429 with nothing remaining, the window's end. A time of zero, or one that has
-/// passed, is no time: it would turn a backoff into a busy loop.
+/// A retry-after is read from 429 and 503 only. It is the longest of `Retry-After` (RFC 9110 section 10.2.3: seconds or a
+/// date), the body's `retry_after`, and, on a 429 with nothing remaining, the window's end. Zero and times in the past are
+/// ignored: they would turn a backoff into a busy loop.
 pub fn read(
     status: StatusCode,
     headers: &HeaderMap,
@@ -74,30 +74,32 @@ pub fn read(
         let sent = sent.duration_since(UNIX_EPOCH).unwrap_or_default();
         Duration::from_secs(reset).saturating_sub(sent)
     });
-    let demand = refused.then(|| {
-        let named = headers
+    let retry_after = refused.then(|| {
+        let values = headers
             .get_all(RETRY_AFTER)
             .iter()
             .filter_map(|value| value.to_str().ok());
-        let named = named.filter_map(|value| retry_after(value, sent)).max();
-        let told = body.and_then(body_retry_after);
-        let ended = resets_in.filter(|_| throttled && remaining == Some(0));
-        named
-            .max(told)
-            .max(ended)
-            .filter(|demand| !demand.is_zero())
-            .map(|demand| round_up(demand).min(cap))
+        let in_header = values
+            .filter_map(|value| parse_retry_after(value, sent))
+            .max();
+        let in_body = body.and_then(body_retry_after);
+        let until_reset = resets_in.filter(|_| throttled && remaining == Some(0));
+        in_header
+            .max(in_body)
+            .max(until_reset)
+            .filter(|retry_after| !retry_after.is_zero())
+            .map(|retry_after| round_up(retry_after).min(cap))
     });
     Feedback {
         limit,
         remaining,
         reset,
         resets_in,
-        demand: demand.flatten(),
+        retry_after: retry_after.flatten(),
     }
 }
 
-/// A duration in whole seconds for `Retry-After`: rounded up, so that nobody comes back early, and at least 1.
+/// A duration in whole seconds for `Retry-After`: rounded up, so that clients do not return early, and at least 1.
 pub fn whole_seconds(time: Duration) -> u64 {
     round_up(time).as_secs().max(1)
 }
@@ -111,7 +113,7 @@ fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
-/// A whole number; a fraction is cut off, for a request is there whole or not at all.
+/// A whole number; a fraction is truncated.
 fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
     let text = text(headers, name)?;
     match text.parse() {
@@ -122,7 +124,7 @@ fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
 }
 
 /// A number of seconds, or a date.
-fn retry_after(value: &str, sent: SystemTime) -> Option<Duration> {
+fn parse_retry_after(value: &str, sent: SystemTime) -> Option<Duration> {
     let value = value.trim();
     seconds(value).or_else(|| {
         httpdate::parse_http_date(value)
@@ -132,7 +134,7 @@ fn retry_after(value: &str, sent: SystemTime) -> Option<Duration> {
     })
 }
 
-/// A number that is not negative. Plain digits only: `f64` would read `inf` and `nan` as well.
+/// A number that is not negative. Checked first, because `f64` would also parse `inf` and `nan`.
 fn decimal(text: &str) -> Option<f64> {
     let plain = |b: u8| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-');
     if !text.bytes().all(plain) {
@@ -142,19 +144,19 @@ fn decimal(text: &str) -> Option<f64> {
 }
 
 fn seconds(text: &str) -> Option<Duration> {
-    // What does not fit is very long; the cap cuts it.
+    // A number that does not fit is too long anyway; the cap applies.
     decimal(text).map(|number| Duration::try_from_secs_f64(number).unwrap_or(Duration::MAX))
 }
 
 fn body_retry_after(body: &[u8]) -> Option<Duration> {
     #[derive(Deserialize)]
-    struct Told<'a> {
+    struct RefusalBody<'a> {
         #[serde(borrow)]
         retry_after: Option<&'a RawValue>,
     }
-    // The bare value, not a `Value`: a hostile body must not be built up in memory.
-    let told: Told<'_> = serde_json::from_slice(body).ok()?;
-    let value = told.retry_after?.get();
+    // A `RawValue`, so that a hostile value is not built up in memory.
+    let body: RefusalBody<'_> = serde_json::from_slice(body).ok()?;
+    let value = body.retry_after?.get();
     let value = value
         .strip_prefix('"')
         .and_then(|v| v.strip_suffix('"'))
@@ -181,7 +183,9 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(NOW);
         let status = StatusCode::from_u16(status).unwrap();
         let feedback = read(status, &headers, Some(body.as_bytes()), now, CAP);
-        feedback.demand.map(|demand| demand.as_secs())
+        feedback
+            .retry_after
+            .map(|retry_after| retry_after.as_secs())
     }
 
     #[test]
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_demand_wins() {
+    fn the_longest_retry_after_wins() {
         assert_eq!(
             ask(429, &[("retry-after", "3")], r#"{"retry_after":9}"#),
             Some(9)
@@ -249,7 +253,7 @@ mod tests {
         assert_eq!(ask(429, &[reset, spent], ""), Some(30));
         assert_eq!(ask(429, &[reset, ("x-ratelimit-remaining", "1")], ""), None);
         assert_eq!(ask(503, &[reset, spent], ""), None);
-        // A duration taken for an epoch lies in the past: no time.
+        // A duration read as an epoch lies in the past.
         assert_eq!(ask(429, &[("x-ratelimit-reset", "30"), spent], ""), None);
     }
 
@@ -267,7 +271,7 @@ mod tests {
             ask("x-ratelimit-reset", &reset),
             Some(Duration::from_secs(90))
         );
-        // Upstream's clock is a minute ahead of ours: to it the window has 30 s left.
+        // Upstream's clock is a minute ahead of ours, so the window has 30 s left.
         assert_eq!(
             ask("date", "Sun, 06 Nov 1994 08:50:37 GMT"),
             Some(Duration::from_secs(30))
@@ -302,7 +306,7 @@ mod tests {
             }
             let now = UNIX_EPOCH + Duration::from_secs(now);
             let feedback = read(StatusCode::from_u16(status).unwrap(), &headers, Some(body.as_bytes()), now, CAP);
-            prop_assert!(feedback.demand.is_none_or(|demand| demand <= CAP && !demand.is_zero()));
+            prop_assert!(feedback.retry_after.is_none_or(|retry_after| retry_after <= CAP && !retry_after.is_zero()));
         }
 
         #[test]

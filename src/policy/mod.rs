@@ -1,4 +1,4 @@
-//! The decisions about requests and answers. Pure: no socket, clock, lock or environment.
+//! Pure decisions. No module here uses a socket, clock, lock or the environment; time and randomness are arguments.
 pub mod access;
 pub mod circuit;
 pub mod explain;

@@ -1,30 +1,30 @@
-//! Whether, and when, a request is tried once more.
+//! Whether and when a failed attempt is retried.
 //!
-//! What DevRev refused before any work is tried again for every operation. What may have acted already is tried again only if the
-//! operation reads.
+//! An attempt that DevRev refused before doing any work is retried for every operation. One that may have taken effect is
+//! retried only if the operation reads.
 //!
 //! ```
 //! use std::time::Duration;
 //! use http::StatusCode;
-//! use revgate::policy::retry::{Attempt, Decision, Outcome, Rules, decide};
+//! use revgate::policy::retry::{Attempt, AttemptEnd, Decision, RetryRules, decide};
 //!
-//! let rules = Rules {
+//! let rules = RetryRules {
 //!     max_attempts: 4,
 //!     backoff_min: Duration::from_millis(250),
 //!     backoff_max: Duration::from_secs(10),
 //! };
-//! let write = |outcome| Attempt {
+//! let write = |end| Attempt {
 //!     number: 1,
 //!     reads: false,
 //!     replayable: true,
-//!     outcome,
-//!     elapsed_wait_left: Duration::from_secs(30),
+//!     end,
+//!     wait_left: Duration::from_secs(30),
 //! };
-//! let demand = Some(Duration::from_secs(2));
-//! let throttled = Outcome::Status { status: StatusCode::TOO_MANY_REQUESTS, demand };
+//! let retry_after = Some(Duration::from_secs(2));
+//! let throttled = AttemptEnd::Status { status: StatusCode::TOO_MANY_REQUESTS, retry_after };
 //! let again = Decision::Retry { after: Duration::from_secs(2), draws_budget: false };
 //! assert_eq!(decide(&rules, &write(throttled), 0.5), again);
-//! assert_eq!(decide(&rules, &write(Outcome::Lost), 0.5), Decision::Stop { retry_after: None });
+//! assert_eq!(decide(&rules, &write(AttemptEnd::Lost), 0.5), Decision::Stop { retry_after: None });
 //! ```
 
 use std::time::Duration;
@@ -33,37 +33,37 @@ use http::StatusCode;
 
 use crate::label::label_enum;
 
-/// What the operator allows.
+/// The operator's limits on retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
+pub struct RetryRules {
     /// Attempts per request, the first included.
     pub max_attempts: u32,
-    /// The ceiling of the first backoff; each further one doubles it.
+    /// Upper bound of the first backoff; it doubles with each further one.
     pub backoff_min: Duration,
-    /// The ceiling no backoff passes.
+    /// Upper bound of every backoff.
     pub backoff_max: Duration,
 }
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Upstream answered, and perhaps named a time to come back.
+pub enum AttemptEnd {
+    /// Upstream answered, possibly with a retry-after.
     Status {
         /// The answer's status.
         status: StatusCode,
-        /// How long upstream asks to wait.
-        demand: Option<Duration>,
+        /// How long upstream says to wait.
+        retry_after: Option<Duration>,
     },
     /// The connection failed before any of the request was written.
     NotWritten,
     /// The connection broke after the request, or some of it, was written.
     Lost,
-    /// No response head came in time.
+    /// No response head arrived in time.
     TimedOut,
 }
 
 label_enum! {
-    /// Why another attempt may be the answer: how one ended that has failed.
+    /// Why an attempt failed, as retries are counted by.
     pub enum Reason {
         /// 429.
         Throttled = "throttled",
@@ -71,23 +71,23 @@ label_enum! {
         Unavailable = "unavailable",
         /// 500, 502 or 504.
         ServerError = "server_error",
-        /// See [`Outcome::NotWritten`].
+        /// See [`AttemptEnd::NotWritten`].
         NotWritten = "not_written",
-        /// See [`Outcome::Lost`].
+        /// See [`AttemptEnd::Lost`].
         Lost = "lost",
-        /// See [`Outcome::TimedOut`].
+        /// See [`AttemptEnd::TimedOut`].
         TimedOut = "timeout",
     }
 }
 
-impl Outcome {
-    /// `None` for an answer that stands.
+impl AttemptEnd {
+    /// Why the attempt failed; `None` if its answer is final.
     pub fn reason(self) -> Option<Reason> {
         Some(match self {
-            Outcome::NotWritten => Reason::NotWritten,
-            Outcome::Lost => Reason::Lost,
-            Outcome::TimedOut => Reason::TimedOut,
-            Outcome::Status { status, .. } => match status {
+            AttemptEnd::NotWritten => Reason::NotWritten,
+            AttemptEnd::Lost => Reason::Lost,
+            AttemptEnd::TimedOut => Reason::TimedOut,
+            AttemptEnd::Status { status, .. } => match status {
                 StatusCode::TOO_MANY_REQUESTS => Reason::Throttled,
                 StatusCode::SERVICE_UNAVAILABLE => Reason::Unavailable,
                 StatusCode::INTERNAL_SERVER_ERROR
@@ -99,7 +99,7 @@ impl Outcome {
     }
 }
 
-/// An attempt that was just made.
+/// An attempt that has just ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// Counts from 1.
@@ -109,55 +109,53 @@ pub struct Attempt {
     /// Whether the body can be sent again.
     pub replayable: bool,
     /// How it ended.
-    pub outcome: Outcome,
-    /// What is left of the caller's wait.
-    pub elapsed_wait_left: Duration,
+    pub end: AttemptEnd,
+    /// What remains of the caller's maximum wait.
+    pub wait_left: Duration,
 }
 
-/// What to do next.
+/// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Try once more.
+    /// Retry.
     Retry {
-        /// How long to wait first.
+        /// How long to wait before it.
         after: Duration,
-        /// Whether the retry budget must have room for it.
+        /// Whether it needs a retry from the budget.
         draws_budget: bool,
     },
-    /// Give back what there is.
+    /// Return the last result.
     Stop {
-        /// The time upstream named, whole, though it lies past the wait.
+        /// Upstream's full retry-after, even if it exceeds the wait.
         retry_after: Option<Duration>,
     },
 }
 
 /// Decides what follows an attempt. `jitter` is a random number in `0..1`.
-pub fn decide(rules: &Rules, attempt: &Attempt, jitter: f64) -> Decision {
-    let demand = match attempt.outcome {
-        Outcome::Status { demand, .. } => demand,
+pub fn decide(rules: &RetryRules, attempt: &Attempt, jitter: f64) -> Decision {
+    let retry_after = match attempt.end {
+        AttemptEnd::Status { retry_after, .. } => retry_after,
         _ => None,
     };
-    let stop = Decision::Stop {
-        retry_after: demand,
-    };
+    let stop = Decision::Stop { retry_after };
     if !attempt.replayable || attempt.number >= rules.max_attempts {
         return stop;
     }
-    let Some(reason) = attempt.outcome.reason() else {
+    let Some(reason) = attempt.end.reason() else {
         return stop;
     };
     let (draws_budget, named) = match reason {
-        // Refused before any work. The group's ledger governs these, so the budget does not.
-        Reason::Throttled => (false, demand),
-        // Nothing was done: any operation may be sent again.
-        Reason::Unavailable | Reason::NotWritten => (true, demand),
-        // Something may have been done: only a read may be sent again. A time is honoured on 429 and 503 only; elsewhere it
-        // says nothing that is documented.
+        // Refused before any work. The group's ledger limits these retries, so the budget need not.
+        Reason::Throttled => (false, retry_after),
+        // Nothing took effect, so any operation may be sent again.
+        Reason::Unavailable | Reason::NotWritten => (true, retry_after),
+        // It may have taken effect, so only a read may be sent again. DevRev documents a retry-after for 429 and 503 only, so
+        // it is ignored here.
         Reason::ServerError | Reason::Lost | Reason::TimedOut if attempt.reads => (true, None),
         Reason::ServerError | Reason::Lost | Reason::TimedOut => return stop,
     };
     let after = named.unwrap_or_else(|| backoff(rules, attempt.number, jitter));
-    if after > attempt.elapsed_wait_left {
+    if after > attempt.wait_left {
         return stop;
     }
     Decision::Retry {
@@ -166,9 +164,9 @@ pub fn decide(rules: &Rules, attempt: &Attempt, jitter: f64) -> Decision {
     }
 }
 
-/// Exponential with full jitter: anywhere between nothing and a ceiling that doubles, so that callers who failed
-/// together do not come back together.
-fn backoff(rules: &Rules, number: u32, jitter: f64) -> Duration {
+/// Exponential with full jitter: uniform between zero and a ceiling that doubles, so that requests that failed
+/// together are not retried together.
+fn backoff(rules: &RetryRules, number: u32, jitter: f64) -> Duration {
     let doubled = 1u32
         .checked_shl(number.saturating_sub(1))
         .unwrap_or(u32::MAX);
@@ -176,7 +174,7 @@ fn backoff(rules: &Rules, number: u32, jitter: f64) -> Duration {
         .backoff_min
         .saturating_mul(doubled)
         .min(rules.backoff_max);
-    // A NaN must not panic in `mul_f64`; clamp lets it through.
+    // `clamp` lets NaN through, and a duration of NaN seconds would panic.
     let jitter = if jitter.is_finite() {
         jitter.clamp(0.0, 1.0)
     } else {
@@ -187,7 +185,7 @@ fn backoff(rules: &Rules, number: u32, jitter: f64) -> Duration {
         .min(ceiling)
 }
 
-/// Retries that are free in any ten seconds, so that a quiet gateway can retry at all.
+/// Free retries per ten seconds, so that a gateway with little traffic can retry at all.
 const FREE: f64 = 10.0;
 const BUCKETS: u64 = 10;
 
@@ -198,8 +196,8 @@ struct Bucket {
     retries: u64,
 }
 
-/// Keeps retries a bounded share of the requests of the last ten seconds, so that they cannot multiply the load of
-/// an upstream that is failing already.
+/// Bounds retries to a share of the requests of the last ten seconds, so that they cannot multiply the load on an
+/// upstream that already fails.
 #[derive(Clone, Debug, Default)]
 pub struct Budget {
     buckets: [Bucket; BUCKETS as usize],
@@ -207,14 +205,14 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Counts a request. `now` is a time since any fixed instant.
+    /// Counts a request. `now` is the time since any fixed instant.
     pub fn request(&mut self, now: Duration) {
         let bucket = self.bucket(now);
         bucket.requests = bucket.requests.saturating_add(1);
     }
 
-    /// Counts a retry if there is room for it. `ratio` is the retries allowed per request, on top of ten free ones per ten
-    /// seconds; one that is no number allows none.
+    /// Counts a retry if the budget allows it. `ratio` is the retries allowed per request, on top of ten free ones per ten
+    /// seconds; a ratio that is not finite counts as zero.
     pub fn try_retry(&mut self, ratio: f64, now: Duration) -> bool {
         let ratio = if ratio.is_finite() {
             ratio.max(0.0)
@@ -237,7 +235,7 @@ impl Budget {
         true
     }
 
-    /// The bucket of this second. A clock that steps back is held at the latest second, or it would open old buckets anew.
+    /// The bucket of the current second. Time never runs backwards here; otherwise old buckets would be reset.
     fn bucket(&mut self, now: Duration) -> &mut Bucket {
         self.latest = self.latest.max(now.as_secs());
         let second = self.latest;
@@ -259,28 +257,28 @@ mod tests {
     use super::*;
     use crate::label::assert_labels;
 
-    const RULES: Rules = Rules {
+    const RULES: RetryRules = RetryRules {
         max_attempts: 4,
         backoff_min: Duration::from_millis(250),
         backoff_max: Duration::from_secs(10),
     };
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn status(code: u16, demand: Option<Duration>) -> Outcome {
-        Outcome::Status {
+    fn status(code: u16, retry_after: Option<Duration>) -> AttemptEnd {
+        AttemptEnd::Status {
             status: StatusCode::from_u16(code).unwrap(),
-            demand,
+            retry_after,
         }
     }
 
-    fn after(outcome: Outcome, reads: bool) -> Decision {
-        let elapsed_wait_left = SECOND * 30;
+    fn after(end: AttemptEnd, reads: bool) -> Decision {
+        let wait_left = SECOND * 30;
         let attempt = Attempt {
             number: 1,
             reads,
             replayable: true,
-            outcome,
-            elapsed_wait_left,
+            end,
+            wait_left,
         };
         decide(&RULES, &attempt, 1.0)
     }
@@ -295,7 +293,7 @@ mod tests {
     const STOP: Decision = Decision::Stop { retry_after: None };
 
     #[test]
-    fn what_was_refused_before_any_work_is_tried_again() {
+    fn what_was_refused_before_any_work_is_retried() {
         let backoff = RULES.backoff_min;
         assert_eq!(
             after(status(429, Some(SECOND)), false),
@@ -304,20 +302,20 @@ mod tests {
         assert_eq!(after(status(429, None), false), retry(backoff, false));
         assert_eq!(after(status(503, Some(SECOND)), false), retry(SECOND, true));
         assert_eq!(after(status(503, None), false), retry(backoff, true));
-        assert_eq!(after(Outcome::NotWritten, false), retry(backoff, true));
+        assert_eq!(after(AttemptEnd::NotWritten, false), retry(backoff, true));
     }
 
     #[test]
-    fn what_may_have_been_done_is_tried_again_for_reads_only() {
-        for outcome in [
+    fn what_may_have_taken_effect_is_retried_for_reads_only() {
+        for end in [
             status(500, None),
             status(502, None),
             status(504, None),
-            Outcome::Lost,
-            Outcome::TimedOut,
+            AttemptEnd::Lost,
+            AttemptEnd::TimedOut,
         ] {
-            assert_eq!(after(outcome, true), retry(RULES.backoff_min, true));
-            assert_eq!(after(outcome, false), STOP);
+            assert_eq!(after(end, true), retry(RULES.backoff_min, true));
+            assert_eq!(after(end, false), STOP);
         }
         for code in [200, 301, 400, 401, 404, 501] {
             assert_eq!(after(status(code, None), true), STOP);
@@ -325,10 +323,10 @@ mod tests {
     }
 
     #[test]
-    fn never_past_the_wait_nor_the_attempts_nor_without_the_body() {
-        let outcome = status(429, Some(SECOND * 31));
+    fn no_retry_past_the_wait_or_the_attempts_or_without_the_body() {
+        let end = status(429, Some(SECOND * 31));
         assert_eq!(
-            after(outcome, true),
+            after(end, true),
             Decision::Stop {
                 retry_after: Some(SECOND * 31)
             }
@@ -337,8 +335,8 @@ mod tests {
             number: 3,
             reads: true,
             replayable: true,
-            outcome: Outcome::Lost,
-            elapsed_wait_left: SECOND * 9,
+            end: AttemptEnd::Lost,
+            wait_left: SECOND * 9,
         };
         assert_eq!(decide(&RULES, &base, 0.0), retry(Duration::ZERO, true));
         assert_eq!(decide(&RULES, &Attempt { number: 4, ..base }, 0.0), STOP);
@@ -355,9 +353,9 @@ mod tests {
         );
     }
 
-    /// Dashboards and alerts rely on these to the letter.
+    /// Dashboards and alerts depend on these names.
     #[test]
-    fn reasons_are_called_as_the_dashboards_call_them() {
+    fn reasons_have_the_names_that_dashboards_use() {
         assert_labels!(Reason: "throttled" "unavailable" "server_error" "not_written" "lost" "timeout");
     }
 

@@ -1,4 +1,4 @@
-//! The circuit of the one upstream that all workers ask: what one learns of it holds for all.
+//! The circuit of the one upstream. All workers share it, so that the failures that one sees protect all.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -7,11 +7,11 @@ use std::{
 
 use super::Clock;
 use crate::{
-    policy::circuit::{Change, Circuit, Outcome, Pass, Rules, View},
+    policy::circuit::{Change, Circuit, CircuitRules, Evidence, Pass, View},
     telemetry::metrics::Metrics,
 };
 
-/// `policy::circuit` under a lock that is held for a few lines, with a clock, a metric and a log.
+/// `policy::circuit` behind a short lock, with a clock, a metric and a log.
 pub struct UpstreamCircuit {
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -19,7 +19,7 @@ pub struct UpstreamCircuit {
 }
 
 impl UpstreamCircuit {
-    /// A closed one.
+    /// A closed circuit.
     pub fn new(clock: Clock, metrics: Arc<Metrics>) -> Self {
         UpstreamCircuit {
             clock,
@@ -31,17 +31,17 @@ impl UpstreamCircuit {
     /// See [`Circuit::try_pass`].
     ///
     /// # Errors
-    /// The time until the next probe may go, above zero.
-    pub fn try_pass(&self, rules: &Rules) -> Result<Pass, Duration> {
+    /// The time until the next probe may pass, always above zero.
+    pub fn try_pass(&self, rules: &CircuitRules) -> Result<Pass, Duration> {
         self.circuit().try_pass(rules, self.clock.now())
     }
 
     /// See [`Circuit::settle`].
-    pub fn settle(&self, pass: Pass, outcome: Outcome, rules: &Rules) {
+    pub fn settle(&self, pass: Pass, evidence: Evidence, rules: &CircuitRules) {
         let change = {
             let mut circuit = self.circuit();
-            let change = circuit.settle(pass, outcome, rules, self.clock.now());
-            // Under the lock, or two workers' changes could be written in the wrong order and stay so.
+            let change = circuit.settle(pass, evidence, rules, self.clock.now());
+            // Under the lock: otherwise two workers could write the gauge in the wrong order.
             if let Some(change) = change {
                 self.metrics.circuit_open(change == Change::Opened);
             }
@@ -59,8 +59,8 @@ impl UpstreamCircuit {
         self.circuit().abandon(pass);
     }
 
-    /// How it stands.
-    pub fn view(&self, rules: &Rules) -> View {
+    /// See [`Circuit::view`].
+    pub fn view(&self, rules: &CircuitRules) -> View {
         self.circuit().view(rules, self.clock.now())
     }
 

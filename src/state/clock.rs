@@ -1,10 +1,10 @@
-//! The time since the process began, in tokio's terms, so that a test can stop it.
+//! The time since the process started, by tokio's clock, so that tests can pause it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What every store counts its time from. Policy takes that time as an argument.
+/// The clock of all state. Policy takes its time as an argument.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 
@@ -19,7 +19,7 @@ impl Clock {
         self.0.elapsed()
     }
 
-    /// When this instant is, zero for one before the start.
+    /// The time of this instant; zero if it is before the start.
     pub fn time_of(&self, at: Instant) -> Duration {
         at.saturating_duration_since(self.0)
     }

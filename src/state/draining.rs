@@ -1,24 +1,24 @@
-//! The drain, as those who wait learn of it.
+//! Signals the drain to requests that wait.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// What a caller is told to wait when the gateway drains: another replica is up in this time, or none is.
+/// The `Retry-After` of a request refused by the drain. If another replica takes over, it does so within this time.
 pub const DRAIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Tells whoever waits that the gateway is about to stop.
+/// Whether the gateway drains.
 #[derive(Clone)]
 pub struct Draining(watch::Receiver<bool>);
 
 impl Draining {
-    /// The drain begins when the sender says `true`.
+    /// The drain begins when `true` is sent.
     pub fn new() -> (watch::Sender<bool>, Draining) {
         let (sender, receiver) = watch::channel(false);
         (sender, Draining(receiver))
     }
 
-    /// Completes when the drain begins; never, when nobody is left to begin it.
+    /// Completes when the drain begins. If the sender is dropped, it never does.
     pub async fn begun(&self) {
         let mut receiver = self.0.clone();
         if receiver.wait_for(|on| *on).await.is_err() {

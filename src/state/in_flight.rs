@@ -1,4 +1,4 @@
-//! Requests in flight, of all workers.
+//! The count of requests in flight, over all workers.
 
 use std::sync::{
     Arc,
@@ -7,17 +7,17 @@ use std::sync::{
 
 use crate::body::Guard;
 
-/// A count and not a semaphore, because the bound belongs to the configuration and may change while requests are in flight.
+/// A counter and not a semaphore, because a reload may change the bound while requests are in flight.
 #[derive(Debug, Default)]
 pub struct InFlight(AtomicUsize);
 
-/// A place among the requests in flight; given back when dropped.
+/// Counts one request as in flight until it is dropped.
 pub struct InFlightPermit(Arc<InFlight>);
 
 impl Guard for InFlightPermit {}
 
 impl InFlight {
-    /// A place, unless `max` are taken.
+    /// A permit, unless `max` requests are in flight.
     pub fn try_take(self: &Arc<Self>, max: usize) -> Option<InFlightPermit> {
         let taken = self
             .0
@@ -27,14 +27,14 @@ impl InFlight {
         taken.ok().map(|_| InFlightPermit(self.clone()))
     }
 
-    /// Takes a request out of the count until the guard is dropped: one that waits for quota is not in flight, or a crowd that
-    /// waits would shut out those who need not.
+    /// Takes a request out of the count until the guard is dropped. A request that waits for quota does not count as in flight;
+    /// otherwise many of them would shut out requests that need not wait.
     pub fn park(&self) -> Parked<'_> {
         self.0.fetch_sub(1, Ordering::AcqRel);
         Parked(self)
     }
 
-    /// How many there are now.
+    /// How many requests are in flight.
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Acquire)
     }

@@ -1,7 +1,7 @@
-//! What is learnt: all that outlives a configuration, shared by all workers.
+//! What revgate learns while it runs. It outlives a configuration and is shared by all workers.
 //!
-//! [`Plan`] is what is decided. [`State::reconcile`] makes room for what a new plan names and forgets what it names no more; it
-//! cannot fail. The rules of a plan come with each call that a request makes, so that a request sees one configuration.
+//! A [`Plan`] holds what the configuration decides. [`State::reconcile`] adds what a new plan names and drops what it no longer
+//! names; it cannot fail. Requests pass the rules of their plan with each call, so that a request sees one configuration.
 
 pub mod circuit;
 mod clock;
@@ -39,11 +39,11 @@ use crate::{
     telemetry::{metrics::Metrics, tally::Tally, trace::Spans},
 };
 
-/// See the module.
+/// All shared state; see the module.
 pub struct State {
     pub metrics: Arc<Metrics>,
     pub tally: Arc<Tally>,
-    /// Where spans go; `None` where none are exported.
+    /// The queue of spans; `None` if none are exported.
     pub spans: Option<Arc<Spans>>,
     pub draining: Draining,
     pub in_flight: Arc<InFlight>,
@@ -57,15 +57,15 @@ pub struct State {
     /// What introspection says about the tokens that callers bring.
     pub introspection: Arc<IntrospectionCache>,
     pub signing_keys: SigningKeyStore,
-    /// `None` where callers connect in the clear.
+    /// `None` if clients connect without TLS.
     pub handshakes: Option<Handshakes>,
 }
 
 impl State {
-    /// Nothing is known yet. `background` is for what is fetched unasked; no request is served on it.
+    /// State without any knowledge. `background` runs fetches that no request waits on; it serves no requests.
     ///
     /// # Errors
-    /// When the system gives no random numbers.
+    /// If the system provides no random numbers.
     pub fn new(plan: &Plan, draining: Draining, background: Handle) -> Result<State, NoRandomness> {
         let clock = Clock::start();
         let groups = Arc::new(Groups::new(plan.quota.clone(), clock));
@@ -93,8 +93,8 @@ impl State {
         Ok(state)
     }
 
-    /// Makes room for what this plan names, and keeps what is known of whatever stays as it is. Cannot fail, and changes no
-    /// answer by itself: that is done by the stacks that are built for the plan.
+    /// Adds what this plan names and keeps what is known of everything that stays the same. Cannot fail, and changes no answer
+    /// by itself: requests follow a new plan when stacks built for it are published.
     pub fn reconcile(&self, plan: &Plan) {
         self.groups.reconcile(plan.quota.clone());
         self.limiters.reconcile(&plan.rates);

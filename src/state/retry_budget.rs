@@ -1,18 +1,18 @@
-//! The retry budget of all workers.
+//! The retry budget, shared by all workers.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Clock;
 use crate::policy::retry::Budget;
 
-/// `policy::retry`'s budget under a lock that is held for a few lines, with a clock.
+/// `policy::retry`'s budget behind a short lock, with a clock.
 pub struct RetryBudget {
     clock: Clock,
     budget: Mutex<Budget>,
 }
 
 impl RetryBudget {
-    /// A fresh one.
+    /// A budget without requests.
     pub fn new(clock: Clock) -> Self {
         RetryBudget {
             clock,
@@ -25,7 +25,7 @@ impl RetryBudget {
         self.budget().request(self.clock.now());
     }
 
-    /// Counts a retry if there is room for it; `ratio` is the retries allowed per request.
+    /// Counts a retry if the budget allows it; `ratio` is the retries allowed per request.
     pub fn try_retry(&self, ratio: f64) -> bool {
         self.budget().try_retry(ratio, self.clock.now())
     }

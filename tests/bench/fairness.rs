@@ -1,37 +1,37 @@
-//! What the sharing of the quota must come to, scenario by scenario, in virtual time.
+//! Checks the figures of each scenario, in virtual time, against the aims for sharing the quota.
 
 mod simulation;
 
 use std::time::Duration;
 
-use simulation::{Scenario, Way, figures::Figures, simulate, table};
+use simulation::{Route, Scenario, figures::Figures, simulate, table};
 
 const SEED: u64 = 1;
 
-/// Every aim, for every scenario that it speaks of. The one place to tighten.
+/// The aims; each applies to every scenario. Tighten them here.
 const AIMS: &[Aim] = &[
     Aim {
         name: "the quota is used",
         holds: |_, figures| figures.utilisation >= 0.99,
     },
     Aim {
-        name: "upstream never has to refuse",
+        name: "upstream refuses nothing that revgate could foresee",
         holds: |scenario, figures| figures.throttled <= unavoidable(scenario),
     },
     Aim {
-        name: "who waits is served by weight",
+        name: "callers that wait are served by weight",
         holds: |_, figures| figures.jain.is_some_and(|jain| jain >= 0.99),
     },
     Aim {
-        name: "no interactive caller goes without for long",
+        name: "no interactive caller starves for long",
         holds: |_, figures| figures.starved <= Duration::from_secs(30),
     },
     Aim {
-        name: "batch comes to its turn within a window",
+        name: "batch is served within a window",
         holds: |_, figures| figures.batch_starved <= Duration::from_secs(300),
     },
     Aim {
-        name: "who comes late is served at once",
+        name: "a late caller is served at once",
         holds: |_, figures| {
             figures
                 .first_wait
@@ -45,7 +45,8 @@ struct Aim {
     holds: fn(Scenario, &Figures) -> bool,
 }
 
-/// Someone outside may take a window's last unit while ours is on its way; nobody can know. Once in each of three windows.
+/// Outside traffic may take a window's last unit while a request is in flight, which cannot be foreseen. Once in each of three
+/// windows.
 fn unavoidable(scenario: Scenario) -> usize {
     match scenario {
         Scenario::Outside => 3,
@@ -54,8 +55,8 @@ fn unavoidable(scenario: Scenario) -> usize {
 }
 
 fn check(scenario: Scenario) {
-    let figures = simulate(scenario, Way::Revgate, SEED);
-    let row = table::row(scenario.name(), Way::Revgate.name(), &figures);
+    let figures = simulate(scenario, Route::Revgate, SEED);
+    let row = table::row(scenario.name(), Route::Revgate.name(), &figures);
     let headings = table::HEADINGS.map(str::to_owned).to_vec();
     let shown = table::render(&[headings, row], 2);
     let faults: Vec<_> = AIMS
@@ -91,11 +92,11 @@ fn outside() {
     check(Scenario::Outside);
 }
 
-/// Without this no figure could be compared with the one before a change.
+/// Otherwise figures could not be compared across changes.
 #[test]
 fn the_same_seed_gives_the_same_figures() {
-    for way in Way::ALL {
-        let run = || simulate(Scenario::Outside, way, SEED);
-        assert_eq!(run(), run(), "{way:?}");
+    for route in Route::ALL {
+        let run = || simulate(Scenario::Outside, route, SEED);
+        assert_eq!(run(), run(), "{route:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! What the quota layer costs a request when there is quota in plenty: heap allocations and time, by calling it around
-//! a service that answers at once, and that service alone.
+//! The cost of the quota layer per request while quota is plentiful: heap allocations and time. Compares a service that
+//! answers at once with the same service behind the layer.
 
 use std::{
     future::{Future, Ready, ready},
@@ -18,7 +18,7 @@ use revgate::{
     policy::{
         access::Access,
         fair::{Priority, Share},
-        ledger::Rules,
+        ledger::LedgerRules,
         operation::Operation,
     },
     record::Record,
@@ -27,11 +27,11 @@ use revgate::{
 };
 use tower::{Layer, Service, service_fn};
 
-/// Calls in a batch. Their requests are made beforehand, so that only the calls are measured.
+/// Calls per batch. Their requests are made beforehand, so that only the calls are measured.
 const BATCH: usize = 1000;
 const BATCHES: usize = 101;
 
-/// What one call cost, the other service's part included.
+/// The cost of one call, including any inner service.
 #[derive(Clone, Copy)]
 pub struct Cost {
     pub allocations: f64,
@@ -48,10 +48,10 @@ pub fn costs() -> Costs {
         .enable_time()
         .build()
         .expect("a runtime");
-    // The layer may look for tokio's clock; nothing here waits for it.
+    // The layer reads tokio's clock; nothing here waits for it.
     let _entered = runtime.enter();
     let (_drain, draining) = Draining::new();
-    // Shared, so that a clone of the service, of which the layer makes one a call, costs nothing of its own.
+    // Shared, so that the clone of the service that the layer makes for each call allocates nothing.
     let headers = Arc::new(plenty());
     let inner = service_fn(move |_: Request<Body>| answer((*headers).clone()));
     let layer = layer(draining);
@@ -63,10 +63,10 @@ pub fn costs() -> Costs {
 
 fn layer(draining: Draining) -> QuotaLayer {
     let rules = QuotaRules {
-        ledger: Rules {
+        ledger: LedgerRules {
             spread_above: 0.5,
             reserve: 0.0,
-            longest: Duration::from_secs(600),
+            max_retry_after: Duration::from_secs(600),
         },
         max_waiting: 1024,
     };
@@ -83,7 +83,7 @@ fn layer(draining: Draining) -> QuotaLayer {
     })
 }
 
-/// As it comes down the stack, with every extension that `quota` finds there.
+/// A request with the extensions that the quota layer reads.
 fn request(caller: &Arc<Caller>) -> Request<Body> {
     let mut request = Request::new(Body::empty());
     *request.method_mut() = Method::POST;
@@ -111,7 +111,7 @@ fn caller() -> Arc<Caller> {
     })
 }
 
-/// A quota that no number of batches brings near its end.
+/// A quota that the batches cannot exhaust.
 fn plenty() -> HeaderMap {
     let now = SystemTime::now();
     let reset = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() + 300;
@@ -136,7 +136,7 @@ where
 {
     let caller = caller();
     let batch = || (0..BATCH).map(|_| request(&caller)).collect::<Vec<_>>();
-    // The first calls make what lasts: labels of metrics, the group.
+    // The first calls allocate what lasts: labels of metrics, the group.
     calls(service, batch());
     let requests = batch();
     let allocated = allocation_counter::measure(|| calls(service, requests));
@@ -165,7 +165,7 @@ where
         assert!(ready.is_ready(), "a layer's readiness only delegates");
         let future = pin!(service.call(request));
         let Poll::Ready(result) = future.poll(&mut context) else {
-            panic!("with quota in plenty nobody waits");
+            panic!("nothing waits while quota is plentiful");
         };
         result.expect("an answer");
     }

@@ -1,4 +1,4 @@
-//! How well the quota is shared, and what that costs.
+//! Measures how well the quota is shared, and the cost of sharing it.
 //!
 //! `cargo bench --bench quota [-- [--seed N] [simulation] [sockets] [hot-path]]`; all sections when none is named.
 
@@ -6,9 +6,9 @@ mod hot_path;
 mod simulation;
 mod sockets;
 
-use simulation::{Scenario, Settings, Way, simulate, table};
+use simulation::{Route, Scenario, Settings, simulate, table};
 
-/// Prints itself, for a seed.
+/// Prints one section, for a seed.
 type Section = fn(u64);
 
 const SECTIONS: [(&str, Section); 3] = [
@@ -31,7 +31,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            // cargo says it to every bench.
+            // cargo passes it to every bench.
             "--bench" => {}
             "--seed" => match arguments.next().map(|seed| seed.parse()) {
                 Some(Ok(number)) => seed = number,
@@ -57,9 +57,9 @@ fn simulated(seed: u64) {
     println!("Virtual time. {}\n", describe(&Settings::DEVREV, seed));
     let mut rows = vec![table::HEADINGS.map(str::to_owned).to_vec()];
     for scenario in SCENARIOS {
-        for way in Way::ALL {
-            let figures = simulate(scenario, way, seed);
-            rows.push(table::row(scenario.name(), way.name(), &figures));
+        for route in Route::ALL {
+            let figures = simulate(scenario, route, seed);
+            rows.push(table::row(scenario.name(), route.name(), &figures));
         }
     }
     println!("{}", table::render(&rows, 2));
@@ -72,15 +72,15 @@ fn real(seed: u64) {
     );
     let scenario = Scenario::Steady;
     let mut rows = vec![table::HEADINGS.map(str::to_owned).to_vec()];
-    for (way, figures) in sockets::measure(scenario, seed) {
-        rows.push(table::row(scenario.name(), way.name(), &figures));
+    for (route, figures) in sockets::measure(scenario, seed) {
+        rows.push(table::row(scenario.name(), route.name(), &figures));
     }
     println!("{}", table::render(&rows, 2));
 }
 
 fn describe(settings: &Settings, seed: u64) -> String {
     format!(
-        "{} units in {} s; {} windows, the first not measured; at most {} requests under way per caller; seed {seed}",
+        "{} units in {} s; {} windows, the first not measured; at most {} requests in flight per caller; seed {seed}",
         settings.limit,
         settings.window.as_secs(),
         settings.windows,
@@ -89,7 +89,7 @@ fn describe(settings: &Settings, seed: u64) -> String {
 }
 
 fn cost(_seed: u64) {
-    println!("The quota layer with quota in plenty, per request.\n");
+    println!("The quota layer while quota is plentiful, per request.\n");
     let costs = hot_path::costs();
     let row = |name: &str, allocations: f64, nanoseconds: f64| {
         vec![

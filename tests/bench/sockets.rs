@@ -19,15 +19,15 @@ use tokio::{net::TcpStream, time::Instant};
 use tower::{ServiceExt, service_fn, util::BoxCloneService};
 
 use crate::simulation::{
-    Scenario, Settings, TOKEN, Way,
-    client::{Door, NUMBER, drive},
+    Route, Scenario, Settings, TOKEN,
+    client::{NUMBER, Target, drive},
     configuration,
     demand::Demand,
     figures::{Arrival, Figures, Observed},
-    open,
+    lock,
 };
 
-/// A window that is short enough to sit through, with DevRev's proportions otherwise.
+/// A window short enough for real time, in DevRev's proportions otherwise.
 pub const SETTINGS: Settings = Settings {
     limit: 60,
     window: Duration::from_secs(6),
@@ -35,16 +35,16 @@ pub const SETTINGS: Settings = Settings {
     pool: 12,
 };
 
-/// Both ways at once, each with a simulator of its own: together they are a few dozen requests a second.
-pub fn measure(scenario: Scenario, seed: u64) -> [(Way, Figures); 2] {
+/// Both routes at once, each with a simulator of its own; together they send a few dozen requests per second.
+pub fn measure(scenario: Scenario, seed: u64) -> [(Route, Figures); 2] {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
     runtime.block_on(async {
         let demand = Demand::draw(scenario, &SETTINGS, seed);
-        let (revgate, direct) = tokio::join!(through_revgate(&demand), straight(&demand));
-        [(Way::Revgate, revgate), (Way::Direct, direct)]
+        let (revgate, direct) = tokio::join!(through_revgate(&demand), direct(&demand));
+        [(Route::Revgate, revgate), (Route::Direct, direct)]
     })
 }
 
@@ -53,7 +53,7 @@ async fn through_revgate(demand: &Demand) -> Figures {
     let config = configuration(&SETTINGS, &devrev.addr().to_string());
     let gateway = Gateway::start(config, None).expect("the gateway starts");
     let figures = figures(
-        door(gateway.address().expect("TCP")),
+        target(gateway.address().expect("TCP")),
         demand,
         &devrev,
         start,
@@ -63,18 +63,18 @@ async fn through_revgate(demand: &Demand) -> Figures {
     figures
 }
 
-async fn straight(demand: &Demand) -> Figures {
+async fn direct(demand: &Demand) -> Figures {
     let (devrev, start) = devrev().await;
-    let door = door(devrev.addr());
-    let door = door.map_request(|mut request: Request<Body>| {
+    let target = target(devrev.addr());
+    let target = target.map_request(|mut request: Request<Body>| {
         let token = HeaderValue::try_from(format!("Bearer {TOKEN}")).expect("a token");
         request.headers_mut().insert(header::AUTHORIZATION, token);
         request
     });
-    figures(BoxCloneService::new(door), demand, &devrev, start).await
+    figures(BoxCloneService::new(target), demand, &devrev, start).await
 }
 
-/// The simulator counts its milliseconds from its start; so do the callers, within one of them.
+/// The simulator counts milliseconds from its start. The callers' start differs by less than one.
 async fn devrev() -> (Simulator, Instant) {
     let options = simulator::Options {
         limit: SETTINGS.limit,
@@ -85,8 +85,8 @@ async fn devrev() -> (Simulator, Instant) {
     (simulator, Instant::now())
 }
 
-async fn figures(door: Door, demand: &Demand, devrev: &Simulator, start: Instant) -> Figures {
-    let requests = drive(door, demand, &SETTINGS, start).await;
+async fn figures(target: Target, demand: &Demand, devrev: &Simulator, start: Instant) -> Figures {
+    let requests = drive(target, demand, &SETTINGS, start).await;
     let arrivals: Vec<Arrival> = devrev.received().iter().map(arrival).collect();
     let observed = Observed {
         settings: &SETTINGS,
@@ -108,8 +108,8 @@ fn arrival(received: &Received) -> Arrival {
 
 type Idle = Arc<Mutex<Vec<SendRequest<Body>>>>;
 
-/// Keeps connections for whoever comes next; there are as many as there are requests under way.
-fn door(address: SocketAddr) -> Door {
+/// A pool of connections, as many as there are requests in flight.
+fn target(address: SocketAddr) -> Target {
     let idle = Idle::default();
     BoxCloneService::new(service_fn(move |request| {
         let idle = idle.clone();
@@ -118,15 +118,15 @@ fn door(address: SocketAddr) -> Door {
 }
 
 async fn send(address: SocketAddr, idle: &Idle, request: Request<Body>) -> Response<Body> {
-    let kept = open(idle).pop().filter(SendRequest::is_ready);
-    let mut connection = match kept {
+    let pooled = lock(idle).pop().filter(SendRequest::is_ready);
+    let mut connection = match pooled {
         Some(connection) => connection,
         None => connect(address).await,
     };
     let answer = connection.send_request(request).await;
     let (head, body) = answer.expect("an answer").into_parts();
     let body = body.collect().await.expect("a whole answer").to_bytes();
-    open(idle).push(connection);
+    lock(idle).push(connection);
     Response::from_parts(head, Body::full(body))
 }
 

@@ -33,7 +33,7 @@ use crate::{
         quota::Groups,
     },
     telemetry::{labels, metrics::Metrics},
-    types::{Arrived, Caller, CallerToken, Deadline, Demand, QuotaRules, RequestId},
+    types::{ArrivedAt, Caller, CallerToken, Deadline, QuotaRules, RequestId, RetryAfter},
 };
 
 /// The part of the stack that an attempt goes through, from `retry` down.
@@ -184,7 +184,7 @@ impl Introspector {
                 let group = group_of(hash);
                 if stale.is_none() && group != user.group {
                     self.groups
-                        .adopt(&group, &user.group, &feedback, &self.quota);
+                        .attribute(&group, &user.group, &feedback, &self.quota);
                 }
                 self.metrics.introspection(labels::Introspection::Good);
                 leader.finish(
@@ -233,8 +233,8 @@ impl Introspector {
             Duration::MAX,
         );
         // The quota layer has read this time from head and body, and cut it to the longest that is accepted.
-        let demand = head.extensions.get().map(|Demand(time)| *time);
-        let retry_after = demand.or(feedback.demand).unwrap_or(RETRY_AFTER);
+        let demand = head.extensions.get().map(|RetryAfter(time)| *time);
+        let retry_after = demand.or(feedback.retry_after).unwrap_or(RETRY_AFTER);
         match head.status {
             status if status.is_success() => {
                 let read = timeout(RENEWAL_TIMEOUT, read_up_to(&mut body, MAX_ANSWER)).await;
@@ -285,7 +285,7 @@ fn introspection_request(
     extensions.insert(Operation::from_path(PATH));
     extensions.insert(caller(template, group.clone()));
     extensions.insert(unknown.caller_token.clone());
-    extensions.insert(Arrived(requester.arrived));
+    extensions.insert(ArrivedAt(requester.arrived));
     extensions.insert(Deadline(deadline));
     request
 }
@@ -331,10 +331,10 @@ mod tests {
     fn quota() -> QuotaPlan {
         QuotaPlan {
             rules: QuotaRules {
-                ledger: ledger::Rules {
+                ledger: ledger::LedgerRules {
                     spread_above: 0.5,
                     reserve: 0.0,
-                    longest: Duration::from_secs(600),
+                    max_retry_after: Duration::from_secs(600),
                 },
                 max_waiting: 1024,
             },

@@ -31,7 +31,7 @@ use crate::{
     error::Error,
     policy::headers,
     telemetry::metrics::Metrics,
-    types::{Arrived, Caller, CallerToken, Deadline, Peer, RequestId},
+    types::{ArrivedAt, Caller, CallerToken, Deadline, Peer, RequestId},
 };
 
 /// How callers are identified.
@@ -114,14 +114,14 @@ where
         let identified = match identified {
             Identified::Caller(identity) => {
                 arrival.admit(&mut request, identity);
-                return Either::below(self.inner.call(request));
+                return Either::inner(self.inner.call(request));
             }
             must_wait => must_wait,
         };
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let (authenticator, metrics) = (self.authenticator.clone(), self.metrics.clone());
-        Either::waiting(Box::pin(async move {
+        Either::boxed(Box::pin(async move {
             let identity = match identified {
                 Identified::Caller(identity) => Ok(identity),
                 Identified::Pending(pending) => pending.await,
@@ -176,7 +176,7 @@ impl Arrival {
         if let Some(caller_token) = caller_token {
             extensions.insert(caller_token);
         }
-        extensions.insert(Arrived(self.at));
+        extensions.insert(ArrivedAt(self.at));
         extensions.insert(Deadline(self.deadline(caller.max_wait)));
         extensions.insert(caller);
     }

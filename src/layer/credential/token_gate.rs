@@ -71,7 +71,7 @@ where
                 number: *number,
             });
         }
-        Either::below(Passed {
+        Either::inner(Passed {
             below: self.inner.call(request),
             probe,
         })

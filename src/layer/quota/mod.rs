@@ -1,6 +1,6 @@
-//! Every attempt needs leave of its quota group; every answer tells the group what upstream thinks of it.
+//! Every attempt needs a permit of its quota group, and every answer updates the group.
 //!
-//! The groups, and those who wait for them, are in `state::quota`.
+//! The groups and their queues are in `state::quota`.
 
 mod peek;
 #[cfg(test)]
@@ -23,17 +23,17 @@ use crate::{
     error::Error,
     policy::{
         feedback,
-        ledger::{Outcome, Why},
+        ledger::{HoldReason, Settlement},
         operation::{Class, Operation},
     },
     record::Record,
     state::{
         draining::Draining,
         in_flight::InFlight,
-        quota::{Asking, Group, Groups, Permit},
+        quota::{Group, Groups, Permit, WaitRequest},
     },
     telemetry::{labels::WaitReason, metrics::Metrics},
-    types::{Arrived, Caller, Deadline, Demand, QuotaRules, TokenRefused},
+    types::{ArrivedAt, Caller, Deadline, QuotaRules, RetryAfter, TokenRefused},
 };
 
 /// What [`QuotaLayer`] needs.
@@ -41,7 +41,7 @@ pub struct QuotaParams {
     pub groups: Arc<Groups>,
     pub rules: QuotaRules,
     pub draining: Draining,
-    /// Whoever waits here is not in flight.
+    /// A request that waits here does not count as in flight.
     pub in_flight: Arc<InFlight>,
     pub metrics: Arc<Metrics>,
 }
@@ -97,9 +97,11 @@ where
             };
             let mut permit = match group.try_permit(&params.rules) {
                 Ok(permit) => permit,
-                Err(why) => {
-                    let asking = asking(&request, params.rules)?;
-                    params.wait(&group, why, asking, record(&request)).await?
+                Err(reason) => {
+                    let wait_request = wait_request(&request, params.rules)?;
+                    params
+                        .wait(&group, reason, wait_request, record(&request))
+                        .await?
                 }
             };
             let class = class(&request);
@@ -113,7 +115,7 @@ where
                         .upstream_duration(class, start.elapsed().as_secs_f64());
                     let response = params.learn(&group, permit, response).await;
                     match response.extensions().get::<TokenRefused>() {
-                        // What it told of the quota is learnt by now.
+                        // The group has learnt from this answer by now.
                         Some(refused) => Err(Error::TokenRefused {
                             retry_after: refused.0,
                         }),
@@ -134,27 +136,27 @@ fn class(request: &Request<Body>) -> Class {
     operation.map_or(Class::Write, |operation| operation.class(request.method()))
 }
 
-fn asking(request: &Request<Body>, rules: QuotaRules) -> Result<Asking, Error> {
+fn wait_request(request: &Request<Body>, rules: QuotaRules) -> Result<WaitRequest, Error> {
     let extensions = request.extensions();
     let now = Instant::now();
-    Ok(Asking {
+    Ok(WaitRequest {
         rules,
         caller: extensions
             .get::<Arc<Caller>>()
             .cloned()
             .ok_or(Error::Internal)?,
-        arrived: extensions.get::<Arrived>().map_or(now, |at| at.0),
+        arrived: extensions.get::<ArrivedAt>().map_or(now, |at| at.0),
         deadline: extensions.get::<Deadline>().map_or(now, |at| at.0),
     })
 }
 
-/// What an attempt without an answer may have cost.
-fn failed(error: &Error) -> Outcome {
+/// Whether an attempt without an answer may have cost a unit.
+fn failed(error: &Error) -> Settlement {
     match error {
         Error::Unreachable(_) | Error::Overloaded { .. } | Error::TokenUnavailable { .. } => {
-            Outcome::Unsent
+            Settlement::Unsent
         }
-        _ => Outcome::Doubtful,
+        _ => Settlement::InDoubt,
     }
 }
 
@@ -162,17 +164,17 @@ impl QuotaParams {
     async fn wait(
         &self,
         group: &Arc<Group>,
-        why: Why,
-        asking: Asking,
+        hold: HoldReason,
+        request: WaitRequest,
         record: Record,
     ) -> Result<Permit, Error> {
-        let reason = match why {
-            Why::Paused => WaitReason::Pause,
-            Why::Probing | Why::Spread | Why::Spent => WaitReason::Quota,
+        let reason = match hold {
+            HoldReason::Paused => WaitReason::Pause,
+            HoldReason::Probing | HoldReason::Spread | HoldReason::Spent => WaitReason::Quota,
         };
         let waiting = record.waiting(reason);
         let parked = self.in_flight.park();
-        let result = group.wait(asking, &self.draining).await;
+        let result = group.wait(request, &self.draining).await;
         drop(parked);
         let waited = waiting.end();
         if !waited.is_zero() {
@@ -187,31 +189,34 @@ impl QuotaParams {
         permit: Permit,
         response: Response<Body>,
     ) -> Response<Body> {
-        let (status, came) = (response.status(), Instant::now());
+        let (status, arrived) = (response.status(), Instant::now());
         let throttled = status == StatusCode::TOO_MANY_REQUESTS;
         let read = |response: &Response<Body>, text: Option<&[u8]>| {
-            let (now, cap) = (SystemTime::now(), self.rules.ledger.longest);
+            let (now, cap) = (SystemTime::now(), self.rules.ledger.max_retry_after);
             feedback::read(status, response.headers(), text, now, cap)
         };
-        let mut told = read(&response, None);
+        let mut feedback = read(&response, None);
         let mut response = response;
         if throttled || status == StatusCode::SERVICE_UNAVAILABLE {
-            // Nothing more leaves while the body, which may name a longer time, still comes.
-            if let Some(demand) = told.demand {
-                group.pause(demand);
+            // Pause before the body arrives, which may name a longer time.
+            if let Some(retry_after) = feedback.retry_after {
+                group.pause(retry_after);
             }
             let (whole, text) = peek(response).await;
-            told = read(&whole, text.as_deref());
-            // What is left of it: its time began with the head.
-            told.demand = told
-                .demand
-                .map(|demand| demand.saturating_sub(came.elapsed()));
+            feedback = read(&whole, text.as_deref());
+            // The time runs from the head's arrival.
+            feedback.retry_after = feedback
+                .retry_after
+                .map(|retry_after| retry_after.saturating_sub(arrived.elapsed()));
             response = whole;
         }
-        if let Some(demand) = told.demand {
-            response.extensions_mut().insert(Demand(demand));
+        if let Some(retry_after) = feedback.retry_after {
+            response.extensions_mut().insert(RetryAfter(retry_after));
         }
-        permit.settle(Outcome::Answered { told, throttled });
+        permit.settle(Settlement::Answered {
+            feedback,
+            throttled,
+        });
         response
     }
 }

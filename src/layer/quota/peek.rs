@@ -1,4 +1,4 @@
-//! Reads the start of a refusal for its `retry_after`, within bounds, and puts it back.
+//! Reads the start of a refusal's body for its `retry_after`, within bounds, and puts it back.
 
 use std::{io::Read, time::Duration};
 
@@ -8,9 +8,9 @@ use http_body_util::BodyExt;
 
 use crate::body::Body;
 
-/// A refusal's JSON is far smaller.
+/// DevRev's refusals are far smaller.
 const MAX_PEEK: usize = 64 * 1024;
-/// A refusal that drips is judged by its headers.
+/// If the body takes longer, only the headers count.
 const PEEK_TIME: Duration = Duration::from_secs(1);
 
 pub async fn peek(response: Response<Body>) -> (Response<Body>, Option<Bytes>) {
@@ -26,7 +26,7 @@ pub async fn peek(response: Response<Body>) -> (Response<Body>, Option<Bytes>) {
                         break;
                     }
                 },
-                // What breaks off here breaks off for the caller as well.
+                // The caller gets the same error.
                 Some(Err(error)) => {
                     last = Some(Err(error));
                     break;
@@ -49,7 +49,8 @@ pub async fn peek(response: Response<Body>) -> (Response<Body>, Option<Bytes>) {
     (Response::from_parts(head, body), text)
 }
 
-/// Answers are compressed as the caller's `Accept-Encoding` allows; what cannot be decoded is judged by its headers.
+/// An answer may be compressed, because the caller's `Accept-Encoding` is forwarded. If it cannot be decoded, only the headers
+/// count.
 fn decode(headers: &HeaderMap, bytes: &Bytes) -> Option<Bytes> {
     let mut out = Vec::new();
     let coding = headers

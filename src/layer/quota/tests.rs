@@ -10,7 +10,7 @@ use crate::{
     policy::{
         access::Access,
         fair::{Priority, Share},
-        ledger::{Rules, Status},
+        ledger::{LedgerRules, Status},
     },
     state::Clock,
 };
@@ -18,13 +18,13 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Upstream, as the tests would have it: what it answers, and when each attempt came.
+/// A model of upstream, and a record of when each attempt arrived.
 struct Upstream {
     limit: u64,
     length: Duration,
     latency: Duration,
     /// Until when it answers 429.
-    silent: Mutex<Option<Instant>>,
+    refuses_until: Mutex<Option<Instant>>,
     window: Mutex<(Option<Instant>, u64)>,
     seen: Mutex<Vec<(Instant, Arc<str>)>>,
     start: Instant,
@@ -38,7 +38,7 @@ impl Upstream {
             limit,
             length,
             latency: Duration::from_millis(50),
-            silent: Mutex::default(),
+            refuses_until: Mutex::default(),
             window: Mutex::default(),
             seen: Mutex::default(),
             start: Instant::now(),
@@ -58,8 +58,8 @@ impl Upstream {
         let date = std::time::UNIX_EPOCH + Duration::from_secs(self.since(now));
         let date = httpdate::fmt_http_date(date);
         headers.insert("date", date.parse().unwrap());
-        let silent = *self.silent.lock().unwrap();
-        if let Some(left) = silent.and_then(|until| until.checked_duration_since(now))
+        let refuses_until = *self.refuses_until.lock().unwrap();
+        if let Some(left) = refuses_until.and_then(|until| until.checked_duration_since(now))
             && !left.is_zero()
         {
             headers.insert("retry-after", feedback::whole_seconds(left).into());
@@ -104,10 +104,10 @@ impl Rig {
     fn new(max_waiting: usize, upstream: Arc<Upstream>) -> Rig {
         let (drain, draining) = Draining::new();
         let rules = QuotaRules {
-            ledger: Rules {
+            ledger: LedgerRules {
                 spread_above: 0.5,
                 reserve: 0.0,
-                longest: MINUTE * 10,
+                max_retry_after: MINUTE * 10,
             },
             max_waiting,
         };
@@ -144,8 +144,8 @@ impl Rig {
         tokio::spawn(self.attempt(request))
     }
 
-    fn call(&self, caller: &str, patience: Duration) -> JoinHandle<Result<Response<Body>, Error>> {
-        self.send(request(caller, 1, patience))
+    fn call(&self, caller: &str, max_wait: Duration) -> JoinHandle<Result<Response<Body>, Error>> {
+        self.send(request(caller, 1, max_wait))
     }
 
     fn group(&self) -> Arc<Group> {
@@ -153,7 +153,7 @@ impl Rig {
     }
 
     fn pause(&self, time: Duration) {
-        *self.upstream.silent.lock().unwrap() = Some(Instant::now() + time);
+        *self.upstream.refuses_until.lock().unwrap() = Some(Instant::now() + time);
         self.group().pause(time);
     }
 
@@ -169,10 +169,10 @@ impl Rig {
     fn is_at_rest(&self) -> bool {
         self.waiting() == 0
             && self.group().view(&self.layer.0.rules).0.in_flight == 0
-            && self.groups.room_left()
+            && self.groups.waiting_room_is_empty()
     }
 
-    /// Lets every task come to where it waits for time.
+    /// Lets every task run until it waits for time.
     async fn settle(&self) {
         for _ in 0..100 {
             tokio::task::yield_now().await;
@@ -180,7 +180,7 @@ impl Rig {
     }
 }
 
-fn request(caller: &str, weight: u32, patience: Duration) -> Request<Body> {
+fn request(caller: &str, weight: u32, max_wait: Duration) -> Request<Body> {
     let caller = Caller {
         name: caller.into(),
         token: Some("main".into()),
@@ -195,14 +195,14 @@ fn request(caller: &str, weight: u32, patience: Duration) -> Request<Body> {
             },
         },
         access: Access::new(&["*".into()], &[]),
-        max_wait: patience,
+        max_wait,
         enforce: true,
     };
     let mut request = Request::new(Body::empty());
     let now = Instant::now();
     request.extensions_mut().insert(Arc::new(caller));
-    request.extensions_mut().insert(Arrived(now));
-    request.extensions_mut().insert(Deadline(now + patience));
+    request.extensions_mut().insert(ArrivedAt(now));
+    request.extensions_mut().insert(Deadline(now + max_wait));
     request
 }
 
@@ -216,7 +216,7 @@ async fn status(task: JoinHandle<Result<Response<Body>, Error>>) -> Result<u16, 
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_quota_in_plenty_nobody_queues_and_no_task_runs() {
+async fn while_quota_is_plentiful_nothing_queues_and_no_task_runs() {
     let rig = Rig::new(1, plenty());
     let tasks = tokio::runtime::Handle::current()
         .metrics()
@@ -233,7 +233,7 @@ async fn with_quota_in_plenty_nobody_queues_and_no_task_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_demand_wins() {
+async fn the_longest_retry_after_wins() {
     let rig = Rig::new(8, plenty());
     let start = Instant::now();
     rig.pause(SECOND * 30);
@@ -243,14 +243,14 @@ async fn the_longest_demand_wins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_lets_nothing_leave_until_its_time_is_over() {
+async fn after_a_429_nothing_is_sent_until_its_time_is_over() {
     let rig = Rig::new(64, plenty());
-    *rig.upstream.silent.lock().unwrap() = Some(Instant::now() + SECOND * 20);
+    *rig.upstream.refuses_until.lock().unwrap() = Some(Instant::now() + SECOND * 20);
     assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 429);
     let waiting: Vec<_> = (0..30).map(|_| rig.call("b", MINUTE)).collect();
     sleep(SECOND * 19).await;
     assert_eq!(rig.upstream.seen.lock().unwrap().len(), 1);
-    // Then one, and on its success the others, two at first.
+    // Then one is sent, and after its success the others, two at first.
     sleep(SECOND + Duration::from_millis(60)).await;
     rig.settle().await;
     assert!((2..=4).contains(&rig.upstream.seen.lock().unwrap().len()));
@@ -276,12 +276,12 @@ async fn a_wait_that_grows_past_the_deadline_is_refused_with_the_true_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_served_in_time_is_refused_at_once() {
+async fn a_request_that_cannot_be_served_in_time_is_refused_at_once() {
     let rig = Rig::new(1000, Upstream::new(20, MINUTE));
     for _ in 0..10 {
         status(rig.call("a", MINUTE)).await.unwrap();
     }
-    // Ten units in a minute are left: 7 s apart.
+    // Ten units are left for a minute, so they are 7 s apart.
     let calls: Vec<_> = (0..10).map(|_| rig.call("a", SECOND * 30)).collect();
     let start = Instant::now();
     let mut refused = Vec::new();
@@ -301,7 +301,7 @@ async fn what_cannot_be_served_in_time_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_leaves_gives_its_place_back() {
+async fn a_client_that_disconnects_returns_its_slot() {
     let rig = Rig::new(1, plenty());
     rig.pause(SECOND * 30);
     let waiting = rig.call("a", MINUTE);
@@ -317,7 +317,7 @@ async fn a_caller_that_leaves_gives_its_place_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_leaves_in_the_middle_of_an_attempt_leaves_no_reservation() {
+async fn a_client_that_disconnects_during_an_attempt_leaves_no_reservation() {
     let rig = Rig::new(8, Upstream::new(20, MINUTE));
     status(rig.call("a", MINUTE)).await.unwrap();
     for _ in 0..100 {
@@ -327,19 +327,19 @@ async fn a_caller_that_leaves_in_the_middle_of_an_attempt_leaves_no_reservation(
         let _ = call.await;
     }
     assert_eq!(rig.group().view(&rig.layer.0.rules).0.in_flight, 0);
-    // Upstream's window is over by then, and nothing of it is left behind.
+    // Upstream's window is over by then, and no reservation is left.
     sleep(MINUTE).await;
     assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 200);
     assert!(rig.is_at_rest());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_granted_to_one_who_has_just_left_goes_to_the_next() {
+async fn a_grant_for_a_client_that_has_just_disconnected_goes_to_the_next() {
     let rig = Rig::new(8, plenty());
     rig.group().pause(SECOND * 30);
     let (first, second) = (rig.call("a", MINUTE), rig.call("b", MINUTE));
     rig.settle().await;
-    // The grant is made here, and its taker is gone before it looks.
+    // The grant is made here, and its receiver is gone before it is polled.
     rig.group().resume();
     first.abort();
     assert!(first.await.is_err());
@@ -351,14 +351,14 @@ async fn what_is_granted_to_one_who_has_just_left_goes_to_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_room_makes_room_for_whoever_has_less_of_it() {
+async fn a_full_waiting_room_evicts_from_the_caller_with_the_largest_share() {
     let rig = Rig::new(10, plenty());
     rig.pause(SECOND * 30);
     let mut greedy: Vec<_> = (0..10).map(|_| rig.call("greedy", MINUTE)).collect();
     rig.settle().await;
     let modest = rig.call("modest", MINUTE);
     rig.settle().await;
-    // The newest of the greedy has gone, and another of it does not come in.
+    // The newest request of `greedy` was evicted, and another one is not admitted.
     let newest = status(greedy.pop().unwrap()).await;
     assert!(
         matches!(newest, Err(Error::WaitingRoomFull { .. })),
@@ -388,10 +388,10 @@ async fn a_drain_ends_every_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_tried_again_keeps_its_age() {
+async fn a_retried_request_keeps_its_age() {
     let rig = Rig::new(8, plenty());
     rig.pause(SECOND * 30);
-    let old = Arrived(Instant::now());
+    let old = ArrivedAt(Instant::now());
     sleep(SECOND).await;
     let newer = rig.call("a", MINUTE);
     rig.settle().await;
@@ -413,9 +413,9 @@ async fn a_request_that_is_tried_again_keeps_its_age() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_rest_of_a_window_is_dealt_out_by_weight_and_without_a_429() {
+async fn the_rest_of_a_window_is_shared_by_weight_and_without_a_429() {
     let rig = Rig::new(1000, Upstream::new(100, MINUTE));
-    // Half of it goes to whoever comes.
+    // Half of the window is first come, first served.
     for _ in 0..51 {
         status(rig.call("x", MINUTE)).await.unwrap();
     }
@@ -441,7 +441,7 @@ async fn the_rest_of_a_window_is_dealt_out_by_weight_and_without_a_429() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_grows_shorter_wakes_the_dealer() {
+async fn a_wait_that_becomes_shorter_wakes_the_dispatcher() {
     let rig = Rig::new(100, Upstream::new(100, MINUTE));
     for _ in 0..51 {
         status(rig.call("a", MINUTE)).await.unwrap();
@@ -449,7 +449,8 @@ async fn a_wait_that_grows_shorter_wakes_the_dealer() {
     rig.group().pause(SECOND * 50);
     let calls: Vec<_> = (0..10).map(|_| rig.call("a", MINUTE * 2)).collect();
     rig.settle().await;
-    // The dealer sleeps to the end of the pause. Without it there are some 49 units in a minute, and nobody asks anew.
+    // The dispatcher sleeps until the end of the pause. Without the pause some 49 units are due within a minute, and no new
+    // request wakes it.
     let start = Instant::now();
     rig.group().resume();
     for call in calls {
@@ -459,7 +460,7 @@ async fn a_wait_that_grows_shorter_wakes_the_dealer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_dealer_ends_with_the_last_who_waits() {
+async fn the_dispatcher_ends_with_the_last_wait() {
     let rig = Rig::new(8, plenty());
     let metrics = tokio::runtime::Handle::current().metrics();
     let tasks = metrics.num_alive_tasks();
@@ -473,8 +474,8 @@ async fn the_dealer_ends_with_the_last_who_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_jumps_the_queue() {
-    // Timers of one moment fire in an order of their own: the newcomer sets its own before the dealer's, or after.
+async fn no_newcomer_jumps_the_queue() {
+    // Timers of the same instant fire in an unspecified order, so the newcomer's is set before the dispatcher's and after it.
     for before in [true, false] {
         let rig = Rig::new(8, plenty());
         let end = Instant::now() + SECOND * 30;
@@ -501,7 +502,7 @@ async fn nobody_jumps_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_stops_the_group_before_its_body_has_come() {
+async fn a_429_pauses_the_group_before_its_body_arrives() {
     let rig = Rig::new(8, plenty());
     let refusal = service_fn(|_: Request<Body>| async {
         let (near, mut far) = tokio::io::duplex(1024);
@@ -530,7 +531,7 @@ async fn a_429_stops_the_group_before_its_body_has_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_may_have_been_sent_is_doubted() {
+async fn only_attempts_that_may_have_been_sent_are_in_doubt() {
     for (unreachable, state) in [(true, Status::Open), (false, Status::Spread)] {
         let rig = Rig::new(8, Upstream::new(20, MINUTE * 5));
         status(rig.call("a", MINUTE)).await.unwrap();
@@ -548,7 +549,7 @@ async fn only_what_may_have_been_sent_is_doubted() {
         }
         assert_eq!(rig.group().view(&rig.layer.0.rules).0.state, state);
     }
-    // One whose caller left while it was under way may have been counted as well.
+    // An attempt whose client disconnected while it was in flight may have been counted too.
     let rig = Rig::new(8, Upstream::new(20, MINUTE * 5));
     status(rig.call("a", MINUTE)).await.unwrap();
     for _ in 0..10 {
@@ -563,18 +564,18 @@ async fn only_what_may_have_been_sent_is_doubted() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Call { who: usize, patience: u64 },
+    Call { who: usize, max_wait: u64 },
     Leave(usize),
-    Silence(u64),
+    Refuse(u64),
     Resume,
     Wait(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        10 => (0usize..4, 0u64..120).prop_map(|(who, patience)| Step::Call { who, patience }),
+        10 => (0usize..4, 0u64..120).prop_map(|(who, max_wait)| Step::Call { who, max_wait }),
         3 => any::<usize>().prop_map(Step::Leave),
-        1 => (1u64..60).prop_map(Step::Silence),
+        1 => (1u64..60).prop_map(Step::Refuse),
         1 => Just(Step::Resume),
         4 => (0u64..20_000).prop_map(Step::Wait),
     ]
@@ -585,23 +586,23 @@ async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let mut calls = Vec::new();
     for step in steps {
         match step {
-            Step::Call { who, patience } => {
+            Step::Call { who, max_wait } => {
                 let (caller, weight) = [("a", 1), ("b", 1), ("c", 2), ("batch", 1)][who];
-                let patience = Duration::from_secs(patience);
-                let call = rig.attempt(request(caller, weight, patience));
+                let max_wait = Duration::from_secs(max_wait);
+                let call = rig.attempt(request(caller, weight, max_wait));
                 let start = Instant::now();
                 calls.push(tokio::spawn(async move {
                     let result = call.await.map(|response| response.status());
-                    // Never past what it was willing to wait; the answer itself takes its own time.
-                    (result, start.elapsed() > patience + SECOND)
+                    // Never past the maximum wait, apart from the latency of the answer.
+                    (result, start.elapsed() > max_wait + SECOND)
                 }));
             }
             Step::Leave(n) if !calls.is_empty() => {
                 calls.swap_remove(n % calls.len()).abort();
             }
             Step::Leave(_) => {}
-            Step::Silence(seconds) => {
-                *rig.upstream.silent.lock().unwrap() =
+            Step::Refuse(seconds) => {
+                *rig.upstream.refuses_until.lock().unwrap() =
                     Some(Instant::now() + Duration::from_secs(seconds));
             }
             Step::Resume => rig.group().resume(),
@@ -625,8 +626,8 @@ async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
         "{:?}",
         rig.group().view(&rig.layer.0.rules)
     );
-    // And whoever comes now with patience is served.
-    *rig.upstream.silent.lock().unwrap() = None;
+    // A request that can wait long enough is served now.
+    *rig.upstream.refuses_until.lock().unwrap() = None;
     let last = status(rig.call("a", MINUTE * 20)).await;
     prop_assert!(last.is_ok(), "{last:?}");
     Ok(())
@@ -650,7 +651,7 @@ proptest! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_is_not_in_flight() {
+async fn a_request_that_waits_is_not_in_flight() {
     use crate::layer::admission;
     let rig = Rig::new(1024, plenty());
     let in_flight = rig.layer.0.in_flight.clone();
@@ -678,7 +679,7 @@ async fn who_waits_is_not_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_tried_again_is_predicted_where_it_stands() {
+async fn the_wait_of_a_retried_request_is_predicted_from_its_position() {
     let rig = Rig::new(10_000, Upstream::new(100, MINUTE));
     let mut again = request("a", 1, SECOND * 30);
     for _ in 0..51 {
@@ -693,7 +694,7 @@ async fn a_request_that_is_tried_again_is_predicted_where_it_stands() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_full_room_batch_makes_room_for_interactive() {
+async fn a_full_waiting_room_evicts_batch_for_interactive() {
     let rig = Rig::new(1, plenty());
     rig.pause(SECOND * 30);
     let batch = rig.call("batch", MINUTE);
@@ -710,7 +711,7 @@ async fn in_a_full_room_batch_makes_room_for_interactive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_missing_costs_no_quota() {
+async fn a_missing_token_costs_no_quota() {
     let rig = Rig::new(100, Upstream::new(20, MINUTE * 5));
     status(rig.call("x", MINUTE)).await.unwrap();
     for _ in 0..40 {
@@ -728,7 +729,7 @@ async fn a_token_that_is_missing_costs_no_quota() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_behind_a_pause_who_cannot_be_served_are_told_at_once() {
+async fn requests_that_a_pause_makes_unservable_are_refused_at_once() {
     let rig = Rig::new(1000, Upstream::new(20, MINUTE));
     status(rig.call("x", MINUTE)).await.unwrap();
     rig.upstream.window.lock().unwrap().1 = 20;
@@ -741,7 +742,7 @@ async fn those_behind_a_pause_who_cannot_be_served_are_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn batch_is_served_beside_interactive_callers_that_never_rest() {
+async fn batch_is_served_beside_interactive_callers_that_never_stop() {
     let rig = Rig::new(10_000, Upstream::new(500, MINUTE * 5));
     for _ in 0..251 {
         status(rig.call("x", MINUTE)).await.unwrap();

@@ -43,9 +43,9 @@ pub struct Rules<'a> {
     pub rules: &'a HashMap<String, Arc<Rule>>,
     /// Operations whose rule is off.
     pub off: Vec<&'a str>,
-    pub retry: retry::Rules,
+    pub retry: retry::RetryRules,
     pub max_replay_body: usize,
-    pub circuit: circuit::Rules,
+    pub circuit: circuit::CircuitRules,
     /// Scheme and authority.
     pub upstream: &'a str,
     /// How things stand; `None` when only a file is asked.

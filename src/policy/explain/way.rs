@@ -11,7 +11,7 @@ use super::{
         circuit, headers,
         operation::Operation,
         rate,
-        retry::{self, Attempt, Outcome},
+        retry::{self, Attempt, AttemptEnd},
         rewrite::{self, Mode, RewriteFault, Rewritten, Skip, Unreadable},
         target,
     },
@@ -239,36 +239,37 @@ impl<'a> Way<'a> {
         let size = self.asked.body.as_ref().map(|body| self.sent(body));
         let replayable = size.is_none_or(|size| size <= self.rules.max_replay_body);
         let reads = self.operation.is_read(&self.asked.method);
-        let again = |outcome| {
+        let again = |end| {
             let attempt = Attempt {
                 number: 1,
                 reads,
                 replayable,
-                outcome,
-                elapsed_wait_left: self.patience,
+                end,
+                wait_left: self.patience,
             };
             matches!(
                 retry::decide(rules, &attempt, 0.0),
                 retry::Decision::Retry { .. }
             )
         };
-        let status = |status| Outcome::Status {
+        let status = |status| AttemptEnd::Status {
             status,
-            demand: None,
+            retry_after: None,
         };
         let outcomes = [
             ("429", status(StatusCode::TOO_MANY_REQUESTS)),
             ("503", status(StatusCode::SERVICE_UNAVAILABLE)),
-            ("no connection", Outcome::NotWritten),
+            ("no connection", AttemptEnd::NotWritten),
             ("500", status(StatusCode::INTERNAL_SERVER_ERROR)),
             ("502", status(StatusCode::BAD_GATEWAY)),
             ("504", status(StatusCode::GATEWAY_TIMEOUT)),
-            ("a lost connection", Outcome::Lost),
-            ("a timeout", Outcome::TimedOut),
+            ("a lost connection", AttemptEnd::Lost),
+            ("a timeout", AttemptEnd::TimedOut),
         ];
         let (yes, no): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, end)| again(*end));
-        let names =
-            |list: Vec<(&'static str, Outcome)>| list.into_iter().map(|(name, _)| name).collect();
+        let names = |list: Vec<(&'static str, AttemptEnd)>| {
+            list.into_iter().map(|(name, _)| name).collect()
+        };
         let (yes, no): (Vec<&str>, Vec<&str>) = (names(yes), names(no));
         let facts = json!({
             "max_attempts": rules.max_attempts, "after": yes, "not_after": no, "replayable": replayable,
@@ -309,7 +310,7 @@ impl<'a> Way<'a> {
     }
 
     fn circuit(&self) -> Option<Step> {
-        let circuit::Rules {
+        let circuit::CircuitRules {
             failures,
             within,
             open,

@@ -1,17 +1,17 @@
-//! What answers tell of the window.
+//! How the ledger learns the window from answers.
 
 use std::time::Duration;
 
 use super::{
-    Ledger, Rules,
-    doubt::Doubt,
+    Ledger, LedgerRules,
+    in_doubt::InDoubt,
     window::{Report, Window},
 };
 use crate::policy::feedback::Feedback;
 
-/// What upstream last said of a window.
+/// What upstream last reported about a window.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Said {
+pub(super) struct LastReport {
     pub limit: u64,
     pub remaining: u64,
     pub reset: u64,
@@ -19,9 +19,9 @@ pub(super) struct Said {
     pub length: Duration,
 }
 
-impl Said {
-    fn of(window: &Window) -> Said {
-        Said {
+impl LastReport {
+    fn of(window: &Window) -> LastReport {
+        LastReport {
             limit: window.limit,
             remaining: window.remaining,
             reset: window.reset,
@@ -32,90 +32,90 @@ impl Said {
 }
 
 impl Ledger {
-    /// Learns from the answer to attempt `number`. False when it told nothing of what remains.
+    /// Learns from the answer to attempt `number`. False if it does not report what remains.
     pub(super) fn learn(
         &mut self,
-        told: &Feedback,
+        feedback: &Feedback,
         number: u64,
-        rules: &Rules,
+        rules: &LedgerRules,
         now: Duration,
     ) -> bool {
         let (Some(remaining), Some(reset), Some(resets_in)) =
-            (told.remaining, told.reset, told.resets_in)
+            (feedback.remaining, feedback.reset, feedback.resets_in)
         else {
             return false;
         };
         let report = Report {
-            limit: told.limit,
+            limit: feedback.limit,
             remaining,
             reset,
-            resets_in: resets_in.min(rules.longest),
+            resets_in: resets_in.min(rules.max_retry_after),
         };
-        let before = self.is_before(&report, now);
+        let outdated = self.is_outdated(&report, now);
         match &mut self.window {
-            Some(window) if window.is_told_by(&report, now) => {
+            Some(window) if window.is_reported_by(&report, now) => {
                 let (spent, external) = window.learn(&report, now);
                 self.external = self.external.saturating_add(external);
-                self.said = Some(Said::of(window));
-                self.spending.add(spent, now);
-                self.doubt.answered(number);
+                self.last_report = Some(LastReport::of(window));
+                self.spend_rate.add(spent, now);
+                self.in_doubt.answered(number);
             }
-            // Of a window that is over, or of no time at all.
-            _ if before || report.resets_in.is_zero() => {}
-            _ => self.open(report, now),
+            // It is about a window that is over, or its reset has passed.
+            _ if outdated || report.resets_in.is_zero() => {}
+            _ => self.open_window(report, now),
         }
         true
     }
 
-    /// An answer told of this group, to an attempt that was sent before it was known to be this group's: the unit that it
-    /// took is ours.
-    pub fn adopt(&mut self, told: &Feedback, rules: &Rules, now: Duration) {
+    /// Attributes an answer to this group, whose attempt was sent before the group of its token was known. Its unit was taken by
+    /// revgate and is not external.
+    pub fn attribute(&mut self, feedback: &Feedback, rules: &LedgerRules, now: Duration) {
         self.roll(now);
         if let Some(window) = &mut self.window {
-            window.sent();
-            window.ended();
+            window.record_sent();
+            window.record_end();
         }
-        // What went without a word may have gone after it: its answer clears no doubt.
-        if !self.learn(told, 0, rules, now) {
-            self.may_be_gone();
+        // Attempts in doubt may have been sent later, so this answer resolves none of them.
+        if !self.learn(feedback, 0, rules, now) {
+            self.add_in_doubt();
         }
     }
 
-    /// Whether it is of a window that is over.
-    fn is_before(&self, report: &Report, now: Duration) -> bool {
-        self.said
-            .is_some_and(|said| Window::is_before(report, said.reset, said.opened, now))
+    /// Whether it is about a window that is over.
+    fn is_outdated(&self, report: &Report, now: Duration) -> bool {
+        self.last_report
+            .is_some_and(|last| Window::is_before(report, last.reset, last.opened, now))
     }
 
-    fn open(&mut self, mut report: Report, now: Duration) {
-        // A window that is over by our clock goes on by upstream's: it has no more left than it had.
-        if let Some(said) = self.said.filter(|said| said.reset == report.reset) {
-            report.remaining = report.remaining.min(said.remaining);
+    fn open_window(&mut self, mut report: Report, now: Duration) {
+        // A window that is over by our clock and not by upstream's has no more units left than before.
+        if let Some(last) = self.last_report.filter(|last| last.reset == report.reset) {
+            report.remaining = report.remaining.min(last.remaining);
         }
-        // A window that follows one that was over was whole. Of the first one, of one that goes on, and of one whose end
-        // moves before it has come (which is no window at all), we do not know what there was.
-        let over = self.window.as_ref().is_none_or(|w| w.is_over(now));
-        let whole = self
-            .said
-            .filter(|said| over && report.reset > said.reset)
-            .map(|said| report.limit.unwrap_or(said.limit));
-        self.close();
-        let previous = self.said.map(|said| said.reset);
-        let window = Window::open(report, previous, whole, self.in_flight + 1, now);
+        // The initial units are known only of a window that follows one that was over. They are unknown of the first window, of
+        // one that continues, and of one whose reset moves before it is reached.
+        let over = self.window.as_ref().is_none_or(|w| w.may_be_over(now));
+        let initial_if_known = self
+            .last_report
+            .filter(|last| over && report.reset > last.reset)
+            .map(|last| report.limit.unwrap_or(last.limit));
+        self.close_window();
+        let previous = self.last_report.map(|last| last.reset);
+        let window = Window::open(report, previous, initial_if_known, self.in_flight + 1, now);
         self.external = self.external.saturating_add(window.external);
-        self.said = Some(Said::of(&window));
+        self.last_report = Some(LastReport::of(&window));
         self.window = Some(window);
-        self.windows += 1;
-        self.spending.add(1, now);
+        self.window_id += 1;
+        self.spend_rate.add(1, now);
     }
 
-    pub(super) fn close(&mut self) -> Option<Window> {
+    pub(super) fn close_window(&mut self) -> Option<Window> {
         let window = self.window.take()?;
         if let Some(rate) = window.external_rate() {
             self.external_rate = (self.external_rate + rate) / 2.0;
         }
-        self.doubt = Doubt::default();
-        self.windows += 1;
+        self.in_doubt = InDoubt::default();
+        self.window_id += 1;
         Some(window)
     }
 }

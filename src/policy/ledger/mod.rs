@@ -1,30 +1,30 @@
-//! One group's quota: what DevRev told about it, what is under way, and whether one more attempt may go.
+//! One group's quota: what DevRev has reported about it, which attempts are in flight, and whether another may be sent.
 //!
-//! Everything is learnt from answers. Within a window the remaining units only fall, in whatever order answers arrive. An attempt under way
-//! holds one unit until its answer tells what was taken. Up to a share of the window is first come, first served; the rest is
-//! spread evenly to the window's end. A time that DevRev names stops the group. After it one attempt probes, and the others
-//! follow in a ramp.
+//! Everything is learnt from answers. Within a window the remaining units only fall, in whatever order answers arrive. An attempt
+//! in flight reserves one unit until its answer reports what remains. A configured share of the window is first come, first
+//! served; the rest is spread evenly over the time to the window's end. A retry-after from DevRev pauses the group. After
+//! the pause one attempt probes, and the others follow in a ramp.
 //!
 //! ```
 //! use std::time::Duration;
-//! use revgate::policy::{feedback::Feedback, ledger::{Ledger, Outcome, Rules}};
+//! use revgate::policy::{feedback::Feedback, ledger::{Ledger, LedgerRules, Settlement}};
 //!
 //! let second = Duration::from_secs;
-//! let rules = Rules { spread_above: 0.5, reserve: 0.0, longest: second(600) };
+//! let rules = LedgerRules { spread_above: 0.5, reserve: 0.0, max_retry_after: second(600) };
 //! let mut ledger = Ledger::default();
-//! let first = ledger.grant(&rules, second(0)).expect("nothing is known, so nothing is held");
+//! let first = ledger.grant(&rules, second(0)).expect("without a known window nothing is held");
 //!
-//! let told = Feedback { demand: Some(second(30)), ..Feedback::default() };
-//! ledger.settle(first, Outcome::Answered { told, throttled: true }, &rules, second(0));
+//! let feedback = Feedback { retry_after: Some(second(30)), ..Feedback::default() };
+//! ledger.settle(first, Settlement::Answered { feedback, throttled: true }, &rules, second(0));
 //! assert!(ledger.grant(&rules, second(1)).is_err(), "paused");
 //!
 //! assert!(ledger.grant(&rules, second(30)).is_ok(), "the probe");
 //! assert!(ledger.grant(&rules, second(30)).is_err(), "one at a time");
 //! ```
 
-mod doubt;
-mod gate;
+mod in_doubt;
 mod learn;
+mod recovery;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -33,248 +33,267 @@ mod window;
 use std::time::Duration;
 
 use self::{
-    doubt::Doubt,
-    gate::{Gate, Verdict},
-    learn::Said,
-    view::Spending,
-    window::{Window, fresh},
+    in_doubt::InDoubt,
+    learn::LastReport,
+    recovery::{ProbeResult, Recovery},
+    view::SpendRate,
+    window::{Window, when_in_later_windows},
 };
 pub use self::{
-    gate::PATIENCE,
+    recovery::PROBE_TIMEOUT,
     view::{Status, View},
 };
 use super::feedback::Feedback;
 
-/// What the operator wants.
+/// The operator's settings for sharing a quota.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rules {
-    /// Share of a window that goes first come, first served; the rest is spread. From 0 to 1.
+pub struct LedgerRules {
+    /// Share of a window that is first come, first served; the rest is spread. From 0 to 1.
     pub spread_above: f64,
-    /// Share of a window that is left to others. From 0 to 1.
+    /// Share of a window that is reserved for use outside revgate. From 0 to 1.
     pub reserve: f64,
-    /// A window's end that is further away is not believed: it is asked again by then.
-    pub longest: Duration,
+    /// Upper bound of a retry-after. A window's end that is further away is not trusted: an attempt checks again by then.
+    pub max_retry_after: Duration,
 }
 
-impl Rules {
-    /// Units of a window that are left to others.
+impl LedgerRules {
+    /// Units of a window that are reserved for use outside revgate.
     fn reserved(&self, limit: u64) -> f64 {
         (self.reserve * limit as f64).ceil()
     }
 }
 
-/// Leave to send one attempt. Its end is told by [`Ledger::settle`], once.
+/// Permission to send one attempt. [`Ledger::settle`] takes it back when the attempt has ended.
 #[derive(Debug)]
 #[must_use]
 pub struct Grant {
     number: u64,
-    /// Of the window that it was granted in.
+    /// The window in which it was granted.
     window: u64,
-    /// It took a unit of the spread.
+    /// Whether it took a token of the spread.
     spread: bool,
 }
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug)]
-pub enum Outcome {
+pub enum Settlement {
     /// Upstream answered.
     Answered {
-        /// What it told.
-        told: Feedback,
-        /// With 429.
+        /// What the answer reported.
+        feedback: Feedback,
+        /// Whether its status was 429.
         throttled: bool,
     },
-    /// It was sent, perhaps, and nothing was told: a unit may be gone.
-    Doubtful,
-    /// Nothing was sent.
+    /// It may have been sent and there was no answer, so DevRev may have counted it.
+    InDoubt,
+    /// It was never sent.
     Unsent,
 }
 
-/// Why an attempt may not go yet.
+/// Why an attempt must wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// Upstream named a time.
+pub enum HoldReason {
+    /// The group is paused by a retry-after.
     Paused,
-    /// Others find out whether it may.
+    /// Attempts already in flight must first show that upstream accepts more.
     Probing,
-    /// The rest of the window is spread.
+    /// The rest of the window is spread, and its next unit is not due yet.
     Spread,
-    /// Nothing is left in the window, or nothing that is ours.
+    /// No unit is left in the window, apart from the reserve.
     Spent,
 }
 
-/// An attempt may not go yet.
+/// An attempt must wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// The reason.
-    pub why: Why,
-    /// When to ask again, if no answer comes before.
+    /// Why.
+    pub reason: HoldReason,
+    /// When to ask again, if no answer arrives before.
     pub until: Option<Duration>,
 }
 
-/// See the module. Times are since any fixed instant, and do not step back. A new ledger knows nothing, and so holds
-/// nobody. The rules come with each call: they are the configuration's, and what is kept here is only what was learnt.
+/// The account of one group; see the module. Times are since any fixed instant and do not run backwards. A new ledger knows no
+/// window, so it holds nothing. The rules belong to the configuration and are passed with each call; the ledger keeps only
+/// what it has learnt.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    gate: Gate,
+    recovery: Recovery,
     window: Option<Window>,
-    /// Counts windows, so that an attempt knows its own.
-    windows: u64,
-    said: Option<Said>,
-    /// Attempts ever granted; the next one's number.
-    numbers: u64,
+    /// Identifies the current window, or the gap between two, in grants.
+    window_id: u64,
+    last_report: Option<LastReport>,
+    /// The number of the next attempt; attempts are numbered in the order of their grants.
+    next_number: u64,
     in_flight: u64,
-    doubt: Doubt,
-    /// What others took in the windows before, in units a second.
+    in_doubt: InDoubt,
+    /// Units per second taken outside revgate in earlier windows.
     external_rate: f64,
     external: u64,
     throttled: u64,
-    spending: Spending,
+    spend_rate: SpendRate,
 }
 
 impl Ledger {
-    /// Asks for one attempt.
+    /// Asks to send one attempt.
     ///
     /// # Errors
-    /// Why it may not go, and when to ask again.
-    pub fn grant(&mut self, rules: &Rules, now: Duration) -> Result<Grant, Hold> {
+    /// Why it must wait, and when to ask again.
+    pub fn grant(&mut self, rules: &LedgerRules, now: Duration) -> Result<Grant, Hold> {
         self.roll(now);
-        if let Some(hold) = self.gate.hold(now, self.numbers) {
+        if let Some(hold) = self.recovery.hold(now, self.next_number) {
             return Err(hold);
         }
-        if let Some(hold) = self.window_holds(rules, now) {
+        if let Some(hold) = self.hold_by_window(rules, now) {
             return Err(hold);
         }
-        let number = self.numbers;
-        self.numbers += 1;
+        let number = self.next_number;
+        self.next_number += 1;
         self.in_flight += 1;
-        self.gate.granted(number, now);
-        let spread = self.window.as_mut().is_some_and(Window::sent);
+        self.recovery.granted(number, now);
+        let spread = self.window.as_mut().is_some_and(Window::record_sent);
         Ok(Grant {
             number,
-            window: self.windows,
+            window: self.window_id,
             spread,
         })
     }
 
-    fn window_holds(&mut self, rules: &Rules, now: Duration) -> Option<Hold> {
+    fn hold_by_window(&mut self, rules: &LedgerRules, now: Duration) -> Option<Hold> {
         let claimed = self.claimed();
         let Some(window) = &mut self.window else {
-            // Between windows: the next one is not known to hold more than the last.
-            let limit = self.said?.limit;
-            let ours = limit as f64 - rules.reserved(limit);
-            return (claimed > 0 && claimed as f64 >= ours).then_some(Hold {
-                why: Why::Probing,
+            // Between windows: the next one may not hold more units than the last.
+            let limit = self.last_report?.limit;
+            let grantable = limit as f64 - rules.reserved(limit);
+            return (claimed > 0 && claimed as f64 >= grantable).then_some(Hold {
+                reason: HoldReason::Probing,
                 until: None,
             });
         };
         let hold = window.hold(rules, self.external_rate, claimed, now)?;
-        if self.in_flight == 0 && self.doubt.units() > 0 {
-            // Held by doubt alone: one attempt at a time finds out what is left.
-            let plain = window.hold(rules, self.external_rate, 0, now);
-            if plain.is_none_or(|plain| hold.why == Why::Spent && plain.why != Why::Spent) {
+        if self.in_flight == 0 && self.in_doubt.units() > 0 {
+            // Held only because of units in doubt: one attempt at a time finds out what is left.
+            let without = window.hold(rules, self.external_rate, 0, now);
+            if without.is_none_or(|without| {
+                hold.reason == HoldReason::Spent && without.reason != HoldReason::Spent
+            }) {
                 return None;
             }
         }
         Some(hold)
     }
 
-    /// Units that attempts under way, or gone without a word, may take.
+    /// Units that attempts in flight or in doubt may take.
     fn claimed(&self) -> u64 {
-        self.in_flight + self.doubt.units()
+        self.in_flight + self.in_doubt.units()
     }
 
-    /// Ends the window when its time is over.
+    /// Closes the window when its time is over.
     fn roll(&mut self, now: Duration) {
         if self
             .window
             .as_ref()
             .is_some_and(|window| window.ends <= now)
-            && let Some(window) = self.close()
-            && window.crowded
-            && !matches!(self.gate, Gate::Paused { .. })
+            && let Some(window) = self.close_window()
+            && window.contended
+            && !matches!(self.recovery, Recovery::Paused { .. })
         {
-            // Whoever waited for the reset must not all come with it.
-            self.gate.probe(self.numbers);
+            // The attempts that waited for the reset must not all be sent at that moment.
+            self.recovery.probe(self.next_number);
         }
     }
 
-    /// An attempt has ended.
-    pub fn settle(&mut self, grant: Grant, outcome: Outcome, rules: &Rules, now: Duration) {
+    /// Records how an attempt ended.
+    pub fn settle(
+        &mut self,
+        grant: Grant,
+        settlement: Settlement,
+        rules: &LedgerRules,
+        now: Duration,
+    ) {
         self.roll(now);
         self.in_flight = self.in_flight.saturating_sub(1);
         let mut window = self.window.as_mut();
-        let current = window.as_mut().filter(|_| grant.window == self.windows);
+        let current = window.as_mut().filter(|_| grant.window == self.window_id);
         if let Some(window) = current {
-            window.ended();
-            if matches!(outcome, Outcome::Unsent) {
-                window.unsent(grant.spread);
+            window.record_end();
+            if matches!(settlement, Settlement::Unsent) {
+                window.record_unsent(grant.spread);
             }
         }
-        let (told, throttled) = match outcome {
-            Outcome::Answered { told, throttled } => (told, throttled),
-            Outcome::Doubtful => {
-                self.gate.settled(grant.number, Verdict::Nothing);
-                return self.may_be_gone();
+        let (feedback, throttled) = match settlement {
+            Settlement::Answered {
+                feedback,
+                throttled,
+            } => (feedback, throttled),
+            Settlement::InDoubt => {
+                self.recovery
+                    .settled(grant.number, ProbeResult::Inconclusive);
+                return self.add_in_doubt();
             }
-            Outcome::Unsent => return self.gate.settled(grant.number, Verdict::Nothing),
+            Settlement::Unsent => {
+                return self
+                    .recovery
+                    .settled(grant.number, ProbeResult::Inconclusive);
+            }
         };
-        if !self.learn(&told, grant.number, rules, now) {
-            self.may_be_gone();
+        if !self.learn(&feedback, grant.number, rules, now) {
+            self.add_in_doubt();
         }
         self.throttled += u64::from(throttled);
-        match told.demand {
-            Some(demand) => self.gate.pause(now.saturating_add(demand)),
-            None if throttled => self.gate.settled(grant.number, Verdict::Nothing),
-            None => self.gate.settled(grant.number, Verdict::Good),
+        match feedback.retry_after {
+            Some(retry_after) => self.recovery.pause(now.saturating_add(retry_after)),
+            None if throttled => self
+                .recovery
+                .settled(grant.number, ProbeResult::Inconclusive),
+            None => self.recovery.settled(grant.number, ProbeResult::Success),
         }
     }
 
-    /// A unit of this window may be gone, also if the attempt was granted before the window was known.
-    fn may_be_gone(&mut self) {
+    /// DevRev may have counted an attempt in this window, even one granted before the window was known.
+    fn add_in_doubt(&mut self) {
         if self.window.is_some() {
-            self.doubt.add(self.numbers);
+            self.in_doubt.add(self.next_number);
         }
     }
 
-    /// Stops the group until then, or for longer if it was stopped for longer.
+    /// Pauses the group until then; a pause that already lasts longer stays.
     pub fn pause(&mut self, until: Duration) {
-        self.gate.pause(until);
+        self.recovery.pause(until);
     }
 
-    /// Ends a pause by hand, and forgets what else holds the group. The next attempt is a probe.
+    /// Ends a pause on an operator's command, and forgets the window. The next attempt is a probe.
     pub fn resume(&mut self) {
         self.window = None;
-        self.windows += 1;
-        self.doubt = Doubt::default();
-        self.said = None;
-        self.gate.probe(self.numbers);
+        self.window_id += 1;
+        self.in_doubt = InDoubt::default();
+        self.last_report = None;
+        self.recovery.probe(self.next_number);
     }
 
-    /// How long until an attempt may go that comes after `ahead` others, as far as can be told now. Zero where only
-    /// an answer will tell.
-    pub fn wait(&self, ahead: u64, rules: &Rules, now: Duration) -> Duration {
-        let at = self.gate.paused_until().unwrap_or(now).max(now);
-        let at = match (&self.window, &self.said) {
-            (Some(window), _) if window.ends > at => {
-                window.when(rules, self.external_rate, ahead, now).max(at)
-            }
-            // By then another window begins, which is taken to be like the last.
-            (_, Some(said)) => {
+    /// The expected wait of an attempt that comes after `ahead` others. Zero if it depends on the answers of attempts in
+    /// flight.
+    pub fn predict_wait(&self, ahead: u64, rules: &LedgerRules, now: Duration) -> Duration {
+        let at = self.recovery.paused_until().unwrap_or(now).max(now);
+        let at = match (&self.window, &self.last_report) {
+            (Some(window), _) if window.ends > at => window
+                .when_available(rules, self.external_rate, ahead, now)
+                .max(at),
+            // Another window will have begun by then. It is assumed to be like the last.
+            (_, Some(last)) => {
                 let wanted = ahead as f64 + 1.0;
-                fresh(rules, (said.limit, said.length), wanted, at)
+                when_in_later_windows(rules, (last.limit, last.length), wanted, at)
             }
             (_, None) => at,
         };
         at.saturating_sub(now)
     }
 
-    /// Until when upstream asked for silence.
+    /// The end of the current pause.
     pub fn paused_until(&self, now: Duration) -> Option<Duration> {
-        self.gate.paused_until().filter(|until| *until > now)
+        self.recovery.paused_until().filter(|until| *until > now)
     }
 
-    /// Whether forgetting it would lose nothing that holds anybody.
+    /// Whether this ledger can be dropped without forgetting anything that would hold an attempt.
     pub fn is_idle(&self, now: Duration) -> bool {
         let over = self.window.as_ref().is_none_or(|w| w.ends <= now);
         self.in_flight == 0 && over && self.paused_until(now).is_none()

@@ -4,39 +4,39 @@ use super::*;
 use crate::label::assert_labels;
 
 const SECOND: Duration = Duration::from_secs(1);
-const RULES: Rules = Rules {
+const RULES: LedgerRules = LedgerRules {
     spread_above: 0.5,
     reserve: 0.0,
-    longest: Duration::from_secs(600),
+    max_retry_after: Duration::from_secs(600),
 };
 
-/// An answer with 200 that tells the window.
-fn told(limit: u64, remaining: u64, reset: u64, resets_in: u64) -> Outcome {
-    Outcome::Answered {
-        told: Feedback {
+/// A 200 that reports the window.
+fn reported(limit: u64, remaining: u64, reset: u64, resets_in: u64) -> Settlement {
+    Settlement::Answered {
+        feedback: Feedback {
             limit: Some(limit),
             remaining: Some(remaining),
             reset: Some(reset),
             resets_in: Some(SECOND * u32::try_from(resets_in).unwrap()),
-            demand: None,
+            retry_after: None,
         },
         throttled: false,
     }
 }
 
-fn refused(demand: Option<u64>) -> Outcome {
-    Outcome::Answered {
-        told: Feedback {
-            demand: demand.map(Duration::from_secs),
+fn refused(retry_after: Option<u64>) -> Settlement {
+    Settlement::Answered {
+        feedback: Feedback {
+            retry_after: retry_after.map(Duration::from_secs),
             ..Feedback::default()
         },
         throttled: true,
     }
 }
 
-fn good() -> Outcome {
-    Outcome::Answered {
-        told: Feedback::default(),
+fn good() -> Settlement {
+    Settlement::Answered {
+        feedback: Feedback::default(),
         throttled: false,
     }
 }
@@ -48,11 +48,11 @@ fn seconds(number: f64) -> Duration {
 /// A ledger under the rules of one configuration.
 struct Ledger {
     learnt: super::Ledger,
-    rules: Rules,
+    rules: LedgerRules,
 }
 
 impl Ledger {
-    fn new(rules: Rules) -> Ledger {
+    fn new(rules: LedgerRules) -> Ledger {
         Ledger {
             learnt: super::Ledger::default(),
             rules,
@@ -63,16 +63,16 @@ impl Ledger {
         self.learnt.grant(&self.rules, now)
     }
 
-    fn settle(&mut self, grant: Grant, outcome: Outcome, now: Duration) {
-        self.learnt.settle(grant, outcome, &self.rules, now);
+    fn settle(&mut self, grant: Grant, settlement: Settlement, now: Duration) {
+        self.learnt.settle(grant, settlement, &self.rules, now);
     }
 
-    fn adopt(&mut self, told: &Feedback, now: Duration) {
-        self.learnt.adopt(told, &self.rules, now);
+    fn attribute(&mut self, feedback: &Feedback, now: Duration) {
+        self.learnt.attribute(feedback, &self.rules, now);
     }
 
-    fn wait(&self, ahead: u64, now: Duration) -> Duration {
-        self.learnt.wait(ahead, &self.rules, now)
+    fn predict_wait(&self, ahead: u64, now: Duration) -> Duration {
+        self.learnt.predict_wait(ahead, &self.rules, now)
     }
 
     fn view(&self, now: Duration) -> View {
@@ -94,19 +94,19 @@ impl std::ops::DerefMut for Ledger {
     }
 }
 
-/// A ledger that has learnt of a window of so many units, one of them spent.
-fn learnt(rules: Rules, limit: u64, length: u64) -> Ledger {
+/// A ledger that knows a window with this many units, one of them spent.
+fn learnt(rules: LedgerRules, limit: u64, length: u64) -> Ledger {
     let mut ledger = Ledger::new(rules);
     let grant = ledger.grant(Duration::ZERO).unwrap();
     ledger.settle(
         grant,
-        told(limit, limit - 1, 1000 + length, length),
+        reported(limit, limit - 1, 1000 + length, length),
         Duration::ZERO,
     );
     ledger
 }
 
-/// Grants and answers one attempt after another until it is held; how many went.
+/// Grants and answers one attempt after another until one is held. Returns how many were sent.
 fn drain(ledger: &mut Ledger, now: Duration) -> u64 {
     let mut count = 0;
     while let Ok(grant) = ledger.grant(now) {
@@ -114,19 +114,23 @@ fn drain(ledger: &mut Ledger, now: Duration) -> u64 {
         let left = view.remaining.unwrap() - 1;
         let reset = view.reset.unwrap();
         let in_full = (view.resets_in.unwrap().as_secs_f64()).ceil() as u64;
-        ledger.settle(grant, told(view.limit.unwrap(), left, reset, in_full), now);
+        ledger.settle(
+            grant,
+            reported(view.limit.unwrap(), left, reset, in_full),
+            now,
+        );
         count += 1;
     }
     count
 }
 
 #[test]
-fn states_are_called_as_the_admins_json_calls_them() {
+fn states_have_the_names_of_the_admin_json() {
     assert_labels!(Status: "open" "spread" "spent" "paused" "probing" "ramping");
 }
 
 #[test]
-fn before_anything_is_learnt_nobody_is_held() {
+fn nothing_is_held_before_a_window_is_known() {
     let mut ledger = Ledger::new(RULES);
     let grants: Vec<_> = (0..10_000)
         .map(|_| ledger.grant(Duration::ZERO).unwrap())
@@ -138,60 +142,60 @@ fn before_anything_is_learnt_nobody_is_held() {
 }
 
 #[test]
-fn remaining_only_falls_whatever_order_answers_arrive_in() {
+fn remaining_only_falls_in_whatever_order_answers_arrive() {
     let mut ledger = Ledger::new(RULES);
     let grants: Vec<_> = (0..4)
         .map(|_| ledger.grant(Duration::ZERO).unwrap())
         .collect();
     for (grant, remaining) in grants.into_iter().zip([97, 99, 96, 98]) {
-        ledger.settle(grant, told(100, remaining, 1300, 300), SECOND);
+        ledger.settle(grant, reported(100, remaining, 1300, 300), SECOND);
         assert!(ledger.view(SECOND).remaining.unwrap() <= 97);
     }
     assert_eq!(ledger.view(SECOND).remaining, Some(96));
-    // One of the window before is no news.
+    // An answer about the window before changes nothing.
     let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, told(100, 3, 1000, 1), SECOND);
+    ledger.settle(grant, reported(100, 3, 1000, 1), SECOND);
     assert_eq!(ledger.view(SECOND).remaining, Some(96));
-    // A reset that moves on opens a new one.
+    // A later reset opens a new window.
     let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, told(100, 99, 1600, 300), SECOND * 301);
+    ledger.settle(grant, reported(100, 99, 1600, 300), SECOND * 301);
     assert_eq!(ledger.view(SECOND * 301).remaining, Some(99));
 }
 
-/// What an answer told, apart from how it was counted.
-fn feedback(outcome: Outcome) -> Feedback {
-    match outcome {
-        Outcome::Answered { told, .. } => told,
+/// What an answer reported.
+fn feedback(settlement: Settlement) -> Feedback {
+    match settlement {
+        Settlement::Answered { feedback, .. } => feedback,
         _ => panic!("not an answer"),
     }
 }
 
 #[test]
-fn an_adopted_unit_is_ours_and_holds_nobody() {
-    // Also where nothing is known yet.
+fn an_attributed_unit_is_not_external_and_holds_nothing() {
+    // Even if no window is known yet.
     let mut ledger = Ledger::new(RULES);
-    ledger.adopt(&feedback(told(100, 99, 1300, 300)), Duration::ZERO);
+    ledger.attribute(&feedback(reported(100, 99, 1300, 300)), Duration::ZERO);
     let view = ledger.view(Duration::ZERO);
     assert_eq!((view.remaining, view.external.0), (Some(99), 0));
     let grant = ledger.grant(SECOND).unwrap();
-    ledger.adopt(&feedback(told(100, 97, 1300, 299)), SECOND);
-    ledger.settle(grant, told(100, 98, 1300, 299), SECOND);
+    ledger.attribute(&feedback(reported(100, 97, 1300, 299)), SECOND);
+    ledger.settle(grant, reported(100, 98, 1300, 299), SECOND);
     let view = ledger.view(SECOND);
     assert_eq!(
         (view.remaining, view.external.0, view.in_flight),
         (Some(97), 0, 0)
     );
-    // One more that is gone went without us.
-    ledger.adopt(&feedback(told(100, 95, 1300, 299)), SECOND);
+    // Another missing unit is external.
+    ledger.attribute(&feedback(reported(100, 95, 1300, 299)), SECOND);
     assert_eq!(ledger.view(SECOND).external.0, 1);
 }
 
 #[test]
-fn a_reset_that_wavers_by_a_second_opens_no_window() {
+fn a_reset_that_varies_by_a_second_opens_no_window() {
     let mut ledger = learnt(RULES, 100, 300);
     for (reset, remaining) in [(1301, 98), (1300, 97), (1299, 98), (1301, 99)] {
         let grant = ledger.grant(SECOND).unwrap();
-        ledger.settle(grant, told(100, remaining, reset, 299), SECOND);
+        ledger.settle(grant, reported(100, remaining, reset, 299), SECOND);
         assert!(ledger.view(SECOND).remaining.unwrap() <= 98, "{reset}");
     }
     assert_eq!(ledger.view(SECOND).remaining, Some(97));
@@ -199,20 +203,20 @@ fn a_reset_that_wavers_by_a_second_opens_no_window() {
 }
 
 #[test]
-fn a_reset_that_always_moves_accuses_nobody() {
+fn a_reset_that_always_moves_counts_nothing_as_external() {
     let mut ledger = learnt(RULES, 100, 300);
     for n in 1..40u64 {
         let now = SECOND * u32::try_from(n).unwrap() * 10;
         let grant = ledger.grant(now).unwrap();
-        ledger.settle(grant, told(100, 99 - n, 1300 + 10 * n, 300), now);
+        ledger.settle(grant, reported(100, 99 - n, 1300 + 10 * n, 300), now);
     }
     assert_eq!(ledger.view(SECOND * 400).external.0, 0);
 }
 
 #[test]
-fn attempts_under_way_hold_what_they_may_take() {
+fn attempts_in_flight_reserve_a_unit_each() {
     for limit in [20, 100_000] {
-        let rules = Rules {
+        let rules = LedgerRules {
             spread_above: 1.0,
             ..RULES
         };
@@ -226,32 +230,32 @@ fn attempts_under_way_hold_what_they_may_take() {
             assert!(grants.len() as u64 <= limit, "never held");
         };
         assert_eq!(grants.len() as u64, limit - 1);
-        assert_eq!(hold.why, Why::Spent);
+        assert_eq!(hold.reason, HoldReason::Spent);
         assert_eq!(hold.until, Some(SECOND * 60));
-        // One that was never sent gives its unit back, one of which nothing is known does not.
-        ledger.settle(grants.pop().unwrap(), Outcome::Unsent, SECOND);
+        // An unsent attempt returns its unit, one in doubt does not.
+        ledger.settle(grants.pop().unwrap(), Settlement::Unsent, SECOND);
         let again = ledger.grant(SECOND).unwrap();
-        ledger.settle(again, Outcome::Doubtful, SECOND);
+        ledger.settle(again, Settlement::InDoubt, SECOND);
         assert!(ledger.grant(SECOND).is_err());
     }
 }
 
 #[test]
-fn doubt_ends_with_the_next_answer_and_stops_nobody_for_ever() {
-    let rules = Rules {
+fn units_in_doubt_are_resolved_by_the_next_answer() {
+    let rules = LedgerRules {
         spread_above: 1.0,
         ..RULES
     };
     let mut ledger = learnt(rules, 20, 300);
     let grants: Vec<_> = (0..19).map(|_| ledger.grant(SECOND).unwrap()).collect();
     for grant in grants {
-        ledger.settle(grant, Outcome::Doubtful, SECOND);
+        ledger.settle(grant, Settlement::InDoubt, SECOND);
     }
-    // All of them may be gone, but upstream has not said so: one finds out.
+    // All units may be gone, but upstream has not reported it: one attempt finds out.
     let probe = ledger.grant(SECOND).unwrap();
-    assert_eq!(ledger.grant(SECOND).unwrap_err().why, Why::Spent);
-    ledger.settle(probe, told(20, 18, 1300, 299), SECOND);
-    // And then as many at a time as there are.
+    assert_eq!(ledger.grant(SECOND).unwrap_err().reason, HoldReason::Spent);
+    ledger.settle(probe, reported(20, 18, 1300, 299), SECOND);
+    // After that as many as remain are granted at once.
     let more: Vec<_> = std::iter::from_fn(|| ledger.grant(SECOND).ok())
         .take(1000)
         .collect();
@@ -259,36 +263,40 @@ fn doubt_ends_with_the_next_answer_and_stops_nobody_for_ever() {
 }
 
 #[test]
-fn what_was_never_sent_hides_nobody_elses_units() {
+fn unsent_attempts_hide_no_external_units() {
     let mut ledger = learnt(RULES, 100, 300);
     let grants: Vec<_> = (0..10).map(|_| ledger.grant(SECOND).unwrap()).collect();
     for grant in grants {
-        ledger.settle(grant, Outcome::Unsent, SECOND);
+        ledger.settle(grant, Settlement::Unsent, SECOND);
     }
     let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, told(100, 88, 1300, 299), SECOND);
+    ledger.settle(grant, reported(100, 88, 1300, 299), SECOND);
     assert_eq!(ledger.view(SECOND).external, (10, 10));
 }
 
 #[test]
-fn half_goes_at_once_and_the_rest_is_spread_to_the_reset() {
+fn half_is_first_come_and_the_rest_is_spread_to_the_reset() {
     for (limit, length) in [(1000, 300), (20, 60), (100_000, 60), (40, 5)] {
         let mut ledger = learnt(RULES, limit, length);
         let first = 1 + drain(&mut ledger, Duration::ZERO);
-        assert_eq!(first, limit / 2 + 1, "half, and the first of the spread");
+        assert_eq!(
+            first,
+            limit / 2 + 1,
+            "half, and the first token of the spread"
+        );
         let mut at = Vec::new();
         let mut now = Duration::ZERO;
         loop {
             let hold = ledger.grant(now).unwrap_err();
             assert!(hold.until.unwrap() > now);
             now = hold.until.unwrap();
-            if hold.why == Why::Spent {
+            if hold.reason == HoldReason::Spent {
                 break;
             }
             let went = drain(&mut ledger, now);
             (0..went).for_each(|_| at.push(now));
         }
-        assert_eq!(first + at.len() as u64, limit, "all of it is dealt out");
+        assert_eq!(first + at.len() as u64, limit, "all units are granted");
         assert!(*at.last().unwrap() < SECOND * u32::try_from(length).unwrap());
         let gaps: Vec<f64> = at.windows(2).map(|w| (w[1] - w[0]).as_secs_f64()).collect();
         let even = length as f64 / (limit as f64 / 2.0 - 1.0);
@@ -298,17 +306,17 @@ fn half_goes_at_once_and_the_rest_is_spread_to_the_reset() {
 }
 
 #[test]
-fn what_was_not_wanted_is_there_for_who_comes_late() {
+fn unused_units_of_the_spread_accrue() {
     let mut ledger = learnt(RULES, 100, 300);
     drain(&mut ledger, Duration::ZERO);
-    // Nobody comes for half the window: a quarter of it has come up since.
+    // No attempts for half the window: a quarter of its units has accrued since.
     let late = drain(&mut ledger, SECOND * 150);
     assert!((23..=26).contains(&late), "{late}");
 }
 
 #[test]
-fn the_reserve_is_left_alone() {
-    let rules = Rules {
+fn the_reserve_is_not_granted() {
+    let rules = LedgerRules {
         reserve: 0.2,
         ..RULES
     };
@@ -322,46 +330,52 @@ fn the_reserve_is_left_alone() {
 }
 
 #[test]
-fn units_that_vanish_are_counted_and_planned_for() {
+fn external_units_are_counted_and_expected_again() {
     let mut ledger = learnt(RULES, 1000, 300);
     let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, told(1000, 948, 1300, 299), SECOND);
+    ledger.settle(grant, reported(1000, 948, 1300, 299), SECOND);
     assert_eq!(ledger.view(SECOND).external, (50, 50));
-    // The first window was not seen whole: what a part of it tells is not taken for the whole.
+    // The first window was joined midway, so its external units do not set an expectation.
     let grant = ledger.grant(SECOND * 300).unwrap();
-    ledger.settle(grant, told(1000, 999, 1600, 300), SECOND * 300);
+    ledger.settle(grant, reported(1000, 999, 1600, 300), SECOND * 300);
     assert_eq!(ledger.view(SECOND * 300).external, (50, 0));
     let grant = ledger.grant(SECOND * 301).unwrap();
-    ledger.settle(grant, told(1000, 898, 1600, 299), SECOND * 301);
+    ledger.settle(grant, reported(1000, 898, 1600, 299), SECOND * 301);
     assert_eq!(ledger.view(SECOND * 301).external, (150, 100));
-    // In the next window as much is expected: less is dealt out in its first half.
+    // In the next window as many are expected, so fewer are granted in its first half.
     let now = SECOND * 600;
     let grant = ledger.grant(now).unwrap();
-    ledger.settle(grant, told(1000, 999, 1900, 300), now);
+    ledger.settle(grant, reported(1000, 999, 1900, 300), now);
     drain(&mut ledger, now);
-    let dealt = drain(&mut ledger, now + SECOND * 150);
-    let plain = 500.0 * 150.0 / 299.0;
-    assert!((dealt as f64) < plain - 5.0, "{dealt} of {plain}");
-    // Nobody came after all: what was kept is dealt out by the end.
+    let granted = drain(&mut ledger, now + SECOND * 150);
+    let without_external = 500.0 * 150.0 / 299.0;
+    assert!(
+        (granted as f64) < without_external - 5.0,
+        "{granted} of {without_external}"
+    );
+    // No external use after all: the withheld units are granted by the end.
     let mut more = 0;
     for second in 151..300 {
         more += drain(&mut ledger, now + SECOND * second);
     }
-    assert_eq!(501 + dealt + more, 1000);
+    assert_eq!(501 + granted + more, 1000);
 }
 
 #[test]
-fn the_longest_demand_wins_and_a_pause_only_grows() {
+fn the_longest_retry_after_wins_and_a_pause_only_grows() {
     let mut ledger = Ledger::new(RULES);
     let grants: Vec<_> = (0..3)
         .map(|_| ledger.grant(Duration::ZERO).unwrap())
         .collect();
-    for (grant, demand) in grants.into_iter().zip([30, 10, 20]) {
-        ledger.settle(grant, refused(Some(demand)), Duration::ZERO);
+    for (grant, retry_after) in grants.into_iter().zip([30, 10, 20]) {
+        ledger.settle(grant, refused(Some(retry_after)), Duration::ZERO);
     }
     let hold = ledger.grant(SECOND * 29).unwrap_err();
-    assert_eq!((hold.why, hold.until), (Why::Paused, Some(SECOND * 30)));
-    assert_eq!(ledger.wait(7, SECOND), SECOND * 29);
+    assert_eq!(
+        (hold.reason, hold.until),
+        (HoldReason::Paused, Some(SECOND * 30))
+    );
+    assert_eq!(ledger.predict_wait(7, SECOND), SECOND * 29);
     assert_eq!(ledger.view(SECOND).throttled, 3);
 }
 
@@ -372,16 +386,19 @@ fn after_a_pause_one_probes_and_the_rest_follow_in_a_ramp() {
     ledger.settle(grant, refused(Some(5)), Duration::ZERO);
     let now = SECOND * 5;
     let probe = ledger.grant(now).unwrap();
-    assert_eq!(ledger.grant(now).unwrap_err().why, Why::Probing);
-    // Another 429: the new time.
+    assert_eq!(ledger.grant(now).unwrap_err().reason, HoldReason::Probing);
+    // Another 429 pauses again.
     ledger.settle(probe, refused(Some(7)), now);
     let now = SECOND * 12;
-    assert_eq!(ledger.grant(SECOND * 11).unwrap_err().why, Why::Paused);
-    // A probe that was never sent, or of which nothing is heard, is followed by another.
-    for outcome in [Outcome::Unsent, Outcome::Doubtful, refused(None)] {
+    assert_eq!(
+        ledger.grant(SECOND * 11).unwrap_err().reason,
+        HoldReason::Paused
+    );
+    // An inconclusive probe is followed by another.
+    for settlement in [Settlement::Unsent, Settlement::InDoubt, refused(None)] {
         let probe = ledger.grant(now).unwrap();
         assert!(ledger.grant(now).is_err());
-        ledger.settle(probe, outcome, now);
+        ledger.settle(probe, settlement, now);
     }
     let probe = ledger.grant(now).unwrap();
     ledger.settle(probe, good(), now);
@@ -399,14 +416,14 @@ fn after_a_pause_one_probes_and_the_rest_follow_in_a_ramp() {
 }
 
 #[test]
-fn a_probe_that_hangs_does_not_hold_the_rest_for_long() {
+fn a_probe_that_hangs_holds_the_rest_for_a_bounded_time() {
     let mut ledger = Ledger::new(RULES);
     let grant = ledger.grant(Duration::ZERO).unwrap();
     ledger.settle(grant, refused(Some(1)), Duration::ZERO);
     let slow = ledger.grant(SECOND).unwrap();
     let hold = ledger.grant(SECOND * 2).unwrap_err();
-    assert_eq!(hold.until, Some(SECOND + PATIENCE));
-    let second = ledger.grant(SECOND + PATIENCE).unwrap();
+    assert_eq!(hold.until, Some(SECOND + PROBE_TIMEOUT));
+    let second = ledger.grant(SECOND + PROBE_TIMEOUT).unwrap();
     ledger.settle(slow, good(), SECOND * 9);
     assert!(ledger.grant(SECOND * 9).is_ok());
     drop(second);
@@ -421,24 +438,24 @@ fn a_429_without_a_time_concerns_that_attempt_alone() {
 }
 
 #[test]
-fn a_503_with_a_time_pauses_likewise() {
+fn a_503_with_a_time_pauses_too() {
     let mut ledger = Ledger::new(RULES);
     let grant = ledger.grant(Duration::ZERO).unwrap();
-    let told = Feedback {
-        demand: Some(SECOND * 9),
+    let feedback = Feedback {
+        retry_after: Some(SECOND * 9),
         ..Feedback::default()
     };
-    let outcome = Outcome::Answered {
-        told,
+    let settlement = Settlement::Answered {
+        feedback,
         throttled: false,
     };
-    ledger.settle(grant, outcome, Duration::ZERO);
-    assert_eq!(ledger.grant(SECOND).unwrap_err().why, Why::Paused);
+    ledger.settle(grant, settlement, Duration::ZERO);
+    assert_eq!(ledger.grant(SECOND).unwrap_err().reason, HoldReason::Paused);
     assert_eq!(ledger.view(SECOND).throttled, 0);
 }
 
 #[test]
-fn a_reset_that_a_crowd_waited_for_is_probed() {
+fn a_reset_that_attempts_waited_for_is_probed() {
     let mut ledger = learnt(RULES, 10, 60);
     let mut now = Duration::ZERO;
     while now < SECOND * 60 {
@@ -450,25 +467,28 @@ fn a_reset_that_a_crowd_waited_for_is_probed() {
         Some(SECOND * 60)
     );
     let probe = ledger.grant(SECOND * 60).unwrap();
-    assert_eq!(ledger.grant(SECOND * 60).unwrap_err().why, Why::Probing);
-    ledger.settle(probe, told(10, 9, 1120, 60), SECOND * 60);
+    assert_eq!(
+        ledger.grant(SECOND * 60).unwrap_err().reason,
+        HoldReason::Probing
+    );
+    ledger.settle(probe, reported(10, 9, 1120, 60), SECOND * 60);
     assert!(ledger.grant(SECOND * 60).is_ok());
 }
 
 #[test]
-fn a_reset_that_nobody_waited_for_is_not() {
+fn a_reset_that_no_attempt_waited_for_is_not_probed() {
     let mut ledger = learnt(RULES, 100, 60);
     let grants: Vec<_> = (0..10)
         .map(|_| ledger.grant(SECOND * 60).unwrap())
         .collect();
     assert_eq!(grants.len(), 10);
-    // Nor do more go than a window holds.
+    // No more are granted than a window has units.
     let more = std::iter::from_fn(|| ledger.grant(SECOND * 60).ok());
     assert_eq!(more.take(1000).count(), 90);
 }
 
 #[test]
-fn a_pause_ends_by_hand_with_a_probe() {
+fn an_operator_ends_a_pause_with_a_probe() {
     let mut ledger = learnt(RULES, 10, 300);
     drain(&mut ledger, SECOND);
     let grant = ledger.grant(SECOND * 100).unwrap();
@@ -476,60 +496,63 @@ fn a_pause_ends_by_hand_with_a_probe() {
     ledger.resume();
     let probe = ledger.grant(SECOND * 100).unwrap();
     assert!(ledger.grant(SECOND * 100).is_err());
-    ledger.settle(probe, told(50, 49, 1300, 200), SECOND * 100);
+    ledger.settle(probe, reported(50, 49, 1300, 200), SECOND * 100);
     assert_eq!(ledger.view(SECOND * 100).limit, Some(50));
     assert_eq!(ledger.view(SECOND * 100).external, (0, 0));
 }
 
 #[test]
-fn clocks_that_differ_do_not_matter_and_hostile_ones_hold_nobody_long() {
-    // Its reset is 40 years away: it is asked again within `longest`.
+fn an_absurd_reset_holds_for_a_bounded_time_and_a_past_one_not_at_all() {
+    // A reset that is 40 years away: an attempt checks again after `max_retry_after`.
     let mut ledger = learnt(RULES, 1, 1_262_304_000);
-    assert_eq!(ledger.grant(SECOND).unwrap_err().until, Some(RULES.longest));
-    let probe = ledger.grant(RULES.longest).unwrap();
+    assert_eq!(
+        ledger.grant(SECOND).unwrap_err().until,
+        Some(RULES.max_retry_after)
+    );
+    let probe = ledger.grant(RULES.max_retry_after).unwrap();
     ledger.settle(
         probe,
-        told(1, 0, 1000 + 1_262_304_000, 1_262_300_000),
-        RULES.longest,
+        reported(1, 0, 1000 + 1_262_304_000, 1_262_300_000),
+        RULES.max_retry_after,
     );
-    assert!(ledger.grant(RULES.longest + SECOND).is_err());
-    // One that lies in the past, such as a duration taken for an epoch, is none.
+    assert!(ledger.grant(RULES.max_retry_after + SECOND).is_err());
+    // A reset in the past, such as a duration read as an epoch, is ignored.
     let mut ledger = Ledger::new(RULES);
     let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, told(10, 0, 30, 0), SECOND);
+    ledger.settle(grant, reported(10, 0, 30, 0), SECOND);
     assert!(ledger.grant(SECOND).is_ok());
 }
 
 #[test]
-fn the_earliest_end_that_was_told_counts() {
+fn the_earliest_reported_end_counts() {
     let mut ledger = learnt(RULES, 10, 60);
     let grant = ledger.grant(seconds(0.9)).unwrap();
-    // `Date` had just changed: this one is nearly exact.
-    ledger.settle(grant, told(10, 8, 1060, 59), seconds(0.901));
+    // `Date` has just advanced, so this end is nearly exact.
+    ledger.settle(grant, reported(10, 8, 1060, 59), seconds(0.901));
     let grant = ledger.grant(seconds(1.9)).unwrap();
-    ledger.settle(grant, told(10, 7, 1060, 59), seconds(1.899));
+    ledger.settle(grant, reported(10, 7, 1060, 59), seconds(1.899));
     let left = ledger.view(seconds(1.9)).resets_in.unwrap();
     assert_eq!(left, seconds(59.901 - 1.9));
 }
 
 #[test]
-fn the_wait_is_told_before_it_begins() {
+fn the_wait_is_predicted() {
     let mut ledger = learnt(RULES, 100, 301);
     drain(&mut ledger, Duration::ZERO);
     // 49 units in 300 s.
-    let wait = ledger.wait(9, Duration::ZERO).as_secs_f64();
+    let wait = ledger.predict_wait(9, Duration::ZERO).as_secs_f64();
     assert!((wait - 10.0 * 300.0 / 49.0).abs() < 1.0, "{wait}");
-    // More than this window has: the next one, and there in the half that goes at once.
-    assert_eq!(ledger.wait(60, Duration::ZERO), SECOND * 301);
-    let far = ledger.wait(49 + 75, Duration::ZERO);
+    // More than this window has left: the first-come half of the next one.
+    assert_eq!(ledger.predict_wait(60, Duration::ZERO), SECOND * 301);
+    let far = ledger.predict_wait(49 + 75, Duration::ZERO);
     assert!(far > SECOND * 301 && far < SECOND * 602, "{far:?}");
-    assert!(ledger.wait(u64::MAX, Duration::ZERO) > SECOND * 602);
+    assert!(ledger.predict_wait(u64::MAX, Duration::ZERO) > SECOND * 602);
 }
 
 #[test]
-fn it_tells_when_the_quota_runs_out() {
+fn a_view_predicts_when_the_quota_runs_out() {
     let mut ledger = learnt(
-        Rules {
+        LedgerRules {
             spread_above: 1.0,
             ..RULES
         },
@@ -540,37 +563,37 @@ fn it_tells_when_the_quota_runs_out() {
     for n in 0..600u64 {
         now = seconds(n as f64 / 10.0);
         let grant = ledger.grant(now).unwrap();
-        ledger.settle(grant, told(1000, 998 - n, 1300, 300), now);
+        ledger.settle(grant, reported(1000, 998 - n, 1300, 300), now);
     }
-    // About ten a second, and some 400 left.
+    // About ten per second are spent, and some 400 are left.
     let left = ledger.view(now).runs_out_in.unwrap().as_secs_f64();
     assert!((35.0..60.0).contains(&left), "{left}");
-    // At the rate of a minute of silence it lasts.
+    // After two minutes without traffic it lasts.
     assert_eq!(ledger.view(now + SECOND * 120).runs_out_in, None);
 }
 
 #[test]
-fn numbers_without_bound_do_not_overflow() {
+fn huge_numbers_do_not_overflow() {
     let mut ledger = Ledger::new(RULES);
     for window in 1..4u32 {
         let now = SECOND * 400 * window;
         let reset = 1000 + 400 * u64::from(window);
         let (first, second) = (ledger.grant(now).unwrap(), ledger.grant(now));
-        ledger.settle(first, told(u64::MAX, u64::MAX - 1, reset, 300), now);
+        ledger.settle(first, reported(u64::MAX, u64::MAX - 1, reset, 300), now);
         if let Ok(second) = second {
-            ledger.settle(second, told(u64::MAX, 0, reset, 300), now);
+            ledger.settle(second, reported(u64::MAX, 0, reset, 300), now);
         }
     }
     assert_eq!(ledger.view(SECOND * 1200).external.0, u64::MAX);
 }
 
-/// What may happen to a group, in any order.
+/// An event of a group; events happen in any order.
 #[derive(Clone, Debug)]
 enum Step {
     Grant,
-    /// Upstream takes up the attempt, and its answer arrives: two moments, with others in between.
+    /// Upstream counts an attempt, and later its answer arrives, with other events in between.
     Count(usize),
-    Answer(usize, Told),
+    Answer(usize, AnswerKind),
     Cancel(usize, bool),
     Outside(u64),
     Wait(u64),
@@ -578,24 +601,24 @@ enum Step {
 }
 
 #[derive(Clone, Debug)]
-enum Told {
+enum AnswerKind {
     All,
     NoHeaders,
     Refused(Option<u64>),
-    /// Numbers that mean nothing.
+    /// Meaningless numbers.
     Nonsense(u64, u64, u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let told = prop_oneof![
-        8 => Just(Told::All),
-        1 => Just(Told::NoHeaders),
-        1 => prop::option::of(1u64..20).prop_map(Told::Refused),
+    let kind = prop_oneof![
+        8 => Just(AnswerKind::All),
+        1 => Just(AnswerKind::NoHeaders),
+        1 => prop::option::of(1u64..20).prop_map(AnswerKind::Refused),
     ];
     prop_oneof![
         8 => Just(Step::Grant),
         6 => any::<usize>().prop_map(Step::Count),
-        6 => (any::<usize>(), told).prop_map(|(n, told)| Step::Answer(n, told)),
+        6 => (any::<usize>(), kind).prop_map(|(n, kind)| Step::Answer(n, kind)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(n, sent)| Step::Cancel(n, sent)),
         1 => (1u64..4).prop_map(Step::Outside),
         3 => (0u64..5000).prop_map(Step::Wait),
@@ -607,11 +630,11 @@ fn wild() -> impl Strategy<Value = Step> {
         8 => step(),
         1 => Just(Step::Resume),
         2 => (any::<usize>(), any::<u64>(), any::<u64>(), any::<u64>())
-            .prop_map(|(n, a, b, c)| Step::Answer(n, Told::Nonsense(a, b, c))),
+            .prop_map(|(n, a, b, c)| Step::Answer(n, AnswerKind::Nonsense(a, b, c))),
     ]
 }
 
-/// DevRev's window, as the ledger cannot see it.
+/// DevRev's window, which the ledger cannot see.
 struct Upstream {
     limit: u64,
     length: u64,
@@ -643,11 +666,15 @@ impl Upstream {
 
 struct Attempt {
     grant: Grant,
-    /// What upstream said when it took the attempt up.
+    /// What upstream reported when it counted the attempt.
     counted: Option<(u64, u64)>,
 }
 
-fn play(rules: Rules, upstream: &mut Upstream, steps: &[Step]) -> Result<Ledger, TestCaseError> {
+fn play(
+    rules: LedgerRules,
+    upstream: &mut Upstream,
+    steps: &[Step],
+) -> Result<Ledger, TestCaseError> {
     let mut ledger = Ledger::new(rules);
     let mut out: Vec<Attempt> = Vec::new();
     let mut seen = (0, u64::MAX);
@@ -667,7 +694,7 @@ fn play(rules: Rules, upstream: &mut Upstream, steps: &[Step]) -> Result<Ledger,
                 if view.resets_in.is_some() && !wild {
                     prop_assert!(
                         out.len() as u64 <= view.remaining.unwrap(),
-                        "{} under way, {:?} known to remain",
+                        "{} in flight, {:?} known to remain",
                         out.len(),
                         view.remaining
                     );
@@ -681,52 +708,52 @@ fn play(rules: Rules, upstream: &mut Upstream, steps: &[Step]) -> Result<Ledger,
                     out[*n].counted = Some(upstream.take(1));
                 }
             }
-            Step::Answer(n, told) if !out.is_empty() => {
+            Step::Answer(n, kind) if !out.is_empty() => {
                 let n = n % out.len();
                 let Some((remaining, reset)) = out[n].counted else {
                     continue;
                 };
-                // What remains is of the moment it was counted, the date of the moment it was answered.
+                // `remaining` is from the moment of counting, `Date` from the moment of answering.
                 let date = (Upstream::EPOCH + upstream.now) / 1000;
                 let numbers = Feedback {
                     limit: Some(upstream.limit),
                     remaining: Some(remaining),
                     reset: Some(reset),
                     resets_in: Some(Duration::from_secs(reset.saturating_sub(date))),
-                    demand: None,
+                    retry_after: None,
                 };
-                let outcome = match told {
-                    Told::All => Outcome::Answered {
-                        told: numbers,
+                let settlement = match kind {
+                    AnswerKind::All => Settlement::Answered {
+                        feedback: numbers,
                         throttled: false,
                     },
-                    Told::NoHeaders => good(),
-                    Told::Refused(demand) => refused(*demand),
-                    Told::Nonsense(limit, remaining, reset) => {
+                    AnswerKind::NoHeaders => good(),
+                    AnswerKind::Refused(retry_after) => refused(*retry_after),
+                    AnswerKind::Nonsense(limit, remaining, reset) => {
                         wild = true;
-                        Outcome::Answered {
-                            told: Feedback {
+                        Settlement::Answered {
+                            feedback: Feedback {
                                 limit: Some(*limit),
                                 remaining: Some(*remaining),
                                 reset: Some(*reset),
                                 resets_in: Some(Duration::from_secs(reset % 1000)),
-                                demand: None,
+                                retry_after: None,
                             },
                             throttled: false,
                         }
                     }
                 };
-                ledger.settle(out.remove(n).grant, outcome, now);
+                ledger.settle(out.remove(n).grant, settlement, now);
             }
             Step::Answer(..) => {}
             Step::Cancel(n, sent) if !out.is_empty() => {
                 let attempt = out.remove(n % out.len());
-                let outcome = if attempt.counted.is_some() || *sent {
-                    Outcome::Doubtful
+                let settlement = if attempt.counted.is_some() || *sent {
+                    Settlement::InDoubt
                 } else {
-                    Outcome::Unsent
+                    Settlement::Unsent
                 };
-                ledger.settle(attempt.grant, outcome, now);
+                ledger.settle(attempt.grant, settlement, now);
             }
             Step::Cancel(..) => {}
             Step::Outside(units) => drop(upstream.take(*units)),
@@ -750,19 +777,21 @@ fn play(rules: Rules, upstream: &mut Upstream, steps: &[Step]) -> Result<Ledger,
     }
     let now = upstream.now();
     for attempt in out {
-        ledger.settle(attempt.grant, Outcome::Doubtful, now);
+        ledger.settle(attempt.grant, Settlement::InDoubt, now);
     }
     prop_assert_eq!(ledger.view(now).in_flight, 0);
     Ok(ledger)
 }
 
-/// Whoever asks again when told to is served in the end.
+/// An attempt that asks again at each announced time is granted in the end.
 fn serves(mut ledger: Ledger, mut now: Duration) -> Result<(), TestCaseError> {
     for _ in 0..100 {
         match ledger.grant(now) {
             Ok(_) => return Ok(()),
             Err(hold) => {
-                let until = hold.until.expect("with nothing under way only time tells");
+                let until = hold
+                    .until
+                    .expect("with nothing in flight only time releases units");
                 prop_assert!(until > now);
                 now = until;
             }
@@ -779,19 +808,19 @@ proptest! {
         spread_above in prop_oneof![Just(0.0), Just(0.5), Just(1.0)],
         steps in prop::collection::vec(step(), 0..400),
     ) {
-        let rules = Rules { spread_above, ..RULES };
+        let rules = LedgerRules { spread_above, ..RULES };
         let mut upstream = Upstream { limit, length, now: 0, ends: 0, used: 0 };
         let ledger = play(rules, &mut upstream, &steps)?;
         serves(ledger, upstream.now())?;
     }
 
     #[test]
-    fn nonsense_neither_panics_nor_stops_anybody_for_ever(
+    fn nonsense_neither_panics_nor_holds_for_ever(
         spread_above in 0.0f64..=1.0,
         reserve in 0.0f64..0.9,
         steps in prop::collection::vec(wild(), 0..300),
     ) {
-        let rules = Rules { spread_above, reserve, ..RULES };
+        let rules = LedgerRules { spread_above, reserve, ..RULES };
         let mut upstream = Upstream { limit: 20, length: 60_000, now: 0, ends: 0, used: 0 };
         let ledger = play(rules, &mut upstream, &steps)?;
         serves(ledger, upstream.now())?;
@@ -799,14 +828,14 @@ proptest! {
 }
 
 #[test]
-fn one_answer_of_nonsense_does_not_end_the_learning() {
-    // In milliseconds once; and once by a clock that was a day ahead.
+fn the_ledger_recovers_from_one_nonsense_answer() {
+    // Once in milliseconds, and once by a clock that was a day ahead.
     for (reset, resets_in) in [(1_300_000, 1_000_000), (1300 + 86_400, 299)] {
         let mut ledger = learnt(RULES, 20, 300);
         let grant = ledger.grant(SECOND).unwrap();
-        ledger.settle(grant, told(20, 18, reset, resets_in), SECOND);
+        ledger.settle(grant, reported(20, 18, reset, resets_in), SECOND);
         let grant = ledger.grant(SECOND * 2).unwrap();
-        ledger.settle(grant, told(20, 17, 1300, 298), SECOND * 2);
+        ledger.settle(grant, reported(20, 17, 1300, 298), SECOND * 2);
         let view = ledger.view(SECOND * 2);
         assert_eq!((view.reset, view.remaining), (Some(1300), Some(17)));
         assert_eq!(view.external.0, 0);
@@ -814,33 +843,33 @@ fn one_answer_of_nonsense_does_not_end_the_learning() {
 }
 
 #[test]
-fn doubt_stays_small_under_a_steady_load() {
-    let rules = Rules {
+fn few_units_are_in_doubt_under_a_steady_load() {
+    let rules = LedgerRules {
         spread_above: 1.0,
         ..RULES
     };
     let mut ledger = learnt(rules, 3000, 300);
-    // Ten a second, each under way for a second, and of five one leaves in the middle.
+    // Ten per second, each in flight for a second, and every fifth client disconnects midway.
     let mut out = std::collections::VecDeque::new();
     for n in 1..2800u64 {
         let now = Duration::from_millis(100 * n);
         if n > 10 {
             let (number, grant) = out.pop_front().unwrap();
             let left = 300 - now.as_secs();
-            let outcome = match number % 5 {
-                0 => Outcome::Doubtful,
-                _ => told(3000, 2999 - number, 1300, left),
+            let settlement = match number % 5 {
+                0 => Settlement::InDoubt,
+                _ => reported(3000, 2999 - number, 1300, left),
             };
-            ledger.settle(grant, outcome, now);
+            ledger.settle(grant, settlement, now);
         }
-        assert!(ledger.doubt.units() <= 8, "{}", ledger.doubt.units());
+        assert!(ledger.in_doubt.units() <= 8, "{}", ledger.in_doubt.units());
         out.push_back((n, ledger.grant(now).unwrap()));
     }
 }
 
 #[test]
-fn what_went_before_the_window_was_known_may_be_of_it() {
-    let rules = Rules {
+fn attempts_granted_before_the_window_was_known_may_count_in_it() {
+    let rules = LedgerRules {
         spread_above: 1.0,
         ..RULES
     };
@@ -848,18 +877,18 @@ fn what_went_before_the_window_was_known_may_be_of_it() {
     let mut grants: Vec<_> = (0..20)
         .map(|_| ledger.grant(Duration::ZERO).unwrap())
         .collect();
-    ledger.settle(grants.remove(0), told(20, 19, 1300, 300), SECOND);
+    ledger.settle(grants.remove(0), reported(20, 19, 1300, 300), SECOND);
     for grant in grants {
-        ledger.settle(grant, Outcome::Doubtful, SECOND);
+        ledger.settle(grant, Settlement::InDoubt, SECOND);
     }
-    // Upstream may have counted all of them: one finds out.
+    // Upstream may have counted all of them: one attempt finds out.
     let more = std::iter::from_fn(|| ledger.grant(SECOND).ok()).take(50);
     assert_eq!(more.count(), 1);
 }
 
 #[test]
-fn between_windows_the_reserve_is_left_alone_too() {
-    let rules = Rules {
+fn between_windows_the_reserve_is_not_granted_either() {
+    let rules = LedgerRules {
         reserve: 0.2,
         ..RULES
     };
@@ -869,17 +898,17 @@ fn between_windows_the_reserve_is_left_alone_too() {
 }
 
 #[test]
-fn a_busy_neighbour_leaves_us_half_of_what_is_there() {
+fn heavy_external_use_withholds_half_at_most() {
     let mut ledger = learnt(RULES, 100, 300);
     let grant = ledger.grant(SECOND * 300).unwrap();
-    // A whole window of which others took 91 at once: they may well go on.
-    ledger.settle(grant, told(100, 8, 1600, 300), SECOND * 300);
+    // A complete window in which 91 units were taken outside at once; that may continue.
+    ledger.settle(grant, reported(100, 8, 1600, 300), SECOND * 300);
     let now = SECOND * 301;
     let mut went = drain(&mut ledger, now);
     let hold = ledger.grant(now).unwrap_err();
-    assert_eq!(hold.why, Why::Spread);
-    // The wait that is told is the wait that it is.
-    let (until, wait) = (hold.until.unwrap() - now, ledger.wait(0, now));
+    assert_eq!(hold.reason, HoldReason::Spread);
+    // The predicted wait matches the hold.
+    let (until, wait) = (hold.until.unwrap() - now, ledger.predict_wait(0, now));
     assert!(
         wait <= until + SECOND && until <= wait + SECOND,
         "{until:?} {wait:?}"
@@ -891,12 +920,12 @@ fn a_busy_neighbour_leaves_us_half_of_what_is_there() {
 }
 
 #[test]
-fn a_wait_behind_a_pause_or_between_windows_counts_those_ahead() {
+fn a_predicted_wait_counts_those_ahead_during_a_pause_and_between_windows() {
     let mut ledger = learnt(RULES, 20, 60);
     let grant = ledger.grant(SECOND).unwrap();
     ledger.settle(grant, refused(Some(59)), SECOND);
-    assert_eq!(ledger.wait(0, SECOND), SECOND * 59);
-    let wait = ledger.wait(1000, SECOND);
+    assert_eq!(ledger.predict_wait(0, SECOND), SECOND * 59);
+    let wait = ledger.predict_wait(1000, SECOND);
     assert!(
         wait > SECOND * 60 * 45 && wait < SECOND * 60 * 55,
         "{wait:?}"
@@ -904,56 +933,56 @@ fn a_wait_behind_a_pause_or_between_windows_counts_those_ahead() {
     let mut ledger = learnt(RULES, 20, 60);
     drain(&mut ledger, SECOND);
     let _probe = ledger.grant(SECOND * 61).unwrap();
-    assert!(ledger.wait(1000, SECOND * 61) > SECOND * 60 * 45);
+    assert!(ledger.predict_wait(1000, SECOND * 61) > SECOND * 60 * 45);
 }
 
 #[test]
-fn what_an_answer_will_tell_soon_is_not_taken_for_spent() {
-    let rules = Rules {
+fn a_predicted_wait_ignores_units_in_doubt() {
+    let rules = LedgerRules {
         spread_above: 1.0,
         ..RULES
     };
     let mut ledger = learnt(rules, 20, 300);
     let grants: Vec<_> = (0..19).map(|_| ledger.grant(SECOND).unwrap()).collect();
     for grant in grants {
-        ledger.settle(grant, Outcome::Doubtful, SECOND);
+        ledger.settle(grant, Settlement::InDoubt, SECOND);
     }
     let _probe = ledger.grant(SECOND).unwrap();
-    assert!(ledger.wait(0, SECOND).is_zero());
-    // Nor are attempts of the window before this one.
+    assert!(ledger.predict_wait(0, SECOND).is_zero());
+    // Attempts of the window before do not count either.
     let mut ledger = learnt(RULES, 20, 60);
     let _slow: Vec<_> = (0..9).map(|_| ledger.grant(SECOND * 40).unwrap()).collect();
     let grant = ledger.grant(SECOND * 61).unwrap();
-    ledger.settle(grant, told(20, 19, 1121, 60), SECOND * 61);
-    assert!(ledger.wait(1, SECOND * 61).is_zero());
+    ledger.settle(grant, reported(20, 19, 1121, 60), SECOND * 61);
+    assert!(ledger.predict_wait(1, SECOND * 61).is_zero());
 }
 
 #[test]
-fn a_late_answer_of_a_short_window_is_not_of_the_next() {
+fn a_late_answer_about_a_short_window_does_not_touch_the_next() {
     let mut ledger = learnt(RULES, 20, 1);
     let late = ledger.grant(seconds(0.5)).unwrap();
     let grant = ledger.grant(seconds(1.1)).unwrap();
-    ledger.settle(grant, told(20, 19, 1002, 1), seconds(1.15));
-    ledger.settle(late, told(20, 0, 1001, 1), seconds(1.2));
+    ledger.settle(grant, reported(20, 19, 1002, 1), seconds(1.15));
+    ledger.settle(late, reported(20, 0, 1001, 1), seconds(1.2));
     assert_eq!(ledger.view(seconds(1.2)).remaining, Some(19));
 }
 
 #[test]
-fn what_was_not_sent_brings_no_more_than_it_took() {
+fn an_unsent_attempt_returns_no_more_than_it_took() {
     let mut ledger = learnt(RULES, 100, 300);
     for _ in 0..47 {
         let grant = ledger.grant(SECOND).unwrap();
         let left = ledger.view(SECOND).remaining.unwrap() - 1;
-        ledger.settle(grant, told(100, left, 1300, 299), SECOND);
+        ledger.settle(grant, reported(100, left, 1300, 299), SECOND);
     }
-    // No connection for a while, four at a time.
+    // Four attempts at a time find no connection, for a while.
     for n in 0..60 {
         let now = SECOND + Duration::from_millis(10) * n;
         let round = std::iter::from_fn(|| ledger.grant(now).ok()).take(4);
         for grant in round.collect::<Vec<_>>() {
-            ledger.settle(grant, Outcome::Unsent, now);
+            ledger.settle(grant, Settlement::Unsent, now);
         }
     }
     let went = drain(&mut ledger, SECOND * 2);
-    assert!(went <= 5, "{went}, of which three are first come");
+    assert!(went <= 5, "{went}, three of them first come");
 }

@@ -1,77 +1,77 @@
-//! What there is to see of a ledger, and how long the quota lasts at the present rate.
+//! A snapshot of a ledger for operators, and how long its quota lasts at the present rate.
 
 use std::time::Duration;
 
-use super::{Ledger, Rules, gate::Gate};
+use super::{Ledger, LedgerRules, recovery::Recovery};
 use crate::label::label_enum;
 
 label_enum! {
-    /// How a group stands.
+    /// The state of a group.
     pub enum Status {
         /// First come, first served.
         Open = "open",
-        /// The rest of the window is dealt out evenly to its end.
+        /// The rest of the window is spread evenly to its end.
         Spread = "spread",
-        /// Nothing is left in the window.
+        /// No unit is left in the window.
         Spent = "spent",
-        /// Upstream asked for silence.
+        /// No attempt is sent until the retry-after is over.
         Paused = "paused",
         /// After a pause, one attempt at a time.
         Probing = "probing",
-        /// After a probe, more with each good answer.
+        /// After a successful probe, more attempts with each success.
         Ramping = "ramping",
     }
 }
 
-/// For people to look at.
+/// A snapshot for operators.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct View {
-    /// Units of a window, as upstream last said.
+    /// Units of a window, as upstream last reported.
     pub limit: Option<u64>,
-    /// Units left in the window that upstream last spoke of.
+    /// Units left in the window that upstream last reported on.
     pub remaining: Option<u64>,
     /// Its end, in epoch seconds.
     pub reset: Option<u64>,
-    /// How long the window still lasts; `None` when none is known.
+    /// Time left in the window; `None` if none is known.
     pub resets_in: Option<Duration>,
-    /// How long the pause still lasts.
+    /// Time left in the pause.
     pub paused_for: Option<Duration>,
-    /// Units of a window that are left to others.
+    /// Units of the window that are reserved for use outside revgate.
     pub reserve: u64,
-    /// Attempts under way.
+    /// Attempts in flight.
     pub in_flight: u64,
-    /// Units that went without us: ever, and in this window.
+    /// Units taken outside revgate: in total, and in this window.
     pub external: (u64, u64),
     /// 429s received.
     pub throttled: u64,
-    /// What the group does.
+    /// The state of the group.
     pub state: Status,
-    /// When nothing will be left at the present rate, if that is before the window's end.
+    /// When no unit will be left at the present rate, if that is before the window's end.
     pub runs_out_in: Option<Duration>,
 }
 
 impl Ledger {
-    /// What there is to see.
-    pub fn view(&self, rules: &Rules, now: Duration) -> View {
+    /// A snapshot of this ledger.
+    pub fn view(&self, rules: &LedgerRules, now: Duration) -> View {
         let window = self.window.as_ref().filter(|window| window.ends > now);
         let paused_for = self.paused_until(now).map(|until| until - now);
-        let state = match (&self.gate, window) {
-            (Gate::Paused { .. }, _) if paused_for.is_some() => Status::Paused,
-            (Gate::Paused { .. } | Gate::Probing { .. }, _) => Status::Probing,
-            (Gate::Ramping { .. }, _) => Status::Ramping,
-            (Gate::Open, Some(window)) => window.state(rules, self.claimed()),
-            (Gate::Open, None) => Status::Open,
+        let state = match (&self.recovery, window) {
+            (Recovery::Paused { .. }, _) if paused_for.is_some() => Status::Paused,
+            (Recovery::Paused { .. } | Recovery::Probing { .. }, _) => Status::Probing,
+            (Recovery::Ramping { .. }, _) => Status::Ramping,
+            (Recovery::Open, Some(window)) => window.state(rules, self.claimed()),
+            (Recovery::Open, None) => Status::Open,
         };
         let resets_in = window.map(|window| window.ends - now);
-        let rate = self.spending.now(now);
+        let rate = self.spend_rate.at(now);
         let runs_out_in = window
             .filter(|_| rate > 0.0)
             .and_then(|window| Duration::try_from_secs_f64(window.remaining as f64 / rate).ok())
             .filter(|left| Some(*left) < resets_in);
         View {
-            limit: self.said.map(|said| said.limit),
-            remaining: self.said.map(|said| said.remaining),
-            reset: self.said.map(|said| said.reset),
+            limit: self.last_report.map(|last| last.limit),
+            remaining: self.last_report.map(|last| last.remaining),
+            reset: self.last_report.map(|last| last.reset),
             resets_in,
             reserve: window.map_or(0, |window| rules.reserved(window.limit) as u64),
             paused_for,
@@ -84,24 +84,24 @@ impl Ledger {
     }
 }
 
-/// Units a second of late: each counts less as time passes.
+/// Units spent per second, as an exponentially weighted moving average.
 #[derive(Debug, Default)]
-pub(super) struct Spending {
+pub(super) struct SpendRate {
     rate: f64,
-    at: Duration,
+    updated: Duration,
 }
 
-/// Long enough to be steady, short enough to be the present.
-const LATE: f64 = 30.0;
+/// Seconds of smoothing: long enough to be steady, short enough to follow the present load.
+const SMOOTHING: f64 = 30.0;
 
-impl Spending {
+impl SpendRate {
     pub fn add(&mut self, units: u64, now: Duration) {
-        self.rate = self.now(now) + units as f64 / LATE;
-        self.at = now;
+        self.rate = self.at(now) + units as f64 / SMOOTHING;
+        self.updated = now;
     }
 
-    pub fn now(&self, now: Duration) -> f64 {
-        let passed = now.saturating_sub(self.at).as_secs_f64();
-        self.rate * (-passed / LATE).exp()
+    pub fn at(&self, now: Duration) -> f64 {
+        let passed = now.saturating_sub(self.updated).as_secs_f64();
+        self.rate * (-passed / SMOOTHING).exp()
     }
 }

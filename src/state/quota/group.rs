@@ -1,7 +1,7 @@
-//! One group: its ledger, and those who wait for it.
+//! One group: its ledger and its queue.
 //!
-//! With quota in plenty an attempt takes a lock, a number and goes. Only when it must wait is there a queue, and a task that
-//! deals out what time releases; the task ends with the last who waits.
+//! While quota is plentiful, an attempt takes the lock once and is sent. Only when attempts must wait is there a queue and a
+//! dispatcher, the task that grants units as time releases them. It ends with the last request that waits.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,16 +18,16 @@ use super::{
         Clock,
         draining::{DRAIN_RETRY_AFTER, Draining},
     },
-    dealer::Dealer,
+    dispatcher::Dispatcher,
     permit::Permit,
-    room::{Place, Room},
+    waiting_room::{Slot, WaitingRoom},
 };
 use crate::{
     error::Error,
     policy::{
         fair::{Priority, Queue, Share, Ticket},
         feedback::Feedback,
-        ledger::{Grant, Ledger, Outcome, View, Why},
+        ledger::{Grant, HoldReason, Ledger, Settlement, View},
     },
     types::{Caller, QuotaRules},
 };
@@ -35,66 +35,66 @@ use crate::{
 pub struct Group {
     pub(super) name: Arc<str>,
     clock: Clock,
-    room: Arc<Room>,
-    state: Mutex<State>,
-    /// Something has changed that the dealer sleeps through.
+    waiting_room: Arc<WaitingRoom>,
+    state: Mutex<GroupState>,
+    /// Wakes the dispatcher early.
     changed: Notify,
 }
 
-struct State {
+struct GroupState {
     ledger: Ledger,
     queue: Queue<Waiter>,
-    /// A task deals out what time releases.
-    dealt: bool,
-    /// Nobody waits whose deadline is before this.
-    told: Duration,
-    seen: Duration,
+    /// Whether a dispatcher runs.
+    dispatching: bool,
+    /// Lower bound of the deadlines in the queue.
+    earliest_deadline: Duration,
+    last_used: Duration,
 }
 
 struct Waiter {
-    /// Of the plan that its request sees.
+    /// From the plan that its request sees.
     rules: QuotaRules,
     deadline: Duration,
-    tell: oneshot::Sender<Told>,
+    sender: oneshot::Sender<WaitResult>,
     #[allow(dead_code, reason = "held, not read")]
-    place: Place,
+    slot: Slot,
 }
 
-/// What becomes of a wait.
-type Told = Result<Permit, Error>;
+/// How a wait ends.
+type WaitResult = Result<Permit, Error>;
 
-/// To be sent when the lock is off: a permit that nobody takes any more goes back through it.
-type Deals = Vec<(oneshot::Sender<Told>, Told)>;
+/// Results to send after the lock is released: a permit whose receiver has gone is dropped, and dropping it takes the lock.
+type Deliveries = Vec<(oneshot::Sender<WaitResult>, WaitResult)>;
 
-/// Who asks, under which rules, since when, and until when it waits.
-pub struct Asking {
+/// A request that waits for quota.
+pub struct WaitRequest {
     pub rules: QuotaRules,
     pub caller: Arc<Caller>,
     pub arrived: Instant,
     pub deadline: Instant,
 }
 
-/// With nothing known to come, only a change wakes the dealer; this bounds what a mistake in that would cost.
+/// If it is unknown when the next unit is due, only an update wakes the dispatcher. This bounds its sleep all the same.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 impl Group {
-    pub(super) fn new(name: Arc<str>, clock: Clock, room: Arc<Room>) -> Arc<Group> {
+    pub(super) fn new(name: Arc<str>, clock: Clock, waiting_room: Arc<WaitingRoom>) -> Arc<Group> {
         Arc::new(Group {
             name,
             clock,
-            room,
-            state: Mutex::new(State {
+            waiting_room,
+            state: Mutex::new(GroupState {
                 ledger: Ledger::default(),
                 queue: Queue::default(),
-                dealt: false,
-                told: Duration::ZERO,
-                seen: clock.now(),
+                dispatching: false,
+                earliest_deadline: Duration::ZERO,
+                last_used: clock.now(),
             }),
             changed: Notify::new(),
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, GroupState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -102,170 +102,174 @@ impl Group {
         self.clock.now()
     }
 
-    /// Leave to send one attempt, if nobody waits and nothing stands against it.
+    /// A permit for one attempt, if nothing is queued and the ledger grants it.
     ///
     /// # Errors
-    /// Why not.
-    pub fn try_permit(self: &Arc<Self>, rules: &QuotaRules) -> Result<Permit, Why> {
+    /// Why the attempt must wait.
+    pub fn try_permit(self: &Arc<Self>, rules: &QuotaRules) -> Result<Permit, HoldReason> {
         let now = self.now();
         let mut state = self.state();
-        state.seen = now;
+        state.last_used = now;
         if state.queue.is_empty() {
             let grant = state.ledger.grant(&rules.ledger, now);
-            return Ok(self.permit(grant.map_err(|hold| hold.why)?, *rules));
+            return Ok(self.permit(grant.map_err(|hold| hold.reason)?, *rules));
         }
         Err(state
             .ledger
             .paused_until(now)
-            .map_or(Why::Spread, |_| Why::Paused))
+            .map_or(HoldReason::Spread, |_| HoldReason::Paused))
     }
 
-    /// Waits for leave to send one attempt. Dropping it gives the place back, and what was granted.
+    /// Waits for a permit for one attempt. Dropping the future leaves the queue and returns the slot and any grant.
     ///
     /// # Errors
-    /// When the wait would be too long, or the room is full, or the gateway drains.
+    /// If the wait would exceed the deadline, the waiting room is full, or the gateway drains.
     pub async fn wait(
         self: &Arc<Self>,
-        asking: Asking,
+        request: WaitRequest,
         draining: &Draining,
     ) -> Result<Permit, Error> {
-        let (share, rules) = (&asking.caller.share, asking.rules);
-        let deadline = self.clock.time_of(asking.deadline);
-        let arrived = self.clock.time_of(asking.arrived);
+        let (share, rules) = (&request.caller.share, request.rules);
+        let deadline = self.clock.time_of(request.deadline);
+        let arrived = self.clock.time_of(request.arrived);
         let wait = self.predict(share, (arrived, deadline), &rules);
         if self.now().saturating_add(wait) > deadline {
             return Err(Error::QuotaExhausted { retry_after: wait });
         }
-        let Some(place) = self.room.enter(self, share, rules.max_waiting) else {
+        let Some(slot) = self.waiting_room.enter(self, share, rules.max_waiting) else {
             return Err(Error::WaitingRoomFull { retry_after: wait });
         };
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let waiter = Waiter {
             rules,
             deadline,
-            tell,
-            place,
+            sender,
+            slot,
         };
-        let ticket = self.act(|state, now| {
+        let ticket = self.update(|state, now| {
             let times = (arrived, deadline);
-            state.told = state.told.min(deadline);
+            state.earliest_deadline = state.earliest_deadline.min(deadline);
             state.queue.push(share, times, now, waiter)
         });
-        let _leave = Leave {
+        let _guard = QueueGuard {
             group: self,
             ticket,
         };
-        self.have_dealt();
+        self.ensure_dispatcher();
         tokio::select! {
             biased;
-            // The sender goes only after it has sent.
-            told = told => told.unwrap_or(Err(Error::Internal)),
-            () = sleep_until(asking.deadline) => Err(Error::QuotaExhausted {
+            // The sender is dropped only after it has sent.
+            result = receiver => result.unwrap_or(Err(Error::Internal)),
+            () = sleep_until(request.deadline) => Err(Error::QuotaExhausted {
                 retry_after: self.predict(share, (arrived, deadline), &rules),
             }),
             () = draining.begun() => Err(Error::Draining { retry_after: DRAIN_RETRY_AFTER }),
         }
     }
 
-    /// How it stands, and how long a request of this share would wait that came now and waits so long at most.
+    /// A snapshot, and the expected wait of a request with this share that arrives now and waits `max_wait` at most.
     pub fn forecast(
         &self,
         share: &Share,
-        patience: Duration,
+        max_wait: Duration,
         rules: &QuotaRules,
     ) -> (View, Duration) {
         let now = self.now();
-        let times = (now, now.saturating_add(patience));
+        let times = (now, now.saturating_add(max_wait));
         (self.view(rules).0, self.predict(share, times, rules))
     }
 
-    /// How long a request would wait that came at the first of these times and waits until the second at most.
+    /// The expected wait of a request with these times of arrival and deadline.
     fn predict(&self, share: &Share, times: (Duration, Duration), rules: &QuotaRules) -> Duration {
         let now = self.now();
         let state = self.state();
         let wait = state
             .ledger
-            .wait(state.queue.ahead(share, times.0), &rules.ledger, now);
+            .predict_wait(state.queue.ahead(share, times.0), &rules.ledger, now);
         if share.priority == Priority::Interactive {
             return wait;
         }
-        // Passed over until it has aged, and then in the turns of those who are not.
-        let ageing = state.queue.ageing(share, times, now);
+        // A batch request is passed over until it has aged, and then takes turns with interactive ones.
+        let ageing_wait = state.queue.ageing_wait(share, times, now);
         let aged = Share {
             priority: Priority::Interactive,
             weight: 1,
             ..share.clone()
         };
         let ahead = state.queue.ahead(&aged, times.0) + state.queue.batch_callers();
-        wait.min(ageing.saturating_add(state.ledger.wait(ahead, &rules.ledger, now)))
+        wait.min(ageing_wait.saturating_add(state.ledger.predict_wait(ahead, &rules.ledger, now)))
     }
 
-    /// Does something that may let others go on, and deals out what it released.
-    fn act<T>(self: &Arc<Self>, act: impl FnOnce(&mut State, Duration) -> T) -> T {
+    /// Applies a change that may release units, and grants those to the queue.
+    fn update<T>(self: &Arc<Self>, change: impl FnOnce(&mut GroupState, Duration) -> T) -> T {
         let now = self.now();
         let mut state = self.state();
-        let result = act(&mut state, now);
+        let result = change(&mut state, now);
         if state.queue.is_empty() {
             return result;
         }
-        let (deals, _) = self.deal(&mut state, now);
+        let (deliveries, _) = self.dispatch(&mut state, now);
         drop(state);
         self.changed.notify_one();
-        tell(deals);
+        deliver(deliveries);
         result
     }
 
-    /// Gives those whose turn it is what may go, and says when more may.
-    fn deal(self: &Arc<Self>, state: &mut State, now: Duration) -> (Deals, Option<Duration>) {
-        let mut deals = Deals::new();
+    /// Grants available units in the order of turns. Also returns when the next unit is due, if that is known.
+    fn dispatch(
+        self: &Arc<Self>,
+        state: &mut GroupState,
+        now: Duration,
+    ) -> (Deliveries, Option<Duration>) {
+        let mut deliveries = Deliveries::new();
         while let Some(rules) = state.queue.peek(now).map(|waiter| waiter.rules) {
             match state.ledger.grant(&rules.ledger, now) {
                 Ok(grant) => match state.queue.take(now) {
-                    Some(waiter) => deals.push((waiter.tell, Ok(self.permit(grant, rules)))),
-                    // Not as a permit: dropped under the lock, it would wait for the lock.
+                    Some(waiter) => deliveries.push((waiter.sender, Ok(self.permit(grant, rules)))),
+                    // Not as a permit: dropped under the lock, that would deadlock.
                     None => state
                         .ledger
-                        .settle(grant, Outcome::Unsent, &rules.ledger, now),
+                        .settle(grant, Settlement::Unsent, &rules.ledger, now),
                 },
                 Err(hold) => {
-                    if matches!(hold.why, Why::Paused | Why::Spent) {
-                        state.refuse_the_hopeless(&rules, now, &mut deals);
+                    if matches!(hold.reason, HoldReason::Paused | HoldReason::Spent) {
+                        state.refuse_unservable(&rules, now, &mut deliveries);
                     }
-                    return (deals, hold.until);
+                    return (deliveries, hold.until);
                 }
             }
         }
-        (deals, None)
+        (deliveries, None)
     }
 
     fn permit(self: &Arc<Self>, grant: Grant, rules: QuotaRules) -> Permit {
         Permit::new(self.clone(), rules, grant)
     }
 
-    /// Sees to it that somebody deals out what time releases.
-    fn have_dealt(self: &Arc<Self>) {
+    /// Starts a dispatcher unless one runs or nothing is queued.
+    fn ensure_dispatcher(self: &Arc<Self>) {
         let mut state = self.state();
-        if !state.queue.is_empty() && !std::mem::replace(&mut state.dealt, true) {
-            // Not under the lock: a runtime that is ending drops the task on the spot, and the dealer's drop takes the lock.
+        if !state.queue.is_empty() && !std::mem::replace(&mut state.dispatching, true) {
+            // Not under the lock: a runtime that shuts down drops the task at once, and its drop takes the lock.
             drop(state);
-            Dealer::start(self.clone());
+            Dispatcher::start(self.clone());
         }
     }
 
-    /// Deals, and says when to deal next; `None` when nobody waits any more, and with it the dealer's work ends.
-    pub fn deal_on(self: &Arc<Self>) -> Option<Duration> {
+    /// Dispatches, and returns when to do so next; `None` if the queue is empty, so the dispatcher ends.
+    pub fn dispatch_due(self: &Arc<Self>) -> Option<Duration> {
         let now = self.now();
         let mut state = self.state();
-        let (deals, next) = self.deal(&mut state, now);
+        let (deliveries, next) = self.dispatch(&mut state, now);
         let waits = !state.queue.is_empty();
-        state.dealt = waits;
+        state.dispatching = waits;
         drop(state);
-        tell(deals);
+        deliver(deliveries);
         let longest = now.saturating_add(LONGEST_SLEEP);
         waits.then(|| next.map_or(longest, |next| next.min(longest)))
     }
 
-    /// Until then, or until something changes.
+    /// Sleeps until then or until the next update.
     pub async fn sleep(&self, until: Duration) {
         tokio::select! {
             biased;
@@ -274,43 +278,52 @@ impl Group {
         }
     }
 
-    /// The dealer has gone before its work was done.
-    pub fn not_dealt(&self) {
-        self.state().dealt = false;
+    /// The dispatcher was dropped while requests still wait.
+    pub fn dispatcher_stopped(&self) {
+        self.state().dispatching = false;
     }
 
-    /// Makes the newest request of this caller give up its place.
+    /// Ends the wait of this caller's newest request, to free its slot.
     pub fn evict_newest(self: &Arc<Self>, caller: &Arc<str>) {
         let mut state = self.state();
         let Some(waiter) = state.queue.remove_newest(caller) else {
             return;
         };
         let ahead = state.queue.len() as u64;
-        let retry_after = state.ledger.wait(ahead, &waiter.rules.ledger, self.now());
+        let retry_after = state
+            .ledger
+            .predict_wait(ahead, &waiter.rules.ledger, self.now());
         drop(state);
-        let Waiter { tell, .. } = waiter;
-        let _ = tell.send(Err(Error::WaitingRoomFull { retry_after }));
+        let Waiter { sender, .. } = waiter;
+        let _ = sender.send(Err(Error::WaitingRoomFull { retry_after }));
     }
 
-    /// An attempt has ended.
-    pub(super) fn settle(self: &Arc<Self>, grant: Grant, outcome: Outcome, rules: &QuotaRules) {
-        self.act(|state, now| state.ledger.settle(grant, outcome, &rules.ledger, now));
+    /// See [`Ledger::settle`].
+    pub(super) fn settle(
+        self: &Arc<Self>,
+        grant: Grant,
+        settlement: Settlement,
+        rules: &QuotaRules,
+    ) {
+        self.update(|state, now| state.ledger.settle(grant, settlement, &rules.ledger, now));
     }
 
-    /// Upstream asks for silence for so long.
+    /// Pauses the group for this long; see [`Ledger::pause`].
     pub fn pause(self: &Arc<Self>, time: Duration) {
-        self.act(|state, now| state.ledger.pause(now.saturating_add(time)));
+        self.update(|state, now| state.ledger.pause(now.saturating_add(time)));
     }
 
-    /// See [`Ledger::adopt`].
-    pub fn adopt(self: &Arc<Self>, told: &Feedback, rules: &QuotaRules) {
-        self.act(|state, now| state.ledger.adopt(told, &rules.ledger, now));
+    /// See [`Ledger::attribute`].
+    pub fn attribute(self: &Arc<Self>, feedback: &Feedback, rules: &QuotaRules) {
+        self.update(|state, now| state.ledger.attribute(feedback, &rules.ledger, now));
     }
 
+    /// See [`Ledger::resume`].
     pub fn resume(self: &Arc<Self>) {
-        self.act(|state, _| state.ledger.resume());
+        self.update(|state, _| state.ledger.resume());
     }
 
+    /// A snapshot of the ledger, and how many requests wait by caller.
     pub fn view(&self, rules: &QuotaRules) -> (View, Vec<(Arc<str>, usize)>) {
         let state = self.state();
         let waiting = state.queue.waiting();
@@ -321,43 +334,48 @@ impl Group {
         )
     }
 
-    /// When it was asked last, and whether forgetting it would lose anything.
+    /// When the group was last used, and whether it can be dropped without losing anything that holds attempts.
     pub fn idle(&self) -> (Duration, bool) {
         let state = self.state();
         let idle = state.queue.is_empty() && state.ledger.is_idle(self.now());
-        (state.seen, idle)
+        (state.last_used, idle)
     }
 }
 
-fn tell(deals: Deals) {
-    for (tell, told) in deals {
-        // Whoever left in this moment does not take it: a permit goes back as it is dropped.
-        let _ = tell.send(told);
+fn deliver(deliveries: Deliveries) {
+    for (sender, result) in deliveries {
+        // The receiver may have gone just now. Dropping the permit then returns it.
+        let _ = sender.send(result);
     }
 }
 
-impl State {
-    /// Whoever cannot wait as long as upstream's time is told so at once, not when its patience ends.
-    fn refuse_the_hopeless(&mut self, rules: &QuotaRules, now: Duration, deals: &mut Deals) {
-        let retry_after = self.ledger.wait(0, &rules.ledger, now);
+impl GroupState {
+    /// Refuses requests whose deadline comes before the next unit, now and not at the deadline.
+    fn refuse_unservable(
+        &mut self,
+        rules: &QuotaRules,
+        now: Duration,
+        deliveries: &mut Deliveries,
+    ) {
+        let retry_after = self.ledger.predict_wait(0, &rules.ledger, now);
         let earliest = now.saturating_add(retry_after);
-        if earliest <= self.told {
+        if earliest <= self.earliest_deadline {
             return;
         }
-        self.told = earliest;
+        self.earliest_deadline = earliest;
         for waiter in self.queue.retain(|waiter| waiter.deadline >= earliest) {
-            deals.push((waiter.tell, Err(Error::QuotaExhausted { retry_after })));
+            deliveries.push((waiter.sender, Err(Error::QuotaExhausted { retry_after })));
         }
     }
 }
 
-/// Takes whoever waited out of the queue, however the wait ended.
-struct Leave<'a> {
+/// Removes a waiter from the queue when its wait ends, in whatever way.
+struct QueueGuard<'a> {
     group: &'a Arc<Group>,
     ticket: Ticket,
 }
 
-impl Drop for Leave<'_> {
+impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.group.state();
         let waiter = state.queue.remove(&self.ticket);
@@ -365,7 +383,7 @@ impl Drop for Leave<'_> {
         drop(state);
         drop(waiter);
         if last {
-            // The dealer has nothing left to do.
+            // So that the dispatcher ends.
             self.group.changed.notify_one();
         }
     }

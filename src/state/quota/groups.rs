@@ -1,4 +1,4 @@
-//! Every group that is known. One for the whole process.
+//! All known groups, shared by the whole process.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,7 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
-use super::{super::Clock, group::Group, room::Room};
+use super::{super::Clock, group::Group, waiting_room::WaitingRoom};
 use crate::{
     plan::QuotaPlan,
     policy::{fair::Share, feedback::Feedback, ledger::View},
@@ -19,18 +19,17 @@ use crate::{
 
 pub struct Groups {
     clock: Clock,
-    room: Arc<Room>,
+    waiting_room: Arc<WaitingRoom>,
     known: RwLock<HashMap<Arc<str>, Arc<Group>>>,
-    /// Of the plan that was reconciled last: which groups the file names, and the rules to show them by. Requests bring the
-    /// rules of their own plan.
+    /// From the latest plan: the configured groups, and the rules that views apply. Requests use the rules of their own plan.
     planned: ArcSwap<QuotaPlan>,
 }
 
-/// Groups come from the file; in mode "validate" from tokens, which are without number.
+/// Groups are configured, except in mode "validate", where each token has one and their number is unbounded.
 const MAX_GROUPS: usize = 10_000;
 
-/// Makes room: first of groups that hold nobody, else of the one that was silent for longest. Whoever uses it goes on.
-fn forget(planned: &QuotaPlan, known: &mut HashMap<Arc<str>, Arc<Group>>) {
+/// Drops idle groups, or, if too many remain, the least recently used one. Requests that use a dropped group keep it alive.
+fn evict(planned: &QuotaPlan, known: &mut HashMap<Arc<str>, Arc<Group>>) {
     known.retain(|name, group| planned.groups.contains_key(name) || !group.idle().1);
     if known.len() < MAX_GROUPS {
         return;
@@ -49,22 +48,22 @@ impl Groups {
     pub fn new(planned: Arc<QuotaPlan>, clock: Clock) -> Self {
         let groups = Groups {
             clock,
-            room: Arc::default(),
+            waiting_room: Arc::default(),
             known: RwLock::default(),
             planned: ArcSwap::new(planned),
         };
-        groups.make_named();
+        groups.create_planned();
         groups
     }
 
-    /// The groups of this plan can be seen from now on; what is known of any group stays.
+    /// Adds the groups of this plan. What is known of existing groups stays.
     pub fn reconcile(&self, planned: Arc<QuotaPlan>) {
         self.planned.store(planned);
-        self.make_named();
+        self.create_planned();
     }
 
-    /// They can be seen and resumed before upstream has spoken of them.
-    fn make_named(&self) {
+    /// Creates the configured groups, so that views show them before their first request.
+    fn create_planned(&self) {
         let planned = self.planned.load();
         planned.groups.keys().for_each(|name| drop(self.get(name)));
     }
@@ -76,9 +75,9 @@ impl Groups {
         let planned = self.planned.load();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_GROUPS && !known.contains_key(name) {
-            forget(&planned, &mut known);
+            evict(&planned, &mut known);
         }
-        let new = || Group::new(name.clone(), self.clock, self.room.clone());
+        let new = || Group::new(name.clone(), self.clock, self.waiting_room.clone());
         known.entry(name.clone()).or_insert_with(new).clone()
     }
 
@@ -95,20 +94,27 @@ impl Groups {
             .collect()
     }
 
-    /// An attempt of the group `stranger` turns out to be `owner`'s: that one learns what its answer told. The stranger is
-    /// forgotten; whoever uses it goes on, and one that has counted refusals stays for its count.
-    pub fn adopt(&self, stranger: &str, owner: &Arc<str>, told: &Feedback, rules: &QuotaRules) {
-        self.get(owner).adopt(told, rules);
+    /// Attributes the answer to an attempt in the group `provisional` to the group `owner`, now that its token is known to belong
+    /// there. The provisional group is dropped, except one that has counted 429s, which the metrics still need.
+    pub fn attribute(
+        &self,
+        provisional: &str,
+        owner: &Arc<str>,
+        feedback: &Feedback,
+        rules: &QuotaRules,
+    ) {
+        self.get(owner).attribute(feedback, rules);
         let planned = self.planned.load();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let counts = |group: &Arc<Group>| group.view(rules).0.throttled > 0;
-        if !planned.groups.contains_key(stranger) && !known.get(stranger).is_some_and(counts) {
-            known.remove(stranger);
+        if !planned.groups.contains_key(provisional) && !known.get(provisional).is_some_and(counts)
+        {
+            known.remove(provisional);
         }
     }
 
-    /// Where the file names groups, one that it names no more goes when forgetting it loses nothing.
-    fn forget_unnamed(&self) {
+    /// Drops groups that are no longer configured and are idle. Does nothing where no group is configured.
+    fn drop_unplanned(&self) {
         let planned = self.planned.load();
         if planned.groups.is_empty() {
             return;
@@ -117,13 +123,13 @@ impl Groups {
         known.retain(|name, group| planned.groups.contains_key(name) || !group.idle().1);
     }
 
-    /// Whether every place in the waiting room is free.
+    /// Whether nothing waits in any group.
     #[cfg(test)]
-    pub(crate) fn room_left(&self) -> bool {
-        self.room.is_empty()
+    pub(crate) fn waiting_room_is_empty(&self) -> bool {
+        self.waiting_room.is_empty()
     }
 
-    /// Ends a pause by hand; false when there is no such group.
+    /// Ends a group's pause on an operator's command; false if there is no such group.
     pub fn resume(&self, name: &str) -> bool {
         let group = self.find(name);
         group.as_ref().is_some_and(|group| {
@@ -132,20 +138,21 @@ impl Groups {
         })
     }
 
-    /// How a group stands, and how long a request of this share that came now would wait in it.
+    /// A snapshot of a group, and the expected wait of a request with this share that arrives now.
     pub fn forecast(
         &self,
         name: &str,
         share: &Share,
-        patience: Duration,
+        max_wait: Duration,
         rules: &QuotaRules,
     ) -> Option<(View, Duration)> {
-        Some(self.find(name)?.forecast(share, patience, rules))
+        Some(self.find(name)?.forecast(share, max_wait, rules))
     }
 
-    /// For the admin listener. Times are in epoch seconds. A group that the file named once is shown until it holds nobody.
+    /// All groups for the admin listener; times are in epoch seconds. A group that is no longer configured is shown until it is
+    /// idle.
     pub fn view(&self) -> Value {
-        self.forget_unnamed();
+        self.drop_unplanned();
         let planned = self.planned.load();
         let views = self.all().into_iter().map(|(name, group)| {
             let (view, waiting) = group.view(&planned.rules);
@@ -173,8 +180,8 @@ impl Groups {
         Value::Object(views.collect())
     }
 
-    /// For the metrics. Groups that are named by a caller's own token are without number: they are one, `other`, and tell no
-    /// window.
+    /// All groups for the metrics. The groups of callers' own tokens are unbounded in number, so they are summed up as `other`,
+    /// without a window.
     pub fn samples(&self) -> Vec<Sample> {
         let planned = self.planned.load();
         let mut samples = Vec::new();
@@ -216,7 +223,7 @@ impl Groups {
     }
 }
 
-/// What stands in so long, in epoch seconds.
+/// The time that is this far in the future, in epoch seconds.
 fn epoch_in(time: Duration) -> f64 {
     let at = SystemTime::now() + time;
     at.duration_since(UNIX_EPOCH)

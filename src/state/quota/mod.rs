@@ -1,16 +1,16 @@
-//! What is learnt of each quota group, and those who wait for it.
+//! The quota groups: what is learnt about each, and the requests that wait for it.
 //!
-//! `policy::ledger` says whether an attempt may go, `policy::fair` whose turn it is. Here is what they lack: time, locks, and
-//! a room to wait in.
+//! `policy::ledger` decides whether an attempt may be sent, `policy::fair` whose turn it is. This module adds the clock, the
+//! locks and the waiting.
 
-mod dealer;
+mod dispatcher;
 mod group;
 mod groups;
 mod permit;
-mod room;
+mod waiting_room;
 
 pub use self::{
-    group::{Asking, Group},
+    group::{Group, WaitRequest},
     groups::Groups,
     permit::Permit,
 };

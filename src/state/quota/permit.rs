@@ -1,15 +1,15 @@
-//! Leave to send one attempt.
+//! Permission to send one attempt.
 
 use std::sync::Arc;
 
 use super::group::Group;
 use crate::{
-    policy::ledger::{Grant, Outcome},
+    policy::ledger::{Grant, Settlement},
     types::QuotaRules,
 };
 
-/// Leave to send one attempt. Dropped before its end is told, it gives its unit back as far as that is known to be
-/// right: none is gone before it was sent.
+/// Permission to send one attempt, and the reservation of its unit. Dropped without being settled, it returns the unit if the
+/// attempt was never sent; otherwise the unit is in doubt.
 pub struct Permit {
     group: Arc<Group>,
     rules: QuotaRules,
@@ -27,18 +27,18 @@ impl Permit {
         }
     }
 
-    /// From here on a unit may be gone.
+    /// Marks the attempt as sent: from here on DevRev may count it.
     pub fn sent(&mut self) {
         self.sent = true;
     }
 
-    pub fn settle(mut self, outcome: Outcome) {
-        self.end(outcome);
+    pub fn settle(mut self, settlement: Settlement) {
+        self.end(settlement);
     }
 
-    fn end(&mut self, outcome: Outcome) {
+    fn end(&mut self, settlement: Settlement) {
         if let Some(grant) = self.grant.take() {
-            self.group.settle(grant, outcome, &self.rules);
+            self.group.settle(grant, settlement, &self.rules);
         }
     }
 }
@@ -46,9 +46,9 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.end(if self.sent {
-            Outcome::Doubtful
+            Settlement::InDoubt
         } else {
-            Outcome::Unsent
+            Settlement::Unsent
         });
     }
 }

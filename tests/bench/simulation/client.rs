@@ -1,5 +1,5 @@
-//! An ordinary client, the same on both ways: it tries up to five times, keeps to a `Retry-After` in whole seconds, backs off by
-//! itself where there is none, and knows nothing of the other callers.
+//! An ordinary client, the same on both routes. It tries up to five times, honours a `Retry-After` in whole seconds, backs off
+//! where there is none, and knows nothing about the other callers.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -9,74 +9,74 @@ use revgate::body::Body;
 use tokio::{task::JoinSet, time::Instant};
 use tower::{ServiceExt, util::BoxCloneService};
 
-use super::{CALLERS, Settings, Shelf, demand::Demand, figures::Issued, open};
+use super::{CALLERS, Settings, Shared, demand::Demand, figures::Issued, lock};
 
-/// Where a request goes: a stack, the model, or a socket.
-pub type Door = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
+/// Where a request is sent: a stack, the model, or a socket.
+pub type Target = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
 
-/// Passes through revgate, and tells the double's record which request it is.
+/// A header that revgate forwards. It identifies a request in the simulator's record.
 pub const NUMBER: &str = "x-sim-request";
 
 const ATTEMPTS: u32 = 5;
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
-/// Sends what is demanded, until the time is over. What is under way then is broken off.
+/// Sends the demanded requests until the time is over, then aborts those in flight.
 pub async fn drive(
-    door: Door,
+    target: Target,
     demand: &Demand,
     settings: &Settings,
     start: Instant,
 ) -> Vec<Issued> {
-    let journal = Shelf::<Vec<Issued>>::default();
+    let journal = Shared::<Vec<Issued>>::default();
     let mut callers = JoinSet::new();
     for (caller, times) in demand.callers.iter().enumerate() {
         let client = Client {
             caller,
-            door: door.clone(),
+            target: target.clone(),
             start,
             journal: journal.clone(),
         };
         callers.spawn(client.run(times.clone(), settings.pool));
     }
     tokio::time::sleep_until(start + settings.span()).await;
-    // One that has ended by now has either sent all it had, or panicked.
+    // A caller that has ended by now has sent all its requests or panicked.
     while let Some(ended) = callers.try_join_next() {
         ended.expect("no panic");
     }
     callers.shutdown().await;
-    std::mem::take(&mut *open(&journal))
+    std::mem::take(&mut *lock(&journal))
 }
 
 #[derive(Clone)]
 struct Client {
     caller: usize,
-    door: Door,
+    target: Target,
     start: Instant,
-    journal: Shelf<Vec<Issued>>,
+    journal: Shared<Vec<Issued>>,
 }
 
 impl Client {
     async fn run(self, times: Vec<Duration>, pool: usize) {
-        let mut under_way = JoinSet::new();
+        let mut in_flight = JoinSet::new();
         for at in times {
             tokio::time::sleep_until(self.start + at).await;
-            while let Some(ended) = under_way.try_join_next() {
+            while let Some(ended) = in_flight.try_join_next() {
                 ended.expect("no panic");
             }
-            if under_way.len() < pool {
-                under_way.spawn(self.clone().request());
+            if in_flight.len() < pool {
+                in_flight.spawn(self.clone().request());
             }
         }
-        while let Some(ended) = under_way.join_next().await {
+        while let Some(ended) = in_flight.join_next().await {
             ended.expect("no panic");
         }
     }
 
-    /// One request, to its answer or until it is given up.
+    /// One request, until it is answered or given up.
     async fn request(mut self) {
         let number = {
-            let mut journal = open(&self.journal);
+            let mut journal = lock(&self.journal);
             journal.push(Issued {
                 caller: self.caller,
                 at: self.start.elapsed(),
@@ -95,7 +95,7 @@ impl Client {
             }
             tokio::time::sleep(pause(&response, attempt)).await;
         }
-        open(&self.journal)[number].left = Some(self.start.elapsed());
+        lock(&self.journal)[number].left = Some(self.start.elapsed());
     }
 
     async fn attempt(&mut self, number: usize) -> Response<()> {
@@ -106,7 +106,7 @@ impl Client {
             .header(NUMBER, number)
             .body(Body::empty())
             .expect("a request");
-        let answer = self.door.clone().oneshot(request).await;
+        let answer = self.target.clone().oneshot(request).await;
         let (head, body) = answer.unwrap_or_else(|never| match never {}).into_parts();
         body.collect().await.expect("a whole answer");
         Response::from_parts(head, ())

@@ -1,4 +1,4 @@
-//! Who wants how much, and when: drawn beforehand, so that both ways meet the same demand.
+//! How many requests each caller sends, and when. Drawn beforehand, so that both routes face the same demand.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{C, Scenario, Settings};
 pub struct Demand {
     /// Times of arrival by caller, in the order of `CALLERS`.
     pub callers: [Vec<Duration>; 4],
-    /// When someone outside takes a unit.
+    /// When outside traffic takes a unit.
     pub outside: Vec<Duration>,
 }
 
@@ -30,9 +30,9 @@ impl Demand {
     }
 }
 
-/// Times the quota, by caller: more than its share for each, twice the quota in all, and out of proportion to the weights, for
-/// otherwise first come, first served would look fair.
-const MUCH: [f64; 4] = [0.6, 0.4, 0.6, 0.4];
+/// Each caller's demand as a multiple of the quota: more than its share, twice the quota in total, and not in proportion to the
+/// weights; otherwise first come, first served would look fair.
+const LOAD: [f64; 4] = [0.6, 0.4, 0.6, 0.4];
 
 fn arrivals(
     scenario: Scenario,
@@ -42,12 +42,12 @@ fn arrivals(
 ) -> Vec<Duration> {
     let quota = settings.limit as f64 / settings.window.as_secs_f64();
     let whole = (Duration::ZERO, settings.span());
-    let much = quota * MUCH[caller];
+    let rate = quota * LOAD[caller];
     match scenario {
-        Scenario::Steady | Scenario::Outside => poisson(much, whole, rng),
+        Scenario::Steady | Scenario::Outside => poisson(rate, whole, rng),
         Scenario::Bursty => {
             let size = settings.limit / 10;
-            poisson(much / size as f64, whole, rng)
+            poisson(rate / size as f64, whole, rng)
                 .into_iter()
                 .flat_map(|at| std::iter::repeat_n(at, size as usize))
                 .collect()
@@ -64,7 +64,7 @@ fn arrivals(
     }
 }
 
-/// Arrivals that know nothing of each other, `rate` of them a second on average.
+/// Independent arrivals, `rate` per second on average.
 fn poisson(rate: f64, (from, to): (Duration, Duration), rng: &mut Rng) -> Vec<Duration> {
     let mut times = Vec::new();
     let mut at = from;
@@ -78,7 +78,7 @@ fn poisson(rate: f64, (from, to): (Duration, Duration), rng: &mut Rng) -> Vec<Du
     }
 }
 
-/// A twentieth of one window's units, at any time in it.
+/// A twentieth of one window's units, at random times within it.
 fn outside(settings: &Settings, number: u32, rng: &mut Rng) -> Vec<Duration> {
     let mut times: Vec<Duration> = (0..settings.limit / 20)
         .map(|_| settings.window * number + settings.window.mul_f64(rng.f64()))

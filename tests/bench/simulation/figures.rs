@@ -1,10 +1,10 @@
-//! What the callers got, from their own clocks and from the record of DevRev's double.
+//! What the callers got, by their own clocks and by the record of the simulator or the model.
 
 use std::time::Duration;
 
 use super::{C, CALLERS, Settings};
 
-/// A request as its caller saw it.
+/// A request, as seen by its caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Issued {
     pub caller: usize,
@@ -13,34 +13,34 @@ pub struct Issued {
     pub left: Option<Duration>,
 }
 
-/// An attempt as DevRev's double saw it.
+/// An attempt, as seen by the simulator or the model.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     pub at: Duration,
-    /// Its place among the issued requests; none for someone outside.
+    /// Its index in the issued requests; `None` for outside traffic.
     pub request: Option<usize>,
     pub accepted: bool,
 }
 
-/// All times count from the same moment.
+/// All times are since the same moment.
 pub struct Observed<'a> {
     pub settings: &'a Settings,
     pub requests: &'a [Issued],
     pub arrivals: &'a [Arrival],
 }
 
-/// All of them over the measured windows.
+/// The figures over the measured windows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figures {
-    /// Units taken, by whomever, over units there were.
+    /// Units taken, including by outside traffic, divided by units available.
     pub utilisation: f64,
-    /// 429s that came from upstream.
+    /// 429s sent by upstream.
     pub throttled: usize,
-    /// Fairness among interactive callers; none where no two ever waited together.
+    /// Fairness among interactive callers; `None` if no two ever waited together.
     pub jain: Option<f64>,
-    /// Received over entitled, by interactive caller: what the index is made of.
+    /// Received divided by entitled, by interactive caller; the index is computed from these.
     pub shares: Vec<Option<f64>>,
-    /// The longest that an interactive caller had something to ask for and got nothing.
+    /// The longest time that an interactive caller had requests pending and none was accepted.
     pub starved: Duration,
     pub batch_starved: Duration,
     /// From issue to acceptance, of requests that were accepted.
@@ -58,30 +58,30 @@ pub struct Quantiles {
     pub p99: Duration,
 }
 
-/// A request that is younger than this is on its way rather than waiting.
+/// A request younger than this is in flight and does not count as waiting.
 const WAITING: Duration = Duration::from_millis(250);
 
 /// A request from its issue until it was accepted or given up.
 #[derive(Clone, Copy)]
-struct Life {
+struct Lifetime {
     caller: usize,
     from: Duration,
     until: Duration,
-    /// Its place in the record of the double, if it was accepted: many are at one time, and their order counts.
+    /// Its index in the record of arrivals, if it was accepted. Many arrive at the same time, and their order matters.
     accepted: Option<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    // In the order in which they count when they happen at one time.
+    // In the order that applies to events at the same time.
     Begins,
-    /// With its place in the record.
+    /// With its index in the record of arrivals.
     Accepted(usize),
     GivenUp,
 }
 
 impl Observed<'_> {
-    /// `late` asks for `c`'s first wait.
+    /// `late` includes `c`'s first wait.
     pub fn figures(&self, late: bool) -> Figures {
         let starts = self.window_starts();
         let measured = &starts[1..self.settings.windows as usize];
@@ -89,11 +89,13 @@ impl Observed<'_> {
             measured[0],
             measured[measured.len() - 1] + self.settings.window,
         );
-        let lives = self.lives();
-        let shares = shares(&lives, period);
+        let lifetimes = self.lifetimes();
+        let shares = shares(&lifetimes, period);
         let starved = |batch: bool| {
             let callers = (0..CALLERS.len()).filter(|caller| CALLERS[*caller].batch == batch);
-            callers.map(|caller| starved(&lives, caller, period)).max()
+            callers
+                .map(|caller| starved(&lifetimes, caller, period))
+                .max()
         };
         Figures {
             utilisation: self.utilisation(measured),
@@ -108,17 +110,17 @@ impl Observed<'_> {
             shares,
             starved: starved(false).unwrap_or_default(),
             batch_starved: starved(true).unwrap_or_default(),
-            wait: waits(&lives, false, period),
-            batch_wait: waits(&lives, true, period),
-            first_wait: late.then(|| self.first_wait(&lives, measured)),
-            given_up: lives
+            wait: waits(&lifetimes, false, period),
+            batch_wait: waits(&lifetimes, true, period),
+            first_wait: late.then(|| self.first_wait(&lifetimes, measured)),
+            given_up: lifetimes
                 .iter()
-                .filter(|life| life.accepted.is_none() && within(life.until, period))
+                .filter(|lifetime| lifetime.accepted.is_none() && within(lifetime.until, period))
                 .count(),
         }
     }
 
-    /// A window opens with the first unit taken after the one before has ended.
+    /// A window opens with the first unit that is taken after the end of the one before.
     fn window_starts(&self) -> Vec<Duration> {
         let mut starts: Vec<Duration> = Vec::new();
         for arrival in self.arrivals.iter().filter(|arrival| arrival.accepted) {
@@ -129,8 +131,8 @@ impl Observed<'_> {
                 starts.push(arrival.at);
             }
         }
-        let played = self.settings.windows as usize;
-        assert!(starts.len() >= played, "{} windows", starts.len());
+        let simulated = self.settings.windows as usize;
+        assert!(starts.len() >= simulated, "{} windows", starts.len());
         starts
     }
 
@@ -146,39 +148,39 @@ impl Observed<'_> {
         taken as f64 / (self.settings.limit as f64 * measured.len() as f64)
     }
 
-    fn lives(&self) -> Vec<Life> {
-        let mut lives: Vec<Life> = self
+    fn lifetimes(&self) -> Vec<Lifetime> {
+        let mut lifetimes: Vec<Lifetime> = self
             .requests
             .iter()
-            .map(|request| Life {
+            .map(|request| Lifetime {
                 caller: request.caller,
                 from: request.at,
                 until: request.left.unwrap_or(Duration::MAX),
                 accepted: None,
             })
             .collect();
-        for (place, arrival) in self.arrivals.iter().enumerate() {
+        for (index, arrival) in self.arrivals.iter().enumerate() {
             let request = arrival.request.filter(|_| arrival.accepted);
-            if let Some(life) = request.and_then(|number| lives.get_mut(number)) {
-                life.until = arrival.at;
-                life.accepted = Some(place);
+            if let Some(lifetime) = request.and_then(|number| lifetimes.get_mut(number)) {
+                lifetime.until = arrival.at;
+                lifetime.accepted = Some(index);
             }
         }
-        lives
+        lifetimes
     }
 
-    fn first_wait(&self, lives: &[Life], measured: &[Duration]) -> Duration {
+    fn first_wait(&self, lifetimes: &[Lifetime], measured: &[Duration]) -> Duration {
         let wait = |start: &Duration| {
             let end = *start + self.settings.window;
-            let mut of_c = lives.iter().filter(|life| life.caller == C);
-            let first = of_c.find(|life| within(life.from, (*start, end)));
-            first.map_or(Duration::MAX, |life| {
-                let served = if life.accepted.is_some() {
-                    life.until
+            let mut of_c = lifetimes.iter().filter(|lifetime| lifetime.caller == C);
+            let first = of_c.find(|lifetime| within(lifetime.from, (*start, end)));
+            first.map_or(Duration::MAX, |lifetime| {
+                let served = if lifetime.accepted.is_some() {
+                    lifetime.until
                 } else {
                     end
                 };
-                served.saturating_sub(life.from)
+                served.saturating_sub(lifetime.from)
             })
         };
         measured.iter().map(wait).max().unwrap_or_default()
@@ -189,32 +191,35 @@ fn within(at: Duration, (from, to): (Duration, Duration)) -> bool {
     from <= at && at < to
 }
 
-/// In the order of time; each life begins `after` its issue, if it lasts that long.
-fn events(lives: impl Iterator<Item = Life>, after: Duration) -> Vec<(Duration, Event, usize)> {
+/// Events in order of time. Each lifetime begins `after` its issue, if it lasts that long.
+fn events(
+    lifetimes: impl Iterator<Item = Lifetime>,
+    after: Duration,
+) -> Vec<(Duration, Event, usize)> {
     let mut events = Vec::new();
-    for life in lives.filter(|life| life.until >= life.from + after) {
-        let end = life.accepted.map_or(Event::GivenUp, Event::Accepted);
-        events.push((life.from + after, Event::Begins, life.caller));
-        events.push((life.until, end, life.caller));
+    for lifetime in lifetimes.filter(|lifetime| lifetime.until >= lifetime.from + after) {
+        let end = lifetime.accepted.map_or(Event::GivenUp, Event::Accepted);
+        events.push((lifetime.from + after, Event::Begins, lifetime.caller));
+        events.push((lifetime.until, end, lifetime.caller));
     }
     events.sort_unstable();
     events
 }
 
-/// What each interactive caller received of what it was entitled to.
+/// Received divided by entitled, by interactive caller.
 ///
-/// Fairness is a matter of those who wait at the same time, and that set changes. So it is taken unit by unit: whenever a unit
-/// goes to an interactive caller that has waited, and at least one other interactive caller is waiting as well, each caller that waits is
-/// entitled to its weight's part of that unit, and one of them received it. Summed over all such units, received over
-/// entitled is 1 for everyone where the dealing was exact, however often callers came and went.
+/// Fairness compares callers that wait at the same time, and that set changes. So it is measured unit by unit: whenever a unit
+/// goes to an interactive caller that has waited while at least one other interactive caller waits too, each of them is entitled
+/// to a part of that unit in proportion to its weight, and one of them receives it. Summed over all such units, received /
+/// entitled is 1 for every caller if the sharing is exact, however often callers come and go.
 ///
-/// A unit that goes to a request as soon as it comes does not count: its caller was below its share, or nobody had to wait.
-/// The batch caller stands behind the others by its own choice and is not compared with them.
-fn shares(lives: &[Life], period: (Duration, Duration)) -> Vec<Option<f64>> {
-    let interactive = lives
+/// A unit that goes to a request immediately does not count: its caller was below its share, or no caller had to wait.
+/// The batch caller yields to the others by design and is not compared with them.
+fn shares(lifetimes: &[Lifetime], period: (Duration, Duration)) -> Vec<Option<f64>> {
+    let interactive = lifetimes
         .iter()
         .copied()
-        .filter(|life| !CALLERS[life.caller].batch);
+        .filter(|lifetime| !CALLERS[lifetime.caller].batch);
     let (mut waiting, mut received, mut entitled) = ([0_usize; 4], [0.0; 4], [0.0; 4]);
     for (at, event, caller) in events(interactive, WAITING) {
         if event == Event::Begins {
@@ -237,7 +242,7 @@ fn shares(lives: &[Life], period: (Duration, Duration)) -> Vec<Option<f64>> {
         .collect()
 }
 
-/// Jain, Chiu and Hawe's index: 1 when all are equal, 1/n when one has everything.
+/// The fairness index of Jain, Chiu and Hawe: 1 if all are equal, 1/n if one has everything.
 fn jain(shares: &[Option<f64>]) -> Option<f64> {
     let shares: Vec<f64> = shares.iter().copied().flatten().collect();
     let squares: f64 = shares.iter().map(|share| share * share).sum();
@@ -245,42 +250,45 @@ fn jain(shares: &[Option<f64>]) -> Option<f64> {
     (shares.len() > 1 && squares > 0.0).then(|| sum * sum / (shares.len() as f64 * squares))
 }
 
-/// The longest stretch in which a caller had a request pending and none was accepted.
-fn starved(lives: &[Life], caller: usize, period: (Duration, Duration)) -> Duration {
-    let own = lives.iter().copied().filter(|life| life.caller == caller);
-    let (mut pending, mut hungry_since, mut longest) = (0_usize, None, Duration::ZERO);
+/// The longest time in which a caller had requests pending and none was accepted.
+fn starved(lifetimes: &[Lifetime], caller: usize, period: (Duration, Duration)) -> Duration {
+    let own = lifetimes
+        .iter()
+        .copied()
+        .filter(|lifetime| lifetime.caller == caller);
+    let (mut pending, mut starving_since, mut longest) = (0_usize, None, Duration::ZERO);
     let clip = |at: Duration| at.clamp(period.0, period.1);
     for (at, event, _) in events(own, Duration::ZERO) {
         match event {
             Event::Begins => {
                 pending += 1;
-                hungry_since = hungry_since.or(Some(at));
+                starving_since = starving_since.or(Some(at));
             }
             Event::Accepted(_) | Event::GivenUp => {
                 pending -= 1;
-                if let Some(since) = hungry_since {
+                if let Some(since) = starving_since {
                     longest = longest.max(clip(at) - clip(since));
                 }
                 if matches!(event, Event::Accepted(_)) {
-                    hungry_since = Some(at);
+                    starving_since = Some(at);
                 }
-                hungry_since = hungry_since.filter(|_| pending > 0);
+                starving_since = starving_since.filter(|_| pending > 0);
             }
         }
     }
     longest
 }
 
-fn waits(lives: &[Life], batch: bool, period: (Duration, Duration)) -> Quantiles {
-    let served = lives
+fn waits(lifetimes: &[Lifetime], batch: bool, period: (Duration, Duration)) -> Quantiles {
+    let served = lifetimes
         .iter()
-        .filter(|life| life.accepted.is_some() && CALLERS[life.caller].batch == batch);
+        .filter(|lifetime| lifetime.accepted.is_some() && CALLERS[lifetime.caller].batch == batch);
     let mut waits: Vec<Duration> = served
-        .filter(|life| within(life.until, period))
-        .map(|life| life.until.saturating_sub(life.from))
+        .filter(|lifetime| within(lifetime.until, period))
+        .map(|lifetime| lifetime.until.saturating_sub(lifetime.from))
         .collect();
     waits.sort_unstable();
-    // The nearest rank.
+    // Nearest rank.
     let quantile = |part: f64| {
         let rank = (waits.len() as f64 * part).ceil() as usize;
         waits

@@ -1,7 +1,7 @@
-//! Four callers on one quota, played through in virtual time: behind revgate, and straight at DevRev's double.
+//! Simulates four callers on one quota in virtual time: behind revgate, and directly at a model of DevRev.
 //!
-//! Everything that chance decides is drawn from the seed, tokio's clock is stopped and moved on only when nobody
-//! has anything to do, and one thread does it all: the same seed gives the same figures.
+//! All randomness comes from the seed, tokio's clock is paused and advances only when every task is idle, and everything runs on
+//! one thread. So the same seed gives the same figures.
 
 pub mod client;
 pub mod demand;
@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tower::{ServiceExt, util::BoxCloneService};
 
 use self::{
-    client::{Door, drive},
+    client::{Target, drive},
     demand::Demand,
     figures::{Arrival, Figures, Observed},
     model::Model,
@@ -45,10 +45,10 @@ pub const CALLERS: [Caller; 4] = [
     Caller::new("batch", 1.0, true),
 ];
 
-/// Its place in `CALLERS`: the one that comes late in `Scenario::Late`.
+/// Index in `CALLERS` of the caller that is late in `Scenario::Late`.
 pub const C: usize = 2;
 
-/// DevRev's token; the direct callers all hold it, revgate's callers do not know it.
+/// The DevRev token. The direct callers all use it; revgate's callers do not know it.
 pub const TOKEN: &str = "devrev-token";
 
 impl Caller {
@@ -69,15 +69,15 @@ pub struct Settings {
     /// Units in a window.
     pub limit: u64,
     pub window: Duration,
-    /// How many are played; the first, in which revgate has to learn the quota, is not measured.
+    /// How many are simulated. The first, in which revgate learns the quota, is not measured.
     pub windows: u32,
-    /// Requests that one caller has under way at most. What arrives beyond it is turned away at the caller's own
-    /// door, so that demand above the quota does not pile up without end.
+    /// Upper bound of a caller's requests in flight. The caller drops what exceeds it, so that demand above the quota does not
+    /// accumulate.
     pub pool: usize,
 }
 
 impl Settings {
-    /// As DevRev has it.
+    /// DevRev's values.
     pub const DEVREV: Settings = Settings {
         limit: 1000,
         window: Duration::from_secs(300),
@@ -85,8 +85,8 @@ impl Settings {
         pool: 200,
     };
 
-    /// How long the callers go on. A window opens with its first unit, which may come a second after the one before has
-    /// ended, for DevRev names that time in whole seconds; the last must still be seen whole.
+    /// How long the callers send. A window opens with its first unit, which may come a second after the end of the one before,
+    /// because DevRev reports that end in whole seconds. The last window must be complete.
     pub fn span(&self) -> Duration {
         self.window * self.windows + Duration::from_secs(4).max(self.window / 10)
     }
@@ -94,15 +94,15 @@ impl Settings {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
-    /// Everybody wants more than their share, evenly, and not in proportion to it.
+    /// Every caller demands more than its share, at a steady rate and not in proportion to the shares.
     Steady,
     /// The same, in bursts of a tenth of the quota at random times.
     Bursty,
-    /// The others take all they can get; `c` comes only in the middle of each window.
+    /// The others demand all units; `c` arrives only in the middle of each window.
     Late,
-    /// `a` wants ten times what each of the others does.
+    /// `a` demands ten times as much as each of the others.
     Greedy,
-    /// As `Steady`, and a twentieth of each window is taken by someone who does not come through revgate.
+    /// As `Steady`, and traffic outside revgate takes a twentieth of each window.
     Outside,
 }
 
@@ -119,26 +119,26 @@ impl Scenario {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Route {
     /// Through the whole stack, with the model in place of the socket.
     Revgate,
-    /// Each caller for itself.
+    /// Each caller by itself, directly at the model.
     Direct,
 }
 
-impl Way {
-    pub const ALL: [Way; 2] = [Way::Revgate, Way::Direct];
+impl Route {
+    pub const ALL: [Route; 2] = [Route::Revgate, Route::Direct];
 
     pub fn name(self) -> &'static str {
         match self {
-            Way::Revgate => "revgate",
-            Way::Direct => "direct",
+            Route::Revgate => "revgate",
+            Route::Direct => "direct",
         }
     }
 }
 
-/// Plays one scenario. Demand and latency are the same for both ways.
-pub fn simulate(scenario: Scenario, way: Way, seed: u64) -> Figures {
+/// Simulates one scenario. Demand and latency are the same for both routes.
+pub fn simulate(scenario: Scenario, route: Route, seed: u64) -> Figures {
     // The retry layer and the client draw their jitter from here.
     fastrand::seed(seed);
     let settings = &Settings::DEVREV;
@@ -152,16 +152,16 @@ pub fn simulate(scenario: Scenario, way: Way, seed: u64) -> Figures {
         let start = Instant::now();
         let model = Model::new(settings, start, seed);
         let (drain, draining) = Draining::new();
-        let door = match way {
-            Way::Revgate => revgate(settings, draining, model.clone()),
-            Way::Direct => BoxCloneService::new(
+        let target = match route {
+            Route::Revgate => revgate(settings, draining, model.clone()),
+            Route::Direct => BoxCloneService::new(
                 model
                     .clone()
                     .map_err(|error| unreachable!("the model always answers: {error}")),
             ),
         };
         let outside = tokio::spawn(take_outside(demand.outside.clone(), start, model.clone()));
-        let requests = drive(door, &demand, settings, start).await;
+        let requests = drive(target, &demand, settings, start).await;
         outside.abort();
         drop(drain);
         (requests, model.arrivals())
@@ -174,7 +174,7 @@ pub fn simulate(scenario: Scenario, way: Way, seed: u64) -> Figures {
     observed.figures(scenario == Scenario::Late)
 }
 
-fn revgate(settings: &Settings, draining: Draining, model: Model) -> Door {
+fn revgate(settings: &Settings, draining: Draining, model: Model) -> Target {
     let config = configuration(settings, "api.devrev.ai");
     let plan = Plan::of(&config).expect("its token fits a header");
     let state = State::new(&plan, draining, tokio::runtime::Handle::current());
@@ -182,7 +182,7 @@ fn revgate(settings: &Settings, draining: Draining, model: Model) -> Door {
     BoxCloneService::new(stack::build(&plan, &state, model))
 }
 
-/// Someone who holds the token and does not come through revgate.
+/// Traffic with the same token that bypasses revgate.
 async fn take_outside(times: Vec<Duration>, start: Instant, model: Model) {
     for at in times {
         tokio::time::sleep_until(start + at).await;
@@ -190,8 +190,8 @@ async fn take_outside(times: Vec<Duration>, start: Instant, model: Model) {
     }
 }
 
-/// The four callers. Their own rates are out of the way, and their patience is one window: with less, a request
-/// that comes when the quota is spent could only be refused, and it is the sharing that is looked at here.
+/// Configures the four callers. Their own rates never limit them, and they wait up to one window: with less, requests
+/// that arrive after the quota is spent would only be refused, and the sharing could not be observed.
 pub fn configuration(settings: &Settings, upstream: &str) -> Config {
     let mut text = format!(
         "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
@@ -216,12 +216,12 @@ pub fn configuration(settings: &Settings, upstream: &str) -> Config {
     config::from_toml(&text, &env).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-/// What the tasks of one run write together.
-pub type Shelf<T> = Arc<Mutex<T>>;
+/// State that the tasks of one run share.
+pub type Shared<T> = Arc<Mutex<T>>;
 
-pub fn open<T>(shelf: &Mutex<T>) -> MutexGuard<'_, T> {
-    shelf.lock().unwrap_or_else(PoisonError::into_inner)
+pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What arrived at DevRev's double.
+/// The attempts that arrived at the model.
 pub type Arrivals = Vec<Arrival>;

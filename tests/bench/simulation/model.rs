@@ -1,4 +1,4 @@
-//! DevRev without a socket: the simulator's windows under tokio's stopped clock, and an answer after a while.
+//! A model of DevRev without a socket: the simulator's windows under tokio's paused clock, and answers with a latency.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,15 +17,15 @@ use revgate::{
 use tokio::time::Instant;
 use tower::Service;
 
-use super::{Arrivals, Settings, Shelf, TOKEN, client::NUMBER, figures::Arrival, open};
+use super::{Arrivals, Settings, Shared, TOKEN, client::NUMBER, figures::Arrival, lock};
 
-/// The wall clock when a simulation starts. Its fraction matters: DevRev names the reset in whole seconds, rounded up.
+/// The wall clock at the start of a simulation. Its fraction matters: DevRev rounds the reset up to whole seconds.
 const EPOCH: Duration = Duration::new(1_800_000_000, 370_000_000);
 
 const LATENCY: std::ops::RangeInclusive<u64> = 40..=120;
 
 #[derive(Clone)]
-pub struct Model(Shelf<World>);
+pub struct Model(Shared<World>);
 
 struct World {
     windows: Windows,
@@ -45,11 +45,11 @@ impl Model {
     }
 
     pub fn take_outside(&self) {
-        open(&self.0).arrived(None);
+        lock(&self.0).arrived(None);
     }
 
     pub fn arrivals(&self) -> Arrivals {
-        std::mem::take(&mut open(&self.0).arrivals)
+        std::mem::take(&mut lock(&self.0).arrivals)
     }
 }
 
@@ -78,17 +78,17 @@ impl Service<Request<Body>> for Model {
         Poll::Ready(Ok(()))
     }
 
-    /// The unit is taken on arrival, however long the answer takes.
+    /// The unit is taken on arrival, whatever the latency of the answer.
     fn call(&mut self, request: Request<Body>) -> BoxFuture {
         let number = request.headers().get(NUMBER).and_then(number);
-        let mut world = open(&self.0);
+        let mut world = lock(&self.0);
         let charge = world.arrived(number);
         let latency = Duration::from_millis(world.latency.u64(LATENCY));
         drop(world);
-        let shelf = self.0.clone();
+        let shared = self.0.clone();
         Box::pin(async move {
             tokio::time::sleep(latency).await;
-            let now = open(&shelf).wall();
+            let now = lock(&shared).wall();
             Ok(answer(charge, now))
         })
     }

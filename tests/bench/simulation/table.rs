@@ -1,4 +1,4 @@
-//! Text that lines up in a terminal and is a table in Markdown too.
+//! Renders a table that is aligned in a terminal and valid Markdown.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::figures::{Figures, Quantiles};
 
 pub const HEADINGS: [&str; 12] = [
     "scenario",
-    "way",
+    "route",
     "used %",
     "429s",
     "Jain",
@@ -19,10 +19,10 @@ pub const HEADINGS: [&str; 12] = [
     "given up",
 ];
 
-pub fn row(scenario: &str, way: &str, figures: &Figures) -> Vec<String> {
+pub fn row(scenario: &str, route: &str, figures: &Figures) -> Vec<String> {
     vec![
         scenario.to_owned(),
-        way.to_owned(),
+        route.to_owned(),
         format!("{:.1}", figures.utilisation * 100.0),
         figures.throttled.to_string(),
         figures
@@ -43,7 +43,7 @@ pub fn row(scenario: &str, way: &str, figures: &Figures) -> Vec<String> {
     ]
 }
 
-/// The first row holds the headings. Columns of words go left, of numbers right.
+/// The first row holds the headings. The first `words` columns are aligned left, the others right.
 pub fn render(rows: &[Vec<String>], words: usize) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());

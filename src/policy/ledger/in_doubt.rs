@@ -1,9 +1,10 @@
-//! Attempts that went without a word: each may have taken a unit.
+//! Attempts that were sent, perhaps, and ended without an answer: DevRev may have counted each of them.
 
-/// In two generations, because under load there is always one that has just gone: the older is made up for by an answer to
-/// an attempt granted after the last of it, and then the younger takes its place.
+/// The units in doubt, in two generations. An answer to an attempt that was granted after the last unit of a generation
+/// reports what remains and so resolves that generation. Under load there is always a unit newer than that answer, so a
+/// single generation would never be resolved.
 #[derive(Debug, Default)]
-pub(super) struct Doubt {
+pub(super) struct InDoubt {
     older: Generation,
     younger: Generation,
 }
@@ -11,16 +12,16 @@ pub(super) struct Doubt {
 #[derive(Debug, Default)]
 struct Generation {
     units: u64,
-    /// The number of the next attempt when the last of them went.
+    /// The number of the next attempt when the last of them was added.
     until: u64,
 }
 
-impl Doubt {
+impl InDoubt {
     pub fn units(&self) -> u64 {
         self.older.units + self.younger.units
     }
 
-    /// One more went; `next` is the number of the next attempt.
+    /// Adds a unit; `next` is the number of the next attempt.
     pub fn add(&mut self, next: u64) {
         let generation = if self.older.units == 0 {
             &mut self.older
@@ -31,7 +32,7 @@ impl Doubt {
         generation.until = next;
     }
 
-    /// An attempt's answer told what remains: whatever went before that attempt is in it.
+    /// The answer to attempt `number` reported what remains, which includes every unit added before that attempt.
     pub fn answered(&mut self, number: u64) {
         if number >= self.older.until {
             self.older = std::mem::take(&mut self.younger);
