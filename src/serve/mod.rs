@@ -41,7 +41,7 @@ use crate::{
         export::Exporter,
         log::{self, LevelHandle},
     },
-    upstream::{self, Own, names_own},
+    upstream::{self, OwnListeners, names_own_listener},
 };
 
 /// `revgate run`: serves until a signal ends it.
@@ -108,8 +108,8 @@ impl Gateway {
         let exporter = traces::start(&config, &state.metrics)?;
         state.spans = exporter.as_ref().map(Exporter::spans);
         let state = Arc::new(state);
-        let own = Own::default();
-        let options = upstream_options(&config, own.clone())?;
+        let own_listeners = OwnListeners::default();
+        let options = upstream_options(&config, own_listeners.clone())?;
         let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
             let address = &config.listen.address;
             format!("listen.address \"{address}\" cannot be bound")
@@ -145,10 +145,10 @@ impl Gateway {
             listeners.push(address);
         }
         anyhow::ensure!(
-            !names_own(&config.upstream.url, &listeners),
+            !names_own_listener(&config.upstream.url, &listeners),
             "upstream.url names a listener of this gateway itself; name DevRev's API"
         );
-        own.set(listeners);
+        own_listeners.set(listeners);
         let workers = workers.into_iter().enumerate();
         let workers = workers.map(|(number, worker)| worker.spawn(number));
         let workers = workers.collect::<std::io::Result<_>>()?;
@@ -213,7 +213,10 @@ impl Drop for Gateway {
     }
 }
 
-fn upstream_options(config: &Config, own: Own) -> anyhow::Result<upstream::Options> {
+fn upstream_options(
+    config: &Config,
+    own_listeners: OwnListeners,
+) -> anyhow::Result<upstream::Options> {
     let settings = &config.upstream;
     let https = settings.url.scheme_str() == Some("https");
     let tls = if https {
@@ -228,6 +231,6 @@ fn upstream_options(config: &Config, own: Own) -> anyhow::Result<upstream::Optio
         tls,
         http2_only: settings.http2 == Http2::Always && !https,
         max_connections: settings.max_connections.div_ceil(config.listen.workers),
-        own,
+        own_listeners,
     })
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     runtime::ThreadRuntime,
-    upstream::{Own, connector::Connector},
+    upstream::{OwnListeners, connector::Connector},
 };
 
 pub struct Options {
@@ -144,7 +144,7 @@ impl Sender {
         Sender {
             target: target(&options.url),
             // The time of the whole export ends it before its own does.
-            connector: Connector::new(&options.url, options.tls.clone(), Own::default()),
+            connector: Connector::new(&options.url, options.tls.clone(), OwnListeners::default()),
             options,
             metrics,
             stop,

@@ -18,13 +18,13 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower::BoxError;
 
-use super::Own;
+use super::OwnListeners;
 
 pub(crate) struct Connector {
     host: String,
     port: u16,
     tls: Option<Arc<rustls::ClientConfig>>,
-    own: Own,
+    own_listeners: OwnListeners,
 }
 
 pub(crate) struct Connected {
@@ -34,7 +34,11 @@ pub(crate) struct Connected {
 }
 
 impl Connector {
-    pub fn new(url: &Uri, tls: Option<Arc<rustls::ClientConfig>>, own: Own) -> Self {
+    pub fn new(
+        url: &Uri,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        own_listeners: OwnListeners,
+    ) -> Self {
         let default_port = if tls.is_some() { 443 } else { 80 };
         // An IPv6 literal stands in brackets in a URI, and without them everywhere else.
         let host = url
@@ -47,7 +51,7 @@ impl Connector {
             host,
             port,
             tls,
-            own,
+            own_listeners,
         }
     }
 
@@ -62,7 +66,7 @@ impl Connector {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         // Whatever the name has come to by now. Nothing was written yet.
         let local = stream.local_addr().ok().map(|local| local.ip());
-        if self.own.is(stream.peer_addr()?, local) {
+        if self.own_listeners.contains(stream.peer_addr()?, local) {
             return Err(
                 "upstream.url leads to a listener of this gateway itself; name DevRev's API".into(),
             );

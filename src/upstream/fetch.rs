@@ -39,7 +39,7 @@ pub async fn document(
 }
 
 async fn get(url: &Uri, tls: Option<Arc<rustls::ClientConfig>>) -> Result<Document, BoxError> {
-    let connector = Connector::new(url, tls, super::Own::default());
+    let connector = Connector::new(url, tls, super::OwnListeners::default());
     let Connected { stream, .. } = connector.connect(CONNECT_WITHIN).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with this function.

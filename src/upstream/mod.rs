@@ -6,8 +6,8 @@
 pub(crate) mod connector;
 pub mod fetch;
 mod form;
-mod own;
 mod pool;
+mod self_connection;
 pub mod tls;
 
 use std::{
@@ -31,7 +31,7 @@ use tokio::{
 };
 use tower::Service;
 
-pub use self::own::{Own, names_own};
+pub use self::self_connection::{OwnListeners, names_own_listener};
 use self::{
     connector::{Connected, Connector},
     form::{set_absolute_form, set_origin_form},
@@ -54,7 +54,7 @@ pub struct Options {
     /// Of this worker; HTTP/1.1 connections in use at once.
     pub max_connections: usize,
     /// Where no attempt may arrive.
-    pub own: Own,
+    pub own_listeners: OwnListeners,
 }
 
 /// What may change while connections stay.
@@ -108,7 +108,11 @@ impl Upstream {
     pub fn new(options: Options, bounds: Bounds) -> Self {
         let idle_changed = Arc::new(Notify::new());
         let inner = Arc::new(Inner {
-            connector: Connector::new(&options.url, options.tls.clone(), options.own.clone()),
+            connector: Connector::new(
+                &options.url,
+                options.tls.clone(),
+                options.own_listeners.clone(),
+            ),
             slots: Arc::new(Semaphore::new(options.max_connections)),
             idle: Mutex::default(),
             multiplexed: tokio::sync::Mutex::default(),

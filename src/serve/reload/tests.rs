@@ -13,7 +13,7 @@ use crate::{
         worker::Worker,
     },
     state::draining::Draining,
-    upstream::Own,
+    upstream::OwnListeners,
 };
 
 /// Two workers that never run, and all that a reload may touch.
@@ -67,7 +67,7 @@ impl Rig {
             connections: Arc::new(tokio::sync::Semaphore::new(1)),
             state: state.clone(),
         });
-        let options = upstream_options(&config, Own::default()).unwrap();
+        let options = upstream_options(&config, OwnListeners::default()).unwrap();
         let (listeners, _) = listener::bind(&config.listen).unwrap();
         let (workers, handles) = listeners
             .into_iter()
