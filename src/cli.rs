@@ -15,7 +15,7 @@ use crate::{
     config,
     hash::sha256,
     plan::Plan,
-    serve::control::explain::{Question, explain},
+    serve::control::explain::{ExplainQuery, explain},
 };
 
 /// The gateway that internal services put in front of the DevRev API.
@@ -67,7 +67,7 @@ struct Check {
     #[command(flatten)]
     file: File,
     /// Say step by step what would happen to a request, such as 'POST /rev-users.link'. Exit status 0 when it would be
-    /// forwarded, 1 when refused, 2 when the question is wrong.
+    /// forwarded, 1 when refused, 2 when the query is wrong.
     #[arg(long, value_name = "REQUEST")]
     explain: Option<String>,
     /// Who sends it: a name of the file. Without it, whoever shows no credential.
@@ -101,13 +101,13 @@ impl Check {
             return Ok(ExitCode::SUCCESS);
         };
         let body = self.body.as_deref().map(read_body).transpose()?;
-        let question = Question {
+        let query = ExplainQuery {
             request,
             caller: self.caller,
             headers: self.headers,
             body,
         };
-        let explanation = explain(&config, &plan, question, None).map_err(Misuse)?;
+        let explanation = explain(&config, &plan, query, None).map_err(Misuse)?;
         if self.json {
             print(format!("{:#}", explanation.json()))?;
         } else {

@@ -353,7 +353,7 @@ fn unsafe_code_is_forbidden() {
 }
 
 #[test]
-fn explain_goes_the_way_of_the_stack() {
+fn explain_has_the_layers_of_the_stack_in_order() {
     let names = |path: &str, mark: &str| -> Vec<String> {
         let text = read(&root().join("src").join(path));
         let found = text.match_indices(mark).map(|(at, _)| {
@@ -366,9 +366,12 @@ fn explain_goes_the_way_of_the_stack() {
     // They decide nothing about a request.
     let silent = ["telemetry", "rescue", "headers", "attempt"];
     stack.retain(|layer| !silent.contains(&layer.as_str()));
-    let told = names("policy/explain/way.rs", "            Way::");
-    assert!(told.len() > 5, "the rooms were not found");
-    assert_eq!(told, stack, "src/policy/explain/way.rs, src/stack.rs");
+    let explained = names("policy/explain/steps.rs", "            Steps::");
+    assert!(explained.len() > 5, "the steps were not found");
+    assert_eq!(
+        explained, stack,
+        "src/policy/explain/steps.rs, src/stack.rs"
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::sync::{
 
 use serde_json::{Value, json};
 
-use self::explain::{Question, explain};
+use self::explain::{ExplainQuery, explain};
 use super::reload::Reloader;
 use crate::{
     admin::Control,
@@ -105,9 +105,9 @@ impl Control for Operator {
     }
 
     fn explain(&self, query: &str) -> Result<Value, String> {
-        let question = Question::from_query(query)?;
+        let query = ExplainQuery::from_query(query)?;
         let current = self.reloader.current();
-        explain(&current.config, &current.plan, question, Some(&self.state))
+        explain(&current.config, &current.plan, query, Some(&self.state))
             .map(|explanation| explanation.json())
     }
 
