@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
-use revgate::simulator::{Fault, Plan, Rule, Span};
+use revgate::simulator::{Fault, FaultPlan, Rule, TextDuration};
 use tokio::time::timeout;
 
 use crate::{
@@ -94,7 +94,7 @@ async fn opened(open: &str) -> Rig {
         .set_plan(plan("works.list", status(503, None), 2));
     upstream_says(&rig, 503).await;
     upstream_says(&rig, 503).await;
-    rig.devrev.set_plan(Plan::none());
+    rig.devrev.set_plan(FaultPlan::none());
     rig
 }
 
@@ -102,7 +102,7 @@ async fn opened(open: &str) -> Rig {
 async fn failures_in_a_row_open_the_circuit() {
     let rig = Rig::new(&rules(3, NO_PROBE)).await;
     rig.devrev
-        .set_plan(Plan::none().with(Rule::new("*", status(503, None)).times(3)));
+        .set_plan(FaultPlan::none().with(Rule::new("*", status(503, None)).times(3)));
     for _ in 0..2 {
         upstream_says(&rig, 503).await;
     }
@@ -128,7 +128,7 @@ async fn failures_in_a_row_open_the_circuit() {
 async fn one_probe_goes_and_its_success_closes_the_circuit() {
     let rig = opened(SHORT).await;
     becomes(&rig, "half_open").await;
-    let slow = Fault::Delay(Span(Duration::from_millis(700)));
+    let slow = Fault::Delay(TextDuration(Duration::from_millis(700)));
     rig.devrev.set_plan(plan("works.list", slow, 1));
     let mut probe = Client::connect(rig.address).await;
     probe
@@ -207,7 +207,7 @@ async fn a_503_that_names_a_time_does_not_open_the_circuit() {
 async fn an_answer_of_another_kind_ends_the_row() {
     let rig = Rig::new(&rules(3, NO_PROBE)).await;
     let answers = [503, 500, 404, 502, 504, 429, 503, 503];
-    let mut planned = Plan::none();
+    let mut planned = FaultPlan::none();
     for code in answers {
         planned = planned.with(Rule::new("works.list", status(code, None)).times(1));
     }
@@ -229,7 +229,7 @@ async fn a_retry_that_meets_an_open_circuit_gives_upstreams_own_last_answer() {
     )
     .await;
     rig.devrev
-        .set_plan(Plan::none().with(Rule::new("*", status(502, None))));
+        .set_plan(FaultPlan::none().with(Rule::new("*", status(502, None))));
     let answer = call(&rig).await;
     assert_eq!(
         (answer.status, answer.header("proxy-status")),

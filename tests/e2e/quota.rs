@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use revgate::simulator::{Fault, Options, Plan, Rule, Span};
+use revgate::simulator::{Fault, FaultPlan, Options, Rule, TextDuration};
 
 use crate::{
     http::{Answer, Client, request},
@@ -101,9 +101,9 @@ async fn a_heavier_caller_is_dealt_more_of_what_is_scarce() {
 #[tokio::test]
 async fn after_a_pause_one_probes_and_the_rest_wait_for_its_answer() {
     let rig = Rig::new("").await;
-    let slow = Fault::Delay(Span(Duration::from_millis(400)));
+    let slow = Fault::Delay(TextDuration(Duration::from_millis(400)));
     rig.devrev.set_plan(
-        Plan::none()
+        FaultPlan::none()
             .with(Rule::new("works.list", status(429, Some(1))).times(1))
             .with(Rule::new("works.list", slow).times(1)),
     );
@@ -123,7 +123,7 @@ async fn after_a_pause_one_probes_and_the_rest_wait_for_its_answer() {
 async fn a_503_with_a_time_stops_the_group() {
     let rig = Rig::new("").await;
     rig.devrev
-        .set_plan(Plan::none().with(Rule::new("works.get", status(503, Some(300))).times(1)));
+        .set_plan(FaultPlan::none().with(Rule::new("works.get", status(503, Some(300))).times(1)));
     assert_eq!(rig.call("GET", "/works.get?id=TKT-1", "").await.status, 503);
     let held = call(&rig, KEY, 30).await;
     assert_eq!(held.code(), "quota_exhausted", "{held:?}");
@@ -173,7 +173,7 @@ async fn what_others_spend_is_seen_and_the_reserve_is_theirs() {
 async fn a_thousand_requests_of_one_caller_shut_nobody_out() {
     let rig = Rig::with(&callers("[quota]\nmax_waiting = 6\n"), window(1000, 300)).await;
     rig.devrev
-        .set_plan(Plan::none().with(Rule::new("works.list", status(429, Some(2))).times(1)));
+        .set_plan(FaultPlan::none().with(Rule::new("works.list", status(429, Some(2))).times(1)));
     let (first, greedy, modest) = tokio::join!(
         call(&rig, KEY, 30),
         async {
@@ -202,7 +202,7 @@ async fn a_thousand_requests_of_one_caller_shut_nobody_out() {
 async fn a_pause_shows_and_ends_by_hand() {
     let rig = Rig::new("").await;
     rig.devrev
-        .set_plan(Plan::none().with(Rule::new("works.list", status(429, Some(20))).times(1)));
+        .set_plan(FaultPlan::none().with(Rule::new("works.list", status(429, Some(20))).times(1)));
     let start = tokio::time::Instant::now();
     let (answer, ()) = tokio::join!(call(&rig, KEY, 30), async {
         let quota = until(&rig, |quota| quota["waiting"] == 1).await;

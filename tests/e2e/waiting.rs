@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use revgate::simulator::{Fault, Plan, Rule};
+use revgate::simulator::{Fault, FaultPlan, Rule};
 
 use crate::{
     http::{Client, request},
@@ -96,14 +96,14 @@ async fn reads_are_tried_again_and_writes_are_not() {
     ] {
         let rig = Rig::new(backoff).await;
         rig.devrev
-            .set_plan(Plan::none().with(Rule::new("*", fault.clone()).times(1)));
+            .set_plan(FaultPlan::none().with(Rule::new("*", fault.clone()).times(1)));
         assert_eq!(
             rig.call("GET", "/works.list", "").await.status,
             200,
             "{fault:?}"
         );
         rig.devrev
-            .set_plan(Plan::none().with(Rule::new("*", fault.clone()).times(1)));
+            .set_plan(FaultPlan::none().with(Rule::new("*", fault.clone()).times(1)));
         assert_eq!(
             rig.call("POST", "/works.create", "{}").await.status,
             code,
@@ -153,7 +153,7 @@ async fn upstreams_misbehaviour_on_the_wire_has_codes() {
 async fn a_connection_closed_while_idle_costs_nobody_an_error() {
     let rig = Rig::new("").await;
     rig.devrev
-        .set_plan(Plan::none().with(Rule::new("*", Fault::CloseAfter)));
+        .set_plan(FaultPlan::none().with(Rule::new("*", Fault::CloseAfter)));
     for _ in 0..30 {
         let answer = rig.call("GET", "/dev-users.self", "").await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -191,11 +191,11 @@ async fn drains_without_loss() {
     let rig = Rig::new("").await;
     let rule = Rule::new(
         "works.list",
-        Fault::Delay(revgate::simulator::Span(Duration::from_millis(300))),
+        Fault::Delay(revgate::simulator::TextDuration(Duration::from_millis(300))),
     )
     .times(1);
     rig.devrev.set_plan(
-        Plan::none()
+        FaultPlan::none()
             .with(rule)
             .with(Rule::new("rev-users.link", status(503, Some(20)))),
     );
