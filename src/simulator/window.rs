@@ -11,7 +11,7 @@ const CROWDED: usize = 1024;
 pub struct Charge {
     pub limit: u64,
     pub remaining: u64,
-    /// CloseMode of the window in epoch seconds, rounded up.
+    /// The end of the window in epoch seconds, rounded up.
     pub reset: u64,
     /// Set when the request is over the limit: whole seconds, at least one.
     pub retry_after: Option<u64>,

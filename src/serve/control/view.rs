@@ -1,4 +1,4 @@
-//! What there is to see of a running gateway, for the admin listener's JSON.
+//! Views of a running gateway, for the admin listener's JSON.
 
 use std::sync::Arc;
 
@@ -16,18 +16,18 @@ use crate::{
     },
 };
 
-/// Whoever showed no key of the file, and in mode "validate" everyone.
+/// Requests without a known caller, and in mode "validate" all requests.
 const OTHER: &str = "other";
 
-/// The codes that `enforce = false` may hold back.
-const TRIED: [Code; 2] = [Code::CallerRateLimited, Code::Forbidden];
+/// The codes that `enforce = false` suppresses.
+const SUPPRESSED: [Code; 2] = [Code::CallerRateLimited, Code::Forbidden];
 
-/// Each caller of the file, and `other` if it was seen.
+/// Each caller of the file, and `other` if it has sent requests.
 pub(super) fn callers(config: &Config, state: &State) -> Value {
     let now = tally::now();
     let (seen, quota) = (state.tally.callers(), state.groups.view());
     let mut views = Map::new();
-    // Nobody else: what a caller that is gone from the file did is in the metrics.
+    // Callers that have left the file are in the metrics alone.
     if let Some(calls) = seen.get(OTHER) {
         views.insert(OTHER.into(), counts(calls));
     }
@@ -90,7 +90,7 @@ fn group<'a>(config: &'a Config, caller: &Caller) -> Option<&'a str> {
 }
 
 fn would_refuse(metrics: &Metrics, caller: &Arc<str>) -> Vec<(Code, u64)> {
-    let counts = TRIED.map(|code| (code, metrics.would_refused(caller, code)));
+    let counts = SUPPRESSED.map(|code| (code, metrics.would_refused(caller, code)));
     counts.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
@@ -103,7 +103,7 @@ pub(super) fn circuit(plan: &Plan, state: &State) -> Value {
     })
 }
 
-/// What became of the last reload; nothing, before there was one.
+/// The last reload; all values are null or empty before the first.
 pub(super) fn reload(last: Option<Report>) -> Value {
     last.map_or_else(
         || json!({ "at": null, "result": null, "changed": [], "restart_needed": [], "problems": [] }),
