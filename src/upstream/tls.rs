@@ -1,17 +1,17 @@
-//! TLS to the upstream: the provider named explicitly, the roots of the operator's choice.
+//! The TLS client configuration, with an explicit crypto provider and the configured roots.
 
 use std::{path::Path, sync::Arc};
 
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-/// Where trust comes from.
+/// Which root certificates to trust.
 pub enum Trust<'a> {
-    /// Mozilla's list, as compiled in: the same on every machine, and there in an empty container.
+    /// Mozilla's list, compiled in: the same on every machine, and available in an empty container.
     Bundled,
-    /// The machine's own list.
+    /// The system's list.
     System,
-    /// Certificates of a PEM file, and no others.
+    /// The certificates of a PEM file, and no others.
     File(&'a Path),
 }
 
@@ -29,7 +29,7 @@ pub enum TlsError {
 }
 
 /// # Errors
-/// When no root certificate can be had.
+/// When there is no usable root certificate.
 pub fn client_config(trust: &Trust<'_>, http2: bool) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
     match trust {
