@@ -12,7 +12,7 @@ use crate::{
     state::State,
     telemetry::{
         metrics::Metrics,
-        tally::{self, Calls},
+        tally::{self, CallerCounts},
     },
 };
 
@@ -32,16 +32,16 @@ pub(super) fn callers(config: &Config, state: &State) -> Value {
         views.insert(OTHER.into(), counts(calls));
     }
     let limiters = state.limiters.of_plan();
-    let dealt = |name: &str| seen.get(name).map_or(0, |calls| calls.dealt(now));
+    let attempts = |name: &str| seen.get(name).map_or(0, |calls| calls.attempts(now));
     for (name, caller) in &config.callers {
         let rules = &caller.rules;
-        let mut view = counts(seen.get(name.as_str()).unwrap_or(&Calls::default()));
+        let mut view = counts(seen.get(name.as_str()).unwrap_or(&CallerCounts::default()));
         let group = group(config, caller);
         let of_group = config.callers.iter().filter(|(_, other)| {
             // In mode "validate" there are no callers in the file.
             group.is_some() && self::group(config, other) == group
         });
-        let all: u64 = of_group.map(|(name, _)| dealt(name)).sum();
+        let all: u64 = of_group.map(|(name, _)| attempts(name)).sum();
         let limiter = limiters.of_caller(name);
         view["keys"] = match &caller.credential {
             CallerCredential::Keys(hashes) => state.key_usage.view(hashes),
@@ -57,7 +57,7 @@ pub(super) fn callers(config: &Config, state: &State) -> Value {
             Priority::Batch => "batch",
         });
         view["enforce"] = json!(rules.enforce);
-        view["share"] = json!((all > 0).then(|| dealt(name) as f64 / all as f64));
+        view["share"] = json!((all > 0).then(|| attempts(name) as f64 / all as f64));
         view["waiting"] = json!(
             group
                 .and_then(|group| quota[group]["waiting_by_caller"].get(name)?.as_u64())
@@ -73,7 +73,7 @@ pub(super) fn callers(config: &Config, state: &State) -> Value {
     Value::Object(views)
 }
 
-fn counts(calls: &Calls) -> Value {
+fn counts(calls: &CallerCounts) -> Value {
     json!({
         "requests": calls.requests,
         "refused": calls.refused.values().sum::<u64>(),
