@@ -236,7 +236,7 @@ impl HttpBody for Body {
                     this.guards
                         .iter_mut()
                         .for_each(|guard| guard.data(data.len()));
-                    // hyper does not poll again if Content-Length has told it the end.
+                    // hyper does not poll again if it knows the end from Content-Length.
                     if this.source.is_end() {
                         this.guards.iter_mut().for_each(|guard| guard.finished());
                     }

@@ -1,4 +1,4 @@
-//! A gateway and DevRev's double, on ports of their own.
+//! A gateway and the DevRev simulator, each on its own port.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
