@@ -265,7 +265,7 @@ fn no_other_origin_is_let_in() {
 }
 
 #[test]
-fn elsewhere_a_post_needs_the_key_and_stop_closes() {
+fn on_other_addresses_a_post_needs_the_key_and_stop_closes() {
     let mut a = run("0.0.0.0:0", true);
     assert_eq!(
         code(&ask(&a, "GET /status", "Host: gw.internal\r\n", "")),
@@ -295,7 +295,7 @@ fn elsewhere_a_post_needs_the_key_and_stop_closes() {
 }
 
 #[test]
-fn connections_that_say_nothing_keep_no_probe_out() {
+fn idle_connections_block_no_health_probe() {
     let admin = run("127.0.0.1:0", true);
     let idle: Vec<_> = (0..2 * MAX_CONNECTIONS)
         .map(|_| TcpStream::connect(admin.addr()).unwrap())
