@@ -111,7 +111,7 @@ mod tests {
 
     /// Callers and dashboards rely on these to the letter.
     #[test]
-    fn codes_statuses_and_types_are_those_of_the_contract() {
+    fn codes_statuses_and_types_are_as_documented() {
         let codes: Vec<_> = Code::ALL
             .iter()
             .map(|code| (code.label(), code.status().as_u16(), code.kind()))

@@ -186,7 +186,7 @@ mod tests {
             // Level 2's random flag is passed on, unknown ones are set to zero.
             (GOOD.replace("-01", "-03"), GOOD.replace("-01", "-03")),
             (GOOD.replace("-01", "-ff"), GOOD.replace("-01", "-03")),
-            // A later version: as much of it as is known, and version 00 goes on.
+            // A later version: its known fields are read, and version 00 is written.
             (GOOD.replacen("00", "cc", 1), GOOD.to_owned()),
             (
                 GOOD.replacen("00", "cc", 1) + "-what-the-future-will-be-like",

@@ -110,7 +110,7 @@ pub fn start(options: Options, metrics: Arc<Metrics>) -> io::Result<Exporter> {
                 let mut sender = Sender::new(options, metrics, until.clone());
                 tokio::select! {
                     () = sender.run(queue) => {}
-                    () = last => tracing::warn!("spans were left when the gateway stopped"),
+                    () = last => tracing::warn!("spans were not exported before the gateway stopped"),
                 }
             });
         })?;
@@ -197,7 +197,7 @@ impl Sender {
                     return self.failed(&cause, spans);
                 }
             };
-            tracing::debug!(%cause, "an export of spans is tried again");
+            tracing::debug!(%cause, "an export of spans is retried");
             // Full jitter, so that replicas do not retry together.
             let wait = after.unwrap_or(backoff.mul_f64(fastrand::f64()));
             tokio::select! {
@@ -210,7 +210,7 @@ impl Sender {
 
     fn succeeded(&mut self, rejected: u64) {
         if rejected > 0 {
-            tracing::debug!(rejected, "the receiver did not take every span");
+            tracing::debug!(rejected, "the receiver rejected spans");
             self.metrics.spans_dropped(SpanDrop::Rejected, rejected);
         }
         if std::mem::take(&mut self.failing) {
@@ -224,7 +224,7 @@ impl Sender {
         if std::mem::replace(&mut self.failing, true) {
             tracing::debug!(%cause, spans, "spans could not be exported");
         } else {
-            tracing::warn!(%cause, spans, "spans could not be exported; this is said once until they can");
+            tracing::warn!(%cause, spans, "spans could not be exported; further failures are logged at DEBUG until an export succeeds");
         }
     }
 

@@ -386,7 +386,7 @@ mod tests {
     use crate::policy::{jwt::Fault, operation::Operation};
 
     #[test]
-    fn every_metric_of_the_contract_is_there() {
+    fn every_metric_is_exposed() {
         let mut m = Metrics::new();
         let a: Arc<str> = "a".into();
         let sample = Sample {

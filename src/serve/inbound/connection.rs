@@ -119,7 +119,7 @@ pub async fn serve(listener: Listener, published: Published, settings: Arc<Conne
     if timeout(settings.drain_timeout, all_ended).await.is_err() {
         tracing::warn!(
             left = connections.len(),
-            "drain.timeout is over; connections are cut"
+            "drain.timeout is over; the remaining connections are closed"
         );
     }
 }

@@ -220,7 +220,7 @@ fn a_reload_that_fails_at_any_step_changes_nothing() {
 }
 
 #[test]
-fn what_stays_the_same_keeps_what_is_known_of_it() {
+fn what_stays_the_same_keeps_its_state() {
     let rig = Rig::new();
     let state = &rig.reloader.state;
     let of = |name: &str| state.limiters.of_plan().of_caller(name).cloned().unwrap();
