@@ -142,10 +142,10 @@ async fn accept(
     match (stream, &settings.state.handshakes) {
         (Stream::Unix(stream), _) => {
             let uid = stream.peer_cred().map(|peer| Peer::Uid(peer.uid())).ok();
-            connection(stream, published, limits, settings, builder, (uid, never)).await;
+            serve_connection(stream, published, limits, settings, builder, (uid, never)).await;
         }
         (Stream::Tcp(stream), None) => {
-            connection(stream, published, limits, settings, builder, (None, never)).await;
+            serve_connection(stream, published, limits, settings, builder, (None, never)).await;
         }
         (Stream::Tcp(stream), Some(handshakes)) => {
             let metrics = &settings.state.metrics;
@@ -161,7 +161,7 @@ async fn accept(
                 retired,
             }) = secured
             {
-                connection(
+                serve_connection(
                     stream,
                     published,
                     limits,
@@ -293,7 +293,7 @@ fn without_names(peer: &Peer) -> Peer {
     }
 }
 
-async fn connection<I>(
+async fn serve_connection<I>(
     stream: I,
     published: Published,
     limits: RequestLimits,
@@ -324,11 +324,11 @@ async fn connection<I>(
         if ambiguous {
             request.extensions_mut().insert(AmbiguousFraming);
         }
-        let shown = match is_revoked.load(Ordering::Acquire) {
+        let peer = match is_revoked.load(Ordering::Acquire) {
             true => &peer_without_names,
             false => &peer,
         };
-        if let Some(peer) = shown {
+        if let Some(peer) = peer {
             request.extensions_mut().insert(peer.clone());
         }
         async move {
