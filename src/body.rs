@@ -1,4 +1,4 @@
-//! The one body type of the stack, and the guards that live until a body ends.
+//! The body type of the whole stack, and guards that live until a body ends.
 
 use std::{
     pin::Pin,
@@ -14,8 +14,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tower::BoxError;
 
-/// What went wrong on the caller's side of a request's body, and how much of it was read. Shared by the body and whoever
-/// must tell the caller's fault from upstream's: hyper reports both as an error of the upstream call.
+/// The caller's fault in a request's body, if any, and how much of the body was read. Layers need it to tell the caller's faults from
+/// DevRev's: hyper reports both as an error of the upstream call.
 #[derive(Clone, Debug, Default)]
 pub struct InboundFault(Arc<Inbound>);
 
@@ -27,9 +27,9 @@ struct Inbound {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The body was malformed or the caller left in the middle of it.
+    /// The body was malformed or incomplete.
     Broken,
-    /// It grew beyond the limit.
+    /// The body exceeds the limit.
     TooLarge,
 }
 
@@ -50,7 +50,7 @@ impl InboundFault {
         self.0.mark.store(mark, Ordering::Release);
     }
 
-    /// Of the body, as far as anybody has read it.
+    /// Bytes of the body that were read so far.
     pub fn bytes(&self) -> u64 {
         self.0.bytes.load(Ordering::Relaxed)
     }
@@ -60,7 +60,7 @@ impl InboundFault {
     }
 }
 
-/// Bytes of a message, from wherever they come.
+/// The body of a request or an answer.
 pub struct Body {
     source: Source,
     /// Dropped with the body: permits, counters, connections.
@@ -70,26 +70,26 @@ pub struct Body {
 enum Source {
     Empty,
     Full(Option<Bytes>),
-    /// As hyper reads it from a peer.
+    /// Read by hyper.
     Incoming(Incoming),
-    /// A caller's body: counted against the limit, its faults noted.
+    /// A caller's body, with a limit, whose faults are recorded.
     Inbound {
         inner: Incoming,
         left: u64,
         fault: InboundFault,
     },
-    /// What was read ahead, then the rest.
+    /// A part that was read ahead, then the rest.
     Prefixed {
         first: Option<Bytes>,
-        /// Trailers or an error that were met while reading ahead.
+        /// Trailers or an error that came while reading ahead.
         last: Option<Result<Frame<Bytes>, BoxError>>,
         rest: Box<Body>,
     },
 }
 
-/// Something that must outlive the head of a message.
+/// A value that lives until the body ends or is dropped.
 pub trait Guard: Send + 'static {
-    /// Called once when the body ended whole.
+    /// Called when the body has ended without an error.
     fn finished(&mut self) {}
     /// Called for every chunk of data.
     fn data(&mut self, _bytes: usize) {}
@@ -121,12 +121,12 @@ impl Body {
         .into()
     }
 
-    /// `first`, which has been read already, then what is left of `rest`.
+    /// `first`, which was read already, then the rest.
     pub fn prefixed(first: Bytes, rest: Body) -> Self {
         Body::resumed(first, None, rest)
     }
 
-    /// As `prefixed`, with what came after `first` and was no data.
+    /// As `prefixed`, with trailers or an error that came after `first`.
     pub fn resumed(first: Bytes, last: Option<Result<Frame<Bytes>, BoxError>>, rest: Body) -> Self {
         let first = (!first.is_empty()).then_some(first);
         Source::Prefixed {
@@ -137,7 +137,7 @@ impl Body {
         .into()
     }
 
-    /// Whether all of it is here already, so that keeping it holds no connection.
+    /// Whether the whole body is in memory, so that keeping it holds no connection.
     pub fn is_read(&self) -> bool {
         matches!(self.source, Source::Empty | Source::Full(_))
     }
@@ -186,7 +186,7 @@ pub async fn read_up_to(body: &mut Body, limit: usize) -> Result<ReadAhead, BoxE
                 });
             }
             Some(frame) => {
-                // Trailers of a body that is read ahead are rare enough to be let go.
+                // Drops trailers of a body that is read ahead: they are rare.
                 let Ok(data) = frame?.into_data() else {
                     continue;
                 };
@@ -212,10 +212,10 @@ fn join(first: Option<Bytes>, more: bytes::BytesMut) -> Bytes {
     }
 }
 
-/// What `read_up_to` got.
+/// The result of `read_up_to`.
 pub struct ReadAhead {
     pub bytes: Bytes,
-    /// False when there was more than the limit; the rest is still in the body.
+    /// False if the body exceeds the limit; the rest is still in it.
     pub complete: bool,
 }
 
@@ -236,7 +236,7 @@ impl HttpBody for Body {
                     this.guards
                         .iter_mut()
                         .for_each(|guard| guard.data(data.len()));
-                    // hyper does not poll again when it knows the end from Content-Length.
+                    // hyper does not poll again if it knows the end from Content-Length.
                     if this.source.is_end() {
                         this.guards.iter_mut().for_each(|guard| guard.finished());
                     }

@@ -15,7 +15,7 @@ use crate::{
     config,
     hash::sha256,
     plan::Plan,
-    serve::control::explain::{Question, explain},
+    serve::control::explain::{ExplainQuery, explain},
 };
 
 /// The gateway that internal services put in front of the DevRev API.
@@ -66,17 +66,17 @@ struct File {
 struct Check {
     #[command(flatten)]
     file: File,
-    /// Say step by step what would happen to a request, such as 'POST /rev-users.link'. Exit status 0 when it would be
-    /// forwarded, 1 when refused, 2 when the question is wrong.
+    /// Say step by step what would happen to a request, such as 'POST /rev-users.link'. Exit status 0 if it would be
+    /// forwarded, 1 if refused, 2 if the options are wrong.
     #[arg(long, value_name = "REQUEST")]
     explain: Option<String>,
-    /// Who sends it: a name of the file. Without it, whoever shows no credential.
+    /// The caller that sends it, by its name in the file. By default a client without a credential.
     #[arg(long, value_name = "NAME", requires = "explain")]
     caller: Option<String>,
-    /// A header of it, "Name: value"; may come several times.
+    /// A header of the request, "Name: value"; may be repeated.
     #[arg(long = "header", value_name = "HEADER", requires = "explain")]
     headers: Vec<String>,
-    /// A file with its body; - is standard input.
+    /// A file with the request's body; - is standard input.
     #[arg(long, value_name = "FILE", requires = "explain")]
     body: Option<PathBuf>,
     /// Answer in JSON.
@@ -84,7 +84,7 @@ struct Check {
     json: bool,
 }
 
-/// A wrong use that only shows once the file is read.
+/// A usage error that shows only after the file is read.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Misuse(String);
@@ -101,13 +101,13 @@ impl Check {
             return Ok(ExitCode::SUCCESS);
         };
         let body = self.body.as_deref().map(read_body).transpose()?;
-        let question = Question {
+        let query = ExplainQuery {
             request,
             caller: self.caller,
             headers: self.headers,
             body,
         };
-        let explanation = explain(&config, &plan, question, None).map_err(Misuse)?;
+        let explanation = explain(&config, &plan, query, None).map_err(Misuse)?;
         if self.json {
             print(format!("{:#}", explanation.json()))?;
         } else {
@@ -186,7 +186,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     done.map(|()| ExitCode::SUCCESS)
 }
 
-/// A reader that has seen enough, such as `head`, is no failure.
+/// A closed pipe is no error: `head` closes it early.
 fn print(text: impl fmt::Display) -> anyhow::Result<()> {
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
@@ -194,7 +194,7 @@ fn print(text: impl fmt::Display) -> anyhow::Result<()> {
     }
 }
 
-/// Trimmed as the gateway trims a key's file, so that both come to the same hash.
+/// Trims the key as the gateway trims a key's file, so that both give the same hash.
 fn hash_key(mut input: impl Read) -> anyhow::Result<String> {
     let mut text = zeroize::Zeroizing::new(String::new());
     input.read_to_string(&mut text)?;

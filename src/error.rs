@@ -1,5 +1,4 @@
-//! Everything that can make revgate answer by itself, and how each is told: the only place that knows codes,
-//! statuses, DevRev's `type` and the words.
+//! The errors with which revgate answers by itself. Only this module knows their codes, statuses, DevRev's `type` and the messages.
 
 mod code;
 
@@ -22,7 +21,7 @@ use crate::{
     types::RequestId,
 };
 
-/// A cause kept for the log; never shown to a caller. Shared, so that one failure can be told to every request it concerns.
+/// The cause of an error, for the log; callers never see it. An `Arc`, because one failure may answer several requests.
 pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -37,7 +36,7 @@ pub enum Error {
     RefusedCredential,
     #[error("DevRev did not say whether the caller's token is good")]
     TokenUnverified { retry_after: Duration },
-    /// The reason is for the operator; a caller reads the same for each.
+    /// The fault is for the operator. The caller gets the same answer for each.
     #[error("bad signed token: {0}")]
     BadToken(jwt::Fault),
     #[error("unknown certificate")]
@@ -80,7 +79,7 @@ pub enum Error {
     CircuitOpen { retry_after: Duration },
     #[error("the upstream token cannot be used")]
     TokenUnavailable { retry_after: Duration },
-    /// The same, learnt just now: this request was sent and DevRev answered 401.
+    /// As `TokenUnavailable`, for the request to which DevRev answered 401.
     #[error("DevRev refused the upstream token")]
     TokenRefused { retry_after: Duration },
     #[error("no connection to the upstream")]
@@ -93,16 +92,16 @@ pub enum Error {
     Internal,
 }
 
-/// Why nobody was known to call.
+/// Why a credential was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AuthFailure {
     Credential(CredentialFault),
-    /// What was wrong with a signed token.
+    /// The fault of a signed token.
     Token(jwt::Fault),
 }
 
 impl AuthFailure {
-    /// Every one.
+    /// All values.
     pub fn all() -> impl Iterator<Item = AuthFailure> {
         let credentials = CredentialFault::ALL.iter().copied();
         let tokens = jwt::Fault::ALL.iter().copied();
@@ -121,12 +120,12 @@ impl AuthFailure {
 }
 
 label_enum! {
-    /// What was wrong with a key, a DevRev token or a client certificate.
+    /// The fault of a key, a caller's DevRev token or a client certificate.
     pub enum CredentialFault {
         Missing = "no_credential",
         Unknown = "unknown_credential",
         Expired = "expired_credential",
-        /// By DevRev.
+        /// DevRev refused it.
         Refused = "refused_credential",
         UnknownCertificate = "unknown_certificate",
         ExpiredCertificate = "expired_certificate",
@@ -134,7 +133,7 @@ label_enum! {
 }
 
 impl Error {
-    /// No connection could be made.
+    /// A connection could not be made.
     pub fn unreachable(cause: impl Into<BoxError>) -> Error {
         Error::Unreachable(Cause::from(cause.into()))
     }
@@ -144,7 +143,7 @@ impl Error {
         Error::Broken(Cause::from(cause.into()))
     }
 
-    /// The code that the answer has.
+    /// The code of the answer.
     pub fn code(&self) -> Code {
         match self {
             Error::NoCredential
@@ -184,7 +183,7 @@ impl Error {
         self.code().status()
     }
 
-    /// Why nobody was known to call; never told to a caller.
+    /// Why the credential was not accepted, for log and metrics; the caller does not see it.
     pub fn auth_failure(&self) -> Option<AuthFailure> {
         Some(match self {
             Error::NoCredential => AuthFailure::Credential(CredentialFault::Missing),
@@ -202,7 +201,7 @@ impl Error {
         })
     }
 
-    /// How long the caller should stay away; on every 429 and 503.
+    /// When the caller should retry; set for every 429 and 503.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::CallerRateLimited { retry_after }
@@ -218,7 +217,7 @@ impl Error {
         }
     }
 
-    /// What the caller reads: that of the code, or where several errors share one, what to do about this one.
+    /// The message for the caller: the code's, or one of its own if several errors share the code.
     fn message(&self) -> &'static str {
         match self {
             Error::NoCredential => "Send your revgate key as `Authorization: Bearer KEY`.",
@@ -234,7 +233,7 @@ impl Error {
         }
     }
 
-    /// After these the connection's state is not to be trusted (RFC 9112 section 11.2).
+    /// Whether to close the connection, because its state is unknown (RFC 9112 section 11.2).
     fn closes(&self) -> bool {
         matches!(
             self,
@@ -242,7 +241,7 @@ impl Error {
         )
     }
 
-    /// The answer the caller gets.
+    /// The answer for the caller.
     pub fn response(&self, id: Option<&RequestId>) -> Response<Body> {
         let code = self.code();
         let label = code.label();
@@ -340,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_not_known_is_told_so_and_counted_with_a_reason() {
+    fn every_authentication_error_is_a_401_with_a_reason_of_its_own() {
         let mut reasons = std::collections::BTreeSet::new();
         let all = [
             Error::NoCredential,
@@ -363,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_are_called_as_the_documents_call_them() {
+    fn labels_are_as_documented() {
         assert_labels!(CredentialFault: "no_credential" "unknown_credential" "expired_credential"
             "refused_credential" "unknown_certificate" "expired_certificate");
     }

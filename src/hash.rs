@@ -1,4 +1,4 @@
-//! SHA-256 by the library that TLS uses.
+//! SHA-256, from the library that TLS uses as well.
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
@@ -14,7 +14,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_that_of_the_standard() {
+    fn matches_the_standard() {
         // FIPS 180-4, the example of one block.
         assert_eq!(sha256(b"abc")[..4], [0xba, 0x78, 0x16, 0xbf]);
         assert_eq!(sha256(b"abc")[28..], [0xf2, 0x00, 0x15, 0xad]);

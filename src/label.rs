@@ -1,6 +1,6 @@
-//! Closed sets of names that others read: labels of metrics, fields of log lines, words in JSON and in the configuration.
+//! Closed sets of names: metric labels, fields of log lines, values in JSON and in the configuration.
 //!
-//! Each set is an enum with its names beside the variants. The code compares variants; only what leaves the process is text.
+//! Each set is an enum with the names beside the variants. The code compares variants, and uses the text only for output.
 
 /// An enum of [`label_enum!`], for code that works for any of them.
 pub trait Label: Copy + 'static {
@@ -11,7 +11,7 @@ pub trait Label: Copy + 'static {
     fn label(self) -> &'static str;
 }
 
-/// An enum whose variants each have a name: `label()` is the name, `ALL` holds every variant, and as JSON it is its name.
+/// Declares an enum with a name for each variant: `label()` returns the name, `ALL` has every variant, and JSON has the name.
 macro_rules! label_enum {
     (
         $(#[$meta:meta])*
@@ -29,7 +29,7 @@ macro_rules! label_enum {
             /// Every variant.
             pub const ALL: &'static [$name] = &[$($name::$variant),+];
 
-            /// Its name in metrics, log lines and JSON.
+            /// The name in metrics, log lines and JSON.
             pub const fn label(self) -> &'static str {
                 match self {
                     $($name::$variant => $label,)+
@@ -55,7 +55,7 @@ macro_rules! label_enum {
 
 pub(crate) use label_enum;
 
-/// That an enum has these names and no others, in its order: what reads them outside is not compiled with it.
+/// Asserts that an enum has exactly these names, in this order, because programs outside this crate read them.
 #[cfg(test)]
 macro_rules! assert_labels {
     ($name:ident: $($label:literal)+) => {

@@ -1,5 +1,5 @@
-//! What has happened to one request so far. Layers write it, telemetry and rescue read it: an answer is not
-//! there for a caller that left, and an error carries no headers, so neither could hold this.
+//! What has happened to one request so far. Layers write it; `telemetry` and `rescue` read it. It travels with the request because a
+//! request whose client has left has no answer, and an error has no extensions.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,17 +14,17 @@ use crate::{
     policy::operation::OperationLabel,
     telemetry::{
         labels::{Decision, WaitReason},
-        trace::{Trace, What},
+        trace::{SpanDetails, Trace},
     },
 };
 
-/// A handle on one request's record; travels in the request's extensions.
+/// A handle to one request's record, in the request's extensions.
 #[derive(Clone, Default)]
 pub struct Record(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// Here and not in an extension of its own, which would be one more allocation a request.
+    /// An extension of its own would cost each request one more allocation.
     trace: Option<Trace>,
     facts: Mutex<Facts>,
 }
@@ -33,25 +33,25 @@ struct Inner {
 pub struct Facts {
     pub caller: Option<Arc<str>>,
     pub operation: Option<OperationLabel>,
-    /// Upstream attempts made.
+    /// How often it was sent to DevRev.
     pub attempts: u32,
     /// How many of them DevRev answered with 429.
     pub throttled: u32,
     /// Time spent waiting for quota, a pause or a backoff.
     pub waited: Duration,
-    /// Time spent in attempts, each until the head of its answer.
+    /// Time spent in attempts, each up to the head of its answer.
     pub upstream: Duration,
     /// `RateLimit-Policy` and `RateLimit` of the caller's own limit.
     pub rate: Option<(HeaderValue, HeaderValue)>,
-    /// The code of the refusal, where revgate made the answer.
+    /// The code, if revgate made the answer.
     pub code: Option<Code>,
-    /// The code of the first refusal that did not happen because enforcement is off for this caller.
+    /// The code of the first refusal that `enforce = false` prevented.
     pub would_refuse: Option<Code>,
-    /// Deprecated fields in use: the answer says so.
+    /// Deprecated fields in the request, for `Deprecation` on the answer.
     pub deprecated: Vec<Arc<str>>,
-    /// A `Link` to what is said about them.
+    /// The `Link` to their documentation.
     pub deprecation_link: Option<HeaderValue>,
-    /// The operation as a whole is deprecated.
+    /// The operation itself is deprecated.
     pub deprecated_operation: bool,
 }
 
@@ -76,17 +76,17 @@ impl Record {
         }))
     }
 
-    /// `None` only where a test calls a layer by itself.
+    /// `None` only in unit tests of a layer.
     pub fn trace(&self) -> Option<&Trace> {
         self.0.trace.as_ref()
     }
 
-    /// Held for a few lines, never across an await.
+    /// A lock. Never hold it across an await.
     pub fn facts(&self) -> MutexGuard<'_, Facts> {
         self.0.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A wait begins; it ends when this is dropped, also because the caller left.
+    /// Begins a wait. It ends when this is dropped, also if the client leaves.
     pub fn waiting(&self, reason: WaitReason) -> Waiting<'_> {
         Waiting {
             record: self,
@@ -96,7 +96,7 @@ impl Record {
     }
 }
 
-/// See `Record::waiting`.
+/// A wait in progress, from [`Record::waiting`].
 pub struct Waiting<'a> {
     record: &'a Record,
     reason: WaitReason,
@@ -104,7 +104,7 @@ pub struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// How long it was.
+    /// Ends the wait and returns its length.
     pub fn end(self) -> Duration {
         self.start.elapsed()
     }
@@ -118,7 +118,7 @@ impl Drop for Waiting<'_> {
         }
         self.record.facts().waited += waited;
         if let Some(trace) = self.record.trace() {
-            trace.child(self.start, || What::Wait {
+            trace.child(self.start, || SpanDetails::Wait {
                 reason: self.reason,
             });
         }

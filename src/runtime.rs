@@ -1,17 +1,17 @@
-//! The runtime of one thread.
+//! Single-threaded tokio runtimes.
 
 use std::{future::Future, io};
 
 use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
 
-/// A current-thread runtime that may be dropped anywhere, also within another runtime, where tokio's own would panic. Its unfinished
-/// tasks end with it.
+/// A current-thread runtime that may be dropped anywhere. tokio's own panics if it is dropped within another runtime. Dropping it also
+/// drops its tasks.
 #[derive(Debug)]
 pub struct ThreadRuntime(Option<Runtime>);
 
 impl ThreadRuntime {
     /// # Errors
-    /// When the system refuses what the runtime needs.
+    /// When the system does not provide what the runtime needs.
     pub fn new() -> io::Result<ThreadRuntime> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(ThreadRuntime(Some(runtime)))
@@ -22,7 +22,7 @@ impl ThreadRuntime {
         self.runtime().handle()
     }
 
-    /// What is made under the guard belongs to this runtime.
+    /// Sockets, timers and tasks made under the guard belong to this runtime.
     pub fn enter(&self) -> EnterGuard<'_> {
         self.runtime().enter()
     }
@@ -40,7 +40,7 @@ impl ThreadRuntime {
 impl Drop for ThreadRuntime {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // Blocking work, such as a reload or a name look-up, may still run; waiting for it would hold up the exit.
+            // Does not wait for blocking work, such as a reload or a name look-up, which would delay the exit.
             runtime.shutdown_background();
         }
     }

@@ -1,4 +1,5 @@
-//! Holds the shape that `src/ARCHITECTURE.md` describes. Reads the sources as text, and asks the program for the names that documents must have.
+//! Checks that the code has the structure that `src/ARCHITECTURE.md` describes, by reading the sources as text, and that the documents
+//! have the program's names.
 
 use std::{
     fs,
@@ -20,14 +21,14 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// One file under `src`: its path from there, with `/`, and its text.
+/// A file under `src`: its path below `src`, with `/`, and its text.
 struct Source {
     path: String,
     text: String,
 }
 
 impl Source {
-    /// The text without the `#[cfg(test)] mod tests { … }` that ends it; nothing of a file that is all tests.
+    /// The text without the `#[cfg(test)] mod tests { … }` at its end. Empty for a file of tests.
     fn production(&self) -> &str {
         if self.path.ends_with("/tests.rs") {
             return "";
@@ -39,7 +40,7 @@ impl Source {
         end.map_or(self.text.as_str(), |(at, _)| &self.text[..at])
     }
 
-    /// The same without whole-line comments.
+    /// The production text without whole-line comments.
     fn code(&self) -> String {
         let lines = self
             .production()
@@ -48,8 +49,8 @@ impl Source {
         lines.collect::<Vec<_>>().join("\n")
     }
 
-    /// What stands directly below `prefix` (`crate`, `super`, `std`) wherever this file names it, groups opened:
-    /// `use super::{headers::ID, other}` gives `headers::ID` and `other`.
+    /// All paths in this file that begin with `prefix` (`crate`, `super`, `std`), without it and with groups expanded: `use
+    /// super::{headers::ID, other}` gives `headers::ID` and `other`.
     fn named_below(&self, prefix: &str) -> Vec<String> {
         below(&self.code(), prefix)
     }
@@ -76,7 +77,7 @@ fn below(code: &str, prefix: &str) -> Vec<String> {
     found
 }
 
-/// The members of a group, up to its closing brace, split at the commas of its own depth.
+/// The members of a group up to its closing brace. Nested groups are not split.
 fn members(group: &str) -> Vec<String> {
     let (mut depth, mut all, mut member) = (0, Vec::new(), String::new());
     for c in group.chars() {
@@ -130,7 +131,7 @@ fn sources() -> Vec<Source> {
     files
 }
 
-/// Every layer but the shared parent module.
+/// The files of all layers, without the parent module.
 fn layers() -> Vec<Source> {
     sources()
         .into_iter()
@@ -235,7 +236,7 @@ fn only_the_command_line_prints() {
     {
         let code = file.code();
         for banned in ["println!", "print!"] {
-            // `eprintln!` ends in the same letters.
+            // Not `eprintln!`.
             if code
                 .match_indices(banned)
                 .any(|(at, _)| !code[..at].ends_with(is_word))
@@ -381,7 +382,7 @@ fn unsafe_code_is_forbidden() {
 }
 
 #[test]
-fn explain_goes_the_way_of_the_stack() {
+fn explain_has_the_layers_of_the_stack_in_order() {
     let names = |path: &str, mark: &str| -> Vec<String> {
         let text = read(&root().join("src").join(path));
         let found = text.match_indices(mark).map(|(at, _)| {
@@ -394,9 +395,12 @@ fn explain_goes_the_way_of_the_stack() {
     // They decide nothing about a request.
     let silent = ["telemetry", "rescue", "headers", "attempt"];
     stack.retain(|layer| !silent.contains(&layer.as_str()));
-    let told = names("policy/explain/way.rs", "            Way::");
-    assert!(told.len() > 5, "the rooms were not found");
-    assert_eq!(told, stack, "src/policy/explain/way.rs, src/stack.rs");
+    let explained = names("policy/explain/steps.rs", "            Steps::");
+    assert!(explained.len() > 5, "the steps were not found");
+    assert_eq!(
+        explained, stack,
+        "src/policy/explain/steps.rs, src/stack.rs"
+    );
 }
 
 #[test]

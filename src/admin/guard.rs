@@ -1,4 +1,5 @@
-//! Who may ask the admin listener for what.
+//! Which requests the admin listener accepts.
+
 use std::net::{IpAddr, SocketAddr};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -12,13 +13,13 @@ use crate::hash::sha256;
 type Refusal = (StatusCode, &'static str);
 
 #[derive(Debug)]
-pub struct Guard {
+pub struct AccessGuard {
     loopback: bool,
-    /// Hashed, so that comparing takes the same time whatever the length.
+    /// Its hash, so that a comparison takes the same time for any length.
     key: Option<[u8; 32]>,
 }
 
-impl Guard {
+impl AccessGuard {
     pub fn new(bound: SocketAddr, key: Option<&SecretString>) -> Self {
         Self {
             loopback: bound.ip().to_canonical().is_loopback(),
@@ -26,14 +27,14 @@ impl Guard {
         }
     }
 
-    /// A page elsewhere can point a name of its own at 127.0.0.1 and so read this listener through a browser on this
-    /// machine; such a request carries that name.
+    /// Against DNS rebinding: another site can point a name of its own at 127.0.0.1 and read this listener through a browser on
+    /// this machine. Such a request has that name in Host.
     ///
-    /// On any other address the names are not known here; there a POST needs the key, which no such page has, and reading
-    /// is open to the network as it is.
+    /// On other addresses the right names are not known. There a POST needs the key, which no such site has, and GET is open to the
+    /// network anyway.
     pub fn host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
         let host = host(headers);
-        // RFC 9112 section 3.2.2: a target in absolute form is what counts, and no browser sends one.
+        // RFC 9112 section 3.2.2: the authority of a target in absolute form overrides Host. Browsers never send one.
         let same = uri.authority().is_none_or(|a| Some(a) == host.as_ref());
         if same && (!self.loopback || host.is_some_and(|h| is_loopback(&h))) {
             return Ok(());
@@ -44,8 +45,8 @@ impl Guard {
         ))
     }
 
-    /// A browser tells where a request comes from: a page of another origin is refused, and so is what such a page can send
-    /// without asking (a form, a beacon), should a browser tell nothing.
+    /// Against cross-site requests: refuses what a browser says comes from another origin. It also refuses what a page can send
+    /// without a preflight (a form, a beacon), in case the browser sends no origin.
     pub fn post(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let site = headers
             .get_all("sec-fetch-site")
@@ -65,7 +66,7 @@ impl Guard {
                 "a page of another site may not do this",
             ));
         }
-        // An operator's `curl -d` says that it sends a form; a browser that says so sends one that some page made.
+        // `curl -d` also declares a form, so only browsers are held to JSON.
         if is_browser(headers) && !headers.get_all(CONTENT_TYPE).iter().all(is_json) {
             return Err((
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -108,7 +109,7 @@ fn host(headers: &HeaderMap) -> Option<Authority> {
     Authority::try_from(first.as_bytes()).ok()
 }
 
-/// Every browser begins its name so, however old it is, and no page can make it say otherwise.
+/// Every browser's User-Agent begins with "Mozilla/", and no page can change it.
 fn is_browser(headers: &HeaderMap) -> bool {
     let named = |name: &HeaderValue| name.as_bytes().starts_with(b"Mozilla/");
     headers.contains_key(ORIGIN)

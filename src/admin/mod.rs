@@ -1,4 +1,4 @@
-//! The admin listener: on a thread of its own, so that it answers while the workers are busy.
+//! The admin listener. It has its own thread, so that it answers while the workers are busy.
 
 mod guard;
 mod page;
@@ -19,14 +19,14 @@ use tracing::{debug, info, warn};
 use crate::runtime::ThreadRuntime;
 
 const MAX_CONNECTIONS: usize = 64;
-/// For a request's head, and again for its body.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// For a request's head to arrive, and again for its body.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the admin listener may ask of the gateway.
+/// What the admin listener needs of the gateway.
 pub trait Control: Send + Sync + 'static {
-    /// Why no traffic can be taken; empty when it can.
+    /// Why the gateway is not ready for traffic; empty if it is.
     fn unready(&self) -> Vec<String>;
-    /// What to see to though traffic can be taken.
+    /// What an operator should look into although the gateway is ready.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
@@ -36,12 +36,12 @@ pub trait Control: Send + Sync + 'static {
     fn quota(&self) -> serde_json::Value;
     fn callers(&self) -> serde_json::Value;
     fn deprecations(&self) -> serde_json::Value;
-    /// What would happen to the request that the query names; else what is wrong with the question.
+    /// What would happen to the request that the query describes. The error says what is wrong with the query.
     fn explain(&self, query: &str) -> Result<serde_json::Value, String>;
-    /// False when there is no such group.
+    /// False if there is no such group.
     fn resume(&self, group: &str) -> bool;
     fn set_level(&self, level: &str) -> Result<(), String>;
-    /// What was done, or why nothing was. May block; it is called off the admin thread.
+    /// The report of the reload; an error if it was refused. May block, so it is called on a thread for blocking work.
     fn reload(&self) -> Result<serde_json::Value, serde_json::Value>;
 }
 
@@ -51,7 +51,7 @@ pub struct Options {
     pub key: Option<secrecy::SecretString>,
 }
 
-/// The running listener; dropping it ends it.
+/// The running listener. It stops on drop.
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
@@ -60,7 +60,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// What was bound.
+    /// The bound address.
     pub fn addr(&self) -> SocketAddr {
         self.address
     }
@@ -68,7 +68,7 @@ impl Admin {
     pub fn stop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by the hook already.
+            // The panic hook has reported a panic already.
             let _ = thread.join();
         }
     }
@@ -80,7 +80,7 @@ impl Drop for Admin {
     }
 }
 
-/// Binds before it returns, so that a taken port is an error of the start. The thread is that of `runtime`.
+/// Binds before it returns, so that a port in use is an error of the start. The new thread runs `runtime`.
 pub fn start(
     options: Options,
     control: Arc<dyn Control>,
@@ -95,8 +95,8 @@ pub fn start(
     };
     let stop = CancellationToken::new();
     let until = stop.clone();
-    let guard = guard::Guard::new(address, options.key.as_ref());
-    let state = Arc::new(routes::State { guard, control });
+    let guard = guard::AccessGuard::new(address, options.key.as_ref());
+    let state = Arc::new(routes::AdminState { guard, control });
     let thread = std::thread::Builder::new()
         .name("admin".into())
         .spawn(move || {
@@ -110,20 +110,19 @@ pub fn start(
     })
 }
 
-async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::State>) {
+async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::AdminState>) {
     let mut open = VecDeque::<AbortHandle>::new();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Mostly out of file descriptors: trying again at once would only spin.
+                // Probably out of file descriptors; an immediate retry would spin.
                 warn!(%error, "the admin listener cannot accept");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        // The oldest gives way, so that connections which are idle, or do not read their answers, never keep a health
-        // probe out.
+        // At the limit, the oldest connection is closed, so that idle or stalled connections never block a health probe.
         open.retain(|connection| !connection.is_finished());
         if open.len() >= MAX_CONNECTIONS
             && let Some(oldest) = open.pop_front()
@@ -135,7 +134,7 @@ async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::State>) {
             let service = service_fn(|request| routes::answer(Arc::clone(&state), request));
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
+                .header_read_timeout(READ_TIMEOUT)
                 .max_buf_size(64 * 1024)
                 .serve_connection(TokioIo::new(stream), service)
                 .await;

@@ -1,4 +1,5 @@
-//! The status page, one document that loads nothing else.
+//! The status page: one document that loads nothing else.
+
 use std::sync::LazyLock;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -6,7 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use crate::hash::sha256;
 
 const STYLE: &str = include_str!("page/page.css");
-/// One script, in parts that share their names; the last starts it.
+/// One script of several files with one scope. The last file starts it.
 const SCRIPT: &str = concat!(
     include_str!("page/dom.js"),
     include_str!("page/words.js"),
@@ -22,8 +23,8 @@ pub static HTML: LazyLock<String> = LazyLock::new(|| {
         .replace("{SCRIPT}", SCRIPT)
 });
 
-/// Names the page's own script and style by hash, so that nothing slipped into the page would run. The icon is in the page
-/// itself: without one, browsers ask for a file.
+/// Allows the page's own script and style by hash, so that injected ones do not run. The icon is a data URL, because browsers
+/// request a file if there is none.
 pub static POLICY: LazyLock<String> = LazyLock::new(|| {
     format!(
         "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src 'self'; img-src data:; \

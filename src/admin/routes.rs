@@ -1,4 +1,5 @@
-//! What each path answers.
+//! The paths and their answers.
+
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -10,17 +11,20 @@ use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::{Control, PATIENCE, guard::Guard, page};
+use super::{Control, READ_TIMEOUT, guard::AccessGuard, page};
 
 const MAX_BODY: usize = 64 * 1024;
 type Answer = Response<Full<Bytes>>;
 
-pub struct State {
-    pub guard: Guard,
+pub struct AdminState {
+    pub guard: AccessGuard,
     pub control: Arc<dyn Control>,
 }
 
-pub async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+pub async fn answer(
+    state: Arc<AdminState>,
+    request: Request<Incoming>,
+) -> Result<Answer, Infallible> {
     let mut response = route(&state, request).await;
     let headers = response.headers_mut();
     let policy = HeaderValue::from_str(&page::POLICY);
@@ -33,7 +37,7 @@ pub async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Ans
         (header::CACHE_CONTROL, "no-store"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_FRAME_OPTIONS, "DENY"),
-        // A page that opened this one keeps no handle on it.
+        // A page that opened this one gets no reference to its window.
         (
             HeaderName::from_static("cross-origin-opener-policy"),
             "same-origin",
@@ -48,7 +52,7 @@ pub async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Ans
     Ok(response)
 }
 
-async fn route(state: &State, request: Request<Incoming>) -> Answer {
+async fn route(state: &AdminState, request: Request<Incoming>) -> Answer {
     if let Err((status, why)) = state.guard.host(request.uri(), request.headers()) {
         return error(status, why);
     }
@@ -74,7 +78,7 @@ async fn route(state: &State, request: Request<Incoming>) -> Answer {
     }
 }
 
-/// The answer is made only when asked for: a refused method costs nothing.
+/// Returns a closure, so that a refused method does not compute the answer.
 fn get<'a>(
     control: &'a dyn Control,
     path: &str,
@@ -118,7 +122,7 @@ fn get<'a>(
 }
 
 async fn post(
-    state: &State,
+    state: &AdminState,
     path: &str,
     group: Option<&str>,
     request: Request<Incoming>,
@@ -133,7 +137,7 @@ async fn post(
         return refused;
     }
     let body = match tokio::time::timeout(
-        PATIENCE,
+        READ_TIMEOUT,
         Limited::new(request.into_body(), MAX_BODY).collect(),
     )
     .await
@@ -145,7 +149,7 @@ async fn post(
                 "the body is larger than 64 KiB",
             );
         }
-        Ok(Err(_)) => return error(StatusCode::BAD_REQUEST, "the body broke off"),
+        Ok(Err(_)) => return error(StatusCode::BAD_REQUEST, "the body ended early"),
         Err(_) => {
             return error(
                 StatusCode::REQUEST_TIMEOUT,
@@ -182,7 +186,7 @@ async fn post(
         Ok(Err(why)) => value(StatusCode::CONFLICT, &why),
         Err(_) => error(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "the reload broke off; the log says why",
+            "the reload panicked; see the log",
         ),
     }
 }

@@ -139,7 +139,7 @@ fn acts() {
     assert_eq!(code(&ask(&a, "POST /reload", "", "")), 409);
 }
 
-/// Asked for by a page elsewhere: 403 before anything is done. 409 is the answer of the fake reload.
+/// A request from another site is 403 and does nothing. 409 is the answer of the fake reload.
 #[test]
 fn browsers_of_other_sites_are_refused() {
     let a = run("127.0.0.1:0", true);
@@ -171,8 +171,7 @@ fn browsers_of_other_sites_are_refused() {
     }
 }
 
-/// A name elsewhere that has been pointed at this machine: the browser takes the page for one of this origin, and only
-/// `Host` tells.
+/// A foreign name that points to this machine: the browser takes it for the same origin, and only `Host` shows the name.
 #[test]
 fn a_rebound_name_is_refused() {
     let a = run("127.0.0.1:0", true);
@@ -212,7 +211,7 @@ fn a_rebound_name_is_refused() {
     assert_eq!(code(&absolute), 403);
 }
 
-/// What a form or a beacon can send without asking first, should its browser name no origin.
+/// What a form or a beacon can send without a preflight, if the browser sends no origin.
 #[test]
 fn a_post_of_a_browser_takes_json_alone() {
     let a = run("127.0.0.1:0", true);
@@ -266,7 +265,7 @@ fn no_other_origin_is_let_in() {
 }
 
 #[test]
-fn elsewhere_a_post_needs_the_key_and_stop_closes() {
+fn on_other_addresses_a_post_needs_the_key_and_stop_closes() {
     let mut a = run("0.0.0.0:0", true);
     assert_eq!(
         code(&ask(&a, "GET /status", "Host: gw.internal\r\n", "")),
@@ -296,7 +295,7 @@ fn elsewhere_a_post_needs_the_key_and_stop_closes() {
 }
 
 #[test]
-fn connections_that_say_nothing_keep_no_probe_out() {
+fn idle_connections_block_no_health_probe() {
     let admin = run("127.0.0.1:0", true);
     let idle: Vec<_> = (0..2 * MAX_CONNECTIONS)
         .map(|_| TcpStream::connect(admin.addr()).unwrap())

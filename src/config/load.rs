@@ -16,7 +16,7 @@ use super::{
     section::Notation,
     sections,
 };
-use crate::{policy::own::names_own, types::Roots};
+use crate::{policy::self_connection::names_own_listener, types::Roots};
 
 /// Loads the file at `path` and the process's environment.
 pub fn load(path: &Path) -> Result<Config, Problems> {
@@ -203,7 +203,7 @@ fn leads_elsewhere(config: &Config, at: &At) {
     ];
     for (key, address) in own {
         let bound = address.filter(|address| address.port() != 0 && !at.is_faulty(key));
-        let is_own = |address| names_own(&config.upstream.url, &[address]);
+        let is_own = |address| names_own_listener(&config.upstream.url, &[address]);
         if bound.is_some_and(is_own) && !at.is_faulty("upstream.url") {
             at.problem("upstream.url", format!("is this gateway's own {key}, so that requests would run in a circle; name DevRev's API"));
         }

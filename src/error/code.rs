@@ -1,24 +1,24 @@
-//! The codes: what each is called, and what every answer with it has in common.
+//! The error codes, and what all answers with one code have in common.
 
 use http::StatusCode;
 
 use crate::label::label_enum;
 
-/// What answers with one code have in common.
+/// What all answers with one code have in common.
 struct Row {
     status: StatusCode,
-    /// DevRev's own word for it, so that its SDKs map it to the exception they know.
+    /// DevRev's `type`, which its SDKs map to their exceptions.
     kind: &'static str,
-    /// The error type of RFC 9209 section 2.3 that comes nearest.
+    /// The nearest error type of RFC 9209 section 2.3.
     proxy_error: &'static str,
-    /// What the caller reads, where the error itself has nothing more exact to say. Nothing of the cause.
+    /// The message for the caller, unless the error has a more exact one. Never holds the cause.
     message: &'static str,
 }
 
 macro_rules! codes {
     ($($variant:ident = $label:literal, $status:ident, $kind:literal, $proxy_error:literal, $message:literal;)+) => {
         label_enum! {
-            /// Names an answer that revgate made by itself: metric label, start of `detail`, and `details` of `Proxy-Status`.
+            /// The code of an answer made by revgate. It is a metric label, the start of `detail`, and `details` of `Proxy-Status`.
             pub enum Code {
                 $($variant = $label,)+
             }
@@ -99,7 +99,7 @@ impl Code {
         self.row().proxy_error
     }
 
-    /// What the caller reads.
+    /// The message for the caller.
     pub(super) const fn message(self) -> &'static str {
         self.row().message
     }
@@ -111,8 +111,8 @@ mod tests {
 
     /// Callers and dashboards rely on these to the letter.
     #[test]
-    fn codes_statuses_and_types_are_those_of_the_contract() {
-        let told: Vec<_> = Code::ALL
+    fn codes_statuses_and_types_are_as_documented() {
+        let codes: Vec<_> = Code::ALL
             .iter()
             .map(|code| (code.label(), code.status().as_u16(), code.kind()))
             .collect();
@@ -138,6 +138,6 @@ mod tests {
             ("upstream_timeout", 504, "service_unavailable"),
             ("internal", 500, "internal_error"),
         ];
-        assert_eq!(told, want);
+        assert_eq!(codes, want);
     }
 }

@@ -1,4 +1,4 @@
-//! One attempt as upstream sees it: `traceparent` names it, its time is noted, and where the trace is kept it is a span.
+//! Sets `traceparent` for each attempt, measures its time, and records its span if the trace is exported.
 
 use std::{
     future::Future,
@@ -20,10 +20,10 @@ use crate::{
         trace::{SpanId, TRACEPARENT, TRACESTATE},
     },
     record::Record,
-    telemetry::trace::{End, Trace, What},
+    telemetry::trace::{SpanDetails, SpanEnd, Trace},
 };
 
-/// See the module.
+/// See the module documentation.
 #[derive(Clone, Copy)]
 pub struct AttemptLayer;
 
@@ -46,7 +46,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Error;
-    type Future = Attempted<S::Future>;
+    type Future = AttemptFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
@@ -57,7 +57,7 @@ where
         let span = record
             .trace()
             .map(|trace| propagate(trace, request.headers_mut()));
-        let under_way = UnderWay {
+        let in_progress = AttemptInProgress {
             span,
             method: request.method().clone(),
             operation: request
@@ -66,16 +66,16 @@ where
                 .map_or(OperationLabel::OTHER, Operation::label),
             record,
             start: Instant::now(),
-            end: Some(End::Left),
+            end: Some(SpanEnd::Left),
         };
-        Attempted {
+        AttemptFuture {
             below: self.inner.call(request),
-            under_way,
+            in_progress,
         }
     }
 }
 
-/// `tracestate` goes on untouched where it belongs to the trace, and not at all where that began here.
+/// Keeps `tracestate` if the caller's trace is continued, and removes it if a new one begins here.
 fn propagate(trace: &Trace, headers: &mut HeaderMap) -> SpanId {
     let (span, traceparent) = trace.attempt();
     if let Some(traceparent) = traceparent {
@@ -87,43 +87,43 @@ fn propagate(trace: &Trace, headers: &mut HeaderMap) -> SpanId {
     span
 }
 
-/// An attempt that has begun. Its end is noted when this is dropped.
-struct UnderWay {
+/// An attempt in progress. If it is dropped before it has ended, the client has left.
+struct AttemptInProgress {
     record: Record,
     span: Option<SpanId>,
     method: Method,
     operation: OperationLabel,
     start: Instant,
-    end: Option<End>,
+    end: Option<SpanEnd>,
 }
 
-impl UnderWay {
-    fn end(&mut self, end: End) {
+impl AttemptInProgress {
+    fn end(&mut self, end: SpanEnd) {
         if self.end.take().is_none() {
             return;
         }
-        let before = {
+        let earlier_attempts = {
             let mut facts = self.record.facts();
             facts.upstream += self.start.elapsed();
-            let before = facts.attempts;
-            if matches!(end, End::Left) {
-                // `retry` counts those that ended.
+            let earlier_attempts = facts.attempts;
+            if matches!(end, SpanEnd::Left) {
+                // `retry` counts the attempts that end.
                 facts.attempts += 1;
             }
-            before
+            earlier_attempts
         };
         if let (Some(trace), Some(span)) = (self.record.trace(), self.span) {
-            trace.child_with(span, self.start, || What::Attempt {
+            trace.child_with(span, self.start, || SpanDetails::Attempt {
                 method: self.method.clone(),
                 operation: self.operation,
-                before,
+                earlier_attempts,
                 end,
             });
         }
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for AttemptInProgress {
     fn drop(&mut self) {
         if let Some(end) = self.end {
             self.end(end);
@@ -132,22 +132,22 @@ impl Drop for UnderWay {
 }
 
 pin_project! {
-    pub struct Attempted<F> {
+    pub struct AttemptFuture<F> {
         #[pin]
         below: F,
-        under_way: UnderWay,
+        in_progress: AttemptInProgress,
     }
 }
 
-impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Attempted<F> {
+impl<F: Future<Output = Result<Response<Body>, Error>>> Future for AttemptFuture<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let result = ready!(this.below.poll(cx));
-        this.under_way.end(match &result {
-            Ok(response) => End::Answered(response.status().as_u16()),
-            Err(error) => End::Failed(error.code()),
+        this.in_progress.end(match &result {
+            Ok(response) => SpanEnd::Answered(response.status().as_u16()),
+            Err(error) => SpanEnd::Failed(error.code()),
         });
         Poll::Ready(result)
     }
@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// What upstream is sent by two attempts of a request with these fields.
+    /// The headers of two attempts of a request with these fields.
     async fn sent(fields: &[(&'static str, &'static str)]) -> Vec<HeaderMap> {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let noted = seen.clone();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bad_one_or_none_gives_way_to_a_new_trace() {
+    async fn a_bad_or_missing_traceparent_begins_a_new_trace() {
         for fields in [
             &[("traceparent", "00-nonsense"), ("tracestate", "a=1")][..],
             &[("tracestate", "a=1")],
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_attempt_that_the_caller_did_not_wait_for_counts() {
+    async fn an_attempt_counts_even_if_the_client_leaves() {
         let inner = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Error>>());
         let record = Record::default();
         let mut request = Request::new(Body::empty());

@@ -1,4 +1,4 @@
-//! Header hygiene both ways: hop-by-hop fields, what would tell upstream of our inside, Host, Via, request id.
+//! Strips hop-by-hop fields and fields about the caller, both ways, and sets Host, Via and the request id.
 
 use std::task::{Context, Poll};
 
@@ -8,11 +8,11 @@ use tower::{Layer, Service};
 use super::BoxFuture;
 use crate::{body::Body, error::Error, policy::headers, types::RequestId};
 
-/// Ours and the caller's id are one and the same.
+/// Carries the request id, to DevRev and to the caller.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const VIA: HeaderValue = HeaderValue::from_static("1.1 revgate");
 
-/// See the module.
+/// See the module documentation.
 #[derive(Clone)]
 pub struct HeadersLayer {
     host: HeaderValue,
@@ -60,7 +60,7 @@ where
         let fields = request.headers_mut();
         headers::strip_request(fields);
         if exact.is_none() {
-            // hyper sends no body on a GET unless the framing is spelled out.
+            // Without it, hyper sends a GET without its body.
             fields.remove(header::CONTENT_LENGTH);
             fields.insert(
                 header::TRANSFER_ENCODING,

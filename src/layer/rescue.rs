@@ -1,5 +1,5 @@
-//! The seam: below, `Result<_, Error>`; above, always an answer. Panics end here, and every answer gets the
-//! headers that the caller is promised.
+//! Turns errors and panics into answers: the layers below may fail with an `Error`, and above there is always an answer. Adds the
+//! headers that every answer has.
 
 use std::{
     convert::Infallible,
@@ -62,7 +62,7 @@ where
                 record.facts().code = Some(error.code());
                 error.response(id.as_ref())
             });
-            promise(&mut response, id, &record);
+            add_headers(&mut response, id, &record);
             Ok(response)
         })
     }
@@ -79,8 +79,8 @@ fn log(error: &Error, id: Option<&RequestId>) {
     );
 }
 
-/// What every answer carries.
-fn promise(response: &mut Response<Body>, id: Option<RequestId>, record: &Record) {
+/// Adds the headers that every answer has.
+fn add_headers(response: &mut Response<Body>, id: Option<RequestId>, record: &Record) {
     let facts = record.facts();
     let headers = response.headers_mut();
     if let Some(RequestId(id)) = id {
@@ -91,11 +91,11 @@ fn promise(response: &mut Response<Body>, id: Option<RequestId>, record: &Record
         headers.insert("ratelimit", limit.clone());
     }
     if !facts.deprecated.is_empty() {
-        // RFC 9745 section 2; 2025-03-27, the date of DevRev's beta changelog. What DevRev says itself is truer.
+        // RFC 9745 section 2. 2025-03-27 is the date of DevRev's beta changelog. A date from DevRev itself takes precedence.
         headers
             .entry("deprecation")
             .or_insert(HeaderValue::from_static("@1743033600"));
-        // Links add up (RFC 8288 section 3): one of upstream's stays.
+        // Several links may stand side by side (RFC 8288 section 3), so DevRev's stay.
         if let Some(link) = &facts.deprecation_link {
             headers.append(LINK, link.clone());
         }

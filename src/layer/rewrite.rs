@@ -1,4 +1,4 @@
-//! Renames deprecated fields, once: what is retried is already right.
+//! Renames deprecated fields, once per request, so that retries send the renamed body.
 
 use std::{
     collections::HashMap,
@@ -33,7 +33,7 @@ pub struct RewriteParams {
     pub metrics: Arc<Metrics>,
 }
 
-/// See the module.
+/// See the module documentation.
 #[derive(Clone)]
 pub struct RewriteLayer(Arc<RewriteParams>);
 
@@ -131,7 +131,7 @@ impl RewriteParams {
             Ok(Rewritten::Unchanged) => (bytes, Vec::new(), None),
             Ok(Rewritten::Seen { fields }) => (bytes, fields, None),
             Ok(Rewritten::Changed { body, fields }) => (Bytes::from(body), fields, None),
-            // A refusal is a use as well: whoever tries mode "refuse" wants to know whom it hits.
+            // A refused use counts as well, so that an operator sees whom mode "refuse" affects.
             Err(RewriteFault::Deprecated { field }) => (
                 bytes,
                 vec![field.clone()],

@@ -1,4 +1,4 @@
-//! Outermost: sees every request's end, also of refusals, panics and callers that left.
+//! Metrics, access log and spans of every request. The outermost layer, so it sees refusals, panics and clients that leave as well.
 
 use std::{
     convert::Infallible,
@@ -22,8 +22,8 @@ use crate::{
     telemetry::{
         labels::Source,
         metrics::Metrics,
-        tally::{self, Ended, Tally},
-        trace::{Spans, Trace, What},
+        tally::{self, FinishedRequest, Tally},
+        trace::{SpanDetails, Spans, Trace},
     },
     types::{AccessLog, RequestId, other},
 };
@@ -33,7 +33,7 @@ pub struct TelemetryParams {
     pub metrics: Arc<Metrics>,
     pub tally: Arc<Tally>,
     pub access: AccessLog,
-    /// `None` where no spans are exported.
+    /// `None` if no spans are exported.
     pub spans: Option<Arc<Spans>>,
 }
 
@@ -84,7 +84,7 @@ where
         request.extensions_mut().insert(id.clone());
         request.extensions_mut().insert(record.clone());
         self.params.metrics.in_flight(1);
-        let mut end = End {
+        let mut report = ReportOnDrop {
             params: self.params.clone(),
             record,
             id,
@@ -93,14 +93,14 @@ where
             inbound: request.extensions().get::<InboundFault>().cloned(),
             status: None,
             bytes: 0,
-            whole: false,
+            complete: false,
         };
         let below = self.inner.call(request);
         Box::pin(async move {
             let response = below.await?;
-            end.status = Some(response.status().as_u16());
-            end.whole = http_body::Body::is_end_stream(response.body());
-            Ok(response.map(|body| body.guarded(end)))
+            report.status = Some(response.status().as_u16());
+            report.complete = http_body::Body::is_end_stream(response.body());
+            Ok(response.map(|body| body.guarded(report)))
         })
     }
 }
@@ -112,24 +112,24 @@ fn request_id<B>(request: &Request<B>) -> RequestId {
     }
 }
 
-/// Lives until the answer's body ends or the caller leaves, and then tells what became of the request.
-struct End {
+/// Lives until the answer's body ends or the client leaves, and reports the request then.
+struct ReportOnDrop {
     params: Arc<TelemetryParams>,
     record: Record,
     id: RequestId,
     method: http::Method,
     start: Instant,
-    /// Counts the request's body.
+    /// Has the size of the request's body.
     inbound: Option<InboundFault>,
     status: Option<u16>,
-    /// Of the answer's body.
+    /// Size of the answer's body.
     bytes: u64,
-    whole: bool,
+    complete: bool,
 }
 
-impl Guard for End {
+impl Guard for ReportOnDrop {
     fn finished(&mut self) {
-        self.whole = true;
+        self.complete = true;
     }
 
     fn data(&mut self, bytes: usize) {
@@ -137,10 +137,10 @@ impl Guard for End {
     }
 }
 
-/// nginx's number for a caller that left before its answer.
+/// nginx's status for a client that left before the answer.
 const CALLER_LEFT: u16 = 499;
 
-impl Drop for End {
+impl Drop for ReportOnDrop {
     fn drop(&mut self) {
         let TelemetryParams { metrics, tally, .. } = &*self.params;
         metrics.in_flight(-1);
@@ -163,7 +163,7 @@ impl Drop for End {
         if facts.deprecated_operation {
             metrics.deprecated_operation(&caller, operation);
         }
-        let ended = Ended {
+        let finished = FinishedRequest {
             caller: &caller,
             operation,
             status: self.status(),
@@ -174,20 +174,20 @@ impl Drop for End {
             fields: &facts.deprecated,
             deprecated_operation: facts.deprecated_operation,
         };
-        tally.note(ended, tally::now());
+        tally.note(finished, tally::now());
         self.trace(&facts, &caller, operation);
-        if self.has_line(&facts) {
-            self.line(&facts, &caller, operation, source);
+        if self.is_logged(&facts) {
+            self.log_access(&facts, &caller, operation, source);
         }
     }
 }
 
-impl End {
+impl ReportOnDrop {
     fn status(&self) -> u16 {
         self.status.unwrap_or(CALLER_LEFT)
     }
 
-    fn has_line(&self, facts: &Facts) -> bool {
+    fn is_logged(&self, facts: &Facts) -> bool {
         match self.params.access {
             AccessLog::All => true,
             AccessLog::Refused => {
@@ -197,8 +197,8 @@ impl End {
         }
     }
 
-    /// The access log. Names and numbers only: no target, query, header or body.
-    fn line(&self, facts: &Facts, caller: &str, operation: OperationLabel, source: Source) {
+    /// Writes the access line. Names and numbers only: no target, query, header or body.
+    fn log_access(&self, facts: &Facts, caller: &str, operation: OperationLabel, source: Source) {
         let trace_id = self.record.trace().map(|trace| trace.id());
         tracing::info!(
             target: ACCESS,
@@ -218,7 +218,7 @@ impl End {
             duration_ms = milliseconds(self.start.elapsed()),
             bytes_in = self.inbound.as_ref().map_or(0, InboundFault::bytes),
             bytes_out = self.bytes,
-            complete = self.whole,
+            complete = self.complete,
             "request"
         );
     }
@@ -227,7 +227,7 @@ impl End {
         let Some(trace) = self.record.trace() else {
             return;
         };
-        trace.request(self.start, || What::Request {
+        trace.request(self.start, || SpanDetails::Request {
             method: self.method.clone(),
             operation,
             caller: caller.clone(),
@@ -242,10 +242,10 @@ impl End {
     }
 }
 
-/// A target of its own, so that the level can be set for these lines alone.
+/// Its own log target, so that its level can be set separately.
 const ACCESS: &str = "revgate::access";
 
-/// With microseconds and nothing finer.
+/// To the microsecond.
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e3
 }
@@ -272,8 +272,7 @@ mod tests {
         }
     }
 
-    /// The decisions of the lines that three requests get: one forwarded, one that rules would have refused, and one that
-    /// its caller leaves.
+    /// The decisions in the lines of three requests: one is forwarded, one would have been refused, and one is left by its client.
     async fn lines(access: AccessLog) -> Vec<String> {
         let sink = Sink::default();
         let out = sink.clone();
@@ -315,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_would_have_been_refused_has_a_line_as_a_refusal_has() {
+    async fn a_request_that_would_be_refused_is_logged_as_a_refusal() {
         let (pass, left) = (r#""forwarded""forbidden""#, r#""left""""#);
         assert_eq!(lines(AccessLog::Refused).await, [pass, left]);
         assert_eq!(

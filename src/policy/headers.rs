@@ -1,4 +1,4 @@
-//! Which header fields end here, and the few whose value matters.
+//! Which header fields are not forwarded, and how the few fields that matter to revgate are read.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ const HOP_BY_HOP: &[&str] = &[
     "upgrade",
 ];
 
-/// Further fields of a request that end here: the gateway speaks to upstream for itself, and tells it nothing of its callers.
+/// Further fields of a request that are not forwarded, because they are about the caller or this hop.
 /// `Trailer` goes with `TE`; `Expect` is answered by the gateway (RFC 9110 section 10.1.1).
 const REQUEST_ONLY: &[&str] = &["expect", "forwarded", "host", "trailer", "x-real-ip"];
 
-/// Fields a sender must not nominate in Connection because they are for every recipient (RFC 9110 section 7.6.1). The nomination
-/// is ignored: to honour it would let a caller take off a credential or a body's length. Whole names.
+/// End-to-end fields, which a sender must not list in Connection (RFC 9110 section 7.6.1). They stay even if it does: otherwise a caller
+/// could remove a credential or a body's length. Whole names.
 const END_TO_END: &[&str] = &[
     "authorization",
     "cache-control",
@@ -40,17 +40,16 @@ const END_TO_END: &[&str] = &[
     "x-request-id",
 ];
 
-/// The same, by how the name begins.
+/// Prefixes of further end-to-end fields.
 const END_TO_END_PREFIXES: &[&str] = &["content-", "x-devrev-", "x-ratelimit-"];
 
-/// Fields whose meaning the gateway answers for, apart from those it takes out.
+/// Fields that the gateway sets or relies on, besides those that it strips.
 const CONTROLLED: &[&str] = &["authorization", "content-length", "via", "x-request-id"];
 
-/// The name under which the gateway enters itself in `Via`.
+/// The gateway's name in `Via`.
 const PSEUDONYM: &str = "revgate";
 
-/// Whether a request has been through a gateway of this name already (RFC 9110 section 7.6.3): it would run in a circle, and the
-/// credential with it.
+/// Whether a request has been through a revgate already (RFC 9110 section 7.6.3). It would run in a circle, and its credential with it.
 pub fn is_loop(headers: &HeaderMap) -> bool {
     let hops = headers.get_all(VIA).iter();
     hops.flat_map(|value| value.as_bytes().split(|&b| b == b','))
@@ -63,12 +62,12 @@ pub fn is_loop(headers: &HeaderMap) -> bool {
         })
 }
 
-/// Takes out of a request what must not reach upstream: the fields of this connection, those that tell of the caller or its
-/// path, and names that a CGI-style back end (RFC 3875 section 4.1.18) would fold into a field the gateway controls.
+/// Strips from a request what must not reach DevRev: fields of this connection, fields about the caller and its path, and names that a
+/// CGI-style back end (RFC 3875 section 4.1.18) would fold into a field that the gateway controls.
 pub fn strip_request(headers: &mut HeaderMap) {
     strip(headers, |name| {
         ends_here(name) || {
-            // `_` and `.` become the same character there that `-` does.
+            // Such a back end maps `_`, `.` and `-` to the same character.
             name.contains(['_', '.']) && {
                 let plain = name.replace(['_', '.'], "-");
                 ends_here(&plain) || CONTROLLED.contains(&plain.as_str())
@@ -77,8 +76,8 @@ pub fn strip_request(headers: &mut HeaderMap) {
     });
 }
 
-/// Takes the fields of the upstream connection out of an answer. `Trailer` stays: trailers are passed on, and HTTP/1.1 sends
-/// only announced ones (RFC 9110 section 6.6.2 does not bind it to a connection).
+/// Strips the fields of the upstream connection from an answer. `Trailer` stays, because trailers are passed on and HTTP/1.1 sends
+/// only announced ones (RFC 9110 section 6.6.2: it is not a field of one connection).
 pub fn strip_response(headers: &mut HeaderMap) {
     strip(headers, |name| HOP_BY_HOP.contains(&name));
 }
@@ -111,8 +110,8 @@ fn end_to_end(name: &HeaderName) -> bool {
             .any(|prefix| name.starts_with(prefix))
 }
 
-/// Takes `Prefer: wait=SECONDS` (RFC 7240 section 4.3) out, and leaves the other preferences. The first valid one counts
-/// (section 2); invalid ones are taken out as well.
+/// Removes `Prefer: wait=SECONDS` (RFC 7240 section 4.3) and keeps the other preferences. The first valid one counts (section 2);
+/// invalid ones are removed as well.
 pub fn take_prefer_wait(headers: &mut HeaderMap) -> Option<Duration> {
     if !headers.contains_key(PREFER) {
         return None;
@@ -161,12 +160,12 @@ fn wait_preference(preference: &[u8]) -> Option<Option<Duration>> {
         .and_then(|v| v.strip_suffix(b"\""))
         .unwrap_or(value);
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    // More seconds than fit are as good as the most that RFC 9111 section 1.2.2 asks to tell apart.
+    // Larger numbers are cut to 2^31, as RFC 9111 section 1.2.2 suggests.
     let seconds = std::str::from_utf8(value).ok().filter(|_| digits);
     Some(seconds.map(|text| Duration::from_secs(text.parse().unwrap_or(1 << 31).min(1 << 31))))
 }
 
-/// Splits outside of quoted strings (RFC 9110 section 5.6.4), and trims.
+/// Splits outside of quoted strings (RFC 9110 section 5.6.4) and trims the parts.
 fn split(value: &[u8], by: u8) -> Vec<&[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     let parts = value.split(|&b| {
@@ -182,7 +181,7 @@ fn split(value: &[u8], by: u8) -> Vec<&[u8]> {
     parts.map(<[u8]>::trim_ascii).collect()
 }
 
-/// Whether a caller's request id can be kept: short, visible ASCII, and nothing that a list or a log would trip over.
+/// Whether a caller's request id can be kept: short visible ASCII, without characters that break lists or logs.
 pub fn sane_request_id(value: &HeaderValue) -> bool {
     let id = value.as_bytes();
     (1..=128).contains(&id.len())
@@ -236,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn only_ones_own_name_in_via_is_a_circle() {
+    fn only_revgate_in_via_is_a_loop() {
         for (via, want) in [
             ("1.1 revgate", true),
             ("1.0 fred, 1.1 revgate", true),
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_loses_what_is_of_its_connection() {
+    fn a_request_loses_the_fields_of_its_connection() {
         let mut headers = with(&[
             ("connection", "close, X-Mine, content-length, authorization"),
             ("x-mine", "1"),

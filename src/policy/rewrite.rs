@@ -1,4 +1,4 @@
-//! Renames deprecated keys of a JSON object, and leaves every other byte as it was.
+//! Renames deprecated keys of a JSON object and changes no other byte.
 //!
 //! ```
 //! use revgate::policy::rewrite::{Mode, Rewritten, Rule, rewrite};
@@ -26,41 +26,40 @@ use serde_json::value::RawValue;
 use crate::label::label_enum;
 
 label_enum! {
-    /// What is done about a deprecated key.
+    /// What to do about deprecated keys.
     pub enum Mode {
         /// Nothing; the body need not be read.
         Off = "off",
-        /// Tell of it, leave it.
+        /// Report them and leave them.
         Report = "report",
-        /// Rename it.
+        /// Rename them.
         Rewrite = "rewrite",
         /// Refuse the request.
         Refuse = "refuse",
     }
 }
 
-/// Which keys are deprecated, and for what. All renames happen at once: `a` to `b` and `b` to `c` do not chain.
+/// Which keys are deprecated, and their new names. All renames apply at once: `a` to `b` and `b` to `c` do not chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Old name, new name.
     pub rename: Vec<(String, String)>,
-    /// What is done.
     pub mode: Mode,
-    /// The `Link` that tells more (RFC 9745 section 3), as it stands on an answer.
+    /// The value of `Link` to their documentation (RFC 9745 section 3).
     pub link: Option<HeaderValue>,
 }
 
-/// Why a rule lets a body be.
+/// Why a rule does not apply to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skip {
-    /// The method has none.
+    /// The method has no body.
     Method,
-    /// It is there, and cannot be looked into.
+    /// The body cannot be read.
     Unreadable(Unreadable),
 }
 
 label_enum! {
-    /// Why a body cannot be looked into.
+    /// Why a body cannot be read.
     pub enum Unreadable {
         /// It is compressed.
         Coding = "content_encoding",
@@ -69,7 +68,7 @@ label_enum! {
     }
 }
 
-/// Whether a rule lets the body of such a request be.
+/// Why rules do not apply to such a request; `None` if they do.
 pub fn skip(method: &Method, headers: &HeaderMap) -> Option<Skip> {
     if matches!(*method, Method::GET | Method::HEAD) {
         return Some(Skip::Method);
@@ -78,7 +77,7 @@ pub fn skip(method: &Method, headers: &HeaderMap) -> Option<Skip> {
     if coding.is_some_and(|coding| coding != "identity") {
         return Some(Skip::Unreadable(Unreadable::Coding));
     }
-    // DevRev takes JSON only; a client that does not name the type means it.
+    // DevRev accepts JSON only, so that is the default.
     let kind = headers.get(header::CONTENT_TYPE)?.to_str().unwrap_or("");
     let essence = kind.split(';').next().unwrap_or("").trim();
     let essence = essence.to_ascii_lowercase();
@@ -86,17 +85,17 @@ pub fn skip(method: &Method, headers: &HeaderMap) -> Option<Skip> {
         .then_some(Skip::Unreadable(Unreadable::MediaType))
 }
 
-/// What became of a body.
+/// A body after a rule was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rewritten {
-    /// No deprecated key in it: send it byte for byte.
+    /// It has no deprecated key.
     Unchanged,
-    /// Deprecated keys in it, left as they are.
+    /// It has deprecated keys, which stay.
     Seen {
         /// Their names, in the body's order.
         fields: Vec<String>,
     },
-    /// Deprecated keys in it, renamed.
+    /// Its deprecated keys were renamed.
     Changed {
         /// The new body.
         body: Vec<u8>,
@@ -105,14 +104,14 @@ pub enum Rewritten {
     },
 }
 
-/// Why a body cannot be sent on.
+/// Why a body is not forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RewriteFault {
-    /// JSON, but no object.
+    /// JSON, but not an object.
     NotAnObject,
     /// Not one JSON text (RFC 8259): a byte order mark, trailing bytes and invalid UTF-8 included.
     Malformed,
-    /// The same key twice: receivers differ in which one they believe (RFC 8259 section 4).
+    /// A repeated key, of which servers use different values (RFC 8259 section 4).
     RepeatedKey(String),
     /// Old and new key with different values.
     Conflict {
@@ -121,7 +120,7 @@ pub enum RewriteFault {
         /// The new one.
         new: String,
     },
-    /// A deprecated key, and the rule refuses those.
+    /// A deprecated key, in mode "refuse".
     Deprecated {
         /// The key.
         field: String,
@@ -151,7 +150,7 @@ impl std::error::Error for RewriteFault {}
 ///
 /// # Errors
 ///
-/// See [`RewriteFault`]. The body is always parsed whole, for what upstream makes of a malformed one is unknown.
+/// See [`RewriteFault`]. The whole body is always parsed, because how DevRev reads a malformed one is unknown.
 pub fn rewrite(body: &[u8], rule: &Rule) -> Result<Rewritten, RewriteFault> {
     let members = parse(body)?;
     let fields: Vec<String> = members
@@ -169,9 +168,9 @@ pub fn rewrite(body: &[u8], rule: &Rule) -> Result<Rewritten, RewriteFault> {
             field: first.clone(),
         }),
         Mode::Rewrite => {
-            let fates = fates(&members, rule)?;
+            let actions = actions(&members, rule)?;
             Ok(Rewritten::Changed {
-                body: apply(body, &members, &fates),
+                body: apply(body, &members, &actions),
                 fields,
             })
         }
@@ -187,7 +186,7 @@ struct Member<'a> {
 }
 
 #[derive(Clone, Copy)]
-enum Fate<'r> {
+enum Action<'r> {
     Keep,
     Rename(&'r str),
     Drop,
@@ -210,7 +209,7 @@ fn parse(body: &[u8]) -> Result<Vec<Member<'_>>, RewriteFault> {
         };
     }
     let Pairs(pairs) = serde_json::from_str(text).map_err(|_| RewriteFault::Malformed)?;
-    // Both are slices of `text`, so the difference of their addresses is a position in it.
+    // `part` is a slice of `text`, so the difference of the addresses is its position.
     let position = |part: &str| part.as_ptr() as usize - text.as_ptr() as usize;
     let mut seen = HashSet::with_capacity(pairs.len());
     let mut members = Vec::with_capacity(pairs.len());
@@ -239,17 +238,17 @@ fn unescape(key: &str) -> Result<Cow<'_, str>, RewriteFault> {
     }
 }
 
-/// Decides what becomes of each member.
-fn fates<'r>(members: &[Member<'_>], rule: &'r Rule) -> Result<Vec<Fate<'r>>, RewriteFault> {
+/// Decides what to do with each member.
+fn actions<'r>(members: &[Member<'_>], rule: &'r Rule) -> Result<Vec<Action<'r>>, RewriteFault> {
     let target = |member: &Member<'_>| replacement(rule, &member.name);
-    let mut fates = vec![Fate::Keep; members.len()];
+    let mut actions = vec![Action::Keep; members.len()];
     let news: BTreeMap<&str, ()> = members
         .iter()
         .filter_map(target)
         .map(|new| (new, ()))
         .collect();
     for new in news.into_keys() {
-        // Whoever bears the new name already (unless it is renamed away itself), and whoever is to.
+        // All members that end up with the new name: the one that has it already, unless it is renamed itself, and those renamed to it.
         let rivals: Vec<usize> = (0..members.len())
             .filter(|&at| match target(&members[at]) {
                 Some(to) => to == new,
@@ -261,10 +260,10 @@ fn fates<'r>(members: &[Member<'_>], rule: &'r Rule) -> Result<Vec<Fate<'r>>, Re
             let rival = &members[at];
             if at == winner {
                 if rival.name != new {
-                    fates[at] = Fate::Rename(new);
+                    actions[at] = Action::Rename(new);
                 }
             } else if is_null(rival.value) || same(rival.value, members[winner].value, DEPTH) {
-                fates[at] = Fate::Drop;
+                actions[at] = Action::Drop;
             } else {
                 let old = if rival.name == new {
                     &members[winner].name
@@ -278,10 +277,10 @@ fn fates<'r>(members: &[Member<'_>], rule: &'r Rule) -> Result<Vec<Fate<'r>>, Re
             }
         }
     }
-    Ok(fates)
+    Ok(actions)
 }
 
-/// Null gives way; among equals the new name stays where it is.
+/// The member to keep: a value before null, and then the one with the new name.
 fn winner(members: &[Member<'_>], rivals: &[usize], new: &str) -> usize {
     let rank = |&&at: &&usize| (is_null(members[at].value), members[at].name != new);
     rivals.iter().min_by_key(rank).copied().unwrap_or_default()
@@ -291,10 +290,10 @@ fn is_null(value: &RawValue) -> bool {
     value.get() == "null"
 }
 
-/// How deep values are compared by meaning; below that by their bytes, so that nothing recurses without end.
+/// How deep values are compared by meaning. Deeper ones are compared by their bytes, which bounds the recursion.
 const DEPTH: u32 = 32;
 
-/// Whether two values mean the same. Numbers are compared by their digits, since no type holds them all.
+/// Whether two values mean the same. Numbers are compared as text, since no type holds all of them.
 fn same(a: &RawValue, b: &RawValue, depth: u32) -> bool {
     if a.get() == b.get() {
         return true;
@@ -335,27 +334,27 @@ fn same_members(mut a: Vec<Member<'_>>, mut b: Vec<Member<'_>>, depth: u32) -> b
             .all(|(a, b)| a.name == b.name && same(a.value, b.value, depth))
 }
 
-/// Cuts and replaces, and copies all else.
-fn apply(body: &[u8], members: &[Member<'_>], fates: &[Fate<'_>]) -> Vec<u8> {
-    let kept = |fate: &Fate<'_>| !matches!(fate, Fate::Drop);
-    // A dropped member takes the comma behind it along; those at the very end have none and take the one before.
-    let last = fates.iter().rposition(kept).unwrap_or_default();
+/// Copies the body, with keys renamed and members dropped.
+fn apply(body: &[u8], members: &[Member<'_>], actions: &[Action<'_>]) -> Vec<u8> {
+    let kept = |action: &Action<'_>| !matches!(action, Action::Drop);
+    // A dropped member takes along the comma behind it. Those at the end have none, and take the comma before.
+    let last = actions.iter().rposition(kept).unwrap_or_default();
     let mut out = Vec::with_capacity(body.len() + 16);
     let mut from = 0;
-    for (at, (member, fate)) in members.iter().zip(fates).enumerate() {
-        match fate {
-            Fate::Keep => {}
-            Fate::Rename(new) => {
+    for (at, (member, action)) in members.iter().zip(actions).enumerate() {
+        match action {
+            Action::Keep => {}
+            Action::Rename(new) => {
                 out.extend_from_slice(&body[from..member.key.start]);
                 out.extend_from_slice(serde_json::Value::from(*new).to_string().as_bytes());
                 from = member.key.end;
             }
-            Fate::Drop if at < last => {
+            Action::Drop if at < last => {
                 out.extend_from_slice(&body[from..member.key.start]);
                 from = members[at + 1].key.start;
             }
-            Fate::Drop => {
-                // The first of the run copies up to the last member kept; the others find nothing left to copy.
+            Action::Drop => {
+                // The first of the dropped members at the end copies up to the last member kept, the others copy nothing.
                 let end = members[last].end.max(from);
                 out.extend_from_slice(&body[from..end]);
                 from = member.end;
@@ -425,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_called_as_the_metrics_call_it() {
+    fn labels_are_as_documented() {
         assert_labels!(Unreadable: "content_encoding" "content_type");
     }
 

@@ -1,4 +1,4 @@
-//! Whether a request's target and framing mean one thing only. What two servers could read in two ways is refused.
+//! Whether a request's target and framing are unambiguous. What two servers could read differently is refused.
 //!
 //! ```
 //! use http::{HeaderMap, Method, Version, header::HOST};
@@ -18,20 +18,20 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use percent_encoding::percent_decode;
 
-/// What is wrong with a target.
+/// A fault of a request's target or Host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetFault {
-    /// This is no tunnel (RFC 9110 section 9.3.6).
+    /// CONNECT asks for a tunnel (RFC 9110 section 9.3.6).
     Connect,
-    /// The answer would echo the credential that was put on (RFC 9110 section 9.3.8).
+    /// TRACE would echo the token in the answer (RFC 9110 section 9.3.8).
     Trace,
-    /// `OPTIONS *` asks about a server, and this is a gateway (RFC 9112 section 3.2.4).
+    /// `OPTIONS *` is about a server as a whole (RFC 9112 section 3.2.4).
     Asterisk,
     /// A path must begin with a slash (RFC 9112 section 3.2.1).
     NoSlash,
     /// `.` or `..`, plain or encoded (RFC 3986 section 3.3).
     DotSegment,
-    /// Escapes within escapes, deeper than can be told what they mean.
+    /// Escapes nested deeper than they are decoded here.
     NestedEscapes,
     /// No authority and no Host, or an empty one (RFC 9112 section 3.2).
     HostMissing,
@@ -41,7 +41,7 @@ pub enum TargetFault {
     HostMalformed,
     /// In HTTP/2, `:authority` and Host must agree (RFC 9113 section 8.3.1).
     HostDiffers,
-    /// User information has no place in a request (RFC 9110 section 4.2.4).
+    /// User information is not allowed in a request (RFC 9110 section 4.2.4).
     UserInfo,
 }
 
@@ -65,14 +65,14 @@ impl fmt::Display for TargetFault {
 
 impl std::error::Error for TargetFault {}
 
-/// What is wrong with a request's framing.
+/// A fault of a request's framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FramingFault {
     /// A transfer coding other than exactly one `chunked` (RFC 9112 section 6.1), or any in a version that has none.
     TransferEncoding,
-    /// Transfer-Encoding and Content-Length: the mark of a smuggled request (RFC 9112 section 6.1).
+    /// Both Transfer-Encoding and Content-Length, as in request smuggling (RFC 9112 section 6.1).
     Both,
-    /// A Content-Length that is no number, or several that differ (RFC 9112 section 6.3).
+    /// A Content-Length that is not a number, or several that differ (RFC 9112 section 6.3).
     ContentLength,
 }
 
@@ -88,7 +88,7 @@ impl fmt::Display for FramingFault {
 
 impl std::error::Error for FramingFault {}
 
-/// Checks method, target and Host. In absolute form any authority will do: the upstream is configured.
+/// Checks method, target and Host. A target in absolute form may name any authority, since requests go to the configured upstream.
 ///
 /// # Errors
 ///
@@ -115,7 +115,7 @@ pub fn check(
     check_host(uri.authority(), version, headers)
 }
 
-/// Whether a header section is within its bounds. Per field: name, colon, space, value, CR LF.
+/// Whether a header section is within its bounds. A field counts as name, colon, space, value, CR LF.
 pub fn head_fits(headers: &HeaderMap, max_fields: usize, max_bytes: usize) -> bool {
     let fields = headers.iter();
     let bytes: usize = fields
@@ -124,7 +124,7 @@ pub fn head_fits(headers: &HeaderMap, max_fields: usize, max_bytes: usize) -> bo
     headers.len() <= max_fields && bytes <= max_bytes
 }
 
-/// Checks what says where the body ends.
+/// Checks the fields that say where the body ends.
 ///
 /// # Errors
 ///
@@ -147,7 +147,7 @@ pub fn framing(headers: &HeaderMap, version: &Version) -> Result<(), FramingFaul
     let values = headers.get_all(CONTENT_LENGTH).iter();
     for value in values.flat_map(|value| value.as_bytes().split(|&b| b == b',')) {
         let value = value.trim_ascii();
-        // Compared as text: `5` and `05` are read alike by some and not by others.
+        // Compared as text, because not all servers read `5` and `05` alike.
         let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
         if !digits || *length.get_or_insert(value) != value {
             return Err(FramingFault::ContentLength);
@@ -156,10 +156,10 @@ pub fn framing(headers: &HeaderMap, version: &Version) -> Result<(), FramingFaul
     Ok(())
 }
 
-/// Nesting deeper than this is refused: each round reads the whole path.
+/// Deeper nesting is refused, because each round reads the whole path.
 const DECODINGS: usize = 8;
 
-/// Looks for dot segments in all readings of the path that some server is known to take.
+/// Looks for dot segments in every decoding of the path that some server may use.
 fn check_path(path: &str) -> Result<(), TargetFault> {
     if has_dot_segment(path.as_bytes()) {
         return Err(TargetFault::DotSegment);
@@ -186,7 +186,7 @@ fn check_path(path: &str) -> Result<(), TargetFault> {
 
 fn has_dot_segment(path: &[u8]) -> bool {
     path.split(|&b| b == b'/' || b == b'\\').any(|segment| {
-        // `..;x` is `..` to servers that take parameters off first.
+        // Some servers strip parameters first, so `..;x` is `..` for them.
         let name = segment.split(|&b| b == b';').next().unwrap_or_default();
         name == b"." || name == b".."
     })
@@ -218,13 +218,13 @@ fn check_host(
             }
             _ => Ok(()),
         },
-        // HTTP/1.1 demands a Host even with a target in absolute form; HTTP/1.0 did not know it.
+        // HTTP/1.1 requires Host even with a target in absolute form; HTTP/1.0 does not have it.
         Version::HTTP_11 if host.is_none() => Err(TargetFault::HostMissing),
         _ => Ok(()),
     }
 }
 
-/// `host [":" port]` of RFC 3986 section 3.2.2, less the comma, which lets two hosts pass for one.
+/// `host [":" port]` of RFC 3986 section 3.2.2, without the comma, which joins repeated fields.
 fn check_authority(authority: &[u8]) -> Result<(), TargetFault> {
     if authority.is_empty() {
         return Err(TargetFault::HostMissing);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn dot_segments_in_any_dress() {
+    fn dot_segments_in_any_encoding() {
         for path in [
             "/..",
             "/.",

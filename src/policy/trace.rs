@@ -1,4 +1,4 @@
-//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): what a caller's `traceparent` says, and how ours is written.
+//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): reads a caller's `traceparent` and writes our own.
 
 use std::{
     fmt,
@@ -7,21 +7,21 @@ use std::{
 
 use http::HeaderMap;
 
-/// The field that names a trace and, in it, the span of whoever sends.
+/// The field with the trace id and the sender's span id.
 pub const TRACEPARENT: &str = "traceparent";
-/// What the vendors on the way add to it; means nothing without it.
+/// The field with vendors' data on the trace. Without `traceparent` it has no meaning.
 pub const TRACESTATE: &str = "tracestate";
 
-/// One trace, through every service that takes part in it.
+/// The id of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceId(NonZeroU128);
 
-/// One span of a trace.
+/// The id of a span in a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanId(NonZeroU64);
 
 impl TraceId {
-    /// Zero means "no trace", so it is taken for one.
+    /// Zero is invalid, so 1 replaces it.
     pub fn from_random(random: u128) -> Self {
         TraceId(NonZeroU128::new(random).unwrap_or(NonZeroU128::MIN))
     }
@@ -32,7 +32,7 @@ impl TraceId {
 }
 
 impl SpanId {
-    /// Zero means "no span", so it is taken for one.
+    /// Zero is invalid, so 1 replaces it.
     pub fn from_random(random: u64) -> Self {
         SpanId(NonZeroU64::new(random).unwrap_or(NonZeroU64::MIN))
     }
@@ -59,8 +59,8 @@ impl fmt::Display for SpanId {
 pub struct Flags(u8);
 
 const SAMPLED: u8 = 0b01;
-/// Level 2: the trace id is random in its last 56 bits. Passed on, and never set here: there are parsers of version 00 that
-/// take no value above 2.
+/// Level 2: the last 56 bits of the trace id are random. Passed on, but never set here, because some parsers of version 00 reject
+/// values above 2.
 const RANDOM: u8 = 0b10;
 
 impl Flags {
@@ -73,7 +73,7 @@ impl Flags {
     }
 }
 
-/// A place in a trace: what `traceparent` says.
+/// The contents of `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
     pub trace: TraceId,
@@ -85,8 +85,8 @@ pub struct Context {
 const LENGTH: usize = 55;
 
 impl Context {
-    /// A caller's `traceparent`; `None` where there is none, or more than one, or none that can be read: then a new trace begins
-    /// (section 4.3 of the specification).
+    /// A caller's `traceparent`. `None` if it is missing, repeated or invalid; then a new trace begins (section 4.3 of the
+    /// specification).
     pub fn of(headers: &HeaderMap) -> Option<Context> {
         let mut all = headers.get_all(TRACEPARENT).iter();
         let one = all.next()?;
@@ -103,14 +103,14 @@ impl Context {
         let extended = match version {
             0xff => return None,
             0 => !more.is_empty(),
-            // A later version may say more, after one more dash; what it says is not known here.
+            // A later version may have more fields, after another dash. They are ignored.
             _ => more.first().is_some_and(|first| *first != b'-'),
         };
         if !separated || extended {
             return None;
         }
         let flags = u8::try_from(hex(&known[53..])?).ok()?;
-        // Of a later version's flags the first is all that may be relied on.
+        // For later versions only the first flag is defined.
         let understood = if version == 0 {
             SAMPLED | RANDOM
         } else {
@@ -123,7 +123,7 @@ impl Context {
         })
     }
 
-    /// As it goes on the wire: always version 00, the one that is spoken here.
+    /// The value of `traceparent`, always in version 00.
     pub fn format(&self) -> [u8; LENGTH] {
         let mut out = *b"00-00000000000000000000000000000000-0000000000000000-00";
         write_hex(&mut out[3..35], &self.trace.to_bytes());
@@ -133,19 +133,19 @@ impl Context {
     }
 }
 
-/// Whether a new trace is among the `share` that is looked at. Told from the id's last 56 bits, as OpenTelemetry's samplers
-/// do, so that everyone who samples the same share picks the same traces.
+/// Whether a new trace belongs to the sampled `share`. Decided by the id's last 56 bits, as OpenTelemetry's samplers do, so that all
+/// services with the same share sample the same traces.
 pub fn sampled(trace: TraceId, share: f64) -> bool {
     const ALL: u64 = 1 << 56;
     let bytes = trace.to_bytes();
     let tail = bytes[9..]
         .iter()
         .fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
-    // Exact: both are below 2^57, and a share of 1 rejects none.
+    // Exact: both are below 2^57, and a share of 1 samples all.
     tail >= ALL - (share.clamp(0.0, 1.0) * ALL as f64) as u64
 }
 
-/// Lower-case digits only, as the specification asks.
+/// Lower-case digits only, as the specification requires.
 fn hex(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |sum, digit| {
         let value = match digit {
@@ -186,7 +186,7 @@ mod tests {
             // Level 2's random flag is passed on, unknown ones are set to zero.
             (GOOD.replace("-01", "-03"), GOOD.replace("-01", "-03")),
             (GOOD.replace("-01", "-ff"), GOOD.replace("-01", "-03")),
-            // A later version: as much of it as is known, and version 00 goes on.
+            // A later version: its known fields are read, and version 00 is written.
             (GOOD.replacen("00", "cc", 1), GOOD.to_owned()),
             (
                 GOOD.replacen("00", "cc", 1) + "-what-the-future-will-be-like",
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn two_fields_are_none() {
+    fn a_repeated_traceparent_is_invalid() {
         let mut headers = HeaderMap::new();
         assert_eq!(Context::of(&headers), None);
         headers.append(TRACEPARENT, GOOD.parse().unwrap());
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn all_none_and_about_the_share_of_new_traces_are_sampled() {
+    fn the_share_of_new_traces_is_sampled() {
         let mut random = fastrand::Rng::with_seed(7);
         let ids: Vec<_> = (0..20_000)
             .map(|_| TraceId::from_random(random.u128(..)))

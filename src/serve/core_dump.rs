@@ -1,8 +1,8 @@
-//! No core file of this process, and no look into its memory for others of its user: both would hold the tokens.
+//! Forbids core files, and access to this process's memory by other processes of its user. Both would reveal the tokens.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-/// A sandbox may forbid the asking; that is no reason not to serve.
+/// A sandbox may forbid these calls. revgate serves all the same and logs a warning.
 pub fn forbid() {
     let none = Rlimit {
         current: Some(0),
@@ -12,6 +12,6 @@ pub fn forbid() {
     // The limit alone does not hold where cores are piped to a program (core(5)).
     let result = limited.and(set_dumpable_behavior(DumpableBehavior::NotDumpable));
     if let Err(error) = result {
-        tracing::warn!(%error, "core files could not be forbidden; one of this process would hold its tokens");
+        tracing::warn!(%error, "core files could not be forbidden; a core file would hold the tokens");
     }
 }

@@ -1,4 +1,4 @@
-//! `revgate demo`: DevRev's double and a gateway in front of it, on loopback, with nothing to set up.
+//! `revgate demo`: the DevRev simulator and a gateway in front of it, on loopback, without any set-up.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::{config, hash::sha256, runtime::ThreadRuntime, simulator, telemetry::
 
 const KEY: &str = "demo-key";
 
-/// Serves until a signal; `announce` gets the text for the person who started it.
+/// Serves until a signal ends it. `announce` gets the text for the person who started it.
 ///
 /// # Errors
 /// When no port can be bound.
@@ -17,7 +17,7 @@ pub fn demo(announce: impl Fn(&str)) -> anyhow::Result<()> {
     let level = log::init("info", config::LogFormat::Auto)?;
     let runtime = ThreadRuntime::new()?;
     runtime.block_on(async {
-        let signals = Signals::hear()?;
+        let signals = Signals::install()?;
         let devrev = simulator::start(simulator::Options::default()).await.context("the simulator could not start")?;
         tracing::info!(listener = "mock", address = %devrev.addr(), "listening");
         let text = format!(
@@ -52,7 +52,7 @@ access = "all"
             devrev.addr(),
             devrev.addr(),
         ));
-        signals.obey(gateway).await
+        signals.run_until_shutdown(gateway).await
     })
 }
 

@@ -1,4 +1,4 @@
-//! A gateway from its configuration: listeners, worker threads, signals and the drain.
+//! The running gateway: listeners, worker threads, signals and the drain.
 
 pub mod control;
 mod core_dump;
@@ -22,12 +22,12 @@ use tokio::sync::{Semaphore, watch::Sender};
 
 pub use self::demo::demo;
 use self::{
-    control::Operator,
+    control::GatewayControl,
     inbound::{
-        connection::Settings,
+        connection::ConnectionSettings,
         listener::{self, SocketFile},
     },
-    reload::{Current, Reloader, Watch},
+    reload::{Current, FileWatcher, Reloader},
     signals::Signals,
     worker::Worker,
 };
@@ -35,14 +35,14 @@ use crate::{
     admin,
     config::{self, Address, Config, Http2},
     plan::Plan,
-    policy::own::names_own,
+    policy::self_connection::names_own_listener,
     runtime::ThreadRuntime,
     state::{State, draining::Draining},
     telemetry::{
         export::Exporter,
         log::{self, LevelHandle},
     },
-    upstream::{self, Own},
+    upstream::{self, OwnListeners},
 };
 
 /// `revgate run`: serves until a signal ends it.
@@ -53,12 +53,12 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let config = config::load(&file)?;
     let level = log::init(&config.log.level, config.log.format)?;
     core_dump::forbid();
-    // A worker that is still ending must not hold up the exit: a second signal ends at once.
+    // Dropping it does not wait for blocking work, so that a second signal ends the process at once.
     let runtime = ThreadRuntime::new()?;
     runtime.block_on(async {
-        let signals = Signals::hear()?;
+        let signals = Signals::install()?;
         let gateway = Gateway::watching(file, config, Some(level))?;
-        signals.obey(gateway).await
+        signals.run_until_shutdown(gateway).await
     })
 }
 
@@ -66,17 +66,17 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
 pub struct Gateway {
     address: Address,
     admin: admin::Admin,
-    operator: Arc<Operator>,
+    control: Arc<GatewayControl>,
     drain: Sender<bool>,
     workers: Vec<JoinHandle<()>>,
-    /// Ends with the gateway.
-    _watch: Option<Watch>,
+    /// Stops when it is dropped.
+    _watch: Option<FileWatcher>,
     _socket: Option<SocketFile>,
     exporter: Option<Exporter>,
 }
 
 impl Gateway {
-    /// Binds every listener and starts to serve; everything that can fail has succeeded when it returns.
+    /// Binds every listener and starts to serve. After it returns, nothing of the start can fail.
     ///
     /// # Errors
     /// When a listener cannot be bound or the upstream's TLS cannot be set up.
@@ -84,7 +84,7 @@ impl Gateway {
         Gateway::launch(None, config, level)
     }
 
-    /// The same, and reloads `file`, of which `config` was read, when it changes or on demand.
+    /// As [`Gateway::start`], and reloads `file`, from which `config` was read, on demand and when it changes.
     ///
     /// # Errors
     /// See [`Gateway::start`].
@@ -103,60 +103,60 @@ impl Gateway {
     ) -> anyhow::Result<Gateway> {
         let plan = Arc::new(Plan::of(&config)?);
         let (drain, draining) = Draining::new();
-        // The admin listener's thread: it serves no caller.
+        // The runtime of the admin listener's thread. No request of a caller runs on it.
         let background = ThreadRuntime::new()?;
         let mut state = State::new(&plan, draining, background.handle().clone())?;
         let exporter = traces::start(&config, &state.metrics)?;
         state.spans = exporter.as_ref().map(Exporter::spans);
         let state = Arc::new(state);
-        let own = Own::default();
-        let options = upstream_options(&config, own.clone())?;
+        let own_listeners = OwnListeners::default();
+        let options = upstream_options(&config, own_listeners.clone())?;
         let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
             let address = &config.listen.address;
             format!("listen.address \"{address}\" cannot be bound")
         })?;
         let address = listeners[0].address()?;
-        let settings = Arc::new(Settings {
+        let settings = Arc::new(ConnectionSettings {
             header_timeout: config.listen.header_timeout,
             idle_timeout: config.listen.idle_timeout,
             drain_timeout: config.drain.timeout,
             connections: Arc::new(Semaphore::new(config.listen.max_connections)),
             state: state.clone(),
         });
-        let made = listeners.into_iter().map(|listener| {
+        let workers = listeners.into_iter().map(|listener| {
             let (options, settings) = (options.clone(), settings.clone());
             Worker::new(listener, &plan, &state, options, settings)
         });
-        let made: Vec<_> = made.collect::<anyhow::Result<_>>()?;
-        let (workers, handles): (Vec<_>, Vec<_>) = made.into_iter().unzip();
+        let workers: Vec<_> = workers.collect::<anyhow::Result<_>>()?;
+        let (workers, handles): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
         let current = Current { config, plan };
         let reloader = Reloader::new(file, current, state.clone(), handles, level.clone());
         let reloader = Arc::new(reloader);
-        let operator = Arc::new(Operator::new(reloader.clone(), state, level));
+        let control = Arc::new(GatewayControl::new(reloader.clone(), state, level));
         let current = reloader.current();
         let config = &current.config;
         let admin = admin::Options {
             address: config.admin.address,
             key: config.admin.key.as_ref().map(|key| key.value.clone()),
         };
-        let admin = admin::start(admin, operator.clone(), background)
+        let admin = admin::start(admin, control.clone(), background)
             .with_context(|| format!("admin.address {} cannot be bound", config.admin.address))?;
         let mut listeners = vec![admin.addr()];
         if let Address::Tcp(address) = address {
             listeners.push(address);
         }
         anyhow::ensure!(
-            !names_own(&config.upstream.url, &listeners),
+            !names_own_listener(&config.upstream.url, &listeners),
             "upstream.url names a listener of this gateway itself; name DevRev's API"
         );
-        own.set(listeners);
+        own_listeners.set(listeners);
         let workers = workers.into_iter().enumerate();
         let workers = workers.map(|(number, worker)| worker.spawn(number));
         let workers = workers.collect::<std::io::Result<_>>()?;
         let watch = reloader
             .file()
             .is_some()
-            .then(|| Watch::start(reloader.clone()))
+            .then(|| FileWatcher::start(reloader.clone()))
             .transpose()?;
         let secure = config.listen.tls.is_some();
         tracing::info!(listener = "proxy", %address, tls = secure, "listening");
@@ -164,7 +164,7 @@ impl Gateway {
         Ok(Gateway {
             address,
             admin,
-            operator,
+            control,
             drain,
             workers,
             _watch: watch,
@@ -173,7 +173,7 @@ impl Gateway {
         })
     }
 
-    /// Where callers connect; the port that was bound when 0 was asked for.
+    /// The address for callers, with the port that was bound; `None` for a unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match self.address {
             Address::Tcp(address) => Some(address),
@@ -185,12 +185,12 @@ impl Gateway {
         self.admin.addr()
     }
 
-    /// Readiness fails at once; requests are taken for `drain.delay` more, then connections end as their
-    /// requests do, and whoever waits is told so.
+    /// Fails readiness at once and still takes requests for `drain.delay`. Then each connection ends with its last request, and
+    /// waiting requests are refused.
     pub async fn drain(mut self) {
-        self.operator.draining.store(true, Ordering::Release);
+        self.control.draining.store(true, Ordering::Release);
         tracing::info!("draining");
-        let current = self.operator.reloader.current();
+        let current = self.control.reloader.current();
         let drain = current.config.drain;
         tokio::time::sleep(drain.delay).await;
         self.drain.send_replace(true);
@@ -198,9 +198,9 @@ impl Gateway {
         let ended = tokio::task::spawn_blocking(move || {
             workers.into_iter().for_each(|worker| drop(worker.join()))
         });
-        // The workers bound themselves by drain.timeout; this is for one that is stuck.
+        // Each worker ends within drain.timeout by itself. This bound is for one that hangs.
         let _ = tokio::time::timeout(drain.timeout + Duration::from_secs(1), ended).await;
-        // Last, so that the spans of the requests that have just ended go too.
+        // Last, so that it sends the spans of the last requests as well.
         if let Some(exporter) = self.exporter.take() {
             exporter.finish().await;
         }
@@ -214,7 +214,10 @@ impl Drop for Gateway {
     }
 }
 
-fn upstream_options(config: &Config, own: Own) -> anyhow::Result<upstream::Options> {
+fn upstream_options(
+    config: &Config,
+    own_listeners: OwnListeners,
+) -> anyhow::Result<upstream::Options> {
     let settings = &config.upstream;
     let https = settings.url.scheme_str() == Some("https");
     let tls = if https {
@@ -228,6 +231,6 @@ fn upstream_options(config: &Config, own: Own) -> anyhow::Result<upstream::Optio
         tls,
         http2_only: settings.http2 == Http2::Always && !https,
         max_connections: settings.max_connections.div_ceil(config.listen.workers),
-        own,
+        own_listeners,
     })
 }

@@ -1,11 +1,11 @@
-//! What an operator says to the process by signals.
+//! Signals: SIGTERM, SIGINT and SIGHUP.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Gateway;
 
-/// Heard from here on. Made before the listeners are announced: whoever reads the announcement may signal at once, and a
-/// signal that nobody hears ends the process.
+/// The handlers. They are installed before the listeners are logged: whoever reads that line may send a signal at once, and without
+/// a handler it would kill the process.
 pub struct Signals {
     term: Signal,
     int: Signal,
@@ -13,11 +13,11 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Must be called on the runtime that waits for them.
+    /// Must be called on the runtime that waits for the signals.
     ///
     /// # Errors
-    /// When the system refuses.
-    pub fn hear() -> std::io::Result<Signals> {
+    /// When a handler cannot be installed.
+    pub fn install() -> std::io::Result<Signals> {
         Ok(Signals {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
@@ -25,15 +25,15 @@ impl Signals {
         })
     }
 
-    /// Reloads on SIGHUP; drains on SIGTERM or SIGINT, and ends at once on a second one.
-    pub async fn obey(mut self, gateway: Gateway) -> anyhow::Result<()> {
+    /// Reloads on SIGHUP. Drains on SIGTERM or SIGINT, and ends at once on a second one.
+    pub async fn run_until_shutdown(mut self, gateway: Gateway) -> anyhow::Result<()> {
         loop {
             tokio::select! {
                 _ = self.term.recv() => break,
                 _ = self.int.recv() => break,
                 _ = self.hangup.recv() => {
-                    let reloader = gateway.operator.reloader.clone();
-                    // Reads files; a second signal must be heard meanwhile. What became of it is in the log.
+                    let reloader = gateway.control.reloader.clone();
+                    // A reload blocks on files, and signals must be handled meanwhile. It logs its own result.
                     tokio::task::spawn_blocking(move || reloader.reload());
                 }
             }

@@ -1,4 +1,4 @@
-//! The exporter of spans, as the configuration asks for it.
+//! Starts the exporter of spans.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     upstream::tls,
 };
 
-/// `None`, and not even a thread, where nothing is to be exported.
+/// `None`, and no thread, if `trace.otlp` is not set.
 pub(super) fn start(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Exporter>> {
     let settings = &config.trace;
     let Some(url) = &settings.otlp else {

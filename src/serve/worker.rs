@@ -1,4 +1,4 @@
-//! One thread that serves: its own runtime, listening socket and upstream connections.
+//! Worker threads. Each has its own runtime, listening socket and upstream connections.
 
 use std::{sync::Arc, thread::JoinHandle};
 
@@ -6,7 +6,7 @@ use anyhow::Context;
 use arc_swap::{ArcSwap, Guard};
 
 use super::inbound::{
-    connection::{self, Settings},
+    connection::{self, ConnectionSettings},
     listener::Listener,
 };
 use crate::{
@@ -17,13 +17,13 @@ use crate::{
     upstream::{self, Upstream},
 };
 
-/// What a worker serves with. A request takes one and keeps it to its end.
+/// The plan and the stack in use. A request takes them once and keeps them to its end.
 pub struct Serving {
     pub plan: Arc<Plan>,
     pub stack: Stack,
 }
 
-/// Where a worker finds what it serves with: published as a whole when the configuration changes, read once a request.
+/// Holds a worker's [`Serving`]. A reload replaces it as a whole; each request reads it once.
 #[derive(Clone)]
 pub struct Published(Arc<ArcSwap<Serving>>);
 
@@ -33,15 +33,14 @@ impl Published {
     }
 }
 
-/// A worker from outside.
-pub struct Handle {
+/// The part of a worker that a reload uses.
+pub struct WorkerHandle {
     published: Published,
     upstream: Upstream,
 }
 
-impl Handle {
-    /// Requests that begin from now on see this plan; those under way end as they began. `state` must have been reconciled with
-    /// `plan`.
+impl WorkerHandle {
+    /// Serves new requests with this plan; requests in flight keep theirs. `state` must have been reconciled with `plan`.
     pub fn publish(&self, plan: &Arc<Plan>, state: &State) {
         let upstream = self.upstream.within(plan.upstream);
         self.published.0.store(Arc::new(Serving {
@@ -50,19 +49,18 @@ impl Handle {
         }));
     }
 
-    /// What the worker serves with now.
     #[cfg(test)]
     pub fn serving(&self) -> Arc<Serving> {
         self.published.0.load_full()
     }
 }
 
-/// All that a worker needs, made before its thread, so that what can fail has failed by then.
+/// A worker before its thread starts. Everything that can fail is done by then.
 pub struct Worker {
     runtime: ThreadRuntime,
     listener: Listener,
     published: Published,
-    settings: Arc<Settings>,
+    settings: Arc<ConnectionSettings>,
 }
 
 impl Worker {
@@ -73,11 +71,11 @@ impl Worker {
         plan: &Arc<Plan>,
         state: &State,
         options: upstream::Options,
-        settings: Arc<Settings>,
-    ) -> anyhow::Result<(Worker, Handle)> {
+        settings: Arc<ConnectionSettings>,
+    ) -> anyhow::Result<(Worker, WorkerHandle)> {
         let runtime = ThreadRuntime::new().context("a worker's runtime could not be made")?;
         let upstream = {
-            // Its connections are driven by this runtime.
+            // This runtime drives the upstream connections.
             let _inside = runtime.enter();
             Upstream::new(options, plan.upstream)
         };
@@ -85,7 +83,7 @@ impl Worker {
             stack: stack::build(plan, state, upstream.clone()),
             plan: plan.clone(),
         })));
-        let handle = Handle {
+        let handle = WorkerHandle {
             published: published.clone(),
             upstream,
         };

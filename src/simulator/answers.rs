@@ -1,4 +1,4 @@
-//! What each operation answers when nothing goes wrong.
+//! The answer of each operation without faults.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::plan::Status;
 
-/// How many works and accounts there are to page through.
+/// The number of works, and of accounts.
 const OBJECTS: u64 = 120;
 const PAGE: u64 = 50;
 const PAGE_MAX: u64 = 100;
@@ -202,7 +202,7 @@ fn link(body: &[u8]) -> Answer {
         value.and_then(Value::as_str).map(str::to_owned)
     };
     let (user, org) = (given("id", "user_don"), given("rev_org", "rev_org_don"));
-    // Both are optional in DevRev's specification; with neither there is nothing to link.
+    // DevRev's specification makes both optional, but without either there is nothing to link.
     if user.is_none() && org.is_none() {
         return field("missing_required_field", "id", "id is required");
     }

@@ -1,4 +1,4 @@
-//! An answer as bytes, told right or told wrong.
+//! An answer's body, intact or with a fault.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -12,15 +12,15 @@ use http_body_util::{BodyExt, Full, StreamBody};
 
 use super::answers::{Answer, Content};
 use super::plan::Fault;
-use super::wire::{BEFORE_RESET, End, Trip};
+use super::wire::{BEFORE_RESET, CloseMode, RawEnding};
 
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 const EVENT_PAUSE: Duration = Duration::from_millis(10);
 static BLOCK: [u8; 16 * 1024] = [b'x'; 16 * 1024];
 
-/// The body as it should be.
-pub fn proper(content: Content) -> Body {
+/// The body without a fault.
+pub fn intact(content: Content) -> Body {
     match content {
         Content::Whole(bytes) => Full::new(bytes)
             .map_err(|never| match never {})
@@ -33,7 +33,7 @@ pub fn proper(content: Content) -> Body {
     }
 }
 
-/// The body in pieces of so many bytes.
+/// The body in pieces of `size` bytes.
 pub fn dripped(content: &Content, size: usize, pause: Duration) -> Body {
     let mut whole = sample(content);
     let size = size.max(1);
@@ -43,7 +43,7 @@ pub fn dripped(content: &Content, size: usize, pause: Duration) -> Body {
     paced(pieces, pause)
 }
 
-/// Half the body, then an error: what HTTP/2 makes of a broken connection.
+/// Half the body, then an error: the HTTP/2 form of a broken connection.
 pub fn halved(content: &Content) -> Body {
     let whole = sample(content);
     let half = whole.slice(..whole.len() / 2);
@@ -51,7 +51,7 @@ pub fn halved(content: &Content) -> Body {
         match half {
             Some(half) if !half.is_empty() => Some((Ok(half), Some(Bytes::new()))),
             Some(_) => {
-                // A stream's reset overtakes the frames still queued, the head among them.
+                // A stream's reset overtakes queued frames, even the head.
                 tokio::time::sleep(BEFORE_RESET).await;
                 Some((Err(io::ErrorKind::ConnectionReset.into()), None))
             }
@@ -60,27 +60,27 @@ pub fn halved(content: &Content) -> Body {
     }))
 }
 
-/// What a fault puts on the bare socket of an HTTP/1.1 connection; none when hyper can tell it.
-pub fn trip(fault: &Fault, answer: &Answer) -> Option<Trip> {
+/// The bytes of a fault that hyper cannot produce, for an HTTP/1.1 connection. `None` for the others.
+pub fn raw_ending(fault: &Fault, answer: &Answer) -> Option<RawEnding> {
     let body = sample(&answer.content);
     let half = &body[..body.len() / 2];
-    // One more than there is, so that even an empty body can be cut short.
+    // At least 1, so that an empty body can be cut short as well.
     let announced = body.len().max(1).to_string();
     let (bytes, end) = match fault {
-        Fault::Reset => (Vec::new(), End::Reset),
-        Fault::Close => (Vec::new(), End::Close),
+        Fault::Reset => (Vec::new(), CloseMode::Reset),
+        Fault::Close => (Vec::new(), CloseMode::Close),
         Fault::ResetMidBody => (
             [&head(answer, &[("content-length", &announced)]), half].concat(),
-            End::Reset,
+            CloseMode::Reset,
         ),
         Fault::Truncate => (
             [&head(answer, &[("content-length", &announced)]), half].concat(),
-            End::Close,
+            CloseMode::Close,
         ),
         Fault::CloseAfter => {
             let length = body.len().to_string();
             let head = head(answer, &[("content-length", &length)]);
-            ([&head[..], &body].concat(), End::Close)
+            ([&head[..], &body].concat(), CloseMode::Close)
         }
         Fault::BothLengths => {
             let length = body.len().to_string();
@@ -88,22 +88,22 @@ pub fn trip(fault: &Fault, answer: &Answer) -> Option<Trip> {
             let size = format!("{:x}\r\n", body.len());
             let head = head(answer, &lengths);
             let parts: [&[u8]; 4] = [&head, size.as_bytes(), &body, b"\r\n0\r\n\r\n"];
-            // An empty chunk would be the last one, and come twice.
+            // A chunk of size 0 ends the body, so an empty body has no other chunk.
             let bytes = if body.is_empty() {
                 [&head[..], b"0\r\n\r\n"].concat()
             } else {
                 parts.concat()
             };
-            (bytes, End::Close)
+            (bytes, CloseMode::Close)
         }
-        Fault::Garbage => (b"\x15\x03\x01\x00\x02\x02\x46 this is not HTTP\r\n\r\n".to_vec(), End::Close),
+        Fault::Garbage => (b"\x15\x03\x01\x00\x02\x02\x46 this is not HTTP\r\n\r\n".to_vec(), CloseMode::Close),
         Fault::Unasked101 => (
             b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n".to_vec(),
-            End::Close,
+            CloseMode::Close,
         ),
         _ => return None,
     };
-    Some(Trip {
+    Some(RawEnding {
         bytes: bytes.into(),
         end,
     })
@@ -129,7 +129,7 @@ fn head(answer: &Answer, framing: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-/// The body in one piece; of a blob no more than a block.
+/// The body in one piece. A blob is cut to one block.
 fn sample(content: &Content) -> Bytes {
     match content {
         Content::Whole(bytes) => bytes.clone(),

@@ -1,10 +1,10 @@
-//! DevRev's double: the same answers, quota and errors on loopback, and every fault one cares to plan.
+//! The DevRev simulator: answers, quota and errors as DevRev's, on loopback, and faults as planned.
 
 mod answers;
 mod faults;
 mod plan;
-mod record;
-mod tokens;
+mod request_log;
+mod users;
 mod window;
 mod wire;
 
@@ -28,23 +28,24 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::info;
 
-pub use plan::{Drip, Fault, Plan, Rule, Span, Status};
-pub use record::Received;
+pub use plan::{Drip, Fault, FaultPlan, Rule, Status, TextDuration};
+pub use request_log::Received;
 pub use window::{Charge, Windows};
 
 use answers::{Answer, Content};
 use faults::Body;
+use request_log::RequestLog;
 
-/// What of a request's body is kept to be answered from; the rest is read and forgotten.
+/// How much of a request's body is kept. The rest is read and dropped.
 const BODY_KEPT: usize = 1024 * 1024;
 
 #[derive(Debug, Clone)]
 pub struct Options {
     pub listen: SocketAddr,
-    /// Units in each token's window.
+    /// Units in each user's window.
     pub limit: u64,
     pub window: Duration,
-    pub plan: Plan,
+    pub plan: FaultPlan,
 }
 
 impl Default for Options {
@@ -53,18 +54,18 @@ impl Default for Options {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             limit: 1000,
             window: Duration::from_secs(300),
-            plan: Plan::none(),
+            plan: FaultPlan::none(),
         }
     }
 }
 
-/// What all connections share.
+/// Shared by all connections.
 #[derive(Debug)]
-struct World {
+struct SimulatorState {
     windows: Mutex<window::Windows>,
     progress: Mutex<plan::Progress>,
-    record: Mutex<record::Record>,
-    /// Tokens that were good once.
+    requests: Mutex<RequestLog>,
+    /// Tokens that are refused since [`Simulator::revoke`].
     revoked: Mutex<HashSet<Vec<u8>>>,
 }
 
@@ -72,7 +73,7 @@ struct World {
 #[derive(Debug)]
 pub struct Simulator {
     addr: SocketAddr,
-    world: Arc<World>,
+    state: Arc<SimulatorState>,
     accepting: JoinHandle<()>,
 }
 
@@ -82,17 +83,17 @@ impl Simulator {
     }
 
     pub fn received(&self) -> Vec<Received> {
-        lock(&self.world.record).all()
+        lock(&self.state.requests).all()
     }
 
-    /// From now on this token is refused.
+    /// Refuses this token from now on.
     pub fn revoke(&self, token: &str) {
-        lock(&self.world.revoked).insert(token.into());
+        lock(&self.state.revoked).insert(token.into());
     }
 
-    /// Replaces the plan; counting starts anew.
-    pub fn set_plan(&self, plan: Plan) {
-        *lock(&self.world.progress) = plan::Progress::new(plan);
+    /// Replaces the plan. The counts of its rules start at zero.
+    pub fn set_plan(&self, plan: FaultPlan) {
+        *lock(&self.state.progress) = plan::Progress::new(plan);
     }
 }
 
@@ -105,16 +106,16 @@ impl Drop for Simulator {
 pub async fn start(options: Options) -> io::Result<Simulator> {
     let listener = TcpListener::bind(options.listen).await?;
     let addr = listener.local_addr()?;
-    let world = Arc::new(World {
+    let state = Arc::new(SimulatorState {
         windows: Mutex::new(window::Windows::new(options.limit, options.window)),
         progress: Mutex::new(plan::Progress::new(options.plan)),
-        record: Mutex::new(record::Record::new()),
+        requests: Mutex::new(RequestLog::new()),
         revoked: Mutex::default(),
     });
-    let accepting = tokio::spawn(accept(listener, Arc::clone(&world)));
+    let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
     Ok(Simulator {
         addr,
-        world,
+        state,
         accepting,
     })
 }
@@ -126,7 +127,7 @@ pub fn run(
     window: Duration,
     plan: Option<PathBuf>,
 ) -> anyhow::Result<()> {
-    let plan = plan.map_or_else(|| Ok(Plan::none()), |path| Plan::load(&path))?;
+    let plan = plan.map_or_else(|| Ok(FaultPlan::none()), |path| FaultPlan::load(&path))?;
     ThreadRuntime::new()?.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
@@ -147,17 +148,17 @@ pub fn run(
     })
 }
 
-async fn accept(listener: TcpListener, world: Arc<World>) {
-    // Connections end with this set, and so with the simulator.
+async fn accept(listener: TcpListener, state: Arc<SimulatorState>) {
+    // Aborts the connections when the simulator is dropped.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let stream: TcpStream = stream;
-                    connections.spawn(wire::serve(stream, Arc::clone(&world)));
+                    connections.spawn(wire::serve(stream, Arc::clone(&state)));
                 }
-                // Out of descriptors, most likely: trying at once would only spin.
+                // Probably out of file descriptors; an immediate retry would spin.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
             Some(_) = connections.join_next() => {}
@@ -165,31 +166,31 @@ async fn accept(listener: TcpListener, world: Arc<World>) {
     }
 }
 
-/// A thread that panicked leaves the data as usable as it was.
+/// Ignores poisoning: no critical section leaves the data half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn handle(
-    world: Arc<World>,
-    control: wire::Control,
+    state: Arc<SimulatorState>,
+    raw: wire::RawSender,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let (head, incoming) = request.into_parts();
     let operation = head.uri.path().trim_matches('/').to_owned();
     if operation == "_requests" {
-        return Ok(respond(requests(&world, &head.method)));
+        return Ok(respond(requests(&state, &head.method)));
     }
-    let number = lock(&world.record).arrived(&head);
-    let (delay, fault) = lock(&world.progress).next(head.method.as_str(), &operation);
+    let number = lock(&state.requests).arrived(&head);
+    let (delay, fault) = lock(&state.progress).next(head.method.as_str(), &operation);
     let body = if matches!(fault, Some(Fault::EarlyAnswer)) {
         Bytes::new()
     } else {
         read(incoming).await
     };
-    lock(&world.record).body(number, &body);
+    lock(&state.requests).body(number, &body);
     let query = head.uri.query().unwrap_or_default();
-    let mut answer = admit(&world, &head.headers, &operation).unwrap_or_else(|(quota, user)| {
+    let mut answer = admit(&state, &head.headers, &operation).unwrap_or_else(|(quota, user)| {
         let mut answer = answers::answer(&head.method, &operation, query, &body, user);
         answer.headers.extend(quota);
         answer
@@ -201,7 +202,7 @@ async fn handle(
         answer.headers.remove(header::RETRY_AFTER);
         answer.headers.extend(planned.headers);
     }
-    // The unit was taken on arrival, however long the answer takes.
+    // The delay comes after the charge: DevRev counts a request when it arrives.
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
@@ -212,32 +213,32 @@ async fn handle(
         Some(Fault::Truncate | Fault::ResetMidBody) if http2 => {
             Some(faults::halved(&answer.content))
         }
-        // A stream cannot answer and close the connection under the others; HTTP/2 just answers.
+        // On HTTP/2 this fault would also end the connection's other streams, so it is left out.
         Some(Fault::CloseAfter) if http2 => None,
         Some(fault) => {
-            if let Some(trip) = faults::trip(fault, &answer) {
+            if let Some(raw_ending) = faults::raw_ending(fault, &answer) {
                 let answered = matches!(fault, Fault::CloseAfter | Fault::BothLengths);
                 if answered {
-                    lock(&world.record).answered(number, answer.status.as_u16());
+                    lock(&state.requests).answered(number, answer.status.as_u16());
                 }
-                // A full channel means another stream has ended the connection already.
-                let _ = control.try_send(trip);
+                // The channel is full if another stream has ended the connection already.
+                let _ = raw.try_send(raw_ending);
                 return std::future::pending().await;
             }
             None
         }
         None => None,
     };
-    lock(&world.record).answered(number, answer.status.as_u16());
+    lock(&state.requests).answered(number, answer.status.as_u16());
     Ok(match body {
         Some(body) => finish(answer.status, answer.headers, body),
         None => respond(answer),
     })
 }
 
-/// The refusal, or else the quota headers to answer with, and the user if the token names one.
+/// `Ok` is a refusal. `Err` admits the request: the quota headers of its answer, and the user if the token names one.
 fn admit(
-    world: &World,
+    state: &SimulatorState,
     headers: &HeaderMap,
     operation: &str,
 ) -> Result<Answer, (HeaderMap, Option<String>)> {
@@ -255,15 +256,15 @@ fn admit(
         }
         return Ok(answers::unauthenticated());
     };
-    if tokens::is_refused(token) || lock(&world.revoked).contains(token) {
+    if users::is_refused(token) || lock(&state.revoked).contains(token) {
         return Ok(answers::unauthenticated());
     }
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    let user = tokens::user(token);
+    let user = users::user(token);
     let of = user.as_ref().map_or(token, |user| user.as_bytes());
-    let charge = lock(&world.windows).charge(of, now);
+    let charge = lock(&state.windows).charge(of, now);
     let mut quota = HeaderMap::new();
     quota.insert("x-ratelimit-limit", charge.limit.into());
     quota.insert("x-ratelimit-remaining", charge.remaining.into());
@@ -278,15 +279,15 @@ fn admit(
     }
 }
 
-fn requests(world: &World, method: &Method) -> Answer {
+fn requests(state: &SimulatorState, method: &Method) -> Answer {
     match *method {
         Method::GET => {
-            let all = lock(&world.record).all();
+            let all = lock(&state.requests).all();
             let body = serde_json::to_value(all).unwrap_or_default();
             Answer::json(StatusCode::OK, &body)
         }
         Method::DELETE => {
-            lock(&world.record).clear();
+            lock(&state.requests).clear();
             Answer::json(StatusCode::OK, &serde_json::json!({}))
         }
         _ => Answer::error(
@@ -313,7 +314,7 @@ fn respond(answer: Answer) -> Response<Body> {
     if let Content::Blob(bytes) = answer.content {
         headers.insert(header::CONTENT_LENGTH, bytes.into());
     }
-    finish(answer.status, headers, faults::proper(answer.content))
+    finish(answer.status, headers, faults::intact(answer.content))
 }
 
 fn finish(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> {

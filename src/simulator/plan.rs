@@ -1,4 +1,4 @@
-//! Which requests meet which fault.
+//! Plans of faults: which request gets which fault.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Rules in order. The first that is due takes the request; a later rule does not see (or count) a request an
-/// earlier one took. A delay takes nothing: it adds to whatever comes after it.
+/// Rules in order. The first that is due takes the request, and later rules neither see nor count it. A delay does not take the
+/// request: it is added to what later rules do.
 ///
 /// In a file: TOML `[[rule]]` tables, or a JSON array of rules, or JSON `{"rule": […]}`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Plan {
+pub struct FaultPlan {
     #[serde(default, rename = "rule", alias = "rules")]
     pub rules: Vec<Rule>,
 }
@@ -26,10 +26,10 @@ pub struct Rule {
     pub operation: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// How many matching requests pass before the rule begins.
+    /// How many matching requests pass before the rule applies.
     #[serde(default)]
     pub skip: u64,
-    /// How many requests it then takes; all when left out.
+    /// How many requests it takes then; all by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u64>,
     pub fault: Fault,
@@ -38,10 +38,10 @@ pub struct Rule {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// Another answer than the real one.
+    /// Another answer than the operation's.
     Status(Status),
-    /// Time before the head of the answer.
-    Delay(Span),
+    /// A delay before the answer's head.
+    Delay(TextDuration),
     /// A TCP reset in place of an answer.
     Reset,
     /// A TCP reset after half the body.
@@ -56,14 +56,14 @@ pub enum Fault {
     Close,
     /// Bytes that are not HTTP.
     Garbage,
-    /// A switch of protocols nobody asked for.
+    /// A 101 that the client did not ask for.
     #[serde(rename = "unasked_101")]
     Unasked101,
-    /// Content-Length and Transfer-Encoding in one answer.
+    /// An answer with both Content-Length and Transfer-Encoding.
     BothLengths,
-    /// A whole answer, then a close it did not announce.
+    /// A whole answer, then a close without `Connection: close`.
     CloseAfter,
-    /// The answer without having read the request's body.
+    /// An answer before the request's body was read.
     EarlyAnswer,
 }
 
@@ -73,10 +73,10 @@ pub struct Status {
     pub code: u16,
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// A string goes out as it is, anything else as JSON; left out, an error in DevRev's shape.
+    /// A string is sent as text, anything else as JSON. By default an error in DevRev's shape.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<serde_json::Value>,
-    /// Whole seconds, for the header and, unless `body` is given, the body.
+    /// Whole seconds, in the header and, unless `body` is given, in the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
 }
@@ -86,12 +86,12 @@ pub struct Status {
 pub struct Drip {
     #[serde(default = "one")]
     pub bytes: usize,
-    pub pause: Span,
+    pub pause: TextDuration,
 }
 
 /// A duration written `"250ms"`, `"2s"`, `"5m"` or `"1h"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span(pub Duration);
+pub struct TextDuration(pub Duration);
 
 impl Status {
     pub fn new(code: u16) -> Self {
@@ -142,7 +142,7 @@ impl Rule {
     }
 }
 
-impl Plan {
+impl FaultPlan {
     pub fn none() -> Self {
         Self::default()
     }
@@ -189,14 +189,14 @@ impl Plan {
     }
 }
 
-/// A plan with what it has seen so far.
+/// A plan and how many requests each of its rules has seen.
 #[derive(Debug, Default)]
 pub struct Progress {
     rules: Vec<(Rule, u64)>,
 }
 
 impl Progress {
-    pub fn new(plan: Plan) -> Self {
+    pub fn new(plan: FaultPlan) -> Self {
         Self {
             rules: plan.rules.into_iter().map(|rule| (rule, 0)).collect(),
         }
@@ -232,13 +232,13 @@ fn one() -> usize {
     1
 }
 
-impl Serialize for Span {
+impl Serialize for TextDuration {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
         out.collect_str(&format_args!("{}ms", self.0.as_millis()))
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for TextDuration {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         let text = String::deserialize(input)?;
         let digits = text.find(|c: char| !c.is_ascii_digit());
@@ -257,7 +257,7 @@ impl<'de> Deserialize<'de> for Span {
         {
             Some(total) if millis > 0 => Ok(Self(Duration::from_millis(total))),
             _ => Err(serde::de::Error::custom(format!(
-                "{text:?} is no duration; write it like \"250ms\" or \"2s\""
+                "{text:?} is not a duration; write it as \"250ms\" or \"2s\""
             ))),
         }
     }
@@ -284,10 +284,10 @@ mod tests {
             {"operation":"rev-users.link","times":2,"fault":{"status":{"code":503,"retry_after":1}}},
             {"fault":{"delay":"250ms"}},
             {"skip":1,"fault":"reset_mid_body"}]"#;
-        let plan = Plan::from_str_toml_or_json(toml).unwrap();
-        assert_eq!(plan, Plan::from_str_toml_or_json(json).unwrap());
+        let plan = FaultPlan::from_str_toml_or_json(toml).unwrap();
+        assert_eq!(plan, FaultPlan::from_str_toml_or_json(json).unwrap());
         let again = serde_json::to_string(&plan).unwrap();
-        assert_eq!(plan, Plan::from_str_toml_or_json(&again).unwrap());
+        assert_eq!(plan, FaultPlan::from_str_toml_or_json(&again).unwrap());
         for bad in [
             r#"[{"fault":"no_such"}]"#,
             r#"[{"fault":{"delay":"soon"}}]"#,
@@ -295,15 +295,15 @@ mod tests {
             r#"[{"fault":{"status":{"code":42}}}]"#,
             r#"[{"fault":{"status":{"code":503,"headers":{"a b":"c"}}}}]"#,
         ] {
-            assert!(Plan::from_str_toml_or_json(bad).is_err(), "{bad}");
+            assert!(FaultPlan::from_str_toml_or_json(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn rules_are_taken_in_order_skipping_and_counting() {
-        let second = Span(Duration::from_secs(1));
+        let second = TextDuration(Duration::from_secs(1));
         let mut progress = Progress::new(
-            Plan::none()
+            FaultPlan::none()
                 .with(Rule::new("*", Fault::Delay(second)).times(1))
                 .with(Rule::new("works.list", Fault::Reset).skip(1).times(1))
                 .with(Rule::new("works.list", Fault::Hang).method("post")),

@@ -7,7 +7,7 @@ use super::*;
 
 const LINK: &str = r#"{"rev_org_don":"o","user_don":"u"}"#;
 
-async fn planned(plan: Plan) -> Simulator {
+async fn planned(plan: FaultPlan) -> Simulator {
     let options = Options {
         limit: 3,
         plan,
@@ -51,7 +51,7 @@ async fn call(addr: SocketAddr, method: &str, target: &str, body: &str) -> (Stri
 
 #[tokio::test]
 async fn quota_counts_down_and_then_refuses() {
-    let sim = planned(Plan::none()).await;
+    let sim = planned(FaultPlan::none()).await;
     for left in ["2", "1", "0"] {
         let (head, body) = call(sim.addr(), "POST", "/rev-users.link", LINK).await;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
@@ -90,7 +90,7 @@ fn bodies_are_judged_as_devrev_would() {
 
 #[tokio::test]
 async fn lists_go_page_by_page() {
-    let sim = planned(Plan::none()).await;
+    let sim = planned(FaultPlan::none()).await;
     let (_, page) = call(sim.addr(), "GET", "/works.list?limit=100", "").await;
     assert_eq!(page["works"].as_array().unwrap().len(), 100);
     let next = json!({"limit": 100, "cursor": page["next_cursor"]}).to_string();
@@ -103,7 +103,7 @@ async fn lists_go_page_by_page() {
 
 #[tokio::test]
 async fn wire_faults_look_as_they_should() {
-    let sim = planned(Plan::none()).await;
+    let sim = planned(FaultPlan::none()).await;
     let plain = request("POST", "/rev-users.link", "", LINK);
     for (fault, reset, expected) in [
         (Fault::Reset, true, ""),
@@ -115,7 +115,7 @@ async fn wire_faults_look_as_they_should() {
         (Fault::BothLengths, false, "transfer-encoding: chunked"),
         (Fault::CloseAfter, false, "content-length: "),
     ] {
-        sim.set_plan(Plan::none().with(Rule::new("*", fault.clone())));
+        sim.set_plan(FaultPlan::none().with(Rule::new("*", fault.clone())));
         let got = raw(sim.addr(), &plain).await;
         assert_eq!(got.is_err(), reset, "{fault:?}: {got:?}");
         let text = got.unwrap_or_else(|text| text);
@@ -139,17 +139,17 @@ async fn wire_faults_look_as_they_should() {
 async fn slow_faults_take_their_time() {
     let drip = Drip {
         bytes: 10,
-        pause: Span(Duration::from_millis(20)),
+        pause: TextDuration(Duration::from_millis(20)),
     };
-    let delay = Fault::Delay(Span(Duration::from_millis(60)));
+    let delay = Fault::Delay(TextDuration(Duration::from_millis(60)));
     for fault in [Fault::Drip(drip), delay] {
-        let sim = planned(Plan::none().with(Rule::new("*", fault))).await;
+        let sim = planned(FaultPlan::none().with(Rule::new("*", fault))).await;
         let began = Instant::now();
         let (head, _) = call(sim.addr(), "POST", "/rev-users.link", "{}").await;
         assert!(head.starts_with("HTTP/1.1 400"), "{head}");
         assert!(began.elapsed() >= Duration::from_millis(60));
     }
-    let sim = planned(Plan::none().with(Rule::new("*", Fault::Hang))).await;
+    let sim = planned(FaultPlan::none().with(Rule::new("*", Fault::Hang))).await;
     let plain = request("GET", "/works.list", "", "");
     let hung = tokio::time::timeout(Duration::from_millis(100), raw(sim.addr(), &plain));
     assert!(hung.await.is_err());
@@ -157,7 +157,7 @@ async fn slow_faults_take_their_time() {
 
 #[tokio::test]
 async fn an_early_answer_does_not_wait_for_the_body() {
-    let sim = planned(Plan::none().with(Rule::new("*", Fault::EarlyAnswer))).await;
+    let sim = planned(FaultPlan::none().with(Rule::new("*", Fault::EarlyAnswer))).await;
     let mut stream = TcpStream::connect(sim.addr()).await.unwrap();
     let head = "POST /rev-users.link HTTP/1.1\r\nhost: d\r\nauthorization: T\r\ncontent-length: 99\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -174,7 +174,7 @@ async fn planned_status_streams_and_blobs() {
         retry_after: Some(7),
         ..Status::new(503)
     };
-    let sim = planned(Plan::none().with(Rule::new("*", Fault::Status(status)).times(1))).await;
+    let sim = planned(FaultPlan::none().with(Rule::new("*", Fault::Status(status)).times(1))).await;
     let (head, body) = call(sim.addr(), "POST", "/rev-users.link", LINK).await;
     assert!(head.starts_with("HTTP/1.1 503") && head.contains("retry-after: 7"));
     assert_eq!(body["type"], "service_unavailable");
@@ -190,7 +190,7 @@ async fn planned_status_streams_and_blobs() {
 
 #[tokio::test]
 async fn requests_are_recorded_until_cleared() {
-    let sim = planned(Plan::none()).await;
+    let sim = planned(FaultPlan::none()).await;
     call(sim.addr(), "POST", "/rev-users.link?a=%22b%22", LINK).await;
     call(sim.addr(), "GET", "/no.such", "").await;
     let (_, all) = call(sim.addr(), "GET", "/_requests", "").await;
@@ -210,7 +210,7 @@ async fn requests_are_recorded_until_cleared() {
 #[tokio::test]
 async fn http2_is_spoken_and_a_cut_body_ends_its_stream_alone() {
     let cut = Rule::new("works.list", Fault::Truncate).times(1);
-    let sim = planned(Plan::none().with(cut)).await;
+    let sim = planned(FaultPlan::none().with(cut)).await;
     let stream = TcpStream::connect(sim.addr()).await.unwrap();
     let executor = hyper_util::rt::TokioExecutor::new();
     let io = hyper_util::rt::TokioIo::new(stream);
@@ -234,7 +234,7 @@ async fn http2_is_spoken_and_a_cut_body_ends_its_stream_alone() {
 
 #[tokio::test]
 async fn dropping_it_ends_listener_and_connections() {
-    let sim = planned(Plan::none()).await;
+    let sim = planned(FaultPlan::none()).await;
     let addr = sim.addr();
     let mut open = TcpStream::connect(addr).await.unwrap();
     let plain = request("GET", "/works.get?id=TKT-1", "", "");

@@ -1,17 +1,17 @@
-//! DevRev's quota: one window of so many units for each token.
+//! The quota: a window of `limit` units for each user, or for each token that names no user.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Above this many tokens the ones whose window is over are forgotten.
+/// Above this many windows, those that have ended are removed.
 const CROWDED: usize = 1024;
 
-/// What one request was told of its quota.
+/// The quota after one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Charge {
     pub limit: u64,
     pub remaining: u64,
-    /// End of the window in epoch seconds, rounded up.
+    /// The end of the window in epoch seconds, rounded up.
     pub reset: u64,
     /// Set when the request is over the limit: whole seconds, at least one.
     pub retry_after: Option<u64>,
@@ -39,7 +39,7 @@ impl Windows {
         }
     }
 
-    /// Takes one unit. `now` is the time since the epoch. A refused request costs nothing.
+    /// Takes one unit, unless the window is used up. `now` is the time since the epoch.
     pub fn charge(&mut self, token: &[u8], now: Duration) -> Charge {
         if self.tokens.len() > CROWDED {
             self.tokens.retain(|_, window| window.end > now);

@@ -1,4 +1,4 @@
-//! One connection: HTTP as long as all goes well, the bare socket when it should not.
+//! One connection, served by hyper until a fault takes over the socket.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -14,27 +14,27 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-/// How long the far end gets to read what was sent before its connection goes.
+/// How long the client may take to read what was sent before the connection is closed.
 const LINGER: Duration = Duration::from_secs(2);
-/// How long what came before a reset gets to arrive.
+/// The time between the last bytes and a reset, so that the bytes arrive.
 pub const BEFORE_RESET: Duration = Duration::from_millis(50);
 
-/// Takes the connection away from hyper: these bytes go out, then it ends so.
+/// Bytes that are written to the socket past hyper, and how the connection ends then.
 #[derive(Debug)]
-pub struct Trip {
+pub struct RawEnding {
     pub bytes: Bytes,
-    pub end: End,
+    pub end: CloseMode,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum CloseMode {
     Reset,
     Close,
 }
 
-pub type Control = mpsc::Sender<Trip>;
+pub type RawSender = mpsc::Sender<RawEnding>;
 
-/// The socket is shared so that it outlives hyper's hold on it.
+/// Shared, so that the socket outlives hyper's connection.
 struct Shared(Arc<TcpStream>);
 
 impl AsyncRead for Shared {
@@ -81,33 +81,33 @@ impl AsyncWrite for Shared {
     }
 }
 
-/// Serves one connection to its end, whoever ends it.
-pub async fn serve(stream: TcpStream, world: Arc<super::World>) {
-    // Events and drips are small writes that should leave at once; without it they are only late.
+/// Serves one connection until either side ends it.
+pub async fn serve(stream: TcpStream, state: Arc<super::SimulatorState>) {
+    // Sends small writes (events, drips) at once. If it fails they are only late.
     let _ = stream.set_nodelay(true);
     let stream = Arc::new(stream);
-    let (control, mut tripped) = mpsc::channel(1);
-    let trip = {
+    let (raw, mut endings) = mpsc::channel(1);
+    let raw_ending = {
         let service = hyper::service::service_fn(move |request| {
-            super::handle(Arc::clone(&world), control.clone(), request)
+            super::handle(Arc::clone(&state), raw.clone(), request)
         });
         let server = auto::Builder::new(TokioExecutor::new());
         let io = TokioIo::new(Shared(Arc::clone(&stream)));
         let connection = pin!(server.serve_connection(io, service));
         tokio::select! {
             biased;
-            trip = tripped.recv() => trip,
+            raw_ending = endings.recv() => raw_ending,
             _ = connection => None,
         }
     };
-    if let Some(trip) = trip {
-        // The client may be gone already, which is its right.
-        let _ = misbehave(&stream, trip).await;
+    if let Some(raw_ending) = raw_ending {
+        // It fails if the client has left, which is no error here.
+        let _ = send_raw(&stream, raw_ending).await;
     }
 }
 
-async fn misbehave(stream: &TcpStream, trip: Trip) -> io::Result<()> {
-    let mut rest = &trip.bytes[..];
+async fn send_raw(stream: &TcpStream, raw_ending: RawEnding) -> io::Result<()> {
+    let mut rest = &raw_ending.bytes[..];
     while !rest.is_empty() {
         stream.writable().await?;
         match stream.try_write(rest) {
@@ -117,15 +117,15 @@ async fn misbehave(stream: &TcpStream, trip: Trip) -> io::Result<()> {
         }
     }
     let socket = SockRef::from(stream);
-    if trip.end == End::Reset {
-        if !trip.bytes.is_empty() {
-            // A reset throws away what the far end has not read yet.
+    if raw_ending.end == CloseMode::Reset {
+        if !raw_ending.bytes.is_empty() {
+            // A reset discards what the client has not read yet.
             tokio::time::sleep(BEFORE_RESET).await;
         }
         return socket.set_linger(Some(Duration::ZERO));
     }
     socket.shutdown(std::net::Shutdown::Write)?;
-    // Closing with input unread would turn the orderly close into a reset.
+    // A close with unread input would become a reset.
     let drained = tokio::time::timeout(LINGER, async {
         let mut scrap = [0; 4096];
         loop {

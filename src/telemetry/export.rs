@@ -1,5 +1,5 @@
-//! Sends finished spans to an OTLP/HTTP receiver, from a thread of its own: serving never waits for it. Everything is
-//! bounded: the spans that wait, an export's size and time, how often it is tried, and the last one when the gateway stops.
+//! Sends finished spans to an OTLP/HTTP receiver, on its own thread, so that no request waits for it. Everything is bounded: the
+//! queue, the size, time and tries of an export, and the time of the last one at shutdown.
 
 use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
 
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     runtime::ThreadRuntime,
-    upstream::{Own, connector::Connector},
+    upstream::{OwnListeners, connector::Connector},
 };
 
 pub struct Options {
@@ -34,31 +34,31 @@ pub struct Options {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     pub headers: HeaderMap,
     pub timeout: Duration,
-    /// Of new traces, the share that is exported.
+    /// The share of new traces that is exported.
     pub sample: f64,
     pub origin: Origin,
 }
 
-/// Spans that wait, some half a KiB each; OpenTelemetry's own default.
-const ROOM: usize = 2048;
-/// In one export; OpenTelemetry's own default, some 200 KiB.
-const BATCH: usize = 512;
-/// Between exports that are not full: a trace is there while one still thinks of it.
+/// Spans in the queue, about half a KiB each. The default of OpenTelemetry's SDKs.
+const MAX_QUEUED: usize = 2048;
+/// Spans in one export, about 200 KiB. The default of OpenTelemetry's SDKs.
+const MAX_BATCH: usize = 512;
+/// Between exports that are not full. Short, so that a trace can be looked up right after its request.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The first included. What a receiver refuses longer is older than it is useful.
-const TRIES: u32 = 4;
-/// Before the second try; doubled for each further one.
-const PAUSE: Duration = Duration::from_secs(1);
-/// A longer demand of the receiver's is cut to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// For what is left when the gateway stops: with `drain.timeout` it stays under the 30 s that Kubernetes gives.
-const LAST: Duration = Duration::from_secs(3);
-/// Of a receiver's answer.
-const MAX_ANSWER: usize = 64 * 1024;
-/// What the thread is called.
+/// Tries of one export, the first included. Then the spans are dropped, since newer ones are more useful.
+const MAX_TRIES: u32 = 4;
+/// The longest wait before the second try. It doubles with each further one.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// A longer `Retry-After` of the receiver is cut to this.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// For the queued spans at shutdown. With `drain.timeout` it stays below the 30 s that Kubernetes allows.
+const FINAL_EXPORT: Duration = Duration::from_secs(3);
+/// Bytes of a receiver's answer.
+const MAX_RESPONSE: usize = 64 * 1024;
+/// The thread's name.
 const THREAD: &str = "traces";
 
-/// The running exporter. Dropped, it sends what is left and ends.
+/// The running exporter. On drop it sends what is queued and ends.
 pub struct Exporter {
     spans: Arc<Spans>,
     stop: CancellationToken,
@@ -66,19 +66,19 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Where spans are put.
+    /// The queue of spans to export.
     pub fn spans(&self) -> Arc<Spans> {
         self.spans.clone()
     }
 
-    /// Sends what is left, within a bound.
+    /// Sends what is queued, within a bounded time.
     pub async fn finish(mut self) {
         self.stop.cancel();
         let Some(thread) = self.thread.take() else {
             return;
         };
-        let ended = tokio::task::spawn_blocking(move || drop(thread.join()));
-        let _ = timeout(LAST + Duration::from_secs(1), ended).await;
+        let finished = tokio::task::spawn_blocking(move || drop(thread.join()));
+        let _ = timeout(FINAL_EXPORT + Duration::from_secs(1), finished).await;
     }
 }
 
@@ -89,10 +89,10 @@ impl Drop for Exporter {
 }
 
 /// # Errors
-/// When there can be no further thread.
+/// When the thread cannot be started.
 pub fn start(options: Options, metrics: Arc<Metrics>) -> io::Result<Exporter> {
-    let (spans, queue) = Spans::new(options.sample, ROOM, metrics.clone());
-    // So that the series is there before anything is lost.
+    let (spans, queue) = Spans::new(options.sample, MAX_QUEUED, metrics.clone());
+    // So that the series exist before anything is dropped.
     metrics.spans_dropped(SpanDrop::QueueFull, 0);
     metrics.spans_dropped(SpanDrop::ExportFailed, 0);
     let runtime = ThreadRuntime::new()?;
@@ -101,7 +101,7 @@ pub fn start(options: Options, metrics: Arc<Metrics>) -> io::Result<Exporter> {
     let thread = std::thread::Builder::new()
         .name(THREAD.into())
         .spawn(move || {
-            let bound = LAST.min(options.timeout);
+            let bound = FINAL_EXPORT.min(options.timeout);
             let last = async {
                 until.cancelled().await;
                 sleep(bound).await;
@@ -110,7 +110,7 @@ pub fn start(options: Options, metrics: Arc<Metrics>) -> io::Result<Exporter> {
                 let mut sender = Sender::new(options, metrics, until.clone());
                 tokio::select! {
                     () = sender.run(queue) => {}
-                    () = last => tracing::warn!("spans were left when the gateway stopped"),
+                    () = last => tracing::warn!("spans were not exported before the gateway stopped"),
                 }
             });
         })?;
@@ -128,23 +128,23 @@ struct Sender {
     stop: CancellationToken,
     connector: Connector,
     connection: Option<SendRequest<Full<Bytes>>>,
-    /// The last export failed, and that has been said.
+    /// The last export failed, and this has been logged.
     failing: bool,
 }
 
 /// Why an export did not succeed.
 enum Failure {
-    /// Another try may; after this time, where the receiver named one.
-    Passing(BoxError, Option<Duration>),
-    Lasting(BoxError),
+    /// Another try may succeed; after this time, if the receiver named one.
+    Transient(BoxError, Option<Duration>),
+    Permanent(BoxError),
 }
 
 impl Sender {
     fn new(options: Options, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
         Sender {
             target: target(&options.url),
-            // The time of the whole export ends it before its own does.
-            connector: Connector::new(&options.url, options.tls.clone(), Own::default()),
+            // Connecting needs no bound of its own: the export's timeout includes it.
+            connector: Connector::new(&options.url, options.tls.clone(), OwnListeners::default()),
             options,
             metrics,
             stop,
@@ -154,7 +154,7 @@ impl Sender {
     }
 
     async fn run(&mut self, mut queue: mpsc::Receiver<Span>) {
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
             let until = Instant::now() + INTERVAL;
             let stop = self.stop.clone();
@@ -167,14 +167,14 @@ impl Sender {
             }
             self.export(&mut batch).await;
         }
-        // Nothing more is put in: what is there goes, in as many exports as it takes.
+        // The queue takes no more spans. Send the rest, in as many exports as needed.
         queue.close();
-        while queue.recv_many(&mut batch, BATCH).await > 0 || !batch.is_empty() {
+        while queue.recv_many(&mut batch, MAX_BATCH).await > 0 || !batch.is_empty() {
             self.export(&mut batch).await;
         }
     }
 
-    /// One export at a time; meanwhile spans wait in the queue, or are dropped there.
+    /// Runs one export. Meanwhile spans wait in the queue, or are dropped if it is full.
     async fn export(&mut self, batch: &mut Vec<Span>) {
         if batch.is_empty() {
             return;
@@ -182,35 +182,35 @@ impl Sender {
         let message = otlp::request(&self.options.origin, batch).encode_to_vec();
         let (message, spans) = (Bytes::from(message), batch.len() as u64);
         batch.clear();
-        let mut pause = PAUSE;
-        for number in 1..=TRIES {
+        let mut backoff = FIRST_BACKOFF;
+        for number in 1..=MAX_TRIES {
             let sent = timeout(self.options.timeout, self.send(message.clone())).await;
             let sent = sent.unwrap_or_else(|_elapsed| {
                 self.connection = None;
                 let cause = "no answer within trace.timeout".into();
-                Err(Failure::Passing(cause, None))
+                Err(Failure::Transient(cause, None))
             });
             let (cause, after) = match sent {
                 Ok(rejected) => return self.succeeded(rejected),
-                Err(Failure::Passing(cause, after)) if number < TRIES => (cause, after),
-                Err(Failure::Passing(cause, _) | Failure::Lasting(cause)) => {
+                Err(Failure::Transient(cause, after)) if number < MAX_TRIES => (cause, after),
+                Err(Failure::Transient(cause, _) | Failure::Permanent(cause)) => {
                     return self.failed(&cause, spans);
                 }
             };
-            tracing::debug!(%cause, "an export of spans is tried again");
-            // Full jitter, so that replicas do not come back together.
-            let wait = after.unwrap_or(pause.mul_f64(fastrand::f64()));
+            tracing::debug!(%cause, "an export of spans is retried");
+            // Full jitter, so that replicas do not retry together.
+            let wait = after.unwrap_or(backoff.mul_f64(fastrand::f64()));
             tokio::select! {
-                () = sleep(wait.min(LONGEST_PAUSE)) => {}
+                () = sleep(wait.min(MAX_BACKOFF)) => {}
                 () = self.stop.cancelled() => return self.failed(&cause, spans),
             }
-            pause *= 2;
+            backoff *= 2;
         }
     }
 
     fn succeeded(&mut self, rejected: u64) {
         if rejected > 0 {
-            tracing::debug!(rejected, "the receiver did not take every span");
+            tracing::debug!(rejected, "the receiver rejected spans");
             self.metrics.spans_dropped(SpanDrop::Rejected, rejected);
         }
         if std::mem::take(&mut self.failing) {
@@ -220,18 +220,18 @@ impl Sender {
 
     fn failed(&mut self, cause: &BoxError, spans: u64) {
         self.metrics.spans_dropped(SpanDrop::ExportFailed, spans);
-        // Said once, not every second while the receiver is away.
+        // Warns once, not every second while the receiver is down.
         if std::mem::replace(&mut self.failing, true) {
             tracing::debug!(%cause, spans, "spans could not be exported");
         } else {
-            tracing::warn!(%cause, spans, "spans could not be exported; this is said once until they can");
+            tracing::warn!(%cause, spans, "spans could not be exported; further failures are logged at DEBUG until an export succeeds");
         }
     }
 
-    /// How many spans the receiver did not want.
+    /// The number of spans that the receiver rejected.
     async fn send(&mut self, message: Bytes) -> Result<u64, Failure> {
-        let lost = |cause: BoxError| Failure::Passing(cause, None);
-        let mut connection = match self.kept().await {
+        let lost = |cause: BoxError| Failure::Transient(cause, None);
+        let mut connection = match self.open_connection().await {
             Some(connection) => connection,
             None => self.connect().await.map_err(lost)?,
         };
@@ -241,33 +241,36 @@ impl Sender {
             headers.insert(header::CONTENT_TYPE, PROTOBUF);
             if let Some(host) = self.target.authority() {
                 let host = HeaderValue::try_from(host.as_str());
-                headers.insert(header::HOST, host.map_err(|e| Failure::Lasting(e.into()))?);
+                headers.insert(
+                    header::HOST,
+                    host.map_err(|e| Failure::Permanent(e.into()))?,
+                );
             }
         }
         let request = request
             .body(Full::new(message))
-            .map_err(|e| Failure::Lasting(e.into()))?;
+            .map_err(|e| Failure::Permanent(e.into()))?;
         let response = connection
             .send_request(request)
             .await
             .map_err(|e| lost(e.into()))?;
         let (head, body) = response.into_parts();
-        let answer = Limited::new(body, MAX_ANSWER)
+        let answer = Limited::new(body, MAX_RESPONSE)
             .collect()
             .await
             .map_err(|e| {
                 if head.status.is_success() {
-                    Failure::Lasting(e)
+                    Failure::Permanent(e)
                 } else {
                     lost(e)
                 }
             })?;
         self.connection = Some(connection);
-        judge(head.status, &head.headers, &answer.to_bytes())
+        interpret(head.status, &head.headers, &answer.to_bytes())
     }
 
-    /// The connection of the last export, unless the receiver has closed it since.
-    async fn kept(&mut self) -> Option<SendRequest<Full<Bytes>>> {
+    /// The connection of the last export, unless the receiver has closed it.
+    async fn open_connection(&mut self) -> Option<SendRequest<Full<Bytes>>> {
         let mut connection = self.connection.take()?;
         connection.ready().await.ok().map(|()| connection)
     }
@@ -286,13 +289,13 @@ impl Sender {
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
-/// Until the batch is full, or it is time.
+/// Fills the batch until it is full, or until `until`.
 async fn fill(queue: &mut mpsc::Receiver<Span>, batch: &mut Vec<Span>, until: Instant) {
     let full = async {
-        while batch.len() < BATCH {
-            let room = BATCH - batch.len();
-            if queue.recv_many(batch, room).await == 0 {
-                // Every sender is gone; what is left to do is to stop.
+        while batch.len() < MAX_BATCH {
+            let left = MAX_BATCH - batch.len();
+            if queue.recv_many(batch, left).await == 0 {
+                // All senders are dropped: wait to be stopped.
                 std::future::pending::<()>().await;
             }
         }
@@ -309,9 +312,9 @@ fn target(base: &Uri) -> Uri {
 }
 
 /// What a receiver's answer means (OTLP specification, "OTLP/HTTP Response").
-fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<u64, Failure> {
+fn interpret(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<u64, Failure> {
     if status.is_success() {
-        // An answer that cannot be read has still taken everything.
+        // With a status of success, an unreadable answer counts as full success.
         let answer = otlp::Response::decode(body).unwrap_or_default();
         let rejected = answer.partial_success.map_or(0, |p| p.rejected_spans);
         return Ok(u64::try_from(rejected).unwrap_or(0));
@@ -321,8 +324,8 @@ fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<u64, Fa
         429 | 502 | 503 | 504 => {
             let after = headers.get(header::RETRY_AFTER);
             let seconds = after.and_then(|value| value.to_str().ok()?.parse().ok());
-            Err(Failure::Passing(cause, seconds.map(Duration::from_secs)))
+            Err(Failure::Transient(cause, seconds.map(Duration::from_secs)))
         }
-        _ => Err(Failure::Lasting(cause)),
+        _ => Err(Failure::Permanent(cause)),
     }
 }

@@ -1,6 +1,6 @@
-//! Counts over the last while, in steps of time. Fixed in size: what is older than the ring is forgotten.
+//! Counts of recent time in steps, in a ring of fixed size that overwrites the oldest step.
 
-/// `N` steps; the newest is that of the last note.
+/// `N` steps. The newest is the last that was counted in.
 #[derive(Clone, Debug)]
 pub(super) struct Ring<T, const N: usize> {
     slots: [T; N],
@@ -18,7 +18,7 @@ impl<T: Copy + Default, const N: usize> Default for Ring<T, N> {
 }
 
 impl<T: Copy + Default, const N: usize> Ring<T, N> {
-    /// The count of this step. A clock that was set back counts into the newest one.
+    /// The count of this step. If the clock was set back, the count of the newest step.
     pub fn at(&mut self, step: u64) -> &mut T {
         let passed = step.saturating_sub(self.newest);
         for step in (self.newest + 1..=step).take(N.min(passed as usize)) {
@@ -31,7 +31,7 @@ impl<T: Copy + Default, const N: usize> Ring<T, N> {
         &mut self.slots[(self.newest % N as u64) as usize]
     }
 
-    /// The last `N` steps with their numbers, oldest first; those in which nothing was noted are empty.
+    /// The last `N` steps with their numbers, oldest first. Steps without a count have the default.
     pub fn recent(&self, now: u64) -> impl Iterator<Item = (u64, T)> + '_ {
         let last = now.max(self.newest).max(N as u64);
         (last + 1 - N as u64..=last).map(|step| {
@@ -61,7 +61,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_tells_what_a_whole_list_would(gaps in prop::collection::vec(0u64..9, 0..60), later in 0u64..9) {
+        fn it_counts_as_a_complete_list_would(gaps in prop::collection::vec(0u64..9, 0..60), later in 0u64..9) {
             let (mut ring, mut all, mut step) = (Ring::<u32, 4>::default(), Vec::new(), 100);
             for gap in gaps {
                 step += gap;
@@ -69,11 +69,11 @@ mod tests {
                 all.push(step);
             }
             let now = step + later;
-            let told: Vec<_> = ring.recent(now).collect();
+            let recent: Vec<_> = ring.recent(now).collect();
             let want: Vec<_> = (now - 3..=now)
-                .map(|step| (step, all.iter().filter(|noted| **noted == step).count() as u32))
+                .map(|step| (step, all.iter().filter(|counted| **counted == step).count() as u32))
                 .collect();
-            prop_assert_eq!(told, want);
+            prop_assert_eq!(recent, want);
         }
     }
 }

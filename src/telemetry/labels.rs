@@ -1,4 +1,4 @@
-//! The values of labels that name what happened, where no other module has an enum for it.
+//! Label values of metrics and logs that no other module has an enum for.
 
 use crate::{label::label_enum, policy::retry};
 
@@ -11,14 +11,14 @@ label_enum! {
 }
 
 label_enum! {
-    /// What the gateway did with a request, in a word. One that waited and was tried again is "retried".
+    /// What the gateway did with a request. A request that both waited and was retried is "retried".
     pub enum Decision {
         Forwarded = "forwarded",
-        /// First, and then forwarded.
+        /// Waited for quota, a pause or a backoff, and was forwarded then.
         Waited = "waited",
         Retried = "retried",
         Refused = "refused",
-        /// Its caller did, before there was an answer.
+        /// The client left before there was an answer.
         Left = "left",
     }
 }
@@ -26,28 +26,28 @@ label_enum! {
 label_enum! {
     /// What a request waited for.
     pub enum WaitReason {
-        /// The end of its group's pause.
+        /// The end of a pause of its group.
         Pause = "pause",
-        /// Its turn in its group.
+        /// Its turn in its group's queue.
         Quota = "quota",
-        /// Its next attempt.
+        /// The backoff before its next attempt.
         Retry = "retry",
     }
 }
 
-/// What became of an attempt.
+/// The result of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AttemptOutcome {
-    /// Upstream gave an answer that is passed on.
+    /// DevRev gave an answer that is passed on.
     Success,
-    /// It was sent, and revgate made the answer.
+    /// It was sent, but revgate made the answer.
     Refused,
-    /// Another attempt may be the answer.
+    /// It failed for a reason for which requests are retried.
     Failed(retry::Reason),
 }
 
 impl AttemptOutcome {
-    /// Every one.
+    /// All values.
     pub fn all() -> impl Iterator<Item = AttemptOutcome> {
         let failed = retry::Reason::ALL.iter().copied();
         [AttemptOutcome::Success, AttemptOutcome::Refused]
@@ -66,7 +66,7 @@ impl AttemptOutcome {
 }
 
 label_enum! {
-    /// What became of a fetch of the issuer's keys.
+    /// The result of fetching the issuer's keys.
     pub enum KeyFetch {
         Ok = "ok",
         Failed = "failed",
@@ -74,19 +74,19 @@ label_enum! {
 }
 
 label_enum! {
-    /// What became of a question to DevRev about a caller's own token.
+    /// The result of an introspection.
     pub enum Introspection {
         Good = "good",
         Bad = "bad",
-        /// DevRev did not say, and nothing was known before.
+        /// DevRev gave no verdict, and there was no earlier one.
         Failed = "failed",
-        /// DevRev did not say, and what was known before counts.
+        /// DevRev gave no verdict, and an earlier one still counts.
         Stale = "stale",
     }
 }
 
 label_enum! {
-    /// Why a TLS handshake with a caller failed.
+    /// Why a TLS handshake with a client failed.
     pub enum HandshakeFailure {
         Closed = "closed",
         Timeout = "timeout",
@@ -108,13 +108,13 @@ label_enum! {
     pub enum SpanDrop {
         QueueFull = "queue_full",
         ExportFailed = "export_failed",
-        /// By the receiver, which took the rest.
+        /// The receiver took the export without these.
         Rejected = "rejected",
     }
 }
 
 label_enum! {
-    /// What became of a reload of the configuration.
+    /// The result of a reload.
     pub enum ReloadResult {
         Applied = "applied",
         Unchanged = "unchanged",

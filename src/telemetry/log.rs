@@ -1,4 +1,5 @@
-//! The log: standard error, one JSON object a line unless a person is looking.
+//! The log, on standard error: one JSON object a line, or text on a terminal.
+
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -10,8 +11,8 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{LogFormat, log_directives as directives_of};
 
-/// Crates that see headers on the wire. Below INFO they print header values and frames, which hold callers' keys and
-/// the DevRev token, so no level asked for may open them further.
+/// Crates that handle raw headers. Below INFO they log header values and frames, and with them keys and tokens, so they stay at INFO
+/// whatever level is set.
 const CAPPED: [&str; 5] = ["h2", "hyper", "hyper_util", "rustls", "tokio_rustls"];
 
 static INSTALLED: OnceLock<LevelHandle> = OnceLock::new();
@@ -24,10 +25,10 @@ pub struct LevelHandle {
 }
 
 impl LevelHandle {
-    /// A level, or directives of `EnvFilter`. What cannot be read leaves the old ones in force.
+    /// Sets a level, or directives of `EnvFilter`. Invalid ones change nothing.
     pub fn set(&self, directives: &str) -> Result<(), String> {
         let filter = directives_of(directives)?;
-        // Held across the reload, so that `get` never names directives other than those in force.
+        // Held across the reload, so that `get` always returns the directives in force.
         let mut current = self
             .directives
             .lock()
@@ -72,8 +73,7 @@ pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
             .with_writer(std::io::stderr);
         base.with(lines.with_filter(filter_fn(harmless))).try_init()
     };
-    // Another subscriber may be there already (an embedding program's, a test's): its log goes on, and this
-    // handle answers `set` with an error.
+    // Another subscriber may be installed already, such as a test's. It stays, and `set` of this handle returns an error.
     if set.is_ok() {
         let _ = INSTALLED.set(handle.clone());
     }
@@ -93,7 +93,7 @@ where
         .with_span_list(false)
 }
 
-/// Filters here rather than by more directives: a directive for a deeper module would win over those.
+/// A filter and no directives, because an operator's directive for a deeper module would override them.
 fn harmless(meta: &Metadata<'_>) -> bool {
     let root = meta.target().split("::").next().unwrap_or_default();
     *meta.level() <= Level::INFO || !CAPPED.contains(&root)

@@ -1,4 +1,5 @@
-//! The metrics, in a registry of their own: two gateways in one process (tests, `demo`) never share a number.
+//! The metrics. Each gateway has its own registry, so that two in one process (tests, `demo`) do not share counts.
+
 use std::fmt::{Error, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -16,7 +17,7 @@ use super::{
         WaitReason,
     },
     process::ProcessStats,
-    quota::{Quota, Sample},
+    quota::{QuotaCollector, Sample},
 };
 use crate::{
     error::{AuthFailure, Code},
@@ -27,7 +28,7 @@ use crate::{
     },
 };
 
-/// A name from the configuration; cloning it copies a pointer, not text.
+/// A name from the configuration, cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Name(Arc<str>);
 
@@ -37,7 +38,7 @@ impl EncodeLabelValue for Name {
     }
 }
 
-/// A metric takes the variants of an enum, so that no other word becomes a label.
+/// Enums as label values. No other text can become one.
 macro_rules! label_values {
     ($($name:ident),* $(,)?) => {$(
         impl EncodeLabelValue for $name {
@@ -101,16 +102,16 @@ labels! {
 type Seconds = Gauge<f64, AtomicU64>;
 type Timings<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// From 5 ms (a refusal made here is faster still) to the 30 s that an attempt and a wait may take by default, with
-/// two beyond for retries; most of the buckets lie where an API call's time does, 50 ms to 1 s.
+/// Buckets from 5 ms to the 30 s that an attempt and a wait may take by default, and two more for retries. Most are between 50 ms and
+/// 1 s, where the time of an API call usually is.
 fn durations() -> Histogram {
     Histogram::new([
         0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
     ])
 }
 
-/// Waits are for a window's reset or a `Retry-After`, so seconds to `max_retry_after` (600 s); fine steps below a
-/// second would only cost series.
+/// Requests wait for a window's reset or a `Retry-After`, so the buckets reach from seconds to `max_retry_after` (600 s). More buckets
+/// below a second would only cost series.
 fn waits() -> Histogram {
     Histogram::new([
         0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0,
@@ -121,7 +122,7 @@ fn timings<L: Clone + Eq + std::hash::Hash>(new: fn() -> Histogram) -> Timings<L
     Family::new_with_constructor(new)
 }
 
-/// Everything revgate counts. Shared as an `Arc`.
+/// All metrics of a gateway.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -188,39 +189,39 @@ impl Metrics {
             circuit_open: Gauge::default(),
             spans_dropped: Family::default(),
         };
-        // The encoder appends `_total` to counters, and the full stop to a help text.
+        // The encoder appends `_total` to the names of counters, and a full stop to the help texts.
         register! { m.registry,
-            "requests", "Requests answered, by who made the answer", m.requests.clone();
-            "request_duration_seconds", "From a request's head to the end of its response's body, waits and retries included", m.request_duration.clone();
-            "upstream_duration_seconds", "One attempt, until the head of DevRev's response", m.upstream_duration.clone();
-            "wait_seconds", "Time that requests waited before an attempt", m.wait.clone();
-            "refused", "Requests that revgate answered with an error of its own", m.refused.clone();
-            "auth_failures", "Requests refused because nobody was known to call", m.auth_failures.clone();
-            "jwks_fetches", "Fetches of the keys that callers' tokens are signed with", m.key_fetches.clone();
-            "would_refuse", "Requests let pass only because enforcement is off for their caller", m.would_refuse.clone();
-            "attempts", "Requests sent to DevRev, retries included", m.attempts.clone();
-            "retries", "Attempts made again", m.retries.clone();
-            "deprecated", "Uses of a deprecated field, or of a deprecated operation where field is empty", m.deprecated.clone();
-            "rewrite_skipped", "Bodies that a rule covers and revgate could not look into", m.rewrite_skipped.clone();
-            "token_expiry_timestamp_seconds", "When an upstream token expires", m.token_expiry.clone();
-            "token_refused", "1 while DevRev refuses an upstream token and it is at most probed", m.token_refused.clone();
-            "config_reloads", "Reloads of the configuration", m.reloads.clone();
-            "introspections", "Questions to DevRev about callers' own tokens", m.introspections.clone();
-            "tls_handshake_failures", "Connections of callers that ended in the TLS handshake", m.tls_failures.clone();
-            "in_flight", "Requests being served", m.in_flight.clone();
-            "connections", "Connections open from callers", m.connections.clone();
-            "shared_up", "1 while the shared quota store answers", m.shared_up.clone();
-            "circuit_open", "1 while the upstream fails and is at most probed", m.circuit_open.clone();
-            "trace_spans_dropped", "Spans that were not exported", m.spans_dropped.clone();
-            "build_info", "The version that runs", build;
+            "requests", "Number of requests that have ended, by who made the answer", m.requests.clone();
+            "request_duration_seconds", "Seconds from the head of a request to the end of its answer's body, waits and retries included", m.request_duration.clone();
+            "upstream_duration_seconds", "Seconds from the start of an attempt to the head of DevRev's answer", m.upstream_duration.clone();
+            "wait_seconds", "Seconds of each wait for quota, for the end of a pause, or before a retry", m.wait.clone();
+            "refused", "Number of requests that revgate answered with an error of its own", m.refused.clone();
+            "auth_failures", "Number of requests refused because their credential was missing or not accepted", m.auth_failures.clone();
+            "jwks_fetches", "Number of fetches of the keys that verify signed tokens", m.key_fetches.clone();
+            "would_refuse", "Number of requests that passed only because enforce is off for their caller", m.would_refuse.clone();
+            "attempts", "Number of attempts, that is of requests sent to DevRev, retries included", m.attempts.clone();
+            "retries", "Number of retries, by the reason for which the attempt before failed", m.retries.clone();
+            "deprecated", "Number of uses of a deprecated field; of a deprecated operation if the label field is empty", m.deprecated.clone();
+            "rewrite_skipped", "Number of bodies that a rewrite rule covers but that were forwarded unread", m.rewrite_skipped.clone();
+            "token_expiry_timestamp_seconds", "Time at which a DevRev token expires, as the token says, in Unix time seconds", m.token_expiry.clone();
+            "token_refused", "1 while DevRev refuses the token and revgate only probes with it, else 0", m.token_refused.clone();
+            "config_reloads", "Number of reloads of the configuration", m.reloads.clone();
+            "introspections", "Number of introspections, that is of questions to DevRev about a caller's own token", m.introspections.clone();
+            "tls_handshake_failures", "Number of TLS handshakes with clients that failed", m.tls_failures.clone();
+            "in_flight", "Number of requests in flight", m.in_flight.clone();
+            "connections", "Number of open connections from clients", m.connections.clone();
+            "shared_up", "1 while the shared quota store answers, else 0", m.shared_up.clone();
+            "circuit_open", "1 while the circuit is open, so that DevRev is only probed, else 0", m.circuit_open.clone();
+            "trace_spans_dropped", "Number of spans that were not exported", m.spans_dropped.clone();
+            "build_info", "Always 1; the label is the version of revgate", build;
         }
         m
     }
 
-    /// Groups are looked up when somebody asks.
+    /// Registers the metrics of the quota groups, which call `samples` at each scrape.
     pub fn watch_quota(&mut self, samples: impl Fn() -> Vec<Sample> + Send + Sync + 'static) {
         self.registry
-            .register_collector(Box::new(Quota(Box::new(samples))));
+            .register_collector(Box::new(QuotaCollector(Box::new(samples))));
     }
 
     pub fn request(
@@ -277,7 +278,7 @@ impl Metrics {
             })
             .inc();
     }
-    /// How often that was counted, for the admin's JSON.
+    /// The count of `would_refuse`, for the admin's JSON.
     pub fn would_refused(&self, caller: &Arc<str>, code: Code) -> u64 {
         let label = ByCode {
             caller: name(caller),
@@ -302,7 +303,7 @@ impl Metrics {
             })
             .inc();
     }
-    /// A call of an operation that is deprecated as a whole: no field.
+    /// Counts a call of a deprecated operation: the label `field` is empty.
     pub fn deprecated_operation(&self, caller: &Arc<str>, operation: OperationLabel) {
         self.deprecated(caller, operation, &Arc::default());
     }
@@ -311,7 +312,7 @@ impl Metrics {
             .get_or_create(&ByUnreadable { reason })
             .inc();
     }
-    /// `None` for one that does not say.
+    /// `None` if the token does not say when it expires.
     pub fn token_expiry(&self, token: &Arc<str>, epoch: Option<f64>) {
         let label = ByToken { token: name(token) };
         match epoch {
@@ -324,7 +325,7 @@ impl Metrics {
             .get_or_create(&ByToken { token: name(token) })
             .set(i64::from(refused));
     }
-    /// It is no longer in the file.
+    /// Removes the series of a token that has left the file.
     pub fn forget_token(&self, token: &Arc<str>) {
         let label = ByToken { token: name(token) };
         self.token_expiry.remove(&label);
@@ -364,9 +365,9 @@ impl Metrics {
     /// OpenMetrics text, `# EOF` included.
     pub fn encode(&self) -> String {
         let mut out = String::with_capacity(16 * 1024);
-        // Writing into a String cannot fail, and each part ends on a whole line, so a failure of one loses only it.
+        // Writing to a String cannot fail. If a collector fails, only its metric is lost.
         let _ = prometheus_client::encoding::text::encode_registry(&mut out, &self.registry);
-        // Apart from the rest, because the prefix of this registry would stand before `process_` too.
+        // In a registry of its own, because the prefix of the other would be put before `process_` too.
         let mut process = Registry::default();
         process.register_collector(Box::new(ProcessStats));
         let _ = prometheus_client::encoding::text::encode_registry(&mut out, &process);
@@ -385,7 +386,7 @@ mod tests {
     use crate::policy::{jwt::Fault, operation::Operation};
 
     #[test]
-    fn every_metric_of_the_contract_is_there() {
+    fn every_metric_is_exposed() {
         let mut m = Metrics::new();
         let a: Arc<str> = "a".into();
         let sample = Sample {

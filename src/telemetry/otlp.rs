@@ -1,12 +1,12 @@
-//! Spans as OTLP says them: the few messages of `opentelemetry.proto.collector.trace.v1` that are used here, and the names of
-//! OpenTelemetry's semantic conventions for HTTP. Field numbers are fixed since OTLP 1.0.
+//! Spans in OTLP: the messages of `opentelemetry.proto.collector.trace.v1` that are used here, with attributes by OpenTelemetry's
+//! semantic conventions for HTTP. OTLP 1.0 froze the field numbers.
 
 use std::{borrow::Cow, time::Duration};
 
 use http::Method;
 use prost::Message;
 
-use super::trace::{End, Span, What};
+use super::trace::{Span, SpanDetails, SpanEnd};
 use crate::policy::operation::OperationLabel;
 
 #[derive(Clone, PartialEq, Message)]
@@ -99,7 +99,7 @@ enum Value {
     Number(f64),
 }
 
-/// What a receiver answers.
+/// A receiver's answer.
 #[derive(Clone, PartialEq, Message)]
 pub struct Response {
     #[prost(message, optional, tag = "1")]
@@ -116,12 +116,12 @@ const INTERNAL: i32 = 1;
 const SERVER: i32 = 2;
 const CLIENT: i32 = 3;
 const STATUS_ERROR: i32 = 2;
-/// The trace is sampled; whether the parent is remote is known; it is.
+/// Span flags: the trace is sampled, it is known whether the parent is remote, the parent is remote.
 const SAMPLED: u32 = 0x001;
 const KNOWS_REMOTE: u32 = 0x100;
 const IS_REMOTE: u32 = 0x200;
 
-/// What is the same for every span of a process.
+/// The attributes that all spans of a process share.
 #[derive(Clone, Debug)]
 pub struct Origin {
     pub service_name: String,
@@ -130,7 +130,7 @@ pub struct Origin {
     pub server_port: u16,
 }
 
-/// Some spans as one message.
+/// The message that exports these spans.
 pub fn request(origin: &Origin, spans: &[Span]) -> Request {
     let version = env!("CARGO_PKG_VERSION");
     Request {
@@ -153,10 +153,10 @@ pub fn request(origin: &Origin, spans: &[Span]) -> Request {
 }
 
 fn wire(origin: &Origin, span: &Span) -> WireSpan {
-    let (name, kind, attributes, failed) = match &span.what {
-        What::Request { .. } => of_request(&span.what),
-        What::Attempt { .. } => of_attempt(origin, &span.what),
-        What::Wait { reason } => (
+    let (name, kind, attributes, failed) = match &span.details {
+        SpanDetails::Request { .. } => of_request(&span.details),
+        SpanDetails::Attempt { .. } => of_attempt(origin, &span.details),
+        SpanDetails::Wait { reason } => (
             format!("wait {}", reason.label()),
             INTERNAL,
             vec![text("revgate.reason", reason.label())],
@@ -186,8 +186,8 @@ fn wire(origin: &Origin, span: &Span) -> WireSpan {
 
 type Parts = (String, i32, Vec<KeyValue>, bool);
 
-fn of_request(what: &What) -> Parts {
-    let What::Request {
+fn of_request(details: &SpanDetails) -> Parts {
+    let SpanDetails::Request {
         method,
         operation,
         caller,
@@ -198,7 +198,7 @@ fn of_request(what: &What) -> Parts {
         decision,
         attempts,
         waited,
-    } = what
+    } = details
     else {
         return Parts::default();
     };
@@ -217,7 +217,7 @@ fn of_request(what: &What) -> Parts {
     if let Some(operation) = operation.known() {
         all.push(text("http.route", &format!("/{operation}")));
     }
-    // A server's span failed when the server did; what a caller did wrong, or that it left, is not that.
+    // By the conventions a server span fails with the server, not because the client erred or left.
     let failed = status.is_some_and(|status| status >= 500);
     if let Some(status) = status {
         all.push(integer("http.response.status_code", i64::from(*status)));
@@ -230,29 +230,32 @@ fn of_request(what: &What) -> Parts {
     (name(method, *operation), SERVER, all, failed)
 }
 
-fn of_attempt(origin: &Origin, what: &What) -> Parts {
-    let What::Attempt {
+fn of_attempt(origin: &Origin, details: &SpanDetails) -> Parts {
+    let SpanDetails::Attempt {
         method,
         operation,
-        before,
+        earlier_attempts,
         end,
-    } = what
+    } = details
     else {
         return Parts::default();
     };
     let mut all = http(method, *operation);
     all.push(text("server.address", &origin.server_address));
     all.push(integer("server.port", i64::from(origin.server_port)));
-    if *before > 0 {
-        all.push(integer("http.request.resend_count", i64::from(*before)));
+    if *earlier_attempts > 0 {
+        all.push(integer(
+            "http.request.resend_count",
+            i64::from(*earlier_attempts),
+        ));
     }
     let error = match end {
-        End::Answered(status) => {
+        SpanEnd::Answered(status) => {
             all.push(integer("http.response.status_code", i64::from(*status)));
             (*status >= 400).then(|| status.to_string().into())
         }
-        End::Failed(code) => Some(Cow::from(code.label())),
-        End::Left => Some(CALLER_LEFT.into()),
+        SpanEnd::Failed(code) => Some(Cow::from(code.label())),
+        SpanEnd::Left => Some(CALLER_LEFT.into()),
     };
     let failed = error.is_some();
     if let Some(error) = error {
@@ -261,10 +264,10 @@ fn of_attempt(origin: &Origin, what: &What) -> Parts {
     (name(method, *operation), CLIENT, all, failed)
 }
 
-/// The error of an attempt whose caller did not wait for it.
+/// The `error.type` of an attempt whose client left.
 const CALLER_LEFT: &str = "caller_left";
 
-/// Of an operation that is not known, the path may hold anything: it is not told.
+/// The path is left out for unknown operations, since it may hold anything.
 fn http(method: &Method, operation: OperationLabel) -> Vec<KeyValue> {
     let mut all = vec![text(
         "http.request.method",
@@ -284,7 +287,7 @@ fn name(method: &Method, operation: OperationLabel) -> String {
     }
 }
 
-/// A method is whatever a caller writes; the conventions ask for those of RFC 9110 and RFC 5789 alone.
+/// The conventions allow only the methods of RFC 9110 and RFC 5789, while a client may send any.
 fn known(method: &Method) -> Option<&str> {
     match method.as_str() {
         known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE"

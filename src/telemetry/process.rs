@@ -1,4 +1,5 @@
 //! The `process_*` metrics.
+
 use std::fmt::Error;
 
 use procfs::process::{LimitValue, Process};
@@ -7,7 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// What Prometheus' own client libraries tell of a process, read from /proc at each scrape.
+/// The process metrics of Prometheus' client libraries, read from /proc at each scrape.
 #[derive(Debug)]
 pub(super) struct ProcessStats;
 
@@ -17,7 +18,7 @@ impl Collector for ProcessStats {
         reason = "clock ticks stay far below 2^52"
     )]
     fn encode(&self, mut out: DescriptorEncoder) -> Result<(), Error> {
-        // Without a readable /proc these are left out; the others must still be served.
+        // Without a readable /proc only these are missing.
         let Ok(me) = Process::myself() else {
             return Ok(());
         };
@@ -26,33 +27,33 @@ impl Collector for ProcessStats {
             let cpu = ConstCounter::new((stat.utime + stat.stime) as f64 / tick);
             cpu.encode(out.encode_descriptor(
                 "process_cpu_seconds",
-                "CPU time spent, user and system.",
+                "CPU time used, user and system, in seconds.",
                 None,
                 cpu.metric_type(),
             )?)?;
             gauge(
                 &mut out,
                 "process_resident_memory_bytes",
-                "Memory resident.",
+                "Resident memory in bytes.",
                 stat.rss * procfs::page_size(),
             )?;
             gauge(
                 &mut out,
                 "process_virtual_memory_bytes",
-                "Address space in use.",
+                "Virtual memory in bytes.",
                 stat.vsize,
             )?;
             gauge(
                 &mut out,
                 "process_threads",
-                "Threads.",
+                "Number of threads.",
                 u64::try_from(stat.num_threads).unwrap_or(0),
             )?;
             if let Ok(boot) = procfs::boot_time_secs() {
                 let start = ConstGauge::new(boot as f64 + stat.starttime as f64 / tick);
                 start.encode(out.encode_descriptor(
                     "process_start_time_seconds",
-                    "When the process started.",
+                    "Start time of the process, in Unix time seconds.",
                     None,
                     start.metric_type(),
                 )?)?;
@@ -62,7 +63,7 @@ impl Collector for ProcessStats {
             gauge(
                 &mut out,
                 "process_open_fds",
-                "File descriptors open.",
+                "Number of open file descriptors.",
                 count as u64,
             )?;
         }
@@ -72,7 +73,7 @@ impl Collector for ProcessStats {
             gauge(
                 &mut out,
                 "process_max_fds",
-                "File descriptors allowed.",
+                "Limit on open file descriptors.",
                 most,
             )?;
         }

@@ -1,4 +1,4 @@
-//! What the quota groups tell, looked up when somebody asks: counting it as requests pass would cost each of them.
+//! The metrics of the quota groups. They are read from the groups at each scrape, so that requests do not have to update them.
 
 use std::{
     fmt::{Debug, Error},
@@ -11,7 +11,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-/// One group, as a scrape finds it.
+/// The state of one group.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
     pub group: Arc<str>,
@@ -26,15 +26,15 @@ pub struct Sample {
     pub waiting: Vec<(Arc<str>, u64)>,
 }
 
-pub(super) struct Quota(pub Box<dyn Fn() -> Vec<Sample> + Send + Sync>);
+pub(super) struct QuotaCollector(pub Box<dyn Fn() -> Vec<Sample> + Send + Sync>);
 
-impl Debug for Quota {
+impl Debug for QuotaCollector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Quota")
     }
 }
 
-impl Collector for Quota {
+impl Collector for QuotaCollector {
     fn encode(&self, mut out: DescriptorEncoder) -> Result<(), Error> {
         let samples = (self.0)();
         let whole = |pick: fn(&Sample) -> Option<u64>| {
@@ -44,28 +44,28 @@ impl Collector for Quota {
         family(
             &mut out,
             "quota_limit",
-            "Requests that DevRev allows in one window",
+            "Number of requests that DevRev allows in one window",
             MetricType::Gauge,
             whole(|s| s.limit),
         )?;
         family(
             &mut out,
             "quota_remaining",
-            "Requests left in the window, as DevRev last said",
+            "Number of requests left in the window, by DevRev's last answer",
             MetricType::Gauge,
             whole(|s| s.remaining),
         )?;
         family(
             &mut out,
             "quota_reset_timestamp_seconds",
-            "When the window ends, as DevRev last said",
+            "End of the window by DevRev's last answer, in Unix time seconds",
             MetricType::Gauge,
             whole(|s| s.reset),
         )?;
         family(
             &mut out,
             "quota_paused_until_timestamp_seconds",
-            "Until when DevRev asked for silence; 0 while it has not",
+            "End of the group's pause, in Unix time seconds; 0 while it is not paused",
             MetricType::Gauge,
             samples
                 .iter()
@@ -74,7 +74,7 @@ impl Collector for Quota {
         family(
             &mut out,
             "quota_waiting",
-            "Requests waiting for quota",
+            "Number of requests that wait for quota now",
             MetricType::Gauge,
             samples.iter().flat_map(|s| {
                 let of = |(caller, count): &(Arc<str>, u64)| {
@@ -87,7 +87,7 @@ impl Collector for Quota {
         family(
             &mut out,
             "quota_external_units",
-            "Quota spent by someone outside revgate",
+            "Number of quota units (requests) that clients outside this gateway have used",
             MetricType::Counter,
             samples
                 .iter()
@@ -96,7 +96,7 @@ impl Collector for Quota {
         family(
             &mut out,
             "upstream_throttled",
-            "Responses with status 429 that DevRev sent",
+            "Number of 429 responses from DevRev",
             MetricType::Counter,
             samples
                 .iter()

@@ -1,7 +1,7 @@
-//! Who called how often, and who still sends what is deprecated: for the admin listener's JSON.
+//! Counts for the admin listener's JSON: requests of each caller, traffic over time, and deprecated uses.
 //!
-//! Bounded: callers by the file (or `other`), operations by the known table (or `other`), fields by the rules, codes by
-//! `error`, time by the rings.
+//! All of it is bounded: callers by the file (or `other`), operations by the known table (or `other`), fields by the rules, codes by
+//! their enum, time by the rings.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,39 +14,39 @@ use serde_json::{Value, json};
 use super::history::Ring;
 use crate::{error::Code, policy::operation::OperationLabel};
 
-/// Fine enough to see a burst, and few enough points for a plot a phone wide.
+/// Seconds. Fine enough to show a burst, and few enough points for a plot on a phone.
 const STEP: u64 = 5;
 /// Three of DevRev's windows: 15 minutes.
 const STEPS: usize = 180;
-/// A share is a sum, so its steps may be coarse; one ring a caller must be small.
+/// Seconds. Shares are sums over all steps, so coarse steps do, and keep the ring of each caller small.
 const MINUTE: u64 = 60;
 const MINUTES: usize = 15;
 
 #[derive(Default)]
-pub struct Tally(Mutex<Seen>);
+pub struct Tally(Mutex<Counts>);
 
 #[derive(Default)]
-struct Seen {
-    callers: HashMap<Arc<str>, Calls>,
-    /// How often, and when last.
-    deprecated: BTreeMap<Use, (u64, u64)>,
+struct Counts {
+    callers: HashMap<Arc<str>, CallerCounts>,
+    /// The number of uses, and the time of the last.
+    deprecated: BTreeMap<DeprecatedUse, (u64, u64)>,
     traffic: Ring<Traffic, STEPS>,
 }
 
 /// Caller, operation and field; no field where the operation itself is deprecated.
-type Use = (Arc<str>, OperationLabel, Option<Arc<str>>);
+type DeprecatedUse = (Arc<str>, OperationLabel, Option<Arc<str>>);
 
-/// One request, when it is over.
+/// One request that has ended.
 #[derive(Clone, Copy)]
-pub struct Ended<'a> {
+pub struct FinishedRequest<'a> {
     pub caller: &'a Arc<str>,
     pub operation: OperationLabel,
     pub status: u16,
-    /// Where revgate made the answer.
+    /// If revgate made the answer.
     pub code: Option<Code>,
-    /// Let pass only because enforcement is off.
+    /// It passed only because `enforce` is off.
     pub would_refuse: bool,
-    /// Times that it was sent to DevRev.
+    /// How often it was sent to DevRev.
     pub attempts: u32,
     /// How many of them DevRev answered with 429.
     pub throttled: u32,
@@ -54,7 +54,7 @@ pub struct Ended<'a> {
     pub deprecated_operation: bool,
 }
 
-/// Of one step. `failed` and `refused` are never the same request.
+/// The counts of one step. A request is never both failed and refused.
 #[derive(Clone, Copy, Debug, Default)]
 struct Traffic {
     requests: u32,
@@ -64,29 +64,29 @@ struct Traffic {
 }
 
 #[derive(Clone, Default)]
-pub struct Calls {
+pub struct CallerCounts {
     pub requests: u64,
-    /// Answered by revgate itself, by code.
+    /// Refused by revgate, by code.
     pub refused: BTreeMap<Code, u64>,
-    /// Let pass only because enforcement is off.
+    /// Passed only because `enforce` is off.
     pub would_refuse: u64,
-    /// Uses of anything deprecated.
+    /// Uses of deprecated fields and operations.
     pub deprecated: u64,
     /// Unix epoch seconds.
     pub last: u64,
-    dealt: Ring<u32, MINUTES>,
+    attempts: Ring<u32, MINUTES>,
 }
 
-impl Calls {
-    /// Attempts of the last quarter of an hour.
-    pub fn dealt(&self, now: u64) -> u64 {
-        let minutes = self.dealt.recent(now / MINUTE);
-        minutes.map(|(_, dealt)| u64::from(dealt)).sum()
+impl CallerCounts {
+    /// Attempts of the last 15 minutes.
+    pub fn attempts(&self, now: u64) -> u64 {
+        let minutes = self.attempts.recent(now / MINUTE);
+        minutes.map(|(_, attempts)| u64::from(attempts)).sum()
     }
 }
 
-impl Ended<'_> {
-    /// Something went wrong, at DevRev or on the way there; a refusal is an answer in good order.
+impl FinishedRequest<'_> {
+    /// Whether DevRev or the connection to it failed. A refusal is not a failure.
     fn failed(&self) -> bool {
         match self.code {
             None => self.status >= 500,
@@ -101,7 +101,7 @@ pub fn now() -> u64 {
     now.unwrap_or_default().as_secs()
 }
 
-/// The same with its fraction, to count down by.
+/// As `now`, with milliseconds, for countdowns.
 pub fn now_exactly() -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default().as_millis() as f64 / 1000.0
@@ -109,36 +109,36 @@ pub fn now_exactly() -> f64 {
 
 impl Tally {
     /// `now` is in Unix epoch seconds.
-    pub fn note(&self, ended: Ended<'_>, now: u64) {
+    pub fn note(&self, finished: FinishedRequest<'_>, now: u64) {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let traffic = seen.traffic.at(now / STEP);
         traffic.requests += 1;
-        traffic.failed += u32::from(ended.failed());
-        traffic.refused += u32::from(ended.code.is_some() && !ended.failed());
-        traffic.throttled += ended.throttled;
-        let calls = match seen.callers.get_mut(ended.caller) {
+        traffic.failed += u32::from(finished.failed());
+        traffic.refused += u32::from(finished.code.is_some() && !finished.failed());
+        traffic.throttled += finished.throttled;
+        let calls = match seen.callers.get_mut(finished.caller) {
             Some(calls) => calls,
-            None => seen.callers.entry(ended.caller.clone()).or_default(),
+            None => seen.callers.entry(finished.caller.clone()).or_default(),
         };
         calls.requests += 1;
-        if let Some(code) = ended.code {
+        if let Some(code) = finished.code {
             *calls.refused.entry(code).or_default() += 1;
         }
-        *calls.dealt.at(now / MINUTE) += ended.attempts;
-        calls.would_refuse += u64::from(ended.would_refuse);
+        *calls.attempts.at(now / MINUTE) += finished.attempts;
+        calls.would_refuse += u64::from(finished.would_refuse);
         calls.last = now;
-        calls.deprecated += ended.fields.len() as u64 + u64::from(ended.deprecated_operation);
-        let whole = ended.deprecated_operation.then_some(None);
-        for field in ended.fields.iter().cloned().map(Some).chain(whole) {
+        calls.deprecated += finished.fields.len() as u64 + u64::from(finished.deprecated_operation);
+        let whole = finished.deprecated_operation.then_some(None);
+        for field in finished.fields.iter().cloned().map(Some).chain(whole) {
             let entry = seen
                 .deprecated
-                .entry((ended.caller.clone(), ended.operation, field))
+                .entry((finished.caller.clone(), finished.operation, field))
                 .or_default();
             *entry = (entry.0 + 1, now);
         }
     }
 
-    pub fn callers(&self) -> HashMap<Arc<str>, Calls> {
+    pub fn callers(&self) -> HashMap<Arc<str>, CallerCounts> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -154,7 +154,7 @@ impl Tally {
         rows.collect()
     }
 
-    /// The last quarter of an hour, oldest first; the last step is not over yet.
+    /// The last 15 minutes, oldest first. The last step is not over yet.
     pub fn traffic(&self, now: u64) -> Value {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let points = seen.traffic.recent(now / STEP).map(|(step, traffic)| {
@@ -177,8 +177,8 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000;
 
-    fn ended<'a>(caller: &'a Arc<str>, status: u16, code: Option<Code>) -> Ended<'a> {
-        Ended {
+    fn finished<'a>(caller: &'a Arc<str>, status: u16, code: Option<Code>) -> FinishedRequest<'a> {
+        FinishedRequest {
             would_refuse: false,
             caller,
             operation: Operation::from_path("works.list").label(),
@@ -204,7 +204,7 @@ mod tests {
             (429, Some(Code::QuotaExhausted)),
             (503, Some(Code::CircuitOpen)),
         ] {
-            tally.note(ended(&caller, status, code), NOW);
+            tally.note(finished(&caller, status, code), NOW);
         }
         let traffic = tally.traffic(NOW + STEP);
         let points = traffic["points"].as_array().unwrap();
@@ -214,17 +214,20 @@ mod tests {
         assert_eq!(points[STEPS - 1]["requests"], 0);
         let calls = &tally.callers()[&caller];
         assert_eq!((calls.requests, calls.refused[&Code::CircuitOpen]), (8, 1));
-        assert_eq!((calls.dealt(NOW), calls.dealt(NOW + 15 * MINUTE)), (5, 0));
+        assert_eq!(
+            (calls.attempts(NOW), calls.attempts(NOW + 15 * MINUTE)),
+            (5, 0)
+        );
     }
 
     #[test]
     fn a_deprecated_use_counts_for_its_caller() {
         let (tally, caller) = (Tally::default(), Arc::from("billing"));
         let fields = ["user_don", "rev_org_don"].map(Arc::from);
-        let used = Ended {
+        let used = FinishedRequest {
             fields: &fields,
             deprecated_operation: true,
-            ..ended(&caller, 200, None)
+            ..finished(&caller, 200, None)
         };
         tally.note(used, NOW);
         assert_eq!(tally.callers()[&caller].deprecated, 3);

@@ -1,7 +1,7 @@
-//! The trace of one request while it is served: what upstream is told of it, and the spans that are exported.
+//! The trace of a request in flight: the `traceparent` for DevRev, and the spans to export.
 //!
-//! Every request has a trace id. Spans are kept only of what is sampled, and only where there is an exporter; without one a
-//! trace is a few numbers.
+//! Every request has a trace id. Spans are recorded only for sampled traces, and only with an exporter; without one a trace is a few
+//! numbers.
 
 use std::{
     sync::Arc,
@@ -27,22 +27,22 @@ use crate::{
 pub struct Trace {
     id: TraceId,
     flags: Flags,
-    /// The caller's own span, where the trace came with the request.
+    /// The caller's span, if the request came with a trace.
     parent: Option<SpanId>,
     live: Option<Live>,
 }
 
-/// A request whose spans are kept.
+/// For a request whose spans are recorded.
 struct Live {
     spans: Arc<Spans>,
     root: SpanId,
-    /// One moment on both clocks. Of the request and not of the process: the monotonic one stands still while a machine sleeps,
-    /// and all the spans of a request must agree with each other.
+    /// The same moment on both clocks. It is taken per request, because the monotonic clock stops while the machine sleeps, and only
+    /// the spans of one request must agree with each other.
     anchor: (Instant, SystemTime),
 }
 
 impl Trace {
-    /// Goes on with the caller's trace, or begins one.
+    /// Continues the caller's trace, or begins a new one.
     pub fn begin(headers: &HeaderMap, spans: Option<&Arc<Spans>>, now: Instant) -> Trace {
         let mut trace = match Context::of(headers) {
             Some(Context { trace, span, flags }) => Trace {
@@ -52,8 +52,7 @@ impl Trace {
                 live: None,
             },
             None => {
-                // Not hard to guess, nor need it be: W3C Trace Context asks for ids that are unique, and this one grants
-                // nothing.
+                // Not cryptographic: W3C Trace Context asks for unique ids, and knowing one gives no access.
                 let id = TraceId::from_random(fastrand::u128(..));
                 Trace {
                     id,
@@ -77,12 +76,12 @@ impl Trace {
         self.id
     }
 
-    /// Whether the caller's `traceparent` was good; only then does its `tracestate` mean anything.
+    /// Whether the caller's `traceparent` was valid. Only then does its `tracestate` count.
     pub fn is_continued(&self) -> bool {
         self.parent.is_some()
     }
 
-    /// A span for one attempt, and the `traceparent` that tells upstream of it.
+    /// The id of an attempt's span, and the `traceparent` that carries it to DevRev.
     pub fn attempt(&self) -> (SpanId, Option<HeaderValue>) {
         let context = Context {
             trace: self.id,
@@ -95,32 +94,33 @@ impl Trace {
         )
     }
 
-    /// A span below the request's, from `start` until now. `what` is asked for only when it is kept.
-    pub fn child(&self, start: Instant, what: impl FnOnce() -> What) {
+    /// Records a child of the request's span, from `start` until now. `details` is called only if spans are recorded.
+    pub fn child(&self, start: Instant, details: impl FnOnce() -> SpanDetails) {
         if self.live.is_some() {
-            self.child_with(span_id(), start, what);
+            self.child_with(span_id(), start, details);
         }
     }
 
-    /// The same, of an attempt that has its id already.
-    pub fn child_with(&self, id: SpanId, start: Instant, what: impl FnOnce() -> What) {
+    /// As `child`, for an attempt, which has its id already.
+    pub fn child_with(&self, id: SpanId, start: Instant, details: impl FnOnce() -> SpanDetails) {
         if let Some(live) = &self.live {
             live.spans.push(Span {
                 parent: Some(live.root),
                 remote_parent: false,
-                ..self.span(live, id, start, what())
+                ..self.span(live, id, start, details())
             });
         }
     }
 
-    /// The request's own span.
-    pub fn request(&self, start: Instant, what: impl FnOnce() -> What) {
+    /// Records the request's own span.
+    pub fn request(&self, start: Instant, details: impl FnOnce() -> SpanDetails) {
         if let Some(live) = &self.live {
-            live.spans.push(self.span(live, live.root, start, what()));
+            live.spans
+                .push(self.span(live, live.root, start, details()));
         }
     }
 
-    fn span(&self, live: &Live, id: SpanId, start: Instant, what: What) -> Span {
+    fn span(&self, live: &Live, id: SpanId, start: Instant, details: SpanDetails) -> Span {
         Span {
             trace: self.id,
             id,
@@ -128,7 +128,7 @@ impl Trace {
             remote_parent: true,
             start: live.wall(start),
             end: live.wall(Instant::now()),
-            what,
+            details,
         }
     }
 }
@@ -141,35 +141,35 @@ impl Live {
     }
 }
 
-/// As a trace's: unique, and no secret.
+/// Not cryptographic, as trace ids.
 fn span_id() -> SpanId {
     SpanId::from_random(fastrand::u64(..))
 }
 
-/// Something that took time.
+/// A finished span.
 #[derive(Debug)]
 pub struct Span {
     pub trace: TraceId,
     pub id: SpanId,
     pub parent: Option<SpanId>,
-    /// The parent is the caller's.
+    /// The parent is the caller's span.
     pub remote_parent: bool,
     /// Since the Unix epoch.
     pub start: Duration,
     pub end: Duration,
-    pub what: What,
+    pub details: SpanDetails,
 }
 
-/// What it was. Never a query, a body or a header but the request id.
+/// What the span is about. Never a query, a body or a header other than the request id.
 #[derive(Debug)]
-pub enum What {
+pub enum SpanDetails {
     Request {
         method: Method,
         operation: OperationLabel,
         caller: Arc<str>,
         request_id: HeaderValue,
         status: Option<u16>,
-        /// Of the refusal, where the gateway made the answer.
+        /// If the gateway made the answer.
         code: Option<Code>,
         would_refuse: Option<Code>,
         decision: Decision,
@@ -182,27 +182,27 @@ pub enum What {
     Attempt {
         method: Method,
         operation: OperationLabel,
-        /// How many there were before it.
-        before: u32,
-        end: End,
+        /// Attempts of the request before this one.
+        earlier_attempts: u32,
+        end: SpanEnd,
     },
 }
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Upstream answered, with this status.
+pub enum SpanEnd {
+    /// DevRev answered with this status.
     Answered(u16),
     /// There was no answer.
     Failed(Code),
-    /// The caller did not wait for it.
+    /// The client left before the answer.
     Left,
 }
 
-/// Where finished spans are put for the exporter. Bounded, and never waited for.
+/// The queue of finished spans for the exporter. Bounded; a full queue drops spans and never blocks.
 pub struct Spans {
     queue: mpsc::Sender<Span>,
-    /// Of new traces, the share that is kept.
+    /// The share of new traces that is recorded.
     sample: f64,
     metrics: Arc<Metrics>,
 }
@@ -256,13 +256,13 @@ mod tests {
             }
         });
         assert_eq!(cost.count_total, 0);
-        // What the caller chose to have sampled stays so for upstream, and what nobody chose is not.
+        // The caller's sampled flag is passed on; a new trace without an exporter is not sampled.
         assert!(Trace::begin(&some, None, Instant::now()).flags.sampled());
         assert!(!Trace::begin(&none, None, Instant::now()).flags.sampled());
     }
 
     #[tokio::test]
-    async fn the_callers_choice_goes_before_the_share() {
+    async fn the_callers_sampled_flag_overrides_the_share() {
         let now = Instant::now();
         let kept = |headers: &HeaderMap, sample| {
             let (spans, _queue) = spans(sample, 1);
@@ -280,7 +280,7 @@ mod tests {
         let (spans, mut queue) = spans(1.0, 2);
         let trace = Trace::begin(&HeaderMap::new(), Some(&spans), Instant::now());
         for _ in 0..5 {
-            trace.child(Instant::now(), || What::Wait {
+            trace.child(Instant::now(), || SpanDetails::Wait {
                 reason: WaitReason::Quota,
             });
         }

@@ -1,4 +1,4 @@
-//! Name look-up, TCP and TLS, all three within one time.
+//! Connects: name look-up, TCP and TLS, within one timeout.
 
 use std::{
     io,
@@ -18,25 +18,29 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower::BoxError;
 
-use super::Own;
+use super::OwnListeners;
 
 pub(crate) struct Connector {
     host: String,
     port: u16,
     tls: Option<Arc<rustls::ClientConfig>>,
-    own: Own,
+    own_listeners: OwnListeners,
 }
 
 pub(crate) struct Connected {
     pub stream: Stream,
-    /// ALPN chose HTTP/2.
+    /// HTTP/2 was negotiated by ALPN.
     pub http2: bool,
 }
 
 impl Connector {
-    pub fn new(url: &Uri, tls: Option<Arc<rustls::ClientConfig>>, own: Own) -> Self {
+    pub fn new(
+        url: &Uri,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        own_listeners: OwnListeners,
+    ) -> Self {
         let default_port = if tls.is_some() { 443 } else { 80 };
-        // An IPv6 literal stands in brackets in a URI, and without them everywhere else.
+        // Only a URI has brackets around an IPv6 address.
         let host = url
             .host()
             .unwrap_or_default()
@@ -47,7 +51,7 @@ impl Connector {
             host,
             port,
             tls,
-            own,
+            own_listeners,
         }
     }
 
@@ -60,14 +64,14 @@ impl Connector {
 
     async fn connect_untimed(&self) -> Result<Connected, BoxError> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-        // Whatever the name has come to by now. Nothing was written yet.
+        // Checked for the address to which the name resolved, before anything is written.
         let local = stream.local_addr().ok().map(|local| local.ip());
-        if self.own.is(stream.peer_addr()?, local) {
+        if self.own_listeners.contains(stream.peer_addr()?, local) {
             return Err(
                 "upstream.url leads to a listener of this gateway itself; name DevRev's API".into(),
             );
         }
-        // Requests are small and written whole; Nagle would only hold them back.
+        // Requests are small and written as a whole, so Nagle's algorithm would only delay them.
         stream.set_nodelay(true)?;
         let Some(config) = &self.tls else {
             return Ok(Connected {

@@ -1,5 +1,4 @@
-//! A small document from somewhere else than DevRev, such as an issuer's keys. It carries no credential and follows no
-//! redirect.
+//! Fetches a small document from a host other than DevRev, such as an issuer's keys. Sends no credential and follows no redirect.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,22 +12,22 @@ use tower::BoxError;
 
 use super::connector::{Connected, Connector};
 
-/// From the name look-up to the last byte. What takes longer is as good as down, and is tried again.
+/// From the name look-up to the last byte. A slower answer is an error.
 const WITHIN: Duration = Duration::from_secs(5);
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
-/// Hundreds of keys; the rest of an endless answer is not read.
+/// Enough for hundreds of keys. A larger answer is an error.
 const MAX_BODY: usize = 1 << 20;
 
-/// A document, and how long it may be kept.
+/// A document, and the `Cache-Control` with which it came.
 pub struct Document {
     pub body: Bytes,
     pub cache_control: Option<String>,
 }
 
 /// # Errors
-/// When it was not had whole with status 200.
+/// When the answer is not a complete 200.
 pub async fn document(
     url: &Uri,
     tls: Option<Arc<rustls::ClientConfig>>,
@@ -39,10 +38,10 @@ pub async fn document(
 }
 
 async fn get(url: &Uri, tls: Option<Arc<rustls::ClientConfig>>) -> Result<Document, BoxError> {
-    let connector = Connector::new(url, tls, super::Own::default());
+    let connector = Connector::new(url, tls, super::OwnListeners::default());
     let Connected { stream, .. } = connector.connect(CONNECT_WITHIN).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with this function.
+    // Dropped with this function, which ends the connection.
     let mut tasks = JoinSet::new();
     tasks.spawn(connection);
     let target = url.path_and_query().map_or("/", |target| target.as_str());

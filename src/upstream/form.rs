@@ -1,4 +1,4 @@
-//! A request in the form that each version of the protocol has for it.
+//! Request targets in the form of HTTP/1.1 and of HTTP/2.
 
 use http::{HeaderValue, Request, Uri, Version, header, uri};
 
@@ -11,7 +11,7 @@ pub(super) fn set_origin_form(request: &mut Request<Body>, upstream: &Uri) {
         *request.uri_mut() = uri;
     }
     if *request.version_mut() == Version::HTTP_2 && !request.headers().contains_key(header::HOST) {
-        // It was made for an HTTP/2 connection that closed before it was sent.
+        // The request was prepared for an HTTP/2 connection that closed before it was sent.
         let host = upstream
             .authority()
             .and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
@@ -28,7 +28,7 @@ pub(super) fn set_origin_form(request: &mut Request<Body>, upstream: &Uri) {
     *request.version_mut() = Version::HTTP_11;
 }
 
-/// HTTP/2 takes `:scheme` and `:authority` from the URI, and knows no Host (RFC 9113 section 8.3.1).
+/// hyper takes `:scheme` and `:authority` from the URI. HTTP/2 uses no Host (RFC 9113 section 8.3.1).
 pub(super) fn set_absolute_form(request: &mut Request<Body>, upstream: &Uri) {
     let mut parts = upstream.clone().into_parts();
     parts.path_and_query = request.uri().path_and_query().cloned();

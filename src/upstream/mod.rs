@@ -1,13 +1,12 @@
-//! The leaf of the stack: the only place that opens a connection to the upstream.
+//! The innermost service of the stack: the only one that opens connections to DevRev.
 //!
-//! One `Upstream` belongs to one worker thread: its connections are driven by that thread's runtime and shared
-//! with no other.
+//! Each worker thread has its own `Upstream`. The thread's runtime drives its connections, and no other thread uses them.
 
 pub(crate) mod connector;
 pub mod fetch;
 mod form;
-mod own;
 mod pool;
+mod self_connection;
 pub mod tls;
 
 use std::{
@@ -31,18 +30,18 @@ use tokio::{
 };
 use tower::Service;
 
-pub use self::own::Own;
+pub use self::self_connection::OwnListeners;
 use self::{
     connector::{Connected, Connector},
     form::{set_absolute_form, set_origin_form},
-    pool::{GiveBack, Idle, reap},
+    pool::{Idle, ReturnToPool, reap},
 };
 use crate::{
     body::{Body, Fault, Guard, InboundFault},
     error::Error,
 };
 
-/// How the upstream is reached.
+/// How to connect to the upstream.
 #[derive(Clone)]
 pub struct Options {
     /// Scheme and authority.
@@ -51,13 +50,13 @@ pub struct Options {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// HTTP/2 by prior knowledge on `http://`.
     pub http2_only: bool,
-    /// Of this worker; HTTP/1.1 connections in use at once.
+    /// HTTP/1.1 connections of this worker, in use and idle together.
     pub max_connections: usize,
-    /// Where no attempt may arrive.
-    pub own: Own,
+    /// No attempt may go to these.
+    pub own_listeners: OwnListeners,
 }
 
-/// What may change while connections stay.
+/// Bounds that a reload may change while connections stay open.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Name look-up, TCP and TLS together.
@@ -66,11 +65,11 @@ pub struct Bounds {
     pub attempt_timeout: Duration,
     /// Of a pooled connection.
     pub idle_timeout: Duration,
-    /// Reported when a caller's body is over the limit.
+    /// For the answer to a body over the limit.
     pub max_body: u64,
 }
 
-/// A client of one upstream. Cheap to clone.
+/// The client of the upstream. Cheap to clone.
 #[derive(Clone)]
 pub struct Upstream {
     inner: Arc<Inner>,
@@ -80,24 +79,24 @@ pub struct Upstream {
 struct Inner {
     options: Options,
     connector: Connector,
-    /// A permit is a connection in use. A new one is opened only when none is idle, so connections in use and
-    /// idle together never exceed the permits.
+    /// A permit is a connection in use. A connection is opened only if none is idle, so all connections together never exceed the
+    /// permits.
     slots: Arc<Semaphore>,
     idle: Mutex<VecDeque<Idle>>,
-    /// A connection has become idle, or the pool has ended.
+    /// Notified when a connection becomes idle, and when the pool is dropped.
     idle_changed: Arc<Notify>,
-    /// The one HTTP/2 connection, once the upstream has agreed to it. The lock is held while connecting, so
-    /// that a burst opens one connection and not many.
+    /// The only HTTP/2 connection, once there is one. With `http2_only` the lock is held while connecting, so that a burst opens one
+    /// connection.
     multiplexed: tokio::sync::Mutex<Option<http2::SendRequest<Body>>>,
 }
 
 enum Lease {
-    One {
+    Http1 {
         sender: http1::SendRequest<Body>,
         permit: OwnedSemaphorePermit,
         reused: bool,
     },
-    Many {
+    Http2 {
         sender: http2::SendRequest<Body>,
         reused: bool,
     },
@@ -108,7 +107,11 @@ impl Upstream {
     pub fn new(options: Options, bounds: Bounds) -> Self {
         let idle_changed = Arc::new(Notify::new());
         let inner = Arc::new(Inner {
-            connector: Connector::new(&options.url, options.tls.clone(), options.own.clone()),
+            connector: Connector::new(
+                &options.url,
+                options.tls.clone(),
+                options.own_listeners.clone(),
+            ),
             slots: Arc::new(Semaphore::new(options.max_connections)),
             idle: Mutex::default(),
             multiplexed: tokio::sync::Mutex::default(),
@@ -144,7 +147,7 @@ impl Service<Request<Body>> for Upstream {
             let fault = request.extensions().get::<InboundFault>().cloned();
             let max_body = bounds.max_body;
             let result = attempt(inner, bounds, request).await;
-            // hyper reports a caller's broken body as a failed upstream call; it is not upstream's fault.
+            // hyper reports an error of the caller's body as an error of the upstream call.
             match fault.and_then(|fault| fault.get()) {
                 Some(Fault::Broken) if result.is_err() => Err(Error::BrokenBody),
                 Some(Fault::TooLarge) if result.is_err() => Err(Error::BodyTooLarge {
@@ -156,7 +159,7 @@ impl Service<Request<Body>> for Upstream {
     }
 }
 
-/// One attempt: a connection, the request, the head of the answer.
+/// One attempt, from the connection to the head of the answer.
 async fn attempt(
     inner: Arc<Inner>,
     bounds: Bounds,
@@ -173,7 +176,7 @@ async fn attempt(
             }
         };
         let (result, reused, lease) = match lease {
-            Lease::One {
+            Lease::Http1 {
                 mut sender,
                 permit,
                 reused,
@@ -182,7 +185,7 @@ async fn attempt(
                 let sent = timeout_at(until, sender.try_send_request(request)).await;
                 (sent, reused, Some((sender, permit)))
             }
-            Lease::Many { mut sender, reused } => {
+            Lease::Http2 { mut sender, reused } => {
                 set_absolute_form(&mut request, &inner.options.url);
                 (
                     timeout_at(until, sender.try_send_request(request)).await,
@@ -195,8 +198,8 @@ async fn attempt(
             Err(_elapsed) => return Err(Error::UpstreamTimeout),
             Ok(Ok(response)) => return accept(&inner, response, bounds.idle_timeout, lease),
             Ok(Err(mut error)) => match error.take_message() {
-                // Closed by upstream while it lay idle, and nothing of the request was written: another
-                // connection takes it. Ends, because each turn uses up a pooled connection.
+                // DevRev closed the idle connection before anything of the request was written. Use another one. This loop ends,
+                // because each round takes a connection out of the pool.
                 Some(unsent) if reused => request = unsent,
                 Some(_) => return Err(Error::unreachable(error.into_error())),
                 None => return Err(Error::broken(error.into_error())),
@@ -205,7 +208,7 @@ async fn attempt(
     }
 }
 
-/// An answer's head has come: its body gives the connection back when it ends.
+/// Makes the answer from its head. The connection returns to the pool when the body ends.
 fn accept(
     inner: &Arc<Inner>,
     response: Response<Incoming>,
@@ -213,10 +216,10 @@ fn accept(
     lease: Option<(http1::SendRequest<Body>, OwnedSemaphorePermit)>,
 ) -> Result<Response<Body>, Error> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Error::broken("101 that nobody asked for"));
+        return Err(Error::broken("a 101 without an upgrade request"));
     }
     let (mut head, body) = response.into_parts();
-    // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length, which must not be passed on.
+    // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length, which must be removed.
     if head.headers.contains_key(header::TRANSFER_ENCODING) {
         head.headers.remove(header::CONTENT_LENGTH);
     }
@@ -225,17 +228,17 @@ fn accept(
     let body = match lease {
         None => body,
         Some((sender, permit)) => {
-            let mut give_back = GiveBack {
+            let mut return_to_pool = ReturnToPool {
                 inner: inner.clone(),
                 idle_timeout,
                 lease: Some((sender, permit)),
                 whole: false,
             };
             if ended {
-                give_back.finished();
+                return_to_pool.finished();
                 body
             } else {
-                body.guarded(give_back)
+                body.guarded(return_to_pool)
             }
         }
     };
@@ -247,7 +250,7 @@ impl Inner {
         if self.options.http2_only {
             let mut shared = self.multiplexed.lock().await;
             if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
-                return Ok(Lease::Many {
+                return Ok(Lease::Http2 {
                     sender: sender.clone(),
                     reused: true,
                 });
@@ -257,18 +260,18 @@ impl Inner {
                 .connect(bounds.connect_timeout)
                 .await
                 .map_err(Error::unreachable)?;
-            let sender = handshake2(stream).await?;
+            let sender = http2_handshake(stream).await?;
             *shared = Some(sender.clone());
-            return Ok(Lease::Many {
+            return Ok(Lease::Http2 {
                 sender,
                 reused: false,
             });
         }
-        // Locked only while a connection is being noted: who comes just then opens one more.
+        // Locked only for the moment in which a connection is stored. An attempt in that moment opens one more.
         if let Ok(shared) = self.multiplexed.try_lock()
             && let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed())
         {
-            return Ok(Lease::Many {
+            return Ok(Lease::Http2 {
                 sender: sender.clone(),
                 reused: true,
             });
@@ -280,7 +283,7 @@ impl Inner {
             })?
             .map_err(|_| Error::Internal)?;
         if let Some(sender) = self.check_out(bounds.idle_timeout) {
-            return Ok(Lease::One {
+            return Ok(Lease::Http1 {
                 sender,
                 permit,
                 reused: true,
@@ -292,9 +295,9 @@ impl Inner {
             .await
             .map_err(Error::unreachable)?;
         if http2 {
-            let sender = handshake2(stream).await?;
+            let sender = http2_handshake(stream).await?;
             *self.multiplexed.lock().await = Some(sender.clone());
-            return Ok(Lease::Many {
+            return Ok(Lease::Http2 {
                 sender,
                 reused: false,
             });
@@ -309,7 +312,7 @@ impl Inner {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
-        Ok(Lease::One {
+        Ok(Lease::Http1 {
             sender,
             permit,
             reused: false,
@@ -317,13 +320,13 @@ impl Inner {
     }
 }
 
-/// More than any answer of DevRev's; hyper's own default.
+/// More than DevRev sends. hyper's default.
 const MAX_RESPONSE_HEADERS: usize = 100;
 
-async fn handshake2(stream: connector::Stream) -> Result<http2::SendRequest<Body>, Error> {
+async fn http2_handshake(stream: connector::Stream) -> Result<http2::SendRequest<Body>, Error> {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        // A dead path shows within half a minute instead of at TCP's own pace.
+        // Detects a dead connection within 30 s, long before TCP does.
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
         .adaptive_window(true)

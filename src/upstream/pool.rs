@@ -1,4 +1,4 @@
-//! The connections that lie idle between requests.
+//! Idle HTTP/1.1 connections.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +18,7 @@ use crate::body::{Body, Guard};
 pub(super) struct Idle {
     sender: http1::SendRequest<Body>,
     since: Instant,
-    /// By the bounds of the request that used it last.
+    /// By the idle timeout of the request that used it last.
     until: Instant,
 }
 
@@ -37,7 +37,7 @@ impl Inner {
         self.idle_changed.notify_one();
     }
 
-    /// The connection that was used last, so that the others can grow old.
+    /// The most recently used connection, so that surplus ones expire.
     pub(super) fn check_out(&self, idle_timeout: Duration) -> Option<http1::SendRequest<Body>> {
         let now = Instant::now();
         let mut idle = self.idle();
@@ -50,7 +50,7 @@ impl Inner {
         None
     }
 
-    /// When the next one expires; `None` while none is idle.
+    /// Drops expired connections. Returns when the next one expires; `None` if none is idle.
     pub(super) fn drop_expired(&self) -> Option<Instant> {
         let now = Instant::now();
         let mut idle = self.idle();
@@ -65,15 +65,15 @@ impl Drop for Inner {
     }
 }
 
-/// Returns a connection to the pool when the answer on it was read whole, and closes it otherwise.
-pub(super) struct GiveBack {
+/// Returns a connection to the pool if its answer was read completely, and closes it otherwise.
+pub(super) struct ReturnToPool {
     pub inner: Arc<Inner>,
     pub idle_timeout: Duration,
     pub lease: Option<(http1::SendRequest<Body>, OwnedSemaphorePermit)>,
     pub whole: bool,
 }
 
-impl Guard for GiveBack {
+impl Guard for ReturnToPool {
     fn finished(&mut self) {
         self.whole = true;
         let Some((mut sender, permit)) = self.lease.take() else {
@@ -83,11 +83,11 @@ impl Guard for GiveBack {
             self.inner.check_in(sender, self.idle_timeout);
             drop(permit);
         } else if !sender.is_closed() {
-            // Its task has still to notice the end, or the request's body is not all written: wait a little.
+            // Its task has not noticed the end yet, or the request's body is not written completely: wait a little.
             let (inner, idle_timeout) = (self.inner.clone(), self.idle_timeout);
             tokio::spawn(async move {
-                let settle = Instant::now() + SETTLE;
-                if matches!(timeout_at(settle, sender.ready()).await, Ok(Ok(()))) {
+                let deadline = Instant::now() + READY_TIMEOUT;
+                if matches!(timeout_at(deadline, sender.ready()).await, Ok(Ok(()))) {
                     inner.check_in(sender, idle_timeout);
                 }
                 drop(permit);
@@ -96,11 +96,11 @@ impl Guard for GiveBack {
     }
 }
 
-/// How long a connection whose answer has ended may take to be ready again. It is a turn of its task when all
-/// is well; a request's body that upstream never read is not worth more than this.
-const SETTLE: Duration = Duration::from_secs(1);
+/// How long a connection may take to be ready after its answer has ended. Usually its task needs one poll. It takes longer if DevRev
+/// answers without reading the request's body; then a new connection is cheaper.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Closes connections that have been idle too long; ends with the pool.
+/// Closes connections that have been idle too long. Ends when the pool is dropped.
 pub(super) async fn reap(pool: Weak<Inner>, idle_changed: Arc<Notify>) {
     while let Some(inner) = pool.upgrade() {
         let next = inner.drop_expired();
@@ -115,8 +115,8 @@ pub(super) async fn reap(pool: Weak<Inner>, idle_changed: Arc<Notify>) {
     }
 }
 
-/// Connections come and go with each request; a sweep reads the whole pool.
+/// Between two sweeps at least: each reads the whole pool.
 const MIN_PAUSE: Duration = Duration::from_millis(500);
 
-/// One that upstream has closed gives its descriptor back in this time.
+/// Between two sweeps at most, so that connections which DevRev has closed free their descriptors.
 const MAX_PAUSE: Duration = Duration::from_secs(15);

@@ -1,4 +1,4 @@
-//! TLS to the upstream: the provider named explicitly, the roots of the operator's choice.
+//! The TLS client configuration, with an explicit crypto provider and the configured roots.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub enum TlsError {
 }
 
 /// # Errors
-/// When no root certificate can be had.
+/// When there is no usable root certificate.
 pub fn client_config(trust: &Roots, http2: bool) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
     match trust {

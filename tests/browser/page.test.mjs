@@ -77,7 +77,7 @@ async function running(t) {
   return { dir, child, call, status, origin: `http://${bound.admin}` };
 }
 
-// Something of everything that the page can show.
+// Traffic of every kind that the page shows.
 async function traffic(call) {
   const many = (n, ...args) => Promise.all(Array.from({ length: n }, () => call(...args)));
   await many(120, 'billing', 'works.get', { id: 'ISS-1' });
@@ -89,7 +89,7 @@ async function traffic(call) {
   assert.equal(await call('hostile', 'works.list'), 429);
 }
 
-// A page that records all that it must never do.
+// A page that records faults: errors, dialogs, requests to other origins.
 async function open(t, rig, options = {}) {
   const context = await browser(t, rig.dir, options);
   const page = context.pages()[0] ?? await context.newPage();
@@ -140,7 +140,7 @@ async function shoot(page, dir, name) {
   await page.screenshot({ path: join(to, `${name}.png`), fullPage: true });
 }
 
-test('it tells what /status tells, lives, and acts', { timeout: 120_000 }, async t => {
+test('it shows what /status says, updates itself, and resumes a group', { timeout: 120_000 }, async t => {
   const rig = await running(t);
   const { page, faults, loads } = await open(t, rig, { colorScheme: 'light', viewport: { width: 1200, height: 900 } });
   assert.equal(await page.locator('#deprecations').textContent(), 'No deprecated fields or operations seen.');
@@ -162,7 +162,7 @@ test('it tells what /status tells, lives, and acts', { timeout: 120_000 }, async
   assert.match(await page.locator('#deprecations').textContent(), /billingrev-users\.linkfield rev_org_don2/);
   assert.match(await page.locator('#reload').textContent(), /Not reloaded since/);
 
-  // A hostile name is text, wherever it stands.
+  // A hostile name is shown as text everywhere.
   assert.equal(await page.locator('#callers th > span', { hasText: '<img src=x' }).textContent(), HOSTILE);
   assert.equal(await page.locator('main img, main script, main b b').count(), 0);
 

@@ -1,4 +1,4 @@
-// The gateway and DevRev's double as processes, and a browser that belongs to this test alone.
+// The gateway and the DevRev simulator as processes, and a browser for this test alone.
 
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -62,7 +62,7 @@ export async function gateway(t, dir, toml, env) {
   return start(t, ['run', '-c', file], ['proxy', 'admin'], env);
 }
 
-// A browser on an empty profile; it looks up no name but the admin's.
+// A browser with an empty profile that resolves no name but the admin listener's.
 export async function browser(t, dir, options) {
   const context = await chromium.launchPersistentContext(join(dir, 'profile'), {
     executablePath: process.env.CHROMIUM, args: FLAGS, chromiumSandbox: false, ...options,

@@ -42,18 +42,18 @@ const LINK_RENAMED = '{"id":"don:identity:dvrv-us-1:devo/0:revo/6:revu/131","rev
 const LIST = { limit: 2, owned_by: ['DEVU-1', 'DEVU-2'], 'issue.rev_orgs': ['REV-1'] };
 const LIST_TARGET = '/works.list?limit=2&owned_by=%22DEVU-1%22,%22DEVU-2%22&issue.rev_orgs=%22REV-1%22';
 
-// Everything here is on loopback; a proxy would only be in the way.
+// All traffic is on loopback, so it must not go through a proxy.
 for (const name of ['http_proxy', 'https_proxy', 'all_proxy']) {
   delete process.env[name];
   delete process.env[name.toUpperCase()];
 }
 
-// Children end with this process, whatever ends it.
+// Kills the children however this process ends.
 const running = new Set();
 process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => process.exit(1));
 
-/** Starts revgate, and waits until each of `listeners` has told its address. */
+/** Starts revgate and waits until it has logged the address of each of `listeners`. */
 async function revgate(t, args, listeners, env = {}) {
   const child = spawn(BINARY, args, { env, stdio: ['ignore', 'ignore', 'pipe'] });
   const exited = new Promise((done) => {
@@ -153,7 +153,7 @@ for (const [alias, version] of [
   const bounded = () => ({ signal: AbortSignal.timeout(CALL_MS) });
 
   describe(`@devrev/typescript-sdk ${version}`, () => {
-    // What the tests below stand on: were this to change, they would pass for the wrong reason.
+    // The tests below rely on this; without it they would pass for the wrong reason.
     test('alone: old names, a bare token, no second try', { timeout: TEST_MS }, async (t) => {
       const { mock } = await rig(t, ONE_429);
       const sdk = client.setupBeta({ endpoint: mock, token: KEY });

@@ -1,4 +1,4 @@
-"""What no ready-made tool checks: rendered manifests against strict schemas and the restricted profile, every
+"""Checks that no existing tool does: rendered manifests against strict schemas and the restricted profile, every
 configuration in them by `revgate check`, and the dashboard. The argument is a folder with the rendered bases; the
 dashboard's queries are left there as rules for promtool."""
 import json
@@ -73,7 +73,7 @@ def restricted(name, template):
 
 
 def drains(name, template, config):
-    """A pod that is killed before its drain is over loses requests."""
+    """Checks that a pod has time for its drain, since otherwise it loses requests."""
     drain = config.get("drain", {})
     takes = int(drain.get("delay", "0s")[:-1]) + int(drain.get("timeout", "25s")[:-1])
     if template["spec"].get("terminationGracePeriodSeconds", 30) <= takes:
@@ -81,7 +81,7 @@ def drains(name, template, config):
 
 
 def check(name, text):
-    """As `run` would load it, with secrets in the place of the ones that are mounted."""
+    """Loads the file as `run` would, with test secrets instead of the mounted ones."""
     with tempfile.TemporaryDirectory() as d:
         mounted = re.compile(r'"(/run/(?:secrets|credentials)/[^"]*)"')
         for path in mounted.findall(text):
@@ -154,7 +154,7 @@ def dashboard():
 
 
 def licences():
-    """The list of deny.toml against what the program is made of, as cargo-deny would; it also knows the full texts."""
+    """Compares the licences in deny.toml with those of the dependencies. cargo-deny also compares the full texts."""
     allowed = set(tomllib.loads((DEPLOY / "deny.toml").read_text())["licenses"]["allow"])
     tree = ["cargo", "tree", "--locked", "--edges=normal,build", "--prefix=none", "--format={p}\t{l}"]
     lines = subprocess.run(tree, cwd=DEPLOY.parent, capture_output=True, text=True, check=True).stdout.splitlines()

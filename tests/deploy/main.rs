@@ -1,4 +1,4 @@
-//! Alerts and dashboard ask for metrics, labels and values that exist, and every alert leads to a runbook that exists.
+//! Checks that alerts and dashboard use existing metrics, labels and values, and that every alert has a runbook.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,8 +29,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every metric that revgate can expose, with the names of its labels; each counted once, so that none is left out for
-/// want of a value.
+/// Every metric of revgate with the names of its labels. Each is counted once, because one without a value is not exposed.
 fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     let mut m = Metrics::new();
     let a: Arc<str> = "a".into();
@@ -75,7 +74,7 @@ fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     all
 }
 
-/// Every expression of the two files, each with its file.
+/// The expressions of both files, each with its file.
 fn expressions() -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     let alerts = read(ALERTS);
@@ -106,7 +105,7 @@ fn collect(value: &serde_json::Value, found: &mut Vec<(&'static str, String)>) {
     }
 }
 
-/// Words with what stands before and behind them.
+/// Each word with the text before and after it.
 fn words(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut at = 0;
@@ -120,7 +119,7 @@ fn words(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     })
 }
 
-/// The values that a label of this metric can have; none where they are not of a closed set.
+/// The values of a label of this metric; none if they are not a closed set.
 fn values(metric: &str, label: &str) -> Vec<&'static str> {
     match (metric, label) {
         (_, "code") => Code::ALL.iter().map(|code| code.label()).collect(),
@@ -134,11 +133,11 @@ fn values(metric: &str, label: &str) -> Vec<&'static str> {
     }
 }
 
-/// Labels that Prometheus puts on, and that of histograms.
+/// Labels that Prometheus adds, and the one of histograms.
 const GIVEN: [&str; 3] = ["job", "instance", "le"];
 
 #[test]
-fn what_is_asked_for_is_there() {
+fn alerts_and_dashboard_use_existing_metrics() {
     let exposed = exposed();
     let mut faults = Vec::new();
     for (file, expr) in expressions() {
@@ -191,7 +190,7 @@ fn what_is_asked_for_is_there() {
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 
-/// As GitHub makes an anchor of a heading.
+/// GitHub's anchor of a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading
         .to_lowercase()
@@ -218,7 +217,7 @@ fn every_alert_has_a_runbook_and_a_row() {
         let row = format!("| `{name}` |");
         assert!(guide.contains(&row), "deploy/README.md: no row {row}");
     }
-    // What the guide itself links to.
+    // The links of the guide.
     for link in guide.split("](#").skip(1) {
         let link = link.split(')').next().unwrap_or_default();
         assert!(

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Gives every file of deploy/ to a tool that knows its kind. Needs python3 with venv, a package registry for it, promtool,
-# systemd-analyze and docker-compose; what is missing is installed when this runs as root on Debian, and named otherwise.
+# Checks every file of deploy/ with the tool for its kind. Needs python3 with venv, a package registry for it, promtool,
+# systemd-analyze and docker-compose. As root on Debian it installs what is missing, otherwise it names it.
 # REVGATE_BIN names a binary to use in place of building one.
 set -euo pipefail
 
@@ -27,7 +27,7 @@ fi
 [ -x "$REVGATE_BIN" ] || fail "no binary at $REVGATE_BIN"
 export REVGATE_BIN
 
-# A stamp, so that a run that was broken off is not mistaken for a finished one.
+# A stamp marks a finished installation; an interrupted one is repeated.
 if ! cmp -s "$here/requirements.txt" "$work/venv/stamp"; then
   python3 -m venv --help >/dev/null 2>&1 || install python3-venv || fail "python3 with venv is needed"
   rm -rf "$work/venv"
@@ -36,7 +36,7 @@ if ! cmp -s "$here/requirements.txt" "$work/venv/stamp"; then
   cp "$here/requirements.txt" "$work/venv/stamp"
 fi
 
-# Only the tool out of the package: installed, the package would start a server.
+# Takes only the tool out of the package, because installing the package would start a server.
 promtool=$(command -v promtool || true)
 if [ -z "$promtool" ]; then
   promtool=$work/prometheus/usr/bin/promtool
@@ -77,7 +77,7 @@ sed "s#^ExecStart=/usr/local/bin/revgate#ExecStart=$REVGATE_BIN#" deploy/systemd
 said=$(systemd-analyze verify "$unit" 2>&1) || fail "systemd-analyze verify: $said"
 [ -z "$said" ] || fail "systemd-analyze verify: $said"
 figure=$(systemd-analyze security --offline=true --no-pager "$unit" | sed -n 's/.*exposure level for .*: \([0-9.]* [A-Z]*\).*/\1/p')
-# Other versions ask about other things; only the one that the comment names is held to it.
+# Other versions check other things, so the score is compared only for the version that the comment names.
 version=$(systemd-analyze --version | sed -n '1s/[^0-9]*\([0-9]*\).*/\1/p')
 grep -q "(systemd $version): $figure\." deploy/systemd/revgate.service \
   || { ! grep -q "(systemd $version)" deploy/systemd/revgate.service && echo "note: systemd $version says $figure"; } \

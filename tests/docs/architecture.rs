@@ -1,4 +1,4 @@
-//! What `src/ARCHITECTURE.md` lists is what there is: modules, invariants and their tests, dependencies.
+//! Compares the lists in `src/ARCHITECTURE.md` with the code: modules, invariants and their tests, dependencies.
 
 use std::collections::BTreeSet;
 
@@ -6,13 +6,13 @@ use super::{entries, none, quoted, read, root, rows, section};
 
 const PATH: &str = "src/ARCHITECTURE.md";
 
-/// What a row of the code map is about, `src` being where its paths begin: `config/`, or `cli.rs`.
+/// The paths in the first cell of a row of the code map, below `src`: `config/`, or `cli.rs`.
 fn named_in(cell: &str) -> Vec<&str> {
     quoted(cell).collect()
 }
 
 #[test]
-fn the_code_map_names_what_stands_in_src() {
+fn the_code_map_names_everything_in_src() {
     let document = read(PATH);
     let rows = rows(section(&document, "## Code map"));
     let mut faults = Vec::new();
@@ -54,7 +54,7 @@ fn the_code_map_names_every_module_of_a_folder() {
             continue;
         }
         let mut there = BTreeSet::new();
-        // Modules of a folder within the folder may be named as well, and need not be.
+        // Modules of nested folders may be named too, but need not be.
         let mut deeper = BTreeSet::new();
         for folder in &folders {
             for name in entries(&format!("src/{folder}")) {
@@ -93,7 +93,7 @@ fn stem(name: &str) -> &str {
     name.trim_end_matches('/').split('.').next().unwrap_or(name)
 }
 
-/// The numbered items of the invariants, each with its whole text.
+/// The invariants: each number with its text.
 fn invariants(document: &str) -> Vec<(u32, String)> {
     let mut found: Vec<(u32, String)> = Vec::new();
     for line in section(document, "## Invariants").lines() {
@@ -110,7 +110,7 @@ fn invariants(document: &str) -> Vec<(u32, String)> {
     found
 }
 
-/// The tests that an invariant names behind `Held by`: files, each with its functions.
+/// The tests behind `Held by` of an invariant: files, each with its functions.
 fn holders(text: &str) -> Vec<(String, Vec<String>)> {
     let Some((_, list)) = text.rsplit_once("Held by ") else {
         return Vec::new();
@@ -125,7 +125,7 @@ fn holders(text: &str) -> Vec<(String, Vec<String>)> {
 #[test]
 fn invariants_are_numbered_once_and_each_names_its_tests() {
     let document = read(PATH);
-    // A list elsewhere in the document would begin at a number of its own, and be mistaken for one of these.
+    // A numbered list elsewhere would be mistaken for invariants.
     let numbered = document.lines().filter(|line| {
         line.split_once(". ")
             .is_some_and(|(n, _)| n.parse::<u32>().is_ok())
@@ -172,12 +172,12 @@ fn invariants_are_numbered_once_and_each_names_its_tests() {
     none(&faults);
 }
 
-/// Whether the source has a function of this name that the test runner runs.
+/// Whether the source has a test of this name.
 fn is_test(source: &str, name: &str) -> bool {
     let Some(at) = source.find(&format!("fn {name}(")) else {
         return false;
     };
-    // Its attributes: what stands behind the item before it.
+    // Its attributes: the text after the item before it.
     let before = &source[..at];
     let attributes = before
         .rfind(['}', ';', '{'])
@@ -229,11 +229,11 @@ fn the_way_of_a_request_is_the_order_of_the_stack() {
         .collect();
     built.push("upstream");
     let document = read(PATH);
-    let told: Vec<&str> = rows(section(&document, "## The way of a request"))
+    let documented: Vec<&str> = rows(section(&document, "## The way of a request"))
         .iter()
         .map(|row| row[1].trim_matches('`'))
         .collect();
-    assert_eq!(told, built, "{PATH}, src/stack.rs");
+    assert_eq!(documented, built, "{PATH}, src/stack.rs");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The table in the documentation of `src/stack.rs` says of each type in the extensions of a request or an answer who writes
-//! and who reads it. Here the table is compared with the code.
+//! Compares the table of extensions in the documentation of `src/stack.rs` with the code: who writes and who reads each type in the
+//! extensions of a request or an answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,8 +23,8 @@ fn last_word(text: &str) -> &str {
     end.rsplit(|c| !is_word(c)).next().unwrap_or("")
 }
 
-/// The table: a row may name several types.
-fn told(stack: &str) -> Uses {
+/// The table. A row may name several types.
+fn documented(stack: &str) -> Uses {
     let doc: String = stack
         .lines()
         .take_while(|line| line.starts_with("//!"))
@@ -46,14 +46,14 @@ fn told(stack: &str) -> Uses {
     all
 }
 
-/// The name under which the table has a source: the layer, or else the folder or file under `src`.
+/// The name of a source in the table: the layer, or else the folder or file under `src`.
 fn place(path: &str) -> Option<&str> {
     let path = path.strip_prefix("src/")?;
     let path = path.strip_prefix("layer/").unwrap_or(path);
     path.split(['/', '.']).next()
 }
 
-/// The extensions that one source touches, `types` being those that may be meant where the code does not name them.
+/// Adds the extensions that one source reads and writes. `types` are the candidates where the code names no type.
 fn touched(path: &str, code: &str, types: &[&str], uses: &mut Uses, faults: &mut Vec<String>) {
     let Some(place) = place(path) else { return };
     for (at, _) in code.match_indices("extensions") {
@@ -65,7 +65,7 @@ fn touched(path: &str, code: &str, types: &[&str], uses: &mut Uses, faults: &mut
         let call = behind.strip_prefix("()");
         let behind = call.unwrap_or(behind).trim_start();
         let Some(method) = behind.strip_prefix('.') else {
-            // Under another name this test would lose sight of them.
+            // This test cannot follow them under another name.
             let bound = code[..at].rfind("let ").is_some_and(|start| {
                 code[start..at].starts_with("let extensions =") && !code[start..at].contains(';')
             });
@@ -167,9 +167,9 @@ fn through_shared(layers: &[(String, String)], types: &[&str], uses: &mut Uses) 
 
 #[test]
 fn the_table_of_extensions_is_what_the_code_does() {
-    let told = told(&read("src/stack.rs"));
-    assert!(told.len() > 5, "the table was not found");
-    let types: Vec<&str> = told.keys().map(String::as_str).collect();
+    let documented = documented(&read("src/stack.rs"));
+    assert!(documented.len() > 5, "the table was not found");
+    let types: Vec<&str> = documented.keys().map(String::as_str).collect();
     let all: Vec<(String, String)> = sources("src")
         .into_iter()
         .map(|(path, text)| (path.clone(), production(&path, &text)))
@@ -184,11 +184,11 @@ fn the_table_of_extensions_is_what_the_code_does() {
         .cloned()
         .collect();
     through_shared(&layers, &types, &mut uses);
-    let kinds: BTreeSet<&String> = told.keys().chain(uses.keys()).collect();
+    let kinds: BTreeSet<&String> = documented.keys().chain(uses.keys()).collect();
     for kind in kinds {
         let none = Use::default();
         let (says, does) = (
-            told.get(kind).unwrap_or(&none),
+            documented.get(kind).unwrap_or(&none),
             uses.get(kind).unwrap_or(&none),
         );
         if says.writers != does.writers {

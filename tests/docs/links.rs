@@ -1,10 +1,10 @@
-//! No document links to a file or a heading that does not exist.
+//! Checks that every link in the documents leads to an existing file or heading.
 
 use std::{collections::BTreeSet, path::Path};
 
 use super::{DOCUMENTS, entries, none, quoted, read, root};
 
-/// A document without its fenced blocks and code in backticks, in which nothing is a link.
+/// A document without fenced blocks and code in backticks, which hold no links.
 fn prose(document: &str) -> String {
     let mut fenced = false;
     let mut kept = String::new();
@@ -86,7 +86,7 @@ fn every_link_leads_somewhere() {
     none(&faults);
 }
 
-/// rustdoc shows this document as well, and a link to a file leads nowhere there.
+/// rustdoc shows this document as well, where links to files do not work.
 #[test]
 fn the_architecture_links_to_itself_and_the_web_alone() {
     let faults: Vec<String> = targets(&read("src/ARCHITECTURE.md"))
@@ -97,7 +97,7 @@ fn the_architecture_links_to_itself_and_the_web_alone() {
     none(&faults);
 }
 
-/// Paths in backticks are as good as links. The changelog tells of what was, and may name what is gone.
+/// Paths in backticks must exist as well, except in the changelog, which also names removed files.
 #[test]
 fn every_path_that_is_named_exists() {
     let is_path = |word: &&str| {
@@ -129,7 +129,7 @@ fn every_path_that_is_named_exists() {
     none(&faults);
 }
 
-/// Every document is reached from the README, so that nobody has to guess that it is there.
+/// Every document can be found from the README.
 #[test]
 fn every_document_is_linked_from_the_readme() {
     let linked = targets(&read("README.md"));

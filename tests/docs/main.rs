@@ -1,4 +1,4 @@
-//! Holds the documents to the code and to each other. Reads both as text.
+//! Checks that the documents agree with the code and with each other, by reading both as text.
 
 mod architecture;
 mod extensions;
@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Every document that a person reads, from the repository's root.
+/// All documents, as paths from the repository's root.
 const DOCUMENTS: [&str; 9] = [
     "README.md",
     "CONTRIBUTING.md",
@@ -35,7 +35,7 @@ fn none(faults: &[String]) {
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 
-/// What stands directly in a folder, sorted; folders end with a slash.
+/// The files and folders directly in a folder, sorted. Folders end with a slash.
 fn entries(folder: &str) -> BTreeSet<String> {
     let all = fs::read_dir(root().join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
     all.map(|entry| {
@@ -49,7 +49,7 @@ fn entries(folder: &str) -> BTreeSet<String> {
     .collect()
 }
 
-/// Every Rust source below a folder, as a path from the root and its text.
+/// All Rust sources below a folder: the path from the root, and the text.
 fn sources(folder: &str) -> Vec<(String, String)> {
     let (mut folders, mut found) = (vec![PathBuf::from(folder)], Vec::new());
     while let Some(folder) = folders.pop() {
@@ -68,7 +68,7 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     found
 }
 
-/// A source without the module of tests that ends it and without whole-line comments; nothing of a file of tests.
+/// A source without its module of tests and without whole-line comments. Empty for a file of tests.
 fn production(path: &str, text: &str) -> String {
     if path.ends_with("/tests.rs") {
         return String::new();
@@ -84,7 +84,7 @@ fn production(path: &str, text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The part of a document below this heading, up to the next one of the same or a higher level.
+/// The section of this heading, up to the next heading of the same or a higher level.
 fn section<'a>(document: &'a str, heading: &str) -> &'a str {
     let start = document
         .find(&format!("\n{heading}\n"))
@@ -95,7 +95,7 @@ fn section<'a>(document: &'a str, heading: &str) -> &'a str {
     &body[..ends.min().unwrap_or(body.len())]
 }
 
-/// The cells of each row of the tables in a text, heads and rules left out.
+/// The cells of each row of the tables in a text, without heads and rules.
 fn rows(text: &str) -> Vec<Vec<&str>> {
     let lines: Vec<&str> = text.lines().collect();
     let is_rule = |line: &&str| line.starts_with("|--") || line.starts_with("| --");
@@ -110,7 +110,7 @@ fn rows(text: &str) -> Vec<Vec<&str>> {
     found
 }
 
-/// What stands in backticks.
+/// The words in backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -138,7 +138,7 @@ fn the_readme_is_short() {
     );
 }
 
-/// Examples are loaded by another test, so what a newcomer copies loads as well.
+/// Another test loads the examples, so this one loads as well.
 #[test]
 fn the_readmes_configuration_is_an_example() {
     let readme = read("README.md");
@@ -149,7 +149,7 @@ fn the_readmes_configuration_is_an_example() {
     );
 }
 
-/// Each command of the program is named where a user looks for it.
+/// The README has every command of the program.
 #[test]
 fn every_command_is_in_the_readme() {
     let cli = read("src/cli.rs");
@@ -183,9 +183,9 @@ fn every_command_is_in_the_readme() {
     );
 }
 
-/// What is claimed is what is tested: the script compares the toolchain with this field.
+/// `.ci/run` compares the toolchain with `rust-version`, so the version that documents name is the one that is tested.
 #[test]
-fn the_oldest_rust_is_said_alike() {
+fn all_documents_name_the_same_rust_version() {
     let manifest = read("Cargo.toml");
     let (_, rest) = manifest
         .split_once("rust-version = \"")
@@ -199,7 +199,7 @@ fn the_oldest_rust_is_said_alike() {
 }
 
 #[test]
-fn documents_are_read_as_people_read_them() {
+fn sections_rows_and_blocks_are_found() {
     let text = "# A\n\n## B\n\n| x | y |\n|---|---|\n| `a` | 1 |\n\n### C\n\n```toml\nk = 1\n```\n\n## D\n";
     assert_eq!(section(text, "## D"), "");
     let b = section(text, "## B");

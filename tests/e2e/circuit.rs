@@ -1,8 +1,8 @@
-//! An upstream that fails is left alone, and probed.
+//! The circuit: an upstream that fails gets no requests but probes.
 
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
-use revgate::simulator::{Fault, Plan, Rule, Span};
+use revgate::simulator::{Fault, FaultPlan, Rule, TextDuration};
 use tokio::time::timeout;
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     rig::{KEY, Rig, gateway, plan, status},
 };
 
-/// One try each, so that a call is an attempt.
+/// With one attempt per request.
 fn rules(failures: u32, open: &str) -> String {
     format!(
         "[retry]\nmax_attempts = 1\n\
@@ -18,16 +18,16 @@ fn rules(failures: u32, open: &str) -> String {
     )
 }
 
-/// So long that no test sees the probe.
+/// Longer than any test runs, so that no probe is sent.
 const NO_PROBE: &str = "300s";
-/// Time enough to see a circuit open, or a probe out, on a busy machine; short enough to wait for.
+/// Long enough to see an open circuit or a probe in flight on a busy machine, and short enough to wait for.
 const SHORT: &str = "1s";
 
 async fn call(rig: &Rig) -> Answer {
     rig.call("GET", "/works.list", "").await
 }
 
-/// A call that upstream answers with this status; never one of ours.
+/// A call that the simulator answers with this status.
 async fn upstream_says(rig: &Rig, status: u16) {
     let answer = call(rig).await;
     assert_eq!(
@@ -75,7 +75,7 @@ async fn gauge(rig: &Rig) -> String {
     line.expect("the gauge").to_owned()
 }
 
-/// Refused by the circuit, with a time in this range of seconds.
+/// Asserts a refusal by the circuit, with a Retry-After in this range.
 fn is_refused(answer: &Answer, time: RangeInclusive<u64>) {
     assert_eq!(
         (answer.status, answer.code().as_str()),
@@ -87,14 +87,14 @@ fn is_refused(answer: &Answer, time: RangeInclusive<u64>) {
     assert!(time.contains(&seconds), "{seconds}");
 }
 
-/// A rig whose circuit was opened by two answers, with no fault planned any more.
+/// A rig whose circuit was opened by two answers. Further answers are good.
 async fn opened(open: &str) -> Rig {
     let rig = Rig::new(&rules(2, open)).await;
     rig.devrev
         .set_plan(plan("works.list", status(503, None), 2));
     upstream_says(&rig, 503).await;
     upstream_says(&rig, 503).await;
-    rig.devrev.set_plan(Plan::none());
+    rig.devrev.set_plan(FaultPlan::none());
     rig
 }
 
@@ -102,14 +102,14 @@ async fn opened(open: &str) -> Rig {
 async fn failures_in_a_row_open_the_circuit() {
     let rig = Rig::new(&rules(3, NO_PROBE)).await;
     rig.devrev
-        .set_plan(Plan::none().with(Rule::new("*", status(503, None)).times(3)));
+        .set_plan(FaultPlan::none().with(Rule::new("*", status(503, None)).times(3)));
     for _ in 0..2 {
         upstream_says(&rig, 503).await;
     }
     assert_eq!(state(&rig).await, "closed");
     upstream_says(&rig, 503).await;
     is_refused(&call(&rig).await, 280..=300);
-    // Another operation, the same upstream.
+    // Another operation of the same upstream.
     let other = rig.call("POST", "/works.create", "{}").await;
     is_refused(&other, 280..=300);
     assert_eq!(rig.devrev.received().len(), 3, "upstream is left alone");
@@ -128,7 +128,7 @@ async fn failures_in_a_row_open_the_circuit() {
 async fn one_probe_goes_and_its_success_closes_the_circuit() {
     let rig = opened(SHORT).await;
     becomes(&rig, "half_open").await;
-    let slow = Fault::Delay(Span(Duration::from_millis(700)));
+    let slow = Fault::Delay(TextDuration(Duration::from_millis(700)));
     rig.devrev.set_plan(plan("works.list", slow, 1));
     let mut probe = Client::connect(rig.address).await;
     probe
@@ -204,10 +204,10 @@ async fn a_503_that_names_a_time_does_not_open_the_circuit() {
 }
 
 #[tokio::test]
-async fn an_answer_of_another_kind_ends_the_row() {
+async fn any_other_answer_resets_the_consecutive_failures() {
     let rig = Rig::new(&rules(3, NO_PROBE)).await;
     let answers = [503, 500, 404, 502, 504, 429, 503, 503];
-    let mut planned = Plan::none();
+    let mut planned = FaultPlan::none();
     for code in answers {
         planned = planned.with(Rule::new("works.list", status(code, None)).times(1));
     }
@@ -229,7 +229,7 @@ async fn a_retry_that_meets_an_open_circuit_gives_upstreams_own_last_answer() {
     )
     .await;
     rig.devrev
-        .set_plan(Plan::none().with(Rule::new("*", status(502, None))));
+        .set_plan(FaultPlan::none().with(Rule::new("*", status(502, None))));
     let answer = call(&rig).await;
     assert_eq!(
         (answer.status, answer.header("proxy-status")),

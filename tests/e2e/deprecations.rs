@@ -1,4 +1,4 @@
-//! Who still sends what is deprecated: each mode of a rule, what the answer says, and what is counted.
+//! Deprecated fields and operations: the modes of a rule, the headers of the answer, and the counts.
 
 use revgate::simulator::{Fault, Status};
 
@@ -10,7 +10,7 @@ use crate::{
 const OLD: &str = r#"{"user_don":"REVU-1"}"#;
 const PAGE: &str = "<https://developer.devrev.ai/changelog>; rel=\"deprecation\"";
 
-/// A rule of one's own for an operation that is not deprecated itself.
+/// A rule of the operator's for an operation that is not deprecated itself.
 fn rule(mode: &str) -> String {
     format!(
         "[[rewrite]]\noperations = [\"works.list\"]\nrename = {{ user_don = \"id\" }}\nmode = \"{mode}\"\n\
@@ -75,12 +75,12 @@ async fn a_deprecated_operation_is_counted_with_or_without_an_old_field() {
     let new = rig
         .call("POST", "/rev-users.link", r#"{"id":"REVU-1"}"#)
         .await;
-    // The header tells of fields only.
+    // The header is about fields only.
     assert_eq!(new.header("deprecation"), None);
     assert_eq!(new.header("link"), None);
     let old = rig.call("POST", "/rev-users.link", OLD).await;
     assert_eq!(all(&old, "link"), [PAGE]);
-    // One key twice: the old one is not known to be meant, but the operation was called.
+    // A repeated key is a parse error, so no field is counted, but the operation is.
     rig.call("POST", "/rev-users.unlink", r#"{"id":"a","id":"b"}"#)
         .await;
     let rows = rig.admin("/deprecations").await.json();

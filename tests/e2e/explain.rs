@@ -1,5 +1,5 @@
-//! What is explained is what happens: the same question goes to `revgate check --explain`, to the admin listener and, as a
-//! request, to the gateway, and the three must agree.
+//! Explain says what happens: the same request goes to `revgate check --explain`, to the admin listener and to the gateway, and the
+//! three must agree.
 
 use std::process::{Command, Output};
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 const TRIAL_KEY: &str = "trial-key-0004";
-/// "reports" comes last in the rig's file.
+/// Added to the caller "reports", the last in the rig's file.
 const EXTRA: &str = "deny = [\"works.delete\"]\n";
 
 fn trial() -> String {
@@ -29,7 +29,7 @@ struct Row {
     caller: Option<&'static str>,
     headers: &'static [(&'static str, &'static str)],
     body: Option<&'static str>,
-    /// `None` where it is forwarded.
+    /// `None` if it is forwarded.
     code: Option<&'static str>,
 }
 
@@ -190,15 +190,19 @@ async fn explained_is_what_happens() {
         let mut arguments = vec![request.as_str(), "--json"];
         arguments.extend(row.caller.iter().flat_map(|caller| ["--caller", caller]));
         arguments.extend(fields.iter().flat_map(|field| ["--header", field]));
-        let told = check(&text, row.body, &arguments);
-        let from_file = json(&told.stdout);
+        let explanation = check(&text, row.body, &arguments);
+        let from_file = json(&explanation.stdout);
         let live = rig.admin(&row.query()).await;
         assert_eq!(live.status, 200, "{request}: {live:?}");
         let before = rig.devrev.received().len();
         let answer = rig.send(row.bytes()).await;
         let reached = rig.devrev.received().len() > before;
         assert_eq!(reached, row.code.is_none(), "{request}: {answer:?}");
-        assert_eq!(told.status.code(), Some(i32::from(!reached)), "{request}");
+        assert_eq!(
+            explanation.status.code(),
+            Some(i32::from(!reached)),
+            "{request}"
+        );
         for explained in [from_file, live.json()] {
             assert_eq!(explained["forwarded"], reached, "{request}: {explained}");
             if reached {
@@ -219,7 +223,7 @@ async fn explained_is_what_happens() {
             }
         }
     }
-    // What the trial's caller was let off is what was counted.
+    // Refusals that `enforce = false` prevented are counted.
     let metrics = String::from_utf8(rig.admin("/metrics").await.body).expect("text");
     let line = "revgate_would_refuse_total{caller=\"trial\",code=\"forbidden\"} 2";
     assert!(metrics.contains(line), "{metrics}");
@@ -231,7 +235,7 @@ async fn explained_is_what_happens() {
 }
 
 #[tokio::test]
-async fn the_live_state_is_told_and_nothing_of_it_taken() {
+async fn explain_shows_the_live_state_and_uses_none_of_it() {
     let rig = Rig::new("").await;
     let question = "/explain?request=GET%20/works.list&caller=reports";
     let step = |explained: &Value, layer: &str| {
@@ -249,25 +253,25 @@ async fn the_live_state_is_told_and_nothing_of_it_taken() {
     };
     for left in [2, 1] {
         for _ in 0..3 {
-            let told = rig.admin(question).await.json();
+            let explanation = rig.admin(question).await.json();
             assert_eq!(
-                step(&told, "rate_limit")["facts"]["remaining"],
+                step(&explanation, "rate_limit")["facts"]["remaining"],
                 left,
-                "{told}"
+                "{explanation}"
             );
-            assert_eq!(told["forwarded"], true);
+            assert_eq!(explanation["forwarded"], true);
         }
         assert_eq!(call().await.status, 200);
     }
-    let told = rig.admin(question).await.json();
+    let explanation = rig.admin(question).await.json();
     let answer = call().await;
-    assert_eq!(told["code"], answer.code(), "{told}");
+    assert_eq!(explanation["code"], answer.code(), "{explanation}");
     let seconds: u64 = answer
         .header("retry-after")
         .and_then(|s| s.parse().ok())
         .expect("a time");
     assert!(
-        told["retry_after"]
+        explanation["retry_after"]
             .as_u64()
             .expect("a time")
             .abs_diff(seconds)
@@ -275,23 +279,23 @@ async fn the_live_state_is_told_and_nothing_of_it_taken() {
     );
     assert_eq!(rig.devrev.received().len(), 2);
 
-    // A pause longer than the caller waits refuses; the file alone cannot know.
+    // A pause longer than the caller's wait refuses it. Only a running gateway knows of it.
     rig.devrev
         .set_plan(plan("works.list", status(429, Some(120)), 1));
     rig.call("GET", "/works.list", "").await;
-    let told = rig
+    let explanation = rig
         .admin("/explain?request=GET%20/works.list&caller=billing")
         .await
         .json();
-    let quota = step(&told, "quota");
-    assert_eq!(quota["facts"]["state"], "paused", "{told}");
-    assert_eq!(told["code"], "quota_exhausted", "{told}");
+    let quota = step(&explanation, "quota");
+    assert_eq!(quota["facts"]["state"], "paused", "{explanation}");
+    assert_eq!(explanation["code"], "quota_exhausted", "{explanation}");
     let answer = rig.call("GET", "/works.list", "").await;
     assert_eq!(
         (answer.status, answer.code().as_str()),
         (429, "quota_exhausted")
     );
-    assert_eq!(step(&told, "circuit")["facts"]["state"], "closed");
+    assert_eq!(step(&explanation, "circuit")["facts"]["state"], "closed");
 }
 
 #[test]
@@ -312,7 +316,7 @@ fn what_check_prints_is_a_file_that_check_takes() {
 }
 
 #[test]
-fn who_needs_no_name_is_told_too() {
+fn callers_without_a_name_are_explained_too() {
     let anonymous = "[tokens.main]\nenv = \"DEVREV_TOKEN\"\n[callers.app]\nanonymous = true\n";
     let validate = "[auth]\nmode = \"validate\"\nintrospect = false\n";
     for (text, who, credential) in [
@@ -335,21 +339,24 @@ fn who_needs_no_name_is_told_too() {
 }
 
 #[tokio::test]
-async fn an_open_circuit_is_told() {
+async fn an_open_circuit_is_explained() {
     let rules = "[upstream.circuit]\nfailures = 2\nwithin = \"60s\"\nopen = \"300s\"\n";
     let rig = Rig::new(rules).await;
     rig.devrev
         .set_plan(plan("works.list", status(500, None), 9));
     while rig.call("GET", "/works.list", "").await.code() != "circuit_open" {}
     let question = "/explain?request=GET%20/works.list&caller=billing";
-    let told = rig.admin(question).await.json();
-    assert_eq!(told["code"], "circuit_open", "{told}");
-    assert_eq!(told["status"], 503);
-    assert!(told["retry_after"].as_u64() > Some(200), "{told}");
+    let explanation = rig.admin(question).await.json();
+    assert_eq!(explanation["code"], "circuit_open", "{explanation}");
+    assert_eq!(explanation["status"], 503);
+    assert!(
+        explanation["retry_after"].as_u64() > Some(200),
+        "{explanation}"
+    );
 }
 
 #[tokio::test]
-async fn a_question_that_cannot_be_answered_says_why() {
+async fn an_invalid_query_says_what_is_wrong() {
     let text = file("127.0.0.1:1", "");
     for (arguments, want) in [
         (
@@ -376,7 +383,7 @@ async fn a_question_that_cannot_be_answered_says_why() {
         assert!(said.contains(want), "{said}");
         assert!(output.stdout.is_empty());
     }
-    // People read lines; neither they nor programs are told a secret.
+    // Text for people. Neither text nor JSON shows a secret.
     let output = check(
         &text,
         Some("{}"),
@@ -388,7 +395,7 @@ async fn a_question_that_cannot_be_answered_says_why() {
         "{said}"
     );
     assert!(!said.contains(TOKEN) && !said.contains(&hash(KEY)));
-    // A file that does not load is no answer either.
+    // A file that does not load.
     assert_eq!(
         check("x = 1", None, &["GET /works.list"]).status.code(),
         Some(1)
@@ -408,9 +415,9 @@ async fn a_question_that_cannot_be_answered_says_why() {
     }
 }
 
-/// Callers that their connection gives away have names like any other.
+/// Callers that are known by their connection have names as well.
 #[test]
-fn a_caller_by_uid_is_told_too() {
+fn a_caller_by_uid_is_explained_too() {
     let text = "[listen]\naddress = \"unix:/nowhere/revgate.sock\"\n[tokens.main]\nenv = \"DEVREV_TOKEN\"\n\
                 [callers.batch]\nunix_uid = 7\n";
     let output = check(text, None, &["GET /works.list", "--caller", "batch"]);

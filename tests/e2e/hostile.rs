@@ -1,4 +1,4 @@
-//! Bad input of every kind gets its code, and the next caller is none the worse.
+//! Bad input of every kind gets its code, and does not affect the next request.
 
 use crate::{
     http::{Client, request},
@@ -197,8 +197,8 @@ async fn ambiguous_framing_is_refused() {
 }
 
 #[tokio::test]
-async fn an_unreachable_upstream_is_told_as_such() {
-    // A port that was just free and nobody listens on.
+async fn an_unreachable_upstream_has_its_own_code() {
+    // A port on which nobody listens.
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .expect("a port")
         .local_addr()
@@ -250,7 +250,7 @@ async fn a_slow_head_is_cut_and_an_idle_connection_is_not() {
 }
 
 #[tokio::test]
-async fn every_head_of_a_connection_is_looked_at() {
+async fn every_head_of_a_connection_is_checked() {
     let rig = Rig::new("").await;
     let mut client = Client::connect(rig.address).await;
     for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! A client that sends exactly the bytes it is told to, and reads one answer.
+//! A client that sends exactly the given bytes and reads one answer.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,8 +8,8 @@ use tokio::{
     time::timeout,
 };
 
-/// No answer in a test takes longer; what hangs fails instead of stalling the run.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than any answer takes, so that a hang fails the test.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 pub struct Answer {
@@ -17,7 +17,7 @@ pub struct Answer {
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// The body ended as its framing said.
+    /// The body ended as its framing says.
     pub whole: bool,
 }
 
@@ -44,7 +44,7 @@ impl Answer {
     }
 }
 
-/// Over TCP unless it was given another stream.
+/// Over TCP, or over a given stream.
 pub struct Client<S = TcpStream>(pub S, Vec<u8>);
 
 impl Client {
@@ -63,10 +63,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self
     }
 
-    /// More bytes into the buffer; false at the end of the stream.
+    /// Reads more bytes into the buffer. False at the end of the stream.
     pub async fn more(&mut self) -> bool {
         let mut chunk = [0; 16 * 1024];
-        let read = timeout(PATIENCE, self.0.read(&mut chunk))
+        let read = timeout(TIMEOUT, self.0.read(&mut chunk))
             .await
             .expect("an answer in time")
             .unwrap_or(0);
@@ -125,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         })
     }
 
-    /// One chunk of a chunked body; `None` at its end or when it breaks off.
+    /// One chunk of a chunked body; `None` at its end, or if the connection breaks.
     pub async fn chunk(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some(line) = self.1.windows(2).position(|w| w == b"\r\n") {
@@ -144,7 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
-    /// Reads `length` bytes of a body and keeps none; fewer when it breaks off.
+    /// Reads and drops `length` bytes of a body; fewer if the connection breaks.
     pub async fn discard(&mut self, length: usize) -> usize {
         let mut read = self.1.len();
         self.1.clear();

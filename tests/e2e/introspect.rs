@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use revgate::{
     config,
     serve::Gateway,
-    simulator::{self, Fault, Plan, Rule, Simulator, Span, Status},
+    simulator::{self, Fault, FaultPlan, Rule, Simulator, Status, TextDuration},
 };
 
 use crate::{
@@ -37,10 +37,10 @@ fn gateway(upstream: SocketAddr, extra: &str, env: &[(&str, &str)]) -> Gateway {
 
 impl Rig {
     async fn new(extra: &str) -> Rig {
-        Rig::with(extra, Plan::none()).await
+        Rig::with(extra, FaultPlan::none()).await
     }
 
-    async fn with(extra: &str, plan: Plan) -> Rig {
+    async fn with(extra: &str, plan: FaultPlan) -> Rig {
         let options = simulator::Options {
             plan,
             ..simulator::Options::default()
@@ -91,8 +91,8 @@ fn bad_token(number: u32) -> String {
     format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
 }
 
-fn info(fault: Fault) -> Plan {
-    Plan::none().with(Rule::new(INFO, fault))
+fn info(fault: Fault) -> FaultPlan {
+    FaultPlan::none().with(Rule::new(INFO, fault))
 }
 
 #[tokio::test]
@@ -233,7 +233,7 @@ async fn an_unknown_token_gets_what_the_failure_means_and_never_a_401() {
         assert_eq!(answer.code(), code, "{fault:?}");
         assert_eq!(answer.header("retry-after"), retry_after, "{fault:?}");
         // The token is not cached as bad.
-        rig.devrev.set_plan(Plan::none());
+        rig.devrev.set_plan(FaultPlan::none());
         if retry_after != Some("60") {
             assert_eq!(rig.call(&token("ada", 1)).await.status, 200, "{fault:?}");
         }
@@ -267,7 +267,11 @@ async fn a_short_throttling_of_the_introspection_is_waited_out() {
 
 #[tokio::test]
 async fn many_requests_with_one_token_cause_one_introspection() {
-    let rig = Rig::with("", info(Fault::Delay(Span(Duration::from_millis(300))))).await;
+    let rig = Rig::with(
+        "",
+        info(Fault::Delay(TextDuration(Duration::from_millis(300)))),
+    )
+    .await;
     let address = rig.gateway.address().expect("TCP");
     let token = token("ada", 1);
     let calls: Vec<_> = (0..50)
@@ -303,7 +307,11 @@ async fn workers_share_the_cache() {
 
 #[tokio::test]
 async fn when_the_leader_leaves_the_next_request_leads() {
-    let rig = Rig::with("", Plan::none().with(Rule::new(INFO, Fault::Hang).times(1))).await;
+    let rig = Rig::with(
+        "",
+        FaultPlan::none().with(Rule::new(INFO, Fault::Hang).times(1)),
+    )
+    .await;
     let address = rig.gateway.address().expect("TCP");
     let token = token("ada", 1);
     let first = tokio::spawn({
@@ -357,7 +365,7 @@ async fn a_flood_of_unknown_tokens_leaves_a_known_one_served() {
     }
     assert!(refused >= 56, "{refused}");
     // After DevRev has recovered the token is still cached: no new introspection.
-    rig.devrev.set_plan(Plan::none());
+    rig.devrev.set_plan(FaultPlan::none());
     let asked = rig.asked(INFO);
     for number in 1000..1020 {
         rig.call(&bad_token(number)).await;

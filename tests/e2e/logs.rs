@@ -1,4 +1,4 @@
-//! The access log and the log's level, of the program as an operator runs it.
+//! The access log and the log level of the running program.
 
 use std::net::SocketAddr;
 
@@ -79,7 +79,7 @@ const AUTHORIZED: [(&str, &str); 2] =
     [("Authorization", KEY), ("Content-Type", "application/json")];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_request_has_one_line_that_says_what_became_of_it() {
+async fn every_request_has_one_access_line() {
     let mut running = Running::start("info", "[log]\naccess = \"all\"").await;
     let body = r#"{"id":"body-secret","rev_org":"REV-1"}"#;
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
@@ -189,7 +189,7 @@ async fn every_request_has_one_line_that_says_what_became_of_it() {
     running.gateway.terminate();
     let (_, log) = running.gateway.end();
     for secret in [KEY, TOKEN, "body-secret", "query-secret"] {
-        assert!(!log.contains(secret), "the log tells {secret}");
+        assert!(!log.contains(secret), "the log shows {secret}");
     }
 }
 
@@ -197,7 +197,7 @@ async fn every_request_has_one_line_that_says_what_became_of_it() {
 async fn the_level_changes_while_it_runs_and_a_bad_one_changes_nothing() {
     let mut running = Running::start("info", "").await;
     let wrong = [("Authorization", "a-wrong-key")];
-    // A refusal's cause is told at DEBUG; the access line, at INFO, comes after it.
+    // The cause of a refusal is logged at DEBUG, before the access line at INFO.
     let refusal = async |running: &mut Running| {
         assert_eq!(running.send("GET", "/works.list", &wrong, "").await, 401);
         let mut levels = Vec::new();
@@ -232,12 +232,12 @@ async fn the_level_changes_while_it_runs_and_a_bad_one_changes_nothing() {
     ] {
         let answer = running.level(body).await;
         assert_eq!(answer.status, 400, "{body}");
-        let told = answer.json()["error"].as_str().expect("why").to_owned();
-        assert!(told.contains(why), "{body}: {told}");
+        let error = answer.json()["error"].as_str().expect("why").to_owned();
+        assert!(error.contains(why), "{body}: {error}");
         assert_eq!(refusal(&mut running).await, ["DEBUG", "INFO"], "{body}");
     }
 
-    // Nothing but the access log.
+    // Only the access log.
     let answer = running
         .level(r#"{"level":"off,revgate::access=info"}"#)
         .await;
@@ -262,7 +262,7 @@ async fn without_a_receiver_there_is_no_exporter() {
     let receiver =
         "[trace]\notlp = \"http://127.0.0.1:9\"\nheaders = { x-key = { env = \"DEVREV_TOKEN\" } }";
     let mut on = Running::start("trace", receiver).await;
-    // A thread gives itself its name when it first runs.
+    // A thread sets its name when it first runs.
     let ends = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
     while !exporting(&on) {
         assert!(tokio::time::Instant::now() < ends, "no exporter");

@@ -1,4 +1,4 @@
-//! The whole gateway over real sockets, in front of DevRev's double.
+//! The whole gateway over real sockets, in front of the DevRev simulator.
 
 mod circuit;
 mod deprecations;

@@ -1,4 +1,4 @@
-//! The program as an operator runs it: its log, its signals, its exit status.
+//! The running program: its log, signals and exit status.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -45,7 +45,7 @@ impl Process {
         }
     }
 
-    /// The next line of its log that is meant; what stands before it is passed over.
+    /// The next log line for which `meant` is true.
     pub fn line(&mut self, meant: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
         loop {
             let mut line = String::new();
@@ -62,7 +62,7 @@ impl Process {
         }
     }
 
-    /// The address in the line that says what this listener bound.
+    /// The bound address in this listener's log line.
     pub fn bound(&mut self, listener: &str) -> std::net::SocketAddr {
         let line =
             self.line(|value| value["message"] == "listening" && value["listener"] == listener);
@@ -97,7 +97,7 @@ impl Process {
 }
 
 #[tokio::test]
-async fn at_trace_level_no_secret_is_told_anywhere_and_sigterm_ends_with_zero() {
+async fn at_trace_level_no_secret_is_shown_anywhere_and_sigterm_ends_with_zero() {
     let mut mock = Process::start(&["mock", "--listen", "127.0.0.1:0"], "info");
     let devrev = mock.bound("mock");
     let refusing = DevRev::default();
@@ -140,7 +140,7 @@ async fn at_trace_level_no_secret_is_told_anywhere_and_sigterm_ends_with_zero() 
     gateway.terminate();
     let (code, first) = gateway.end();
     assert_eq!(code, Some(0), "{first}");
-    // The same in front of one that refuses a token, and then its successor.
+    // The same with a simulator that refuses a token, and then its replacement.
     let url = refusing.start().await;
     std::fs::write(file.path(), toml(&url.to_string())).expect("written");
     let path = file.path().to_str().expect("a path");
@@ -197,12 +197,12 @@ async fn at_trace_level_no_secret_is_told_anywhere_and_sigterm_ends_with_zero() 
         "body-secret",
         "query-secret",
     ] {
-        assert!(!log.contains(secret), "the log tells {secret}");
+        assert!(!log.contains(secret), "the log shows {secret}");
     }
 }
 
 #[tokio::test]
-async fn the_log_at_trace_level_tells_no_callers_own_token() {
+async fn the_log_at_trace_level_shows_no_callers_token() {
     let mut mock = Process::start(&["mock", "--listen", "127.0.0.1:0"], "info");
     let devrev = mock.bound("mock");
     let file = tempfile::NamedTempFile::new().expect("a file");
@@ -232,7 +232,7 @@ async fn the_log_at_trace_level_tells_no_callers_own_token() {
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("\"message\":\"request\""), "{log}");
     for (token, _) in tokens {
-        assert!(!log.contains(token), "the log tells {token}");
+        assert!(!log.contains(token), "the log shows {token}");
     }
 }
 
@@ -274,7 +274,7 @@ fn sighup_reloads_and_a_bad_file_is_in_the_log() {
     assert_eq!(code, Some(0), "{log}");
 }
 
-/// The most memory the process has held, in KiB.
+/// The process's peak memory in KiB.
 fn peak(process: &Process) -> u64 {
     let status =
         std::fs::read_to_string(format!("/proc/{}/status", process.child.id())).expect("a process");

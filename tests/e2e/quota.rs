@@ -1,9 +1,9 @@
-//! One quota, shared: windows of seconds, over real sockets.
+//! Callers that share one quota, with windows of seconds, over real sockets.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use revgate::simulator::{Fault, Options, Plan, Rule, Span};
+use revgate::simulator::{Fault, FaultPlan, Options, Rule, TextDuration};
 
 use crate::{
     http::{Answer, Client, request},
@@ -13,7 +13,7 @@ use crate::{
 const GREEDY: &str = "greedy-key-0004";
 const MODEST: &str = "modest-key-0005";
 
-/// Two more callers, of whom one has three times the other's weight.
+/// Two more callers. One has three times the weight of the other.
 fn callers(extra: &str) -> String {
     let caller = |name: &str, key: &str, weight: u32| {
         format!(
@@ -38,7 +38,7 @@ fn window(limit: u64, seconds: u64) -> Options {
 
 async fn call(rig: &Rig, key: &str, wait: u32) -> Answer {
     let wait = format!("wait={wait}");
-    // The key is gone by the time upstream sees the request; this tells whose it was.
+    // The simulator does not see the key, so this names the caller.
     let headers = [
         ("Authorization", key),
         ("Prefer", wait.as_str()),
@@ -51,7 +51,7 @@ async fn quota(rig: &Rig) -> serde_json::Value {
     rig.admin("/quota").await.json()["main"].clone()
 }
 
-/// Asks until it is so; the answers' own bound ends what never is.
+/// Polls until `so` is true. The timeout of an answer bounds it.
 async fn until(rig: &Rig, so: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
     let ends = tokio::time::Instant::now() + Duration::from_secs(20);
     loop {
@@ -66,7 +66,7 @@ async fn until(rig: &Rig, so: impl Fn(&serde_json::Value) -> bool) -> serde_json
 #[tokio::test]
 async fn windows_are_used_whole_by_weight_and_without_a_429() {
     let rig = Rig::with(&callers(""), window(40, 4)).await;
-    // The first answer tells the window. Then more than one of them, all at once.
+    // The first answer shows the window. Then come more requests than one window allows, all at once.
     assert_eq!(call(&rig, KEY, 30).await.status, 200);
     let calls = (0..69).map(|n| call(&rig, if n % 2 == 0 { GREEDY } else { MODEST }, 30));
     let answers = join_all(calls).await;
@@ -78,32 +78,32 @@ async fn windows_are_used_whole_by_weight_and_without_a_429() {
 }
 
 #[tokio::test]
-async fn a_heavier_caller_is_dealt_more_of_what_is_scarce() {
+async fn a_heavier_caller_gets_more_of_a_scarce_quota() {
     let rig = Rig::with(&callers(""), window(40, 5)).await;
-    // The part that is first come, first served.
+    // Above quota.spread_above it is first come, first served.
     assert_eq!(call(&rig, KEY, 30).await.status, 200);
     join_all((0..20).map(|_| call(&rig, KEY, 30))).await;
     join_all((0..40).map(|n| call(&rig, if n % 2 == 0 { GREEDY } else { MODEST }, 30))).await;
     let received = rig.devrev.received();
     assert!(received.iter().all(|r| r.status == Some(200)));
-    // What was dealt out of the first window, but for the two turns in which they still came.
-    let dealt = &received[23..40];
+    // The requests that waited in the first window, without the first two, during which others still arrived.
+    let waited = &received[23..40];
     let of = |key| {
-        dealt
+        waited
             .iter()
             .filter(|r| header(r, "x-of") == Some(key))
             .count()
     };
     assert!((3..=5).contains(&of(GREEDY)), "{}", of(GREEDY));
-    assert_eq!(of(GREEDY) + of(MODEST), dealt.len());
+    assert_eq!(of(GREEDY) + of(MODEST), waited.len());
 }
 
 #[tokio::test]
 async fn after_a_pause_one_probes_and_the_rest_wait_for_its_answer() {
     let rig = Rig::new("").await;
-    let slow = Fault::Delay(Span(Duration::from_millis(400)));
+    let slow = Fault::Delay(TextDuration(Duration::from_millis(400)));
     rig.devrev.set_plan(
-        Plan::none()
+        FaultPlan::none()
             .with(Rule::new("works.list", status(429, Some(1))).times(1))
             .with(Rule::new("works.list", slow).times(1)),
     );
@@ -123,7 +123,7 @@ async fn after_a_pause_one_probes_and_the_rest_wait_for_its_answer() {
 async fn a_503_with_a_time_stops_the_group() {
     let rig = Rig::new("").await;
     rig.devrev
-        .set_plan(Plan::none().with(Rule::new("works.get", status(503, Some(300))).times(1)));
+        .set_plan(FaultPlan::none().with(Rule::new("works.get", status(503, Some(300))).times(1)));
     assert_eq!(rig.call("GET", "/works.get?id=TKT-1", "").await.status, 503);
     let held = call(&rig, KEY, 30).await;
     assert_eq!(held.code(), "quota_exhausted", "{held:?}");
@@ -132,7 +132,7 @@ async fn a_503_with_a_time_stops_the_group() {
 }
 
 #[tokio::test]
-async fn what_others_spend_is_seen_and_the_reserve_is_theirs() {
+async fn external_use_is_seen_and_the_reserve_is_kept_for_it() {
     let extra = "[quota]\nspread_above = 1.0\nreserve = 0.5\n";
     let rig = Rig::with(extra, window(20, 300)).await;
     assert_eq!(call(&rig, KEY, 0).await.status, 200);
@@ -143,7 +143,7 @@ async fn what_others_spend_is_seen_and_the_reserve_is_theirs() {
         outside.send(bytes).await;
         assert_eq!(outside.answer().await.expect("an answer").status, 200);
     }
-    // Six more of ours: with the four of theirs, ten are left, and of their ten they have had four.
+    // 20 units, of which ten are the reserve. The four external requests use four of the reserve, so ten are left for revgate.
     for _ in 0..9 {
         assert_eq!(call(&rig, KEY, 0).await.status, 200);
     }
@@ -170,10 +170,10 @@ async fn what_others_spend_is_seen_and_the_reserve_is_theirs() {
 }
 
 #[tokio::test]
-async fn a_thousand_requests_of_one_caller_shut_nobody_out() {
+async fn a_thousand_requests_of_one_caller_block_no_other() {
     let rig = Rig::with(&callers("[quota]\nmax_waiting = 6\n"), window(1000, 300)).await;
     rig.devrev
-        .set_plan(Plan::none().with(Rule::new("works.list", status(429, Some(2))).times(1)));
+        .set_plan(FaultPlan::none().with(Rule::new("works.list", status(429, Some(2))).times(1)));
     let (first, greedy, modest) = tokio::join!(
         call(&rig, KEY, 30),
         async {
@@ -199,10 +199,10 @@ async fn a_thousand_requests_of_one_caller_shut_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_pause_shows_and_ends_by_hand() {
+async fn a_pause_is_shown_and_an_operator_can_end_it() {
     let rig = Rig::new("").await;
     rig.devrev
-        .set_plan(Plan::none().with(Rule::new("works.list", status(429, Some(20))).times(1)));
+        .set_plan(FaultPlan::none().with(Rule::new("works.list", status(429, Some(20))).times(1)));
     let start = tokio::time::Instant::now();
     let (answer, ()) = tokio::join!(call(&rig, KEY, 30), async {
         let quota = until(&rig, |quota| quota["waiting"] == 1).await;

@@ -1,4 +1,4 @@
-//! A changed file becomes what is served, or changes nothing.
+//! Reloads: a changed file applies as a whole, or not at all.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,9 +21,9 @@ use crate::{
     rig::{KEY, OTHER_KEY, hash, header, plan, status},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A gateway that was started from a file, and the folder of that file.
+/// A gateway started from a file, and the file's folder.
 struct Rig {
     devrev: Simulator,
     gateway: Gateway,
@@ -63,7 +63,7 @@ impl Rig {
         text(&self.devrev, self.folder.path(), extra)
     }
 
-    /// Puts a new file in the old one's place at once, as editors and deployments do.
+    /// Replaces a file atomically, as editors and deployments do.
     fn write(&self, name: &str, text: &str) {
         let new = self.folder.path().join("new");
         std::fs::write(&new, text).expect("written");
@@ -92,9 +92,9 @@ impl Rig {
         self.admin("POST", "/reload", "").await
     }
 
-    /// Waits until the gateway has looked at its file by itself.
+    /// Waits until the gateway has reloaded by itself.
     async fn until_reloaded(&self, result: &str, so: impl Fn(&Value) -> bool) {
-        let ends = tokio::time::Instant::now() + PATIENCE;
+        let ends = tokio::time::Instant::now() + TIMEOUT;
         loop {
             let status = self.admin("GET", "/status", "").await.json();
             let reload = &status["reload"];
@@ -146,10 +146,10 @@ async fn what_changed_holds_and_what_did_not_keeps_its_state() {
     ] {
         assert!(changed.contains(key), "{key} is missing in {changed}");
     }
-    // Its limit changed: one request, and no more.
+    // Its limit changed to one request.
     assert_eq!(rig.call(KEY).await.status, 200);
     assert_eq!(rig.call(KEY).await.code(), "caller_rate_limited");
-    // Its limit did not: of two it has had one.
+    // Its limit did not change, and one of two is used.
     assert_eq!(rig.call(OTHER_KEY).await.status, 200);
     assert_eq!(rig.call(OTHER_KEY).await.code(), "caller_rate_limited");
     let metrics = rig.admin("GET", "/metrics", "").await;
@@ -174,7 +174,7 @@ async fn a_bad_file_changes_nothing_and_says_why() {
     assert_eq!(paths.len(), 2, "{report}");
     assert!(paths.contains(&"quota.reserve") && report.to_string().contains("spread_above"));
     assert_eq!(rig.call(KEY).await.status, 200);
-    // Mended, it is taken up by itself.
+    // Once corrected, it is reloaded by itself.
     rig.write("revgate.toml", &rig.text("[quota]\nreserve = 0.5\n"));
     rig.until_reloaded("applied", |_| true).await;
     let config = rig.admin("GET", "/config", "").await.json();
@@ -205,7 +205,7 @@ async fn a_key_that_needs_a_restart_is_named_and_the_rest_holds() {
 }
 
 #[tokio::test]
-async fn a_caller_that_is_taken_out_is_known_no_more() {
+async fn a_removed_caller_is_unknown() {
     let rig = Rig::new("").await;
     assert_eq!(rig.call(OTHER_KEY).await.status, 200);
     let question = "/explain?request=GET%20/dev-users.self&caller=reports";
@@ -227,7 +227,7 @@ async fn a_caller_that_is_taken_out_is_known_no_more() {
 }
 
 #[tokio::test]
-async fn whoever_waits_is_served_though_its_token_was_renamed() {
+async fn a_waiting_request_is_served_although_its_token_was_renamed() {
     let rig = Rig::new("").await;
     rig.devrev
         .set_plan(plan("dev-users.self", status(429, Some(2)), 1));
@@ -244,9 +244,9 @@ async fn whoever_waits_is_served_though_its_token_was_renamed() {
 }
 
 #[tokio::test]
-async fn what_only_fits_after_the_restart_is_refused() {
+async fn what_is_valid_only_after_the_restart_is_refused() {
     let mut rig = Rig::new("").await;
-    // The address that a file names is judged with it, and the one that goes on must be too: a hostile network is there.
+    // The file is valid for the address that it names, but not for the one in use until the restart, which others can reach.
     let open = rig.text("").replacen("127.0.0.1:0", "0.0.0.0:0", 1);
     std::fs::write(&rig.file, open).expect("written");
     let config = config::load(&rig.file).unwrap_or_else(|problems| panic!("{problems}"));
@@ -258,7 +258,7 @@ async fn what_only_fits_after_the_restart_is_refused() {
 }
 
 #[tokio::test]
-async fn another_mode_waits_for_the_restart_and_breaks_nothing_before_it() {
+async fn another_mode_applies_after_the_restart_and_breaks_nothing_before() {
     let rig = Rig::new("").await;
     let validate = "[auth]\nmode = \"validate\"\nintrospect = false\n[drain]\ntimeout = \"7s\"\n[quota]\nmax_waiting = 9\n";
     rig.write("revgate.toml", &rig.text(validate));
@@ -273,7 +273,7 @@ async fn another_mode_waits_for_the_restart_and_breaks_nothing_before_it() {
 }
 
 #[tokio::test]
-async fn a_secret_that_comes_after_its_file_is_seen() {
+async fn a_secret_written_after_its_file_is_noticed() {
     let rig = Rig::new("").await;
     let late = rig.text("").replace("/token\"", "/late\"");
     rig.write("revgate.toml", &late);
@@ -286,9 +286,9 @@ async fn a_secret_that_comes_after_its_file_is_seen() {
     assert_eq!(last, Some("Bearer token-late"));
 }
 
-/// As `rsync --inplace --times` leaves it.
+/// As `rsync --inplace --times` writes it.
 #[tokio::test]
-async fn a_change_that_keeps_size_and_time_is_seen() {
+async fn a_change_that_keeps_size_and_time_is_noticed() {
     let rig = Rig::new("[retry]\nmax_attempts = 2\n").await;
     let time = std::fs::metadata(&rig.file).and_then(|found| found.modified());
     std::fs::write(&rig.file, rig.text("[retry]\nmax_attempts = 3\n")).expect("written");
@@ -302,7 +302,7 @@ async fn a_change_that_keeps_size_and_time_is_seen() {
 }
 
 #[tokio::test]
-async fn a_pipe_in_the_files_place_holds_nothing_up() {
+async fn a_pipe_in_place_of_the_file_blocks_nothing() {
     let rig = Rig::new("").await;
     std::fs::remove_file(&rig.file).expect("removed");
     let made = std::process::Command::new("mkfifo").arg(&rig.file).status();
@@ -312,27 +312,27 @@ async fn a_pipe_in_the_files_place_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_any_more_of_a_token_that_is_gone() {
+async fn a_removed_token_has_no_metrics() {
     // {"exp":4102444800}
     const JWT: &str = "e30.eyJleHAiOjQxMDI0NDQ4MDB9.c2ln";
     let rig = Rig::new("").await;
     rig.write("token", JWT);
     assert_eq!(rig.reload().await.json()["result"], "applied");
-    let told = async || {
+    let shown = async || {
         let metrics = rig.admin("GET", "/metrics", "").await;
         let quota = rig.admin("GET", "/quota", "").await.json();
         let expiry = "revgate_token_expiry_timestamp_seconds{token=\"main\"}";
         let expiry = String::from_utf8_lossy(&metrics.body).contains(expiry);
         (expiry, quota.get("main").is_some())
     };
-    assert_eq!(told().await, (true, true));
+    assert_eq!(shown().await, (true, true));
     let renamed = rig.text("").replace("[tokens.main]", "[tokens.other]");
     rig.write("revgate.toml", &renamed);
     assert_eq!(rig.reload().await.json()["result"], "applied");
-    assert_eq!(told().await, (false, false));
+    assert_eq!(shown().await, (false, false));
 }
 
-/// The sockets stay those of the old address, so what the file allows only on the new one must not hold yet.
+/// Until the restart the sockets are at the old address, so what is allowed only at the new one must not apply yet.
 #[tokio::test]
 async fn an_anonymous_caller_waits_for_the_address_that_allows_it() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -351,9 +351,9 @@ async fn an_anonymous_caller_waits_for_the_address_that_allows_it() {
     assert_eq!(answer.code(), "unauthenticated");
 }
 
-/// As the kubelet writes a ConfigMap: files in a folder of their own, reached by a link that is swapped.
+/// As the kubelet writes a ConfigMap: files in a folder behind a link that is swapped.
 #[tokio::test]
-async fn a_swapped_link_is_seen() {
+async fn a_swapped_link_is_noticed() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     std::fs::create_dir(at("..one")).expect("made");
@@ -393,7 +393,7 @@ async fn a_new_token_is_used_from_the_next_attempt_on() {
     let used: Vec<_> = rig.devrev.received();
     let used: Vec<_> = used.iter().map(|r| header(r, "authorization")).collect();
     assert_eq!(used, [Some("Bearer token-one"), Some("Bearer token-two")]);
-    // An empty file is a mistake, and changes nothing.
+    // An empty file is refused and changes nothing.
     rig.write("token", "\n");
     rig.until_reloaded("refused", |reload| {
         reload["problems"][0]["path"] == "tokens.main.file"
@@ -427,7 +427,7 @@ async fn under_load_not_one_request_fails() {
         })
         .collect();
     for round in 0..20 {
-        // Each round sees some traffic before, while and after things change.
+        // Each round has traffic before, during and after the change.
         let before = served.load(Ordering::Relaxed);
         while served.load(Ordering::Relaxed) < before + 200 {
             tokio::task::yield_now().await;
@@ -439,14 +439,14 @@ async fn under_load_not_one_request_fails() {
         rig.write("revgate.toml", "not toml at all [");
         assert_eq!(rig.reload().await.status, 409);
         let level = rig.admin("POST", "/log-level", r#"{"level":"info"}"#).await;
-        // A test's own log may be there already; then the level is not ours to set.
+        // Another test may have installed its log; then setting the level fails.
         assert!(matches!(level.status, 200 | 400), "{level:?}");
     }
     stop.store(true, Ordering::Relaxed);
     for client in clients {
         client.await.expect("no request failed");
     }
-    // Of those above none need have begun after the last change; this one does.
+    // The requests above may all have begun before the last change. This one begins after it.
     assert_eq!(rig.call(KEY).await.status, 200);
     let used = rig.devrev.received();
     let last = used.last().and_then(|r| header(r, "authorization"));

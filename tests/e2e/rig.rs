@@ -1,11 +1,11 @@
-//! A gateway and DevRev's double, on ports of their own.
+//! A gateway and the DevRev simulator, each on its own port.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use revgate::{
     config,
     serve::Gateway,
-    simulator::{self, Fault, Plan, Received, Rule, Simulator, Status},
+    simulator::{self, Fault, FaultPlan, Received, Rule, Simulator, Status},
 };
 use sha2::{Digest, Sha256};
 
@@ -100,8 +100,8 @@ pub fn hash(key: &str) -> String {
 }
 
 /// The simulator answers the first `times` calls of `operation` with `fault`.
-pub fn plan(operation: &str, fault: Fault, times: u64) -> Plan {
-    Plan::none().with(Rule::new(operation, fault).times(times))
+pub fn plan(operation: &str, fault: Fault, times: u64) -> FaultPlan {
+    FaultPlan::none().with(Rule::new(operation, fault).times(times))
 }
 
 pub fn status(code: u16, retry_after: Option<u64>) -> Fault {

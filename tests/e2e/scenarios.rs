@@ -1,4 +1,4 @@
-//! What a caller and an operator are promised when all goes well.
+//! What callers and operators get when nothing fails.
 
 use revgate::simulator::Fault;
 
@@ -57,14 +57,14 @@ async fn passes_new_names_and_every_other_call_byte_for_byte() {
     let answer = rig.call("GET", target, "").await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(rig.last().target, target);
-    // Elsewhere the same name is current, and stays.
+    // The same name is not deprecated in another operation.
     rig.call("POST", "/works.list", r#"{"rev_org_don":"x"}"#)
         .await;
     assert_eq!(rig.last().body, r#"{"rev_org_don":"x"}"#);
 }
 
 #[tokio::test]
-async fn a_callers_credential_and_inner_hops_stay_here() {
+async fn a_callers_credential_and_hops_are_not_forwarded() {
     let rig = Rig::new("").await;
     let bytes = request(
         "GET",
@@ -130,7 +130,7 @@ async fn every_callers_own_rate_holds() {
             .header("proxy-status")
             .is_some_and(|v| v.contains("details=\"caller_rate_limited\""))
     );
-    // Nobody else's affair.
+    // Other callers are not affected.
     assert_eq!(rig.call("GET", "/dev-users.self", "").await.status, 200);
     assert_eq!(rig.devrev.received().len(), 3);
 }
@@ -175,7 +175,7 @@ async fn a_large_answer_comes_whole() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_not_made_whole() {
+async fn an_answer_that_breaks_off_stays_incomplete() {
     let rig = Rig::new("").await;
     rig.devrev.set_plan(plan("works.list", Fault::Truncate, 1));
     let answer = rig.call("GET", "/works.list", "").await;
@@ -229,13 +229,13 @@ async fn secrets_are_nowhere() {
     ] {
         let text = String::from_utf8_lossy(&rig.admin(path).await.body).into_owned();
         for secret in [KEY, OTHER_KEY, TOKEN, "a-wrong-key"] {
-            assert!(!text.contains(secret), "{path} tells {secret}");
+            assert!(!text.contains(secret), "{path} shows {secret}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_refusal_of_a_known_caller_tells_its_limit_and_takes_nothing_of_it() {
+async fn a_refusal_of_a_known_caller_shows_its_limit_and_uses_none_of_it() {
     let rig = Rig::new("").await;
     for _ in 0..3 {
         let answer = rig.call("POST", "/auth-tokens.create", "{}").await;

@@ -1,4 +1,4 @@
-//! What the status page is drawn from.
+//! `GET /status`, from which the status page is drawn.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +30,7 @@ fn sum(status: &Value, key: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn status_tells_of_traffic_limits_and_shares() {
+async fn status_shows_traffic_limits_and_shares() {
     let options = simulator::Options {
         plan: plan("works.list", status(429, Some(1)), 1),
         ..simulator::Options::default()
@@ -65,7 +65,7 @@ async fn status_tells_of_traffic_limits_and_shares() {
         ("would_refuse", json!(0)),
         ("waiting", json!(0)),
         ("deprecated", json!(0)),
-        // Two of nine attempts: one was made again.
+        // Two of nine attempts; one of them was a retry.
         ("share", json!(2.0 / 9.0)),
     ] {
         assert_eq!(reports[key], want, "{key}");
@@ -76,7 +76,7 @@ async fn status_tells_of_traffic_limits_and_shares() {
     assert_eq!(status["upstream"]["circuit"]["state"], "closed");
     assert_eq!(status["reload"]["at"], Value::Null);
     assert!(status["now"].as_f64() >= status["started_at"].as_f64());
-    // Looking takes nothing.
+    // Reading the status uses none of the limit.
     assert_eq!(
         rig.admin("/callers").await.json()["reports"]["remaining"],
         0
@@ -84,7 +84,7 @@ async fn status_tells_of_traffic_limits_and_shares() {
 }
 
 #[tokio::test]
-async fn what_enforcement_would_have_refused_is_counted_for_its_caller() {
+async fn what_would_be_refused_is_counted_for_its_caller() {
     let rig = Rig::new("[defaults]\nenforce = false\ndeny = [\"works.*\"]\n").await;
     for _ in 0..3 {
         assert_eq!(call(&rig, OTHER_KEY).await, 200);
@@ -94,7 +94,7 @@ async fn what_enforcement_would_have_refused_is_counted_for_its_caller() {
         reports["would_refuse_by_code"],
         json!({ "caller_rate_limited": 1, "forbidden": 3 })
     );
-    // Three requests, of which one is counted under both codes.
+    // Three requests; one counts under both codes.
     assert_eq!(
         (&reports["refused"], &reports["would_refuse"]),
         (&json!(0), &json!(3))
@@ -102,7 +102,7 @@ async fn what_enforcement_would_have_refused_is_counted_for_its_caller() {
 }
 
 #[tokio::test]
-async fn a_tokens_expiry_is_told_and_never_its_value() {
+async fn a_tokens_expiry_is_shown_and_never_its_value() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("now");
     let expires = now.as_secs() + 3600;
     let claims = URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{expires}}}"));
@@ -138,6 +138,6 @@ async fn a_tokens_expiry_is_told_and_never_its_value() {
     let line = metrics
         .lines()
         .find(|line| line.starts_with("revgate_token_expiry_timestamp_seconds{token=\"dated\"}"));
-    let told = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    assert_eq!(told, Some(expires as f64));
+    let shown = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    assert_eq!(shown, Some(expires as f64));
 }

@@ -1,4 +1,4 @@
-//! `traceparent` as DevRev gets it, and spans as an OTLP receiver gets them: over sockets, read with OpenTelemetry's own types.
+//! `traceparent` as DevRev receives it, and spans as an OTLP receiver does: over sockets, read with OpenTelemetry's own types.
 
 use std::{
     convert::Infallible,
@@ -31,14 +31,14 @@ use crate::{
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// An OTLP/HTTP receiver that keeps what it is sent.
+/// An OTLP/HTTP receiver that keeps the spans it gets.
 #[derive(Clone)]
 struct Receiver {
     address: SocketAddr,
     kept: Arc<Mutex<Kept>>,
-    /// What it answers; 0 is never.
+    /// The status of its answers; with 0 it never answers.
     answer: Arc<AtomicU16>,
-    /// Exports that are under way, and the most there were.
+    /// Exports in progress now, and the most at a time.
     busy: Arc<AtomicU32>,
     most: Arc<AtomicU32>,
 }
@@ -153,7 +153,7 @@ fn text(value: &Option<opentelemetry_proto::tonic::common::v1::AnyValue>) -> Str
     }
 }
 
-/// An attribute as text; empty where there is none.
+/// An attribute as text; empty if it is missing.
 fn attribute(span: &Span, key: &str) -> String {
     let found = span.attributes.iter().find(|a| a.key == key);
     found.map_or(String::new(), |a| text(&a.value))
@@ -223,14 +223,14 @@ async fn a_request_that_waited_and_was_tried_again_is_a_tree_of_spans() {
         "wall time"
     );
 
-    // What DevRev was told of is what the receiver was told of.
+    // DevRev and the receiver got the same ids.
     let sent: Vec<_> = rig.devrev.received();
-    let told: Vec<_> = sent
+    let received: Vec<_> = sent
         .iter()
         .map(|r| header(r, "traceparent").unwrap_or_default().to_owned())
         .collect();
     let expected = [first, second].map(|span| format!("00-{TRACE}-{}-01", hex(&span.span_id)));
-    assert_eq!(told, expected);
+    assert_eq!(received, expected);
     assert_eq!(
         header(&sent[1], "tracestate"),
         Some("vendor=opaque,other=1")
@@ -257,10 +257,10 @@ async fn a_request_that_waited_and_was_tried_again_is_a_tree_of_spans() {
     ] {
         assert_eq!(attribute(span, key), value, "{key} of {}", span.name);
     }
-    let told: f64 = attribute(root, "revgate.wait_ms")
+    let exported: f64 = attribute(root, "revgate.wait_ms")
         .parse()
         .expect("a number");
-    assert!((told - waited as f64 / 1e6).abs() < 50.0, "{told}");
+    assert!((exported - waited as f64 / 1e6).abs() < 50.0, "{exported}");
     assert_eq!(root.name, "POST /rev-users.link");
     let failed = |span: &Span| span.status.as_ref().is_some_and(|s| s.code == 2);
     assert!(failed(first) && !failed(second) && !failed(root));
@@ -270,12 +270,12 @@ async fn a_request_that_waited_and_was_tried_again_is_a_tree_of_spans() {
     assert_eq!(kept.heads[0].uri.path(), "/v1/traces");
     let all = String::from_utf8_lossy(&kept.bytes);
     for secret in [KEY, TOKEN, "body-secret", "query-secret", "vendor=opaque"] {
-        assert!(!all.contains(secret), "spans tell {secret}");
+        assert!(!all.contains(secret), "spans show {secret}");
     }
 }
 
 #[tokio::test]
-async fn a_new_trace_is_begun_where_none_can_be_continued() {
+async fn a_new_trace_begins_if_none_can_be_continued() {
     let rig = Rig::new("").await;
     let mut seen = Vec::new();
     for parent in [None, Some("00-nonsense"), Some("ff-0-0-01")] {
@@ -297,7 +297,7 @@ async fn a_new_trace_is_begun_where_none_can_be_continued() {
 }
 
 #[tokio::test]
-async fn the_callers_choice_of_what_is_sampled_holds() {
+async fn the_callers_sampled_flag_holds() {
     let receiver = Receiver::start(200).await;
     let rig = Rig::new(&receiver.section("sample = 1.0")).await;
     assert_eq!(traced(&rig, "00").await, 200);
@@ -305,7 +305,7 @@ async fn the_callers_choice_of_what_is_sampled_holds() {
     let path = "/no.such.operation/path-secret";
     assert_eq!(rig.call("GET", path, "").await.status, 404);
     assert!(header(&rig.last(), "traceparent").is_some_and(|p| p.ends_with("-01")));
-    // Only the second: a request and its attempt.
+    // Only the second request is sampled: the request and its attempt.
     let spans = receiver.spans(2).await;
     let root = spans.iter().find(|s| s.kind == SpanKind::Server as i32);
     let root = root.expect("a root");
@@ -320,7 +320,7 @@ async fn the_callers_choice_of_what_is_sampled_holds() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_hangs_delays_nobody_and_not_the_end() {
+async fn a_receiver_that_hangs_delays_no_request_and_no_drain() {
     let receiver = Receiver::start(0).await;
     let rig = Rig::new(&receiver.section("sample = 1.0\ntimeout = \"1s\"")).await;
     let mut client = Client::connect(rig.address).await;
@@ -348,7 +348,7 @@ async fn a_receiver_that_hangs_delays_nobody_and_not_the_end() {
 }
 
 #[tokio::test]
-async fn what_a_receiver_refuses_is_counted_and_what_it_puts_off_comes_again() {
+async fn a_refused_export_is_counted_and_a_deferred_one_is_retried() {
     let receiver = Receiver::start(400).await;
     let rig = Rig::new(&receiver.section("sample = 1.0")).await;
     rig.call("GET", "/works.list", "").await;
@@ -373,7 +373,7 @@ async fn what_a_receiver_refuses_is_counted_and_what_it_puts_off_comes_again() {
 }
 
 #[tokio::test]
-async fn what_is_left_goes_when_the_gateway_drains() {
+async fn queued_spans_are_sent_when_the_gateway_drains() {
     let receiver = Receiver::start(200).await;
     let rig = Rig::new(&receiver.section("sample = 1.0")).await;
     for _ in 0..3 {
@@ -384,7 +384,7 @@ async fn what_is_left_goes_when_the_gateway_drains() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_is_a_span_too() {
+async fn a_client_that_leaves_has_a_span_too() {
     let receiver = Receiver::start(200).await;
     let rig = Rig::new(&receiver.section("sample = 1.0")).await;
     rig.devrev
@@ -427,7 +427,7 @@ async fn a_receiver_over_tls_gets_its_key_and_a_path_below_its_base() {
     .await;
     for _ in 0..2 {
         rig.call("GET", "/works.list", "").await;
-        // Each its own export, on one connection.
+        // Two exports on one connection.
         tokio::time::sleep(Duration::from_millis(1100)).await;
     }
     receiver.spans(4).await;

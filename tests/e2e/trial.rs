@@ -1,4 +1,4 @@
-//! A rule tried before it bites: `enforce = false` lets pass what would be refused, and tells of it.
+//! Rules on trial: with `enforce = false` revgate lets pass what it would refuse, and reports it.
 
 use crate::{
     http::{Client, request},
@@ -11,7 +11,7 @@ async fn get(rig: &Rig, key: &str, target: &str) -> u16 {
         .send(request("GET", target, &[("Authorization", key)], ""))
         .await;
     match answer.header("via") {
-        // DevRev's double knows few operations; what counts here is that it was asked.
+        // The simulator knows few operations. What counts here is that it got the request.
         Some(_) => 200,
         None => answer.status,
     }
@@ -23,14 +23,14 @@ async fn metrics(rig: &Rig) -> String {
 
 #[tokio::test]
 async fn rate_allow_and_deny_let_pass_and_count() {
-    // What follows goes to the rig's last caller, whose burst is two.
+    // These lines belong to the rig's last caller, whose burst is two.
     let rig = Rig::new("allow = [\"dev-users.*\"]\nenforce = false").await;
-    // One by its allow list, one by the defaults' deny; then two over the rate as well.
+    // One is against its allow list, one against the defaults' deny, and then two over the rate as well.
     for target in ["/works.list", "/auth-tokens.create", "/works.list"] {
         assert_eq!(get(&rig, OTHER_KEY, target).await, 200, "{target}");
     }
     assert_eq!(get(&rig, OTHER_KEY, "/dev-users.self").await, 200);
-    // The other caller is held as before.
+    // The rules of the other caller are enforced.
     assert_eq!(get(&rig, KEY, "/auth-tokens.create").await, 403);
     assert_eq!(rig.devrev.received().len(), 4);
     let text = metrics(&rig).await;
@@ -54,12 +54,12 @@ async fn the_defaults_can_be_tried_as_a_whole() {
     assert_eq!(get(&rig, KEY, "/auth-tokens.create").await, 200);
     let line = "revgate_would_refuse_total{caller=\"billing\",code=\"forbidden\"} 1";
     assert!(metrics(&rig).await.contains(line));
-    // Only rate, allow and deny are tried: who is unknown stays out.
+    // Only rate, allow and deny can be on trial. An unknown credential is refused.
     assert_eq!(get(&rig, "a-wrong-key", "/works.list").await, 401);
 }
 
 #[tokio::test]
-async fn what_would_have_been_refused_gets_a_line_of_its_own() {
+async fn what_would_be_refused_is_logged() {
     let mut mock = Process::start(&["mock", "--listen", "127.0.0.1:0"], "info");
     let devrev = mock.bound("mock");
     let file = tempfile::NamedTempFile::new().expect("a file");
@@ -90,12 +90,12 @@ async fn what_would_have_been_refused_gets_a_line_of_its_own() {
         .map(|line| serde_json::from_str(line).expect("JSON"))
         .filter(|line: &serde_json::Value| line["message"] == "request")
         .collect();
-    let told: Vec<_> = lines
+    let logged: Vec<_> = lines
         .iter()
         .map(|line| (line["operation"].as_str(), line["would_refuse"].as_str()))
         .collect();
     assert_eq!(
-        told,
+        logged,
         [
             (Some("works.delete"), Some("forbidden")),
             (Some("works.get"), Some("caller_rate_limited")),

@@ -1,8 +1,8 @@
-//! 429, 503, broken connections, drains: what revgate waits out so that callers need not.
+//! 429, 503, broken connections and drains.
 
 use std::time::Duration;
 
-use revgate::simulator::{Fault, Plan, Rule};
+use revgate::simulator::{Fault, FaultPlan, Rule};
 
 use crate::{
     http::{Client, request},
@@ -47,7 +47,7 @@ async fn a_429_pauses_the_group() {
         .await;
     assert_eq!(answer.status, 429, "upstream's own: {answer:?}");
     assert_eq!(answer.header("proxy-status"), None);
-    // Another operation, the same user: nothing leaves, and the caller is told the true time at once.
+    // Another operation of the same user: nothing is sent, and the refusal has the right Retry-After.
     let held = rig.call("GET", "/works.list", "").await;
     assert_eq!(
         (held.status, held.code().as_str()),
@@ -61,7 +61,7 @@ async fn a_429_pauses_the_group() {
         .expect("seconds");
     assert!((595..=600).contains(&seconds), "{seconds}");
     assert_eq!(rig.devrev.received().len(), 1);
-    // Ended by hand.
+    // An operator ends the pause.
     let mut admin = Client::connect(rig.gateway.admin_address()).await;
     admin
         .send("POST /quota/main/resume HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
@@ -71,7 +71,7 @@ async fn a_429_pauses_the_group() {
 }
 
 #[tokio::test]
-async fn a_429_without_a_time_concerns_that_request_alone() {
+async fn a_429_without_a_time_concerns_only_its_request() {
     let rig = Rig::new("[retry]\nmax_attempts = 1\n").await;
     rig.devrev
         .set_plan(plan("works.list", status(429, None), 1));
@@ -87,7 +87,7 @@ async fn a_429_without_a_time_concerns_that_request_alone() {
 }
 
 #[tokio::test]
-async fn reads_are_tried_again_and_writes_are_not() {
+async fn reads_are_retried_and_writes_are_not() {
     let backoff = "[retry]\nbackoff = { min = \"1ms\", max = \"2ms\" }\n";
     for (fault, code) in [
         (Fault::Reset, 502),
@@ -96,14 +96,14 @@ async fn reads_are_tried_again_and_writes_are_not() {
     ] {
         let rig = Rig::new(backoff).await;
         rig.devrev
-            .set_plan(Plan::none().with(Rule::new("*", fault.clone()).times(1)));
+            .set_plan(FaultPlan::none().with(Rule::new("*", fault.clone()).times(1)));
         assert_eq!(
             rig.call("GET", "/works.list", "").await.status,
             200,
             "{fault:?}"
         );
         rig.devrev
-            .set_plan(Plan::none().with(Rule::new("*", fault.clone()).times(1)));
+            .set_plan(FaultPlan::none().with(Rule::new("*", fault.clone()).times(1)));
         assert_eq!(
             rig.call("POST", "/works.create", "{}").await.status,
             code,
@@ -142,7 +142,7 @@ async fn upstreams_misbehaviour_on_the_wire_has_codes() {
     let answer = rig.call("GET", "/works.list", "").await;
     assert!(answer.whole && answer.status == 200, "{answer:?}");
     answer.json();
-    // Last: from here on the token is left alone.
+    // Comes last, because it marks the token as refused.
     rig.devrev
         .set_plan(plan("works.create", status(401, None), 1));
     let answer = rig.call("POST", "/works.create", "{}").await;
@@ -150,10 +150,10 @@ async fn upstreams_misbehaviour_on_the_wire_has_codes() {
 }
 
 #[tokio::test]
-async fn a_connection_closed_while_idle_costs_nobody_an_error() {
+async fn a_connection_closed_while_idle_causes_no_error() {
     let rig = Rig::new("").await;
     rig.devrev
-        .set_plan(Plan::none().with(Rule::new("*", Fault::CloseAfter)));
+        .set_plan(FaultPlan::none().with(Rule::new("*", Fault::CloseAfter)));
     for _ in 0..30 {
         let answer = rig.call("GET", "/dev-users.self", "").await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -191,11 +191,11 @@ async fn drains_without_loss() {
     let rig = Rig::new("").await;
     let rule = Rule::new(
         "works.list",
-        Fault::Delay(revgate::simulator::Span(Duration::from_millis(300))),
+        Fault::Delay(revgate::simulator::TextDuration(Duration::from_millis(300))),
     )
     .times(1);
     rig.devrev.set_plan(
-        Plan::none()
+        FaultPlan::none()
             .with(rule)
             .with(Rule::new("rev-users.link", status(503, Some(20)))),
     );
@@ -228,11 +228,11 @@ async fn drains_without_loss() {
         200,
         "what was in flight is answered"
     );
-    let told = answers.1.expect("an answer");
+    let refused = answers.1.expect("an answer");
     assert_eq!(
-        (told.status, told.code().as_str()),
+        (refused.status, refused.code().as_str()),
         (503, "draining"),
-        "{told:?}"
+        "{refused:?}"
     );
     drop(devrev);
 }

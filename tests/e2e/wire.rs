@@ -1,5 +1,4 @@
-//! The protocols on both sides: HTTP/2, TLS with each kind of agreement, unix sockets, and what DevRev's real
-//! clients send, byte for byte.
+//! The protocols on both sides: HTTP/2, TLS with each result of ALPN, unix sockets, and recorded requests of DevRev's real clients.
 
 use std::sync::Arc;
 
@@ -162,7 +161,7 @@ async fn tls_to_the_upstream_by_alpn_with_roots_from_a_file() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_nobody_vouches_for_is_refused() {
+async fn a_certificate_without_a_trusted_root_is_refused() {
     let devrev = simulator::start(simulator::Options::default())
         .await
         .expect("the simulator");
@@ -170,7 +169,7 @@ async fn a_certificate_that_nobody_vouches_for_is_refused() {
     for roots in ["\"bundled\"", "\"system\""] {
         let text = format!("{roots}\nhttp2 = \"never\"\n[retry]\nmax_attempts = 1");
         let Ok(gateway) = std::panic::catch_unwind(|| tls_gateway(port, &text)) else {
-            // A machine without roots of its own refuses to start with "system".
+            // With "system", a machine without root certificates does not start.
             continue;
         };
         let mut client = Client::connect(gateway.address().expect("TCP")).await;
@@ -214,7 +213,7 @@ async fn http2_to_the_upstream_by_prior_knowledge() {
         .unwrap_or_else(|problems| panic!("{problems}"));
     let gateway = revgate::serve::Gateway::start(config, None).expect("starts");
     let mut client = Client::connect(gateway.address().expect("TCP")).await;
-    // In mode "validate" the caller's own token goes on as Bearer, whichever way it came.
+    // In mode "validate" the caller's token is forwarded as Bearer, even if it came bare.
     client
         .send(request(
             "GET",

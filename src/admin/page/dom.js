@@ -1,5 +1,5 @@
 "use strict";
-// The document is changed only here, and text gets into it only as text: names come from files and callers.
+// Only this file changes the document, and it inserts text only as text, since names come from files and callers.
 const $ = id => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -17,16 +17,16 @@ function draw(tag, attributes, text) {
   return node;
 }
 
-// What is there already stays: a selection, the focus and a screen reader's place must outlive an update.
-function say(node, text) {
+// Unchanged nodes stay untouched, so that a selection, the focus and a screen reader's position survive an update.
+function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-function look(node, cls) {
+function setClass(node, cls) {
   if (node.className !== cls) node.className = cls;
 }
 
-// One child for each item, made once and then updated, in the order of the items.
+// Keeps one child for each item, in the order of the items. Children are created once and updated then.
 function each(parent, items, key, create, update) {
   const old = new Map();
   for (const child of parent.children) old.set(child.itemKey, child);
@@ -44,21 +44,21 @@ function each(parent, items, key, create, update) {
   for (const child of old.values()) child.remove();
 }
 
-// A pile of lines, each a text or [text, class]; `null` is none.
+// Lines of text, each a text or [text, class]. `null` is left out.
 function lines(parent, list) {
   const shown = list.filter(line => line !== null).map(line => Array.isArray(line) ? line : [line, ""]);
   each(parent, shown.map((line, place) => ({ line, place })), item => item.place, () => make("p"), (node, item) => {
-    say(node, item.line[0]);
-    look(node, item.line[1]);
+    setText(node, item.line[0]);
+    setClass(node, item.line[1]);
   });
 }
 
-// A table whose cells are lists of lines: the first is the value, the others explain it. Under a phone's width each row is a
-// card, which takes a table's roles away unless they are named.
+// A table whose cells are lists of lines: the first is the value, the others explain it. On a phone CSS makes each row a card, which
+// removes a table's implicit roles, so they are explicit.
 function table(parent, columns, rows, empty) {
   if (!rows.length) {
     if (!parent.firstElementChild || parent.firstElementChild.tagName !== "P") parent.replaceChildren(make("p", "empty"));
-    return say(parent.firstElementChild, empty);
+    return setText(parent.firstElementChild, empty);
   }
   let body = parent.querySelector("tbody");
   if (!body) {
@@ -100,12 +100,12 @@ function fill(cell, parts) {
     item => item.part.bar ? bar("thin") : make(item.place ? "small" : "span"),
     (node, item) => {
       if (item.part.bar) return setBar(node, item.part.bar, item.part.label);
-      say(node, item.part.text ?? String(item.part));
-      look(node, item.part.look ?? "");
+      setText(node, item.part.text ?? String(item.part));
+      setClass(node, item.part.look ?? "");
     });
 }
 
-// A bar of parts, each [class, from 0 to 1].
+// A bar of parts, each [class, share from 0 to 1].
 function bar(cls) {
   const node = draw("svg", { class: "bar " + (cls ?? ""), role: "img" });
   node.append(draw("title", {}));
@@ -113,7 +113,7 @@ function bar(cls) {
 }
 
 function setBar(node, parts, label) {
-  say(node.firstChild, label);
+  setText(node.firstChild, label);
   let left = 0;
   parts.forEach(([cls, share], place) => {
     const rect = node.children[place + 1] ?? node.appendChild(draw("rect", { y: 0, height: "100%" }));

@@ -1,5 +1,5 @@
-// Asks every two seconds while somebody looks, and says so when there is no answer.
-const EVERY = 2000, OLD = 7;
+// Polls /status every two seconds while the page is visible, and shows when there is no answer.
+const INTERVAL_MS = 2000, STALE_SECONDS = 7;
 let last = null, heard = null, timer = null, asking = false;
 
 async function poll() {
@@ -19,12 +19,12 @@ async function poll() {
   } finally {
     asking = false;
     tick();
-    if (document.visibilityState === "visible") timer = setTimeout(poll, EVERY);
+    if (document.visibilityState === "visible") timer = setTimeout(poll, INTERVAL_MS);
   }
 }
 
 function show(status) {
-  // Spans are turned to moments, so that they can be counted down between two answers.
+  // Durations become points in time, so that they count down between two answers.
   for (const group of Object.values(status.quota)) group.seen_at = status.now;
   const circuit = status.upstream.circuit;
   circuit.probe_at = status.now + (circuit.next_probe_in_seconds ?? 0);
@@ -34,27 +34,27 @@ function show(status) {
 
 function header(status) {
   const words = status.ready ? "ready" : status.reasons.join(", ") || "not ready";
-  say($("ready"), words);
-  look($("ready"), "pill " + (status.ready ? "good" : "bad"));
+  setText($("ready"), words);
+  setClass($("ready"), "pill " + (status.ready ? "good" : "bad"));
 }
 
-// Between two answers only time passes.
+// Updates what changes with time, between two answers.
 function tick() {
-  const silent = heard === null ? null : (Date.now() - heard) / 1000, old = silent === null || silent > OLD;
+  const silent = heard === null ? null : (Date.now() - heard) / 1000, old = silent === null || silent > STALE_SECONDS;
   document.body.classList.toggle("old", old && last !== null);
   $("stale").hidden = !(old && (last !== null || !asking));
   if (old) {
-    say($("stale"), last === null ? "The gateway does not answer." : "The gateway has not answered since " + new Date(heard).toLocaleTimeString("en-GB") + ". What you see is from then.");
-    say($("live"), "");
+    setText($("stale"), last === null ? "The gateway does not answer." : "The gateway has not answered since " + new Date(heard).toLocaleTimeString("en-GB") + ". This page shows the state of that time.");
+    setText($("live"), "");
   }
   if (last === null) return;
   if (old) {
-    say($("ready"), "no answer");
-    look($("ready"), "pill bad");
+    setText($("ready"), "no answer");
+    setClass($("ready"), "pill bad");
     return;
   }
-  say($("live"), silent < 4 ? "live" : "last answer " + Math.floor(silent) + " s ago");
-  say($("since"), "version " + last.version + ", up for " + about(now() - last.started_at));
+  setText($("live"), silent < 4 ? "live" : "last answer " + Math.floor(silent) + " s ago");
+  setText($("since"), "version " + last.version + ", up for " + about(now() - last.started_at));
   for (const card of $("quota").children) if (card.parts) tickGroup(card);
   upstream(last);
 }

@@ -1,4 +1,4 @@
-// Requests a second, stacked: answered, refused by revgate, failed. A dot above a step: DevRev answered 429 in it.
+// Requests per second, stacked: answered, refused by revgate, failed. A dot above a step means that DevRev answered 429 in it.
 const KINDS = [
   ["ok", "answered", p => p.requests - p.refused - p.failed],
   ["refused", "refused", p => p.refused],
@@ -7,7 +7,7 @@ const KINDS = [
 const TALL = 190, LOW = 168, HIGH = 14, EDGE = 46;
 const plot = { points: [], step: 5, chosen: null, started: 0 };
 
-// The smallest round number that is not less, with a half that is round too.
+// The smallest round number of at least n whose half is round too.
 function round(n) {
   const size = 10 ** Math.floor(Math.log10(n));
   return [1, 1.2, 1.6, 2, 3, 4, 6, 8, 10].map(f => f * size).find(f => f >= n * 0.9999);
@@ -21,7 +21,7 @@ function traffic(status) {
   drawPlot();
 }
 
-// Of the last minute, and of the step that is not over yet.
+// Numbers of the last minute and of the current step.
 function figures(status) {
   const steps = Math.round(60 / plot.step), last = plot.points.slice(-1 - steps);
   const sum = pick => last.reduce((all, p) => all + pick(p), 0);
@@ -30,7 +30,7 @@ function figures(status) {
   const of = n => n && all ? ", " + percent(n / all) : "";
   const failed = sum(p => p.failed), refused = sum(p => p.refused);
   const list = [
-    ["ok", rate(all / seconds), "requests a second"],
+    ["ok", rate(all / seconds), "requests per second"],
     ["failed", number(failed), "failed in the last minute" + of(failed)],
     ["refused", number(refused), "refused in the last minute" + of(refused)],
     ["", number(sum(p => p.throttled)), "429s from DevRev in the last minute"],
@@ -43,8 +43,8 @@ function figures(status) {
     node.append(make("b"), words);
     return node;
   }, (node, item) => {
-    say(node.firstChild, item[1]);
-    say(node.lastChild.lastChild, item[2]);
+    setText(node.firstChild, item[1]);
+    setText(node.lastChild.lastChild, item[2]);
   });
 }
 
@@ -120,19 +120,19 @@ function drawPlot() {
 
 function read(svg, n) {
   const readout = svg.nextSibling, p = plot.points[plot.chosen ?? n - 1];
-  const told = KINDS.map(([, word, pick]) => number(pick(p)) + " " + word);
+  const counts = KINDS.map(([, word, pick]) => number(pick(p)) + " " + word);
   const slow = count(p.throttled, "429 from DevRev", "429s from DevRev");
   const when = clock(p.at) + " to " + clock(p.at + plot.step);
-  for (const [name, value] of [["valuemin", 0], ["valuemax", n - 1], ["valuenow", plot.chosen ?? n - 1], ["valuetext", [when, ...told, slow].join(", ")]]) {
+  for (const [name, value] of [["valuemin", 0], ["valuemax", n - 1], ["valuenow", plot.chosen ?? n - 1], ["valuetext", [when, ...counts, slow].join(", ")]]) {
     svg.setAttribute("aria-" + name, value);
   }
   const shown = plot.chosen === null
     ? [["slow", "DevRev answered 429"], ["", "Point at a step, or use the arrow keys, for its numbers."]]
-    : [["", when], ...KINDS.map(([cls], i) => [cls, told[i]]), ["", slow]];
-  // The legend of the dots is of use only where there are any.
+    : [["", when], ...KINDS.map(([cls], i) => [cls, counts[i]]), ["", slow]];
+  // The legend of the dots is shown only if there are any.
   const list = plot.chosen === null && !plot.points.some(p => p.throttled) ? shown.slice(1) : shown;
   each(readout, list.map((item, place) => ({ item, place })), o => o.place + o.item[0], () => make("span"), (node, o) => {
-    say(node, o.item[1]);
-    look(node, o.item[0]);
+    setText(node, o.item[1]);
+    setClass(node, o.item[0]);
   });
 }

@@ -1,25 +1,25 @@
-// A group: its window as a bar, what it does, and who waits.
+// A group: its window as a bar, its state, and how many requests wait.
 const STATES = {
-  open: ["good", "open", "Quota in plenty: whoever comes first is sent first."],
-  spread: ["warn", "sharing", "What is left is dealt out evenly until the reset, by weight."],
-  spent: ["bad", "used up", "Nothing is left until the reset. Requests wait for it, as long as their callers allow."],
-  paused: ["bad", "paused", "DevRev asked for silence. Nothing is sent; requests wait."],
-  probing: ["warn", "probing", "The next request finds out whether DevRev takes calls again; others wait for it."],
-  ramping: ["warn", "ramping up", "DevRev takes calls again; each success lets two more go."],
+  open: ["good", "open", "Enough quota: requests are sent in the order in which they come."],
+  spread: ["warn", "sharing", "The rest of the quota is spread evenly until the reset, and shared by weight."],
+  spent: ["bad", "used up", "No quota is left until the reset. Requests wait for it, as long as their callers allow."],
+  paused: ["bad", "paused", "DevRev asked to wait. Nothing is sent; requests wait."],
+  probing: ["warn", "probing", "One request probes whether DevRev accepts requests again. The others wait for its answer."],
+  ramping: ["warn", "ramping up", "DevRev accepts requests again. Each success lets two more go."],
 };
 
-// Where callers bring their own tokens, groups are without number: those come first that somebody should look at.
-const MOST = 24;
+// If callers send their own tokens there may be many groups. Those that need attention come first.
+const MAX_GROUPS = 24;
 
 function quota(status) {
   const box = $("quota"), all = Object.entries(status.quota);
   const urgency = ([, group]) => group.waiting + (group.state === "open" ? 0 : 1);
-  const groups = all.length > MOST ? all.sort((a, b) => urgency(b) - urgency(a)).slice(0, MOST) : all;
+  const groups = all.length > MAX_GROUPS ? all.sort((a, b) => urgency(b) - urgency(a)).slice(0, MAX_GROUPS) : all;
   const more = all.length - groups.length;
   $("quota-more").hidden = !more;
-  say($("quota-more"), "And " + count(more, "group") + " with nothing to see to, or less of it.");
+  setText($("quota-more"), "And " + count(more, "group") + " that need less attention.");
   if (!groups.length) {
-    return box.replaceChildren(make("p", "card empty", "No group yet. Each token that callers bring gets one with its first request."));
+    return box.replaceChildren(make("p", "card empty", "No group yet. Each token of a caller gets one with its first request."));
   }
   if (box.firstElementChild?.classList.contains("empty")) box.replaceChildren();
   each(box, groups, ([name]) => name, ([name]) => groupCard(name), (card, [, group]) => {
@@ -37,16 +37,16 @@ function groupCard(name) {
   button.addEventListener("click", () => resume(name, button));
   const parts = { state: make("span", "pill end"), why: make("p", "dim"), left: make("p"), bar: bar(), key: make("ul", "key"), time: make("div"), waiting: make("div"), countdown: make("b"), pause };
   head.append(make("h3", "", name), parts.state);
-  pause.append(make("span", "", "DevRev takes calls again in"), parts.countdown, button);
+  pause.append(make("span", "", "Requests are sent again in"), parts.countdown, button);
   card.append(head, parts.why, parts.left, parts.bar, parts.key, parts.time, pause, parts.waiting);
   return Object.assign(card, { parts });
 }
 
 function updateGroup({ group, parts }) {
   const [tone, word, why] = STATES[group.state] ?? ["", group.state, ""];
-  say(parts.state, word);
-  look(parts.state, "pill end " + tone);
-  say(parts.why, why);
+  setText(parts.state, word);
+  setClass(parts.state, "pill end " + tone);
+  setText(parts.why, why);
   const whole = group.limit, known = group.limit !== null && group.resets_in_seconds !== null;
   for (const node of [parts.left, parts.bar, parts.key]) node.toggleAttribute("hidden", !known);
   if (known) {
@@ -54,8 +54,8 @@ function updateGroup({ group, parts }) {
     const flight = Math.min(group.in_flight, group.remaining);
     const kept = Math.max(0, Math.min(group.remaining - flight, group.reserve - outside)), free = group.remaining - flight - kept;
     if (!parts.left.firstChild) parts.left.append(make("span", "count"), make("span", "dim"));
-    say(parts.left.firstChild, number(group.remaining));
-    say(parts.left.lastChild, " of " + number(whole) + " requests left");
+    setText(parts.left.firstChild, number(group.remaining));
+    setText(parts.left.lastChild, " of " + number(whole) + " requests left");
     const list = [
       ["used", gone - outside, "used"],
       ["outside", outside, "used outside revgate"],
@@ -64,32 +64,32 @@ function updateGroup({ group, parts }) {
       ["reserve", kept, "kept for others"],
     ];
     setBar(parts.bar, list.map(([cls, n]) => [cls || "free", n / Math.max(1, whole)]), list.map(([, n, what]) => number(n) + " " + what).join(", "));
-    const told = list.filter(([cls, n]) => n || cls === "used" || !cls);
-    each(parts.key, told, item => item[2], item => {
+    const shown = list.filter(([cls, n]) => n || cls === "used" || !cls);
+    each(parts.key, shown, item => item[2], item => {
       const node = make("li");
       node.append(make("i", item[0]), make("span"));
       return node;
-    }, (node, item) => say(node.lastChild, number(item[1]) + " " + item[2]));
+    }, (node, item) => setText(node.lastChild, number(item[1]) + " " + item[2]));
   }
   const waiting = Object.entries(group.waiting_by_caller).sort((a, b) => b[1] - a[1]);
   lines(parts.waiting, group.waiting
     ? [[count(group.waiting, "request waits", "requests wait") + ": " + waiting.map(([caller, n]) => caller + " " + number(n)).join(", "), "waiting"]]
-    : [["Nobody waits.", "dim waiting"]]);
+    : [["No request waits.", "dim waiting"]]);
   tickGroup({ group, parts });
 }
 
-// What changes with time alone.
+// Updates what changes with time.
 function tickGroup({ group, parts }) {
   const left = group.paused_until === null ? 0 : group.paused_until - now();
   parts.pause.hidden = group.state !== "paused";
-  // The moment is told in whole seconds, rounded up.
-  say(parts.countdown, span(Math.floor(left)));
+  // paused_until is rounded up to whole seconds.
+  setText(parts.countdown, span(Math.floor(left)));
   lines(parts.time, times(group));
 }
 
 function times(group) {
-  if (group.limit === null) return [["Nothing is known of this quota yet: DevRev tells it with its first answer.", "dim"]];
-  if (group.resets_in_seconds === null) return [["A new window: DevRev’s next answer tells what is left.", "dim"]];
+  if (group.limit === null) return [["Nothing is known of this quota yet: it comes with DevRev’s first answer.", "dim"]];
+  if (group.resets_in_seconds === null) return [["A new window: DevRev’s next answer says how much is left.", "dim"]];
   const end = group.seen_at + group.resets_in_seconds;
   const reset = "Full again in " + span(end - now()) + ", at " + clock(end) + ".";
   if (group.state === "paused" || group.state === "spent") return [reset];
@@ -106,7 +106,7 @@ async function resume(name, button) {
   try {
     const answer = await post("/quota/" + encodeURIComponent(name) + "/resume");
     if (answer === null) return;
-    announce(answer.ok ? "Resumed " + name + ". The next request finds out whether DevRev takes calls again." : "Not resumed: " + await reason(answer));
+    announce(answer.ok ? "Resumed " + name + ". The next request probes whether DevRev accepts requests again." : "Not resumed: " + await reason(answer));
     await poll();
   } catch (error) {
     announce("Not resumed: " + error.message);
@@ -115,9 +115,9 @@ async function resume(name, button) {
   }
 }
 
-// The key is asked for only where the gateway asks for it, and is kept only by this page.
+// Asks for the key only if the gateway does. Only this page keeps it, in memory.
 async function post(path) {
-  for (let why = "This address is open to others, so acting on it takes the admin key of the configuration."; ;) {
+  for (let why = "Others can reach this address, so actions need the admin key of the configuration."; ;) {
     const headers = adminKey === null ? {} : { Authorization: "Bearer " + adminKey };
     const answer = await fetch(path, { method: "POST", headers, signal: AbortSignal.timeout(5000) });
     if (answer.status !== 401) return answer;
@@ -129,7 +129,7 @@ async function post(path) {
 
 function askKey(why) {
   const dialog = $("ask"), form = $("ask-form"), key = $("key");
-  say($("ask-why"), why);
+  setText($("ask-why"), why);
   key.value = "";
   dialog.showModal();
   return new Promise(done => {
@@ -150,9 +150,9 @@ async function reason(answer) {
 }
 
 function announce(text) {
-  const said = $("said");
-  said.hidden = false;
-  say(said, text);
+  const banner = $("said");
+  banner.hidden = false;
+  setText(banner, text);
   clearTimeout(announce.timer);
-  announce.timer = setTimeout(() => { said.hidden = true; }, 10000);
+  announce.timer = setTimeout(() => { banner.hidden = true; }, 10000);
 }

@@ -1,16 +1,16 @@
-// Callers, upstream, tokens, configuration, deprecated use.
+// The sections below the quota: callers, upstream, tokens, configuration, deprecated use.
 const COLUMNS = ["Caller", "Own rate", "Share of quota", "Waiting", "Requests", "Refused", "Would refuse", "Deprecated"];
 
 function callers(status) {
   const rows = Object.entries(status.callers).sort(([, a], [, b]) => b.requests - a.requests || 0);
   table($("callers"), COLUMNS, rows.map(([name, c]) => ({ key: name, cells: c.rate === undefined ? unnamed(name, c) : caller(name, c) })),
-    "No callers: the configuration names none, and none have been seen.");
+    "No callers: the configuration names none, and there were no requests.");
 }
 
 function caller(name, c) {
   const full = c.remaining === null ? 1 : c.remaining / c.burst;
   return [
-    [name, "weight " + number(c.weight) + ", " + c.priority, seen(c), c.enforce ? null : { text: "rules are only tried, not enforced", look: "warn" }],
+    [name, "weight " + number(c.weight) + ", " + c.priority, seen(c), c.enforce ? null : { text: "rules are on trial, not enforced", look: "warn" }],
     [c.rate, ...(c.remaining === null ? [] : [
       { bar: [["used", 1 - full]], label: percent(1 - full) + " of the burst in use" },
       { text: number(c.remaining) + " of " + number(c.burst) + " left now", look: full > 0 ? "" : "warn" },
@@ -24,10 +24,10 @@ function caller(name, c) {
   ];
 }
 
-// Those that showed no key of the file; in mode "validate", everyone.
+// Requests without a known caller; in mode "validate", all of them.
 function unnamed(name, c) {
   const none = { text: "–", look: "dim" };
-  return [[name, "without a name in the configuration", seen(c)], none, none, none, tally(c.requests), tally(c.refused, byCode(c.refused_by_code)), none, tally(c.deprecated)];
+  return [[name, "not in the configuration", seen(c)], none, none, none, tally(c.requests), tally(c.refused, byCode(c.refused_by_code)), none, tally(c.deprecated)];
 }
 
 const seen = c => c.last_seen === null ? "not seen yet" : "seen " + ago(c.last_seen);
@@ -38,14 +38,14 @@ function tally(n, why, tone) {
 
 function upstream({ upstream: { url, circuit } }) {
   const since = status => status.next_probe_in_seconds === null ? "" : " Next try in " + span(circuit.probe_at - now()) + ".";
-  const told = {
+  const line = {
     closed: circuit.failures
       ? ["Calls go through, but the last " + count(circuit.failures, "attempt") + " failed in a row.", "warn"]
-      : ["In order: no attempt has failed of late.", "good"],
+      : ["Working: no attempt has failed recently.", "good"],
     open: ["Nothing is sent: " + count(circuit.failures, "attempt") + " failed in a row." + since(circuit), "bad"],
-    half_open: ["One request finds out whether DevRev works again; others are refused.", "warn"],
+    half_open: ["One request probes whether DevRev works again. Others are refused.", "warn"],
   }[circuit.state] ?? [circuit.state, ""];
-  lines($("upstream"), [[url, ""], told]);
+  lines($("upstream"), [[url, ""], line]);
 }
 
 const EXPIRY = { valid: ["good", "valid"], expires_soon: ["warn", "expires soon"], expired: ["bad", "expired"], unknown: ["dim", "tells no expiry"] };
@@ -54,20 +54,20 @@ function tokens(status) {
   table($("tokens"), ["Token", "Quota group", "State"], Object.entries(status.tokens).map(([name, token]) => {
     const [tone, word] = EXPIRY[token.state] ?? ["", token.state], at = token.expires_at;
     const left = at === null ? null : at > now() ? date(at) + ", in " + about(at - now()) : date(at) + ", " + about(now() - at) + " ago";
-    const refused = token.refused ? { text: "DevRev refuses it; its callers are told to wait", look: "bad" } : null;
+    const refused = token.refused ? { text: "DevRev refuses it; its callers get 503", look: "bad" } : null;
     return { key: name, cells: [name, token.quota_group, [{ text: word, look: tone }, left, refused]] };
   }), "No tokens: callers bring their own.");
 }
 
 const RELOADS = {
-  applied: ["Reloaded", "The file holds as it is.", "good"],
+  applied: ["Reloaded", "The file is in use.", "good"],
   unchanged: ["Reloaded", "Nothing in the file had changed.", "dim"],
   refused: ["A reload was refused", "The configuration from before goes on.", "bad"],
 };
 
 function reload({ reload: last, started_at }) {
   if (last.at === null) {
-    return lines($("reload"), ["As it was read at the start, " + date(started_at) + ".", ["Not reloaded since.", "dim"]]);
+    return lines($("reload"), ["As read at the start, " + date(started_at) + ".", ["Not reloaded since.", "dim"]]);
   }
   const [what, why, tone] = RELOADS[last.result] ?? ["Reload: " + last.result, "", ""];
   const keys = (words, list, look) => list?.length ? [words + list.join(", ") + ".", look] : null;

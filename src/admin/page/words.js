@@ -1,4 +1,4 @@
-// Numbers and times as people say them. Times are the gateway's: this machine's clock may be another.
+// Numbers and times as text. Times are by the gateway's clock, since this machine's clock may differ.
 let ahead = 0;
 const now = () => Date.now() / 1000 + ahead;
 
@@ -6,7 +6,7 @@ const number = n => Number(n).toLocaleString("en-GB");
 const count = (n, one, many) => number(n) + " " + (n === 1 ? one : many ?? one + "s");
 const percent = share => share > 0 && share < 0.01 ? "under 1\u00a0%" : Math.round(share * 100) + "\u00a0%";
 
-// A rate, to three digits.
+// A rate with up to three digits.
 function rate(n) {
   return n === 0 || n >= 100 ? number(Math.round(n)) : n >= 10 ? n.toFixed(1) : n.toFixed(n < 1 ? 2 : 1);
 }
@@ -20,7 +20,7 @@ function span(seconds) {
   return s >= 3600 ? Math.floor(s / 3600) + ":" + two(minutes) + ":" + two(s % 60) : minutes + ":" + two(s % 60);
 }
 
-// In one word and a unit, for what need not be exact.
+// A rounded time, with one unit.
 function about(seconds) {
   const s = Math.max(0, Math.floor(seconds));
   for (const [unit, size] of [["day", 86400], ["hour", 3600], ["minute", 60]]) {

@@ -1,14 +1,15 @@
-//! What would happen to a request, and why, in the order of the stack: decided by what the layers ask, told in words.
+//! What would happen to a request, and why, in the order of the stack. It asks the same policies as the layers do, and puts their
+//! decisions into words.
 
+mod steps;
 mod token;
-mod way;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Uri};
 use serde_json::Value;
 
-use self::way::Way;
+use self::steps::Steps;
 use super::{
     access::Access,
     circuit,
@@ -20,47 +21,47 @@ use super::{
     target::{FramingFault, TargetFault},
 };
 
-/// The request in question.
+/// The request to explain.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ExplainedRequest {
     pub method: Method,
     pub uri: Uri,
     pub headers: HeaderMap,
-    /// `None` while nothing is known of it.
+    /// `None` if the body is not known.
     pub body: Option<Vec<u8>>,
 }
 
-/// What holds for it.
-pub struct Rules<'a> {
+/// What decides about the request: the rules of the plan, its caller and the live state.
+pub struct ExplainContext<'a> {
     pub max_header_bytes: usize,
     pub max_headers: usize,
     pub max_body: u64,
-    /// `None` where nobody calls so: no credential, and no anonymous caller.
+    /// `None` if there is no credential and no anonymous caller.
     pub caller: Option<Caller<'a>>,
-    /// Of the defaults: tells whose a pattern is.
+    /// The `allow` and `deny` of the defaults. A pattern that is in them did not come from the caller's own lists.
     pub defaults: &'a Access,
-    /// Of rewriting, by the operation's name.
+    /// The rewrite rules, by the operation's name.
     pub rules: &'a HashMap<String, Arc<Rule>>,
-    /// Operations whose rule is off.
+    /// Operations whose rewrite rule is off.
     pub off: Vec<&'a str>,
     pub retry: retry::RetryRules,
     pub max_replay_body: usize,
     pub circuit: circuit::CircuitRules,
     /// Scheme and authority.
     pub upstream: &'a str,
-    /// How things stand; `None` when only a file is asked.
-    pub now: Option<Now>,
+    /// `None` without a running gateway.
+    pub live: Option<LiveState>,
 }
 
-/// Who calls.
+/// The caller of the request.
 pub struct Caller<'a> {
     pub name: &'a str,
-    /// What it proves itself with.
+    /// How the caller authenticates.
     pub credential: &'a str,
     pub access: &'a Access,
     pub enforce: bool,
     pub quota: rate::RateLimit,
-    /// What its limiter would say.
+    /// What the caller's limiter would answer now.
     pub rate: rate::Verdict,
     pub group: &'a str,
     pub share: &'a Share,
@@ -73,54 +74,54 @@ pub struct Caller<'a> {
 pub enum TokenSource<'a> {
     /// One of the configuration, by its name.
     Configured(&'a str),
-    /// The caller brings it.
-    Own,
+    /// The caller sends its own.
+    FromCaller,
     /// None is configured for the caller.
     Missing,
 }
 
 impl<'a> TokenSource<'a> {
-    /// The name of the token that is put on.
+    /// The name of the configured token, if there is one.
     pub fn configured(self) -> Option<&'a str> {
         match self {
             TokenSource::Configured(name) => Some(name),
-            TokenSource::Own | TokenSource::Missing => None,
+            TokenSource::FromCaller | TokenSource::Missing => None,
         }
     }
 }
 
-/// How things stand at this moment.
-pub struct Now {
-    /// Places for requests in flight that are free.
-    pub places: usize,
+/// The state of a running gateway.
+pub struct LiveState {
+    /// How many more requests may be in flight.
+    pub free_slots: usize,
     pub circuit: circuit::View,
-    /// Until the caller's token is tried again; `None` while DevRev takes it.
+    /// The time until a refused token of the caller's is probed; `None` if it is not refused.
     pub token_refused: Option<Duration>,
-    /// The caller's group, and how long a request that came now would wait in it; `None` while nobody has used it.
+    /// The caller's group, and how long a request would wait in it now; `None` if the group has not been used yet.
     pub group: Option<(ledger::View, Duration)>,
 }
 
-/// One room that the request passes, or not.
+/// What one layer does with the request.
 #[derive(Debug)]
 pub struct Step {
-    /// As `layer` names it.
+    /// The layer's module.
     pub layer: &'static str,
-    pub fate: Fate,
-    /// For people.
+    pub verdict: Verdict,
+    /// One line for people.
     pub says: String,
-    /// The same for programs: an object.
+    /// The same as a JSON object, for programs.
     pub facts: Value,
 }
 
 #[derive(Debug, PartialEq)]
-pub enum Fate {
+pub enum Verdict {
     Passes,
-    /// It passes only because enforcement is off for this caller.
+    /// Passes only because `enforce` is off for this caller.
     WouldRefuse(Refusal),
     Refused(Refusal),
 }
 
-/// Why it goes no further.
+/// Why a layer refuses the request.
 #[derive(Debug, PartialEq)]
 pub enum Refusal {
     Overloaded,
@@ -141,22 +142,24 @@ pub enum Refusal {
     NoToken,
 }
 
-/// The steps up to the one that refuses, or to upstream.
-pub fn explain<'a>(asked: &'a Asked, rules: &'a Rules<'a>) -> Vec<Step> {
-    let patience = rules.caller.as_ref().map_or(Duration::ZERO, |caller| {
-        let wait = headers::take_prefer_wait(&mut asked.headers.clone());
+/// The steps up to the one that refuses the request, or up to the upstream.
+pub fn explain<'a>(request: &'a ExplainedRequest, context: &'a ExplainContext<'a>) -> Vec<Step> {
+    let max_wait = context.caller.as_ref().map_or(Duration::ZERO, |caller| {
+        let wait = headers::take_prefer_wait(&mut request.headers.clone());
         wait.map_or(caller.max_wait, |wait| wait.min(caller.max_wait))
     });
-    let way = Way {
-        asked,
-        rules,
-        operation: Operation::from_path(asked.uri.path()),
-        patience,
+    let explained = Steps {
+        request,
+        context,
+        operation: Operation::from_path(request.uri.path()),
+        max_wait,
     };
     let mut steps = Vec::new();
-    for room in Way::rooms() {
-        let Some(step) = room(&way) else { continue };
-        let ends = matches!(step.fate, Fate::Refused(_));
+    for step_of in Steps::in_order() {
+        let Some(step) = step_of(&explained) else {
+            continue;
+        };
+        let ends = matches!(step.verdict, Verdict::Refused(_));
         steps.push(step);
         if ends {
             break;
@@ -172,15 +175,20 @@ impl Step {
     }
 
     fn refused(mut self, refusal: Refusal, says: impl Into<String>) -> Step {
-        self.fate = Fate::Refused(refusal);
+        self.verdict = Verdict::Refused(refusal);
         self.passes(says)
     }
 
-    fn judged(mut self, enforce: bool, refusal: Refusal, says: impl Into<String>) -> Step {
+    fn refused_if_enforced(
+        mut self,
+        enforce: bool,
+        refusal: Refusal,
+        says: impl Into<String>,
+    ) -> Step {
         if enforce {
             return self.refused(refusal, says);
         }
-        self.fate = Fate::WouldRefuse(refusal);
+        self.verdict = Verdict::WouldRefuse(refusal);
         self.passes(says)
     }
 }

@@ -1,17 +1,17 @@
-//! What the rooms say that have to do with the upstream's token.
+//! The steps that are about the DevRev token.
 
 use serde_json::json;
 
 use super::{
     Refusal, Step, TokenSource,
-    way::{Way, step},
+    steps::{Steps, step},
 };
 
-impl Way<'_> {
-    /// Nothing to tell without a token of ours that DevRev has refused.
+impl Steps<'_> {
+    /// `None` unless DevRev has refused the configured token.
     pub(super) fn token_gate(&self) -> Option<Step> {
-        let token = self.rules.caller.as_ref()?.token.configured()?;
-        let left = self.rules.now.as_ref()?.token_refused?;
+        let token = self.context.caller.as_ref()?.token.configured()?;
+        let left = self.context.live.as_ref()?.token_refused?;
         if !self.operation.takes_credential() {
             return None;
         }
@@ -19,22 +19,22 @@ impl Way<'_> {
         let step = step("gate", facts);
         Some(if left.is_zero() {
             step.passes(format!(
-                "DevRev refused the token {token}; this one may try it again"
+                "DevRev refused the token {token}; this request may probe it"
             ))
         } else {
-            let says = format!("DevRev refused the token {token}; it is tried again in {left:?}");
+            let says = format!("DevRev refused the token {token}; the next probe is in {left:?}");
             step.refused(Refusal::Token(left), says)
         })
     }
 
     pub(super) fn credential(&self) -> Option<Step> {
-        let caller = self.rules.caller.as_ref()?;
+        let caller = self.context.caller.as_ref()?;
         let target = self
-            .asked
+            .request
             .uri
             .path_and_query()
             .map_or("/", |target| target.as_str());
-        let url = format!("{}{target}", self.rules.upstream);
+        let url = format!("{}{target}", self.context.upstream);
         let takes = self.operation.takes_credential();
         let token = caller.token.configured().filter(|_| takes);
         let step = step("credential", json!({ "token": token, "url": url }));
@@ -45,7 +45,7 @@ impl Way<'_> {
         }
         Some(match caller.token {
             TokenSource::Configured(token) => step.passes(format!("the token {token}; to {url}")),
-            TokenSource::Own => step.passes(format!("the caller's own token; to {url}")),
+            TokenSource::FromCaller => step.passes(format!("the caller's own token; to {url}")),
             TokenSource::Missing => {
                 step.refused(Refusal::NoToken, "no token is configured for this caller")
             }

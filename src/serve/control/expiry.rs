@@ -1,4 +1,4 @@
-//! When the upstream tokens expire, as far as they say, and whom that is told.
+//! Reports when DevRev tokens expire, as far as the tokens say.
 
 use std::{
     collections::BTreeMap,
@@ -23,19 +23,19 @@ pub(super) fn expiry(token: &Token) -> Option<f64> {
     token_claims::expires_at(token.secret.value.expose_secret().as_bytes())
 }
 
-/// What was said of each token's expiry: its time, and the state it was in.
+/// What was last reported of each token: its time of expiry, and its state.
 #[derive(Default)]
-pub struct Notices(Mutex<BTreeMap<String, (Option<f64>, Expiry)>>);
+pub struct ExpiryNotices(Mutex<BTreeMap<String, (Option<f64>, Expiry)>>);
 
-impl Notices {
-    /// Tells the metrics when each token expires, and the log when that is soon, or past: once for each, however often it is asked.
-    pub fn tell(&self, config: &Config, metrics: &Metrics) {
-        self.tell_at(config, metrics, now());
+impl ExpiryNotices {
+    /// Sets the metric of each token's expiry, and logs when a token has expired or expires soon. Repeated calls report changes only.
+    pub fn report(&self, config: &Config, metrics: &Metrics) {
+        self.report_at(config, metrics, now());
     }
 
-    fn tell_at(&self, config: &Config, metrics: &Metrics, now: f64) -> Vec<(String, Expiry)> {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|name, _| {
+    fn report_at(&self, config: &Config, metrics: &Metrics, now: f64) -> Vec<(String, Expiry)> {
+        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.retain(|name, _| {
             let stays = config.tokens.contains_key(name);
             if !stays {
                 metrics.forget_token(&name.as_str().into());
@@ -46,7 +46,7 @@ impl Notices {
         for (name, token) in &config.tokens {
             let expires = expiry(token);
             let state = Expiry::at(expires, now);
-            let before = told.insert(name.clone(), (expires, state));
+            let before = reported.insert(name.clone(), (expires, state));
             if before == Some((expires, state)) {
                 continue;
             }
@@ -84,21 +84,21 @@ mod tests {
     }
 
     #[test]
-    fn each_state_is_told_once_and_a_new_token_anew() {
+    fn each_state_is_reported_once_per_token_value() {
         const DAY: u64 = 24 * 60 * 60;
-        let (notices, metrics) = (Notices::default(), Metrics::new());
-        let tell = |tokens: &[(&str, u64)], now: u64| {
-            let told = notices.tell_at(&config(tokens), &metrics, now as f64);
-            told.into_iter().map(|(_, state)| state).collect::<Vec<_>>()
+        let (notices, metrics) = (ExpiryNotices::default(), Metrics::new());
+        let report = |tokens: &[(&str, u64)], now: u64| {
+            let new = notices.report_at(&config(tokens), &metrics, now as f64);
+            new.into_iter().map(|(_, state)| state).collect::<Vec<_>>()
         };
         let far = [("a", 10 * DAY), ("b", 100 * DAY)];
-        assert!(tell(&far, DAY).is_empty());
-        assert_eq!(tell(&far, 9 * DAY), [Expiry::Soon]);
-        assert!(tell(&far, 9 * DAY + 1).is_empty());
-        assert_eq!(tell(&far, 10 * DAY), [Expiry::Expired]);
-        assert!(tell(&far, 11 * DAY).is_empty());
-        // Replaced by one that is no better.
-        assert_eq!(tell(&[("a", 10 * DAY + 1)], 11 * DAY), [Expiry::Expired]);
+        assert!(report(&far, DAY).is_empty());
+        assert_eq!(report(&far, 9 * DAY), [Expiry::Soon]);
+        assert!(report(&far, 9 * DAY + 1).is_empty());
+        assert_eq!(report(&far, 10 * DAY), [Expiry::Expired]);
+        assert!(report(&far, 11 * DAY).is_empty());
+        // A new value that has expired as well.
+        assert_eq!(report(&[("a", 10 * DAY + 1)], 11 * DAY), [Expiry::Expired]);
         let text = metrics.encode();
         let line = format!(
             "revgate_token_expiry_timestamp_seconds{{token=\"a\"}} {}",

@@ -1,5 +1,4 @@
-//! What would happen to a request: asks `policy::explain` with what `stack` makes of the configuration, and with how things
-//! stand where a gateway runs.
+//! What would happen to a request: gives `policy::explain` the plan, and the live state if a gateway runs.
 
 use std::{fmt, sync::Arc};
 
@@ -17,7 +16,10 @@ use crate::{
     plan::{Identities, Plan},
     policy::{
         access::Access,
-        explain::{self, Asked, Caller, Fate, Now, Refusal, Rules, Step, TokenSource},
+        explain::{
+            self, Caller, ExplainContext, ExplainedRequest, LiveState, Refusal, Step, TokenSource,
+            Verdict,
+        },
         feedback::whole_seconds,
         rate::Limiter,
         rewrite::Mode,
@@ -27,15 +29,15 @@ use crate::{
     types,
 };
 
-/// What the group of a caller is called that brings its own token.
-const OWN: &str = "of the caller's own token";
+/// Stands for the group of a caller that sends its own token.
+const GROUP_OF_CALLERS_TOKEN: &str = "of the caller's own token";
 
-/// What is asked, as it was typed.
+/// The request to explain, as an operator typed it.
 #[derive(Debug, Default)]
-pub struct Question {
+pub struct ExplainQuery {
     /// "POST /rev-users.link".
     pub request: String,
-    /// A name of the file; without one, whoever shows no credential.
+    /// A caller's name in the file; `None` for a request without a credential.
     pub caller: Option<String>,
     /// "Name: value".
     pub headers: Vec<String>,
@@ -50,28 +52,28 @@ pub struct Explanation {
     steps: Vec<Step>,
 }
 
-/// Explains what would happen under `config`: now, where `live` is what a gateway shares. Takes nothing of any limit.
+/// Explains what would happen under `plan`, and in the state `live` if it is given. Counts against no limit.
 ///
 /// # Errors
-/// What is wrong with the question, in words.
+/// What is wrong with the query, for the operator.
 pub fn explain(
     config: &Config,
     plan: &Plan,
-    question: Question,
+    query: ExplainQuery,
     live: Option<&State>,
 ) -> Result<Explanation, String> {
-    let asked = question.read(config)?;
-    let caller = identify(config, plan, question.caller.as_deref())?;
+    let request = query.read(config)?;
+    let caller = identify(config, plan, query.caller.as_deref())?;
     let caller = caller
         .as_deref()
-        .map(|caller| described(config, plan, caller, live));
+        .map(|caller| describe(config, plan, caller, live));
     let off = config.rewrite.iter().filter(|rule| rule.mode == Mode::Off);
     let upstream = config.upstream.url.to_string();
-    let rules = Rules {
+    let context = ExplainContext {
         max_header_bytes: plan.request.max_header_bytes,
         max_headers: plan.request.max_headers,
         max_body: plan.request.max_body,
-        now: live.map(|state| now(plan, state, caller.as_ref())),
+        live: live.map(|state| live_state(plan, state, caller.as_ref())),
         caller,
         defaults: &Access::new(&config.defaults.allow, &config.defaults.deny),
         rules: &plan.rewrite,
@@ -83,15 +85,15 @@ pub fn explain(
         circuit: plan.circuit,
         upstream: upstream.trim_end_matches('/'),
     };
-    let steps = explain::explain(&asked, &rules);
+    let steps = explain::explain(&request, &context);
     Ok(Explanation {
-        request: question.request,
-        caller: question.caller,
+        request: query.request,
+        caller: query.caller,
         steps,
     })
 }
 
-/// The caller of this name as the gateway knows it. `None` where no name is given and nobody may come without a credential.
+/// The caller of this name. `None` if no name is given and there is no anonymous caller.
 fn identify(
     config: &Config,
     plan: &Plan,
@@ -112,7 +114,7 @@ fn identify(
             Ok(Some(Arc::new(types::Caller {
                 name: everyone.name.clone(),
                 token: None,
-                group: OWN.into(),
+                group: GROUP_OF_CALLERS_TOKEN.into(),
                 share: everyone.share.clone(),
                 access: everyone.access.clone(),
                 max_wait: everyone.max_wait,
@@ -134,7 +136,7 @@ fn unknown(config: &Config, name: &str) -> String {
     format!("no caller {name:?}; {hint}")
 }
 
-fn described<'a>(
+fn describe<'a>(
     config: &Config,
     plan: &Plan,
     caller: &'a types::Caller,
@@ -169,15 +171,15 @@ fn described<'a>(
         max_wait: caller.max_wait,
         token: match (caller.token.as_deref(), config.auth.mode) {
             (Some(name), _) => TokenSource::Configured(name),
-            (None, AuthMode::Validate) => TokenSource::Own,
+            (None, AuthMode::Validate) => TokenSource::FromCaller,
             (None, AuthMode::Inject) => TokenSource::Missing,
         },
     }
 }
 
-fn now(plan: &Plan, state: &State, caller: Option<&Caller<'_>>) -> Now {
-    Now {
-        places: plan.max_in_flight.saturating_sub(state.in_flight.count()),
+fn live_state(plan: &Plan, state: &State, caller: Option<&Caller<'_>>) -> LiveState {
+    LiveState {
+        free_slots: plan.max_in_flight.saturating_sub(state.in_flight.count()),
         circuit: state.circuit.view(&plan.circuit),
         token_refused: caller
             .and_then(|caller| state.tokens.refused_for(caller.token.configured()?)),
@@ -189,13 +191,13 @@ fn now(plan: &Plan, state: &State, caller: Option<&Caller<'_>>) -> Now {
     }
 }
 
-impl Question {
+impl ExplainQuery {
     /// Reads "request=POST%20/works.list&caller=billing"; `header` may come several times, `body` once.
     ///
     /// # Errors
-    /// What cannot be read.
-    pub fn from_query(query: &str) -> Result<Question, String> {
-        let mut question = Question::default();
+    /// What is malformed.
+    pub fn from_query(query: &str) -> Result<ExplainQuery, String> {
+        let mut asked = ExplainQuery::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = value.replace('+', " ");
@@ -204,17 +206,17 @@ impl Question {
                 .map_err(|_| format!("{name} is not UTF-8"))?
                 .into_owned();
             match name {
-                "request" => question.request = value,
-                "caller" => question.caller = Some(value),
-                "header" => question.headers.push(value),
-                "body" => question.body = Some(value.into_bytes()),
+                "request" => asked.request = value,
+                "caller" => asked.caller = Some(value),
+                "header" => asked.headers.push(value),
+                "body" => asked.body = Some(value.into_bytes()),
                 _ => return Err("ask with request=, caller=, header= and body=".into()),
             }
         }
-        Ok(question)
+        Ok(asked)
     }
 
-    fn read(&self, config: &Config) -> Result<Asked, String> {
+    fn read(&self, config: &Config) -> Result<ExplainedRequest, String> {
         let mut words = self.request.split_ascii_whitespace();
         let (Some(method), Some(target), None) = (words.next(), words.next(), words.next()) else {
             return Err(
@@ -254,7 +256,7 @@ impl Question {
             headers.insert(CONTENT_LENGTH, body.len().into());
         }
         let body = self.body.clone();
-        Ok(Asked {
+        Ok(ExplainedRequest {
             method,
             uri,
             headers,
@@ -271,16 +273,16 @@ impl Explanation {
 
     fn refusal(&self) -> Option<(&Step, Error)> {
         let step = self.steps.last()?;
-        match &step.fate {
-            Fate::Refused(refusal) => Some((step, error(refusal))),
+        match &step.verdict {
+            Verdict::Refused(refusal) => Some((step, error(refusal))),
             _ => None,
         }
     }
 
     /// The codes that enforcement would refuse it with.
     fn would_refuse(&self) -> Vec<Code> {
-        let codes = self.steps.iter().filter_map(|step| match &step.fate {
-            Fate::WouldRefuse(refusal) => Some(error(refusal).code()),
+        let codes = self.steps.iter().filter_map(|step| match &step.verdict {
+            Verdict::WouldRefuse(refusal) => Some(error(refusal).code()),
             _ => None,
         });
         codes.collect()
@@ -290,12 +292,12 @@ impl Explanation {
     pub fn json(&self) -> Value {
         let refusal = self.refusal();
         let steps = self.steps.iter().map(|step| {
-            let (fate, code) = match &step.fate {
-                Fate::Passes => ("passes", None),
-                Fate::WouldRefuse(refusal) => ("would_refuse", Some(error(refusal).code())),
-                Fate::Refused(refusal) => ("refused", Some(error(refusal).code())),
+            let (verdict, code) = match &step.verdict {
+                Verdict::Passes => ("passes", None),
+                Verdict::WouldRefuse(refusal) => ("would_refuse", Some(error(refusal).code())),
+                Verdict::Refused(refusal) => ("refused", Some(error(refusal).code())),
             };
-            json!({ "layer": step.layer, "fate": fate, "code": code, "says": step.says, "facts": step.facts })
+            json!({ "layer": step.layer, "fate": verdict, "code": code, "says": step.says, "facts": step.facts })
         });
         json!({
             "request": self.request,
@@ -314,10 +316,10 @@ impl Explanation {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for step in &self.steps {
-            let mark = match step.fate {
-                Fate::Passes => " ",
-                Fate::WouldRefuse(_) => "?",
-                Fate::Refused(_) => "x",
+            let mark = match step.verdict {
+                Verdict::Passes => " ",
+                Verdict::WouldRefuse(_) => "?",
+                Verdict::Refused(_) => "x",
             };
             writeln!(f, "{mark} {:<13} {}", step.layer, step.says)?;
         }

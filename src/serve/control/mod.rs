@@ -1,8 +1,8 @@
-//! What the admin listener sees of the gateway, and may do to it.
+//! The gateway's side of the admin listener: its views and its actions.
 
 pub mod expiry;
 pub mod explain;
-mod tokens;
+mod token_status;
 mod view;
 
 use std::sync::{
@@ -12,7 +12,7 @@ use std::sync::{
 
 use serde_json::{Value, json};
 
-use self::explain::{Question, explain};
+use self::explain::{ExplainQuery, explain};
 use super::reload::Reloader;
 use crate::{
     admin::Control,
@@ -20,8 +20,8 @@ use crate::{
     telemetry::{labels::ReloadResult, log::LevelHandle, tally},
 };
 
-/// The gateway as the admin listener knows it.
-pub struct Operator {
+/// Implements the admin listener's [`Control`] for a running gateway.
+pub struct GatewayControl {
     pub reloader: Arc<Reloader>,
     state: Arc<State>,
     level: Option<LevelHandle>,
@@ -30,9 +30,9 @@ pub struct Operator {
     started_at: u64,
 }
 
-impl Operator {
+impl GatewayControl {
     pub fn new(reloader: Arc<Reloader>, state: Arc<State>, level: Option<LevelHandle>) -> Self {
-        Operator {
+        GatewayControl {
             reloader,
             state,
             level,
@@ -42,13 +42,13 @@ impl Operator {
     }
 }
 
-impl Control for Operator {
+impl Control for GatewayControl {
     fn unready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.draining.load(Ordering::Acquire) {
             reasons.push("draining".into());
         } else {
-            reasons = tokens::unready(&self.reloader.current().config, &self.state);
+            reasons = token_status::unready(&self.reloader.current().config, &self.state);
         }
         let keys = self.state.signing_keys.current();
         if keys.is_some_and(|keys| keys.current().is_none()) {
@@ -58,7 +58,7 @@ impl Control for Operator {
     }
 
     fn warnings(&self) -> Vec<String> {
-        tokens::warnings(&self.reloader.current().config, &self.state)
+        token_status::warnings(&self.reloader.current().config, &self.state)
     }
 
     fn metrics(&self) -> String {
@@ -86,7 +86,7 @@ impl Control for Operator {
                 "url": config.upstream.url.to_string(),
                 "circuit": view::circuit(&current.plan, &self.state),
             },
-            "tokens": tokens::view(config, &self.state),
+            "tokens": token_status::view(config, &self.state),
             "reload": view::reload(self.reloader.last()),
             "deprecations": self.deprecations(),
         })
@@ -105,9 +105,9 @@ impl Control for Operator {
     }
 
     fn explain(&self, query: &str) -> Result<Value, String> {
-        let question = Question::from_query(query)?;
+        let query = ExplainQuery::from_query(query)?;
         let current = self.reloader.current();
-        explain(&current.config, &current.plan, question, Some(&self.state))
+        explain(&current.config, &current.plan, query, Some(&self.state))
             .map(|explanation| explanation.json())
     }
 

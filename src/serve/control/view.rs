@@ -1,4 +1,4 @@
-//! What there is to see of a running gateway, for the admin listener's JSON.
+//! Views of a running gateway, for the admin listener's JSON.
 
 use std::sync::Arc;
 
@@ -12,36 +12,36 @@ use crate::{
     state::State,
     telemetry::{
         metrics::Metrics,
-        tally::{self, Calls},
+        tally::{self, CallerCounts},
     },
 };
 
-/// Whoever showed no key of the file, and in mode "validate" everyone.
+/// Requests without a known caller, and in mode "validate" all requests.
 const OTHER: &str = "other";
 
-/// The codes that `enforce = false` may hold back.
-const TRIED: [Code; 2] = [Code::CallerRateLimited, Code::Forbidden];
+/// The codes that `enforce = false` suppresses.
+const SUPPRESSED: [Code; 2] = [Code::CallerRateLimited, Code::Forbidden];
 
-/// Each caller of the file, and `other` if it was seen.
+/// Each caller of the file, and `other` if it has sent requests.
 pub(super) fn callers(config: &Config, state: &State) -> Value {
     let now = tally::now();
     let (seen, quota) = (state.tally.callers(), state.groups.view());
     let mut views = Map::new();
-    // Nobody else: what a caller that is gone from the file did is in the metrics.
+    // Callers that have left the file are in the metrics alone.
     if let Some(calls) = seen.get(OTHER) {
         views.insert(OTHER.into(), counts(calls));
     }
     let limiters = state.limiters.of_plan();
-    let dealt = |name: &str| seen.get(name).map_or(0, |calls| calls.dealt(now));
+    let attempts = |name: &str| seen.get(name).map_or(0, |calls| calls.attempts(now));
     for (name, caller) in &config.callers {
         let rules = &caller.rules;
-        let mut view = counts(seen.get(name.as_str()).unwrap_or(&Calls::default()));
+        let mut view = counts(seen.get(name.as_str()).unwrap_or(&CallerCounts::default()));
         let group = group(config, caller);
         let of_group = config.callers.iter().filter(|(_, other)| {
             // In mode "validate" there are no callers in the file.
             group.is_some() && self::group(config, other) == group
         });
-        let all: u64 = of_group.map(|(name, _)| dealt(name)).sum();
+        let all: u64 = of_group.map(|(name, _)| attempts(name)).sum();
         let limiter = limiters.of_caller(name);
         view["keys"] = match &caller.credential {
             CallerCredential::Keys(hashes) => state.key_usage.view(hashes),
@@ -54,7 +54,7 @@ pub(super) fn callers(config: &Config, state: &State) -> Value {
         view["weight"] = json!(rules.weight);
         view["priority"] = json!(rules.priority.label());
         view["enforce"] = json!(rules.enforce);
-        view["share"] = json!((all > 0).then(|| dealt(name) as f64 / all as f64));
+        view["share"] = json!((all > 0).then(|| attempts(name) as f64 / all as f64));
         view["waiting"] = json!(
             group
                 .and_then(|group| quota[group]["waiting_by_caller"].get(name)?.as_u64())
@@ -70,7 +70,7 @@ pub(super) fn callers(config: &Config, state: &State) -> Value {
     Value::Object(views)
 }
 
-fn counts(calls: &Calls) -> Value {
+fn counts(calls: &CallerCounts) -> Value {
     json!({
         "requests": calls.requests,
         "refused": calls.refused.values().sum::<u64>(),
@@ -87,7 +87,7 @@ fn group<'a>(config: &'a Config, caller: &Caller) -> Option<&'a str> {
 }
 
 fn would_refuse(metrics: &Metrics, caller: &Arc<str>) -> Vec<(Code, u64)> {
-    let counts = TRIED.map(|code| (code, metrics.would_refused(caller, code)));
+    let counts = SUPPRESSED.map(|code| (code, metrics.would_refused(caller, code)));
     counts.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
@@ -100,7 +100,7 @@ pub(super) fn circuit(plan: &Plan, state: &State) -> Value {
     })
 }
 
-/// What became of the last reload; nothing, before there was one.
+/// The last reload; all values are null or empty before the first.
 pub(super) fn reload(last: Option<Report>) -> Value {
     last.map_or_else(
         || json!({ "at": null, "result": null, "changed": [], "restart_needed": [], "problems": [] }),

@@ -1,4 +1,4 @@
-//! Connections: accepted, bounded, served by the stack, and ended in order.
+//! Accepts connections, bounds and serves them, and ends them in a drain.
 
 use std::{
     io,
@@ -26,8 +26,8 @@ use tower::ServiceExt;
 
 use super::{
     listener::Listener,
-    refusal::Refusals,
-    tls::{Secured, shake},
+    refusal::RefusalStream,
+    tls::{TlsConnection, handshake},
 };
 use crate::{
     body::{Body, Guard, InboundFault},
@@ -36,37 +36,40 @@ use crate::{
     types::{AmbiguousFraming, Certificate, Peer, RequestLimits},
 };
 
-pub struct Settings {
+/// What all connections have in common.
+pub struct ConnectionSettings {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub drain_timeout: Duration,
-    /// Of all workers together.
+    /// `listen.max_connections`, for all workers together.
     pub connections: Arc<Semaphore>,
     pub state: Arc<State>,
 }
 
-enum Accepting {
+enum AsyncListener {
     Tcp(tokio::net::TcpListener),
     Unix(tokio::net::UnixListener),
 }
 
-/// Serves until the drain has ended every connection or its time is over.
-pub async fn serve(listener: Listener, published: Published, settings: Arc<Settings>) {
-    let accepting = match listener {
-        Listener::Tcp(listener) => tokio::net::TcpListener::from_std(listener).map(Accepting::Tcp),
+/// Serves until a drain has ended every connection, or `drain_timeout` is over.
+pub async fn serve(listener: Listener, published: Published, settings: Arc<ConnectionSettings>) {
+    let listener = match listener {
+        Listener::Tcp(listener) => {
+            tokio::net::TcpListener::from_std(listener).map(AsyncListener::Tcp)
+        }
         Listener::Unix(listener) => {
-            tokio::net::UnixListener::from_std(listener).map(Accepting::Unix)
+            tokio::net::UnixListener::from_std(listener).map(AsyncListener::Unix)
         }
     };
-    let accepting = match accepting {
-        Ok(accepting) => accepting,
+    let listener = match listener {
+        Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listener could not be used"),
     };
     let mut connections = JoinSet::new();
     let mut limits = published.load().plan.request;
-    let mut builder = Arc::new(build(&settings, limits));
+    let mut builder = Arc::new(http_builder(&settings, limits));
     loop {
-        // Where all places are taken, connections wait in the kernel's backlog.
+        // At the limit, further connections wait in the kernel's backlog.
         let accepted = async {
             let permit = settings
                 .connections
@@ -74,13 +77,13 @@ pub async fn serve(listener: Listener, published: Published, settings: Arc<Setti
                 .acquire_owned()
                 .await
                 .map_err(io::Error::other)?;
-            let stream = match &accepting {
-                Accepting::Tcp(listener) => {
+            let stream = match &listener {
+                AsyncListener::Tcp(listener) => {
                     let (stream, _) = listener.accept().await?;
                     stream.set_nodelay(true)?;
                     Stream::Tcp(stream)
                 }
-                Accepting::Unix(listener) => Stream::Unix(listener.accept().await?.0),
+                AsyncListener::Unix(listener) => Stream::Unix(listener.accept().await?.0),
             };
             Ok::<_, io::Error>((permit, stream))
         };
@@ -91,32 +94,32 @@ pub async fn serve(listener: Listener, published: Published, settings: Arc<Setti
                     let now = published.load().plan.request;
                     if now != limits {
                         limits = now;
-                        builder = Arc::new(build(&settings, limits));
+                        builder = Arc::new(http_builder(&settings, limits));
                     }
                     let (published, settings, builder) =
                         (published.clone(), settings.clone(), builder.clone());
                     connections.spawn(async move {
                         settings.state.metrics.connections(1);
-                        begin(stream, published, limits, &settings, &builder).await;
+                        accept(stream, published, limits, &settings, &builder).await;
                         settings.state.metrics.connections(-1);
                         drop(permit);
                     });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
-                    // Out of descriptors: trying again at once would only spin.
+                    // Probably out of file descriptors; an immediate retry would spin.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             },
             Some(_) = connections.join_next() => {}
         }
     }
-    drop(accepting);
+    drop(listener);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if timeout(settings.drain_timeout, all_ended).await.is_err() {
         tracing::warn!(
             left = connections.len(),
-            "drain.timeout is over; connections are cut"
+            "drain.timeout is over; the remaining connections are closed"
         );
     }
 }
@@ -126,39 +129,39 @@ enum Stream {
     Unix(tokio::net::UnixStream),
 }
 
-/// What the kind of the socket asks for first: a handshake, or who is at the other end.
-async fn begin(
+/// Does the TLS handshake on TCP, or reads the peer's uid on a unix socket, and serves the connection then.
+async fn accept(
     stream: Stream,
     published: Published,
     limits: RequestLimits,
-    settings: &Settings,
+    settings: &ConnectionSettings,
     builder: &auto::Builder<TokioExecutor>,
 ) {
-    // On sockets without certificates nothing retires.
+    // Without certificates, nothing is ever retired.
     let never = CancellationToken::new();
     match (stream, &settings.state.handshakes) {
         (Stream::Unix(stream), _) => {
             let uid = stream.peer_cred().map(|peer| Peer::Uid(peer.uid())).ok();
-            connection(stream, published, limits, settings, builder, (uid, never)).await;
+            serve_connection(stream, published, limits, settings, builder, (uid, never)).await;
         }
         (Stream::Tcp(stream), None) => {
-            connection(stream, published, limits, settings, builder, (None, never)).await;
+            serve_connection(stream, published, limits, settings, builder, (None, never)).await;
         }
         (Stream::Tcp(stream), Some(handshakes)) => {
             let metrics = &settings.state.metrics;
-            let shaken = shake(handshakes, stream, settings.header_timeout, metrics);
+            let shaken = handshake(handshakes, stream, settings.header_timeout, metrics);
             let secured = tokio::select! {
                 secured = shaken => secured,
-                // Nothing was asked yet, so nothing is lost.
+                // No request has been sent yet, so none is lost.
                 () = settings.state.draining.begun() => None,
             };
-            if let Some(Secured {
+            if let Some(TlsConnection {
                 stream,
                 peer,
                 retired,
             }) = secured
             {
-                connection(
+                serve_connection(
                     stream,
                     published,
                     limits,
@@ -172,14 +175,17 @@ async fn begin(
     }
 }
 
-fn build(settings: &Settings, limits: RequestLimits) -> auto::Builder<TokioExecutor> {
+fn http_builder(
+    settings: &ConnectionSettings,
+    limits: RequestLimits,
+) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // hyper's own limits stand above ours, so that what is only a little over gets an answer that says so.
+    // hyper's own limits are above ours, so that a request slightly over the limit gets our answer.
     let buffer = limits.max_header_bytes.saturating_mul(2).max(16 * 1024);
     builder
         .http1()
         .timer(TokioTimer::new())
-        // Runs between requests as well, where the idle time is what counts; `Activity` keeps both.
+        // hyper also runs this timer between requests. `Activity` enforces both times exactly.
         .header_read_timeout(settings.header_timeout + settings.idle_timeout)
         .max_buf_size(buffer)
         .max_headers(limits.max_headers.saturating_mul(2));
@@ -193,17 +199,17 @@ fn build(settings: &Settings, limits: RequestLimits) -> auto::Builder<TokioExecu
     builder
 }
 
-/// What a connection is doing. Written where its bytes and its requests pass, read by the timer that bounds it.
+/// What a connection is doing. Its stream and its service write it, and the timer that bounds the connection reads it.
 #[derive(Clone)]
 pub struct Activity(Arc<Mutex<ActivityState>>);
 
 struct ActivityState {
     busy: usize,
     since: Instant,
-    /// When the first byte of a head came that has not become a request yet.
+    /// When the first byte of an incomplete head was read.
     head: Option<Instant>,
     served: bool,
-    /// The head that was read last had both Transfer-Encoding and Content-Length; hyper drops the latter unseen.
+    /// The last head had both Transfer-Encoding and Content-Length. hyper drops the latter, so the stack cannot see it.
     ambiguous: bool,
 }
 
@@ -226,9 +232,9 @@ impl Activity {
         self.state().busy == 0
     }
 
-    /// Bytes have come while no request was on its way: a head has begun.
+    /// Bytes were read while no request was in flight, so a head has begun.
     ///
-    /// HTTP/2 has frames of its own between requests, so there only the first head is timed.
+    /// HTTP/2 sends other frames between requests, so only the first head of a connection is timed there.
     pub fn head_begins(&self, http2: bool) {
         let mut state = self.state();
         if !(http2 && state.served) {
@@ -250,8 +256,8 @@ impl Activity {
         (Busy(self.clone()), ambiguous)
     }
 
-    /// When the connection is to end if nothing more happens on it.
-    fn ends(&self, settings: &Settings) -> Instant {
+    /// When to end the connection if nothing more happens on it.
+    fn deadline(&self, settings: &ConnectionSettings) -> Instant {
         let state = self.state();
         if state.busy > 0 {
             return Instant::now() + settings.idle_timeout;
@@ -263,7 +269,7 @@ impl Activity {
     }
 }
 
-/// Held while a request is on its way, until its answer's body has ended.
+/// Held while a request is in flight, until the end of its answer's body.
 struct Busy(Activity);
 
 impl Guard for Busy {}
@@ -276,8 +282,8 @@ impl Drop for Busy {
     }
 }
 
-/// What is left of a peer whose certificate counts no more: it showed one, and it names no caller.
-fn nobody(peer: &Peer) -> Peer {
+/// A peer whose certificate is no longer valid here: it still has one, but the certificate names no caller.
+fn without_names(peer: &Peer) -> Peer {
     match peer {
         Peer::Certificate(certificate) => Peer::Certificate(Arc::new(Certificate {
             names: Vec::new(),
@@ -287,11 +293,11 @@ fn nobody(peer: &Peer) -> Peer {
     }
 }
 
-async fn connection<I>(
+async fn serve_connection<I>(
     stream: I,
     published: Published,
     limits: RequestLimits,
-    settings: &Settings,
+    settings: &ConnectionSettings,
     builder: &auto::Builder<TokioExecutor>,
     (peer, retired): (Option<Peer>, CancellationToken),
 ) where
@@ -299,12 +305,15 @@ async fn connection<I>(
 {
     let activity = Activity::new();
     let watch = activity.clone();
-    // A client may keep a connection that it was asked to end; the certificate on it is nobody's from then on.
-    let (void, voided) = (Arc::new(AtomicBool::new(false)), peer.as_ref().map(nobody));
-    let is_void = void.clone();
+    // A client may keep using a connection that was asked to end. Its certificate names no caller from then on.
+    let (revoked, peer_without_names) = (
+        Arc::new(AtomicBool::new(false)),
+        peer.as_ref().map(without_names),
+    );
+    let is_revoked = revoked.clone();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (busy, ambiguous) = activity.begin();
-        // One plan from here to the request's last attempt.
+        // The request keeps this plan to its last attempt.
         let (stack, max_body) = {
             let serving = published.load();
             (serving.stack.clone(), serving.plan.request.max_body)
@@ -315,11 +324,11 @@ async fn connection<I>(
         if ambiguous {
             request.extensions_mut().insert(AmbiguousFraming);
         }
-        let shown = match is_void.load(Ordering::Acquire) {
-            true => &voided,
+        let peer = match is_revoked.load(Ordering::Acquire) {
+            true => &peer_without_names,
             false => &peer,
         };
-        if let Some(peer) = shown {
+        if let Some(peer) = peer {
             request.extensions_mut().insert(peer.clone());
         }
         async move {
@@ -329,7 +338,7 @@ async fn connection<I>(
                 .map(|response| response.map(|body| body.guarded(busy)))
         }
     });
-    let stream = Refusals::new(
+    let stream = RefusalStream::new(
         stream,
         watch.clone(),
         settings.state.metrics.clone(),
@@ -349,18 +358,18 @@ async fn connection<I>(
             }
             () = sleep_until(until) => {
                 if retired.is_cancelled() {
-                    void.store(true, Ordering::Release);
+                    revoked.store(true, Ordering::Release);
                 }
-                let ends = watch.ends(settings);
-                // A head may begin at any time, so it is looked at no less often than a head may take.
-                until = ends.min(Instant::now() + settings.header_timeout);
-                if ending || ends <= Instant::now() {
+                let deadline = watch.deadline(settings);
+                // A head may begin at any time, so check at least once per `header_timeout`.
+                until = deadline.min(Instant::now() + settings.header_timeout);
+                if ending || deadline <= Instant::now() {
                     if ending && watch.is_idle() {
                         return;
                     }
                     ending = true;
                     connection.as_mut().graceful_shutdown();
-                    // What does not go of its own accord is cut.
+                    // Cut it if it does not end by then.
                     until = Instant::now() + Duration::from_secs(1);
                 }
             }
@@ -371,7 +380,7 @@ async fn connection<I>(
             () = retired.cancelled(), if !ending => {
                 ending = true;
                 connection.as_mut().graceful_shutdown();
-                // For what was on its way already.
+                // Requests already sent still pass with the certificate.
                 until = Instant::now() + Duration::from_secs(1);
             }
         }

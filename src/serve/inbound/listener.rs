@@ -1,4 +1,4 @@
-//! Listening sockets: one per worker on the same port, or one unix socket for all.
+//! Listening sockets: one TCP socket per worker on the same port, or one unix socket shared by all workers.
 
 use std::{
     fs, io,
@@ -19,16 +19,16 @@ pub enum Listener {
     Unix(UnixListener),
 }
 
-/// Connections the kernel may hold before they are accepted.
+/// How many connections may wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// Binds a listener for each worker, and says which file a unix socket made.
+/// Binds a listener for each worker. Also returns the file of a unix socket.
 pub fn bind(listen: &Listen) -> io::Result<(Vec<Listener>, Option<SocketFile>)> {
     let workers = listen.workers;
     match &listen.address {
         Address::Tcp(address) => {
             let first = bind_tcp(*address, workers > 1)?;
-            // Port 0 is decided by the first; the others share what it got.
+            // For port 0 the first socket gets a port, and the others share it.
             let bound = first.local_addr()?;
             let mut all = vec![Listener::Tcp(first)];
             for _ in 1..workers {
@@ -48,7 +48,8 @@ pub fn bind(listen: &Listen) -> io::Result<(Vec<Listener>, Option<SocketFile>)> 
     }
 }
 
-/// Shared among our own workers only: a second gateway on the same port is to fail, not to take half the traffic.
+/// `shared` allows further workers on the port. With one worker the port is exclusive, so that a second gateway fails to start
+/// instead of taking half the traffic.
 fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -60,20 +61,19 @@ fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
 }
 
 fn bind_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
-    clear(path)?;
+    remove_stale_socket(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile::of(path)?;
-    // The kernel made it with what the umask leaves. Nobody can connect before `listen`, so nobody got in by that.
+    // The file's mode was decided by the umask so far, but nobody can connect before `listen`.
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     socket.listen(BACKLOG)?;
     Ok((socket.into(), file))
 }
 
-/// Makes room for a socket: one that nobody answers was left behind by a process that died. Whatever else is there is not
-/// ours to remove.
-fn clear(path: &Path) -> io::Result<()> {
+/// Removes a stale socket: one that refuses connections was left by a process that died. Any other file is an error.
+fn remove_stale_socket(path: &Path) -> io::Result<()> {
     let exists = |why| Err(io::Error::new(io::ErrorKind::AddrInUse, why));
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -81,23 +81,23 @@ fn clear(path: &Path) -> io::Result<()> {
         Ok(meta) if !meta.file_type().is_socket() => {
             exists("there is a file that is no socket; remove it, or name another path")
         }
-        Ok(_) => match knock(path) {
+        Ok(_) => match probe(path) {
             Ok(_) => exists("another process serves it; stop that one, or name another path"),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-            // One that we may not connect to, or whose backlog is full, may well be alive.
+            // It may be in use if we may not connect, or if its backlog is full.
             Err(error) => Err(error),
         },
     }
 }
 
-/// Never waits: a full backlog would hold up the start.
-fn knock(path: &Path) -> io::Result<()> {
+/// Tries to connect. Does not block, since a full backlog would delay the start.
+fn probe(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(path)?)
 }
 
-/// A unix socket's file, removed when this is dropped unless another has taken its place.
+/// A unix socket's file. It is removed on drop, unless another file has replaced it.
 pub struct SocketFile {
     path: PathBuf,
     /// Device and inode.

@@ -1,4 +1,4 @@
-//! Callers: sockets, TLS handshakes, connections.
+//! The callers' side: listening sockets, TLS handshakes, connections.
 
 pub(super) mod connection;
 pub(super) mod listener;

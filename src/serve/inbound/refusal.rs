@@ -1,5 +1,5 @@
-//! hyper answers a head that it cannot parse by itself, with a bare status and no body. This stands between it
-//! and the socket, and gives that answer the shape that every refusal of revgate has.
+//! hyper answers a head that it cannot parse by itself, with a status and no body. This stream sits between hyper and the socket, and
+//! replaces that answer with a refusal in revgate's form.
 
 use std::{
     io,
@@ -21,35 +21,35 @@ use crate::{
     types::{RequestId, other},
 };
 
-pub struct Refusals<I> {
+pub struct RefusalStream<I> {
     inner: I,
     activity: Activity,
     metrics: std::sync::Arc<Metrics>,
-    /// Bytes on their way instead of hyper's, and how many of them are out.
-    instead: Option<(Vec<u8>, usize)>,
-    /// The head that is being read, in lower case; bounded by what hyper reads of one.
+    /// The answer that is written instead of hyper's, and how much of it is written.
+    replacement: Option<(Vec<u8>, usize)>,
+    /// The head that is being read, in lower case, up to hyper's limit.
     head: Vec<u8>,
     max_head: usize,
     http2: bool,
-    /// `head` is whole: the next byte begins another. It is kept until then for what hyper says of it.
+    /// `head` is complete, and the next byte begins another. It is kept until then, because hyper may refuse it.
     complete: bool,
 }
 
-/// hyper's has a status line and three fields.
-const LONGEST_BARE: usize = 256;
+/// hyper's error has a status line and three fields.
+const MAX_HYPER_ERROR: usize = 256;
 
-impl<I> Refusals<I> {
+impl<I> RefusalStream<I> {
     pub fn new(
         inner: I,
         activity: Activity,
         metrics: std::sync::Arc<Metrics>,
         max_head: usize,
     ) -> Self {
-        Refusals {
+        RefusalStream {
             inner,
             activity,
             metrics,
-            instead: None,
+            replacement: None,
             head: Vec::new(),
             max_head,
             http2: false,
@@ -57,11 +57,11 @@ impl<I> Refusals<I> {
         }
     }
 
-    /// Whether `bytes` are hyper's own words: a short bodiless error's head, while no request is on its way, and
-    /// without the id that every answer of the stack carries.
-    fn is_bare(&self, bytes: &[u8]) -> bool {
+    /// Whether `bytes` are an error of hyper's own: a short head without a body, while no request is in flight, and without the
+    /// request id that every answer of the stack has.
+    fn is_hyper_error(&self, bytes: &[u8]) -> bool {
         bytes.starts_with(b"HTTP/1.1 4")
-            && bytes.len() < LONGEST_BARE
+            && bytes.len() < MAX_HYPER_ERROR
             && bytes.ends_with(b"\r\n\r\n")
             && find(bytes, b"content-length: 0").is_some()
             && find(bytes, b"x-request-id").is_none()
@@ -69,7 +69,7 @@ impl<I> Refusals<I> {
     }
 
     fn refusal(&self, bytes: &[u8]) -> Vec<u8> {
-        // hyper says 431 of a Content-Length beyond its numbers as well; that head is small.
+        // hyper also answers 431 if Content-Length does not fit its integer. Such a head is small.
         let large =
             self.head.len() >= self.max_head / 2 || find(&self.head, b"content-length").is_none();
         let error = match &bytes[9..12] {
@@ -88,7 +88,7 @@ impl<I> Refusals<I> {
         self.metrics.refused(&other(), error.code());
         tracing::debug!(code = error.code().label(), "refused: {error}");
         let (mut head, body) = error.response(None).into_parts();
-        // A refusal's body is whole from the start, so this is ready at once.
+        // A refusal's body is one buffer, so this is ready at once.
         let body = body.collect();
         let body = futures_util::FutureExt::now_or_never(body).and_then(Result::ok);
         let body = body
@@ -117,40 +117,40 @@ impl<I> Refusals<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> Refusals<I> {
-    /// Writes what goes out instead of `bytes`; `None` when they go out themselves.
-    fn poll_instead(
+impl<I: AsyncWrite + Unpin> RefusalStream<I> {
+    /// Writes the replacement of `bytes`; `None` if they are to be written themselves.
+    fn poll_replace(
         &mut self,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Option<Poll<io::Result<usize>>> {
-        if self.instead.is_none() {
-            if !self.is_bare(bytes) {
+        if self.replacement.is_none() {
+            if !self.is_hyper_error(bytes) {
                 return None;
             }
-            self.instead = Some((self.refusal(bytes), 0));
+            self.replacement = Some((self.refusal(bytes), 0));
         }
-        Some(self.poll_out(cx).map_ok(|()| bytes.len()))
+        Some(self.poll_replacement(cx).map_ok(|()| bytes.len()))
     }
 
-    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some((out, sent)) = &mut self.instead {
+    fn poll_replacement(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some((out, sent)) = &mut self.replacement {
             let written = ready!(Pin::new(&mut self.inner).poll_write(cx, &out[*sent..]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             *sent += written;
             if *sent == out.len() {
-                self.instead = None;
+                self.replacement = None;
             }
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<I> Refusals<I> {
-    /// Looks at the bytes of a head on their way to hyper, for what hyper does not tell.
-    fn look(&mut self, bytes: &[u8]) {
+impl<I> RefusalStream<I> {
+    /// Reads a head on its way to hyper, for what hyper does not report.
+    fn inspect(&mut self, bytes: &[u8]) {
         if bytes.is_empty() || !self.activity.is_idle() {
             self.head.clear();
             return;
@@ -176,7 +176,7 @@ impl<I> Refusals<I> {
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Refusals<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for RefusalStream<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -184,18 +184,18 @@ impl<I: AsyncRead + Unpin> AsyncRead for Refusals<I> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        self.look(&buf.filled()[before..]);
+        self.inspect(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Refusals<I> {
+impl<I: AsyncWrite + Unpin> AsyncWrite for RefusalStream<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.poll_instead(cx, buf) {
+        match self.poll_replace(cx, buf) {
             Some(poll) => poll,
             None => Pin::new(&mut self.inner).poll_write(cx, buf),
         }
@@ -210,7 +210,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Refusals<I> {
             .iter()
             .find(|buf| !buf.is_empty())
             .map_or(&[][..], |buf| buf);
-        match self.poll_instead(cx, first) {
+        match self.poll_replace(cx, first) {
             Some(poll) => poll,
             None => Pin::new(&mut self.inner).poll_write_vectored(cx, bufs),
         }

@@ -1,4 +1,4 @@
-//! TLS with callers: handshakes, and what came of each.
+//! TLS handshakes with clients.
 
 use std::{
     io,
@@ -25,19 +25,19 @@ use crate::{
 };
 
 /// A connection whose handshake is done.
-pub struct Secured {
+pub struct TlsConnection {
     pub stream: TlsStream<TcpStream>,
     pub peer: Option<Peer>,
     pub retired: CancellationToken,
 }
 
-/// `None` when no connection came of it; the caller has learnt no more than TLS says, the log and a metric the rest.
-pub async fn shake(
+/// `None` if the handshake failed. The client gets TLS's own alert; the reason goes to the log and a metric.
+pub async fn handshake(
     handshakes: &Handshakes,
     stream: TcpStream,
     within: Duration,
     metrics: &Metrics,
-) -> Option<Secured> {
+) -> Option<TlsConnection> {
     let peer = stream.peer_addr().ok();
     let generation = handshakes.current();
     let accepting = TlsAcceptor::from(generation.tls.config.clone()).accept(stream);
@@ -80,18 +80,19 @@ pub async fn shake(
             return None;
         }
     };
-    Some(Secured {
+    Some(TlsConnection {
         stream,
         peer,
         retired: generation.retired.clone(),
     })
 }
-/// What counts of a verified leaf; `None` when its names cannot be read, as then nobody knows whose it is.
+
+/// The names and the end of a verified leaf; `None` if its names cannot be read, since then it identifies nobody.
 fn certificate(leaf: &CertificateDer<'_>) -> Option<Certificate> {
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
     let names = parsed.subject_alternative_name().ok()?;
     let names = names.map_or(&[][..], |names| &names.value.general_names);
-    // The subject's common name is no name: RFC 9525 section 2 gave it up.
+    // RFC 9525 section 2: the subject's common name does not count.
     let names = names.iter().filter_map(|name| match name {
         GeneralName::URI(name) => Some(San::Uri((*name).to_owned())),
         GeneralName::DNSName(name) => Some(San::dns(name)),
@@ -104,7 +105,7 @@ fn certificate(leaf: &CertificateDer<'_>) -> Option<Certificate> {
     })
 }
 
-/// The end of the second, as the handshake counts it.
+/// The end of that second, as rustls counts it.
 fn at(epoch: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(epoch.saturating_add(1).min(1 << 40))
 }
@@ -113,7 +114,7 @@ fn fail(metrics: &Metrics, peer: Option<SocketAddr>, reason: HandshakeFailure, w
     metrics.tls_handshake_failure(reason);
     let peer = peer.map(|peer| peer.to_string());
     match reason {
-        // Port scans and health checks of load balancers.
+        // Usual with port scans and health checks of load balancers.
         HandshakeFailure::Closed | HandshakeFailure::NotTls | HandshakeFailure::Timeout => {
             tracing::debug!(peer, reason = reason.label(), why, "TLS handshake failed");
         }

@@ -1,4 +1,4 @@
-//! A changed file becomes what is served, or changes nothing.
+//! Reloads the configuration: as a whole, or not at all.
 //!
 //! 1. The files become a [`Config`], the configuration a [`Plan`]. All that can fail is done by then, and nothing has changed.
 //! 2. The [`State`] is reconciled with the plan, and the plan is published to each worker. Neither can fail.
@@ -18,9 +18,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-pub use self::{report::Report, watch::Watch};
+pub use self::{report::Report, watch::FileWatcher};
 use self::{restart::keep_what_needs_a_restart, watch::Fingerprint};
-use super::{control::expiry::Notices, worker::Handle};
+use super::{control::expiry::ExpiryNotices, worker::WorkerHandle};
 use crate::{
     config::{self, Config, Problem, Problems, TokenSource},
     plan::Plan,
@@ -28,27 +28,27 @@ use crate::{
     telemetry::{labels::ReloadResult, log::LevelHandle},
 };
 
-/// A configuration, and what was decided from it.
+/// The configuration in use, and its plan.
 pub struct Current {
     pub config: Config,
     pub plan: Arc<Plan>,
 }
 
 pub struct Reloader {
-    /// None where the configuration came from no file, as in the demo.
+    /// `None` if the configuration did not come from a file, as in the demo.
     file: Option<PathBuf>,
     state: Arc<State>,
-    workers: Vec<Handle>,
+    workers: Vec<WorkerHandle>,
     level: Option<LevelHandle>,
     current: ArcSwap<Current>,
-    expiry: Notices,
-    /// Held while a reload runs: one at a time. Nobody who only looks takes it, since files may be slow.
-    turn: Mutex<()>,
-    last: Mutex<Last>,
+    expiry: ExpiryNotices,
+    /// Held during a reload, so that one runs at a time. Readers never take it, since files may be slow.
+    reload_lock: Mutex<()>,
+    last: Mutex<LastReload>,
 }
 
-struct Last {
-    /// Of the files, before they were read.
+struct LastReload {
+    /// Of the files, taken before they were read.
     fingerprint: Fingerprint,
     report: Option<Report>,
 }
@@ -58,7 +58,7 @@ impl Reloader {
         file: Option<PathBuf>,
         current: Current,
         state: Arc<State>,
-        workers: Vec<Handle>,
+        workers: Vec<WorkerHandle>,
         level: Option<LevelHandle>,
     ) -> Self {
         let fingerprint = Fingerprint::of(file.as_deref(), &current.config.files);
@@ -68,18 +68,18 @@ impl Reloader {
             workers,
             level,
             current: ArcSwap::from_pointee(current),
-            turn: Mutex::default(),
-            expiry: Notices::default(),
-            last: Mutex::new(Last {
+            reload_lock: Mutex::default(),
+            expiry: ExpiryNotices::default(),
+            last: Mutex::new(LastReload {
                 fingerprint,
                 report: None,
             }),
         };
-        reloader.tell_expiry();
+        reloader.report_expiry();
         reloader
     }
 
-    /// What holds now.
+    /// The configuration in use.
     pub fn current(&self) -> Arc<Current> {
         self.current.load_full()
     }
@@ -88,44 +88,47 @@ impl Reloader {
         self.file.as_deref()
     }
 
-    /// What became of the last reload, if there was one.
+    /// The report of the last reload, if there was one.
     pub fn last(&self) -> Option<Report> {
-        self.noted().report.clone()
+        self.last_reload().report.clone()
     }
 
-    fn noted(&self) -> MutexGuard<'_, Last> {
+    fn last_reload(&self) -> MutexGuard<'_, LastReload> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The files as they were when they were read last.
-    pub fn read_last(&self) -> Fingerprint {
-        self.noted().fingerprint.clone()
+    /// The fingerprint of the files when they were last read.
+    pub fn last_fingerprint(&self) -> Fingerprint {
+        self.last_reload().fingerprint.clone()
     }
 
-    /// Whether the files are those that were read last.
+    /// Whether the files are as they were when last read.
     pub fn is_current(&self, now: &Fingerprint) -> bool {
-        self.noted().fingerprint == *now
+        self.last_reload().fingerprint == *now
     }
 
-    /// Says of each token that is about to expire, or has, that it is; once.
-    pub fn tell_expiry(&self) {
+    /// Reports tokens that have expired or expire soon, once each.
+    pub fn report_expiry(&self) {
         let current = self.current.load();
-        self.expiry.tell(&current.config, &self.state.metrics);
+        self.expiry.report(&current.config, &self.state.metrics);
     }
 
-    /// Reads the file again and makes it hold, whole or not at all. Blocks on files.
+    /// Reads the file again and applies it, as a whole or not at all. Blocks on files.
     pub fn reload(&self) -> Report {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self
+            .reload_lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let old = self.current();
-        // Taken before the files are read: what changes in between is seen as a change. Those that the new file refers to
-        // are among them, so that a secret which comes after its file is seen too.
+        // Taken before the files are read, so that a change in between is noticed. It includes the files to which the new file
+        // refers, so that a secret written later than its configuration is noticed as well.
         let mut fingerprint = Fingerprint::of(self.file(), &old.config.files);
         if let Some(file) = self.regular_file() {
             fingerprint.extend(&config::referred(file));
         }
         let now = fingerprint.clone();
-        let before = std::mem::replace(&mut self.noted().fingerprint, fingerprint);
-        let report = match self.load().and_then(|new| self.step(&old.config, new)) {
+        let before = std::mem::replace(&mut self.last_reload().fingerprint, fingerprint);
+        let report = match self.load().and_then(|new| self.apply(&old.config, new)) {
             Ok(report) => report,
             Err(Problems(problems)) => Report {
                 problems,
@@ -133,16 +136,16 @@ impl Reloader {
             },
         };
         if report.result != ReloadResult::Refused {
-            self.try_touched_tokens_again(&now, &before);
+            self.retry_rewritten_tokens(&now, &before);
         }
         self.state.metrics.config_reload(report.result);
         report.log();
-        self.noted().report = Some(report.clone());
+        self.last_reload().report = Some(report.clone());
         report
     }
 
-    /// From one configuration to the next.
-    fn step(&self, old: &Config, mut new: Config) -> Result<Report, Problems> {
+    /// Changes from one configuration to the next.
+    fn apply(&self, old: &Config, mut new: Config) -> Result<Report, Problems> {
         let (changed, restart_needed) = keep_what_needs_a_restart(old, &mut new)?;
         let mut report = Report::new(ReloadResult::Unchanged);
         report.restart_needed = restart_needed;
@@ -150,7 +153,7 @@ impl Reloader {
             return Ok(report);
         }
         let plan = Arc::new(Plan::of(&new)?);
-        // From here on nothing fails.
+        // Nothing below can fail.
         self.state.reconcile(&plan);
         for worker in &self.workers {
             worker.publish(&plan, &self.state);
@@ -163,13 +166,13 @@ impl Reloader {
         }
         warn(&new);
         self.current.store(Arc::new(Current { config: new, plan }));
-        self.tell_expiry();
+        self.report_expiry();
         (report.result, report.changed) = (ReloadResult::Applied, changed);
         Ok(report)
     }
 
-    /// DevRev may have been told to take the same token again, and its file written anew to say so.
-    fn try_touched_tokens_again(&self, now: &Fingerprint, before: &Fingerprint) {
+    /// Lets a refused token be probed at once if its file was written again, even with the same value: DevRev may accept it again.
+    fn retry_rewritten_tokens(&self, now: &Fingerprint, before: &Fingerprint) {
         for (name, token) in &self.current.load().config.tokens {
             if let TokenSource::File(path) = &token.secret.source
                 && now.differs(before, path)
@@ -179,7 +182,7 @@ impl Reloader {
         }
     }
 
-    /// A pipe in the file's place would hold up every reload after it.
+    /// The file, if it is a regular one: reading a pipe would block this reload and all later ones.
     fn regular_file(&self) -> Option<&Path> {
         let regular = |file: &&Path| std::fs::metadata(file).is_ok_and(|found| found.is_file());
         self.file().filter(regular)
@@ -207,7 +210,7 @@ fn problem(path: &str, message: impl Into<String>) -> Problems {
     }])
 }
 
-/// Says what is odd about a configuration that holds.
+/// Logs the warnings of a configuration.
 pub fn warn(config: &Config) {
     for Problem { path, message } in &config.warnings {
         tracing::warn!(key = path, "{message}");

@@ -1,4 +1,4 @@
-//! What became of a reload.
+//! The result of a reload.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,15 +6,15 @@ use serde_json::{Value, json};
 
 use crate::{config::Problem, telemetry::labels::ReloadResult};
 
-/// See the module.
+/// The result of one reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     pub result: ReloadResult,
     /// Epoch seconds.
     pub at: u64,
-    /// Keys that hold from now on.
+    /// Keys that changed.
     pub changed: Vec<String>,
-    /// Keys that will hold after a restart.
+    /// Keys that change only after a restart.
     pub restart_needed: Vec<String>,
     /// Why it was refused.
     pub problems: Vec<Problem>,
@@ -45,7 +45,7 @@ impl Report {
         })
     }
 
-    /// What an operator reads of it in the log.
+    /// Writes it to the log.
     pub fn log(&self) {
         if self.result == ReloadResult::Refused {
             for Problem { path, message } in &self.problems {

@@ -1,12 +1,11 @@
-//! What a running gateway cannot change: the sockets, the mode, and what was made of the old file at the start.
+//! Keys that a reload cannot change, such as addresses and the mode.
 
 use std::time::SystemTime;
 
 use super::problem;
 use crate::config::{AuthMode, Caller, CallerCredential, Config, Problems, Tls};
 
-/// Puts back into `new` what cannot change while the gateway runs. Returns the keys that change, and those that were put
-/// back.
+/// Restores the old values of such keys in `new`. Returns the keys that change, and the keys that were restored.
 pub(super) fn keep_what_needs_a_restart(
     old: &Config,
     new: &mut Config,
@@ -18,7 +17,7 @@ pub(super) fn keep_what_needs_a_restart(
                 "cannot change while the gateway runs, and without a token and a caller nobody could call until the restart; restart the gateway",
             ));
         }
-        // A file for mode "validate" need not say whose token a caller uses; until the restart it matters.
+        // A file for mode "validate" need not say which token a caller uses, but until the restart the caller needs one.
         let only = match new.tokens.len() {
             1 => new.tokens.keys().next().cloned(),
             _ => None,
@@ -37,7 +36,7 @@ pub(super) fn keep_what_needs_a_restart(
     if !old.listen.address.is_local()
         && let Some((name, _)) = new.callers.iter().find(|(_, caller)| anonymous(caller))
     {
-        // The file is right about the address that it names; the sockets are still those of the old one.
+        // The new address allows it, but until the restart the sockets are still at the old one.
         return Err(problem(
             &format!("callers.{name}.anonymous"),
             "would let anyone in until the restart that listen.address needs; restart the gateway",
@@ -48,8 +47,8 @@ pub(super) fn keep_what_needs_a_restart(
     Ok((new.differences(old), put_back))
 }
 
-/// Whether a new certificate holds now. One that ran out where it stood must not hold up other changes; one that is put there so is a
-/// mistake.
+/// Whether a new certificate holds now. One in use that expires must not block other changes. A new one that has expired already is
+/// a mistake.
 fn is_in_time(old: Option<&Tls>, new: Option<&Tls>) -> Result<(), Problems> {
     let (Some(old), Some(new)) = (old, new) else {
         return Ok(());

@@ -8,15 +8,15 @@ use crate::{
     plan::KeySource,
     runtime::ThreadRuntime,
     serve::{
-        inbound::{connection::Settings, listener},
+        inbound::{connection::ConnectionSettings, listener},
         upstream_options,
         worker::Worker,
     },
     state::draining::Draining,
-    upstream::Own,
+    upstream::OwnListeners,
 };
 
-/// Two workers that never run, and all that a reload may touch.
+/// Two workers that never run, and everything that a reload may change.
 struct Rig {
     folder: TempDir,
     reloader: Reloader,
@@ -24,7 +24,7 @@ struct Rig {
     _background: ThreadRuntime,
 }
 
-/// `@` stands for the folder.
+/// `@` is the folder.
 const FILE: &str = r#"
 [listen]
 address = "127.0.0.1:0"
@@ -60,14 +60,14 @@ impl Rig {
         let background = ThreadRuntime::new().unwrap();
         let draining = Draining::new().1;
         let state = Arc::new(State::new(&plan, draining, background.handle().clone()).unwrap());
-        let settings = Arc::new(Settings {
+        let settings = Arc::new(ConnectionSettings {
             header_timeout: config.listen.header_timeout,
             idle_timeout: config.listen.idle_timeout,
             drain_timeout: config.drain.timeout,
             connections: Arc::new(tokio::sync::Semaphore::new(1)),
             state: state.clone(),
         });
-        let options = upstream_options(&config, Own::default()).unwrap();
+        let options = upstream_options(&config, OwnListeners::default()).unwrap();
         let (listeners, _) = listener::bind(&config.listen).unwrap();
         let (workers, handles) = listeners
             .into_iter()
@@ -89,7 +89,7 @@ impl Rig {
         self.folder.path().join(name)
     }
 
-    /// Everything that holds: what is shared by its address, what is counted by its value.
+    /// Everything that a reload may change: shared values by address, counts by value.
     fn everything(&self) -> BTreeMap<&'static str, String> {
         let Reloader { state, workers, .. } = &self.reloader;
         let at = |pointer: *const ()| format!("{pointer:?}");
@@ -101,7 +101,7 @@ impl Rig {
             crate::plan::Identities::Inject(methods) => methods.keys.keys().copied().collect(),
             crate::plan::Identities::Validate(_) => Vec::new(),
         };
-        let serving = workers.iter().map(Handle::serving);
+        let serving = workers.iter().map(WorkerHandle::serving);
         let serving = serving.map(|serving| at(Arc::as_ptr(&serving).cast()));
         let token = |name: &str| {
             let token = tokens.get(name).map(|token| at(Arc::as_ptr(&token).cast()));
@@ -109,7 +109,7 @@ impl Rig {
         };
         let metrics = state.metrics.encode();
         let metrics = metrics.lines().filter(|line| {
-            // They count reloads, and the process.
+            // Metrics of reloads and of the process change anyway.
             !line.contains("config_reload") && !line.contains("process_")
         });
         let generation = state.handshakes.as_ref().map(|handshakes| {
@@ -145,7 +145,7 @@ fn text(folder: &TempDir, text: &str) -> String {
     text.replace('@', folder.path().to_str().unwrap())
 }
 
-/// A certificate of the gateway's that ends in this year.
+/// A certificate for the gateway that expires in this year.
 fn certify(folder: &TempDir, year: i32) {
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     params.not_before = date_time_ymd(2000, 1, 1);
@@ -156,7 +156,7 @@ fn certify(folder: &TempDir, year: i32) {
     fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
 }
 
-/// A file that differs in everything that a reload takes, were it applied.
+/// A file that changes something of everything that a reload can change.
 fn other(folder: &TempDir) -> String {
     text(folder, FILE)
         .replace("/keys\"", "/other-keys\"")
@@ -200,16 +200,16 @@ fn a_reload_that_fails_at_any_step_changes_nothing() {
     refused("a certificate that has expired");
     certify(&rig.folder, 2100);
 
-    // What the configuration lets pass and cannot be done all the same.
+    // A valid configuration of which no plan can be made.
     let mut config = config::load(&file).unwrap();
     let main = config.tokens.get_mut("main").unwrap();
     main.secret.value = "no\nheader".to_owned().into();
     let old = rig.reloader.current();
-    let Problems(problems) = rig.reloader.step(&old.config, config).unwrap_err();
+    let Problems(problems) = rig.reloader.apply(&old.config, config).unwrap_err();
     assert_eq!(problems[0].path, "tokens.main");
     assert_eq!(rig.everything(), before, "no plan");
 
-    // Were nothing wrong, all of it would change: what is compared above can tell.
+    // The same file without a fault changes all of it, so the comparisons above mean something.
     let report = rig.reloader.reload();
     assert_eq!(report.result, ReloadResult::Applied, "{report:?}");
     let after = rig.everything();
@@ -220,7 +220,7 @@ fn a_reload_that_fails_at_any_step_changes_nothing() {
 }
 
 #[test]
-fn what_stays_the_same_keeps_what_is_known_of_it() {
+fn what_stays_the_same_keeps_its_state() {
     let rig = Rig::new();
     let state = &rig.reloader.state;
     let of = |name: &str| state.limiters.of_plan().of_caller(name).cloned().unwrap();
@@ -239,7 +239,7 @@ fn what_stays_the_same_keeps_what_is_known_of_it() {
     assert!(!Arc::ptr_eq(&reports, &of("reports")), "another rate");
     assert!(Arc::ptr_eq(&main, &token("main")));
     assert!(Arc::ptr_eq(&keys, &state.signing_keys.current().unwrap()));
-    // A request of the old plan still finds the token that has gone from the file; those of the new one do not.
+    // A request with the old plan still finds the removed token. A request with the new one does not.
     assert!(Arc::ptr_eq(&second, &old.get("second").unwrap()));
     assert!(state.tokens.of_plan().get("second").is_none());
     let source = |plan: &Plan| match &plan.identities {

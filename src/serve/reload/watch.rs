@@ -1,7 +1,7 @@
 //! Reloads when the file, or a secret that it refers to, has changed.
 //!
-//! Looks at them every second instead of asking the kernel to tell: that sees a ConfigMap's symlink swap, a file moved
-//! into place and a network file system alike.
+//! It polls them every second instead of using inotify, because that works for a ConfigMap's symlink swap, for a file moved into place
+//! and on a network file system.
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -15,11 +15,11 @@ use std::{
 
 use super::Reloader;
 
-/// A handful of `stat` calls. A change is taken up when it has stayed the same from one look to the next, so that a file
-/// which is still being written is not read half.
+/// Between two polls, each a few `stat` calls. A change counts once two polls see the same files, so that a file is not read while it is
+/// being written.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What `stat` says of each file; nothing of one that is not there.
+/// The result of `stat` for each file; `None` for a missing one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint(Vec<(PathBuf, Option<Stat>)>);
 
@@ -29,12 +29,12 @@ struct Stat {
     inode: u64,
     size: u64,
     modified: (i64, i64),
-    /// Also moves where a copy gave the file its old time of modification.
+    /// Changes even if a copy restores the old time of modification.
     changed: (i64, i64),
 }
 
 impl Fingerprint {
-    /// Of a configuration's file, and of the files that it refers to.
+    /// Of a configuration file and the files to which it refers.
     pub fn of(file: Option<&Path>, referred: &[PathBuf]) -> Fingerprint {
         let mut fingerprint = Fingerprint::default();
         if let Some(file) = file {
@@ -44,7 +44,7 @@ impl Fingerprint {
         fingerprint
     }
 
-    /// Adds the files that it does not know.
+    /// Adds the files that are not in it.
     pub fn extend(&mut self, files: &[PathBuf]) {
         for path in files {
             if !self.0.iter().any(|(known, _)| known == path) {
@@ -53,7 +53,7 @@ impl Fingerprint {
         }
     }
 
-    /// Whether this file is another than it was.
+    /// Whether this file has changed since `before`.
     pub fn differs(&self, before: &Fingerprint, path: &Path) -> bool {
         let of = |all: &Fingerprint| {
             let found = all.0.iter().find(|(known, _)| known == path);
@@ -62,15 +62,15 @@ impl Fingerprint {
         of(self) != of(before)
     }
 
-    /// The same files as they are now.
-    fn again(&self) -> Fingerprint {
+    /// Of the same files now.
+    fn refreshed(&self) -> Fingerprint {
         let files = self.0.iter();
         Fingerprint(files.map(|(path, _)| (path.clone(), stat(path))).collect())
     }
 }
 
 fn stat(path: &Path) -> Option<Stat> {
-    // Follows links: what counts is the file that would be read.
+    // Follows links, as reading the file does.
     let metadata = std::fs::metadata(path).ok()?;
     Some(Stat {
         device: metadata.dev(),
@@ -82,27 +82,27 @@ fn stat(path: &Path) -> Option<Stat> {
 }
 
 /// Watches until it is dropped.
-pub struct Watch(#[allow(dead_code, reason = "held, not read")] Sender<()>);
+pub struct FileWatcher(#[allow(dead_code, reason = "held, not read")] Sender<()>);
 
-impl Watch {
-    pub fn start(reloader: Arc<Reloader>) -> std::io::Result<Watch> {
+impl FileWatcher {
+    pub fn start(reloader: Arc<Reloader>) -> std::io::Result<FileWatcher> {
         let (sender, stopped) = mpsc::channel::<()>();
         std::thread::Builder::new()
             .name("watch".into())
             .spawn(move || {
                 let mut before = None;
                 while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                    before = look(&reloader, before);
+                    before = check_files(&reloader, before);
                 }
             })?;
-        Ok(Watch(sender))
+        Ok(FileWatcher(sender))
     }
 }
 
-/// One look; returns a change that has still to settle.
-fn look(reloader: &Reloader, before: Option<Fingerprint>) -> Option<Fingerprint> {
-    reloader.tell_expiry();
-    let now = reloader.read_last().again();
+/// One poll. Returns a change that the next poll has to confirm.
+fn check_files(reloader: &Reloader, before: Option<Fingerprint>) -> Option<Fingerprint> {
+    reloader.report_expiry();
+    let now = reloader.last_fingerprint().refreshed();
     if reloader.is_current(&now) {
         return None;
     }

@@ -1,4 +1,4 @@
-//! The requests that came in, as a test wants to see them.
+//! A log of the requests received, for `/_requests` and for tests.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -16,26 +16,26 @@ pub struct Received {
     pub target: String,
     pub version: String,
     pub headers: Vec<(String, String)>,
-    /// The first 64 KiB; older bodies are emptied when all together pass 1 MiB.
+    /// The first 64 KiB. Old bodies are emptied when all of them exceed 1 MiB together.
     pub body: String,
     /// Milliseconds since the simulator started.
     pub at_ms: u64,
-    /// What it was answered; nothing when the connection broke instead, or while it is still being served.
+    /// `None` while it is being served, and if the connection was broken instead of an answer.
     pub status: Option<u16>,
 }
 
 #[derive(Debug)]
-pub struct Record {
+pub struct RequestLog {
     started: Instant,
     entries: VecDeque<Received>,
-    /// Number of the oldest entry; numbers are never used twice.
+    /// The number of the oldest entry. Numbers are never reused.
     first: u64,
-    /// Entries before this number have no body any more.
+    /// Entries below this number have been emptied.
     emptied: u64,
     bytes: usize,
 }
 
-impl Record {
+impl RequestLog {
     pub fn new() -> Self {
         Self {
             started: Instant::now(),
@@ -46,7 +46,7 @@ impl Record {
         }
     }
 
-    /// Notes a request by its head, and returns its number.
+    /// Logs a request's head and returns the request's number.
     pub fn arrived(&mut self, head: &Parts) -> u64 {
         if self.entries.len() == REQUESTS
             && let Some(gone) = self.entries.pop_front()

@@ -1,4 +1,4 @@
-//! What each room says of a request.
+//! What each layer would do with a request.
 
 use std::{collections::HashMap, fmt::Write, time::Duration};
 
@@ -15,52 +15,52 @@ use super::{
         rewrite::{self, Mode, RewriteFault, Rewritten, Skip, Unreadable},
         target,
     },
-    Asked, Fate, Refusal, Rules, Step,
+    ExplainContext, ExplainedRequest, Refusal, Step, Verdict,
 };
 
-/// The way of one request.
-pub(super) struct Way<'a> {
-    pub asked: &'a Asked,
-    pub rules: &'a Rules<'a>,
+/// The steps of one request: a method for each layer.
+pub(super) struct Steps<'a> {
+    pub request: &'a ExplainedRequest,
+    pub context: &'a ExplainContext<'a>,
     pub operation: Operation,
-    /// How long it would wait at most.
-    pub patience: Duration,
+    /// The longest that it would wait: the caller's `max_wait`, or less if `Prefer: wait` asks for less.
+    pub max_wait: Duration,
 }
 
-/// `None` where there is nothing to tell.
-type Room<'a> = fn(&Way<'a>) -> Option<Step>;
+/// `None` if the layer has nothing to say.
+type StepOf<'a> = fn(&Steps<'a>) -> Option<Step>;
 
-impl<'a> Way<'a> {
-    /// In the order of `stack.rs`, less those that decide nothing.
-    pub fn rooms() -> [Room<'a>; 11] {
+impl<'a> Steps<'a> {
+    /// The layers in the order of `stack.rs`, without those that decide nothing.
+    pub fn in_order() -> [StepOf<'a>; 11] {
         [
-            Way::admission,
-            Way::protocol,
-            Way::authenticate,
-            Way::authorize,
-            Way::rate_limit,
-            Way::rewrite,
-            Way::retry,
-            Way::circuit,
-            Way::token_gate,
-            Way::quota,
-            Way::credential,
+            Steps::admission,
+            Steps::protocol,
+            Steps::authenticate,
+            Steps::authorize,
+            Steps::rate_limit,
+            Steps::rewrite,
+            Steps::retry,
+            Steps::circuit,
+            Steps::token_gate,
+            Steps::quota,
+            Steps::credential,
         ]
     }
 
     fn admission(&self) -> Option<Step> {
-        let places = self.rules.now.as_ref()?.places;
-        let step = step("admission", json!({ "free": places }));
-        Some(match places {
-            0 => step.refused(Refusal::Overloaded, "every place is taken"),
-            _ => step.passes(format!("{places} places free")),
+        let free = self.context.live.as_ref()?.free_slots;
+        let step = step("admission", json!({ "free": free }));
+        Some(match free {
+            0 => step.refused(Refusal::Overloaded, "limits.max_in_flight is reached"),
+            _ => step.passes(format!("{free} more requests may be in flight")),
         })
     }
 
     fn protocol(&self) -> Option<Step> {
-        let (asked, rules, operation) = (self.asked, self.rules, &self.operation);
+        let (request, context, operation) = (self.request, self.context, &self.operation);
         let known = operation.is_known();
-        let class = operation.class(&asked.method);
+        let class = operation.class(&request.method);
         let step = step(
             "protocol",
             json!({
@@ -68,25 +68,34 @@ impl<'a> Way<'a> {
                 "beta": operation.is_beta(), "deprecated": operation.is_deprecated(),
             }),
         );
-        if !target::head_fits(&asked.headers, rules.max_headers, rules.max_header_bytes) {
+        if !target::head_fits(
+            &request.headers,
+            context.max_headers,
+            context.max_header_bytes,
+        ) {
             let says = "more header fields or bytes than limits.max_headers and limits.max_header_bytes allow";
             return Some(step.refused(Refusal::HeadersTooLarge, says));
         }
-        let checked = target::check(&asked.method, &asked.uri, Version::HTTP_11, &asked.headers);
+        let checked = target::check(
+            &request.method,
+            &request.uri,
+            Version::HTTP_11,
+            &request.headers,
+        );
         if let Err(fault) = checked {
             return Some(step.refused(Refusal::Target(fault), fault.to_string()));
         }
-        if let Err(fault) = target::framing(&asked.headers, &Version::HTTP_11) {
+        if let Err(fault) = target::framing(&request.headers, &Version::HTTP_11) {
             return Some(step.refused(Refusal::Framing(fault), fault.to_string()));
         }
-        if headers::is_loop(&asked.headers) {
-            let says = "it has been through revgate already, and runs in a circle";
+        if headers::is_loop(&request.headers) {
+            let says = "it has been through revgate already: it runs in a circle";
             return Some(step.refused(Refusal::Loop, says));
         }
-        let size = asked.body.as_ref().map_or(0, |body| body.len() as u64);
-        if size > rules.max_body {
+        let size = request.body.as_ref().map_or(0, |body| body.len() as u64);
+        if size > context.max_body {
             let says = format!("{size} bytes of body, more than limits.max_body allows");
-            return Some(step.refused(Refusal::BodyTooLarge(rules.max_body), says));
+            return Some(step.refused(Refusal::BodyTooLarge(context.max_body), says));
         }
         let mut says = format!("the operation {}", operation.name());
         says += if known {
@@ -105,28 +114,28 @@ impl<'a> Way<'a> {
     }
 
     fn authenticate(&self) -> Option<Step> {
-        let Some(caller) = &self.rules.caller else {
+        let Some(caller) = &self.context.caller else {
             let says = "no credential, and no caller is anonymous";
             return Some(step("authenticate", json!({})).refused(Refusal::Unauthenticated, says));
         };
         let facts = json!({
             "caller": caller.name, "credential": caller.credential, "enforce": caller.enforce,
-            "max_wait_seconds": self.patience.as_secs_f64(),
+            "max_wait_seconds": self.max_wait.as_secs_f64(),
         });
         let mut says = format!("the caller {}, by {}", caller.name, caller.credential);
         if !caller.enforce {
             says += "; enforce = false: what its rate, allow or deny would refuse passes and is counted";
         }
-        if self.patience < caller.max_wait {
-            let _ = write!(says, "; it asks to wait {:?} at most", self.patience);
+        if self.max_wait < caller.max_wait {
+            let _ = write!(says, "; it asks to wait {:?} at most", self.max_wait);
         }
         Some(step("authenticate", facts).passes(says))
     }
 
     fn authorize(&self) -> Option<Step> {
-        let caller = self.rules.caller.as_ref()?;
+        let caller = self.context.caller.as_ref()?;
         let decision = caller.access.decide(self.operation.name());
-        let shared = self.rules.defaults.shares(decision);
+        let shared = self.context.defaults.shares(decision);
         let (list, pattern) = match decision {
             Decision::Allowed(pattern) => ("allow", Some(pattern.to_string())),
             Decision::Denied(pattern) => ("deny", Some(pattern.to_string())),
@@ -137,21 +146,21 @@ impl<'a> Way<'a> {
         let says = match (&pattern, shared) {
             (Some(pattern), true) => format!("{list} has \"{pattern}\", as the defaults do"),
             (Some(pattern), false) => format!("{list} has \"{pattern}\", this caller's own"),
-            (None, _) => "no pattern of allow takes it in".to_owned(),
+            (None, _) => "no pattern of allow matches".to_owned(),
         };
         let step = step("authorize", facts);
         Some(match decision {
             Decision::Allowed(_) => step.passes(says),
-            _ => step.judged(caller.enforce, Refusal::Forbidden, says),
+            _ => step.refused_if_enforced(caller.enforce, Refusal::Forbidden, says),
         })
     }
 
     fn rate_limit(&self) -> Option<Step> {
-        let caller = self.rules.caller.as_ref()?;
+        let caller = self.context.caller.as_ref()?;
         let rate::RateLimit { count, per, burst } = caller.quota;
         let mut says = format!("{count} per {per:?}, {burst} at once");
         let mut facts = json!({ "count": count, "per_seconds": per.as_secs_f64(), "burst": burst });
-        if self.rules.now.is_some() {
+        if self.context.live.is_some() {
             let _ = write!(says, "; {} left now", caller.rate.remaining);
             facts["remaining"] = caller.rate.remaining.into();
         }
@@ -161,23 +170,23 @@ impl<'a> Way<'a> {
         } else {
             let retry_after = caller.rate.retry_after;
             let _ = write!(says, ", the next in {retry_after:?}");
-            step.judged(caller.enforce, Refusal::Rate(retry_after), says)
+            step.refused_if_enforced(caller.enforce, Refusal::Rate(retry_after), says)
         })
     }
 
     fn rewrite(&self) -> Option<Step> {
         let name = self.operation.name();
-        let Some(rule) = self.rules.rules.get(name) else {
-            let says = match self.rules.off.contains(&name) {
-                true => "its rule is off: the body goes as it is",
-                false => "no rule: the body goes as it is",
+        let Some(rule) = self.context.rules.get(name) else {
+            let says = match self.context.off.contains(&name) {
+                true => "its rule is off: the body is forwarded unchanged",
+                false => "no rule: the body is forwarded unchanged",
             };
             return Some(step("rewrite", json!({ "mode": null })).passes(says));
         };
         let mode = rule.mode.label();
         let does = match rule.mode {
-            Mode::Off => "left as they are",
-            Mode::Report => "counted and left as they are",
+            Mode::Off => "left unchanged",
+            Mode::Report => "counted and left unchanged",
             Mode::Rewrite => "renamed",
             Mode::Refuse => "refused",
         };
@@ -188,21 +197,21 @@ impl<'a> Way<'a> {
             .collect();
         let mut facts = json!({ "mode": mode, "rename": rule.rename.iter().cloned().collect::<HashMap<_, _>>() });
         let rule_says = format!("mode \"{mode}\", {}", renames.join(", "));
-        if let Some(skip) = rewrite::skip(&self.asked.method, &self.asked.headers) {
+        if let Some(skip) = rewrite::skip(&self.request.method, &self.request.headers) {
             let why = match skip {
-                Skip::Method => "a request of this method has no body to look into",
+                Skip::Method => "a request with this method has no body to rewrite",
                 Skip::Unreadable(Unreadable::Coding) => {
-                    "a compressed body is passed on as it is, and counted"
+                    "a compressed body is forwarded unchanged, and counted"
                 }
                 Skip::Unreadable(Unreadable::MediaType) => {
-                    "a body that is not JSON is passed on as it is, and counted"
+                    "a body that is not JSON is forwarded unchanged, and counted"
                 }
             };
             return Some(step("rewrite", facts).passes(format!("{rule_says}; {why}")));
         }
-        let Some(body) = &self.asked.body else {
+        let Some(body) = &self.request.body else {
             let says =
-                format!("{rule_says}; old fields are {does}, and the answer says Deprecation");
+                format!("{rule_says}; old fields are {does}, and the answer carries Deprecation");
             return Some(step("rewrite", facts).passes(says));
         };
         let (fields, refusal) = match rewrite::rewrite(body, rule) {
@@ -228,24 +237,28 @@ impl<'a> Way<'a> {
             None => {
                 let found = fields.join(", ");
                 step.passes(format!(
-                    "{rule_says}; {found} {does}, and the answer says Deprecation"
+                    "{rule_says}; {found} {does}, and the answer carries Deprecation"
                 ))
             }
         })
     }
 
     fn retry(&self) -> Option<Step> {
-        let rules = &self.rules.retry;
-        let size = self.asked.body.as_ref().map(|body| self.sent(body));
-        let replayable = size.is_none_or(|size| size <= self.rules.max_replay_body);
-        let reads = self.operation.is_read(&self.asked.method);
+        let rules = &self.context.retry;
+        let size = self
+            .request
+            .body
+            .as_ref()
+            .map(|body| self.forwarded_len(body));
+        let replayable = size.is_none_or(|size| size <= self.context.max_replay_body);
+        let reads = self.operation.is_read(&self.request.method);
         let again = |end| {
             let attempt = Attempt {
                 number: 1,
                 reads,
                 replayable,
                 end,
-                wait_left: self.patience,
+                wait_left: self.max_wait,
             };
             matches!(
                 retry::decide(rules, &attempt, 0.0),
@@ -286,23 +299,27 @@ impl<'a> Way<'a> {
         if !replayable {
             says += ": the body is larger than retry.max_replay_body";
         } else if !yes.is_empty() && !no.is_empty() {
-            let _ = write!(says, "; not after {}: it may have acted", no.join(", "));
+            let _ = write!(
+                says,
+                "; not after {}: DevRev may have done the work",
+                no.join(", ")
+            );
         }
-        if size.is_none() && self.asked.method != Method::GET {
+        if size.is_none() && self.request.method != Method::GET {
             let _ = write!(
                 says,
                 "; a body above {} bytes is never sent twice",
-                self.rules.max_replay_body
+                self.context.max_replay_body
             );
         }
         Some(step("retry", facts).passes(says))
     }
 
-    /// How long the body is that upstream gets.
-    fn sent(&self, body: &[u8]) -> usize {
-        let rule = self.rules.rules.get(self.operation.name());
+    /// The length of the body after the rewrite.
+    fn forwarded_len(&self, body: &[u8]) -> usize {
+        let rule = self.context.rules.get(self.operation.name());
         let rule =
-            rule.filter(|_| rewrite::skip(&self.asked.method, &self.asked.headers).is_none());
+            rule.filter(|_| rewrite::skip(&self.request.method, &self.request.headers).is_none());
         match rule.map(|rule| rewrite::rewrite(body, rule)) {
             Some(Ok(Rewritten::Changed { body, .. })) => body.len(),
             _ => body.len(),
@@ -314,22 +331,22 @@ impl<'a> Way<'a> {
             failures,
             within,
             open,
-        } = self.rules.circuit;
+        } = self.context.circuit;
         let mut says =
             format!("opens for {open:?} after {failures} failures in a row within {within:?}");
         let mut facts = json!({ "failures": failures, "within_seconds": within.as_secs_f64(), "open_seconds": open.as_secs_f64() });
-        let Some(now) = &self.rules.now else {
+        let Some(live) = &self.context.live else {
             return Some(step("circuit", facts).passes(says));
         };
-        facts["state"] = json!(now.circuit.state);
+        facts["state"] = json!(live.circuit.state);
         let _ = write!(
             says,
             "; {} now",
-            now.circuit.state.label().replace('_', "-")
+            live.circuit.state.label().replace('_', "-")
         );
         let step = step("circuit", facts);
         Some(
-            match now.circuit.next_probe.filter(|left| !left.is_zero()) {
+            match live.circuit.next_probe.filter(|left| !left.is_zero()) {
                 Some(left) => {
                     let _ = write!(says, ", the next probe in {left:?}");
                     step.refused(Refusal::Circuit(left), says)
@@ -340,17 +357,17 @@ impl<'a> Way<'a> {
     }
 
     fn quota(&self) -> Option<Step> {
-        let caller = self.rules.caller.as_ref()?;
+        let caller = self.context.caller.as_ref()?;
         let priority = caller.share.priority.label();
         let weight = caller.share.weight;
         let mut says = format!(
             "the group {}, weight {weight}, {priority}; waits {:?} at most",
-            caller.group, self.patience
+            caller.group, self.max_wait
         );
         let mut facts = json!({
-            "group": caller.group, "weight": weight, "priority": priority, "max_wait_seconds": self.patience.as_secs_f64(),
+            "group": caller.group, "weight": weight, "priority": priority, "max_wait_seconds": self.max_wait.as_secs_f64(),
         });
-        let Some((view, wait)) = self.rules.now.as_ref().and_then(|now| now.group) else {
+        let Some((view, wait)) = self.context.live.as_ref().and_then(|live| live.group) else {
             return Some(step("quota", facts).passes(says));
         };
         facts["state"] = json!(view.state);
@@ -359,7 +376,7 @@ impl<'a> Way<'a> {
         facts["wait_seconds"] = wait.as_secs_f64().into();
         let _ = write!(says, "; now {}, a wait of {wait:?}", view.state.label());
         let step = step("quota", facts);
-        Some(if wait > self.patience {
+        Some(if wait > self.max_wait {
             step.refused(Refusal::Quota(wait), says)
         } else {
             step.passes(says)
@@ -370,7 +387,7 @@ impl<'a> Way<'a> {
 pub(super) fn step(layer: &'static str, facts: Value) -> Step {
     Step {
         layer,
-        fate: Fate::Passes,
+        verdict: Verdict::Passes,
         says: String::new(),
         facts,
     }

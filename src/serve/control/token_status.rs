@@ -1,4 +1,4 @@
-//! What there is to tell of the upstream tokens: their expiry, and whether DevRev takes them. Never a value.
+//! The status of the DevRev tokens: when they expire, and whether DevRev refuses them. Never a value.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::{
     state::State,
 };
 
-/// Each token by name.
+/// The status of each token, by its name.
 pub fn view(config: &Config, state: &State) -> Value {
     let now = now();
     let views = config.tokens.iter().map(|(name, token)| {
@@ -27,7 +27,7 @@ pub fn view(config: &Config, state: &State) -> Value {
     Value::Object(views.collect())
 }
 
-/// Why no traffic can be taken: every token is refused. As soon as a probe may go it can, for without traffic there is none.
+/// Not ready while every token is refused. Ready again as soon as one may be probed: only a request can be the probe.
 pub fn unready(config: &Config, state: &State) -> Vec<String> {
     if config.auth.mode != AuthMode::Inject {
         return Vec::new();
@@ -45,7 +45,7 @@ pub fn unready(config: &Config, state: &State) -> Vec<String> {
     refused.collect::<Option<_>>().unwrap_or_default()
 }
 
-/// What an operator should see to, though traffic can be taken.
+/// What an operator should look into although the gateway is ready.
 pub fn warnings(config: &Config, state: &State) -> Vec<String> {
     if config.auth.mode != AuthMode::Inject {
         return Vec::new();

@@ -1,4 +1,5 @@
-//! Whose a token is: a JWT's `sub` names a user of its own, and all other tokens are of one user, with a window each.
+//! Which user a token belongs to. A JWT's `sub` names its user, and tokens of one user share a window. All other tokens belong
+//! to one user, but each has its own window.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
@@ -8,14 +9,14 @@ fn claims(token: &[u8]) -> Option<Map<String, Value>> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
 }
 
-/// The user that the token names.
+/// The user named by the token's `sub`.
 pub fn user(token: &[u8]) -> Option<String> {
     let claims = claims(token)?;
     let name = claims.get("sub")?.as_str()?;
     Some(format!("don:identity:dvrv-us-1:devo/0:devu/{name}"))
 }
 
-/// Made to be refused: `"refused": true` among its claims.
+/// Whether the claims have `"refused": true`, by which tests make a token that is refused.
 pub fn is_refused(token: &[u8]) -> bool {
     claims(token).is_some_and(|claims| claims.get("refused") == Some(&Value::Bool(true)))
 }
