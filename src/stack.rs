@@ -61,40 +61,39 @@ where
     let attempts = attempts(plan, state, upstream);
     // Introspection is an attempt like any other.
     let introspection = Attempts::new(attempts.clone());
+    let authenticator = Arc::new(authenticator(plan, state, introspection));
+    let telemetry = Arc::new(telemetry::TelemetryParams {
+        metrics: metrics(),
+        tally: state.tally.clone(),
+        access: plan.access_log,
+        spans: state.spans.clone(),
+    });
+    let rewrite = Arc::new(rewrite::RewriteParams {
+        rules: plan.rewrite.clone(),
+        max_body: plan.request.max_body,
+        body_timeout: plan.body_timeout,
+        metrics: metrics(),
+    });
 
     let stack = ServiceBuilder::new()
         // Sees the final status, also of refusals, panics and callers that went away.
-        .layer(telemetry::TelemetryLayer::new(telemetry::TelemetryParams {
-            metrics: metrics(),
-            tally: state.tally.clone(),
-            access: plan.access_log,
-            spans: state.spans.clone(),
-        }))
+        .layer_fn(|inner| telemetry::Telemetry::new(inner, telemetry.clone()))
         // Turns an `Error` from below into an answer, so that there always is one above.
-        .layer(rescue::RescueLayer)
+        .layer_fn(rescue::Rescue::new)
         // The cheapest refusal, before any work; its permit lives until the answer's body has ended.
-        .layer(admission::AdmissionLayer::new(
-            state.in_flight.clone(),
-            plan.max_in_flight,
-        ))
+        .layer_fn(|inner| {
+            admission::Admission::new(inner, state.in_flight.clone(), plan.max_in_flight)
+        })
         // Checks what hyper does not, before anything of the request is trusted. Names the operation.
-        .layer(protocol::ProtocolLayer::new(plan.request))
+        .layer_fn(|inner| protocol::Protocol::new(inner, plan.request))
         // Below it the `Caller` is known, and its credential is out of the headers.
-        .layer(authenticate::AuthenticateLayer::new(
-            authenticator(plan, state, introspection),
-            metrics(),
-        ))
+        .layer_fn(|inner| authenticate::Authenticate::new(inner, authenticator.clone(), metrics()))
         // Above rate limit and quota: a forbidden call costs nothing.
-        .layer(authorize::AuthorizeLayer::new(limiters.clone(), metrics()))
+        .layer_fn(|inner| authorize::Authorize::new(inner, limiters.clone(), metrics()))
         // The caller's rate limit, once per request.
-        .layer(rate_limit::RateLimitLayer::new(limiters, metrics()))
+        .layer_fn(|inner| rate_limit::RateLimit::new(inner, limiters.clone(), metrics()))
         // Once per request: a retry sends the rewritten body.
-        .layer(rewrite::RewriteLayer::new(rewrite::RewriteParams {
-            rules: plan.rewrite.clone(),
-            max_body: plan.request.max_body,
-            body_timeout: plan.body_timeout,
-            metrics: metrics(),
-        }))
+        .layer_fn(|inner| rewrite::Rewrite::new(inner, rewrite.clone()))
         .service(attempts);
     BoxCloneSyncService::new(stack)
 }
@@ -118,42 +117,41 @@ where
 {
     let metrics = || state.metrics.clone();
     let tokens = state.tokens.of_plan();
+    let retry = Arc::new(retry::RetryParams {
+        rules: plan.retry.rules,
+        budget: state.retry_budget.clone(),
+        budget_ratio: plan.retry.budget_ratio,
+        max_replay_body: plan.retry.max_replay_body,
+        max_body: plan.request.max_body,
+        body_timeout: plan.body_timeout,
+        draining: state.draining.clone(),
+        metrics: metrics(),
+    });
+    let quota = Arc::new(quota::QuotaParams {
+        groups: state.groups.clone(),
+        rules: plan.quota.rules,
+        draining: state.draining.clone(),
+        in_flight: state.in_flight.clone(),
+        metrics: metrics(),
+    });
 
     ServiceBuilder::new()
         // Each attempt of a request goes through the layers below. Waits hold no connection to DevRev.
-        .layer(retry::RetryLayer::new(retry::RetryParams {
-            rules: plan.retry.rules,
-            budget: state.retry_budget.clone(),
-            budget_ratio: plan.retry.budget_ratio,
-            max_replay_body: plan.retry.max_replay_body,
-            max_body: plan.request.max_body,
-            body_timeout: plan.body_timeout,
-            draining: state.draining.clone(),
-            metrics: metrics(),
-        }))
+        .layer_fn(|inner| retry::Retry::new(inner, retry.clone()))
         // Per attempt, so that each counts and an open circuit stops retries too. Above `quota`: a refused attempt takes no unit
         // and waits for none, and answers come with the retry-after that `quota` has read.
-        .layer(circuit::CircuitLayer::new(
-            state.circuit.clone(),
-            plan.circuit,
-        ))
+        .layer_fn(|inner| circuit::CircuitBreaker::new(inner, state.circuit.clone(), plan.circuit))
         // Stops attempts with a token that DevRev refuses. Above `quota`: they take no unit and wait for none. Below `circuit`: while
         // nothing is sent, no probe of a token is wasted.
-        .layer(token_gate::TokenGateLayer::new(tokens.clone()))
+        .layer_fn(|inner| token_gate::TokenGate::new(inner, tokens.clone()))
         // Every attempt waits its turn for a grant of its group; every answer updates the group.
-        .layer(quota::QuotaLayer::new(quota::QuotaParams {
-            groups: state.groups.clone(),
-            rules: plan.quota.rules,
-            draining: state.draining.clone(),
-            in_flight: state.in_flight.clone(),
-            metrics: metrics(),
-        }))
+        .layer_fn(|inner| quota::Quota::new(inner, quota.clone()))
         // Strips headers that are not forwarded. Above `credential`: a caller's `Connection: authorization` must not strip the token.
-        .layer(headers::HeadersLayer::new(plan.host.clone()))
+        .layer_fn(|inner| headers::Headers::new(inner, plan.host.clone()))
         // Per attempt, so that a rotated token is used.
-        .layer(credential::CredentialLayer::new(tokens))
+        .layer_fn(|inner| credential::Credential::new(inner, tokens.clone()))
         // Propagates the trace to DevRev and times the attempt: below is nothing but DevRev.
-        .layer(attempt::AttemptLayer)
+        .layer_fn(attempt::Attempt::new)
         // The only socket.
         .service(upstream)
 }

@@ -7,42 +7,28 @@ use std::{
 };
 
 use http::{Request, Response};
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::BoxFuture;
 use crate::{body::Body, error::Error, state::in_flight::InFlight};
 
 /// See the module.
 #[derive(Clone)]
-pub struct AdmissionLayer {
-    in_flight: Arc<InFlight>,
-    max: usize,
-}
-
-impl AdmissionLayer {
-    /// At most `max` of the requests of all workers are in flight.
-    pub fn new(in_flight: Arc<InFlight>, max: usize) -> Self {
-        AdmissionLayer { in_flight, max }
-    }
-}
-
-impl<S> Layer<S> for AdmissionLayer {
-    type Service = Admission<S>;
-
-    fn layer(&self, inner: S) -> Admission<S> {
-        Admission {
-            inner,
-            in_flight: self.in_flight.clone(),
-            max: self.max,
-        }
-    }
-}
-
-#[derive(Clone)]
 pub struct Admission<S> {
     inner: S,
     in_flight: Arc<InFlight>,
     max: usize,
+}
+
+impl<S> Admission<S> {
+    /// At most `max` of the requests of all workers are in flight.
+    pub fn new(inner: S, in_flight: Arc<InFlight>, max: usize) -> Self {
+        Admission {
+            inner,
+            in_flight,
+            max,
+        }
+    }
 }
 
 /// A second is long for a place to become free, and short for a caller to wait.

@@ -9,7 +9,7 @@ use std::{
 use http::{HeaderMap, HeaderName, Method, Request, Response};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::record;
 use crate::{
@@ -24,20 +24,15 @@ use crate::{
 };
 
 /// See the module documentation.
-#[derive(Clone, Copy)]
-pub struct AttemptLayer;
-
-impl<S> Layer<S> for AttemptLayer {
-    type Service = Attempt<S>;
-
-    fn layer(&self, inner: S) -> Attempt<S> {
-        Attempt { inner }
-    }
-}
-
 #[derive(Clone)]
 pub struct Attempt<S> {
     inner: S,
+}
+
+impl<S> Attempt<S> {
+    pub fn new(inner: S) -> Self {
+        Attempt { inner }
+    }
 }
 
 impl<S> Service<Request<Body>> for Attempt<S>
@@ -183,7 +178,7 @@ mod tests {
             let mut request = Request::new(Body::empty());
             *request.headers_mut() = headers.clone();
             request.extensions_mut().insert(record.clone());
-            let service = AttemptLayer.layer(inner.clone());
+            let service = Attempt::new(inner.clone());
             service.oneshot(request).await.unwrap();
         }
         let seen = seen.lock().unwrap();
@@ -244,7 +239,7 @@ mod tests {
         let record = Record::default();
         let mut request = Request::new(Body::empty());
         request.extensions_mut().insert(record.clone());
-        let call = AttemptLayer.layer(inner).oneshot(request);
+        let call = Attempt::new(inner).oneshot(request);
         let left = tokio::time::timeout(Duration::from_secs(3), call).await;
         assert!(left.is_err());
         let facts = record.facts();

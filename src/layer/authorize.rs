@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::{Request, Response};
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::{Either, record};
 use crate::{
@@ -20,35 +20,20 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct AuthorizeLayer {
-    /// A refusal reports the state of the caller's rate limit without using any of it.
-    limiters: Arc<PlanLimiters>,
-    metrics: Arc<Metrics>,
-}
-
-impl AuthorizeLayer {
-    pub fn new(limiters: Arc<PlanLimiters>, metrics: Arc<Metrics>) -> Self {
-        AuthorizeLayer { limiters, metrics }
-    }
-}
-
-impl<S> Layer<S> for AuthorizeLayer {
-    type Service = Authorize<S>;
-
-    fn layer(&self, inner: S) -> Authorize<S> {
-        Authorize {
-            inner,
-            limiters: self.limiters.clone(),
-            metrics: self.metrics.clone(),
-        }
-    }
-}
-
-#[derive(Clone)]
 pub struct Authorize<S> {
     inner: S,
     limiters: Arc<PlanLimiters>,
     metrics: Arc<Metrics>,
+}
+
+impl<S> Authorize<S> {
+    pub fn new(inner: S, limiters: Arc<PlanLimiters>, metrics: Arc<Metrics>) -> Self {
+        Authorize {
+            inner,
+            limiters,
+            metrics,
+        }
+    }
 }
 
 impl<S> Service<Request<Body>> for Authorize<S>

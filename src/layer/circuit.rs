@@ -9,7 +9,7 @@ use std::{
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::{Either, attempt_end};
 use crate::{
@@ -21,34 +21,20 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct CircuitLayer {
-    circuit: Arc<UpstreamCircuit>,
-    rules: CircuitRules,
-}
-
-impl CircuitLayer {
-    pub fn new(circuit: Arc<UpstreamCircuit>, rules: CircuitRules) -> Self {
-        CircuitLayer { circuit, rules }
-    }
-}
-
-impl<S> Layer<S> for CircuitLayer {
-    type Service = CircuitBreaker<S>;
-
-    fn layer(&self, inner: S) -> CircuitBreaker<S> {
-        CircuitBreaker {
-            inner,
-            circuit: self.circuit.clone(),
-            rules: self.rules,
-        }
-    }
-}
-
-#[derive(Clone)]
 pub struct CircuitBreaker<S> {
     inner: S,
     circuit: Arc<UpstreamCircuit>,
     rules: CircuitRules,
+}
+
+impl<S> CircuitBreaker<S> {
+    pub fn new(inner: S, circuit: Arc<UpstreamCircuit>, rules: CircuitRules) -> Self {
+        CircuitBreaker {
+            inner,
+            circuit,
+            rules,
+        }
+    }
 }
 
 impl<S> Service<Request<Body>> for CircuitBreaker<S>
@@ -141,9 +127,14 @@ mod tests {
     };
 
     const OPEN: Duration = Duration::from_secs(5);
+    const RULES: CircuitRules = CircuitRules {
+        failures: 2,
+        within: Duration::from_secs(10),
+        open: OPEN,
+    };
 
     struct Rig {
-        layer: CircuitLayer,
+        circuit: Arc<UpstreamCircuit>,
         metrics: Arc<Metrics>,
         sent: AtomicUsize,
     }
@@ -152,13 +143,8 @@ mod tests {
         fn new() -> Rig {
             let metrics = Arc::new(Metrics::new());
             let circuit = UpstreamCircuit::new(Clock::start(), metrics.clone());
-            let rules = CircuitRules {
-                failures: 2,
-                within: Duration::from_secs(10),
-                open: OPEN,
-            };
             Rig {
-                layer: CircuitLayer::new(Arc::new(circuit), rules),
+                circuit: Arc::new(circuit),
                 metrics,
                 sent: AtomicUsize::new(0),
             }
@@ -173,7 +159,7 @@ mod tests {
                 self.sent.fetch_add(1, Ordering::Relaxed);
                 std::future::ready(end())
             });
-            let service = self.layer.layer(inner);
+            let service = CircuitBreaker::new(inner, self.circuit.clone(), RULES);
             service.oneshot(Request::new(Body::empty())).await
         }
 
@@ -186,7 +172,7 @@ mod tests {
 
         /// The state that the admin listener shows; the metric must agree.
         fn state(&self) -> Status {
-            let state = self.layer.circuit.view(&self.layer.rules).state;
+            let state = self.circuit.view(&RULES).state;
             let gauge = format!(
                 "\nrevgate_circuit_open {}\n",
                 u8::from(state != Status::Closed)
@@ -278,9 +264,9 @@ mod tests {
         let rig = Rig::new();
         rig.open().await;
         tokio::time::advance(OPEN).await;
-        let hangs = rig.layer.layer(service_fn(|_: Request<Body>| {
-            std::future::pending::<Result<Response<Body>, Error>>()
-        }));
+        let never =
+            service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Error>>());
+        let hangs = CircuitBreaker::new(never, rig.circuit.clone(), RULES);
         let probe = tokio::spawn(hangs.oneshot(Request::new(Body::empty())));
         tokio::task::yield_now().await;
         let second = rig.attempt(|| answer(200, None)).await;

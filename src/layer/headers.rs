@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use http::{HeaderName, HeaderValue, Request, Response, header};
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::BoxFuture;
 use crate::{body::Body, error::Error, policy::headers, types::RequestId};
@@ -14,32 +14,16 @@ const VIA: HeaderValue = HeaderValue::from_static("1.1 revgate");
 
 /// See the module documentation.
 #[derive(Clone)]
-pub struct HeadersLayer {
-    host: HeaderValue,
-}
-
-impl HeadersLayer {
-    /// `host` is the upstream's authority.
-    pub fn new(host: HeaderValue) -> Self {
-        HeadersLayer { host }
-    }
-}
-
-impl<S> Layer<S> for HeadersLayer {
-    type Service = Headers<S>;
-
-    fn layer(&self, inner: S) -> Headers<S> {
-        Headers {
-            inner,
-            host: self.host.clone(),
-        }
-    }
-}
-
-#[derive(Clone)]
 pub struct Headers<S> {
     inner: S,
     host: HeaderValue,
+}
+
+impl<S> Headers<S> {
+    /// `host` is the upstream's authority.
+    pub fn new(inner: S, host: HeaderValue) -> Self {
+        Headers { inner, host }
+    }
 }
 
 impl<S> Service<Request<Body>> for Headers<S>

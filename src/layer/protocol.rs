@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::{Either, record};
 use crate::{
@@ -15,29 +15,15 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct ProtocolLayer(RequestLimits);
-
-impl ProtocolLayer {
-    pub fn new(limits: RequestLimits) -> Self {
-        ProtocolLayer(limits)
-    }
-}
-
-impl<S> Layer<S> for ProtocolLayer {
-    type Service = Protocol<S>;
-
-    fn layer(&self, inner: S) -> Protocol<S> {
-        Protocol {
-            inner,
-            limits: self.0,
-        }
-    }
-}
-
-#[derive(Clone)]
 pub struct Protocol<S> {
     inner: S,
     limits: RequestLimits,
+}
+
+impl<S> Protocol<S> {
+    pub fn new(inner: S, limits: RequestLimits) -> Self {
+        Protocol { inner, limits }
+    }
 }
 
 impl<S> Service<Request<Body>> for Protocol<S>

@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::{Request, Response};
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::{Either, record};
 use crate::{
@@ -19,34 +19,20 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct RateLimitLayer {
-    limiters: Arc<PlanLimiters>,
-    metrics: Arc<Metrics>,
-}
-
-impl RateLimitLayer {
-    pub fn new(limiters: Arc<PlanLimiters>, metrics: Arc<Metrics>) -> Self {
-        RateLimitLayer { limiters, metrics }
-    }
-}
-
-impl<S> Layer<S> for RateLimitLayer {
-    type Service = RateLimit<S>;
-
-    fn layer(&self, inner: S) -> RateLimit<S> {
-        RateLimit {
-            inner,
-            limiters: self.limiters.clone(),
-            metrics: self.metrics.clone(),
-        }
-    }
-}
-
-#[derive(Clone)]
 pub struct RateLimit<S> {
     inner: S,
     limiters: Arc<PlanLimiters>,
     metrics: Arc<Metrics>,
+}
+
+impl<S> RateLimit<S> {
+    pub fn new(inner: S, limiters: Arc<PlanLimiters>, metrics: Arc<Metrics>) -> Self {
+        RateLimit {
+            inner,
+            limiters,
+            metrics,
+        }
+    }
 }
 
 impl<S> Service<Request<Body>> for RateLimit<S>

@@ -11,25 +11,20 @@ use std::{
 
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, header::LINK};
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::{headers::X_REQUEST_ID, record};
 use crate::{body::Body, error::Error, record::Record, types::RequestId};
 
-#[derive(Clone, Copy)]
-pub struct RescueLayer;
-
-impl<S> Layer<S> for RescueLayer {
-    type Service = Rescue<S>;
-
-    fn layer(&self, inner: S) -> Rescue<S> {
-        Rescue { inner }
-    }
-}
-
 #[derive(Clone)]
 pub struct Rescue<S> {
     inner: S,
+}
+
+impl<S> Rescue<S> {
+    pub fn new(inner: S) -> Self {
+        Rescue { inner }
+    }
 }
 
 impl<S> Service<Request<Body>> for Rescue<S>

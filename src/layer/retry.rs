@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use tokio::time::Instant;
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::{BoxFuture, attempt_end, record};
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
     types::{Deadline, RetryAfter},
 };
 
-/// What [`RetryLayer`] needs.
+/// What [`Retry`] needs.
 pub struct RetryParams {
     pub rules: RetryRules,
     pub budget: Arc<RetryBudget>,
@@ -49,29 +49,15 @@ pub struct RetryParams {
 
 /// See the module.
 #[derive(Clone)]
-pub struct RetryLayer(Arc<RetryParams>);
-
-impl RetryLayer {
-    pub fn new(params: RetryParams) -> Self {
-        RetryLayer(Arc::new(params))
-    }
-}
-
-impl<S> Layer<S> for RetryLayer {
-    type Service = Retry<S>;
-
-    fn layer(&self, inner: S) -> Retry<S> {
-        Retry {
-            inner,
-            params: self.0.clone(),
-        }
-    }
-}
-
-#[derive(Clone)]
 pub struct Retry<S> {
     inner: S,
     params: Arc<RetryParams>,
+}
+
+impl<S> Retry<S> {
+    pub fn new(inner: S, params: Arc<RetryParams>) -> Self {
+        Retry { inner, params }
+    }
 }
 
 impl<S> Service<Request<Body>> for Retry<S>
@@ -358,7 +344,7 @@ mod tests {
     async fn time_after(refusal: fn(Response<Body>) -> Response<Body>) -> Duration {
         let (_drain, draining) = Draining::new();
         let backoff = Duration::from_secs(5);
-        let layer = RetryLayer::new(RetryParams {
+        let params = RetryParams {
             rules: RetryRules {
                 max_attempts: 2,
                 backoff_min: backoff,
@@ -371,7 +357,7 @@ mod tests {
             body_timeout: backoff,
             draining,
             metrics: Arc::default(),
-        });
+        };
         let sent = AtomicU32::new(0);
         let below = service_fn(|_: Request<Body>| {
             let mut response = Response::new(Body::empty());
@@ -385,7 +371,6 @@ mod tests {
         let start = Instant::now();
         let deadline = Deadline(start + Duration::from_secs(60));
         request.extensions_mut().insert(deadline);
-        let params = layer.0.clone();
         let call = params.prepare(request).await.expect("a call");
         let answer = params.run(below, call).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK);

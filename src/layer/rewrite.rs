@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::BoxFuture;
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// What [`RewriteLayer`] needs.
+/// What [`Rewrite`] needs.
 pub struct RewriteParams {
     /// By the operation's normalised name.
     pub rules: Arc<HashMap<String, Arc<Rule>>>,
@@ -35,29 +35,15 @@ pub struct RewriteParams {
 
 /// See the module documentation.
 #[derive(Clone)]
-pub struct RewriteLayer(Arc<RewriteParams>);
-
-impl RewriteLayer {
-    pub fn new(params: RewriteParams) -> Self {
-        RewriteLayer(Arc::new(params))
-    }
-}
-
-impl<S> Layer<S> for RewriteLayer {
-    type Service = Rewrite<S>;
-
-    fn layer(&self, inner: S) -> Rewrite<S> {
-        Rewrite {
-            inner,
-            params: self.0.clone(),
-        }
-    }
-}
-
-#[derive(Clone)]
 pub struct Rewrite<S> {
     inner: S,
     params: Arc<RewriteParams>,
+}
+
+impl<S> Rewrite<S> {
+    pub fn new(inner: S, params: Arc<RewriteParams>) -> Self {
+        Rewrite { inner, params }
+    }
 }
 
 impl<S> Service<Request<Body>> for Rewrite<S>

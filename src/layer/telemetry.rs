@@ -11,7 +11,7 @@ use std::{
 
 use http::{Request, Response};
 use tokio::time::Instant;
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::headers::X_REQUEST_ID;
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     types::{AccessLog, RequestId, other},
 };
 
-/// What [`TelemetryLayer`] needs.
+/// What [`Telemetry`] needs.
 pub struct TelemetryParams {
     pub metrics: Arc<Metrics>,
     pub tally: Arc<Tally>,
@@ -38,29 +38,15 @@ pub struct TelemetryParams {
 }
 
 #[derive(Clone)]
-pub struct TelemetryLayer(Arc<TelemetryParams>);
-
-impl TelemetryLayer {
-    pub fn new(params: TelemetryParams) -> Self {
-        TelemetryLayer(Arc::new(params))
-    }
-}
-
-impl<S> Layer<S> for TelemetryLayer {
-    type Service = Telemetry<S>;
-
-    fn layer(&self, inner: S) -> Telemetry<S> {
-        Telemetry {
-            inner,
-            params: self.0.clone(),
-        }
-    }
-}
-
-#[derive(Clone)]
 pub struct Telemetry<S> {
     inner: S,
     params: Arc<TelemetryParams>,
+}
+
+impl<S> Telemetry<S> {
+    pub fn new(inner: S, params: Arc<TelemetryParams>) -> Self {
+        Telemetry { inner, params }
+    }
 }
 
 impl<S> Service<Request<Body>> for Telemetry<S>
@@ -282,13 +268,13 @@ mod tests {
             .with_writer(move || out.clone())
             .finish();
         let _logging = tracing::subscriber::set_default(subscriber);
-        let layer = TelemetryLayer::new(TelemetryParams {
+        let params = Arc::new(TelemetryParams {
             metrics: Arc::default(),
             tally: Arc::default(),
             access,
             spans: None,
         });
-        let service = layer.layer(service_fn(|request: Request<Body>| async move {
+        let inner = service_fn(|request: Request<Body>| async move {
             match request.uri().path() {
                 "/leave" => std::future::pending::<()>().await,
                 "/let-pass" => {
@@ -297,7 +283,8 @@ mod tests {
                 _ => {}
             }
             Ok::<_, Infallible>(Response::new(Body::empty()))
-        }));
+        });
+        let service = Telemetry::new(inner, params);
         for path in ["/", "/let-pass", "/leave"] {
             let mut request = Request::new(Body::empty());
             *request.uri_mut() = path.parse().unwrap();

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use revgate::{
     body::Body,
     error::Error,
-    layer::quota::{QuotaLayer, QuotaParams},
+    layer::quota::{Quota, QuotaParams},
     plan,
     policy::{
         access::Access,
@@ -25,7 +25,7 @@ use revgate::{
     state::{Clock, draining::Draining, quota::Groups},
     types::{Caller, Deadline, QuotaRules},
 };
-use tower::{Layer, Service, service_fn};
+use tower::{Service, service_fn};
 
 /// Calls per batch. Their requests are made beforehand, so that only the calls are measured.
 const BATCH: usize = 1000;
@@ -54,14 +54,14 @@ pub fn costs() -> Costs {
     // Shared, so that the clone of the service that the layer makes for each call allocates nothing.
     let headers = Arc::new(plenty());
     let inner = service_fn(move |_: Request<Body>| answer((*headers).clone()));
-    let layer = layer(draining);
+    let params = params(draining);
     Costs {
         inner: cost(&mut inner.clone()),
-        with_quota: cost(&mut layer.layer(inner)),
+        with_quota: cost(&mut Quota::new(inner, params)),
     }
 }
 
-fn layer(draining: Draining) -> QuotaLayer {
+fn params(draining: Draining) -> Arc<QuotaParams> {
     let rules = QuotaRules {
         ledger: LedgerRules {
             spread_above: 0.5,
@@ -74,7 +74,7 @@ fn layer(draining: Draining) -> QuotaLayer {
         rules,
         groups: [("main".into(), Vec::new())].into(),
     };
-    QuotaLayer::new(QuotaParams {
+    Arc::new(QuotaParams {
         groups: Arc::new(Groups::new(Arc::new(quota), Clock::start())),
         rules,
         draining,

@@ -222,10 +222,13 @@ fn the_dependency_table_is_that_of_the_manifest() {
 #[test]
 fn the_way_of_a_request_is_the_order_of_the_stack() {
     let stack = read("src/stack.rs");
-    let mark = "        .layer(";
-    let mut built: Vec<&str> = stack
-        .match_indices(mark)
-        .map(|(at, _)| stack[at + mark.len()..].split("::").next().unwrap_or(""))
+    let layers = stack.split(".layer_fn(").skip(1);
+    let mut built: Vec<&str> = layers
+        .map(|rest| {
+            let rest = rest.trim_start_matches("|inner|").trim_start();
+            let rest = rest.trim_start_matches('{').trim_start();
+            rest.split("::").next().unwrap_or("")
+        })
         .collect();
     built.push("upstream");
     let document = read(PATH);

@@ -296,10 +296,10 @@ mod tests {
 
     use bytes::Bytes;
     use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
-    use tower::{Layer, service_fn};
+    use tower::service_fn;
 
     use super::{
-        super::{AuthenticateLayer, Authenticator},
+        super::{Authenticate, Authenticator},
         *,
     };
     use crate::{plan::QuotaPlan, policy::ledger, state::Clock};
@@ -346,7 +346,7 @@ mod tests {
     type Introspections = Arc<Mutex<Vec<(Arc<str>, Duration)>>>;
 
     struct Rig {
-        layer: AuthenticateLayer,
+        authenticator: Arc<Authenticator>,
         introspections: Introspections,
         groups: Arc<Groups>,
     }
@@ -401,9 +401,8 @@ mod tests {
                 template: Arc::new(template),
                 introspector: Some(introspector),
             };
-            let layer = AuthenticateLayer::new(authenticator, Arc::default());
             Rig {
-                layer,
+                authenticator: Arc::new(authenticator),
                 introspections,
                 groups,
             }
@@ -424,7 +423,8 @@ mod tests {
                 let prefer = HeaderValue::from_static(prefer);
                 request.headers_mut().insert("prefer", prefer);
             }
-            let response = self.layer.layer(inner).oneshot(request).await?;
+            let service = Authenticate::new(inner, self.authenticator.clone(), Arc::default());
+            let response = service.oneshot(request).await?;
             let caller = response.extensions().get::<Arc<Caller>>();
             Ok(caller.expect("a caller").group.clone())
         }

@@ -16,7 +16,7 @@ use std::{
 
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tokio::time::Instant;
-use tower::{Layer, Service};
+use tower::Service;
 
 use self::introspect::{Requester, UnknownToken};
 pub use self::{
@@ -49,37 +49,20 @@ pub enum Authenticator {
 
 /// See the module.
 #[derive(Clone)]
-pub struct AuthenticateLayer {
-    authenticator: Arc<Authenticator>,
-    metrics: Arc<Metrics>,
-}
-
-impl AuthenticateLayer {
-    pub fn new(authenticator: Authenticator, metrics: Arc<Metrics>) -> Self {
-        AuthenticateLayer {
-            authenticator: Arc::new(authenticator),
-            metrics,
-        }
-    }
-}
-
-impl<S> Layer<S> for AuthenticateLayer {
-    type Service = Authenticate<S>;
-
-    fn layer(&self, inner: S) -> Authenticate<S> {
-        Authenticate {
-            inner,
-            authenticator: self.authenticator.clone(),
-            metrics: self.metrics.clone(),
-        }
-    }
-}
-
-#[derive(Clone)]
 pub struct Authenticate<S> {
     inner: S,
     authenticator: Arc<Authenticator>,
     metrics: Arc<Metrics>,
+}
+
+impl<S> Authenticate<S> {
+    pub fn new(inner: S, authenticator: Arc<Authenticator>, metrics: Arc<Metrics>) -> Self {
+        Authenticate {
+            inner,
+            authenticator,
+            metrics,
+        }
+    }
 }
 
 impl<S> Service<Request<Body>> for Authenticate<S>

@@ -14,7 +14,7 @@ use std::{
 };
 
 use http::{Request, Response, header::AUTHORIZATION};
-use tower::{Layer, Service};
+use tower::Service;
 
 use self::token_gate::Probing;
 use super::BoxFuture;
@@ -28,32 +28,16 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct CredentialLayer {
-    tokens: PlanTokens,
-}
-
-impl CredentialLayer {
-    /// Looks a token up in `tokens` for each attempt, so that an attempt after a change uses the new value.
-    pub fn new(tokens: PlanTokens) -> Self {
-        CredentialLayer { tokens }
-    }
-}
-
-impl<S> Layer<S> for CredentialLayer {
-    type Service = Credential<S>;
-
-    fn layer(&self, inner: S) -> Credential<S> {
-        Credential {
-            inner,
-            tokens: self.tokens.clone(),
-        }
-    }
-}
-
-#[derive(Clone)]
 pub struct Credential<S> {
     inner: S,
     tokens: PlanTokens,
+}
+
+impl<S> Credential<S> {
+    /// `tokens` are looked up for each attempt, so that an attempt after a change uses the new value.
+    pub fn new(inner: S, tokens: PlanTokens) -> Self {
+        Credential { inner, tokens }
+    }
 }
 
 /// A new value has replaced the refused one already, so a retry may follow soon.

@@ -93,7 +93,7 @@ impl Rig {
             }
         });
         let devrev = BoxCloneService::<_, _, Error>::new(devrev);
-        let credential = CredentialLayer::new(self.tokens.of_plan()).layer(devrev);
+        let credential = Credential::new(devrev, self.tokens.of_plan());
         let waits = service_fn(move |request: Request<Body>| {
             let credential = credential.clone();
             async move {
@@ -108,8 +108,8 @@ impl Rig {
                 }
             }
         });
-        let gate = token_gate::TokenGateLayer::new(self.tokens.of_plan());
-        gate.layer(waits).oneshot(request)
+        let gate = |inner| token_gate::TokenGate::new(inner, self.tokens.of_plan());
+        gate(waits).oneshot(request)
     }
 
     async fn call(&self, token: &str) -> Result<u16, Error> {

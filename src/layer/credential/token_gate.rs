@@ -9,7 +9,7 @@ use std::{
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::{super::Either, injected};
 use crate::{
@@ -21,31 +21,15 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct TokenGateLayer {
-    tokens: PlanTokens,
-}
-
-impl TokenGateLayer {
-    pub fn new(tokens: PlanTokens) -> Self {
-        TokenGateLayer { tokens }
-    }
-}
-
-impl<S> Layer<S> for TokenGateLayer {
-    type Service = TokenGate<S>;
-
-    fn layer(&self, inner: S) -> TokenGate<S> {
-        TokenGate {
-            inner,
-            tokens: self.tokens.clone(),
-        }
-    }
-}
-
-#[derive(Clone)]
 pub struct TokenGate<S> {
     inner: S,
     tokens: PlanTokens,
+}
+
+impl<S> TokenGate<S> {
+    pub fn new(inner: S, tokens: PlanTokens) -> Self {
+        TokenGate { inner, tokens }
+    }
 }
 
 impl<S> Service<Request<Body>> for TokenGate<S>

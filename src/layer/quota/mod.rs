@@ -14,7 +14,7 @@ use std::{
 
 use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
-use tower::{Layer, Service};
+use tower::Service;
 
 use self::peek::peek;
 use super::{BoxFuture, record};
@@ -36,7 +36,7 @@ use crate::{
     types::{ArrivedAt, Caller, Deadline, QuotaRules, RetryAfter, TokenRefused},
 };
 
-/// What [`QuotaLayer`] needs.
+/// What [`Quota`] needs.
 pub struct QuotaParams {
     pub groups: Arc<Groups>,
     pub rules: QuotaRules,
@@ -48,29 +48,15 @@ pub struct QuotaParams {
 
 /// See the module.
 #[derive(Clone)]
-pub struct QuotaLayer(Arc<QuotaParams>);
-
-impl QuotaLayer {
-    pub fn new(params: QuotaParams) -> Self {
-        QuotaLayer(Arc::new(params))
-    }
-}
-
-impl<S> Layer<S> for QuotaLayer {
-    type Service = Quota<S>;
-
-    fn layer(&self, inner: S) -> Quota<S> {
-        Quota {
-            inner,
-            params: self.0.clone(),
-        }
-    }
-}
-
-#[derive(Clone)]
 pub struct Quota<S> {
     inner: S,
     params: Arc<QuotaParams>,
+}
+
+impl<S> Quota<S> {
+    pub fn new(inner: S, params: Arc<QuotaParams>) -> Self {
+        Quota { inner, params }
+    }
 }
 
 impl<S> Service<Request<Body>> for Quota<S>

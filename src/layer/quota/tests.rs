@@ -94,7 +94,7 @@ impl Upstream {
 }
 
 struct Rig {
-    layer: QuotaLayer,
+    params: Arc<QuotaParams>,
     groups: Arc<Groups>,
     upstream: Arc<Upstream>,
     drain: watch::Sender<bool>,
@@ -116,7 +116,7 @@ impl Rig {
             groups: BTreeMap::from([("main".into(), vec!["a".into(), "b".into()])]),
         };
         let groups = Arc::new(Groups::new(Arc::new(quota), Clock::start()));
-        let layer = QuotaLayer::new(QuotaParams {
+        let params = Arc::new(QuotaParams {
             groups: groups.clone(),
             rules,
             draining,
@@ -124,7 +124,7 @@ impl Rig {
             metrics: Arc::default(),
         });
         Rig {
-            layer,
+            params,
             groups,
             upstream,
             drain,
@@ -137,7 +137,7 @@ impl Rig {
     ) -> impl Future<Output = Result<Response<Body>, Error>> + Send + 'static {
         let upstream = self.upstream.clone();
         let service = service_fn(move |request| upstream.clone().answer(request));
-        self.layer.layer(service).oneshot(request)
+        Quota::new(service, self.params.clone()).oneshot(request)
     }
 
     fn send(&self, request: Request<Body>) -> JoinHandle<Result<Response<Body>, Error>> {
@@ -159,7 +159,7 @@ impl Rig {
 
     fn waiting(&self) -> usize {
         self.group()
-            .view(&self.layer.0.rules)
+            .view(&self.params.rules)
             .1
             .iter()
             .map(|(_, count)| count)
@@ -168,7 +168,7 @@ impl Rig {
 
     fn is_at_rest(&self) -> bool {
         self.waiting() == 0
-            && self.group().view(&self.layer.0.rules).0.in_flight == 0
+            && self.group().view(&self.params.rules).0.in_flight == 0
             && self.groups.waiting_room_is_empty()
     }
 
@@ -326,7 +326,7 @@ async fn a_client_that_disconnects_during_an_attempt_leaves_no_reservation() {
         call.abort();
         let _ = call.await;
     }
-    assert_eq!(rig.group().view(&rig.layer.0.rules).0.in_flight, 0);
+    assert_eq!(rig.group().view(&rig.params.rules).0.in_flight, 0);
     // Upstream's window is over by then, and no reservation is left.
     sleep(MINUTE).await;
     assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 200);
@@ -520,7 +520,7 @@ async fn a_429_pauses_the_group_before_its_body_arrives() {
         let response = sender.send_request(request).await.unwrap();
         Ok(response.map(Body::incoming))
     });
-    let refused = rig.layer.layer(refusal).oneshot(request("a", 1, MINUTE));
+    let refused = Quota::new(refusal, rig.params.clone()).oneshot(request("a", 1, MINUTE));
     let refused = tokio::spawn(refused);
     rig.settle().await;
     assert!(!refused.is_finished());
@@ -544,10 +544,10 @@ async fn only_attempts_that_may_have_been_sent_are_in_doubt() {
                     Error::broken("reset")
                 })
             });
-            let call = rig.layer.layer(fails).oneshot(request("a", 1, SECOND));
+            let call = Quota::new(fails, rig.params.clone()).oneshot(request("a", 1, SECOND));
             assert!(call.await.is_err());
         }
-        assert_eq!(rig.group().view(&rig.layer.0.rules).0.state, state);
+        assert_eq!(rig.group().view(&rig.params.rules).0.state, state);
     }
     // An attempt whose client disconnected while it was in flight may have been counted too.
     let rig = Rig::new(8, Upstream::new(20, MINUTE * 5));
@@ -558,7 +558,7 @@ async fn only_attempts_that_may_have_been_sent_are_in_doubt() {
         call.abort();
         let _ = call.await;
     }
-    let state = rig.group().view(&rig.layer.0.rules).0.state;
+    let state = rig.group().view(&rig.params.rules).0.state;
     assert_eq!(state, Status::Spread);
 }
 
@@ -624,7 +624,7 @@ async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
     prop_assert!(
         rig.is_at_rest(),
         "{:?}",
-        rig.group().view(&rig.layer.0.rules)
+        rig.group().view(&rig.params.rules)
     );
     // A request that can wait long enough is served now.
     *rig.upstream.refuses_until.lock().unwrap() = None;
@@ -654,24 +654,19 @@ proptest! {
 async fn a_request_that_waits_is_not_in_flight() {
     use crate::layer::admission;
     let rig = Rig::new(1024, plenty());
-    let in_flight = rig.layer.0.in_flight.clone();
+    let in_flight = rig.params.in_flight.clone();
     rig.pause(SECOND * 30);
-    let send = |who: &str, below: QuotaLayer| {
+    let send = |who: &str| {
         let upstream = rig.upstream.clone();
         let service = service_fn(move |request| upstream.clone().answer(request));
-        let admission = admission::AdmissionLayer::new(in_flight.clone(), 16);
-        let stack = admission.layer(below.layer(service));
+        let quota = Quota::new(service, rig.params.clone());
+        let stack = admission::Admission::new(quota, in_flight.clone(), 16);
         tokio::spawn(stack.oneshot(request(who, 1, MINUTE)))
     };
-    let greedy: Vec<_> = (0..200)
-        .map(|_| send("greedy", rig.layer.clone()))
-        .collect();
+    let greedy: Vec<_> = (0..200).map(|_| send("greedy")).collect();
     rig.settle().await;
     assert_eq!(in_flight.count(), 0);
-    assert_eq!(
-        status(send("modest", rig.layer.clone())).await.unwrap(),
-        200
-    );
+    assert_eq!(status(send("modest")).await.unwrap(), 200);
     for call in greedy {
         assert_eq!(status(call).await.unwrap(), 200);
     }
@@ -720,7 +715,7 @@ async fn a_missing_token_costs_no_quota() {
                 retry_after: SECOND,
             })
         });
-        let result = rig.layer.layer(broken).oneshot(request("a", 1, SECOND));
+        let result = Quota::new(broken, rig.params.clone()).oneshot(request("a", 1, SECOND));
         assert!(matches!(result.await, Err(Error::TokenUnavailable { .. })));
     }
     let (one, two) = (rig.call("a", SECOND), rig.call("a", SECOND));
