@@ -1,5 +1,11 @@
 //! The command line.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the one place that prints"
+)]
+
 use std::{
     fmt,
     io::{Read, Write},

@@ -256,7 +256,7 @@ impl Error {
         });
         match self {
             Error::FieldConflict { field } | Error::DeprecatedField { field } => {
-                body["field_name"] = json!(&**field)
+                body["field_name"] = json!(&**field);
             }
             Error::BodyTooLarge { max_bytes } => body["max_bytes"] = json!(max_bytes),
             Error::Internal => body["reference_id"] = json!(id.map_or("", RequestId::as_str)),

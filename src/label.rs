@@ -27,10 +27,10 @@ macro_rules! label_enum {
 
         impl $name {
             /// Every variant.
-            pub const ALL: &'static [$name] = &[$($name::$variant),+];
+            $vis const ALL: &'static [$name] = &[$($name::$variant),+];
 
             /// The name in metrics, log lines and JSON.
-            pub const fn label(self) -> &'static str {
+            $vis const fn label(self) -> &'static str {
                 match self {
                     $($name::$variant => $label,)+
                 }

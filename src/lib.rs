@@ -1,21 +1,23 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
-pub mod admin;
+mod admin;
 pub mod body;
 pub mod cli;
 pub mod config;
 pub mod error;
-pub mod hash;
+mod hash;
 mod label;
 pub mod layer;
 pub mod plan;
 pub mod policy;
+mod random;
 pub mod record;
-pub mod runtime;
+mod runtime;
 pub mod serve;
 pub mod simulator;
 pub mod stack;
 pub mod state;
 pub mod telemetry;
 pub mod types;
-pub mod upstream;
+mod upstream;
+mod wall_clock;

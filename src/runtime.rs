@@ -7,28 +7,28 @@ use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
 /// A current-thread runtime that may be dropped anywhere. tokio's own panics if it is dropped within another runtime. Dropping it also
 /// drops its tasks.
 #[derive(Debug)]
-pub struct ThreadRuntime(Option<Runtime>);
+pub(crate) struct ThreadRuntime(Option<Runtime>);
 
 impl ThreadRuntime {
     /// # Errors
     /// When the system does not provide what the runtime needs.
-    pub fn new() -> io::Result<ThreadRuntime> {
+    pub(crate) fn new() -> io::Result<ThreadRuntime> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(ThreadRuntime(Some(runtime)))
     }
 
     /// For spawning tasks on it from elsewhere.
-    pub fn handle(&self) -> &Handle {
+    pub(crate) fn handle(&self) -> &Handle {
         self.runtime().handle()
     }
 
     /// Sockets, timers and tasks made under the guard belong to this runtime.
-    pub fn enter(&self) -> EnterGuard<'_> {
+    pub(crate) fn enter(&self) -> EnterGuard<'_> {
         self.runtime().enter()
     }
 
     /// Runs `future` and every task of the runtime on this thread, until the future is done.
-    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime().block_on(future)
     }
 

@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::label::label_enum;
 use crate::policy::{access::Access, fair::Share, ledger, san::San};
+use crate::{label::label_enum, random};
 
 label_enum! {
     /// Which requests get a line in the access log.
@@ -41,7 +41,7 @@ pub struct RequestId(pub HeaderValue);
 impl RequestId {
     /// A new id. It only has to be unique: the caller sees it and it grants nothing, so it may be guessable.
     pub fn random() -> RequestId {
-        let id = format!("{:032x}", fastrand::u128(..));
+        let id = format!("{:032x}", random::id128());
         RequestId(HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unknown")))
     }
 

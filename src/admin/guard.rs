@@ -13,14 +13,14 @@ use crate::hash::sha256;
 type Refusal = (StatusCode, &'static str);
 
 #[derive(Debug)]
-pub struct AccessGuard {
+pub(super) struct AccessGuard {
     loopback: bool,
     /// Its hash, so that a comparison takes the same time for any length.
     key: Option<[u8; 32]>,
 }
 
 impl AccessGuard {
-    pub fn new(bound: SocketAddr, key: Option<&SecretString>) -> Self {
+    pub(super) fn new(bound: SocketAddr, key: Option<&SecretString>) -> Self {
         Self {
             loopback: bound.ip().to_canonical().is_loopback(),
             key: key.map(|k| sha256(k.expose_secret().as_bytes())),
@@ -32,7 +32,7 @@ impl AccessGuard {
     ///
     /// On other addresses the right names are not known. There a POST needs the key, which no such site has, and GET is open to the
     /// network anyway.
-    pub fn host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
         let host = host(headers);
         // RFC 9112 section 3.2.2: the authority of a target in absolute form overrides Host. Browsers never send one.
         let same = uri.authority().is_none_or(|a| Some(a) == host.as_ref());
@@ -47,7 +47,7 @@ impl AccessGuard {
 
     /// Against cross-site requests: refuses what a browser says comes from another origin. It also refuses what a page can send
     /// without a preflight (a form, a beacon), in case the browser sends no origin.
-    pub fn post(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn post(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let site = headers
             .get_all("sec-fetch-site")
             .iter()

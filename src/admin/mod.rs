@@ -23,7 +23,7 @@ const MAX_CONNECTIONS: usize = 64;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the admin listener needs of the gateway.
-pub trait Control: Send + Sync + 'static {
+pub(crate) trait Control: Send + Sync + 'static {
     /// Why the gateway is not ready for traffic; empty if it is.
     fn unready(&self) -> Vec<String>;
     /// What an operator should look into although the gateway is ready.
@@ -46,14 +46,14 @@ pub trait Control: Send + Sync + 'static {
 }
 
 #[derive(Debug)]
-pub struct Options {
+pub(crate) struct Options {
     pub address: SocketAddr,
     pub key: Option<secrecy::SecretString>,
 }
 
 /// The running listener. It stops on drop.
 #[derive(Debug)]
-pub struct Admin {
+pub(crate) struct Admin {
     address: SocketAddr,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
@@ -61,11 +61,11 @@ pub struct Admin {
 
 impl Admin {
     /// The bound address.
-    pub fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.address
     }
 
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {
             // The panic hook has reported a panic already.
@@ -81,7 +81,7 @@ impl Drop for Admin {
 }
 
 /// Binds before it returns, so that a port in use is an error of the start. The new thread runs `runtime`.
-pub fn start(
+pub(crate) fn start(
     options: Options,
     control: Arc<dyn Control>,
     runtime: ThreadRuntime,

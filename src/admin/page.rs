@@ -17,7 +17,7 @@ const SCRIPT: &str = concat!(
     include_str!("page/main.js"),
 );
 
-pub static HTML: LazyLock<String> = LazyLock::new(|| {
+pub(super) static HTML: LazyLock<String> = LazyLock::new(|| {
     include_str!("page/page.html")
         .replace("{STYLE}", STYLE)
         .replace("{SCRIPT}", SCRIPT)
@@ -25,7 +25,7 @@ pub static HTML: LazyLock<String> = LazyLock::new(|| {
 
 /// Allows the page's own script and style by hash, so that injected ones do not run. The icon is a data URL, because browsers
 /// request a file if there is none.
-pub static POLICY: LazyLock<String> = LazyLock::new(|| {
+pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
     format!(
         "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src 'self'; img-src data:; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",

@@ -16,12 +16,12 @@ use super::{Control, READ_TIMEOUT, guard::AccessGuard, page};
 const MAX_BODY: usize = 64 * 1024;
 type Answer = Response<Full<Bytes>>;
 
-pub struct AdminState {
+pub(super) struct AdminState {
     pub guard: AccessGuard,
     pub control: Arc<dyn Control>,
 }
 
-pub async fn answer(
+pub(super) async fn answer(
     state: Arc<AdminState>,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {

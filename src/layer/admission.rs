@@ -14,7 +14,7 @@ use crate::{body::Body, error::Error, state::in_flight::InFlight};
 
 /// See the module.
 #[derive(Clone)]
-pub struct Admission<S> {
+pub(crate) struct Admission<S> {
     inner: S,
     in_flight: Arc<InFlight>,
     max: usize,
@@ -22,7 +22,7 @@ pub struct Admission<S> {
 
 impl<S> Admission<S> {
     /// At most `max` of the requests of all workers are in flight.
-    pub fn new(inner: S, in_flight: Arc<InFlight>, max: usize) -> Self {
+    pub(crate) fn new(inner: S, in_flight: Arc<InFlight>, max: usize) -> Self {
         Admission {
             inner,
             in_flight,

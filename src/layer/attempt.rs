@@ -25,12 +25,12 @@ use crate::{
 
 /// See the module documentation.
 #[derive(Clone)]
-pub struct Attempt<S> {
+pub(crate) struct Attempt<S> {
     inner: S,
 }
 
 impl<S> Attempt<S> {
-    pub fn new(inner: S) -> Self {
+    pub(crate) fn new(inner: S) -> Self {
         Attempt { inner }
     }
 }

@@ -20,14 +20,14 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct Authorize<S> {
+pub(crate) struct Authorize<S> {
     inner: S,
     limiters: Arc<PlanLimiters>,
     metrics: Arc<Metrics>,
 }
 
 impl<S> Authorize<S> {
-    pub fn new(inner: S, limiters: Arc<PlanLimiters>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(inner: S, limiters: Arc<PlanLimiters>, metrics: Arc<Metrics>) -> Self {
         Authorize {
             inner,
             limiters,

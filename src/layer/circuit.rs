@@ -21,14 +21,14 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct CircuitBreaker<S> {
+pub(crate) struct CircuitBreaker<S> {
     inner: S,
     circuit: Arc<UpstreamCircuit>,
     rules: CircuitRules,
 }
 
 impl<S> CircuitBreaker<S> {
-    pub fn new(inner: S, circuit: Arc<UpstreamCircuit>, rules: CircuitRules) -> Self {
+    pub(crate) fn new(inner: S, circuit: Arc<UpstreamCircuit>, rules: CircuitRules) -> Self {
         CircuitBreaker {
             inner,
             circuit,

@@ -9,19 +9,19 @@ use super::BoxFuture;
 use crate::{body::Body, error::Error, policy::headers, types::RequestId};
 
 /// Carries the request id, to DevRev and to the caller.
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const VIA: HeaderValue = HeaderValue::from_static("1.1 revgate");
 
 /// See the module documentation.
 #[derive(Clone)]
-pub struct Headers<S> {
+pub(crate) struct Headers<S> {
     inner: S,
     host: HeaderValue,
 }
 
 impl<S> Headers<S> {
     /// `host` is the upstream's authority.
-    pub fn new(inner: S, host: HeaderValue) -> Self {
+    pub(crate) fn new(inner: S, host: HeaderValue) -> Self {
         Headers { inner, host }
     }
 }

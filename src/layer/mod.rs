@@ -2,20 +2,20 @@
 //!
 //! Layers import neither each other nor the configuration. Each takes a small parameter struct of its own.
 
-pub mod admission;
-pub mod attempt;
-pub mod authenticate;
-pub mod authorize;
-pub mod circuit;
-pub mod credential;
-pub mod headers;
-pub mod protocol;
+pub(crate) mod admission;
+pub(crate) mod attempt;
+pub(crate) mod authenticate;
+pub(crate) mod authorize;
+pub(crate) mod circuit;
+pub(crate) mod credential;
+pub(crate) mod headers;
+pub(crate) mod protocol;
 pub mod quota;
-pub mod rate_limit;
-pub mod rescue;
-pub mod retry;
-pub mod rewrite;
-pub mod telemetry;
+pub(crate) mod rate_limit;
+pub(crate) mod rescue;
+pub(crate) mod retry;
+pub(crate) mod rewrite;
+pub(crate) mod telemetry;
 
 use std::{
     future::Future,

@@ -15,13 +15,13 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct Protocol<S> {
+pub(crate) struct Protocol<S> {
     inner: S,
     limits: RequestLimits,
 }
 
 impl<S> Protocol<S> {
-    pub fn new(inner: S, limits: RequestLimits) -> Self {
+    pub(crate) fn new(inner: S, limits: RequestLimits) -> Self {
         Protocol { inner, limits }
     }
 }

@@ -19,14 +19,14 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct RateLimit<S> {
+pub(crate) struct RateLimit<S> {
     inner: S,
     limiters: Arc<PlanLimiters>,
     metrics: Arc<Metrics>,
 }
 
 impl<S> RateLimit<S> {
-    pub fn new(inner: S, limiters: Arc<PlanLimiters>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(inner: S, limiters: Arc<PlanLimiters>, metrics: Arc<Metrics>) -> Self {
         RateLimit {
             inner,
             limiters,

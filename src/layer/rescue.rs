@@ -17,12 +17,12 @@ use super::{headers::X_REQUEST_ID, record};
 use crate::{body::Body, error::Error, record::Record, types::RequestId};
 
 #[derive(Clone)]
-pub struct Rescue<S> {
+pub(crate) struct Rescue<S> {
     inner: S,
 }
 
 impl<S> Rescue<S> {
-    pub fn new(inner: S) -> Self {
+    pub(crate) fn new(inner: S) -> Self {
         Rescue { inner }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
         operation::Operation,
         retry::{Attempt, AttemptEnd, Decision, Reason, RetryRules, decide},
     },
+    random,
     record::Record,
     state::{
         draining::{DRAIN_RETRY_AFTER, Draining},
@@ -34,7 +35,7 @@ use crate::{
 };
 
 /// What [`Retry`] needs.
-pub struct RetryParams {
+pub(crate) struct RetryParams {
     pub rules: RetryRules,
     pub budget: Arc<RetryBudget>,
     /// Retries that the budget allows per request.
@@ -49,13 +50,13 @@ pub struct RetryParams {
 
 /// See the module.
 #[derive(Clone)]
-pub struct Retry<S> {
+pub(crate) struct Retry<S> {
     inner: S,
     params: Arc<RetryParams>,
 }
 
 impl<S> Retry<S> {
-    pub fn new(inner: S, params: Arc<RetryParams>) -> Self {
+    pub(crate) fn new(inner: S, params: Arc<RetryParams>) -> Self {
         Retry { inner, params }
     }
 }
@@ -218,8 +219,7 @@ impl RetryParams {
                 && result
                     .as_ref()
                     .is_ok_and(|r| r.extensions().get::<RetryAfter>().is_some());
-            // Jitter only spreads retries, so it need not be unpredictable.
-            let again = match decide(&self.rules, &attempt, fastrand::f64()) {
+            let again = match decide(&self.rules, &attempt, random::jitter()) {
                 Decision::Retry {
                     after,
                     draws_budget,

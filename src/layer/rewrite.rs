@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// What [`Rewrite`] needs.
-pub struct RewriteParams {
+pub(crate) struct RewriteParams {
     /// By the operation's normalised name.
     pub rules: Arc<HashMap<String, Arc<Rule>>>,
     pub max_body: u64,
@@ -35,13 +35,13 @@ pub struct RewriteParams {
 
 /// See the module documentation.
 #[derive(Clone)]
-pub struct Rewrite<S> {
+pub(crate) struct Rewrite<S> {
     inner: S,
     params: Arc<RewriteParams>,
 }
 
 impl<S> Rewrite<S> {
-    pub fn new(inner: S, params: Arc<RewriteParams>) -> Self {
+    pub(crate) fn new(inner: S, params: Arc<RewriteParams>) -> Self {
         Rewrite { inner, params }
     }
 }

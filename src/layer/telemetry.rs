@@ -22,14 +22,15 @@ use crate::{
     telemetry::{
         labels::Source,
         metrics::Metrics,
-        tally::{self, FinishedRequest, Tally},
+        tally::{FinishedRequest, Tally},
         trace::{SpanDetails, Spans, Trace},
     },
     types::{AccessLog, RequestId, other},
+    wall_clock,
 };
 
 /// What [`Telemetry`] needs.
-pub struct TelemetryParams {
+pub(crate) struct TelemetryParams {
     pub metrics: Arc<Metrics>,
     pub tally: Arc<Tally>,
     pub access: AccessLog,
@@ -38,13 +39,13 @@ pub struct TelemetryParams {
 }
 
 #[derive(Clone)]
-pub struct Telemetry<S> {
+pub(crate) struct Telemetry<S> {
     inner: S,
     params: Arc<TelemetryParams>,
 }
 
 impl<S> Telemetry<S> {
-    pub fn new(inner: S, params: Arc<TelemetryParams>) -> Self {
+    pub(crate) fn new(inner: S, params: Arc<TelemetryParams>) -> Self {
         Telemetry { inner, params }
     }
 }
@@ -160,7 +161,7 @@ impl Drop for ReportOnDrop {
             fields: &facts.deprecated,
             deprecated_operation: facts.deprecated_operation,
         };
-        tally.note(finished, tally::now());
+        tally.note(finished, wall_clock::epoch_seconds());
         self.trace(&facts, &caller, operation);
         if self.is_logged(&facts) {
             self.log_access(&facts, &caller, operation, source);
@@ -185,7 +186,7 @@ impl ReportOnDrop {
 
     /// Writes the access line. Names and numbers only: no target, query, header or body.
     fn log_access(&self, facts: &Facts, caller: &str, operation: OperationLabel, source: Source) {
-        let trace_id = self.record.trace().map(|trace| trace.id());
+        let trace_id = self.record.trace().map(Trace::id);
         tracing::info!(
             target: ACCESS,
             request_id = self.id.as_str(),

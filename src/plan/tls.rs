@@ -27,7 +27,7 @@ pub struct ServerTls {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub(super) enum TlsError {
     #[error(transparent)]
     Rustls(#[from] rustls::Error),
     #[error(transparent)]

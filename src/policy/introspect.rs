@@ -155,7 +155,8 @@ impl<K: Copy + Ord + Hash, V: Clone, F: Clone> TokenCache<K, V, F> {
     }
 
     /// How many good tokens, bad tokens and introspections under way there are.
-    pub fn sizes(&self) -> (usize, usize, usize) {
+    #[cfg(test)]
+    fn sizes(&self) -> (usize, usize, usize) {
         let (good, bad) = (self.good.entries.len(), self.bad.entries.len());
         (good, bad, self.in_flight.len())
     }
@@ -249,7 +250,7 @@ mod tests {
     fn a_result_is_valid_for_its_ttl() {
         // The outcome, and what a lookup gives at each time.
         type Case<'a> = (Outcome<u32>, &'a [(u64, Lookup<u32>)]);
-        let cases: [Case; 5] = [
+        let cases: [Case<'_>; 5] = [
             (
                 good(7, None),
                 &[

@@ -249,13 +249,9 @@ impl<C: Clock + Clone> KeyedLimiters<C> {
     }
 
     /// How many limiters it holds.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.limiters.len()
-    }
-
-    /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.limiters.is_empty()
     }
 
     /// Evicts full limiters; returns whether there is room. A sweep reads the whole map, so a flood of new credentials must not cause

@@ -238,6 +238,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_types, reason = "seeded")]
     fn the_share_of_new_traces_is_sampled() {
         let mut random = fastrand::Rng::with_seed(7);
         let ids: Vec<_> = (0..20_000)

@@ -3,7 +3,7 @@
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 /// A sandbox may forbid these calls. revgate serves all the same and logs a warning.
-pub fn forbid() {
+pub(super) fn forbid() {
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),

@@ -1,6 +1,6 @@
 //! The running gateway: listeners, worker threads, signals and the drain.
 
-pub mod control;
+pub(crate) mod control;
 mod core_dump;
 mod demo;
 mod inbound;
@@ -196,7 +196,7 @@ impl Gateway {
         self.drain.send_replace(true);
         let workers = std::mem::take(&mut self.workers);
         let ended = tokio::task::spawn_blocking(move || {
-            workers.into_iter().for_each(|worker| drop(worker.join()))
+            workers.into_iter().for_each(|worker| drop(worker.join()));
         });
         // Each worker ends within drain.timeout by itself. This bound is for one that hangs.
         let _ = tokio::time::timeout(drain.timeout + Duration::from_secs(1), ended).await;

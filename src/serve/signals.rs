@@ -6,7 +6,7 @@ use super::Gateway;
 
 /// The handlers. They are installed before the listeners are logged: whoever reads that line may send a signal at once, and without
 /// a handler it would kill the process.
-pub struct Signals {
+pub(super) struct Signals {
     term: Signal,
     int: Signal,
     hangup: Signal,
@@ -17,7 +17,7 @@ impl Signals {
     ///
     /// # Errors
     /// When a handler cannot be installed.
-    pub fn install() -> std::io::Result<Signals> {
+    pub(super) fn install() -> std::io::Result<Signals> {
         Ok(Signals {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
@@ -26,7 +26,7 @@ impl Signals {
     }
 
     /// Reloads on SIGHUP. Drains on SIGTERM or SIGINT, and ends at once on a second one.
-    pub async fn run_until_shutdown(mut self, gateway: Gateway) -> anyhow::Result<()> {
+    pub(super) async fn run_until_shutdown(mut self, gateway: Gateway) -> anyhow::Result<()> {
         loop {
             tokio::select! {
                 _ = self.term.recv() => break,

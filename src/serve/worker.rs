@@ -18,30 +18,30 @@ use crate::{
 };
 
 /// The plan and the stack in use. A request takes them once and keeps them to its end.
-pub struct Serving {
+pub(super) struct Serving {
     pub plan: Arc<Plan>,
     pub stack: Stack,
 }
 
 /// Holds a worker's [`Serving`]. A reload replaces it as a whole; each request reads it once.
 #[derive(Clone)]
-pub struct Published(Arc<ArcSwap<Serving>>);
+pub(super) struct Published(Arc<ArcSwap<Serving>>);
 
 impl Published {
-    pub fn load(&self) -> Guard<Arc<Serving>> {
+    pub(super) fn load(&self) -> Guard<Arc<Serving>> {
         self.0.load()
     }
 }
 
 /// The part of a worker that a reload uses.
-pub struct WorkerHandle {
+pub(crate) struct WorkerHandle {
     published: Published,
     upstream: Upstream,
 }
 
 impl WorkerHandle {
     /// Serves new requests with this plan; requests in flight keep theirs. `state` must have been reconciled with `plan`.
-    pub fn publish(&self, plan: &Arc<Plan>, state: &State) {
+    pub(crate) fn publish(&self, plan: &Arc<Plan>, state: &State) {
         let upstream = self.upstream.within(plan.upstream);
         self.published.0.store(Arc::new(Serving {
             stack: stack::build(plan, state, upstream),
@@ -50,13 +50,13 @@ impl WorkerHandle {
     }
 
     #[cfg(test)]
-    pub fn serving(&self) -> Arc<Serving> {
+    pub(super) fn serving(&self) -> Arc<Serving> {
         self.published.0.load_full()
     }
 }
 
 /// A worker before its thread starts. Everything that can fail is done by then.
-pub struct Worker {
+pub(super) struct Worker {
     runtime: ThreadRuntime,
     listener: Listener,
     published: Published,
@@ -66,7 +66,7 @@ pub struct Worker {
 impl Worker {
     /// # Errors
     /// When the runtime cannot be made.
-    pub fn new(
+    pub(super) fn new(
         listener: Listener,
         plan: &Arc<Plan>,
         state: &State,
@@ -96,7 +96,7 @@ impl Worker {
         Ok((worker, handle))
     }
 
-    pub fn spawn(self, number: usize) -> std::io::Result<JoinHandle<()>> {
+    pub(super) fn spawn(self, number: usize) -> std::io::Result<JoinHandle<()>> {
         let Worker {
             runtime,
             listener,

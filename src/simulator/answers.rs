@@ -12,21 +12,21 @@ const PAGE: u64 = 50;
 const PAGE_MAX: u64 = 100;
 
 #[derive(Debug)]
-pub struct Answer {
+pub(super) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub content: Content,
 }
 
 #[derive(Debug)]
-pub enum Content {
+pub(super) enum Content {
     Whole(Bytes),
     Events(Vec<Bytes>),
     Blob(u64),
 }
 
 impl Answer {
-    pub fn json(status: StatusCode, body: &Value) -> Self {
+    pub(super) fn json(status: StatusCode, body: &Value) -> Self {
         Self::new(
             status,
             "application/json",
@@ -34,11 +34,11 @@ impl Answer {
         )
     }
 
-    pub fn error(status: StatusCode, kind: &str, message: &str) -> Self {
+    pub(super) fn error(status: StatusCode, kind: &str, message: &str) -> Self {
         Self::json(status, &json!({"type": kind, "message": message}))
     }
 
-    pub fn from_plan(status: &Status) -> Self {
+    pub(super) fn from_plan(status: &Status) -> Self {
         let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut answer = match &status.body {
             Some(Value::String(text)) => {
@@ -100,12 +100,12 @@ fn field(kind: &str, name: &str, message: &str) -> Answer {
     Answer::json(StatusCode::BAD_REQUEST, &body)
 }
 
-pub fn unauthenticated() -> Answer {
+pub(super) fn unauthenticated() -> Answer {
     let message = "Authentication information is missing or invalid";
     Answer::error(StatusCode::UNAUTHORIZED, "unauthenticated", message)
 }
 
-pub fn too_many(seconds: u64) -> Answer {
+pub(super) fn too_many(seconds: u64) -> Answer {
     let body = json!({
         "type": "too_many_requests",
         "message": "Too many requests, retry after the time given",
@@ -116,7 +116,7 @@ pub fn too_many(seconds: u64) -> Answer {
     answer
 }
 
-pub fn answer(
+pub(super) fn answer(
     method: &Method,
     operation: &str,
     query: &str,

@@ -1,7 +1,7 @@
 //! An answer's body, intact or with a fault.
 
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
@@ -14,13 +14,15 @@ use super::answers::{Answer, Content};
 use super::plan::Fault;
 use super::wire::{BEFORE_RESET, CloseMode, RawEnding};
 
-pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+use crate::wall_clock;
+
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 const EVENT_PAUSE: Duration = Duration::from_millis(10);
 static BLOCK: [u8; 16 * 1024] = [b'x'; 16 * 1024];
 
 /// The body without a fault.
-pub fn intact(content: Content) -> Body {
+pub(super) fn intact(content: Content) -> Body {
     match content {
         Content::Whole(bytes) => Full::new(bytes)
             .map_err(|never| match never {})
@@ -34,7 +36,7 @@ pub fn intact(content: Content) -> Body {
 }
 
 /// The body in pieces of `size` bytes.
-pub fn dripped(content: &Content, size: usize, pause: Duration) -> Body {
+pub(super) fn dripped(content: &Content, size: usize, pause: Duration) -> Body {
     let mut whole = sample(content);
     let size = size.max(1);
     let pieces = std::iter::from_fn(move || {
@@ -44,7 +46,7 @@ pub fn dripped(content: &Content, size: usize, pause: Duration) -> Body {
 }
 
 /// Half the body, then an error: the HTTP/2 form of a broken connection.
-pub fn halved(content: &Content) -> Body {
+pub(super) fn halved(content: &Content) -> Body {
     let whole = sample(content);
     let half = whole.slice(..whole.len() / 2);
     streamed(stream::unfold(Some(half), |half| async move {
@@ -61,7 +63,7 @@ pub fn halved(content: &Content) -> Body {
 }
 
 /// The bytes of a fault that hyper cannot produce, for an HTTP/1.1 connection. `None` for the others.
-pub fn raw_ending(fault: &Fault, answer: &Answer) -> Option<RawEnding> {
+pub(super) fn raw_ending(fault: &Fault, answer: &Answer) -> Option<RawEnding> {
     let body = sample(&answer.content);
     let half = &body[..body.len() / 2];
     // At least 1, so that an empty body can be cut short as well.
@@ -110,7 +112,7 @@ pub fn raw_ending(fault: &Fault, answer: &Answer) -> Option<RawEnding> {
 }
 
 fn head(answer: &Answer, framing: &[(&str, &str)]) -> Vec<u8> {
-    let date = httpdate::fmt_http_date(SystemTime::now());
+    let date = httpdate::fmt_http_date(wall_clock::now());
     let mut out = format!("HTTP/1.1 {}\r\ndate: {date}\r\n", answer.status).into_bytes();
     let mut line = |name: &str, value: &[u8]| {
         for part in [name.as_bytes(), b": ", value, b"\r\n"] {

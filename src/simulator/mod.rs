@@ -17,9 +17,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use crate::runtime::ThreadRuntime;
+use crate::{runtime::ThreadRuntime, wall_clock};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
@@ -62,7 +62,7 @@ impl Default for Options {
 /// Shared by all connections.
 #[derive(Debug)]
 struct SimulatorState {
-    windows: Mutex<window::Windows>,
+    windows: Mutex<Windows>,
     progress: Mutex<plan::Progress>,
     requests: Mutex<RequestLog>,
     /// Tokens that are refused since [`Simulator::revoke`].
@@ -107,7 +107,7 @@ pub async fn start(options: Options) -> io::Result<Simulator> {
     let listener = TcpListener::bind(options.listen).await?;
     let addr = listener.local_addr()?;
     let state = Arc::new(SimulatorState {
-        windows: Mutex::new(window::Windows::new(options.limit, options.window)),
+        windows: Mutex::new(Windows::new(options.limit, options.window)),
         progress: Mutex::new(plan::Progress::new(options.plan)),
         requests: Mutex::new(RequestLog::new()),
         revoked: Mutex::default(),
@@ -259,9 +259,7 @@ fn admit(
     if users::is_refused(token) || lock(&state.revoked).contains(token) {
         return Ok(answers::unauthenticated());
     }
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = wall_clock::since_epoch();
     let user = users::user(token);
     let of = user.as_ref().map_or(token, |user| user.as_bytes());
     let charge = lock(&state.windows).charge(of, now);

@@ -191,19 +191,19 @@ impl FaultPlan {
 
 /// A plan and how many requests each of its rules has seen.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub(super) struct Progress {
     rules: Vec<(Rule, u64)>,
 }
 
 impl Progress {
-    pub fn new(plan: FaultPlan) -> Self {
+    pub(super) fn new(plan: FaultPlan) -> Self {
         Self {
             rules: plan.rules.into_iter().map(|rule| (rule, 0)).collect(),
         }
     }
 
     /// The delay and the fault that are due for this request.
-    pub fn next(&mut self, method: &str, operation: &str) -> (Duration, Option<Fault>) {
+    pub(super) fn next(&mut self, method: &str, operation: &str) -> (Duration, Option<Fault>) {
         let mut delay = Duration::ZERO;
         for (rule, seen) in &mut self.rules {
             if !rule.matches(method, operation) {

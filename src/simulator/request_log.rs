@@ -1,7 +1,8 @@
 //! A log of the requests received, for `/_requests` and for tests.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use http::request::Parts;
 use serde::Serialize;
@@ -25,7 +26,7 @@ pub struct Received {
 }
 
 #[derive(Debug)]
-pub struct RequestLog {
+pub(super) struct RequestLog {
     started: Instant,
     entries: VecDeque<Received>,
     /// The number of the oldest entry. Numbers are never reused.
@@ -36,7 +37,7 @@ pub struct RequestLog {
 }
 
 impl RequestLog {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             started: Instant::now(),
             entries: VecDeque::new(),
@@ -47,7 +48,7 @@ impl RequestLog {
     }
 
     /// Logs a request's head and returns the request's number.
-    pub fn arrived(&mut self, head: &Parts) -> u64 {
+    pub(super) fn arrived(&mut self, head: &Parts) -> u64 {
         if self.entries.len() == REQUESTS
             && let Some(gone) = self.entries.pop_front()
         {
@@ -76,7 +77,7 @@ impl RequestLog {
         self.first + self.entries.len() as u64 - 1
     }
 
-    pub fn body(&mut self, number: u64, body: &[u8]) {
+    pub(super) fn body(&mut self, number: u64, body: &[u8]) {
         let text = String::from_utf8_lossy(&body[..body.len().min(BODY)]).into_owned();
         if number < self.emptied {
             return;
@@ -99,17 +100,17 @@ impl RequestLog {
         }
     }
 
-    pub fn answered(&mut self, number: u64, status: u16) {
+    pub(super) fn answered(&mut self, number: u64, status: u16) {
         if let Some(entry) = self.entry(number) {
             entry.status = Some(status);
         }
     }
 
-    pub fn all(&self) -> Vec<Received> {
+    pub(super) fn all(&self) -> Vec<Received> {
         self.entries.iter().cloned().collect()
     }
 
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.first += self.entries.len() as u64;
         self.entries.clear();
         self.bytes = 0;

@@ -10,13 +10,13 @@ fn claims(token: &[u8]) -> Option<Map<String, Value>> {
 }
 
 /// The user named by the token's `sub`.
-pub fn user(token: &[u8]) -> Option<String> {
+pub(super) fn user(token: &[u8]) -> Option<String> {
     let claims = claims(token)?;
     let name = claims.get("sub")?.as_str()?;
     Some(format!("don:identity:dvrv-us-1:devo/0:devu/{name}"))
 }
 
 /// Whether the claims have `"refused": true`, by which tests make a token that is refused.
-pub fn is_refused(token: &[u8]) -> bool {
+pub(super) fn is_refused(token: &[u8]) -> bool {
     claims(token).is_some_and(|claims| claims.get("refused") == Some(&Value::Bool(true)))
 }

@@ -17,22 +17,22 @@ use tokio::sync::mpsc;
 /// How long the client may take to read what was sent before the connection is closed.
 const LINGER: Duration = Duration::from_secs(2);
 /// The time between the last bytes and a reset, so that the bytes arrive.
-pub const BEFORE_RESET: Duration = Duration::from_millis(50);
+pub(super) const BEFORE_RESET: Duration = Duration::from_millis(50);
 
 /// Bytes that are written to the socket past hyper, and how the connection ends then.
 #[derive(Debug)]
-pub struct RawEnding {
+pub(super) struct RawEnding {
     pub bytes: Bytes,
     pub end: CloseMode,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CloseMode {
+pub(super) enum CloseMode {
     Reset,
     Close,
 }
 
-pub type RawSender = mpsc::Sender<RawEnding>;
+pub(super) type RawSender = mpsc::Sender<RawEnding>;
 
 /// Shared, so that the socket outlives hyper's connection.
 struct Shared(Arc<TcpStream>);
@@ -82,7 +82,7 @@ impl AsyncWrite for Shared {
 }
 
 /// Serves one connection until either side ends it.
-pub async fn serve(stream: TcpStream, state: Arc<super::SimulatorState>) {
+pub(super) async fn serve(stream: TcpStream, state: Arc<super::SimulatorState>) {
     // Sends small writes (events, drips) at once. If it fails they are only late.
     let _ = stream.set_nodelay(true);
     let stream = Arc::new(stream);

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// A token's key in the cache: its HMAC-SHA-256 under a random key that only this process has.
-pub type Key = [u8; 32];
+pub(crate) type Key = [u8; 32];
 
 /// The user of a token, as far as quota and rate limit are concerned.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ pub struct IntrospectionCache {
 
 /// The quota group of a token whose user is not known. Sixteen bytes of the hash are as good as unique, and the token cannot be
 /// derived from them.
-pub fn group_of(hash: &[u8; 32]) -> Arc<str> {
+pub(crate) fn group_of(hash: &[u8; 32]) -> Arc<str> {
     URL_SAFE_NO_PAD.encode(&hash[..16]).into()
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::types::key_id;
 
 /// The SHA-256 of a key.
-pub type Hash = [u8; 32];
+pub(crate) type Hash = [u8; 32];
 
 /// The use of one key. Counting takes no lock.
 #[derive(Debug, Default)]

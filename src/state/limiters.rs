@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// One caller's limiter.
-pub type Limiter = rate::Limiter<Clock>;
+pub(crate) type Limiter = rate::Limiter<Clock>;
 
 /// The limiters of the plan that was reconciled last.
 pub struct Limiters {

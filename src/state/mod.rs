@@ -3,18 +3,18 @@
 //! A [`Plan`] holds what the configuration decides. [`State::reconcile`] adds what a new plan names and drops what it no longer
 //! names; it cannot fail. Requests pass the rules of their plan with each call, so that a request sees one configuration.
 
-pub mod circuit;
+pub(crate) mod circuit;
 mod clock;
 pub mod draining;
-pub mod handshakes;
+pub(crate) mod handshakes;
 pub mod in_flight;
-pub mod introspection;
-pub mod key_usage;
-pub mod limiters;
+pub(crate) mod introspection;
+pub(crate) mod key_usage;
+pub(crate) mod limiters;
 pub mod quota;
-pub mod retry_budget;
-pub mod signing_keys;
-pub mod tokens;
+pub(crate) mod retry_budget;
+pub(crate) mod signing_keys;
+pub(crate) mod tokens;
 
 use std::sync::Arc;
 

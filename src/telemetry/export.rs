@@ -23,11 +23,12 @@ use super::{
     trace::{Span, Spans},
 };
 use crate::{
+    random,
     runtime::ThreadRuntime,
     upstream::{OwnListeners, connector::Connector},
 };
 
-pub struct Options {
+pub(crate) struct Options {
     /// The receiver's base URL; `/v1/traces` is added.
     pub url: Uri,
     /// `None` for plain `http://`.
@@ -59,7 +60,7 @@ const MAX_RESPONSE: usize = 64 * 1024;
 const THREAD: &str = "traces";
 
 /// The running exporter. On drop it sends what is queued and ends.
-pub struct Exporter {
+pub(crate) struct Exporter {
     spans: Arc<Spans>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
@@ -67,12 +68,12 @@ pub struct Exporter {
 
 impl Exporter {
     /// The queue of spans to export.
-    pub fn spans(&self) -> Arc<Spans> {
+    pub(crate) fn spans(&self) -> Arc<Spans> {
         self.spans.clone()
     }
 
     /// Sends what is queued, within a bounded time.
-    pub async fn finish(mut self) {
+    pub(crate) async fn finish(mut self) {
         self.stop.cancel();
         let Some(thread) = self.thread.take() else {
             return;
@@ -90,7 +91,7 @@ impl Drop for Exporter {
 
 /// # Errors
 /// When the thread cannot be started.
-pub fn start(options: Options, metrics: Arc<Metrics>) -> io::Result<Exporter> {
+pub(crate) fn start(options: Options, metrics: Arc<Metrics>) -> io::Result<Exporter> {
     let (spans, queue) = Spans::new(options.sample, MAX_QUEUED, metrics.clone());
     // So that the series exist before anything is dropped.
     metrics.spans_dropped(SpanDrop::QueueFull, 0);
@@ -199,7 +200,7 @@ impl Sender {
             };
             tracing::debug!(%cause, "an export of spans is retried");
             // Full jitter, so that replicas do not retry together.
-            let wait = after.unwrap_or(backoff.mul_f64(fastrand::f64()));
+            let wait = after.unwrap_or(backoff.mul_f64(random::jitter()));
             tokio::select! {
                 () = sleep(wait.min(MAX_BACKOFF)) => {}
                 () = self.stop.cancelled() => return self.failed(&cause, spans),

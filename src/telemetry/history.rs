@@ -19,7 +19,7 @@ impl<T: Copy + Default, const N: usize> Default for Ring<T, N> {
 
 impl<T: Copy + Default, const N: usize> Ring<T, N> {
     /// The count of this step. If the clock was set back, the count of the newest step.
-    pub fn at(&mut self, step: u64) -> &mut T {
+    pub(super) fn at(&mut self, step: u64) -> &mut T {
         let passed = step.saturating_sub(self.newest);
         for step in (self.newest + 1..=step).take(N.min(passed as usize)) {
             self.slots[(step % N as u64) as usize] = T::default();
@@ -32,7 +32,7 @@ impl<T: Copy + Default, const N: usize> Ring<T, N> {
     }
 
     /// The last `N` steps with their numbers, oldest first. Steps without a count have the default.
-    pub fn recent(&self, now: u64) -> impl Iterator<Item = (u64, T)> + '_ {
+    pub(super) fn recent(&self, now: u64) -> impl Iterator<Item = (u64, T)> + '_ {
         let last = now.max(self.newest).max(N as u64);
         (last + 1 - N as u64..=last).map(|step| {
             let held = step <= self.newest && step + N as u64 > self.newest;

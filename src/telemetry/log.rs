@@ -38,7 +38,8 @@ impl LevelHandle {
         Ok(())
     }
 
-    pub fn get(&self) -> String {
+    #[cfg(test)]
+    fn get(&self) -> String {
         self.directives
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

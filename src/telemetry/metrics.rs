@@ -33,7 +33,7 @@ use crate::{
 struct Name(Arc<str>);
 
 impl EncodeLabelValue for Name {
-    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), Error> {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), Error> {
         encoder.write_str(&self.0)
     }
 }
@@ -42,7 +42,7 @@ impl EncodeLabelValue for Name {
 macro_rules! label_values {
     ($($name:ident),* $(,)?) => {$(
         impl EncodeLabelValue for $name {
-            fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), Error> {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), Error> {
                 encoder.write_str(self.label())
             }
         }
@@ -145,7 +145,6 @@ pub struct Metrics {
     tls_failures: Family<ByHandshake, Counter>,
     in_flight: Gauge,
     connections: Gauge,
-    shared_up: Gauge,
     circuit_open: Gauge,
     spans_dropped: Family<BySpanDrop, Counter>,
 }
@@ -185,7 +184,6 @@ impl Metrics {
             tls_failures: Family::default(),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
-            shared_up: Gauge::default(),
             circuit_open: Gauge::default(),
             spans_dropped: Family::default(),
         };
@@ -210,7 +208,6 @@ impl Metrics {
             "tls_handshake_failures", "Number of TLS handshakes with clients that failed", m.tls_failures.clone();
             "in_flight", "Number of requests in flight", m.in_flight.clone();
             "connections", "Number of open connections from clients", m.connections.clone();
-            "shared_up", "1 while the shared quota store answers, else 0", m.shared_up.clone();
             "circuit_open", "1 while the circuit is open, so that DevRev is only probed, else 0", m.circuit_open.clone();
             "trace_spans_dropped", "Number of spans that were not exported", m.spans_dropped.clone();
             "build_info", "Always 1; the label is the version of revgate", build;
@@ -350,9 +347,6 @@ impl Metrics {
     pub fn connections(&self, delta: i64) {
         self.connections.inc_by(delta);
     }
-    pub fn shared_up(&self, up: bool) {
-        self.shared_up.set(i64::from(up));
-    }
     pub fn circuit_open(&self, open: bool) {
         self.circuit_open.set(i64::from(open));
     }
@@ -421,7 +415,6 @@ mod tests {
         m.config_reload(ReloadResult::Applied);
         m.in_flight(1);
         m.connections(1);
-        m.shared_up(true);
         m.circuit_open(true);
         m.spans_dropped(SpanDrop::QueueFull, 1);
         let text = m.encode();
@@ -450,7 +443,6 @@ mod tests {
             r#"revgate_config_reloads_total{result="applied"} 1"#,
             "revgate_in_flight 1",
             "revgate_connections 1",
-            "revgate_shared_up 1",
             "revgate_circuit_open 1",
             r#"revgate_trace_spans_dropped_total{reason="queue_full"} 1"#,
             r#"revgate_build_info{version=""#,

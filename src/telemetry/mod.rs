@@ -1,11 +1,11 @@
 //! Logs, metrics and traces.
-pub mod export;
+pub(crate) mod export;
 mod history;
 pub mod labels;
 pub mod log;
 pub mod metrics;
-pub mod otlp;
+pub(crate) mod otlp;
 mod process;
 pub mod quota;
-pub mod tally;
-pub mod trace;
+pub(crate) mod tally;
+pub(crate) mod trace;

@@ -10,7 +10,7 @@ use super::trace::{Span, SpanDetails, SpanEnd};
 use crate::policy::operation::OperationLabel;
 
 #[derive(Clone, PartialEq, Message)]
-pub struct Request {
+pub(crate) struct Request {
     #[prost(message, repeated, tag = "1")]
     resource_spans: Vec<ResourceSpans>,
 }
@@ -101,13 +101,13 @@ enum Value {
 
 /// A receiver's answer.
 #[derive(Clone, PartialEq, Message)]
-pub struct Response {
+pub(crate) struct Response {
     #[prost(message, optional, tag = "1")]
     pub partial_success: Option<PartialSuccess>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct PartialSuccess {
+pub(crate) struct PartialSuccess {
     #[prost(int64, tag = "1")]
     pub rejected_spans: i64,
 }
@@ -123,7 +123,7 @@ const IS_REMOTE: u32 = 0x200;
 
 /// The attributes that all spans of a process share.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub(crate) struct Origin {
     pub service_name: String,
     /// DevRev's side of an attempt.
     pub server_address: String,
@@ -131,7 +131,7 @@ pub struct Origin {
 }
 
 /// The message that exports these spans.
-pub fn request(origin: &Origin, spans: &[Span]) -> Request {
+pub(crate) fn request(origin: &Origin, spans: &[Span]) -> Request {
     let version = env!("CARGO_PKG_VERSION");
     Request {
         resource_spans: vec![ResourceSpans {

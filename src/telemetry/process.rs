@@ -17,7 +17,7 @@ impl Collector for ProcessStats {
         clippy::cast_precision_loss,
         reason = "clock ticks stay far below 2^52"
     )]
-    fn encode(&self, mut out: DescriptorEncoder) -> Result<(), Error> {
+    fn encode(&self, mut out: DescriptorEncoder<'_>) -> Result<(), Error> {
         // Without a readable /proc only these are missing.
         let Ok(me) = Process::myself() else {
             return Ok(());
@@ -81,7 +81,7 @@ impl Collector for ProcessStats {
     }
 }
 
-fn gauge(out: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> Result<(), Error> {
+fn gauge(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), Error> {
     let value = ConstGauge::new(value);
     value.encode(out.encode_descriptor(name, help, None, value.metric_type())?)
 }

@@ -35,7 +35,7 @@ impl Debug for QuotaCollector {
 }
 
 impl Collector for QuotaCollector {
-    fn encode(&self, mut out: DescriptorEncoder) -> Result<(), Error> {
+    fn encode(&self, mut out: DescriptorEncoder<'_>) -> Result<(), Error> {
         let samples = (self.0)();
         let whole = |pick: fn(&Sample) -> Option<u64>| {
             let found = samples.iter().filter_map(move |s| Some((s, pick(s)?)));
@@ -112,7 +112,7 @@ fn label(sample: &Sample) -> Labels {
 }
 
 fn family<M: EncodeMetric>(
-    out: &mut DescriptorEncoder,
+    out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
     kind: MetricType,

@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Value, json};
@@ -93,18 +92,6 @@ impl FinishedRequest<'_> {
             Some(_) => matches!(self.status, 500 | 502 | 504),
         }
     }
-}
-
-/// Unix epoch seconds.
-pub fn now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.unwrap_or_default().as_secs()
-}
-
-/// As `now`, with milliseconds, for countdowns.
-pub fn now_exactly() -> f64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.unwrap_or_default().as_millis() as f64 / 1000.0
 }
 
 impl Tally {

@@ -21,6 +21,7 @@ use crate::{
         operation::OperationLabel,
         trace::{Context, Flags, SpanId, TraceId, sampled},
     },
+    random, wall_clock,
 };
 
 /// The trace that a request is part of.
@@ -53,7 +54,7 @@ impl Trace {
             },
             None => {
                 // Not cryptographic: W3C Trace Context asks for unique ids, and knowing one gives no access.
-                let id = TraceId::from_random(fastrand::u128(..));
+                let id = TraceId::from_random(random::id128());
                 Trace {
                     id,
                     flags: Flags::new(spans.is_some_and(|spans| sampled(id, spans.sample))),
@@ -66,7 +67,7 @@ impl Trace {
             trace.live = spans.map(|spans| Live {
                 spans: spans.clone(),
                 root: span_id(),
-                anchor: (now, SystemTime::now()),
+                anchor: (now, wall_clock::now()),
             });
         }
         trace
@@ -143,7 +144,7 @@ impl Live {
 
 /// Not cryptographic, as trace ids.
 fn span_id() -> SpanId {
-    SpanId::from_random(fastrand::u64(..))
+    SpanId::from_random(random::id64())
 }
 
 /// A finished span.
@@ -245,7 +246,7 @@ mod tests {
     #[tokio::test]
     async fn without_an_exporter_a_trace_allocates_nothing_and_keeps_nothing() {
         let (none, some) = (HeaderMap::new(), headers(PARENT));
-        fastrand::u64(..);
+        random::id64();
         let cost = allocation_counter::measure(|| {
             for headers in [&none, &some] {
                 let now = Instant::now();

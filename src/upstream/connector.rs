@@ -34,7 +34,7 @@ pub(crate) struct Connected {
 }
 
 impl Connector {
-    pub fn new(
+    pub(crate) fn new(
         url: &Uri,
         tls: Option<Arc<rustls::ClientConfig>>,
         own_listeners: OwnListeners,
@@ -55,7 +55,7 @@ impl Connector {
         }
     }
 
-    pub async fn connect(&self, within: Duration) -> Result<Connected, BoxError> {
+    pub(crate) async fn connect(&self, within: Duration) -> Result<Connected, BoxError> {
         match timeout(within, self.connect_untimed()).await {
             Ok(result) => result,
             Err(_elapsed) => Err("connecting took too long".into()),

@@ -21,14 +21,14 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const MAX_BODY: usize = 1 << 20;
 
 /// A document, and the `Cache-Control` with which it came.
-pub struct Document {
+pub(crate) struct Document {
     pub body: Bytes,
     pub cache_control: Option<String>,
 }
 
 /// # Errors
 /// When the answer is not a complete 200.
-pub async fn document(
+pub(crate) async fn document(
     url: &Uri,
     tls: Option<Arc<rustls::ClientConfig>>,
 ) -> Result<Document, BoxError> {

@@ -3,11 +3,11 @@
 //! Each worker thread has its own `Upstream`. The thread's runtime drives its connections, and no other thread uses them.
 
 pub(crate) mod connector;
-pub mod fetch;
+pub(crate) mod fetch;
 mod form;
 mod pool;
 mod self_connection;
-pub mod tls;
+pub(crate) mod tls;
 
 use std::{
     collections::VecDeque,
@@ -30,7 +30,7 @@ use tokio::{
 };
 use tower::Service;
 
-pub use self::self_connection::OwnListeners;
+pub(crate) use self::self_connection::OwnListeners;
 use self::{
     connector::{Connected, Connector},
     form::{set_absolute_form, set_origin_form},
@@ -43,7 +43,7 @@ use crate::{
 
 /// How to connect to the upstream.
 #[derive(Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// Scheme and authority.
     pub url: Uri,
     /// `None` for plain `http://`.
@@ -71,7 +71,7 @@ pub struct Bounds {
 
 /// The client of the upstream. Cheap to clone.
 #[derive(Clone)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     inner: Arc<Inner>,
     bounds: Bounds,
 }
@@ -104,7 +104,7 @@ enum Lease {
 
 impl Upstream {
     /// Must be called on the runtime that will drive the connections.
-    pub fn new(options: Options, bounds: Bounds) -> Self {
+    pub(crate) fn new(options: Options, bounds: Bounds) -> Self {
         let idle_changed = Arc::new(Notify::new());
         let inner = Arc::new(Inner {
             connector: Connector::new(
@@ -124,7 +124,7 @@ impl Upstream {
 
     /// The same connections, used within other bounds.
     #[must_use]
-    pub fn within(&self, bounds: Bounds) -> Self {
+    pub(crate) fn within(&self, bounds: Bounds) -> Self {
         Upstream {
             inner: self.inner.clone(),
             bounds,

@@ -9,11 +9,11 @@ use crate::policy::self_connection::is_own_listener;
 
 /// The addresses of the gateway's own listeners. Known once all of them are bound, since a port of 0 is decided only then.
 #[derive(Clone, Default)]
-pub struct OwnListeners(Arc<OnceLock<Vec<SocketAddr>>>);
+pub(crate) struct OwnListeners(Arc<OnceLock<Vec<SocketAddr>>>);
 
 impl OwnListeners {
     /// Must be called before the first request.
-    pub fn set(&self, listeners: Vec<SocketAddr>) {
+    pub(crate) fn set(&self, listeners: Vec<SocketAddr>) {
         // Each gateway makes its own value and sets it once.
         let _ = self.0.set(listeners);
     }

@@ -8,7 +8,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use crate::types::Roots;
 
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub(crate) enum TlsError {
     #[error("{path}: {source}")]
     Read {
         path: String,
@@ -22,7 +22,7 @@ pub enum TlsError {
 
 /// # Errors
 /// When there is no usable root certificate.
-pub fn client_config(trust: &Roots, http2: bool) -> Result<Arc<ClientConfig>, TlsError> {
+pub(crate) fn client_config(trust: &Roots, http2: bool) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
     match trust {
         Roots::Bundled => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),

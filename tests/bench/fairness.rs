@@ -1,5 +1,12 @@
 //! Checks the figures of each scenario, in virtual time, against the aims for sharing the quota.
 
+#![allow(
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test binary has no outside, and runs in real time"
+)]
+
 mod simulation;
 
 use std::time::Duration;

@@ -2,6 +2,15 @@
 //!
 //! `cargo bench --bench quota [-- [--seed N] [simulation] [sockets] [hot-path]]`; all sections when none is named.
 
+#![allow(
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test binary has no outside, and runs in real time"
+)]
+
 mod hot_path;
 mod simulation;
 mod sockets;

@@ -236,7 +236,7 @@ async fn a_rotated_key_is_fetched_once_for_all_and_made_up_names_cause_no_flood(
         assert!(!format!("{call:?}").contains(&token));
         let sent = call.headers.iter().filter(|(n, _)| n == "authorization");
         let sent: Vec<_> = sent.map(|(_, value)| value.as_str()).collect();
-        assert_eq!(sent, [format!("Bearer {}", rig::TOKEN)]);
+        assert_eq!(sent, [format!("Bearer {TOKEN}")]);
     }
     assert_eq!(
         call(&rig, &good()).await.status,

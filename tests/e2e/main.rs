@@ -1,5 +1,12 @@
 //! The whole gateway over real sockets, in front of the DevRev simulator.
 
+#![allow(
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test binary has no outside, and runs in real time"
+)]
+
 mod circuit;
 mod deprecations;
 mod explain;

@@ -12,23 +12,23 @@ use aws_lc_rs::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-pub enum Signer {
+pub(crate) enum Signer {
     Rsa(RsaKeyPair),
     Ec(&'static str, EcdsaKeyPair),
     Ed(Ed25519KeyPair),
 }
 
-pub fn base64(bytes: impl AsRef<[u8]>) -> String {
+pub(crate) fn base64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
 impl Signer {
-    pub fn rsa() -> Signer {
+    pub(crate) fn rsa() -> Signer {
         Signer::Rsa(RsaKeyPair::generate(rsa::KeySize::Rsa2048).expect("a key"))
     }
 
     /// `curve` is "P-256", "P-384" or "P-521".
-    pub fn ec(curve: &'static str) -> Signer {
+    pub(crate) fn ec(curve: &'static str) -> Signer {
         let algorithm: &'static EcdsaSigningAlgorithm = match curve {
             "P-256" => &signature::ECDSA_P256_SHA256_FIXED_SIGNING,
             "P-384" => &signature::ECDSA_P384_SHA384_FIXED_SIGNING,
@@ -37,12 +37,12 @@ impl Signer {
         Signer::Ec(curve, EcdsaKeyPair::generate(algorithm).expect("a key"))
     }
 
-    pub fn ed25519() -> Signer {
+    pub(crate) fn ed25519() -> Signer {
         Signer::Ed(Ed25519KeyPair::generate().expect("a key"))
     }
 
     /// The public key, with the members of `more` added.
-    pub fn jwk(&self, more: Value) -> Value {
+    pub(crate) fn jwk(&self, more: Value) -> Value {
         let mut jwk = match self {
             Signer::Rsa(pair) => {
                 let public = pair.public_key();
@@ -68,7 +68,7 @@ impl Signer {
     }
 
     /// What a verifier that confuses RS with HS would use as the HMAC secret.
-    pub fn public_bytes(&self) -> Vec<u8> {
+    pub(crate) fn public_bytes(&self) -> Vec<u8> {
         match self {
             Signer::Rsa(pair) => pair.public_key().as_ref().to_vec(),
             Signer::Ec(_, pair) => pair.public_key().as_ref().to_vec(),
@@ -77,7 +77,7 @@ impl Signer {
     }
 
     /// A token of these parts, unchecked. The header's `alg` chooses how an RSA key signs.
-    pub fn token(&self, header: &Value, claims: &str) -> String {
+    pub(crate) fn token(&self, header: &Value, claims: &str) -> String {
         self.sign(
             &format!("{}.{}", base64(header.to_string()), base64(claims)),
             header,
@@ -110,23 +110,23 @@ impl Signer {
 }
 
 /// `{"alg": alg, "kid": kid}`.
-pub fn header(alg: &str, kid: &str) -> Value {
+pub(crate) fn header(alg: &str, kid: &str) -> Value {
     json!({"alg": alg, "kid": kid, "typ": "JWT"})
 }
 
-pub fn key_set(keys: &[Value]) -> String {
+pub(crate) fn key_set(keys: &[Value]) -> String {
     json!({ "keys": keys }).to_string()
 }
 
 /// A token "signed" with an HMAC over a secret that is public.
-pub fn hmac_token(secret: &[u8], header: &Value, claims: &str) -> String {
+pub(crate) fn hmac_token(secret: &[u8], header: &Value, claims: &str) -> String {
     let signed = format!("{}.{}", base64(header.to_string()), base64(claims));
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     let tag = hmac::sign(&key, signed.as_bytes());
     format!("{signed}.{}", base64(tag))
 }
 
-pub fn random_name() -> String {
+pub(crate) fn random_name() -> String {
     let mut bytes = [0; 12];
     rand::fill(&mut bytes).expect("random bytes");
     base64(bytes)

@@ -34,13 +34,14 @@ use crate::{
     },
     telemetry::{labels, metrics::Metrics},
     types::{ArrivedAt, Caller, CallerToken, Deadline, QuotaRules, RequestId, RetryAfter},
+    wall_clock,
 };
 
 /// The part of the stack that an attempt goes through, from `retry` down.
-pub type Attempts = BoxCloneSyncService<Request<Body>, Response<Body>, Error>;
+pub(crate) type Attempts = BoxCloneSyncService<Request<Body>, Response<Body>, Error>;
 
 /// Identifies callers by their DevRev tokens.
-pub struct Introspector {
+pub(crate) struct Introspector {
     pub cache: Arc<IntrospectionCache>,
     /// How long a good result is valid.
     pub ttl: Duration,
@@ -229,7 +230,7 @@ impl Introspector {
             head.status,
             &head.headers,
             None,
-            SystemTime::now(),
+            wall_clock::now(),
             Duration::MAX,
         );
         // The quota layer has read this time from head and body, and cut it to the longest that is accepted.
@@ -319,7 +320,7 @@ mod tests {
 
     /// Rate limit headers of an answer.
     fn window() -> HeaderMap {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = wall_clock::now().duration_since(SystemTime::UNIX_EPOCH);
         let reset = now.expect("a time since 1970").as_secs() + 300;
         let mut headers = HeaderMap::new();
         headers.insert("x-ratelimit-limit", 100.into());

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tower::Service;
 
 use self::introspect::{Requester, UnknownToken};
-pub use self::{
+pub(crate) use self::{
     introspect::{Attempts, Introspector},
     keys::{Keys, KnownKey},
     peers::Peers,
@@ -32,10 +32,11 @@ use crate::{
     policy::headers,
     telemetry::metrics::Metrics,
     types::{ArrivedAt, Caller, CallerToken, Deadline, Peer, RequestId},
+    wall_clock,
 };
 
 /// How callers are identified.
-pub enum Authenticator {
+pub(crate) enum Authenticator {
     /// They prove themselves to revgate.
     Inject(Methods),
     /// They bring a DevRev token of their own.
@@ -49,14 +50,14 @@ pub enum Authenticator {
 
 /// See the module.
 #[derive(Clone)]
-pub struct Authenticate<S> {
+pub(crate) struct Authenticate<S> {
     inner: S,
     authenticator: Arc<Authenticator>,
     metrics: Arc<Metrics>,
 }
 
 impl<S> Authenticate<S> {
-    pub fn new(inner: S, authenticator: Arc<Authenticator>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(inner: S, authenticator: Arc<Authenticator>, metrics: Arc<Metrics>) -> Self {
         Authenticate {
             inner,
             authenticator,
@@ -85,7 +86,7 @@ where
         };
         let context = RequestContext {
             peer: request.extensions().get::<Peer>(),
-            now: SystemTime::now(),
+            now: wall_clock::now(),
             prefer_wait: arrival.prefer_wait,
         };
         let identified = self.authenticator.identify(request.headers(), &context);
@@ -200,7 +201,7 @@ impl From<Arc<Caller>> for Identity {
 
 /// The ways in which callers prove themselves, in the order in which they are tried.
 #[derive(Default)]
-pub struct Methods {
+pub(crate) struct Methods {
     pub keys: Keys,
     pub signed: Option<Arc<SignedTokens>>,
     pub peers: Peers,
@@ -359,7 +360,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         let context = RequestContext {
             peer: None,
-            now: SystemTime::now(),
+            now: wall_clock::now(),
             prefer_wait: None,
         };
         assert!(authenticator.identify(&headers, &context).is_ok());
@@ -373,7 +374,7 @@ mod tests {
     /// `Authorization`, else the certificate, else the uid, else the anonymous caller. A wrong credential ends the search.
     #[test]
     fn methods_are_tried_in_their_order_and_none_is_skipped() {
-        let now = SystemTime::now();
+        let now = wall_clock::now();
         let certificate = |name: &str| {
             Peer::Certificate(Arc::new(Certificate {
                 names: vec![San::dns(name)],

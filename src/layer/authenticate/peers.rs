@@ -10,7 +10,7 @@ use crate::{
 
 /// Callers by the name in their certificate, and by the uid of their process.
 #[derive(Default)]
-pub struct Peers {
+pub(crate) struct Peers {
     pub sans: Arc<HashMap<San, Arc<Caller>>>,
     pub uids: Arc<HashMap<u32, Arc<Caller>>>,
 }
@@ -114,7 +114,7 @@ mod tests {
             // Two callers at once.
             (vec![billing, San::dns("reports.internal")], None),
         ];
-        let (peers, now) = (peers(), SystemTime::now());
+        let (peers, now) = (peers(), crate::wall_clock::now());
         for (names, want) in table {
             let shown = format!("{names:?}");
             let not_after = now + Duration::from_secs(1);
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_certificate_expires_on_an_open_connection_too() {
-        let (peers, now) = (peers(), SystemTime::now());
+        let (peers, now) = (peers(), crate::wall_clock::now());
         let certificate = |not_after| {
             let names = vec![San::dns("reports.internal")];
             Peer::Certificate(Arc::new(Certificate { names, not_after }))
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn an_unknown_uid_is_no_credential() {
-        let (peers, now) = (peers(), SystemTime::now());
+        let (peers, now) = (peers(), crate::wall_clock::now());
         let known = peers.identify(Some(&Peer::Uid(1001)), now).unwrap();
         assert_eq!(
             known.map(|caller| caller.name.clone()),

@@ -19,7 +19,7 @@ use crate::{
 const MAX_KEY_WAIT: Duration = Duration::from_secs(2);
 
 /// Callers by the `sub` of the tokens that `keys` verify.
-pub struct SignedTokens {
+pub(crate) struct SignedTokens {
     pub expected: Arc<Expected>,
     pub subjects: Arc<HashMap<String, Arc<Caller>>>,
     pub keys: Arc<SigningKeys>,
@@ -144,7 +144,7 @@ mod tests {
     const CLAIMS: &str = r#"{"iss":"i","aud":"a","sub":"s","exp":4102444800}"#;
 
     async fn answer(tokens: &Arc<SignedTokens>, token: &str) -> Result<(), Fault> {
-        let verification = tokens.identify(token.as_bytes(), SystemTime::now(), None);
+        let verification = tokens.identify(token.as_bytes(), crate::wall_clock::now(), None);
         let result = match verification.expect("a token") {
             Verification::Done(result) => result,
             Verification::Pending(pending) => pending.await,
@@ -180,13 +180,17 @@ mod tests {
         let tokens = tokens(SigningKeys::fixed(set(&signer, "k"), Clock::start()));
         let good = signer.token(&header("EdDSA", "k"), CLAIMS);
         for (token, good) in [(&good[..], true), ("eyJhbGciOiJub25lIn0.e30.", false)] {
-            let verification = tokens.identify(token.as_bytes(), SystemTime::now(), None);
+            let verification = tokens.identify(token.as_bytes(), crate::wall_clock::now(), None);
             let Some(Verification::Done(result)) = verification else {
                 panic!("it waits, or is none");
             };
             assert_eq!(result.is_ok(), good);
         }
-        assert!(tokens.identify(b"a-key", SystemTime::now(), None).is_none());
+        assert!(
+            tokens
+                .identify(b"a-key", crate::wall_clock::now(), None)
+                .is_none()
+        );
         // Keys of a file are not fetched, so nothing waits for them.
         let start = Instant::now();
         let other = signer.token(&header("EdDSA", "other"), CLAIMS);
@@ -242,7 +246,7 @@ mod tests {
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         let prefer_wait = Some(Duration::from_millis(10));
-        let verification = tokens.identify(good.as_bytes(), SystemTime::now(), prefer_wait);
+        let verification = tokens.identify(good.as_bytes(), crate::wall_clock::now(), prefer_wait);
         let Some(Verification::Pending(pending)) = verification else {
             panic!("it does not wait");
         };

@@ -5,7 +5,7 @@
 
 #[cfg(test)]
 mod tests;
-pub mod token_gate;
+pub(crate) mod token_gate;
 
 use std::{
     sync::Arc,
@@ -28,14 +28,14 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct Credential<S> {
+pub(crate) struct Credential<S> {
     inner: S,
     tokens: PlanTokens,
 }
 
 impl<S> Credential<S> {
     /// `tokens` are looked up for each attempt, so that an attempt after a change uses the new value.
-    pub fn new(inner: S, tokens: PlanTokens) -> Self {
+    pub(crate) fn new(inner: S, tokens: PlanTokens) -> Self {
         Credential { inner, tokens }
     }
 }

@@ -52,26 +52,6 @@ impl Rig {
         statuses.insert(format!("Bearer {value}"), status);
     }
 
-    fn request(&self, token: Option<&str>, operation: &str) -> Request<Body> {
-        let mut request = Request::new(Body::empty());
-        let extensions = request.extensions_mut();
-        extensions.insert(Operation::from_path(operation));
-        extensions.insert(Arc::new(Caller {
-            name: "x".into(),
-            token: token.map(Arc::from),
-            group: "g".into(),
-            share: Share {
-                caller: "x".into(),
-                weight: 1,
-                priority: Priority::Interactive,
-            },
-            access: Access::new(&["*".into()], &[]),
-            max_wait: Duration::ZERO,
-            enforce: true,
-        }));
-        request
-    }
-
     /// `between` is how long an attempt waits between the two layers, as it does in the queue of the quota.
     fn send(
         &self,
@@ -113,7 +93,7 @@ impl Rig {
     }
 
     async fn call(&self, token: &str) -> Result<u16, Error> {
-        let request = self.request(Some(token), "/works.list");
+        let request = request(Some(token), "/works.list");
         let response = self.send(request, Duration::ZERO).await?;
         Ok(response.status().as_u16())
     }
@@ -121,6 +101,26 @@ impl Rig {
     fn take_sent(&self) -> usize {
         self.sent_count.swap(0, Ordering::Relaxed)
     }
+}
+
+fn request(token: Option<&str>, operation: &str) -> Request<Body> {
+    let mut request = Request::new(Body::empty());
+    let extensions = request.extensions_mut();
+    extensions.insert(Operation::from_path(operation));
+    extensions.insert(Arc::new(Caller {
+        name: "x".into(),
+        token: token.map(Arc::from),
+        group: "g".into(),
+        share: Share {
+            caller: "x".into(),
+            weight: 1,
+            priority: Priority::Interactive,
+        },
+        access: Access::new(&["*".into()], &[]),
+        max_wait: Duration::ZERO,
+        enforce: true,
+    }));
+    request
 }
 
 fn values(values: &[(&str, &str)]) -> BTreeMap<Arc<str>, TokenValue> {
@@ -196,7 +196,7 @@ async fn a_probe_whose_caller_leaves_is_released() {
     assert!(rig.call("a").await.is_err());
     advance(seconds(5)).await;
     rig.says("one", 200);
-    let request = rig.request(Some("a"), "/works.list");
+    let request = request(Some("a"), "/works.list");
     let probe = tokio::spawn(rig.send(request, seconds(60)));
     tokio::task::yield_now().await;
     held(&rig.call("a").await, 10);
@@ -214,7 +214,7 @@ async fn a_new_value_is_used_at_once_and_that_of_another_token_changes_nothing()
     held(&rig.call("a").await, 5);
     // A late answer to an attempt with the old value is no evidence about the new one.
     rig.tokens.end_pause("a");
-    let request = rig.request(Some("a"), "/works.list");
+    let request = request(Some("a"), "/works.list");
     let late = tokio::spawn(rig.send(request, Duration::ZERO));
     tokio::task::yield_now().await;
     rig.reconcile(&[("a", "four"), ("b", "three")]);
@@ -236,7 +236,7 @@ async fn attempts_that_waited_are_not_sent_with_a_token_that_was_refused_meanwhi
     let rig = Rig::new();
     let crowd: Vec<_> = (0..50)
         .map(|_| {
-            let request = rig.request(Some("a"), "/works.list");
+            let request = request(Some("a"), "/works.list");
             tokio::spawn(rig.send(request, seconds(1)))
         })
         .collect();
@@ -257,12 +257,12 @@ async fn attempts_without_a_configured_token_pass() {
     rig.says("one", 401);
     rig.says("mine", 401);
     assert!(rig.call("a").await.is_err());
-    let callback = rig.request(Some("a"), "/keyrings.authorize");
+    let callback = request(Some("a"), "/keyrings.authorize");
     let answer = rig.send(callback, Duration::ZERO).await.unwrap();
     assert_eq!(answer.status(), 200);
     // A 401 for a caller's own token is passed to the caller.
     for _ in 0..2 {
-        let mut request = rig.request(None, "/works.list");
+        let mut request = request(None, "/works.list");
         request.extensions_mut().insert(CallerToken {
             header: HeaderValue::from_static("Bearer mine"),
             hash: [0; 32],

@@ -21,13 +21,13 @@ use crate::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct TokenGate<S> {
+pub(crate) struct TokenGate<S> {
     inner: S,
     tokens: PlanTokens,
 }
 
 impl<S> TokenGate<S> {
-    pub fn new(inner: S, tokens: PlanTokens) -> Self {
+    pub(crate) fn new(inner: S, tokens: PlanTokens) -> Self {
         TokenGate { inner, tokens }
     }
 }

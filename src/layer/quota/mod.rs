@@ -9,7 +9,6 @@ mod tests;
 use std::{
     sync::Arc,
     task::{Context, Poll},
-    time::SystemTime,
 };
 
 use http::{Request, Response, StatusCode};
@@ -34,6 +33,7 @@ use crate::{
     },
     telemetry::{labels::WaitReason, metrics::Metrics},
     types::{ArrivedAt, Caller, Deadline, QuotaRules, RetryAfter, TokenRefused},
+    wall_clock,
 };
 
 /// What [`Quota`] needs.
@@ -178,7 +178,7 @@ impl QuotaParams {
         let (status, arrived) = (response.status(), Instant::now());
         let throttled = status == StatusCode::TOO_MANY_REQUESTS;
         let read = |response: &Response<Body>, text: Option<&[u8]>| {
-            let (now, cap) = (SystemTime::now(), self.rules.ledger.max_retry_after);
+            let (now, cap) = (wall_clock::now(), self.rules.ledger.max_retry_after);
             feedback::read(status, response.headers(), text, now, cap)
         };
         let mut feedback = read(&response, None);

@@ -13,7 +13,7 @@ const MAX_PEEK: usize = 64 * 1024;
 /// If the body takes longer, only the headers count.
 const PEEK_TIME: Duration = Duration::from_secs(1);
 
-pub async fn peek(response: Response<Body>) -> (Response<Body>, Option<Bytes>) {
+pub(super) async fn peek(response: Response<Body>) -> (Response<Body>, Option<Bytes>) {
     let (head, mut body) = response.into_parts();
     let (mut seen, mut last, mut ended) = (Vec::new(), None, false);
     let read = tokio::time::timeout(PEEK_TIME, async {

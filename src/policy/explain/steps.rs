@@ -32,7 +32,7 @@ type StepOf<'a> = fn(&Steps<'a>) -> Option<Step>;
 
 impl<'a> Steps<'a> {
     /// The layers in the order of `stack.rs`, without those that decide nothing.
-    pub fn in_order() -> [StepOf<'a>; 11] {
+    pub(super) fn in_order() -> [StepOf<'a>; 11] {
         [
             Steps::admission,
             Steps::protocol,

@@ -17,7 +17,7 @@ pub(super) struct Claims {
 
 impl Claims {
     /// A claim of the wrong type makes the token malformed. A missing one is empty and matches nothing.
-    pub fn from(mut claims: Map<String, Value>) -> Result<Claims, Fault> {
+    pub(super) fn from(mut claims: Map<String, Value>) -> Result<Claims, Fault> {
         let mut text = |name| match claims.remove(name) {
             None => Ok(String::new()),
             Some(Value::String(text)) => Ok(text),
@@ -49,7 +49,7 @@ impl Claims {
         })
     }
 
-    pub fn check(&self, expected: &Expected, now: Duration) -> Result<(), Fault> {
+    pub(super) fn check(&self, expected: &Expected, now: Duration) -> Result<(), Fault> {
         if self.issuer != expected.issuer {
             return Err(Fault::WrongIssuer);
         }

@@ -122,12 +122,9 @@ impl KeySet {
         })
     }
 
-    pub fn len(&self) -> usize {
+    /// How many keys it has.
+    pub fn count(&self) -> usize {
         self.keys.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
     }
 
     /// Keys of the document that were left out.

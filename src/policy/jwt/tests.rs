@@ -377,13 +377,13 @@ fn keys_that_are_of_no_use_are_left_out() {
         let alone = KeySet::parse(key_set(std::slice::from_ref(&bad)).as_bytes());
         assert_eq!(alone, Err(KeySetFault::NoneUsable), "{bad}");
         let set = keys(&[bad, EC.jwk(json!({"kid": "b"}))]);
-        assert_eq!((set.len(), set.unusable()), (1, 1));
+        assert_eq!((set.count(), set.unusable()), (1, 1));
     }
     let good = [
         jwk(json!({"kid": "a", "key_ops": ["sign", "verify"], "x5c": ["?"], "extra": [1]})),
         jwk(json!({"kid": 7, "use": "sig"})),
     ];
-    assert_eq!(keys(&good).len(), 2);
+    assert_eq!(keys(&good).count(), 2);
     for (text, want) in [
         ("", KeySetFault::Malformed),
         ("<html>", KeySetFault::Malformed),

@@ -17,12 +17,12 @@ struct Generation {
 }
 
 impl InDoubt {
-    pub fn units(&self) -> u64 {
+    pub(super) fn units(&self) -> u64 {
         self.older.units + self.younger.units
     }
 
     /// Adds a unit; `next` is the number of the next attempt.
-    pub fn add(&mut self, next: u64) {
+    pub(super) fn add(&mut self, next: u64) {
         let generation = if self.older.units == 0 {
             &mut self.older
         } else {
@@ -33,7 +33,7 @@ impl InDoubt {
     }
 
     /// The answer to attempt `number` reported what remains, which includes every unit added before that attempt.
-    pub fn answered(&mut self, number: u64) {
+    pub(super) fn answered(&mut self, number: u64) {
         if number >= self.older.until {
             self.older = std::mem::take(&mut self.younger);
             if number >= self.older.until {

@@ -42,7 +42,7 @@ pub(super) enum Recovery {
 
 impl Recovery {
     /// Whether an attempt must wait; `next` would be its number.
-    pub fn hold(&mut self, now: Duration, next: u64) -> Option<Hold> {
+    pub(super) fn hold(&mut self, now: Duration, next: u64) -> Option<Hold> {
         if let Recovery::Paused { until } = *self
             && until <= now
         {
@@ -74,7 +74,7 @@ impl Recovery {
         })
     }
 
-    pub fn granted(&mut self, number: u64, now: Duration) {
+    pub(super) fn granted(&mut self, number: u64, now: Duration) {
         match self {
             Recovery::Probing { in_flight, .. } => *in_flight = Some((number, now)),
             Recovery::Ramping {
@@ -87,7 +87,7 @@ impl Recovery {
         }
     }
 
-    pub fn settled(&mut self, number: u64, result: ProbeResult) {
+    pub(super) fn settled(&mut self, number: u64, result: ProbeResult) {
         match self {
             Recovery::Probing { first, .. }
                 if result == ProbeResult::Success && number >= *first =>
@@ -123,20 +123,20 @@ impl Recovery {
     }
 
     /// Pauses until then; a pause that already lasts longer stays.
-    pub fn pause(&mut self, until: Duration) {
+    pub(super) fn pause(&mut self, until: Duration) {
         let until = self.paused_until().map_or(until, |old| old.max(until));
         *self = Recovery::Paused { until };
     }
 
     /// The next attempt, number `next`, is a probe.
-    pub fn probe(&mut self, next: u64) {
+    pub(super) fn probe(&mut self, next: u64) {
         *self = Recovery::Probing {
             first: next,
             in_flight: None,
         };
     }
 
-    pub fn paused_until(&self) -> Option<Duration> {
+    pub(super) fn paused_until(&self) -> Option<Duration> {
         match self {
             Recovery::Paused { until } => Some(*until),
             _ => None,

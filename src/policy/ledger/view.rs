@@ -95,12 +95,12 @@ pub(super) struct SpendRate {
 const SMOOTHING: f64 = 30.0;
 
 impl SpendRate {
-    pub fn add(&mut self, units: u64, now: Duration) {
+    pub(super) fn add(&mut self, units: u64, now: Duration) {
         self.rate = self.at(now) + units as f64 / SMOOTHING;
         self.updated = now;
     }
 
-    pub fn at(&self, now: Duration) -> f64 {
+    pub(super) fn at(&self, now: Duration) -> f64 {
         let passed = now.saturating_sub(self.updated).as_secs_f64();
         self.rate * (-passed / SMOOTHING).exp()
     }

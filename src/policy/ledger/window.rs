@@ -58,7 +58,7 @@ pub(super) struct Report {
 impl Window {
     /// `initial_if_known` is how many units there were before revgate's first attempt; unknown in a window that was joined
     /// midway. `sent` is the number of attempts that may have been counted already, including the one that was answered.
-    pub fn open(
+    pub(super) fn open(
         report: Report,
         previous: Option<u64>,
         initial_if_known: Option<u64>,
@@ -88,7 +88,7 @@ impl Window {
     /// Whether a report is about this window. Some servers compute the reset for each answer, so it varies by a second. A report
     /// is about a new window if its reset is later by more than that, or by a second while this window may be over and more units
     /// remain.
-    pub fn is_reported_by(&self, report: &Report, now: Duration) -> bool {
+    pub(super) fn is_reported_by(&self, report: &Report, now: Duration) -> bool {
         let is_new = self.may_be_over(now) && report.remaining > self.remaining;
         let is_jitter = Some(report.reset) != self.previous;
         report.reset == self.reset
@@ -97,13 +97,13 @@ impl Window {
     }
 
     /// Whether it may be over, given that its end is known in whole seconds only.
-    pub fn may_be_over(&self, now: Duration) -> bool {
+    pub(super) fn may_be_over(&self, now: Duration) -> bool {
         now.saturating_add(RESOLUTION) >= self.ends
     }
 
     /// Learns from a report on this window. Returns the units newly known to be spent, and how many of the external ones are
     /// new.
-    pub fn learn(&mut self, report: &Report, now: Duration) -> (u64, u64) {
+    pub(super) fn learn(&mut self, report: &Report, now: Duration) -> (u64, u64) {
         let end = now.saturating_add(report.resets_in);
         // A computed end is late by the answer's latency and by what `Date` truncates, and never early: the earliest is best.
         if report.reset == self.reset && !report.resets_in.is_zero() {
@@ -121,7 +121,7 @@ impl Window {
     }
 
     /// Records that an attempt is sent. True if it took a token of the spread.
-    pub fn record_sent(&mut self) -> bool {
+    pub(super) fn record_sent(&mut self) -> bool {
         self.sent += 1;
         self.in_flight += 1;
         match &mut self.bucket {
@@ -134,12 +134,12 @@ impl Window {
     }
 
     /// Records that an attempt granted in this window has ended.
-    pub fn record_end(&mut self) {
+    pub(super) fn record_end(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
     /// Records that an attempt granted in this window was never sent.
-    pub fn record_unsent(&mut self, spread: bool) {
+    pub(super) fn record_unsent(&mut self, spread: bool) {
         self.sent = self.sent.saturating_sub(1);
         if let Some(bucket) = self.bucket.as_mut().filter(|_| spread) {
             bucket.tokens += 1.0;
@@ -148,13 +148,13 @@ impl Window {
 
     /// Whether a report is about a window before the one with this `reset`. Its end is then close to `opened`, because an
     /// answer is late by no more than its latency. If it is not, upstream's clock has been corrected.
-    pub fn is_before(report: &Report, reset: u64, opened: Duration, now: Duration) -> bool {
+    pub(super) fn is_before(report: &Report, reset: u64, opened: Duration, now: Duration) -> bool {
         let end = now.saturating_add(report.resets_in);
         report.reset < reset && end <= opened.saturating_add(RESOLUTION * 2)
     }
 
     /// Open, spread or spent.
-    pub fn state(&self, rules: &LedgerRules, claimed: u64) -> Status {
+    pub(super) fn state(&self, rules: &LedgerRules, claimed: u64) -> Status {
         let available = self.remaining.saturating_sub(claimed);
         if available == 0 {
             Status::Spent
@@ -167,13 +167,13 @@ impl Window {
 
     /// Units per second taken outside revgate, averaged over the window. `None` for a window that was joined midway, because
     /// a part of a window does not represent the whole.
-    pub fn external_rate(&self) -> Option<f64> {
+    pub(super) fn external_rate(&self) -> Option<f64> {
         let length = self.length().as_secs_f64();
         self.seen_from_start
             .then(|| self.external as f64 / length.max(1.0))
     }
 
-    pub fn length(&self) -> Duration {
+    pub(super) fn length(&self) -> Duration {
         self.ends.saturating_sub(self.opened)
     }
 
@@ -192,7 +192,7 @@ impl Window {
     }
 
     /// Whether an attempt must wait. `claimed` is the number of units that attempts in flight or in doubt may take.
-    pub fn hold(
+    pub(super) fn hold(
         &mut self,
         rules: &LedgerRules,
         rate: f64,
@@ -271,7 +271,7 @@ impl Window {
 
     /// When the unit after `ahead` others is expected to be available. Only attempts in flight in this window count as spent: an
     /// answer will soon resolve those in doubt.
-    pub fn when_available(
+    pub(super) fn when_available(
         &self,
         rules: &LedgerRules,
         rate: f64,

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use secrecy::ExposeSecret;
@@ -12,11 +11,11 @@ use crate::{
     config::{Config, Token},
     policy::token_claims::{self, Expiry},
     telemetry::metrics::Metrics,
+    wall_clock,
 };
 
 pub(super) fn now() -> f64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.unwrap_or_default().as_secs_f64()
+    wall_clock::since_epoch().as_secs_f64()
 }
 
 pub(super) fn expiry(token: &Token) -> Option<f64> {
@@ -25,11 +24,11 @@ pub(super) fn expiry(token: &Token) -> Option<f64> {
 
 /// What was last reported of each token: its time of expiry, and its state.
 #[derive(Default)]
-pub struct ExpiryNotices(Mutex<BTreeMap<String, (Option<f64>, Expiry)>>);
+pub(crate) struct ExpiryNotices(Mutex<BTreeMap<String, (Option<f64>, Expiry)>>);
 
 impl ExpiryNotices {
     /// Sets the metric of each token's expiry, and logs when a token has expired or expires soon. Repeated calls report changes only.
-    pub fn report(&self, config: &Config, metrics: &Metrics) {
+    pub(crate) fn report(&self, config: &Config, metrics: &Metrics) {
         self.report_at(config, metrics, now());
     }
 

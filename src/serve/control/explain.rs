@@ -34,7 +34,7 @@ const GROUP_OF_CALLERS_TOKEN: &str = "of the caller's own token";
 
 /// The request to explain, as an operator typed it.
 #[derive(Debug, Default)]
-pub struct ExplainQuery {
+pub(crate) struct ExplainQuery {
     /// "POST /rev-users.link".
     pub request: String,
     /// A caller's name in the file; `None` for a request without a credential.
@@ -46,7 +46,7 @@ pub struct ExplainQuery {
 
 /// What would happen, step by step.
 #[derive(Debug)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     request: String,
     caller: Option<String>,
     steps: Vec<Step>,
@@ -56,7 +56,7 @@ pub struct Explanation {
 ///
 /// # Errors
 /// What is wrong with the query, for the operator.
-pub fn explain(
+pub(crate) fn explain(
     config: &Config,
     plan: &Plan,
     query: ExplainQuery,
@@ -196,7 +196,7 @@ impl ExplainQuery {
     ///
     /// # Errors
     /// What is malformed.
-    pub fn from_query(query: &str) -> Result<ExplainQuery, String> {
+    pub(crate) fn from_query(query: &str) -> Result<ExplainQuery, String> {
         let mut asked = ExplainQuery::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -267,7 +267,7 @@ impl ExplainQuery {
 
 impl Explanation {
     /// Whether DevRev would get it.
-    pub fn forwarded(&self) -> bool {
+    pub(crate) fn forwarded(&self) -> bool {
         self.refusal().is_none()
     }
 
@@ -289,7 +289,7 @@ impl Explanation {
     }
 
     /// For programs.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let refusal = self.refusal();
         let steps = self.steps.iter().map(|step| {
             let (verdict, code) = match &step.verdict {

@@ -1,7 +1,7 @@
 //! The gateway's side of the admin listener: its views and its actions.
 
-pub mod expiry;
-pub mod explain;
+pub(crate) mod expiry;
+pub(crate) mod explain;
 mod token_status;
 mod view;
 
@@ -17,11 +17,12 @@ use super::reload::Reloader;
 use crate::{
     admin::Control,
     state::State,
-    telemetry::{labels::ReloadResult, log::LevelHandle, tally},
+    telemetry::{labels::ReloadResult, log::LevelHandle},
+    wall_clock,
 };
 
 /// Implements the admin listener's [`Control`] for a running gateway.
-pub struct GatewayControl {
+pub(crate) struct GatewayControl {
     pub reloader: Arc<Reloader>,
     state: Arc<State>,
     level: Option<LevelHandle>,
@@ -31,13 +32,17 @@ pub struct GatewayControl {
 }
 
 impl GatewayControl {
-    pub fn new(reloader: Arc<Reloader>, state: Arc<State>, level: Option<LevelHandle>) -> Self {
+    pub(crate) fn new(
+        reloader: Arc<Reloader>,
+        state: Arc<State>,
+        level: Option<LevelHandle>,
+    ) -> Self {
         GatewayControl {
             reloader,
             state,
             level,
             draining: AtomicBool::new(false),
-            started_at: tally::now(),
+            started_at: wall_clock::epoch_seconds(),
         }
     }
 }
@@ -70,13 +75,14 @@ impl Control for GatewayControl {
     }
 
     fn status(&self) -> Value {
-        let (reasons, now) = (self.unready(), tally::now());
+        let (reasons, now) = (self.unready(), wall_clock::epoch_seconds());
         let current = self.reloader.current();
         let config = &current.config;
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": self.started_at,
-            "now": tally::now_exactly(),
+            // With milliseconds, for countdowns.
+            "now": wall_clock::since_epoch().as_millis() as f64 / 1000.0,
             "ready": reasons.is_empty(),
             "reasons": reasons,
             "traffic": self.state.tally.traffic(now),

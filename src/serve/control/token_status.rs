@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The status of each token, by its name.
-pub fn view(config: &Config, state: &State) -> Value {
+pub(super) fn view(config: &Config, state: &State) -> Value {
     let now = now();
     let views = config.tokens.iter().map(|(name, token)| {
         let expires = expiry(token);
@@ -28,7 +28,7 @@ pub fn view(config: &Config, state: &State) -> Value {
 }
 
 /// Not ready while every token is refused. Ready again as soon as one may be probed: only a request can be the probe.
-pub fn unready(config: &Config, state: &State) -> Vec<String> {
+pub(super) fn unready(config: &Config, state: &State) -> Vec<String> {
     if config.auth.mode != AuthMode::Inject {
         return Vec::new();
     }
@@ -46,7 +46,7 @@ pub fn unready(config: &Config, state: &State) -> Vec<String> {
 }
 
 /// What an operator should look into although the gateway is ready.
-pub fn warnings(config: &Config, state: &State) -> Vec<String> {
+pub(super) fn warnings(config: &Config, state: &State) -> Vec<String> {
     if config.auth.mode != AuthMode::Inject {
         return Vec::new();
     }

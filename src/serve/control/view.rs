@@ -10,10 +10,8 @@ use crate::{
     error::Code,
     plan::Plan,
     state::State,
-    telemetry::{
-        metrics::Metrics,
-        tally::{self, CallerCounts},
-    },
+    telemetry::{metrics::Metrics, tally::CallerCounts},
+    wall_clock,
 };
 
 /// Requests without a known caller, and in mode "validate" all requests.
@@ -24,7 +22,7 @@ const SUPPRESSED: [Code; 2] = [Code::CallerRateLimited, Code::Forbidden];
 
 /// Each caller of the file, and `other` if it has sent requests.
 pub(super) fn callers(config: &Config, state: &State) -> Value {
-    let now = tally::now();
+    let now = wall_clock::epoch_seconds();
     let (seen, quota) = (state.tally.callers(), state.groups.view());
     let mut views = Map::new();
     // Callers that have left the file are in the metrics alone.

@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// What all connections have in common.
-pub struct ConnectionSettings {
+pub(crate) struct ConnectionSettings {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub drain_timeout: Duration,
@@ -52,7 +52,11 @@ enum AsyncListener {
 }
 
 /// Serves until a drain has ended every connection, or `drain_timeout` is over.
-pub async fn serve(listener: Listener, published: Published, settings: Arc<ConnectionSettings>) {
+pub(crate) async fn serve(
+    listener: Listener,
+    published: Published,
+    settings: Arc<ConnectionSettings>,
+) {
     let listener = match listener {
         Listener::Tcp(listener) => {
             tokio::net::TcpListener::from_std(listener).map(AsyncListener::Tcp)
@@ -201,7 +205,7 @@ fn http_builder(
 
 /// What a connection is doing. Its stream and its service write it, and the timer that bounds the connection reads it.
 #[derive(Clone)]
-pub struct Activity(Arc<Mutex<ActivityState>>);
+pub(crate) struct Activity(Arc<Mutex<ActivityState>>);
 
 struct ActivityState {
     busy: usize,
@@ -228,21 +232,21 @@ impl Activity {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.state().busy == 0
     }
 
     /// Bytes were read while no request was in flight, so a head has begun.
     ///
     /// HTTP/2 sends other frames between requests, so only the first head of a connection is timed there.
-    pub fn head_begins(&self, http2: bool) {
+    pub(crate) fn head_begins(&self, http2: bool) {
         let mut state = self.state();
         if !(http2 && state.served) {
             state.head.get_or_insert_with(Instant::now);
         }
     }
 
-    pub fn ambiguous(&self) {
+    pub(crate) fn ambiguous(&self) {
         self.state().ambiguous = true;
     }
 

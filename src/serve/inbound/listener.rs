@@ -14,7 +14,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{Address, Listen};
 
-pub enum Listener {
+pub(crate) enum Listener {
     Tcp(std::net::TcpListener),
     Unix(UnixListener),
 }
@@ -23,7 +23,7 @@ pub enum Listener {
 const BACKLOG: i32 = 1024;
 
 /// Binds a listener for each worker. Also returns the file of a unix socket.
-pub fn bind(listen: &Listen) -> io::Result<(Vec<Listener>, Option<SocketFile>)> {
+pub(crate) fn bind(listen: &Listen) -> io::Result<(Vec<Listener>, Option<SocketFile>)> {
     let workers = listen.workers;
     match &listen.address {
         Address::Tcp(address) => {
@@ -98,7 +98,7 @@ fn probe(path: &Path) -> io::Result<()> {
 }
 
 /// A unix socket's file. It is removed on drop, unless another file has replaced it.
-pub struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     id: (u64, u64),
@@ -126,7 +126,7 @@ fn id(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 impl Listener {
-    pub fn address(&self) -> io::Result<Address> {
+    pub(crate) fn address(&self) -> io::Result<Address> {
         match self {
             Listener::Tcp(listener) => Ok(Address::Tcp(listener.local_addr()?)),
             Listener::Unix(listener) => {

@@ -19,9 +19,10 @@ use crate::{
     policy::operation::OperationLabel,
     telemetry::{labels::Source, metrics::Metrics},
     types::{RequestId, other},
+    wall_clock,
 };
 
-pub struct RefusalStream<I> {
+pub(super) struct RefusalStream<I> {
     inner: I,
     activity: Activity,
     metrics: std::sync::Arc<Metrics>,
@@ -39,7 +40,7 @@ pub struct RefusalStream<I> {
 const MAX_HYPER_ERROR: usize = 256;
 
 impl<I> RefusalStream<I> {
-    pub fn new(
+    pub(super) fn new(
         inner: I,
         activity: Activity,
         metrics: std::sync::Arc<Metrics>,
@@ -98,9 +99,7 @@ impl<I> RefusalStream<I> {
             .insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         head.headers
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
-        if let Ok(date) =
-            HeaderValue::try_from(httpdate::fmt_http_date(std::time::SystemTime::now()))
-        {
+        if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(wall_clock::now())) {
             head.headers.insert(header::DATE, date);
         }
         head.headers.insert(X_REQUEST_ID, RequestId::random().0);

@@ -25,14 +25,14 @@ use crate::{
 };
 
 /// A connection whose handshake is done.
-pub struct TlsConnection {
+pub(super) struct TlsConnection {
     pub stream: TlsStream<TcpStream>,
     pub peer: Option<Peer>,
     pub retired: CancellationToken,
 }
 
 /// `None` if the handshake failed. The client gets TLS's own alert; the reason goes to the log and a metric.
-pub async fn handshake(
+pub(super) async fn handshake(
     handshakes: &Handshakes,
     stream: TcpStream,
     within: Duration,

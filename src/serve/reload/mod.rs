@@ -18,7 +18,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-pub use self::{report::Report, watch::FileWatcher};
+pub(super) use self::{report::Report, watch::FileWatcher};
 use self::{restart::keep_what_needs_a_restart, watch::Fingerprint};
 use super::{control::expiry::ExpiryNotices, worker::WorkerHandle};
 use crate::{
@@ -29,12 +29,12 @@ use crate::{
 };
 
 /// The configuration in use, and its plan.
-pub struct Current {
+pub(crate) struct Current {
     pub config: Config,
     pub plan: Arc<Plan>,
 }
 
-pub struct Reloader {
+pub(crate) struct Reloader {
     /// `None` if the configuration did not come from a file, as in the demo.
     file: Option<PathBuf>,
     state: Arc<State>,
@@ -54,7 +54,7 @@ struct LastReload {
 }
 
 impl Reloader {
-    pub fn new(
+    pub(crate) fn new(
         file: Option<PathBuf>,
         current: Current,
         state: Arc<State>,
@@ -80,16 +80,16 @@ impl Reloader {
     }
 
     /// The configuration in use.
-    pub fn current(&self) -> Arc<Current> {
+    pub(crate) fn current(&self) -> Arc<Current> {
         self.current.load_full()
     }
 
-    pub fn file(&self) -> Option<&Path> {
+    pub(crate) fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
     /// The report of the last reload, if there was one.
-    pub fn last(&self) -> Option<Report> {
+    pub(crate) fn last(&self) -> Option<Report> {
         self.last_reload().report.clone()
     }
 
@@ -98,23 +98,23 @@ impl Reloader {
     }
 
     /// The fingerprint of the files when they were last read.
-    pub fn last_fingerprint(&self) -> Fingerprint {
+    pub(crate) fn last_fingerprint(&self) -> Fingerprint {
         self.last_reload().fingerprint.clone()
     }
 
     /// Whether the files are as they were when last read.
-    pub fn is_current(&self, now: &Fingerprint) -> bool {
+    pub(crate) fn is_current(&self, now: &Fingerprint) -> bool {
         self.last_reload().fingerprint == *now
     }
 
     /// Reports tokens that have expired or expire soon, once each.
-    pub fn report_expiry(&self) {
+    pub(crate) fn report_expiry(&self) {
         let current = self.current.load();
         self.expiry.report(&current.config, &self.state.metrics);
     }
 
     /// Reads the file again and applies it, as a whole or not at all. Blocks on files.
-    pub fn reload(&self) -> Report {
+    pub(crate) fn reload(&self) -> Report {
         let _one_at_a_time = self
             .reload_lock
             .lock()
@@ -211,7 +211,7 @@ fn problem(path: &str, message: impl Into<String>) -> Problems {
 }
 
 /// Logs the warnings of a configuration.
-pub fn warn(config: &Config) {
+pub(super) fn warn(config: &Config) {
     for Problem { path, message } in &config.warnings {
         tracing::warn!(key = path, "{message}");
     }

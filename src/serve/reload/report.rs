@@ -1,14 +1,12 @@
 //! The result of a reload.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde_json::{Value, json};
 
-use crate::{config::Problem, telemetry::labels::ReloadResult};
+use crate::{config::Problem, telemetry::labels::ReloadResult, wall_clock};
 
 /// The result of one reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
+pub(crate) struct Report {
     pub result: ReloadResult,
     /// Epoch seconds.
     pub at: u64,
@@ -21,18 +19,17 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(result: ReloadResult) -> Report {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    pub(crate) fn new(result: ReloadResult) -> Report {
         Report {
             result,
-            at: now.unwrap_or_default().as_secs(),
+            at: wall_clock::epoch_seconds(),
             changed: Vec::new(),
             restart_needed: Vec::new(),
             problems: Vec::new(),
         }
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let problems = self.problems.iter();
         let problems =
             problems.map(|Problem { path, message }| json!({"path": path, "message": message}));
@@ -46,7 +43,7 @@ impl Report {
     }
 
     /// Writes it to the log.
-    pub fn log(&self) {
+    pub(crate) fn log(&self) {
         if self.result == ReloadResult::Refused {
             for Problem { path, message } in &self.problems {
                 tracing::error!(key = path, problem = message, "configuration refused");

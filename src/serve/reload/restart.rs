@@ -1,9 +1,10 @@
 //! Keys that a reload cannot change, such as addresses and the mode.
 
-use std::time::SystemTime;
-
 use super::problem;
-use crate::config::{AuthMode, Caller, CallerCredential, Config, Problems, Tls};
+use crate::{
+    config::{AuthMode, Caller, CallerCredential, Config, Problems, Tls},
+    wall_clock,
+};
 
 /// Restores the old values of such keys in `new`. Returns the keys that change, and the keys that were restored.
 pub(super) fn keep_what_needs_a_restart(
@@ -53,7 +54,7 @@ fn is_in_time(old: Option<&Tls>, new: Option<&Tls>) -> Result<(), Problems> {
     let (Some(old), Some(new)) = (old, new) else {
         return Ok(());
     };
-    let now = SystemTime::now();
+    let now = wall_clock::now();
     match new.out_of_date(now) {
         Some(message) if new.valid != old.valid && old.out_of_date(now).is_none() => {
             Err(problem("listen.tls.cert", message))

@@ -21,7 +21,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The result of `stat` for each file; `None` for a missing one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fingerprint(Vec<(PathBuf, Option<Stat>)>);
+pub(crate) struct Fingerprint(Vec<(PathBuf, Option<Stat>)>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
@@ -35,7 +35,7 @@ struct Stat {
 
 impl Fingerprint {
     /// Of a configuration file and the files to which it refers.
-    pub fn of(file: Option<&Path>, referred: &[PathBuf]) -> Fingerprint {
+    pub(crate) fn of(file: Option<&Path>, referred: &[PathBuf]) -> Fingerprint {
         let mut fingerprint = Fingerprint::default();
         if let Some(file) = file {
             fingerprint.extend(&[file.to_owned()]);
@@ -45,7 +45,7 @@ impl Fingerprint {
     }
 
     /// Adds the files that are not in it.
-    pub fn extend(&mut self, files: &[PathBuf]) {
+    pub(crate) fn extend(&mut self, files: &[PathBuf]) {
         for path in files {
             if !self.0.iter().any(|(known, _)| known == path) {
                 self.0.push((path.to_owned(), stat(path)));
@@ -54,7 +54,7 @@ impl Fingerprint {
     }
 
     /// Whether this file has changed since `before`.
-    pub fn differs(&self, before: &Fingerprint, path: &Path) -> bool {
+    pub(crate) fn differs(&self, before: &Fingerprint, path: &Path) -> bool {
         let of = |all: &Fingerprint| {
             let found = all.0.iter().find(|(known, _)| known == path);
             found.map(|(_, stat)| *stat)
@@ -82,10 +82,10 @@ fn stat(path: &Path) -> Option<Stat> {
 }
 
 /// Watches until it is dropped.
-pub struct FileWatcher(#[allow(dead_code, reason = "held, not read")] Sender<()>);
+pub(crate) struct FileWatcher(#[allow(dead_code, reason = "held, not read")] Sender<()>);
 
 impl FileWatcher {
-    pub fn start(reloader: Arc<Reloader>) -> std::io::Result<FileWatcher> {
+    pub(crate) fn start(reloader: Arc<Reloader>) -> std::io::Result<FileWatcher> {
         let (sender, stopped) = mpsc::channel::<()>();
         std::thread::Builder::new()
             .name("watch".into())

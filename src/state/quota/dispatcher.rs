@@ -8,7 +8,7 @@ use super::group::Group;
 pub(super) struct Dispatcher(Option<Arc<Group>>);
 
 impl Dispatcher {
-    pub fn start(group: Arc<Group>) {
+    pub(super) fn start(group: Arc<Group>) {
         tokio::spawn(Dispatcher(Some(group)).run());
     }
 

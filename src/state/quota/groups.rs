@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -15,6 +15,7 @@ use crate::{
     policy::{fair::Share, feedback::Feedback, ledger::View},
     telemetry::quota::Sample,
     types::{QuotaRules, other},
+    wall_clock,
 };
 
 pub struct Groups {
@@ -225,7 +226,5 @@ impl Groups {
 
 /// The time that is this far in the future, in epoch seconds.
 fn epoch_in(time: Duration) -> f64 {
-    let at = SystemTime::now() + time;
-    at.duration_since(UNIX_EPOCH)
-        .map_or(0.0, |epoch| epoch.as_secs_f64().ceil())
+    (wall_clock::since_epoch() + time).as_secs_f64().ceil()
 }

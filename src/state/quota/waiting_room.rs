@@ -50,7 +50,7 @@ impl WaitingRoom {
     }
 
     #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         let taken = self.taken();
         taken.all == 0 && taken.by_caller.is_empty()
     }
@@ -58,7 +58,12 @@ impl WaitingRoom {
     /// Takes a slot if fewer than `max` are taken. In a full room it evicts the newest request of the caller with the most slots
     /// per weight, unless this caller would then have more. Batch callers are evicted first, and a batch request evicts only
     /// other batch requests. Must not be called while a group is locked.
-    pub fn enter(self: &Arc<Self>, group: &Arc<Group>, share: &Share, max: usize) -> Option<Slot> {
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+        share: &Share,
+        max: usize,
+    ) -> Option<Slot> {
         let key = (group.name.clone(), share.caller.clone());
         let weight = f64::from(share.weight.max(1));
         let batch = share.priority == Priority::Batch;

@@ -23,7 +23,7 @@ pub(super) struct Issuer {
 }
 
 impl Issuer {
-    pub fn new(url: Uri, roots: Roots) -> Self {
+    pub(super) fn new(url: Uri, roots: Roots) -> Self {
         Issuer { url, roots }
     }
 
@@ -42,7 +42,7 @@ impl Issuer {
     }
 
     /// Runs until the keys are dropped.
-    pub async fn keep_fresh(
+    pub(super) async fn keep_fresh(
         self,
         keys: Weak<SigningKeys>,
         fetch_requests: FetchRequests,
@@ -76,12 +76,12 @@ async fn run<F: Future<Output = Result<(KeySet, Duration), BoxError>>>(
             Ok((set, fresh)) => {
                 if keys.current().is_none_or(|old| *old != set) {
                     let unusable = set.unusable();
-                    tracing::info!(%url, keys = set.len(), unusable, "the issuer's keys have been fetched");
+                    tracing::info!(%url, keys = set.count(), unusable, "the issuer's keys have been fetched");
                 }
                 keys.finish_fetch(Some(set), fresh);
             }
             Err(error) => {
-                let kept_keys = keys.current().map_or(0, |old| old.len());
+                let kept_keys = keys.current().map_or(0, |old| old.count());
                 tracing::warn!(
                     %url,
                     error = %chain(&*error),

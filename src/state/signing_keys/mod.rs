@@ -87,7 +87,7 @@ pub struct SigningKeys {
 const MAX_WAITING: usize = 256;
 
 /// Ends when no [`SigningKeys`] are left that could request a fetch.
-pub type FetchRequests = mpsc::Receiver<()>;
+pub(crate) type FetchRequests = mpsc::Receiver<()>;
 
 impl SigningKeys {
     /// Keys of a file. They change only with the file.
