@@ -91,28 +91,28 @@ weight = 0 => callers.a.weight
 rate = "5" => callers.a.rate
 token = "other" => callers.a.token: names no
 allow = ["wo*"] => callers.a.allow
-[callers.b]\nunix_uid = 1 => callers.b.unix_uid: is never seen
-[callers.b]\nmtls_san = "b.internal" => callers.b.mtls_san: is never seen
+[callers.b]\nunix_uid = 1 => callers.b.unix_uid: never matches
+[callers.b]\nmtls_san = "b.internal" => callers.b.mtls_san: never matches
 [callers.b]\nunix_uid = -1 => callers.b.unix_uid
-[callers.b]\nunix_uid = 1\n[callers.c]\nunix_uid = 1\n[listen]\naddress = "unix:/x" => callers.c.unix_uid: is that of caller `b` too
+[callers.b]\nunix_uid = 1\n[callers.c]\nunix_uid = 1\n[listen]\naddress = "unix:/x" => callers.c.unix_uid: is also that of caller `b`
 [listen]\nmode = "0480" => listen.mode
 [listen]\nmode = 660 => listen.mode
 anonymous = true => callers.a: has several
 [callers.b]\nkey = "plain" => callers.b.key: must be a reference
 [callers.b] => callers.b: has no credential
-[callers.other]\nanonymous = true => callers.other: is what metrics
+[callers.other]\nanonymous = true => callers.other: is the name
 [callers.b]\nkey_sha256 = "12" => callers.b.key_sha256
-[callers.b]\nkey = { env = "K" } => is the key of caller `a` too
+[callers.b]\nkey = { env = "K" } => is also the key of caller `a`
 [callers.b]\nanonymous = true\n[callers.c]\nanonymous = true => callers.c.anonymous: caller `b`
 [callers.b]\nanonymous = true\n[listen]\naddress = "0.0.0.0:1" => callers.b.anonymous: would let
-[tokens.two]\nenv = "T" => callers.a.token: is needed
+[tokens.two]\nenv = "T" => callers.a.token: is required
 [tokens.two]\nenv = "NONE" => tokens.two.env: the environment
 [tokens.two]\nfile = "/nonexistent" => tokens.two.file: the file cannot
 [tokens.two]\nfile = "/x"\nenv = "T" => tokens.two: needs exactly one
-[listen]\ntls = { cert = "/nonexistent" } => listen.tls.key: is needed
+[listen]\ntls = { cert = "/nonexistent" } => listen.tls.key: is required
 [listen]\nidle_timeout = "soon" => listen.idle_timeout
 [listne] => listne: unknown key; did you mean `listen`?
-[admin]\naddress = "0.0.0.0:1" => admin.key: is needed
+[admin]\naddress = "0.0.0.0:1" => admin.key: is required
 [upstream]\nurl = "https://x/y" => upstream.url
 [upstream]\nurl = "https://x?y" => upstream.url
 [upstream]\nurl = "https://u:p@x" => upstream.url
@@ -135,7 +135,7 @@ JWT file = "Cargo.toml" => auth.jwt.jwks.file: the file is no key set
 JWT url = "https://i/k", roots = "none" => auth.jwt.jwks.roots
 JWT url = "https://i/k", uri = "x" => did you mean `url`
 [callers.b]\njwt_subject = "b" => callers.b.jwt_subject: needs auth.jwt
-[callers.b]\njwt_subject = "x"\n[callers.c]\njwt_subject = "x"\nJWT url = "https://i/k" => callers.c.jwt_subject: is that of caller `b`
+[callers.b]\njwt_subject = "x"\n[callers.c]\njwt_subject = "x"\nJWT url = "https://i/k" => callers.c.jwt_subject: is also that of caller `b`
 [callers.b]\njwt_subject = "x"\nkey = { env = "T" }\nJWT url = "https://i/k" => callers.b: has several
 [callers.b]\njwt_subject = ""\nJWT url = "https://i/k" => callers.b.jwt_subject: is not valid
 [shared]\nprefix = "x" => shared: is not
@@ -146,7 +146,7 @@ JWT url = "https://i/k", uri = "x" => did you mean `url`
 [retry]\nbackoff = { min = "20s" } => retry.backoff: min is above
 [[rewrite]]\noperations = []\nrename = { a = "b" } => rewrite[0].operations
 [[rewrite]]\noperations = ["a.b"] => rewrite[0].rename: is missing
-[[rewrite]]\noperations = ["a.b", "A.b"]\nrename = { a = "b" } => rewrite[0].operations: `a.b` has a rule already
+[[rewrite]]\noperations = ["a.b", "A.b"]\nrename = { a = "b" } => rewrite[0].operations: `a.b` already has a rule
 "#;
     for row in table.trim().lines() {
         let (more, want) = row.split_once(" => ").unwrap();
@@ -347,7 +347,7 @@ fn a_caller_has_one_key_or_two() {
         ),
         (
             format!("key_sha256 = [\"{HASH}\", \"{HASH}\"]"),
-            "callers.a.key_sha256: is the same key twice",
+            "callers.a.key_sha256: holds the same key twice",
         ),
         (
             format!("key_sha256 = [\"{HASH}\", 7]"),
@@ -370,7 +370,7 @@ fn a_caller_has_one_key_or_two() {
             format!(
                 "key_sha256 = \"{other}\"\n[callers.b]\nkey_sha256 = [\"{HASH}\", \"{other}\"]"
             ),
-            "callers.b.key_sha256: is the key of caller `a` too",
+            "callers.b.key_sha256: is also the key of caller `a`",
         ),
     ] {
         let got = problems(&file(&keys));

@@ -54,8 +54,8 @@ fn is_in_time(old: Option<&Tls>, new: Option<&Tls>) -> Result<(), Problems> {
         return Ok(());
     };
     let now = SystemTime::now();
-    match new.out_of_date(now) {
-        Some(message) if new.valid != old.valid && old.out_of_date(now).is_none() => {
+    match new.validity_warning(now) {
+        Some(message) if new.validity != old.validity && old.validity_warning(now).is_none() => {
             Err(problem("listen.tls.cert", message))
         }
         _ => Ok(()),
