@@ -76,18 +76,16 @@ fn file_problem(message: String) -> Problems {
     Problems(vec![Problem { path, message }])
 }
 
+const UNMERGEABLE: &str =
+    "the file and the REVGATE__ variables cannot be merged; check the variables' names";
+
 fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Value, Problems> {
     // Parsed here first, because an error of `config` quotes the line, which may contain a secret.
     if let Err(e) = toml::from_str::<toml::Table>(text) {
-        let start = e.span().map_or(0, |s| s.start).min(text.len());
-        let line = text.as_bytes()[..start]
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count()
-            + 1;
-        return Err(file_problem(format!(
-            "line {line} is not valid TOML; correct it"
-        )));
+        let before = e.span().and_then(|span| text.get(..span.start));
+        let line = before.unwrap_or_default().matches('\n').count() + 1;
+        let message = format!("line {line} is not valid TOML; correct it");
+        return Err(file_problem(message));
     }
     let source = |text: &str| ::config::File::from_str(text, ::config::FileFormat::Toml);
     let overrides = env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -104,12 +102,7 @@ fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Value, Problems> 
         .add_source(environment)
         .build()
         .and_then(::config::Config::try_deserialize)
-        .map_err(|_| {
-            file_problem(
-                "the file and the REVGATE__ variables cannot be merged; check the variables' names"
-                    .into(),
-            )
-        })
+        .map_err(|_| file_problem(UNMERGEABLE.into()))
 }
 
 /// Collects the path of every `file = "…"` in the tree.

@@ -147,10 +147,7 @@ notation! {
         if !(1..=2).contains(&items.len()) {
             return at.reject("is not valid; write one reference, or a list of two while the key is rotated");
         }
-        let read = |(number, item): (usize, &Value)| match item.is_object() {
-            true => HashedKey::read(item, &at.item(number)),
-            false => at.item(number).reject("must be a table; write { file = ... } or { env = ... }, never the key itself"),
-        };
+        let read = |(number, item)| HashedKey::read(item, &at.item(number));
         // Reads all before it stops, to report every problem.
         let keys: Vec<_> = items.iter().enumerate().map(read).collect();
         keys.into_iter().collect()

@@ -75,17 +75,14 @@ impl Tls {
 
     /// Why the certificate is not valid at `now`, if so.
     pub fn validity_warning(&self, now: SystemTime) -> Option<&'static str> {
-        let (from, to) = self.validity;
-        if to < now {
-            Some(
+        match self.validity {
+            (_, to) if to < now => Some(
                 "the certificate has expired, so clients refuse it; renew it, and revgate reloads it by itself",
-            )
-        } else if now < from {
-            Some(
+            ),
+            (from, _) if now < from => Some(
                 "the certificate is not valid yet, so clients refuse it; check the clock, or store a valid certificate",
-            )
-        } else {
-            None
+            ),
+            _ => None,
         }
     }
 
@@ -134,22 +131,24 @@ fn load_files(
         .borrow_mut()
         .extend(all.into_iter().flatten().cloned());
     let report = |name: &'static str| move |message: String| at.report(name, message);
-    let chain = cert
-        .as_deref()
-        .and_then(|path| certificates(path).map_err(report("cert")).ok());
-    let secret = key
-        .as_deref()
-        .and_then(|path| private_key(path).map_err(report("key")).ok());
-    let cas = client_ca.map(|path| {
+    let load_chain = |path| certificates(path).map_err(report("cert")).ok();
+    let load_key = |path| private_key(path).map_err(report("key")).ok();
+    let load_roots = |path| {
         certificates(path)
             .and_then(roots)
             .map_err(report("client_ca"))
-    });
-    let (chain, secret) = (chain?, secret?);
-    let valid = validity(&chain[0]).map_err(report("cert")).ok()?;
+    };
+    // Reads all three before it stops, to report every problem.
+    let (chain, private_key) = (
+        cert.as_deref().and_then(load_chain),
+        key.as_deref().and_then(load_key),
+    );
+    let authorities = client_ca.map(|path| load_roots(path));
+    let (chain, private_key) = (chain?, private_key?);
+    let validity = validity(&chain[0]).map_err(report("cert")).ok()?;
     let digest_of_chain = digest(&chain);
     let provider = aws_lc_rs::default_provider();
-    let identity = CertifiedKey::from_der(chain, secret, &provider).map_err(|error| {
+    let identity = CertifiedKey::from_der(chain, private_key, &provider).map_err(|error| {
         let (name, message) = match error {
             rustls::Error::InconsistentKeys(_) => (
                 "key",
@@ -163,16 +162,13 @@ fn load_files(
         };
         at.report(name, message);
     });
-    let (roots, digest_of_roots) = match cas {
-        None => (None, None),
-        Some(Ok((roots, digest))) => (Some(Arc::new(roots)), Some(digest)),
-        Some(Err(())) => return None,
-    };
+    let (roots, digest_of_roots) = authorities.transpose().ok()?.unzip();
+    let digests = (digest_of_chain, digest_of_roots);
     Some((
         Arc::new(identity.ok()?),
-        valid,
-        roots,
-        (digest_of_chain, digest_of_roots),
+        validity,
+        roots.map(Arc::new),
+        digests,
     ))
 }
 
@@ -258,18 +254,14 @@ mod tests {
         }
         write("empty", "");
         write("text", "not PEM at all");
-        write(
-            "broken.pem",
-            "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n",
-        );
-        write(
-            "junk.pem",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        );
-        write(
-            "broken.key",
-            "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n",
-        );
+        for (name, kind, content) in [
+            ("broken.pem", "CERTIFICATE", "!!!"),
+            ("junk.pem", "CERTIFICATE", "AAAA"),
+            ("broken.key", "PRIVATE KEY", "c2VjcmV0"),
+        ] {
+            let pem = format!("-----BEGIN {kind}-----\n{content}\n-----END {kind}-----\n");
+            write(name, &pem);
+        }
         folder
     }
 
@@ -283,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_fit_load_and_are_watched() {
+    fn valid_files_load_and_are_watched() {
         let folder = folder();
         let pair = "cert = \"@now.pem\", key = \"@now.key\", client_ca = \"@ca.pem\"";
         let config = load(&folder, pair).unwrap();
@@ -303,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn another_content_is_a_difference() {
+    fn new_contents_are_a_difference() {
         let folder = folder();
         let pair = "cert = \"@now.pem\", key = \"@now.key\", client_ca = \"@ca.pem\"";
         let before = load(&folder, pair).unwrap();
@@ -323,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_out_of_its_time_is_a_warning() {
+    fn a_certificate_that_is_not_valid_now_is_a_warning() {
         let folder = folder();
         for (name, want) in [("old", "has expired"), ("new", "not valid yet")] {
             let pair =
@@ -336,50 +328,29 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_file_is_named_with_what_to_do_and_never_quoted() {
+    fn each_invalid_file_is_reported_and_never_quoted() {
         let folder = folder();
-        for (cert, key, ca, want) in [
-            ("none", "now.key", "ca.pem", "cert: the file cannot be read"),
-            ("empty", "now.key", "ca.pem", "cert: holds no certificate"),
-            ("text", "now.key", "ca.pem", "cert: holds no certificate"),
-            ("now.key", "now.key", "ca.pem", "cert: holds no certificate"),
-            ("broken.pem", "now.key", "ca.pem", "cert: is not valid PEM"),
-            (
-                "junk.pem",
-                "now.key",
-                "ca.pem",
-                "cert: its first certificate",
-            ),
-            (
-                "",
-                "now.key",
-                "ca.pem",
-                "cert: the path is not a regular file",
-            ),
-            ("now.pem", "none", "ca.pem", "key: the file cannot be read"),
-            ("now.pem", "empty", "ca.pem", "key: holds no private key"),
-            ("now.pem", "now.pem", "ca.pem", "key: holds no private key"),
-            (
-                "now.pem",
-                "broken.key",
-                "ca.pem",
-                "key: holds a key of an unsupported",
-            ),
-            ("now.pem", "old.key", "ca.pem", "key: is not the key of"),
-            ("now.pem", "now.key", "none", "client_ca: the file cannot"),
-            (
-                "now.pem",
-                "now.key",
-                "empty",
-                "client_ca: holds no certificate",
-            ),
-            (
-                "now.pem",
-                "now.key",
-                "junk.pem",
-                "client_ca: certificate 1 in it",
-            ),
-        ] {
+        let table = "
+none now.key ca.pem cert: the file cannot be read
+empty now.key ca.pem cert: holds no certificate
+text now.key ca.pem cert: holds no certificate
+now.key now.key ca.pem cert: holds no certificate
+broken.pem now.key ca.pem cert: is not valid PEM
+junk.pem now.key ca.pem cert: its first certificate
+. now.key ca.pem cert: the path is not a regular file
+now.pem none ca.pem key: the file cannot be read
+now.pem empty ca.pem key: holds no private key
+now.pem now.pem ca.pem key: holds no private key
+now.pem broken.key ca.pem key: holds a key of an unsupported
+now.pem old.key ca.pem key: is not the key of
+now.pem now.key none client_ca: the file cannot
+now.pem now.key empty client_ca: holds no certificate
+now.pem now.key junk.pem client_ca: certificate 1 in it
+";
+        for row in table.trim().lines() {
+            let [cert, key, ca, want] = *row.splitn(4, ' ').collect::<Vec<_>>() else {
+                panic!("{row}")
+            };
             let tls = format!("cert = \"@{cert}\", key = \"@{key}\", client_ca = \"@{ca}\"");
             let got = load(&folder, &tls).unwrap_err().to_string();
             let want = format!("listen.tls.{want}");
@@ -398,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_make_no_sense_together_are_named() {
+    fn keys_that_contradict_each_other_are_problems() {
         let folder = folder();
         let pair = "cert = \"@now.pem\", key = \"@now.key\"";
         let got = load(&folder, &format!("{pair}, client_auth = \"optional\"")).unwrap_err();
