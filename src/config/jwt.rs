@@ -30,9 +30,9 @@ section! {
 section! {
     /// A JSON Web Key Set (RFC 7517): exactly one of url and file.
     pub struct JwksTable: Debug, Clone {
-        /// Where the issuer publishes it: https://, or http:// on loopback. Fetched every five minutes (or as Cache-Control says, from one minute to an hour), and when a token names an unknown key.
+        /// Where the issuer publishes the key set: https://, or http:// on loopback. Fetched every five minutes (or as Cache-Control says, from one minute to an hour), and when a token names an unknown key.
         url: Option<JwksUrl>, example("https://issuer.example/jwks");
-        /// A file that holds it; revgate reloads when it changes.
+        /// A file with the key set; revgate reloads when it changes.
         file: Option<PathBuf>, example("/etc/revgate/jwks.json");
         /// Certificate authorities for url. Those of upstream.roots by default.
         roots: Option<Roots>, example({ "file": "/etc/revgate/issuer-ca.pem" });

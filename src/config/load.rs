@@ -76,9 +76,11 @@ fn file_problem(message: String) -> Problems {
     Problems(vec![Problem { path, message }])
 }
 
+/// The error of `config` is left out, because it may quote a secret.
 const UNMERGEABLE: &str =
     "the file and the REVGATE__ variables cannot be merged; check the variables' names";
 
+/// Merges the defaults, the file and the environment into one tree.
 fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Value, Problems> {
     // Parsed here first, because an error of `config` quotes the line, which may contain a secret.
     if let Err(e) = toml::from_str::<toml::Table>(text) {

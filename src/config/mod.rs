@@ -66,7 +66,7 @@ section! {
         retry: Retry;
         /// How callers share the upstream quota.
         quota: Quota;
-        /// Rules that rename deprecated fields. A rule for rev-users.link and rev-users.unlink is built in; a rule of your own for one of them replaces it.
+        /// Rules that rename deprecated fields. A rule for rev-users.link and rev-users.unlink is built in; your own rule for one of these operations replaces it there.
         rewrite: Vec<Rewrite>;
         /// One quota for many replicas. Not supported by this version.
         shared: Unsupported<Shared>;

@@ -86,10 +86,8 @@ impl<'a> Location<'a> {
     /// Reports a problem of `key` in this table; of the value itself if `key` is empty.
     pub fn report(&self, key: &str, message: impl Into<String>) {
         let (path, message) = (join(&self.path, key), message.into());
-        self.context
-            .problems
-            .borrow_mut()
-            .push(Problem { path, message });
+        let mut problems = self.context.problems.borrow_mut();
+        problems.push(Problem { path, message });
     }
 
     /// Reports why the value cannot be used.
@@ -101,13 +99,11 @@ impl<'a> Location<'a> {
     /// Whether a problem was reported for `key`, or within it. Its value is then not that of the file.
     pub fn has_problem(&self, key: &str) -> bool {
         let path = join(&self.path, key);
-        let within = |found: &str| {
-            found
-                .strip_prefix(&path)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        let is_within = |problem: &Problem| {
+            let rest = problem.path.strip_prefix(&path);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         };
-        let problems = self.context.problems.borrow();
-        problems.iter().any(|problem| within(&problem.path))
+        self.context.problems.borrow().iter().any(is_within)
     }
 }
 
@@ -129,8 +125,7 @@ pub struct Table<'a> {
 impl<'a> Table<'a> {
     pub fn open(value: &Value, at: &Location<'a>, hint: &str) -> Option<Table<'a>> {
         let Value::Object(map) = value else {
-            at.report("", format!("must be a table; {hint}"));
-            return None;
+            return at.reject(&format!("must be a table; {hint}"));
         };
         Some(Table {
             at: at.key(""),
@@ -146,15 +141,13 @@ impl<'a> Table<'a> {
             false => {
                 self.known.push(key.name);
                 let value = self.map.remove(key.name).filter(|value| !value.is_null());
-                let out = value
-                    .as_ref()
-                    .map(|value| N::read(value, &self.at.key(key.name)));
-                (out.flatten(), value.is_some())
+                let read = |value| N::read(value, &self.at.key(key.name));
+                (value.as_ref().and_then(read), value.is_some())
             }
         };
         let default = || read_quietly::<N>(key.default.as_ref()?);
-        let out = out.or_else(|| base.cloned()).or_else(default);
-        let out = out.or_else(N::if_missing);
+        let out = out.or_else(|| base.cloned());
+        let out = out.or_else(default).or_else(N::if_missing);
         if let (None, false, Some(message)) = (&out, found, key.required) {
             self.at.report(key.name, message);
         }
@@ -173,14 +166,11 @@ impl<'a> Table<'a> {
     /// Reports the unknown keys.
     pub fn finish(self) {
         for key in self.map.keys() {
-            let distance = |known: &&'static str| strsim::damerau_levenshtein(known, key);
-            let best = self
-                .known
-                .iter()
-                .min_by_key(|known| (distance(known), **known));
-            let hint = match best {
-                Some(name) if distance(name) <= 1 + key.len() / 3 => {
-                    format!("did you mean `{name}`?")
+            let ranked = self.known.iter();
+            let ranked = ranked.map(|known| (strsim::damerau_levenshtein(known, key), known));
+            let hint = match ranked.min() {
+                Some((distance, known)) if distance <= 1 + key.len() / 3 => {
+                    format!("did you mean `{known}`?")
                 }
                 _ => "remove it or see `revgate schema`".to_owned(),
             };

@@ -100,7 +100,7 @@ section! {
         introspect: bool = true;
         /// How long DevRev's answer is cached, but never past the token's own expiry. A minute by default, the longest that a revoked token works. While DevRev cannot be asked, a good token is accepted for five more minutes; a bad one is cached for 10 s.
         introspect_ttl: Timeout = "60s";
-        /// In mode "inject", callers with a signed token (JWT) from your own issuer. None by default.
+        /// In mode "inject", signed tokens (JWT) of your own issuer as credentials of callers. None by default.
         jwt: Option<Jwt>, example({ "issuer": "https://issuer.example", "audience": "revgate", "jwks": { "url": "https://issuer.example/jwks" } });
     }
 }
@@ -137,7 +137,7 @@ section! {
         budget: Share<100> = 0.2;
         /// Largest body that is kept for a retry, in memory until the response; a larger one is streamed and never retried. About the size of a large JSON call.
         max_replay_body: Size<usize> = "64KiB";
-        /// Longest Retry-After that is honoured; a longer one is cut to this. Two of DevRev's windows of five minutes, so that a mistake does not stop a group for a day.
+        /// Longest Retry-After that revgate honours; a longer one is cut to this. Two of DevRev's windows of five minutes, so that a mistake does not stop a group for a day.
         max_retry_after: Timeout = "600s";
     }
 }

@@ -133,7 +133,7 @@ fn load_files(
     let report = |name: &'static str| move |message: String| at.report(name, message);
     let load_chain = |path| certificates(path).map_err(report("cert")).ok();
     let load_key = |path| private_key(path).map_err(report("key")).ok();
-    let load_roots = |path| {
+    let load_roots = |path: &PathBuf| {
         certificates(path)
             .and_then(roots)
             .map_err(report("client_ca"))
@@ -143,7 +143,7 @@ fn load_files(
         cert.as_deref().and_then(load_chain),
         key.as_deref().and_then(load_key),
     );
-    let authorities = client_ca.map(|path| load_roots(path));
+    let authorities = client_ca.map(load_roots);
     let (chain, private_key) = (chain?, private_key?);
     let validity = validity(&chain[0]).map_err(report("cert")).ok()?;
     let digest_of_chain = digest(&chain);
