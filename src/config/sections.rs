@@ -98,7 +98,7 @@ section! {
         mode: AuthMode = "inject", restart;
         /// In mode "validate", ask DevRev whose token a caller sends (auth-tokens.info, one unit of that user's quota). Tokens of one user then share a rate and a quota group. On by default, so that revgate rejects bad tokens itself.
         introspect: bool = true;
-        /// How long DevRev's answer is cached, but never past the token's own expiry. A minute by default, the longest that a revoked token works. While DevRev cannot be asked, a good token is accepted for five more minutes; a bad one is cached for 10 s.
+        /// How long DevRev's answer is cached, but never past the token's own expiry. 60s by default, so that a revoked token works for a minute at most. While DevRev cannot be asked, a good token is accepted for five more minutes; a bad one is cached for 10 s.
         introspect_ttl: Timeout = "60s";
         /// In mode "inject", signed tokens (JWT) of your own issuer as credentials of callers. None by default.
         jwt: Option<Jwt>, example({ "issuer": "https://issuer.example", "audience": "revgate", "jwks": { "url": "https://issuer.example/jwks" } });

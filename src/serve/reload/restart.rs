@@ -27,7 +27,7 @@ pub(super) fn keep_what_needs_a_restart(
             if caller.token.is_none() {
                 return Err(problem(
                     &format!("callers.{name}.token"),
-                    "is needed until the restart that auth.mode asks for; name one of the tokens, or restart the gateway",
+                    "is required until the restart that auth.mode needs; name one of the tokens, or restart the gateway",
                 ));
             }
         }
@@ -39,7 +39,7 @@ pub(super) fn keep_what_needs_a_restart(
         // The new address allows it, but until the restart the sockets are still at the old one.
         return Err(problem(
             &format!("callers.{name}.anonymous"),
-            "would let anyone in until the restart that listen.address needs; restart the gateway",
+            "would let anyone call until the restart that listen.address needs; restart the gateway",
         ));
     }
     let put_back = new.keep_restart_only(old);
