@@ -146,7 +146,7 @@ section! {
         unix_uid: Option<Integer<u32, 0, { u32::MAX as u64 - 1 }>>, example(1001);
         /// Clients without a credential are this caller. At most one caller, on loopback or a unix socket only. Off by default: every client needs a credential.
         anonymous: Flag, example(true);
-        /// Name of the caller's token in [tokens]. Optional if only one is configured.
+        /// Name of a token in `[tokens]`. Optional if only one is configured.
         token: Option<String>, example("main");
         /// The rules that differ from the defaults.
         rules: Inherited;
