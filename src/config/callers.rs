@@ -1,4 +1,4 @@
-//! Tokens and callers: who may call, by which credential, with which token, and how much.
+//! Tokens and callers: who may call, with which credential, which token and which limits.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -7,9 +7,9 @@ use serde_json::Value;
 use super::{
     Address, Config,
     notation::{Flag, Integer, Patterns, notation, text},
-    reading::{At, Table},
-    secret::{HashedKey, HashedKeys, InlineSecret, one_or_all, one_or_two},
-    section::{Key, Notation, View, section, table},
+    reading::{Location, Table},
+    secret::{FlattenedSecret, HashedKey, HashedKeys, one_or_list, one_or_two_schema},
+    section::{Key, Notation, View, section, table_schema},
 };
 use crate::policy::{fair::Priority, san::San};
 
@@ -23,61 +23,61 @@ pub struct Rate {
 section! {
     /// An upstream credential: exactly one of file and env.
     pub struct Token: Debug, Clone; hint "write { file = ... } or { env = ... }, never the token itself" {
-        /// Where it stands.
-        secret: InlineSecret;
-        /// Tokens of one DevRev user share a group, as DevRev counts users. By default each token has its own, named like it.
+        /// The token and its source.
+        secret: FlattenedSecret;
+        /// Tokens of one DevRev user share a group, because DevRev counts requests per user. By default each token has a group of its own, named after the token.
         quota_group: Arc<str>, example("main");
     }
 }
 
 section! {
-    /// What holds for a caller that does not say otherwise.
+    /// Rules for callers that do not set their own.
     pub struct CallerRules: Debug, Clone {
-        /// Requests per time: "50/s", "600/min" or "1000/h". Over it, 429 at once.
+        /// Requests per time: "50/s", "600/min" or "1000/h". Above it, 429 at once.
         ///
         /// 20/s is more than a service needs on most days, and less than a runaway loop sends.
         rate: Rate = "20/s";
-        /// Requests that may come together. Not derived from the rate.
+        /// Requests that may arrive together. Not derived from the rate.
         ///
-        /// By default two seconds' worth of the rate.
+        /// Two seconds' worth of the default rate.
         burst: Integer<u32, 1, { u32::MAX as u64 }> = 40;
-        /// Share of the upstream quota when callers compete, a whole number.
+        /// Relative share of the upstream quota when callers compete, a whole number.
         ///
         /// Equal by default.
         weight: Integer<u32, 1, 1_000_000> = 1;
-        /// "interactive" or "batch": batch has its turn after interactive, but one at the latest when it waited for a third of max_wait, or 10s.
+        /// "interactive" or "batch". Batch waits for interactive requests, but for no longer than 10s without a turn, or a third of max_wait if that is less.
         ///
-        /// By default somebody waits for the answer.
+        /// Interactive by default, because someone usually waits for the response.
         priority: Priority = "interactive";
-        /// Operations: "*", "works.*" or whole names.
+        /// Allowed operations: "*", "works.*" or whole names.
         ///
-        /// All by default, as most callers need more than a list foresees; deny takes out what is dangerous.
+        /// All by default, because most callers need more than a list foresees; deny excludes the dangerous ones.
         allow: Patterns = ["*"];
-        /// Wins over allow. What a caller denies is added to the defaults', unless it is [].
+        /// Denied operations; takes precedence over allow. A caller's list is added to that of the defaults, unless it is [].
         ///
-        /// By default what would let a caller mint or revoke DevRev tokens through the shared one.
+        /// By default those that would let a caller create, change or revoke DevRev tokens with the shared one.
         deny: Patterns = ["auth-tokens.create", "auth-tokens.update", "auth-tokens.delete", "auth-tokens.self.delete"];
         /// How long a request may wait for quota.
         ///
         /// About as long as clients wait themselves.
         max_wait: Duration = "30s";
-        /// false lets what rate, allow or deny would have refused pass, and counts it, so that a rule can be tried.
+        /// With false, requests that rate, allow or deny would refuse pass and are counted, so that you can try a rule.
         ///
-        /// By default rules bite.
+        /// On by default, so that rules take effect.
         enforce: bool = true;
     }
 }
 
-/// The rules of a caller, whose keys stand beside its others: where there is none, that of the defaults holds.
+/// The rules of a caller, flattened into its table. A missing rule is that of `[defaults]`.
 pub struct Inherited;
 
 notation! {
     [] Inherited => CallerRules,
-    flat true,
+    flatten true,
     read |value, at| {
         let mut keys = Table::open(value, at, "")?;
-        let mut rules = CallerRules::take(&mut keys, at.context.rules.as_ref())?;
-        if let Some(defaults) = &at.context.rules
+        let mut rules = CallerRules::read_from(&mut keys, at.context.defaults.as_ref())?;
+        if let Some(defaults) = &at.context.defaults
             && !rules.deny.is_empty()
         {
             let own = std::mem::replace(&mut rules.deny, defaults.deny.clone());
@@ -86,16 +86,16 @@ notation! {
         Some(rules)
     },
     show |out, view| CallerRules::show(out, view),
-    schema |shared| table(&Self::keys(), shared),
+    schema |defs| table_schema(&Self::keys(), defs),
     keys CallerRules::keys().into_iter().map(|key| Key { inherited: true, ..key }).collect(),
 }
 
-/// SHA-256 of a key: one, or two while a key is rotated; the environment gives them with a comma.
-pub struct Digests;
+/// SHA-256 of a key: one, or two while the key is rotated; with a comma in an environment variable.
+pub struct KeyHashes;
 
-const DIGITS: &str = "[0-9A-Fa-f]{64}";
+const HASH: &str = "[0-9A-Fa-f]{64}";
 
-fn digest(text: &str) -> Option<[u8; 32]> {
+fn parse_hash(text: &str) -> Option<[u8; 32]> {
     let is_hash = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
     let byte = |i: usize| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap_or_default();
     is_hash.then(|| std::array::from_fn(byte))
@@ -109,46 +109,46 @@ fn hex(hash: &[u8; 32]) -> Value {
 }
 
 notation! {
-    [] Digests => Vec<[u8; 32]>,
-    want "64 hexadecimal digits, as `revgate hash-key` prints them, or a list of two such while a key is rotated",
+    [] KeyHashes => Vec<[u8; 32]>,
+    expected "64 hexadecimal digits, as `revgate hash-key` prints them, or a list of two while the key is rotated",
     parse |value| {
         let texts: Vec<&str> = match value {
             Value::String(text) => text.split(',').map(str::trim).collect(),
             Value::Array(items) => items.iter().map(Value::as_str).collect::<Option<_>>()?,
             _ => return None,
         };
-        let digests: Option<Vec<_>> = texts.into_iter().map(digest).collect();
-        digests.filter(|all| (1..=2).contains(&all.len()))
+        let hashes: Option<Vec<_>> = texts.into_iter().map(parse_hash).collect();
+        hashes.filter(|all| (1..=2).contains(&all.len()))
     },
     show |out, view| match view {
         View::Redacted => "<redacted>".into(),
-        View::Effective | View::Compared => one_or_all(out.iter().map(hex)),
+        View::Effective | View::Compared => one_or_list(out.iter().map(hex)),
     },
-    schema |shared| {
-        let mut schema = one_or_two(text(&[DIGITS]));
-        schema["anyOf"][0] = text(&[&format!(r"\s*{DIGITS}\s*(?:,\s*{DIGITS}\s*)?")]);
+    schema |defs| {
+        let mut schema = one_or_two_schema(text(&[HASH]));
+        schema["anyOf"][0] = text(&[&format!(r"\s*{HASH}\s*(?:,\s*{HASH}\s*)?")]);
         schema
     },
 }
 
 section! {
-    /// Who may call: one credential and what differs from the defaults.
-    pub struct Caller: Debug, Clone; hint "write its key_sha256 and its limits in it" {
-        /// SHA-256 of the caller's key, as `revgate hash-key` prints it; so the file holds no key. This, key, jwt_subject, mtls_san, unix_uid or anonymous. A list of two while a key is rotated: both are good.
-        key_sha256: Option<Digests>, example("0000000000000000000000000000000000000000000000000000000000000000");
-        /// Where the caller's key stands, in place of key_sha256; a list of two while it is rotated.
+    /// A service that may call: its one credential, and the rules that differ from the defaults.
+    pub struct Caller: Debug, Clone; hint "write its credential and its rules in it, such as key_sha256 and rate" {
+        /// SHA-256 of the caller's key, as `revgate hash-key` prints it, so that the file holds no key. A list of two while the key is rotated. A caller has exactly one credential: this, key, jwt_subject, mtls_san, unix_uid or anonymous.
+        key_sha256: Option<KeyHashes>, example("0000000000000000000000000000000000000000000000000000000000000000");
+        /// Reference to the caller's key, instead of key_sha256. A list of two while the key is rotated.
         key: Option<HashedKeys>, example({ "env": "BILLING_KEY" });
-        /// `sub` of a signed token; needs auth.jwt. Of a Kubernetes service account it is "system:serviceaccount:NAMESPACE:NAME".
+        /// `sub` of the caller's signed token; requires auth.jwt. For a Kubernetes service account it is "system:serviceaccount:NAMESPACE:NAME".
         jwt_subject: Option<String>, example("system:serviceaccount:shop:billing");
-        /// A URI or DNS name in the caller's client certificate, compared whole. Needs listen.tls.client_ca.
+        /// A URI or DNS name in the caller's client certificate, compared as a whole. Requires listen.tls.client_ca.
         mtls_san: Option<San>, example("spiffe://example.org/billing");
-        /// The user that the caller runs as, on a unix socket.
+        /// User id of the caller's process, on a unix socket.
         unix_uid: Option<Integer<u32, 0, { u32::MAX as u64 - 1 }>>, example(1001);
-        /// Whoever shows no credential; at most one caller, loopback or unix sockets only. Not by default: nobody gets in unasked.
+        /// Clients without a credential are this caller. At most one caller, on loopback or a unix socket only. Off by default: every client needs a credential.
         anonymous: Flag, example(true);
-        /// A name in tokens; may be left out where only one is configured.
+        /// Name of a token in `[tokens]`. Optional if only one is configured.
         token: Option<String>, example("main");
-        /// What it may do.
+        /// The rules that differ from the defaults.
         rules: Inherited;
     }
     then credential(key_sha256, key, jwt_subject, mtls_san, unix_uid, anonymous) -> {
@@ -158,21 +158,21 @@ section! {
 
 #[derive(Debug, Clone)]
 pub enum CallerCredential {
-    /// SHA-256 of the caller's key; two while it is rotated.
+    /// SHA-256 of the caller's key; two while the key is rotated.
     Keys(Vec<[u8; 32]>),
-    /// `sub` of a signed token; only where `auth.jwt` is set.
+    /// `sub` of a signed token; only with `auth.jwt`.
     JwtSubject(String),
     /// A name in its client certificate.
     San(San),
-    /// The user that it runs as, on a unix socket.
+    /// User id of its process, on a unix socket.
     Uid(u32),
     Anonymous,
 }
 
 /// The one credential of a caller.
 fn credential(
-    at: &At,
-    digests: &Option<Option<Vec<[u8; 32]>>>,
+    at: &Location<'_>,
+    hashes: &Option<Option<Vec<[u8; 32]>>>,
     keys: &Option<Option<Vec<HashedKey>>>,
     subject: &Option<Option<String>>,
     san: &Option<Option<San>>,
@@ -180,131 +180,132 @@ fn credential(
     anonymous: &Option<bool>,
 ) -> Option<(CallerCredential,)> {
     use CallerCredential::{Anonymous, JwtSubject, Keys, San, Uid};
-    let hashes = |keys: Vec<HashedKey>| Keys(keys.into_iter().map(|key| key.hash).collect());
+    let hashed = |keys: Vec<HashedKey>| Keys(keys.into_iter().map(|key| key.hash).collect());
     let all = [
-        ("key_sha256", digests.clone().flatten().map(Keys)),
-        ("key", keys.clone().flatten().map(hashes)),
+        ("key_sha256", hashes.clone().flatten().map(Keys)),
+        ("key", keys.clone().flatten().map(hashed)),
         ("jwt_subject", subject.clone().flatten().map(JwtSubject)),
         ("mtls_san", san.clone().flatten().map(San)),
         ("unix_uid", uid.flatten().map(Uid)),
         ("anonymous", anonymous.filter(|is| *is).map(|_| Anonymous)),
     ];
-    // One that is no good is one all the same: there should not be another.
-    let is_given = |(key, good): &&(&str, Option<_>)| good.is_some() || at.is_faulty(key);
+    // An invalid credential counts too: it is not a reason to ask for another.
+    let is_given = |(key, valid): &&(&str, Option<_>)| valid.is_some() || at.has_problem(key);
     match all.iter().filter(is_given).count() {
-        0 => at.problem("", "has no credential; add key_sha256 (see `revgate hash-key`), key, jwt_subject, mtls_san, unix_uid or anonymous = true"),
+        0 => at.report("", "has no credential; add key_sha256 (see `revgate hash-key`), key, jwt_subject, mtls_san, unix_uid or anonymous = true"),
         1 => {}
-        _ => at.problem("", "has several credentials; keep one of key_sha256, key, jwt_subject, mtls_san, unix_uid and anonymous"),
+        _ => at.report("", "has several credentials; keep one of key_sha256, key, jwt_subject, mtls_san, unix_uid and anonymous"),
     }
-    let one = all.into_iter().find_map(|(_, good)| good);
-    // A caller without a good credential has no key that anybody could present.
+    let one = all.into_iter().find_map(|(_, valid)| valid);
+    // The problems above keep the configuration from loading, so these empty keys are never used.
     Some((one.unwrap_or(Keys(Vec::new())),))
 }
 
-/// What of the tree the rules across callers need, also where it has problems of its own: a caller that relies on it is not at fault.
-pub struct Facts {
+/// What the file declares outside `[callers]`, valid or not: a caller that relies on an invalid key needs no problem of its own.
+pub(super) struct Declared {
+    /// Whether the mode is "inject".
     pub inject: bool,
-    /// Names of tokens.
+    /// Names in `[tokens]`.
     pub tokens: Vec<String>,
-    /// Tokens of an issuer are believed.
-    pub signed: bool,
-    /// Clients show certificates.
-    pub certificates: bool,
+    /// Whether `auth.jwt` is present.
+    pub jwt: bool,
+    /// Whether `listen.tls.client_ca` is present.
+    pub client_ca: bool,
 }
 
-/// The rules that take several callers or tokens, or what stands elsewhere in the file.
-pub fn check(config: &mut Config, facts: &Facts, at: &At) {
+/// Checks the rules that span several callers or tokens, or callers and other sections.
+pub(super) fn check(config: &mut Config, declared: &Declared, at: &Location<'_>) {
     for (name, token) in &mut config.tokens {
         if token.quota_group.is_empty() {
             token.quota_group = name.as_str().into();
         }
     }
     let callers = at.key("callers");
-    // Where the address is wrong, callers do not depend on it.
-    let address = (!at.is_faulty("listen.address")).then_some(&config.listen.address);
+    // An invalid address makes no caller invalid.
+    let address = (!at.has_problem("listen.address")).then_some(&config.listen.address);
     let is_exposed = address.is_some_and(|address| !address.is_local());
     let is_socket = !matches!(address, Some(Address::Tcp(_)));
     let mut owners = BTreeMap::new();
     for (name, caller) in &mut config.callers {
         let at = callers.key(name);
         if name == "other" {
-            at.problem(
+            at.report(
                 "",
-                "is what metrics and the log call whoever is not known; choose another name",
+                "is the name for unknown callers in metrics and logs; choose another name",
             );
         }
-        let (key, usable, otherwise) = match &caller.credential {
+        let (key, usable, problem) = match &caller.credential {
             CallerCredential::Keys(_) if caller.key_sha256.is_some() => ("key_sha256", true, ""),
             CallerCredential::Keys(_) => ("key", true, ""),
             CallerCredential::JwtSubject(_) => (
                 "jwt_subject",
-                facts.signed,
-                "needs auth.jwt, which says whose tokens are believed; add it, or give the caller a key",
+                declared.jwt,
+                "needs auth.jwt, which names the trusted issuer; add it, or give the caller a key",
             ),
             CallerCredential::San(_) => (
                 "mtls_san",
-                facts.certificates,
-                "is never seen, as no client shows a certificate; add client_ca to listen.tls",
+                declared.client_ca,
+                "never matches, because clients present no certificates; add client_ca to listen.tls",
             ),
             CallerCredential::Uid(_) => (
                 "unix_uid",
                 is_socket,
-                "is never seen, as listen.address is no unix socket; listen on \"unix:/path\", or give it a key",
+                "never matches, because listen.address is not a unix socket; listen on \"unix:/path\", or give the caller a key",
             ),
             CallerCredential::Anonymous => (
                 "anonymous",
                 !is_exposed,
-                "would let anyone in, as listen.address is not loopback; give it a key, or listen on 127.0.0.1 or a unix socket",
+                "would let anyone call, because listen.address is not loopback; give the caller a key, or listen on 127.0.0.1 or a unix socket",
             ),
         };
         if !usable {
-            at.problem(key, otherwise);
+            at.report(key, problem);
         }
-        let whose = match &caller.credential {
+        let credentials = match &caller.credential {
             CallerCredential::Keys(keys) => keys.iter().map(|key| format!("{key:?}")).collect(),
             one => vec![format!("{one:?}")],
         };
-        for credential in whose {
+        for credential in credentials {
             let Some(other) = owners.insert(credential, name.clone()) else {
                 continue;
             };
             let message = match &caller.credential {
                 CallerCredential::Keys(_) if other == *name => {
-                    "is the same key twice; write it once, or the old and the new one".to_owned()
+                    "holds the same key twice; write it once, or the old and the new one".to_owned()
                 }
                 CallerCredential::Keys(_) => {
-                    format!("is the key of caller `{other}` too; give each caller a key of its own")
+                    format!("is also the key of caller `{other}`; give each caller its own")
                 }
                 CallerCredential::Anonymous => {
-                    format!("caller `{other}` is anonymous too; keep one")
+                    format!("caller `{other}` is also anonymous; keep one")
                 }
-                _ => format!("is that of caller `{other}` too; give each caller its own"),
+                _ => format!("is also that of caller `{other}`; give each caller its own"),
             };
-            at.problem(key, message);
+            at.report(key, message);
         }
-        token(caller, facts, &at);
+        token(caller, declared, &at);
     }
 }
 
-/// Which token is used for a caller.
-fn token(caller: &mut Caller, facts: &Facts, at: &At) {
-    let known = facts.tokens.join("`, `");
-    match (&caller.token, &*facts.tokens) {
+/// Fills in the token of a caller, and checks it.
+fn token(caller: &mut Caller, declared: &Declared, at: &Location<'_>) {
+    let known = declared.tokens.join("`, `");
+    match (&caller.token, &*declared.tokens) {
         (Some(token), tokens) if !tokens.contains(token) => {
             let known = if tokens.is_empty() {
                 "none".to_owned()
             } else {
                 format!("`{known}`")
             };
-            at.problem(
+            at.report(
                 "token",
                 format!("names no configured token (there is {known}); correct it or add it under [tokens]"),
             );
         }
-        (None, [only]) if facts.inject => caller.token = Some(only.clone()),
-        (None, [_, _, ..]) if facts.inject => at.problem(
+        (None, [only]) if declared.inject => caller.token = Some(only.clone()),
+        (None, [_, _, ..]) if declared.inject => at.report(
             "token",
-            format!("is needed as there are several tokens; write one of `{known}`"),
+            format!("is required because there are several tokens; write one of `{known}`"),
         ),
         _ => {}
     }

@@ -1,4 +1,4 @@
-//! `auth.jwt`: whose signed tokens are believed, and where the keys are that verify them.
+//! `auth.jwt`: the trusted issuer of signed tokens, and the source of its public keys.
 
 use std::{
     net::IpAddr,
@@ -11,40 +11,40 @@ use serde_json::{Value, json};
 use super::{
     notation::{HTTP, any_case, authority, is_port_sound, notation, text},
     secret,
-    section::{Notation, View, definition, section, table},
+    section::{Notation, View, section, shared_schema, table_schema},
 };
 use crate::{policy::jwt::KeySet, types::Roots};
 
 section! {
-    /// Callers with a signed token; who they are says jwt_subject.
+    /// Callers with a signed token; jwt_subject names the caller.
     pub struct Jwt: Debug, Clone, PartialEq, Eq {
-        /// What `iss` must be, to the letter.
-        issuer: String, needed("is missing; write what your tokens have as `iss`"), example("https://issuer.example");
-        /// What `aud` must be or hold, to the letter, so that a token made for another service is of no use here.
-        audience: String, needed("is missing; write what your tokens have as `aud` when they are for revgate, such as \"revgate\""), example("revgate");
+        /// What `iss` must be, exactly.
+        issuer: String, required("is missing; write the `iss` of your tokens"), example("https://issuer.example");
+        /// What `aud` must be or contain, exactly, so that tokens for other services are rejected.
+        audience: String, required("is missing; write the `aud` of tokens that are meant for revgate, such as \"revgate\""), example("revgate");
         /// The public keys that the issuer signs with.
-        jwks: Jwks, needed("is missing; write { url = ... } or { file = ... }, where the issuer's public keys are"), example({ "url": "https://issuer.example/jwks" });
+        jwks: Jwks, required("is missing; write { url = ... } or { file = ... } for the issuer's public keys"), example({ "url": "https://issuer.example/jwks" });
     }
 }
 
 section! {
     /// A JSON Web Key Set (RFC 7517): exactly one of url and file.
-    pub struct JwksTable: Debug, Clone {
-        /// Where the issuer publishes it: https://, or http:// on loopback. Fetched again every five minutes (or by Cache-Control, from one minute to an hour), and when a token names a key that is not known.
-        url: Option<Location>, example("https://issuer.example/jwks");
-        /// A file that holds it; a new content is used at once.
+    struct JwksTable: Debug, Clone {
+        /// Where the issuer publishes the key set: https://, or http:// on loopback. Fetched every five minutes (or as Cache-Control says, from one minute to an hour), and when a token names an unknown key.
+        url: Option<JwksUrl>, example("https://issuer.example/jwks");
+        /// A file with the key set; revgate reloads when it changes.
         file: Option<PathBuf>, example("/etc/revgate/jwks.json");
-        /// Certificate authorities for the url, as in upstream.roots. Those by default.
+        /// Certificate authorities for url. Those of upstream.roots by default.
         roots: Option<Roots>, example({ "file": "/etc/revgate/issuer-ca.pem" });
     }
 }
 
-/// Where the issuer's public keys are from.
+/// The source of the issuer's public keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Jwks {
-    /// `https`, or `http` on loopback; no user info. `roots` are the upstream's where the file names none.
+    /// `https`, or `http` on loopback, without user info. Without roots of their own, those of the upstream.
     Url { url: Uri, roots: Roots },
-    /// With its content when the file was loaded.
+    /// With the keys that it held when the configuration was loaded.
     File { path: PathBuf, keys: KeySet },
 }
 
@@ -53,17 +53,17 @@ notation! {
     read |value, at| {
         let JwksTable { url, file, roots } = JwksTable::read(value, at)?;
         if file.is_some() && roots.is_some() {
-            at.problem("roots", "is for a url; remove it");
+            at.report("roots", "applies only to a url; remove it");
         }
-        if (url.is_some() || at.is_faulty("url")) == (file.is_some() || at.is_faulty("file")) {
-            return at.refuse("needs exactly one of `url` and `file`; write { url = ... } or { file = ... }");
+        if (url.is_some() || at.has_problem("url")) == (file.is_some() || at.has_problem("file")) {
+            return at.reject("needs exactly one of `url` and `file`; write { url = ... } or { file = ... }");
         }
         if let Some(url) = url {
-            let roots = roots.or_else(|| at.context.roots.clone()).unwrap_or(Roots::Bundled);
+            let roots = roots.or_else(|| at.context.upstream_roots.clone()).unwrap_or(Roots::Bundled);
             return Some(Jwks::Url { url, roots });
         }
         let path = file?;
-        let keys = keys_of(&path).map_err(|message| at.problem("file", message)).ok()?;
+        let keys = keys_of(&path).map_err(|message| at.report("file", message)).ok()?;
         Some(Jwks::File { path, keys })
     },
     show |out, view| {
@@ -77,8 +77,8 @@ notation! {
         }
         shown
     },
-    schema |shared| definition(shared, "Jwks", |shared| {
-        let mut table = table(&JwksTable::keys(), shared);
+    schema |defs| shared_schema(defs, "Jwks", |defs| {
+        let mut table = table_schema(&JwksTable::keys(), defs);
         let file = json!({ "required": ["file"], "not": { "required": ["roots"] } });
         table["oneOf"] = json!([{ "required": ["url"] }, file]);
         table
@@ -86,12 +86,12 @@ notation! {
     keys JwksTable::keys(),
 }
 
-/// Whoever can change what is fetched can call as anybody: so never in the clear, but to this machine.
-pub struct Location;
+/// A URL of a key set. Whoever can change the response can impersonate any caller, so it is unencrypted only on loopback.
+pub(super) struct JwksUrl;
 
 notation! {
-    [] Location => Uri,
-    want "https:// (http:// only for loopback) with a host, and no user or fragment",
+    [] JwksUrl => Uri,
+    expected "https:// (http:// only for loopback) with a host, and no user or fragment",
     parse |value| {
         let text = value.as_str()?;
         let uri: Uri = text.parse().ok()?;
@@ -104,7 +104,7 @@ notation! {
         (safe && is_port_sound(&uri) && !host.is_empty() && !text.contains(['@', '#'])).then_some(uri)
     },
     show |out| out.to_string(),
-    schema |shared| {
+    schema |defs| {
         let rest = r"(?:[/?][^\s@#]*)?";
         let localhost = any_case("localhost");
         let loopback = format!(r"(?:{localhost}|127(?:\.[0-9]{{1,3}}){{3}}|\[[0:]*:0*1\])(?::[0-9]{{1,5}})?");
@@ -112,7 +112,7 @@ notation! {
     },
 }
 
-/// In KiB. No key set is larger.
+/// The most KiB of a key set.
 const LIMIT: u64 = 1024;
 
 fn keys_of(path: &Path) -> Result<KeySet, String> {

@@ -1,13 +1,13 @@
-//! What the operator wrote, turned into what the program means. Values of these types cannot be wrong.
+//! The configuration file, parsed and validated: a value of these types is always valid.
 //!
-//! Each key is declared once, in a `section!` of `sections`, `callers`, `jwt` or `tls`. From that come its field, its reader, its default, its
-//! part of the schema, of the reference and of the template, what is shown of it, its comparison, and whether a reload takes it. How a
-//! value is written is a type with `section::Notation`; `load` puts the layers together and asks what takes several keys.
+//! Each key is declared once, in a `section!` of `sections`, `callers`, `jwt` or `tls`. The declaration yields its field, reader, default,
+//! schema, reference and template, what the views show, its comparison, and whether a change needs a restart. A type with
+//! `section::Notation` defines how a value is written. `load` merges the layers and checks the rules that span several keys.
 //!
-//! **To add a key**, write it into its section: a doc comment that says what it is, in which unit, and why its default is what it is; its
-//! name, its notation and its default; `restart` if a reload does not take it. Run the tests once with `REVGATE_BLESS=1`, which writes
-//! the documents under `/config`, and read what they say of it. That is all. A value that is written as no other needs a notation,
-//! with rows in the table of `tests/schema.rs`; a rule across keys is a row in `load::check`.
+//! **To add a key**, declare it in its section: a doc comment with its meaning, its unit and the reason for its default; its name,
+//! notation and default; `restart` if a change needs one. Run the tests once with `REVGATE_BLESS=1` to render the documents under
+//! `/config`, and read the new lines. A value in a new format needs a notation, with rows in the table of `tests/schema.rs`; a rule that
+//! spans keys is a row in `load::check`.
 
 mod callers;
 mod jwt;
@@ -26,19 +26,19 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
 use serde_json::{Value, json};
 
+pub(crate) use self::notation::{duration, log_directives};
 pub use self::{
     callers::{Caller, CallerCredential, CallerRules, Rate, Token},
     jwt::{Jwks, Jwt},
-    load::{from_toml, load, referred},
-    notation::{duration, log_directives},
+    load::{from_toml, load, referenced_files},
     reading::{Problem, Problems},
-    secret::{Secret, TokenSource},
+    secret::{Secret, SecretSource},
     sections::*,
     tls::{ClientAuth, Tls},
 };
 use self::{
     notation::Unsupported,
-    reading::At,
+    reading::Location,
     section::{Notation, View, section},
 };
 use crate::types::key_id;
@@ -46,58 +46,57 @@ use crate::types::key_id;
 section! {
     /// Configuration of revgate.
     pub struct Config: Debug, Clone {
-        /// Where callers connect.
+        /// The listener for callers.
         listen: Listen;
         /// The listener for operators.
         admin: Admin;
         /// The DevRev API and the connections to it.
         upstream: Upstream;
-        /// How callers are known.
+        /// How callers authenticate.
         auth: Auth;
-        /// Upstream credentials by name; at least one in mode "inject".
+        /// Upstream credentials by name. Mode "inject" needs at least one.
         tokens: BTreeMap<String, Token>;
-        /// Who may call, by name; the name is also the metric label. At least one in mode "inject". Callers that stay the same keep the state of their limits.
+        /// The services that may call, by name; the name is also the label in metrics. Mode "inject" needs at least one. A reload keeps the state of callers that it does not change.
         callers: BTreeMap<String, Caller>;
-        /// For every caller that does not say otherwise; in mode "validate", for each token.
+        /// Rules for callers that do not set their own; in mode "validate", for each token.
         defaults: CallerRules;
-        /// Bounds that keep one gateway's memory finite.
+        /// Limits that bound the memory of one gateway.
         limits: Limits;
-        /// How failed attempts are repeated.
+        /// How failed attempts are retried.
         retry: Retry;
-        /// How the upstream quota is shared.
+        /// How callers share the upstream quota.
         quota: Quota;
-        /// Renames of deprecated fields. The built-in rule for rev-users.link and rev-users.unlink is added; a rule for the same operation replaces it.
+        /// Rules that rename deprecated fields. A rule for rev-users.link and rev-users.unlink is built in; your own rule for one of these operations replaces it there.
         rewrite: Vec<Rewrite>;
         /// One quota for many replicas. Not supported by this version.
         shared: Unsupported<Shared>;
         /// What is logged, to standard error.
         log: Log;
-        /// Traces, for an OpenTelemetry collector. `traceparent` goes to DevRev with or without it.
+        /// Traces for an OpenTelemetry collector. `traceparent` goes to DevRev even if nothing is exported.
         trace: Trace;
-        /// How a stop goes.
+        /// How the gateway shuts down.
         drain: Drain;
     }
-    then found() -> {
-        /// Every file that it refers to, such as secrets: what changes in them changes it.
+    then collected() -> {
+        /// Every file that it refers to, such as those of secrets. A change in one of them changes the configuration.
         files: Vec<PathBuf>,
-        /// What is no problem yet: it holds all the same.
+        /// Problems that do not keep the configuration from being used.
         warnings: Vec<Problem>,
     }
 }
 
-fn found(at: &At) -> Option<(Vec<PathBuf>, Vec<Problem>)> {
+fn collected(at: &Location<'_>) -> Option<(Vec<PathBuf>, Vec<Problem>)> {
     Some((at.context.files.take(), Vec::new()))
 }
 
 impl Config {
-    /// The configuration under the file's names, with no secret in it, for whoever may ask the admin listener: references as
-    /// they are, and no whole hash of a key either; of a key its id, 8 digits of its hash, which is why a key must
-    /// be random.
+    /// The configuration for the admin listener, under the file's names: references instead of secrets, and for each key its id instead of
+    /// its hash. The id is the first 8 digits of the hash, so keys must be random.
     pub fn redacted(&self) -> Value {
         let mut shown = Self::show(self, View::Redacted);
         for (name, caller) in &self.callers {
             if let CallerCredential::Keys(keys) = &caller.credential {
-                // No key of the file: it would not load.
+                // The file has no such key and would be rejected with it, so `effective` leaves it out.
                 shown["callers"][name]["key_ids"] =
                     json!(keys.iter().map(key_id).collect::<Vec<_>>());
             }
@@ -105,33 +104,33 @@ impl Config {
         shown
     }
 
-    /// The same with the hashes, which the file holds itself: written to a file, it loads as what it shows.
+    /// The configuration with the hashes of keys, as in the file. The output loads again with the same meaning.
     pub fn effective(&self) -> Value {
         Self::show(self, View::Effective)
     }
 
-    /// The keys whose values differ from those of `old`, in the order of their names; never a value.
+    /// The keys whose values differ from those of `old`, sorted by name. Never returns a value.
     pub fn differences(&self, old: &Config) -> Vec<String> {
         let shown = |config| Self::show(config, View::Compared);
         let mut paths = Vec::new();
-        section::differ(&shown(old), &shown(self), "", &mut paths);
-        // A key is named as one in a file is, wherever its hash is from.
+        section::diff(&shown(old), &shown(self), "", &mut paths);
+        // A change of a caller's key is reported as `key`, whether the file holds a reference or the hash.
         for path in &mut paths {
             path.truncate(path.trim_end_matches("_sha256").len());
         }
         if let (Some(old), Some(new)) = (&old.listen.tls, &self.listen.tls) {
-            paths.extend(new.renewed(old));
+            paths.extend(new.changed_files(old));
         }
         paths.sort_unstable();
         paths.dedup();
         paths
     }
 
-    /// Puts back what only a restart takes, and returns the keys that it put back. What the files of `listen.tls` hold may change, as long
-    /// as they are the same files.
+    /// Restores the values that need a restart from `old`, and returns their keys. New contents of the files of `listen.tls` need none, as
+    /// long as the paths are the same.
     pub fn keep_restart_only(&mut self, old: &Config) -> Vec<String> {
         let mut kept = Vec::new();
-        Self::keep(self, old, "", &mut kept);
+        Self::restore(self, old, "", &mut kept);
         kept
     }
 }
@@ -143,7 +142,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// Whether only this machine can connect.
+    /// Whether only processes of this machine can connect.
     pub fn is_local(&self) -> bool {
         match self {
             Address::Tcp(address) => address.ip().is_loopback(),

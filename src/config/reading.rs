@@ -1,4 +1,4 @@
-//! Reading the merged tree key by key, so that every problem is found and none ends the search.
+//! Reads the merged tree key by key. A problem does not end the reading, so that all of them are reported at once.
 
 use std::{cell::RefCell, collections::BTreeMap, fmt, path::PathBuf};
 
@@ -10,16 +10,16 @@ use super::{
 };
 use crate::types::Roots;
 
-/// One thing wrong in the configuration.
+/// One problem of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Where, like `callers.billing.rate`; empty for the file as a whole.
+    /// The key, such as `callers.billing.rate`; empty for the file as a whole.
     pub path: String,
-    /// What is wrong and what to do next; never a value, which might be a secret in the wrong place.
+    /// What is wrong and what to do about it. Never quotes a value, which may be a misplaced secret.
     pub message: String,
 }
 
-/// Everything wrong in the configuration, never empty as an error.
+/// All problems of the configuration; never empty when returned as an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -36,82 +36,78 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// What the reading of one key may need from elsewhere, and what the reading has found.
+/// What reading a key needs from other keys, and what the reading collects.
 #[derive(Default)]
 pub struct Context<'a> {
     pub env: Option<&'a BTreeMap<String, String>>,
-    /// What holds for callers that do not say otherwise.
-    pub rules: Option<CallerRules>,
-    /// Of the upstream.
-    pub roots: Option<Roots>,
+    /// The rules of `[defaults]`.
+    pub defaults: Option<CallerRules>,
+    /// The value of `upstream.roots`.
+    pub upstream_roots: Option<Roots>,
     pub problems: RefCell<Vec<Problem>>,
     pub files: RefCell<Vec<PathBuf>>,
 }
 
 impl<'a> Context<'a> {
-    pub fn root(&'a self) -> At<'a> {
-        At {
+    pub fn root(&'a self) -> Location<'a> {
+        Location {
             path: String::new(),
             context: self,
         }
     }
 }
 
-/// Reads what is known to be good, or what is reported elsewhere.
-pub fn read_quietly<N: Notation>(value: &Value) -> Option<N::Out> {
+/// Reads a value whose problems are impossible, or reported elsewhere.
+pub(super) fn read_quietly<N: Notation>(value: &Value) -> Option<N::Out> {
     N::read(value, &Context::default().root())
 }
 
-/// Where a value stands.
-pub struct At<'a> {
+/// The path of a value, and the context in which it is read.
+pub struct Location<'a> {
     path: String,
     pub context: &'a Context<'a>,
 }
 
-impl<'a> At<'a> {
-    pub fn key(&self, key: &str) -> At<'a> {
-        At {
+impl<'a> Location<'a> {
+    pub fn key(&self, key: &str) -> Location<'a> {
+        Location {
             path: join(&self.path, key),
             context: self.context,
         }
     }
 
-    pub fn item(&self, number: usize) -> At<'a> {
-        At {
+    pub fn item(&self, number: usize) -> Location<'a> {
+        Location {
             path: format!("{}[{number}]", self.path),
             context: self.context,
         }
     }
 
-    /// Reports what is wrong with `key` of this table, or, where it is empty, with the value here.
-    pub fn problem(&self, key: &str, message: impl Into<String>) {
+    /// Reports a problem of `key` in this table; of the value itself if `key` is empty.
+    pub fn report(&self, key: &str, message: impl Into<String>) {
         let (path, message) = (join(&self.path, key), message.into());
-        self.context
-            .problems
-            .borrow_mut()
-            .push(Problem { path, message });
+        let mut problems = self.context.problems.borrow_mut();
+        problems.push(Problem { path, message });
     }
 
-    /// Reports what is wrong with the value here, which cannot be used.
-    pub fn refuse<T>(&self, message: &str) -> Option<T> {
-        self.problem("", message);
+    /// Reports why the value cannot be used.
+    pub fn reject<T>(&self, message: &str) -> Option<T> {
+        self.report("", message);
         None
     }
 
-    /// Whether a problem of `key` was reported: then its value is not the one in the file.
-    pub fn is_faulty(&self, key: &str) -> bool {
+    /// Whether a problem was reported for `key`, or within it. Its value is then not that of the file.
+    pub fn has_problem(&self, key: &str) -> bool {
         let path = join(&self.path, key);
-        let within = |found: &str| {
-            found
-                .strip_prefix(&path)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        let is_within = |problem: &Problem| {
+            let rest = problem.path.strip_prefix(&path);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         };
-        let problems = self.context.problems.borrow();
-        problems.iter().any(|problem| within(&problem.path))
+        self.context.problems.borrow().iter().any(is_within)
     }
 }
 
-pub fn join(path: &str, key: &str) -> String {
+pub(super) fn join(path: &str, key: &str) -> String {
     match (path, key) {
         ("", key) => key.to_owned(),
         (path, "") => path.to_owned(),
@@ -119,18 +115,17 @@ pub fn join(path: &str, key: &str) -> String {
     }
 }
 
-/// A table being read. The keys that are left at the end are unknown.
-pub struct Table<'a> {
-    pub at: At<'a>,
+/// A table being read. Keys that nothing has read at the end are unknown.
+pub(crate) struct Table<'a> {
+    pub at: Location<'a>,
     map: Map<String, Value>,
     known: Vec<&'static str>,
 }
 
 impl<'a> Table<'a> {
-    pub fn open(value: &Value, at: &At<'a>, hint: &str) -> Option<Table<'a>> {
+    pub(crate) fn open(value: &Value, at: &Location<'a>, hint: &str) -> Option<Table<'a>> {
         let Value::Object(map) = value else {
-            at.problem("", format!("must be a table; {hint}"));
-            return None;
+            return at.reject(&format!("must be a table; {hint}"));
         };
         Some(Table {
             at: at.key(""),
@@ -139,29 +134,27 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// The value of a key; else that of `base`, its default, or what holds without one.
-    pub fn take<N: Notation>(&mut self, key: &Key, base: Option<&N::Out>) -> Option<N::Out> {
-        let (out, found) = match N::FLAT {
-            true => (self.flat::<N>(&key.keys), true),
+    /// The value of a key. If it is missing or unusable: that of `base`, else the default, else `N::if_missing`.
+    pub(crate) fn read<N: Notation>(&mut self, key: &Key, base: Option<&N::Out>) -> Option<N::Out> {
+        let (out, found) = match N::FLATTEN {
+            true => (self.read_flattened::<N>(&key.keys), true),
             false => {
                 self.known.push(key.name);
                 let value = self.map.remove(key.name).filter(|value| !value.is_null());
-                let out = value
-                    .as_ref()
-                    .map(|value| N::read(value, &self.at.key(key.name)));
-                (out.flatten(), value.is_some())
+                let read = |value| N::read(value, &self.at.key(key.name));
+                (value.as_ref().and_then(read), value.is_some())
             }
         };
         let default = || read_quietly::<N>(key.default.as_ref()?);
-        let out = out.or_else(|| base.cloned()).or_else(default);
-        let out = out.or_else(N::absent);
-        if let (None, false, Some(message)) = (&out, found, key.needed) {
-            self.at.problem(key.name, message);
+        let out = out.or_else(|| base.cloned());
+        let out = out.or_else(default).or_else(N::if_missing);
+        if let (None, false, Some(message)) = (&out, found, key.required) {
+            self.at.report(key.name, message);
         }
         out
     }
 
-    fn flat<N: Notation>(&mut self, keys: &[Key]) -> Option<N::Out> {
+    fn read_flattened<N: Notation>(&mut self, keys: &[Key]) -> Option<N::Out> {
         let mut part = Map::new();
         for key in keys {
             self.known.push(key.name);
@@ -170,20 +163,18 @@ impl<'a> Table<'a> {
         N::read(&Value::Object(part), &self.at)
     }
 
-    pub fn finish(self) {
+    /// Reports the unknown keys.
+    pub(crate) fn finish(self) {
         for key in self.map.keys() {
-            let distance = |known: &&'static str| strsim::damerau_levenshtein(known, key);
-            let best = self
-                .known
-                .iter()
-                .min_by_key(|known| (distance(known), **known));
-            let hint = match best {
-                Some(name) if distance(name) <= 1 + key.len() / 3 => {
-                    format!("did you mean `{name}`?")
+            let ranked = self.known.iter();
+            let ranked = ranked.map(|known| (strsim::damerau_levenshtein(known, key), known));
+            let hint = match ranked.min() {
+                Some((distance, known)) if distance <= 1 + key.len() / 3 => {
+                    format!("did you mean `{known}`?")
                 }
                 _ => "remove it or see `revgate schema`".to_owned(),
             };
-            self.at.problem(key, format!("unknown key; {hint}"));
+            self.at.report(key, format!("unknown key; {hint}"));
         }
     }
 }

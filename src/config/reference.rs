@@ -1,4 +1,4 @@
-//! The documents made from the declarations, so that none of them can say something else than the program does.
+//! Renders the documents from the declarations, so that they cannot disagree with the program.
 
 use serde_json::{Map, Value, json};
 
@@ -9,11 +9,11 @@ use super::{
 
 /// The JSON Schema of the file, with the built-in defaults.
 pub fn schema() -> Value {
-    let mut shared = Map::new();
-    Config::schema(&mut shared);
-    let mut schema = shared.remove("Config").unwrap_or_default();
+    let mut defs = Map::new();
+    Config::schema(&mut defs);
+    let mut schema = defs.remove("Config").unwrap_or_default();
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
-    schema["$defs"] = shared.into();
+    schema["$defs"] = defs.into();
     schema
 }
 
@@ -22,23 +22,23 @@ pub fn schema_json() -> String {
     format!("{:#}\n", schema())
 }
 
-/// What is said of a section: what it is, and what a reload takes of it.
-fn about(section: &Key) -> String {
+/// The meaning of a section, and which of its changes need a restart.
+fn introduction(section: &Key) -> String {
     let (restart, reload): (Vec<_>, Vec<_>) = section.keys.iter().partition(|key| key.restart);
     let names: Vec<_> = restart.iter().map(|key| key.name).collect();
-    let takes = match (&*names, &*reload) {
-        ([], _) => "Changes on reload.".to_owned(),
-        (_, []) => "Needs a restart.".to_owned(),
-        ([name], _) => format!("{name} needs a restart; the rest changes on reload."),
+    let changes = match (&*names, &*reload) {
+        ([], _) => "Changes apply on reload.".to_owned(),
+        (_, []) => "Changes need a restart.".to_owned(),
+        ([name], _) => format!("{name} needs a restart; other changes apply on reload."),
         ([names @ .., last], _) => {
             let names = names.join(", ");
-            format!("{names} and {last} need a restart; the rest changes on reload.")
+            format!("{names} and {last} need a restart; other changes apply on reload.")
         }
     };
-    format!("{} {takes}", section.about())
+    format!("{} {changes}", section.summary())
 }
 
-/// The keys of a table, each followed by those of the table that it holds, under their paths.
+/// The keys of a table with their paths, each followed by the keys within it.
 fn paths(keys: &[Key], prefix: &str) -> Vec<(String, Key)> {
     let keys = keys.iter();
     keys.flat_map(|key| {
@@ -49,7 +49,7 @@ fn paths(keys: &[Key], prefix: &str) -> Vec<(String, Key)> {
     .collect()
 }
 
-/// A value as TOML writes it on one line, a table's keys in the order of these and then whatever else there is.
+/// A value in TOML on one line. A table begins with `keys`, in their order.
 fn inline(value: &Value, keys: &[Key]) -> String {
     let list = |values: Vec<String>| values.join(", ");
     match value {
@@ -69,8 +69,8 @@ fn inline(value: &Value, keys: &[Key]) -> String {
     }
 }
 
-/// How a table is headed, and whether it is there only if somebody writes it.
-fn head(name: &str, example: bool) -> (String, bool) {
+/// The header of a section, and whether the section is optional.
+fn header(name: &str, example: bool) -> (String, bool) {
     match (name, example) {
         ("tokens", true) => ("[tokens.main]".into(), true),
         ("callers", true) => ("[callers.billing]".into(), true),
@@ -81,52 +81,66 @@ fn head(name: &str, example: bool) -> (String, bool) {
     }
 }
 
+/// Text as comment lines of at most 100 characters.
+fn comment(text: &str) -> String {
+    let mut out = String::from("#");
+    let mut width = 1;
+    for word in text.split(' ') {
+        width += 1 + word.chars().count();
+        if width > 100 {
+            out += "\n#";
+            width = 2 + word.chars().count();
+        }
+        out += &format!(" {word}");
+    }
+    out
+}
+
 /// A file with every key, commented out with its default.
 pub fn toml() -> String {
     let mut out = String::from(
-        "# Every key of revgate's configuration. A key that is commented out shows its default, or an example where there is none;\n\
-         # a section that is commented out is there only if you write it.\n",
+        "# Every key of revgate's configuration. Each line shows the default of its key, or an example if there is none.\n\
+         # Sections that are commented out are optional.\n",
     );
     for section in Config::keys() {
-        let (head, absent) = head(section.name, true);
-        let mark = if absent { "# " } else { "" };
-        out += &format!("\n# {}\n{mark}{head}\n", about(&section));
+        let (header, is_optional) = header(section.name, true);
+        let mark = if is_optional { "# " } else { "" };
+        let introduction = comment(&introduction(&section));
+        out += &format!("\n\n{introduction}\n{mark}{header}\n");
         for key in &section.keys {
-            let shown = key.default.as_ref().or(key.example.as_ref());
-            let shown = shown.map_or_else(String::new, |value| inline(value, &key.keys));
-            out += &format!(
-                "# {}
-# {} = {shown}
-",
-                key.about(),
-                key.name
-            );
+            let sample = key.sample().map(|value| inline(value, &key.keys));
+            let (meaning, sample) = (comment(&key.summary()), sample.unwrap_or_default());
+            out += &format!("\n{meaning}\n# {} = {sample}\n", key.name);
         }
     }
     out
 }
 
-/// The same as a page.
+/// The reference, as Markdown.
 pub fn markdown() -> String {
     let mut out = String::from(
-        "# Configuration\n\nTOML; every key may be set as `REVGATE__SECTION__KEY` in the environment too. Durations are written `\"30s\"`, \
-         `\"250ms\"` or `\"5m\"`, sizes `\"64KiB\"` or `\"16MiB\"`, rates `\"50/s\"`, `\"600/min\"` or `\"1000/h\"`; a number without a unit is a count, \
-         or a share where it may be a fraction. A secret is only ever a reference: `{ env = \"NAME\" }` or `{ file = \"/path\" }`.\n\n\
-         Each section says whether a change of it is taken on while revgate runs, or needs a restart.\n",
+        "# Configuration\n\nThe file is TOML. An environment variable `REVGATE__SECTION__KEY` overrides a key.\n\n\
+         | value | examples |\n|---|---|\n\
+         | duration | `\"250ms\"`, `\"30s\"`, `\"5m\"`, `\"1h\"` |\n\
+         | size | `\"64KiB\"`, `\"16MiB\"`, or a number of bytes |\n\
+         | rate | `\"50/s\"`, `\"600/min\"`, `\"1000/h\"` |\n\
+         | count, share | `4`, `0.5`; only a share may be a fraction |\n\
+         | secret | `{ env = \"NAME\" }` or `{ file = \"/path\" }`: always a reference |\n\n\
+         Each section says which changes apply when revgate reloads the file, and which need a restart.\n",
     );
     for section in Config::keys() {
-        let (head, _) = head(section.name, false);
+        let (header, _) = header(section.name, false);
         out += &format!(
-            "\n## `{head}`\n\n{}\n\n| key | default | meaning |\n|---|---|---|\n",
-            about(&section)
+            "\n## `{header}`\n\n{}\n\n| key | default | meaning |\n|---|---|---|\n",
+            introduction(&section)
         );
         for (path, key) in paths(&section.keys, "") {
             let default = match &key.default {
-                _ if key.inherited => "that of `[defaults]`".to_owned(),
+                _ if key.inherited => "from `[defaults]`".to_owned(),
                 Some(default) => format!("`{}`", inline(default, &key.keys)),
                 None => "none".to_owned(),
             };
-            out += &format!("| `{path}` | {default} | {} |\n", key.about());
+            out += &format!("| `{path}` | {default} | {} |\n", key.summary());
         }
     }
     out
@@ -152,7 +166,7 @@ mod tests {
             }
             assert!(
                 fs::read_to_string(&path).unwrap() == text,
-                "{name} is stale; run the tests with REVGATE_BLESS=1"
+                "{name} is out of date; run the tests with REVGATE_BLESS=1"
             );
         }
     }
@@ -162,9 +176,8 @@ mod tests {
         for section in Config::keys() {
             assert!(!section.keys.is_empty(), "{}", section.name);
             for (path, key) in paths(&[section], "") {
-                assert!(!key.about().is_empty(), "{path}");
-                let shown = key.default.is_some() || key.example.is_some();
-                assert!(shown || !path.contains('.'), "{path}");
+                assert!(!key.summary().is_empty(), "{path}");
+                assert!(key.sample().is_some() || !path.contains('.'), "{path}");
             }
         }
     }
@@ -174,42 +187,45 @@ mod tests {
         let sections = Config::keys();
         let template = toml();
         for section in &sections {
-            let (head, _) = head(section.name, true);
-            let (_, rest) = template.split_once(&head).unwrap();
-            let own = rest.split("\n\n").next().unwrap();
+            let (header, _) = header(section.name, true);
+            let (_, rest) = template.split_once(&header).unwrap();
+            let own = rest.split("\n\n\n").next().unwrap();
             for key in &section.keys {
                 let line = own
                     .lines()
                     .find_map(|line| line.strip_prefix(&format!("# {} = ", key.name)));
                 let value: toml::Table = toml::from_str(&format!("x = {}", line.unwrap())).unwrap();
-                let shown = key.default.as_ref().or(key.example.as_ref()).unwrap();
+                let shown = key.sample().unwrap();
                 assert_eq!(&json!(value)["x"], shown, "{}", key.name);
             }
         }
         let config: toml::Table = toml::from_str(&template).unwrap();
-        let is_empty = |value: &toml::Value| value.as_table().is_some_and(|table| table.is_empty());
+        let is_empty = |value: &toml::Value| value.as_table().is_some_and(toml::Table::is_empty);
         assert!(config.values().all(is_empty));
     }
 
     #[test]
-    fn whether_a_reload_takes_it_is_said_of_every_section() {
+    fn every_section_says_what_needs_a_restart() {
         let mut section = Config::keys().remove(0);
         section.keys.truncate(3);
         for (restart, want) in [
-            (0, "Changes on reload."),
-            (1, "address needs a restart; the rest changes on reload."),
+            (0, "Changes apply on reload."),
+            (1, "address needs a restart; other changes apply on reload."),
             (
                 2,
-                "address and mode need a restart; the rest changes on reload.",
+                "address and mode need a restart; other changes apply on reload.",
             ),
-            (3, "Needs a restart."),
+            (3, "Changes need a restart."),
         ] {
             for (number, key) in section.keys.iter_mut().enumerate() {
                 key.restart = number < restart;
             }
-            assert!(about(&section).ends_with(&format!(". {want}")), "{want}");
+            assert!(
+                introduction(&section).ends_with(&format!(". {want}")),
+                "{want}"
+            );
         }
-        // Nothing is said of a flag elsewhere, and nothing would put such a key back.
+        // The documents and `restore` handle the flag only for keys directly in a section.
         for section in Config::keys() {
             let within = |key: &Key| key.keys.iter().any(|key| key.restart);
             assert!(!section.keys.iter().any(within), "{}", section.name);

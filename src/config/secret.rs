@@ -1,4 +1,4 @@
-//! Secrets are only ever referred to; here a reference becomes a value. No message here holds a value.
+//! Resolves references to secrets. The file never holds a secret, and no problem quotes one.
 
 use std::{
     fs::File,
@@ -12,45 +12,45 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::section::{Notation, View, definition, section, table};
+use super::section::{Notation, View, section, shared_schema, table_schema};
 use super::{
     notation::{any_case, notation, text},
-    reading::At,
+    reading::Location,
 };
 
 section! {
-    /// Where a secret stands; never the secret itself.
-    pub struct Reference: Debug, Clone {
-        /// A file that holds only the secret; a new content is used at once. This or env.
+    /// A reference to a secret, never the secret itself.
+    pub(super) struct Reference: Debug, Clone {
+        /// A file that holds only the secret; revgate reloads when it changes. Either this or env.
         file: Option<PathBuf>, example("/run/secrets/devrev-token");
-        /// The name of an environment variable. This or file.
+        /// Name of an environment variable. Either this or file.
         env: Option<String>, example("DEVREV_TOKEN");
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenSource {
+pub enum SecretSource {
     Env(String),
     File(PathBuf),
 }
 
-impl TokenSource {
-    fn read(value: &Value, at: &At) -> Option<TokenSource> {
+impl SecretSource {
+    fn read(value: &Value, at: &Location<'_>) -> Option<SecretSource> {
         let reference = Reference::read(value, at)?;
         match (reference.file, reference.env) {
-            (Some(file), None) => Some(TokenSource::File(file)),
-            (None, Some(name)) => Some(TokenSource::Env(name)),
-            _ => at.refuse(
+            (Some(file), None) => Some(SecretSource::File(file)),
+            (None, Some(name)) => Some(SecretSource::Env(name)),
+            _ => at.reject(
                 "needs exactly one of `file` and `env`; write { file = ... } or { env = ... }",
             ),
         }
     }
 
-    /// The reference as the file has it; `digest` is that of the secret, for the comparison.
+    /// The reference as written in the file; for a comparison, with the digest of the secret.
     fn show(&self, view: View, digest: impl FnOnce() -> [u8; 32]) -> Value {
         let mut shown = match self {
-            TokenSource::Env(name) => json!({ "env": name }),
-            TokenSource::File(path) => json!({ "file": path.display().to_string() }),
+            SecretSource::Env(name) => json!({ "env": name }),
+            SecretSource::File(path) => json!({ "file": path.display().to_string() }),
         };
         if view == View::Compared {
             shown[""] = json!(digest());
@@ -59,7 +59,7 @@ impl TokenSource {
     }
 }
 
-/// What a table with a reference must fulfil: it has exactly one of the two.
+/// The keyword of a schema that demands exactly one of the two keys.
 fn exactly_one() -> (&'static str, Value) {
     (
         "oneOf",
@@ -67,48 +67,48 @@ fn exactly_one() -> (&'static str, Value) {
     )
 }
 
-/// A secret and where it stands.
+/// A secret and its source.
 #[derive(Debug, Clone)]
 pub struct Secret {
-    pub source: TokenSource,
-    /// The value when the file was loaded: trimmed, not empty, fit for a header.
+    pub source: SecretSource,
+    /// The value when the configuration was loaded: trimmed, not empty, valid in a header.
     pub value: SecretString,
 }
 
-/// A secret by reference. `WORDS`: it may be several, as in the value of a header field, "Basic …". `INLINE`: its keys stand in the
-/// table around it.
-pub struct SecretReference<const WORDS: bool, const INLINE: bool>;
+/// A reference to a secret. With `SPACES`, the secret may contain spaces, as in "Basic …". With `FLATTEN`, its keys stand in the
+/// surrounding table.
+pub struct SecretReference<const SPACES: bool, const FLATTEN: bool>;
 
-pub type PlainSecret = SecretReference<false, false>;
-pub type HeaderSecret = SecretReference<true, false>;
-pub type InlineSecret = SecretReference<false, true>;
+pub(super) type PlainSecret = SecretReference<false, false>;
+pub(super) type HeaderSecret = SecretReference<true, false>;
+pub(super) type FlattenedSecret = SecretReference<false, true>;
 
 notation! {
-    [const WORDS: bool, const INLINE: bool] SecretReference<WORDS, INLINE> => Secret,
-    flat INLINE,
+    [const SPACES: bool, const FLATTEN: bool] SecretReference<SPACES, FLATTEN> => Secret,
+    flatten FLATTEN,
     read |value, at| {
-        // Nothing is said of what is in it: it may be the secret.
+        // The problem does not quote the value, which may be the secret.
         if !value.is_object() {
-            return at.refuse("must be a reference, not the secret itself; write { file = ... } or { env = ... }");
+            return at.reject("must be a reference, not the secret itself; write { file = ... } or { env = ... }");
         }
-        let source = TokenSource::read(value, at)?;
+        let source = SecretSource::read(value, at)?;
         let key = match source {
-            _ if !INLINE => "",
-            TokenSource::Env(_) => "env",
-            TokenSource::File(_) => "file",
+            _ if !FLATTEN => "",
+            SecretSource::Env(_) => "env",
+            SecretSource::File(_) => "file",
         };
-        let value = follow(&source, at, key, if WORDS { FIELD } else { TOKEN })?;
+        let value = resolve(&source, at, key, if SPACES { FIELD_VALUE } else { TOKEN })?;
         Some(Secret { source, value })
     },
     show |out, view| out.source.show(view, || out.digest()),
-    schema |shared| definition(shared, "reference", |shared| {
-        let mut table = table(&Reference::keys(), shared);
+    schema |defs| shared_schema(defs, "reference", |defs| {
+        let mut table = table_schema(&Reference::keys(), defs);
         let (rule, of) = exactly_one();
         table[rule] = of;
         table
     }),
-    keys if INLINE { Reference::keys() } else { Vec::new() },
-    constraint INLINE.then(exactly_one),
+    keys if FLATTEN { Reference::keys() } else { Vec::new() },
+    constraint FLATTEN.then(exactly_one),
 }
 
 impl Secret {
@@ -117,15 +117,15 @@ impl Secret {
     }
 }
 
-/// A caller's key of which no more is kept than its hash.
+/// A caller's key; only its hash is kept.
 #[derive(Debug, Clone)]
 pub struct HashedKey {
-    pub source: TokenSource,
+    pub source: SecretSource,
     pub hash: [u8; 32],
 }
 
 impl HashedKey {
-    fn read(value: &Value, at: &At) -> Option<HashedKey> {
+    fn read(value: &Value, at: &Location<'_>) -> Option<HashedKey> {
         let key = PlainSecret::read(value, at)?;
         let hash = key.digest();
         Some(HashedKey {
@@ -135,7 +135,7 @@ impl HashedKey {
     }
 }
 
-/// One, or two while a key is rotated.
+/// One key, or two while the key is rotated.
 pub struct HashedKeys;
 
 notation! {
@@ -145,22 +145,19 @@ notation! {
             return Some(vec![HashedKey::read(value, at)?]);
         };
         if !(1..=2).contains(&items.len()) {
-            return at.refuse("is not valid; write one reference, or a list of two while a key is rotated");
+            return at.reject("is not valid; write one reference, or a list of two while the key is rotated");
         }
-        let read = |(number, item): (usize, &Value)| match item.is_object() {
-            true => HashedKey::read(item, &at.item(number)),
-            false => at.item(number).refuse("must be a table; write { file = ... } or { env = ... }, never the key itself"),
-        };
-        // Each of them, so that every problem is found.
+        let read = |(number, item)| HashedKey::read(item, &at.item(number));
+        // Reads all before it stops, to report every problem.
         let keys: Vec<_> = items.iter().enumerate().map(read).collect();
         keys.into_iter().collect()
     },
-    show |out, view| one_or_all(out.iter().map(|key| key.source.show(view, || key.hash))),
-    schema |shared| one_or_two(PlainSecret::schema(shared)),
+    show |out, view| one_or_list(out.iter().map(|key| key.source.show(view, || key.hash))),
+    schema |defs| one_or_two_schema(PlainSecret::schema(defs)),
 }
 
-/// As the file may have it: one by itself, several in a list.
-pub fn one_or_all(all: impl Iterator<Item = Value>) -> Value {
+/// A single value by itself, several as a list.
+pub(super) fn one_or_list(all: impl Iterator<Item = Value>) -> Value {
     let mut all: Vec<Value> = all.collect();
     match all.len() {
         1 => all.remove(0),
@@ -168,13 +165,13 @@ pub fn one_or_all(all: impl Iterator<Item = Value>) -> Value {
     }
 }
 
-pub fn one_or_two(one: Value) -> Value {
+pub(super) fn one_or_two_schema(one: Value) -> Value {
     let two = json!({ "type": "array", "items": one, "minItems": 1, "maxItems": 2 });
     json!({ "anyOf": [one, two] })
 }
 
-/// What belongs to the message itself.
-const OURS: [&str; 5] = [
+/// Header fields that revgate sets itself.
+const RESERVED: [&str; 5] = [
     "connection",
     "content-length",
     "content-type",
@@ -189,13 +186,13 @@ notation! {
     [] Headers => Vec<(HeaderName, Secret)>,
     read |value, at| {
         let Value::Object(fields) = value else {
-            return at.refuse("must be a table; write name = { file = ... } or { env = ... } in it");
+            return at.reject("must be a table; write name = { file = ... } or { env = ... } in it");
         };
         let read = |(name, value): (&String, &Value)| {
             let secret = HeaderSecret::read(value, &at.key(name));
             match HeaderName::from_bytes(name.as_bytes()) {
-                Err(_) => at.key(name).refuse("is not the name of a header field; correct it"),
-                Ok(field) if OURS.contains(&field.as_str()) => at.key(name).refuse("is set by revgate itself; remove it"),
+                Err(_) => at.key(name).reject("is not a valid name of a header field; correct it"),
+                Ok(field) if RESERVED.contains(&field.as_str()) => at.key(name).reject("is a field that revgate sets itself; remove it"),
                 Ok(field) => Some((field, secret?)),
             }
         };
@@ -205,60 +202,69 @@ notation! {
         let fields = out.iter().map(|(name, secret)| (name.to_string(), HeaderSecret::show(secret, view)));
         (!out.is_empty()).then(|| fields.collect::<Map<_, _>>())
     },
-    schema |shared| {
-        let secret = HeaderSecret::schema(shared);
+    schema |defs| {
+        let secret = HeaderSecret::schema(defs);
         let mut name = text(&["[!#$%&'*+.^_`|~0-9A-Za-z-]+"]);
-        name["not"] = text(&[&OURS.map(any_case).join("|")]);
+        name["not"] = text(&[&RESERVED.map(any_case).join("|")]);
         json!({ "type": "object", "propertyNames": name, "additionalProperties": secret })
     },
-    absent Vec::new(),
+    if_missing Vec::new(),
 }
 
-/// In KiB. No credential is larger; a reference to a device or a wrong file must not fill the memory.
+/// The most KiB of a secret, so that a wrong file cannot fill the memory.
 const LIMIT: u64 = 64;
 
 type Allowed = fn(u8) -> bool;
 const TOKEN: Allowed = |b| b.is_ascii_graphic();
-const FIELD: Allowed = |b| b.is_ascii_graphic() || b == b' ';
+const FIELD_VALUE: Allowed = |b| b.is_ascii_graphic() || b == b' ';
 
-/// Reads and trims the secret that `source` refers to. `key` is where a problem is reported.
-fn follow(source: &TokenSource, at: &At, key: &str, allowed: Allowed) -> Option<SecretString> {
+/// Reads and trims the secret at `source`. Problems are reported at `key`.
+fn resolve(
+    source: &SecretSource,
+    at: &Location<'_>,
+    key: &str,
+    allowed: Allowed,
+) -> Option<SecretString> {
     let value = match source {
-        TokenSource::Env(name) => match at.context.env.and_then(|env| env.get(name)) {
-            Some(value) => clean(value, allowed),
+        SecretSource::Env(name) => match at.context.env.and_then(|env| env.get(name)) {
+            Some(value) => validate(value, allowed),
             None => Err(
-                "the environment variable it names is not set; set it, or use { file = ... }"
+                "the environment variable that it names is not set; set it, or use { file = ... }"
                     .into(),
             ),
         },
-        TokenSource::File(path) => open(path, allowed),
+        SecretSource::File(path) => read_file(path, allowed),
     };
-    value.map_err(|message| at.problem(key, message)).ok()
+    value.map_err(|message| at.report(key, message)).ok()
 }
 
-fn open(path: &Path, allowed: Allowed) -> Result<SecretString, String> {
+fn read_file(path: &Path, allowed: Allowed) -> Result<SecretString, String> {
     let bytes = read_bytes(path, LIMIT, "the secret")?;
     match std::str::from_utf8(&bytes) {
-        Ok(text) => clean(text, allowed),
+        Ok(text) => validate(text, allowed),
         Err(_) => Err("the file is not text; point it at a file that holds only the secret".into()),
     }
 }
 
-pub fn unreadable(error: std::io::Error) -> String {
+pub(super) fn unreadable(error: std::io::Error) -> String {
     let why = error.kind();
     format!("the file cannot be read ({why}); create it or correct the path")
 }
 
-/// Reads a file that holds `what`, and no more than so many KiB.
-pub fn read_bytes(path: &Path, limit: u64, what: &str) -> Result<Zeroizing<Vec<u8>>, String> {
+/// Reads a file that should hold `what`, up to `limit` KiB.
+pub(super) fn read_bytes(
+    path: &Path,
+    limit: u64,
+    what: &str,
+) -> Result<Zeroizing<Vec<u8>>, String> {
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
-    // A pipe without a writer would hang the start for ever.
+    // Reading a pipe without a writer would block for ever.
     if !metadata.is_file() {
         return Err(format!(
             "the path is not a regular file; point it at a file that holds only {what}"
         ));
     }
-    // As large as it will be: what grows leaves copies behind that nobody wipes.
+    // Allocated in full at once: a growing buffer leaves copies behind that are never wiped.
     let most = limit << 10;
     let size = metadata.len().min(most + 1) as usize;
     let mut bytes = Zeroizing::new(Vec::with_capacity(size + 1));
@@ -275,15 +281,15 @@ pub fn read_bytes(path: &Path, limit: u64, what: &str) -> Result<Zeroizing<Vec<u
     Ok(bytes)
 }
 
-fn clean(text: &str, allowed: Allowed) -> Result<SecretString, String> {
+fn validate(text: &str, allowed: Allowed) -> Result<SecretString, String> {
     let text = text.trim();
     if text.is_empty() {
         return Err("the secret is empty; store a value there".into());
     }
-    // It goes into a header, where anything else would be refused or, worse, split it.
+    // The secret goes into a header, where other characters are invalid or could split it.
     if !text.bytes().all(allowed) {
         return Err(
-            "the secret holds characters that a header cannot; store visible ASCII on one line"
+            "the secret contains characters that a header cannot; store visible ASCII on one line"
                 .into(),
         );
     }

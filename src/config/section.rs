@@ -1,335 +1,342 @@
-//! One declaration a key: [`section!`] makes of it the typed value, its reader, what is shown of it, its part of the schema and
-//! of the reference, its comparison, and whether a reload takes it. What a value looks like is a [`Notation`].
+//! One declaration per key. [`section!`] derives everything else from it: the field, the reader, the schema, the reference, the views,
+//! the comparison, and whether a reload applies a change. A [`Notation`] defines how a value is written.
 
 use serde_json::{Map, Value, json};
 
 #[cfg(test)]
 use super::reading::Context;
-use super::reading::{At, join};
+use super::reading::{Location, join};
 
-/// Who sees a configuration.
+/// What a configuration is shown for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum View {
-    /// Whoever may ask the admin listener: not even whole hashes.
+    /// The admin listener: no secrets, and no complete hash of a key.
     Redacted,
-    /// Whoever may read the file: what is shown loads again.
+    /// Someone who may read the file: the output loads again.
     Effective,
-    /// The comparison of two configurations, and no person. It has a digest of each secret, under the empty name.
+    /// The comparison of two configurations, never output. Each secret has a digest, under the empty key of its reference.
     Compared,
 }
 
-/// How the value of a key is written. Secrets keep out of all of it.
+/// How a value is written in the file. Problems never quote a value, because it may be a secret.
 pub trait Notation {
     type Out: Clone;
 
-    /// The keys stand in the table around it, not in one of its own.
-    const FLAT: bool = false;
+    /// Whether the keys of this table stand in the surrounding one, like serde's `flatten`.
+    const FLATTEN: bool = false;
 
-    /// What to write, for whoever wrote something else.
-    fn want() -> String {
+    /// What to write instead of a malformed value.
+    fn expected() -> String {
         String::new()
     }
 
-    /// `None` for what is no such value.
+    /// `None` if the value is malformed.
     fn parse(_: &Value) -> Option<Self::Out> {
         None
     }
 
-    /// What is wrong with a value that is written well.
-    fn fault(_: &Self::Out) -> Option<String> {
+    /// Why a well-formed value cannot be used.
+    fn invalid(_: &Self::Out) -> Option<String> {
         None
     }
 
-    /// Reports to `at` what is wrong, and returns `None` for what cannot be used.
-    fn read(value: &Value, at: &At) -> Option<Self::Out> {
+    /// Reports every problem to `at`. Returns `None` if the value cannot be used.
+    fn read(value: &Value, at: &Location<'_>) -> Option<Self::Out> {
         let out = Self::parse(value);
-        let fault = match &out {
-            Some(out) => Self::fault(out),
-            None => Some(format!("is not valid; write {}", Self::want())),
+        let problem = match &out {
+            Some(out) => Self::invalid(out),
+            None => Some(format!("is not valid; write {}", Self::expected())),
         };
-        fault.map_or(out, |fault| at.refuse(&fault))
+        problem.map_or(out, |problem| at.reject(&problem))
     }
 
-    /// As the file has it; null where the file would have nothing.
+    /// The value as written in the file; null if the key is left out.
     fn show(out: &Self::Out, view: View) -> Value;
 
-    /// What `read` takes, as far as one value alone can tell. What several keys share goes to `shared`.
-    fn schema(shared: &mut Defs) -> Value;
+    /// A schema that accepts what `read` accepts, as far as one value can tell. Parts that several keys share go to `defs`.
+    fn schema(defs: &mut Defs) -> Value;
 
-    /// Puts back what only a restart takes, and names it.
-    fn keep(_new: &mut Self::Out, _old: &Self::Out, _at: &str, _kept: &mut Vec<String>) {}
+    /// Restores what needs a restart from `old`, and adds its keys to `kept`.
+    fn restore(_new: &mut Self::Out, _old: &Self::Out, _path: &str, _kept: &mut Vec<String>) {}
 
-    /// What holds where the key is missing and has no default.
-    fn absent() -> Option<Self::Out> {
+    /// The value of a missing key that has no default.
+    fn if_missing() -> Option<Self::Out> {
         None
     }
 
-    /// Of a table.
+    /// The keys of a table.
     fn keys() -> Vec<Key> {
         Vec::new()
     }
 
-    /// Of a table: what holds where nobody writes one.
+    /// The default of a table as a whole.
     fn defaults() -> Option<Value> {
         None
     }
 
-    /// Of keys that stand in the table around: what that must fulfil because of them.
+    /// What flattened keys demand of the surrounding table: a keyword of its schema.
     fn constraint() -> Option<(&'static str, Value)> {
         None
     }
 }
 
-/// A key as it is declared.
+/// The declaration of a key.
 #[derive(Clone)]
 pub struct Key {
     pub name: &'static str,
-    /// The doc comment: what it is and, in a paragraph of its own where callers inherit it, the reason of its default.
-    pub about: &'static str,
+    /// The doc comment: the meaning, the unit and the reason for the default. Where callers inherit the key, the reason is a paragraph of its own.
+    pub doc: &'static str,
     pub default: Option<Value>,
-    /// What to write where there is no default.
+    /// For a key without a default: what the template shows.
     pub example: Option<Value>,
-    /// Whether only a restart takes a change of it. Of keys of a section alone, not of those of a table in it.
+    /// Whether a change needs a restart. Only keys directly in a section have this flag.
     pub restart: bool,
-    /// What to say where it is missing and must not be.
-    pub needed: Option<&'static str>,
-    /// Whether it is that of `defaults` where it is missing.
+    /// The key must be present; the problem reported otherwise.
+    pub required: Option<&'static str>,
+    /// Whether a missing key takes its value from `[defaults]`.
     pub inherited: bool,
     pub schema: fn(&mut Defs) -> Value,
-    /// Of the table that it holds.
+    /// The keys within, if the value is a table.
     pub keys: Vec<Key>,
-    /// Whether it takes a value, for the test that compares it with the schema.
+    /// Whether the reader accepts a value; a test compares this with the schema.
     #[cfg(test)]
-    pub takes: fn(&Value, &Context) -> bool,
+    pub accepts: fn(&Value, &Context<'_>) -> bool,
 }
 
 impl Key {
-    pub fn of<N: Notation>(name: &'static str, about: &'static str) -> Key {
+    pub fn new<N: Notation>(name: &'static str, doc: &'static str) -> Key {
         Key {
             name,
-            about,
+            doc,
             default: N::defaults(),
             example: None,
             restart: false,
-            needed: None,
+            required: None,
             inherited: false,
             schema: N::schema,
             keys: N::keys(),
             #[cfg(test)]
-            takes: |value, context| {
+            accepts: |value, context| {
                 let read = N::read(value, &context.root());
                 context.problems.take().is_empty() && read.is_some()
             },
         }
     }
 
-    pub fn about(&self) -> String {
-        let lines = match self.inherited {
-            true => self.about.split("\n\n").next().unwrap_or_default(),
-            false => self.about,
-        };
-        one_line(lines)
+    /// The meaning on one line; without the reason for a default that another section has.
+    pub fn summary(&self) -> String {
+        let meaning = self.doc.split("\n\n").next().filter(|_| self.inherited);
+        one_line(meaning.unwrap_or(self.doc))
+    }
+
+    /// What the template shows.
+    pub fn sample(&self) -> Option<&Value> {
+        self.default.as_ref().or(self.example.as_ref())
     }
 }
 
 /// Schemas that several keys share, by name.
-pub type Defs = Map<String, Value>;
+pub(super) type Defs = Map<String, Value>;
 
-pub fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The paths at which two values differ. An empty name is that of the table which has it, in both.
-pub fn differ(old: &Value, new: &Value, at: &str, paths: &mut Vec<String>) {
+/// Adds the paths at which two values differ. Under an empty key stands a digest of what a table refers to: a difference there is one of
+/// the table, and counts only if both have one.
+pub(super) fn diff(old: &Value, new: &Value, path: &str, paths: &mut Vec<String>) {
     let (Value::Object(before), Value::Object(after)) = (old, new) else {
         if old != new {
-            paths.push(at.to_owned());
+            paths.push(path.to_owned());
         }
         return;
     };
     for (name, old) in before {
         match after.get(name) {
-            Some(new) => differ(old, new, &join(at, name), paths),
+            Some(new) => diff(old, new, &join(path, name), paths),
             None if name.is_empty() => {}
-            None => paths.push(join(at, name)),
+            None => paths.push(join(path, name)),
         }
     }
-    let added = after
-        .keys()
-        .filter(|name| !name.is_empty() && !before.contains_key(*name));
-    paths.extend(added.map(|name| join(at, name)));
+    let is_added = |name: &&String| !name.is_empty() && !before.contains_key(*name);
+    paths.extend(after.keys().filter(is_added).map(|name| join(path, name)));
 }
 
-/// What the value of `key` adds to the table around it.
-pub fn put<N: Notation>(map: &mut Map<String, Value>, key: &str, out: &N::Out, view: View) {
-    match (N::FLAT, N::show(out, view)) {
-        (true, Value::Object(shown)) => map.extend(shown),
+/// Shows the value of `key` in its table.
+pub(super) fn show_in<N: Notation>(
+    table: &mut Map<String, Value>,
+    key: &str,
+    out: &N::Out,
+    view: View,
+) {
+    match (N::FLATTEN, N::show(out, view)) {
+        (true, Value::Object(shown)) => table.extend(shown),
         (_, Value::Null) => {}
-        (_, shown) => drop(map.insert(key.to_owned(), shown)),
+        (_, shown) => drop(table.insert(key.to_owned(), shown)),
     }
 }
 
-/// Puts the value of a key back if only a restart takes it, or what only a restart takes within it.
-pub fn keep<N: Notation>(
-    restart: bool,
+/// Restores the value of a key if it needs a restart, else the keys within it that do.
+pub(super) fn restore<N: Notation>(
+    key: &Key,
     new: &mut N::Out,
     old: &N::Out,
-    at: &str,
+    path: &str,
     kept: &mut Vec<String>,
 ) {
-    if !restart {
-        return N::keep(new, old, at, kept);
+    let path = &join(path, key.name);
+    if !key.restart {
+        return N::restore(new, old, path, kept);
     }
     let before = kept.len();
     let shown = |out| N::show(out, View::Compared);
-    differ(&shown(old), &shown(new), at, kept);
+    diff(&shown(old), &shown(new), path, kept);
     if kept.len() > before {
         *new = old.clone();
     }
 }
 
-/// The keys of a table, those that stand in it for another among them.
-pub fn flatten(keys: impl IntoIterator<Item = (bool, Key)>) -> Vec<Key> {
+/// Replaces each flattened key by the keys that it stands for.
+pub(super) fn flatten(keys: impl IntoIterator<Item = (bool, Key)>) -> Vec<Key> {
     let keys = keys.into_iter();
     keys.flat_map(|(flat, key)| if flat { key.keys } else { vec![key] })
         .collect()
 }
 
-/// The schema of a table.
-pub fn table(keys: &[Key], shared: &mut Defs) -> Value {
-    let properties: Map<String, Value> = keys
-        .iter()
-        .map(|key| {
-            let mut property = (key.schema)(shared);
-            let restart = if key.restart { " Needs a restart." } else { "" };
-            property["description"] = format!("{}{restart}", key.about()).into();
-            if let Some(default) = key.default.clone().filter(|_| !key.inherited) {
-                property["default"] = default;
-            }
-            if let Some(example) = &key.example {
-                property["examples"] = json!([example]);
-            }
-            (key.name.to_owned(), property)
-        })
-        .collect();
+pub(super) fn table_schema(keys: &[Key], defs: &mut Defs) -> Value {
+    let mut property = |key: &Key| {
+        let mut property = (key.schema)(defs);
+        let restart = if key.restart { " Needs a restart." } else { "" };
+        property["description"] = format!("{}{restart}", key.summary()).into();
+        if let Some(default) = key.default.clone().filter(|_| !key.inherited) {
+            property["default"] = default;
+        }
+        if let Some(example) = &key.example {
+            property["examples"] = json!([example]);
+        }
+        (key.name.to_owned(), property)
+    };
+    let properties: Map<_, _> = keys.iter().map(&mut property).collect();
     let mut table =
         json!({ "type": "object", "additionalProperties": false, "properties": properties });
-    let needed = keys.iter().filter(|key| key.needed.is_some());
-    let needed: Vec<_> = needed.map(|key| key.name).collect();
-    if !needed.is_empty() {
-        table["required"] = json!(needed);
+    let required = keys.iter().filter(|key| key.required.is_some());
+    let required: Vec<_> = required.map(|key| key.name).collect();
+    if !required.is_empty() {
+        table["required"] = json!(required);
     }
     table
 }
 
-/// A schema under a name of its own, as several keys have it.
-pub fn definition(shared: &mut Defs, name: &str, make: impl FnOnce(&mut Defs) -> Value) -> Value {
-    if !shared.contains_key(name) {
-        let schema = make(shared);
-        shared.insert(name.to_owned(), schema);
+/// Refers to the schema `name` in `defs`, which the first use makes.
+pub(super) fn shared_schema(
+    defs: &mut Defs,
+    name: &str,
+    make: impl FnOnce(&mut Defs) -> Value,
+) -> Value {
+    if !defs.contains_key(name) {
+        let schema = make(defs);
+        defs.insert(name.to_owned(), schema);
     }
     json!({ "$ref": format!("#/$defs/{name}") })
 }
 
-/// What holds where nobody writes a table with these keys.
-pub fn defaults(keys: &[Key]) -> Option<Value> {
-    let keys = keys.iter();
-    let all: Map<_, _> = keys
-        .filter_map(|key| Some((key.name.to_owned(), key.default.clone()?)))
-        .collect();
+/// A table of the keys' defaults; `None` if no key has one.
+pub(super) fn defaults(keys: &[Key]) -> Option<Value> {
+    let default = |key: &Key| Some((key.name.to_owned(), key.default.clone()?));
+    let all: Map<_, _> = keys.iter().filter_map(default).collect();
     (!all.is_empty()).then(|| all.into())
 }
 
-/// Declares a table and its keys: `/// what it is`, `key: Notation = default, flags;`. Flags are `restart` (a reload does not take it),
-/// `example(…)` (for the template, where there is no default) and `needed("what is wrong without it")`.
+/// Declares a table and its keys: `/// meaning`, `key: Notation = default, flags;`. The flags are `restart` (a change needs a restart),
+/// `example(…)` (what the template shows if there is no default) and `required("the problem if the key is missing")`.
 ///
-/// `then f(keys) -> { fields }` names the rule across keys, which is asked once all are read, and makes further fields. It sees
-/// `None` for a key that is needed and cannot be used.
+/// `then rule(keys) -> { fields }` calls `rule` with the values of these keys, after all keys were read, and adds the fields that it
+/// returns. A required key that is missing or cannot be used is `None`.
 macro_rules! section {
-    ($(#[doc = $about:literal])+
-    pub struct $section:ident: $($derive:ident),+ $(; hint $hint:literal)? {
-        $($(#[doc = $key_about:literal])+ $key:ident: $notation:ty $(= $default:tt)? $(, $flag:ident $(($($value:tt)*))?)*;)+
+    ($(#[doc = $doc:literal])+
+    $vis:vis struct $section:ident: $($derive:ident),+ $(; hint $hint:literal)? {
+        $($(#[doc = $key_doc:literal])+ $key:ident: $notation:ty $(= $default:tt)? $(, $flag:ident $(($($value:tt)*))?)*;)+
     }
     $(then $rule:ident($($argument:ident),*) $(-> { $($(#[$meta:meta])* $field:ident: $type:ty,)+ })?)?) => {
-        $(#[doc = $about])+
+        $(#[doc = $doc])+
         #[derive($($derive),+)]
-        pub struct $section {
-            $($(#[doc = $key_about])+ pub $key: <$notation as Notation>::Out,)+
+        $vis struct $section {
+            $($(#[doc = $key_doc])+ pub $key: <$notation as Notation>::Out,)+
             $($($($(#[$meta])* pub $field: $type,)+)?)?
         }
 
-        impl $section {
-            /// Reads the keys; those of `base` hold where there are none.
-            #[allow(unused_mut)]
-            pub(super) fn take(table: &mut $crate::config::reading::Table, base: Option<&Self>) -> Option<Self> {
-                $(let mut $key = table.take::<$notation>(
-                    &section!(@key $key, $notation, [$($key_about),+], [$($default)?], [$($flag $(($($value)*))?),*]),
-                    base.map(|base| &base.$key),
-                );)+
-                $(let ($($($field,)+)?) = $rule(&table.at, $(&mut $argument),*)?;)?
-                Some($section { $($key: $key?,)+ $($($($field,)+)?)? })
-            }
-        }
+        const _: () = {
+            use $crate::config::{reading as r, section as s};
 
-        impl Notation for $section {
-            type Out = Self;
+            const KEYS: usize = [$(stringify!($key)),+].len();
 
-            fn read(value: &serde_json::Value, at: &$crate::config::reading::At) -> Option<Self> {
-                let hint = [$($hint,)? "write its keys in a table of this name"][0];
-                let mut table = $crate::config::reading::Table::open(value, at, hint)?;
-                let out = Self::take(&mut table, None);
-                table.finish();
-                out
-            }
+            impl $section {
+                fn declared() -> [s::Key; KEYS] {
+                    [$({
+                        #[allow(unused_mut, reason = "not every declaration changes it")]
+                        let mut key = s::Key::new::<$notation>(stringify!($key), concat!($($key_doc, "\n"),+));
+                        $(key.default = Some(serde_json::json!($default));)?
+                        $(section!(@flag key $flag $($($value)*)?);)*
+                        key
+                    }),+]
+                }
 
-            fn show(out: &Self, view: $crate::config::section::View) -> serde_json::Value {
-                let mut map = serde_json::Map::new();
-                $($crate::config::section::put::<$notation>(&mut map, stringify!($key), &out.$key, view);)+
-                map.into()
+                /// Reads the keys. A key that is missing has its value in `base`, if there is one.
+                #[allow(unused_mut, reason = "not every declaration changes it")]
+                pub(super) fn read_from(table: &mut r::Table<'_>, base: Option<&Self>) -> Option<Self> {
+                    let [$($key),+] = Self::declared();
+                    $(let mut $key = table.read::<$notation>(&$key, base.map(|base| &base.$key));)+
+                    $(let ($($($field,)+)?) = $rule(&table.at, $(&mut $argument),*)?;)?
+                    Some($section { $($key: $key?,)+ $($($($field,)+)?)? })
+                }
             }
 
-            fn schema(shared: &mut $crate::config::section::Defs) -> serde_json::Value {
-                $crate::config::section::definition(shared, stringify!($section), |shared| {
-                    let mut table = $crate::config::section::table(&Self::keys(), shared);
-                    table["description"] = $crate::config::section::one_line(concat!($($about, "\n"),+)).into();
-                    $(if let Some((name, constraint)) = <$notation as Notation>::constraint() {
-                        table[name] = constraint;
-                    })+
-                    table
-                })
-            }
+            impl Notation for $section {
+                type Out = Self;
 
-            fn keep(new: &mut Self, old: &Self, at: &str, kept: &mut Vec<String>) {
-                $($crate::config::section::keep::<$notation>(
-                    section!(@key $key, $notation, [$($key_about),+], [], [$($flag $(($($value)*))?),*]).restart,
-                    &mut new.$key,
-                    &old.$key,
-                    &$crate::config::reading::join(at, stringify!($key)),
-                    kept,
-                );)+
-            }
+                fn read(value: &serde_json::Value, at: &r::Location<'_>) -> Option<Self> {
+                    let hint = [$($hint,)? "write its keys in a table of this name"][0];
+                    let mut table = r::Table::open(value, at, hint)?;
+                    let out = Self::read_from(&mut table, None);
+                    table.finish();
+                    out
+                }
 
-            fn keys() -> Vec<$crate::config::section::Key> {
-                $crate::config::section::flatten([$((
-                    <$notation as Notation>::FLAT,
-                    section!(@key $key, $notation, [$($key_about),+], [$($default)?], [$($flag $(($($value)*))?),*]),
-                )),+])
-            }
+                fn show(out: &Self, view: s::View) -> serde_json::Value {
+                    let mut table = serde_json::Map::new();
+                    $(s::show_in::<$notation>(&mut table, stringify!($key), &out.$key, view);)+
+                    table.into()
+                }
 
-            fn defaults() -> Option<serde_json::Value> {
-                $crate::config::section::defaults(&Self::keys())
+                fn schema(defs: &mut s::Defs) -> serde_json::Value {
+                    s::shared_schema(defs, stringify!($section), |defs| {
+                        let mut table = s::table_schema(&Self::keys(), defs);
+                        table["description"] = s::one_line(concat!($($doc, "\n"),+)).into();
+                        $(if let Some((keyword, constraint)) = <$notation as Notation>::constraint() {
+                            table[keyword] = constraint;
+                        })+
+                        table
+                    })
+                }
+
+                fn restore(new: &mut Self, old: &Self, path: &str, kept: &mut Vec<String>) {
+                    let [$($key),+] = Self::declared();
+                    $(s::restore::<$notation>(&$key, &mut new.$key, &old.$key, path, kept);)+
+                }
+
+                fn keys() -> Vec<s::Key> {
+                    let is_flat = [$(<$notation as Notation>::FLATTEN),+];
+                    s::flatten(is_flat.into_iter().zip(Self::declared()))
+                }
+
+                fn defaults() -> Option<serde_json::Value> {
+                    s::defaults(&Self::keys())
+                }
             }
-        }
+        };
     };
-    (@key $key:ident, $notation:ty, [$($about:literal),+], [$($default:tt)?], [$($flag:ident $(($($value:tt)*))?),*]) => {{
-        #[allow(unused_mut)]
-        let mut key = $crate::config::section::Key::of::<$notation>(stringify!($key), concat!($($about, "\n"),+));
-        $(key.default = Some(serde_json::json!($default));)?
-        $(section!(@flag key $flag $($($value)*)?);)*
-        key
-    }};
     (@flag $key:ident restart) => { $key.restart = true };
     (@flag $key:ident example $($value:tt)+) => { $key.example = Some(serde_json::json!($($value)+)) };
-    (@flag $key:ident needed $message:literal) => { $key.needed = Some($message) };
+    (@flag $key:ident required $message:literal) => { $key.required = Some($message) };
 }
 pub(super) use section;

@@ -1,4 +1,4 @@
-//! `listen.tls`: files that hold certificates and a key become what a handshake needs, or problems.
+//! `listen.tls`: loads the certificates and the private key that handshakes need.
 
 use std::{
     fmt,
@@ -14,48 +14,48 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::{
-    reading::At,
+    reading::Location,
     secret,
     section::{Notation, section},
 };
 use crate::label::label_enum;
 
 section! {
-    /// TLS 1.2 and 1.3, with HTTP/2 and HTTP/1.1. The files are watched: a new content serves from the next connection on.
+    /// TLS 1.2 and 1.3, with HTTP/2 and HTTP/1.1. revgate watches the files: new contents apply from the next connection on.
     pub struct Tls: Clone {
-        /// PEM file with the certificate and the intermediates above it.
-        cert: PathBuf, needed("is needed for TLS; name a PEM file"), example("cert.pem");
-        /// PEM file with the certificate's private key, not encrypted.
-        key: PathBuf, needed("is needed for TLS; name a PEM file"), example("key.pem");
-        /// PEM file with the authorities that vouch for client certificates; turns on mTLS.
+        /// PEM file with the certificate, followed by its intermediates.
+        cert: PathBuf, required("is required for TLS; name a PEM file"), example("cert.pem");
+        /// PEM file with the certificate's private key, unencrypted.
+        key: PathBuf, required("is required for TLS; name a PEM file"), example("key.pem");
+        /// PEM file with the authorities that may sign client certificates; enables mTLS.
         client_ca: Option<PathBuf>, example("ca.pem");
-        /// With client_ca: "required" lets nobody connect without a certificate, "optional" lets those without one show a key. "required" unless given.
+        /// With client_ca: "required" rejects clients without a certificate, "optional" lets them present a key instead. "required" by default.
         client_auth: Option<ClientAuth>, example("required");
     }
-    then open(cert, key, client_ca, client_auth) -> {
-        /// The chain of `cert` with its key: they match.
+    then load_files(cert, key, client_ca, client_auth) -> {
+        /// The chain of `cert` with its private key; they match.
         identity: Arc<CertifiedKey>,
-        /// From when to when `identity` holds.
-        valid: (SystemTime, SystemTime),
-        /// Who may vouch for clients; never empty.
+        /// When `identity` becomes valid and when it expires.
+        validity: (SystemTime, SystemTime),
+        /// The authorities that may sign client certificates; never empty.
         roots: Option<Arc<RootCertStore>>,
-        /// Of the certificates that were read, to tell whether they changed.
+        /// Digests of `cert` and `client_ca`, to detect changes.
         digests: Digests,
     }
 }
 
-type Digests = ([u8; 32], Option<[u8; 32]>);
+pub(super) type Digests = ([u8; 32], Option<[u8; 32]>);
 
 label_enum! {
     pub enum ClientAuth {
         /// No connection without a certificate.
         Required = "required",
-        /// A caller without one may show a key.
+        /// A client without a certificate may present a key.
         Optional = "optional",
     }
 }
 
-/// The key stays out of it whatever its own type would show.
+/// Leaves out the private key, whatever its own `Debug` would print.
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls")
@@ -68,111 +68,107 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Of the certificate, and of those of who may vouch for clients: whether they are the same as others.
-    pub fn digests(&self) -> ([u8; 32], Option<[u8; 32]>) {
+    /// Digests of the certificates in `cert` and in `client_ca`.
+    pub fn digests(&self) -> Digests {
         self.digests
     }
 
-    /// What is odd about the time in which the certificate holds, if anything.
-    pub fn out_of_date(&self, now: SystemTime) -> Option<&'static str> {
-        let (from, to) = self.valid;
-        if to < now {
-            Some(
-                "the certificate has expired, so clients refuse it; renew it, it is taken up by itself",
-            )
-        } else if now < from {
-            Some(
-                "the certificate is not valid yet, so clients refuse it; check the clock, or put the right one there",
-            )
-        } else {
-            None
+    /// Why the certificate is not valid at `now`, if so.
+    pub fn validity_warning(&self, now: SystemTime) -> Option<&'static str> {
+        match self.validity {
+            (_, to) if to < now => Some(
+                "the certificate has expired, so clients refuse it; renew it, and revgate reloads it by itself",
+            ),
+            (from, _) if now < from => Some(
+                "the certificate is not valid yet, so clients refuse it; check the clock, or store a valid certificate",
+            ),
+            _ => None,
         }
     }
 
-    /// The keys whose files hold something else.
-    pub(super) fn renewed(&self, old: &Tls) -> impl Iterator<Item = String> {
+    /// The keys whose files have other contents.
+    pub(super) fn changed_files(&self, old: &Tls) -> impl Iterator<Item = String> {
         let chain = (self.digests.0 != old.digests.0).then_some("listen.tls.cert");
         let roots = (self.digests.1 != old.digests.1).then_some("listen.tls.client_ca");
         [chain, roots].into_iter().flatten().map(str::to_owned)
     }
 }
 
-/// In KiB, which many certificates fit into.
+/// The most KiB of a file; many certificates fit.
 const LIMIT: u64 = 64;
 
 const NO_CERTIFICATE: &str =
-    "holds no certificate; put PEM there that begins with -----BEGIN CERTIFICATE-----";
+    "holds no certificate; store PEM there that begins with -----BEGIN CERTIFICATE-----";
 
-type Opened = (
+type Loaded = (
     Arc<CertifiedKey>,
     (SystemTime, SystemTime),
     Option<Arc<RootCertStore>>,
     Digests,
 );
 
-/// Reads the files.
-fn open(
-    at: &At,
+/// Loads the files, and reports those that cannot be used.
+fn load_files(
+    at: &Location<'_>,
     cert: &Option<PathBuf>,
     key: &Option<PathBuf>,
     client_ca: &Option<Option<PathBuf>>,
     client_auth: &mut Option<Option<ClientAuth>>,
-) -> Option<Opened> {
+) -> Option<Loaded> {
     let client_ca = client_ca.as_ref().and_then(Option::as_ref);
     match (client_ca, &client_auth) {
         (Some(_), Some(None)) => *client_auth = Some(Some(ClientAuth::Required)),
-        (None, Some(Some(_))) => at.problem(
+        (None, Some(Some(_))) => at.report(
             "client_auth",
-            "asks for client certificates that nobody vouches for; add client_ca, or remove it",
+            "needs client_ca, the authorities that sign client certificates; add it, or remove client_auth",
         ),
         _ => {}
     }
-    // Also files that are wrong now: what changes in them may put them right.
+    // Invalid files are watched too, because a change may correct them.
     let all = [cert.as_ref(), key.as_ref(), client_ca];
     at.context
         .files
         .borrow_mut()
         .extend(all.into_iter().flatten().cloned());
-    let report = |name: &'static str| move |message: String| at.problem(name, message);
-    let chain = cert
-        .as_deref()
-        .and_then(|path| certificates(path).map_err(report("cert")).ok());
-    let secret = key
-        .as_deref()
-        .and_then(|path| private_key(path).map_err(report("key")).ok());
-    let cas = client_ca.map(|path| {
+    let report = |name: &'static str| move |message: String| at.report(name, message);
+    let load_chain = |path| certificates(path).map_err(report("cert")).ok();
+    let load_key = |path| private_key(path).map_err(report("key")).ok();
+    let load_roots = |path: &PathBuf| {
         certificates(path)
             .and_then(roots)
             .map_err(report("client_ca"))
-    });
-    let (chain, secret) = (chain?, secret?);
-    let valid = validity(&chain[0]).map_err(report("cert")).ok()?;
+    };
+    // Reads all three before it stops, to report every problem.
+    let (chain, private_key) = (
+        cert.as_deref().and_then(load_chain),
+        key.as_deref().and_then(load_key),
+    );
+    let authorities = client_ca.map(load_roots);
+    let (chain, private_key) = (chain?, private_key?);
+    let validity = validity(&chain[0]).map_err(report("cert")).ok()?;
     let digest_of_chain = digest(&chain);
     let provider = aws_lc_rs::default_provider();
-    let identity = CertifiedKey::from_der(chain, secret, &provider).map_err(|error| {
+    let identity = CertifiedKey::from_der(chain, private_key, &provider).map_err(|error| {
         let (name, message) = match error {
             rustls::Error::InconsistentKeys(_) => (
                 "key",
-                "is not the key of the first certificate in cert; put the certificate's own key there",
+                "is not the key of the first certificate in cert; store the certificate's own key there",
             ),
             rustls::Error::InvalidCertificate(_) => (
                 "cert",
-                "its first certificate cannot be used; have it issued again, as X.509 version 3",
+                "its first certificate cannot be used; have it reissued as X.509 version 3",
             ),
-            _ => ("key", "holds a key of a kind that cannot be used; write RSA of 2048 bits or more, ECDSA P-256, P-384 or P-521, or Ed25519"),
+            _ => ("key", "holds a key of an unsupported type; use RSA of 2048 bits or more, ECDSA P-256, P-384 or P-521, or Ed25519"),
         };
-        at.problem(name, message);
+        at.report(name, message);
     });
-    let (roots, digest_of_roots) = match cas {
-        None => (None, None),
-        Some(Ok((roots, digest))) => (Some(Arc::new(roots)), Some(digest)),
-        Some(Err(())) => return None,
-    };
+    let (roots, digest_of_roots) = authorities.transpose().ok()?.unzip();
+    let digests = (digest_of_chain, digest_of_roots);
     Some((
         Arc::new(identity.ok()?),
-        valid,
-        roots,
-        (digest_of_chain, digest_of_roots),
+        validity,
+        roots.map(Arc::new),
+        digests,
     ))
 }
 
@@ -188,9 +184,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let bytes: Zeroizing<Vec<u8>> = secret::read_bytes(path, LIMIT, "PEM")?;
-    // The parser's words may quote what it read.
+    // The parser's message may quote what it read.
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
-        "holds no private key that can be read; put PEM there, not encrypted, that begins with -----BEGIN PRIVATE KEY-----".into()
+        "holds no private key that can be read; store unencrypted PEM there that begins with -----BEGIN PRIVATE KEY-----".into()
     })
 }
 
@@ -200,7 +196,7 @@ fn roots(all: Vec<CertificateDer<'static>>) -> Result<(RootCertStore, [u8; 32]),
     for (number, certificate) in all.into_iter().enumerate() {
         roots.add(certificate).map_err(|_| {
             let number = number + 1;
-            format!("certificate {number} in it cannot be used as an authority; put the certificates of your own CA there")
+            format!("certificate {number} in it cannot be used as an authority; store the certificates of your own CA there")
         })?;
     }
     Ok((roots, digest))
@@ -217,11 +213,11 @@ fn digest(all: &[CertificateDer<'_>]) -> [u8; 32] {
 
 fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), String> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| {
-        "its first certificate cannot be read; have it issued again, as X.509 version 3".to_owned()
+        "its first certificate cannot be parsed; have it reissued as X.509 version 3".to_owned()
     })?;
     let validity = parsed.validity();
     let at = |time: x509_parser::time::ASN1Time| {
-        // Before 1970 is as good as 1970.
+        // A time before 1970 counts as 1970.
         UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
     };
     Ok((at(validity.not_before), at(validity.not_after)))
@@ -235,7 +231,7 @@ mod tests {
 
     use crate::config::{ClientAuth, Config, Problems, from_toml};
 
-    /// A folder with an authority, a certificate of it, and files that are wrong in many ways.
+    /// A folder with an authority, certificates signed by it, and invalid files of many kinds.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
@@ -258,18 +254,14 @@ mod tests {
         }
         write("empty", "");
         write("text", "not PEM at all");
-        write(
-            "broken.pem",
-            "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n",
-        );
-        write(
-            "junk.pem",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        );
-        write(
-            "broken.key",
-            "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n",
-        );
+        for (name, kind, content) in [
+            ("broken.pem", "CERTIFICATE", "!!!"),
+            ("junk.pem", "CERTIFICATE", "AAAA"),
+            ("broken.key", "PRIVATE KEY", "c2VjcmV0"),
+        ] {
+            let pem = format!("-----BEGIN {kind}-----\n{content}\n-----END {kind}-----\n");
+            write(name, &pem);
+        }
         folder
     }
 
@@ -283,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_fit_load_and_are_watched() {
+    fn valid_files_load_and_are_watched() {
         let folder = folder();
         let pair = "cert = \"@now.pem\", key = \"@now.key\", client_ca = \"@ca.pem\"";
         let config = load(&folder, pair).unwrap();
@@ -295,7 +287,7 @@ mod tests {
         assert!(config.warnings.is_empty());
         let optional = load(&folder, &format!("{pair}, client_auth = \"optional\"")).unwrap();
         assert_eq!(optional.differences(&config), ["listen.tls.client_auth"]);
-        // Nothing of the key is shown, by whichever way.
+        // No output shows the private key.
         let key = fs::read_to_string(folder.path().join("now.key")).unwrap();
         let line = key.lines().nth(1).unwrap();
         let shown = format!("{config:?} {}", config.redacted());
@@ -303,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn another_content_is_a_difference() {
+    fn new_contents_are_a_difference() {
         let folder = folder();
         let pair = "cert = \"@now.pem\", key = \"@now.key\", client_ca = \"@ca.pem\"";
         let before = load(&folder, pair).unwrap();
@@ -323,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_out_of_its_time_is_a_warning() {
+    fn a_certificate_that_is_not_valid_now_is_a_warning() {
         let folder = folder();
         for (name, want) in [("old", "has expired"), ("new", "not valid yet")] {
             let pair =
@@ -336,50 +328,29 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_file_is_named_with_what_to_do_and_never_quoted() {
+    fn each_invalid_file_is_reported_and_never_quoted() {
         let folder = folder();
-        for (cert, key, ca, want) in [
-            ("none", "now.key", "ca.pem", "cert: the file cannot be read"),
-            ("empty", "now.key", "ca.pem", "cert: holds no certificate"),
-            ("text", "now.key", "ca.pem", "cert: holds no certificate"),
-            ("now.key", "now.key", "ca.pem", "cert: holds no certificate"),
-            ("broken.pem", "now.key", "ca.pem", "cert: is not valid PEM"),
-            (
-                "junk.pem",
-                "now.key",
-                "ca.pem",
-                "cert: its first certificate",
-            ),
-            (
-                "",
-                "now.key",
-                "ca.pem",
-                "cert: the path is not a regular file",
-            ),
-            ("now.pem", "none", "ca.pem", "key: the file cannot be read"),
-            ("now.pem", "empty", "ca.pem", "key: holds no private key"),
-            ("now.pem", "now.pem", "ca.pem", "key: holds no private key"),
-            (
-                "now.pem",
-                "broken.key",
-                "ca.pem",
-                "key: holds a key of a kind",
-            ),
-            ("now.pem", "old.key", "ca.pem", "key: is not the key of"),
-            ("now.pem", "now.key", "none", "client_ca: the file cannot"),
-            (
-                "now.pem",
-                "now.key",
-                "empty",
-                "client_ca: holds no certificate",
-            ),
-            (
-                "now.pem",
-                "now.key",
-                "junk.pem",
-                "client_ca: certificate 1 in it",
-            ),
-        ] {
+        let table = "
+none now.key ca.pem cert: the file cannot be read
+empty now.key ca.pem cert: holds no certificate
+text now.key ca.pem cert: holds no certificate
+now.key now.key ca.pem cert: holds no certificate
+broken.pem now.key ca.pem cert: is not valid PEM
+junk.pem now.key ca.pem cert: its first certificate
+. now.key ca.pem cert: the path is not a regular file
+now.pem none ca.pem key: the file cannot be read
+now.pem empty ca.pem key: holds no private key
+now.pem now.pem ca.pem key: holds no private key
+now.pem broken.key ca.pem key: holds a key of an unsupported
+now.pem old.key ca.pem key: is not the key of
+now.pem now.key none client_ca: the file cannot
+now.pem now.key empty client_ca: holds no certificate
+now.pem now.key junk.pem client_ca: certificate 1 in it
+";
+        for row in table.trim().lines() {
+            let [cert, key, ca, want] = *row.splitn(4, ' ').collect::<Vec<_>>() else {
+                panic!("{row}")
+            };
             let tls = format!("cert = \"@{cert}\", key = \"@{key}\", client_ca = \"@{ca}\"");
             let got = load(&folder, &tls).unwrap_err().to_string();
             let want = format!("listen.tls.{want}");
@@ -398,13 +369,16 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_make_no_sense_together_are_named() {
+    fn keys_that_contradict_each_other_are_problems() {
         let folder = folder();
         let pair = "cert = \"@now.pem\", key = \"@now.key\"";
         let got = load(&folder, &format!("{pair}, client_auth = \"optional\"")).unwrap_err();
         let got = got.to_string();
-        assert!(got.contains("listen.tls.client_auth: asks for"), "{got}");
-        assert!(got.contains("callers.a.mtls_san: is never seen"), "{got}");
+        assert!(
+            got.contains("listen.tls.client_auth: needs client_ca"),
+            "{got}"
+        );
+        assert!(got.contains("callers.a.mtls_san: never matches"), "{got}");
         let got = load(
             &folder,
             &format!("{pair}, client_ca = \"@ca.pem\", client_auth = \"no\""),

@@ -1,47 +1,47 @@
-//! How values are written: each type with its reader, what is shown of it and its schema, which takes what the reader takes.
-//! Where no pattern can tell, as with an IPv6 address or a file that must exist, the schema is the more lenient one.
+//! How values are written: each type with its parser, its output and its schema. The schema accepts exactly what the parser accepts; it is
+//! more lenient only where no pattern can tell, as with an IPv6 address or a file that must exist.
 //!
-//! The environment gives text alone: so a number, a truth value and a list may be one.
+//! Environment variables are text, so numbers, booleans and lists may be written as text too.
 
+mod containers;
 mod names;
-mod tables;
 
 use std::{marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-pub use self::{names::*, tables::*};
+pub(crate) use self::names::log_directives;
+pub(super) use self::{containers::*, names::*};
 use super::{
     Rate,
-    section::{Notation, View, definition},
+    section::{Notation, View, shared_schema},
 };
 use crate::label::Label;
 
-/// The notation of a value: what to write, how it is read, what may be wrong with it all the same, what is shown of it, its schema, what
-/// holds without it, and the keys of the tables in it.
+/// Implements [`Notation`] for a type. The parts have the names and the order of the trait's methods.
 macro_rules! notation {
-    ([$($generics:tt)*] $notation:ty => $out:ty, $(flat $flat:expr,)? $(want $want:expr, parse |$value:ident| $parse:expr,)?
-    $(fault |$sound:ident| $fault:expr,)? $(read |$read:ident, $at:ident| $reader:expr,)?
-    show |$shown:ident $(, $view:ident)?| $show:expr, schema |$shared:ident| $schema:expr,
-    $(absent $absent:expr,)? $(keys $keys:expr,)? $(constraint $constraint:expr,)?) => {
+    ([$($generics:tt)*] $notation:ty => $out:ty, $(flatten $flatten:expr,)? $(expected $expected:expr, parse |$value:ident| $parse:expr,)?
+    $(invalid |$sound:ident| $invalid:expr,)? $(read |$read:ident, $at:ident| $reader:expr,)?
+    show |$shown:ident $(, $view:ident)?| $show:expr, schema |$defs:ident| $schema:expr,
+    $(if_missing $if_missing:expr,)? $(keys $keys:expr,)? $(constraint $constraint:expr,)?) => {
         impl<$($generics)*> Notation for $notation {
             type Out = $out;
 
-            $(const FLAT: bool = $flat;)?
+            $(const FLATTEN: bool = $flatten;)?
 
-            $(fn want() -> String {
-                String::from($want)
+            $(fn expected() -> String {
+                String::from($expected)
             }
 
             fn parse($value: &Value) -> Option<$out> {
                 $parse
             })?
 
-            $(fn fault($sound: &$out) -> Option<String> {
-                $fault
+            $(fn invalid($sound: &$out) -> Option<String> {
+                $invalid
             })?
 
-            $(fn read($read: &Value, $at: &$crate::config::reading::At) -> Option<$out> {
+            $(fn read($read: &Value, $at: &$crate::config::reading::Location<'_>) -> Option<$out> {
                 $reader
             })?
 
@@ -50,13 +50,13 @@ macro_rules! notation {
                 Value::from($show)
             }
 
-            #[allow(unused_variables)]
-            fn schema($shared: &mut $crate::config::section::Defs) -> Value {
+            #[allow(unused_variables, reason = "a notation may need neither")]
+            fn schema($defs: &mut $crate::config::section::Defs) -> Value {
                 $schema
             }
 
-            $(fn absent() -> Option<$out> {
-                Some($absent)
+            $(fn if_missing() -> Option<$out> {
+                Some($if_missing)
             })?
 
             $(fn keys() -> Vec<$crate::config::section::Key> {
@@ -71,17 +71,17 @@ macro_rules! notation {
 }
 pub(super) use notation;
 
-/// A schema of texts that match one of these patterns whole.
-pub fn text(patterns: &[&str]) -> Value {
+/// A schema for text that matches one of these patterns as a whole.
+pub(super) fn text(patterns: &[&str]) -> Value {
     json!({ "type": "string", "pattern": format!("^(?:{})$", patterns.join("|")) })
 }
 
-/// What is written as text by itself, with space around it or not.
+/// A schema for text that matches the pattern, with or without space around it.
 fn padded(pattern: &str) -> Value {
     text(&[&format!(r"\s*(?:{pattern})\s*")])
 }
 
-/// A pattern for whole numbers from `min`, which is 0 or 1, to `max`, with any number of zeros before them.
+/// A pattern for whole numbers from `min`, which is 0 or 1, to `max`, with any number of leading zeros.
 fn integer_pattern(min: u64, max: u64) -> String {
     let digits = max.to_string();
     let any = |count: usize| match count {
@@ -89,7 +89,7 @@ fn integer_pattern(min: u64, max: u64) -> String {
         1 => "[0-9]".into(),
         count => format!("[0-9]{{{count}}}"),
     };
-    // The number itself, those with fewer digits, those that are smaller from some digit on.
+    // The maximum itself, numbers with fewer digits, and numbers that are smaller from some digit on.
     let mut ways = vec![digits.clone()];
     if let Some(count) = digits.len().checked_sub(2) {
         ways.push(format!("[1-9][0-9]{{0,{count}}}"));
@@ -108,7 +108,7 @@ fn integer_pattern(min: u64, max: u64) -> String {
     format!("0*(?:{})", ways.join("|"))
 }
 
-/// A number that JSON has as one, or as text. TOML's 1.0 is a whole number to a schema too.
+/// A whole number, also as text or as 1.0: to a JSON Schema, 1.0 is an integer.
 fn number(value: &Value) -> Option<u64> {
     let float = || {
         value
@@ -122,7 +122,7 @@ fn number(value: &Value) -> Option<u64> {
         .or_else(text)
 }
 
-/// A number at the front, and the unit after it.
+/// Splits a number and the unit that follows it.
 fn split(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
     let end = text
@@ -131,105 +131,105 @@ fn split(text: &str) -> Option<(u64, &str)> {
     Some((text[..end].parse().ok()?, text[end..].trim()))
 }
 
-// Any text that is not empty.
+// Text that is not empty.
 notation! {
     [] String => String,
-    want "a string that is not empty",
+    expected "a string that is not empty",
     parse |value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned),
     show |out| out.as_str(),
-    schema |shared| json!({ "type": "string", "minLength": 1 }),
+    schema |defs| json!({ "type": "string", "minLength": 1 }),
 }
 
 notation! {
     [] PathBuf => PathBuf,
-    want String::want(),
+    expected String::expected(),
     parse |value| String::parse(value).map(PathBuf::from),
     show |out| out.display().to_string(),
-    schema |shared| String::schema(shared),
+    schema |defs| String::schema(defs),
 }
 
-// A text that is shared by all who hold it; empty, until it is said otherwise, where there is none.
+// Text with shared ownership. A missing one is empty until a rule fills it in.
 notation! {
     [] Arc<str> => Arc<str>,
-    want String::want(),
+    expected String::expected(),
     parse |value| String::parse(value).map(Arc::from),
     show |out| &**out,
-    schema |shared| String::schema(shared),
-    absent "".into(),
+    schema |defs| String::schema(defs),
+    if_missing "".into(),
 }
 
 notation! {
     [] bool => bool,
-    want "true or false",
+    expected "true or false",
     parse |value| value.as_bool().or_else(|| value.as_str()?.trim().parse().ok()),
     show |out| *out,
-    schema |shared| definition(shared, "boolean", |_| json!({ "anyOf": [{ "type": "boolean" }, padded("true|false")] })),
+    schema |defs| shared_schema(defs, "boolean", |_| json!({ "anyOf": [{ "type": "boolean" }, padded("true|false")] })),
 }
 
-/// A truth value that is left out where it is false.
+/// A boolean that is false if missing, and not shown then.
 pub struct Flag;
 
 notation! {
     [] Flag => bool,
-    want bool::want(),
+    expected bool::expected(),
     parse |value| bool::parse(value),
     show |out| out.then_some(true),
-    schema |shared| bool::schema(shared),
-    absent false,
+    schema |defs| bool::schema(defs),
+    if_missing false,
 }
 
 /// A whole number. `MIN` is 0 or 1.
 pub struct Integer<T, const MIN: u64, const MAX: u64>(PhantomData<T>);
 
-/// A number of things of which there is at least one.
-pub type Count<T> = Integer<T, 1, { 1 << 30 }>;
+/// A number of at least one.
+pub(super) type Count<T> = Integer<T, 1, { 1 << 30 }>;
 
 notation! {
     [T: Copy + TryFrom<u64> + Into<Value>, const MIN: u64, const MAX: u64] Integer<T, MIN, MAX> => T,
-    want format!("a whole number from {MIN} to {MAX}"),
+    expected format!("a whole number from {MIN} to {MAX}"),
     parse |value| T::try_from(number(value).filter(|n| (MIN..=MAX).contains(n))?).ok(),
     show |out| (*out).into(),
-    schema |shared| definition(shared, &format!("integer-{MIN}-{MAX}"), |_| {
+    schema |defs| shared_schema(defs, &format!("integer-{MIN}-{MAX}"), |_| {
         let number = json!({ "type": "integer", "minimum": MIN, "maximum": MAX });
         json!({ "anyOf": [number, padded(&format!(r"\+?{}", integer_pattern(MIN, MAX)))] })
     }),
 }
 
-/// "auto", which is the number of cores, or a whole number.
+/// A number of threads, or "auto" for the number of cores.
 pub struct Workers;
 
 type Threads = Integer<usize, 1, 1024>;
 
 notation! {
     [] Workers => usize,
-    want format!("\"auto\" or {}", Threads::want()),
+    expected format!("\"auto\" or {}", Threads::expected()),
     parse |value| match value.as_str() {
         Some("auto") => Some(std::thread::available_parallelism().map_or(1, usize::from)),
         _ => Threads::parse(value),
     },
     show |out| *out,
-    schema |shared| json!({ "anyOf": [{ "const": "auto" }, Threads::schema(shared)] }),
+    schema |defs| json!({ "anyOf": [{ "const": "auto" }, Threads::schema(defs)] }),
 }
 
-/// A number that may be a fraction.
+/// A number from 0 to `MAX` that may be a fraction.
 pub struct Share<const MAX: u64>;
 
 notation! {
     [const MAX: u64] Share<MAX> => f64,
-    want format!("a number from 0 to {MAX}"),
+    expected format!("a number from 0 to {MAX}"),
     parse |value| {
         let is_plain = |text: &&str| text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
         let text = || value.as_str().map(str::trim).filter(is_plain)?.parse().ok();
         value.as_f64().or_else(text).filter(|number| (0.0..=MAX as f64).contains(number))
     },
     show |out| *out,
-    schema |shared| definition(shared, &format!("share-0-{MAX}"), |_| {
+    schema |defs| shared_schema(defs, &format!("share-0-{MAX}"), |_| {
         let text = padded(&format!(r"{}(?:\.[0-9]*)?|\.[0-9]+|0*{MAX}(?:\.0*)?", integer_pattern(0, MAX - 1)));
         json!({ "anyOf": [{ "type": "number", "minimum": 0, "maximum": MAX }, text] })
     }),
 }
 
-/// Names of units, how many milliseconds each has, and how many make 366 days: beyond, a deadline could overflow the clock.
+/// Names of units, their milliseconds, and how many make 366 days. With longer durations, a deadline could overflow the clock.
 const TIMES: [(&str, u64, u64); 4] = [
     ("ms", 1, 31_622_400_000),
     ("s", 1_000, 31_622_400),
@@ -243,7 +243,7 @@ fn times(min: u64) -> Value {
 }
 
 /// Reads "30s", "250ms", "5m" or "1h".
-pub fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let (n, unit) = split(text)?;
     let is_of = |(names, ..): &&(&str, u64, u64)| names.split('|').any(|name| name == unit);
     let (_, factor, max) = TIMES.iter().find(is_of)?;
@@ -252,31 +252,28 @@ pub fn duration(text: &str) -> Option<Duration> {
 
 notation! {
     [] Duration => Duration,
-    want "a duration such as \"30s\", \"250ms\" or \"5m\"",
+    expected "a duration such as \"30s\", \"250ms\" or \"5m\"",
     parse |value| duration(value.as_str()?),
-    show |out| {
-    let ms = out.as_millis();
-    match ms.is_multiple_of(1000) {
-        true => format!("{}s", ms / 1000),
-        false => format!("{ms}ms"),
-    }
+    show |out| match out.as_millis() {
+        ms if ms.is_multiple_of(1000) => format!("{}s", ms / 1000),
+        ms => format!("{ms}ms"),
     },
-    schema |shared| definition(shared, "duration", |_| times(0)),
+    schema |defs| shared_schema(defs, "duration", |_| times(0)),
 }
 
-/// A duration where nothing would work with zero.
+/// A duration above zero.
 pub struct Timeout;
 
 notation! {
     [] Timeout => Duration,
-    want Duration::want(),
+    expected Duration::expected(),
     parse |value| Duration::parse(value),
-    fault |out| out.is_zero().then(|| "is zero, so nothing would ever succeed; write a duration above zero".into()),
+    invalid |out| out.is_zero().then(|| "is zero, so it would always expire; write a duration above zero".into()),
     show |out| Duration::show(out, View::Effective),
-    schema |shared| definition(shared, "timeout", |_| times(1)),
+    schema |defs| shared_schema(defs, "timeout", |_| times(1)),
 }
 
-/// Names of units, what each is worth, and how many digits may stand before it: 64 bits hold it, and it is far more than there is.
+/// Names of units, their bytes, and the most digits of a number before each, so that the result fits into 64 bits.
 const SIZES: [(&str, u64, u32); 7] = [
     ("|B", 1, 18),
     ("KiB", 1 << 10, 15),
@@ -287,12 +284,12 @@ const SIZES: [(&str, u64, u32); 7] = [
     ("GB", 1_000_000_000, 9),
 ];
 
-/// A number of bytes, by itself or with a unit.
+/// A number of bytes, with or without a unit.
 pub struct Size<T>(PhantomData<T>);
 
 notation! {
     [T: Copy + TryFrom<u64> + TryInto<u64>] Size<T> => T,
-    want "a size such as \"64KiB\", \"1MiB\" or \"10MB\", or a number of bytes",
+    expected "a size such as \"64KiB\", \"1MiB\" or \"10MB\", or a number of bytes",
     parse |value| {
         let (n, unit) = match value.as_str() {
             Some(text) => split(text)?,
@@ -309,19 +306,19 @@ notation! {
             None => format!("{size}B"),
         }
     },
-    schema |shared| definition(shared, "size", |_| {
+    schema |defs| shared_schema(defs, "size", |_| {
         let ways = SIZES.map(|(names, _, digits)| format!(r"0*[0-9]{{1,{digits}}}\s*(?:{names})"));
         let number = json!({ "type": "integer", "minimum": 0, "maximum": 10_u64.pow(18) - 1 });
         json!({ "anyOf": [number, padded(&ways.join("|"))] })
     }),
 }
 
-/// Names of units, and how many seconds each has.
+/// Names of units, and their seconds.
 const PERIODS: [(&str, u64); 4] = [("s", 1), ("min", 60), ("m", 60), ("h", 3600)];
 
 notation! {
     [] Rate => Rate,
-    want "a rate such as \"50/s\", \"600/min\" or \"1000/h\", above zero",
+    expected "a rate such as \"50/s\", \"600/min\" or \"1000/h\", above zero",
     parse |value| {
         let (count, per) = value.as_str()?.split_once('/')?;
         let count = count.trim().parse().ok().filter(|n| *n > 0)?;
@@ -330,13 +327,13 @@ notation! {
         Some(Rate { count, per })
     },
     show |out| out.to_string(),
-    schema |shared| definition(shared, "rate", |_| {
+    schema |defs| shared_schema(defs, "rate", |_| {
         let units = PERIODS.map(|(unit, _)| unit).join("|");
         padded(&format!(r"\+?{}\s*/\s*(?:{units})", integer_pattern(1, u32::MAX.into())))
     }),
 }
 
-/// As the file says it, such as "50/s".
+/// As in the file, such as "50/s".
 impl std::fmt::Display for Rate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let unit = PERIODS
@@ -346,10 +343,10 @@ impl std::fmt::Display for Rate {
     }
 }
 
-// One of a few words.
+// One of the names of an enum.
 notation! {
     [T: Label] T => T,
-    want {
+    expected {
         let names: Vec<_> = T::ALL.iter().map(|choice| format!("{:?}", choice.label())).collect();
         format!("one of {}", names.join(", "))
     },
@@ -358,5 +355,5 @@ notation! {
         T::ALL.iter().find(|choice| choice.label() == text).copied()
     },
     show |out| out.label(),
-    schema |shared| json!({ "enum": T::ALL.iter().map(|choice| choice.label()).collect::<Vec<_>>() }),
+    schema |defs| json!({ "enum": T::ALL.iter().map(|choice| choice.label()).collect::<Vec<_>>() }),
 }

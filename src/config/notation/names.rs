@@ -1,4 +1,4 @@
-//! Names of things elsewhere: operations, addresses, URLs, certificates, log levels.
+//! Names of things outside the file: operations, addresses, URLs, certificates, log levels.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
@@ -10,13 +10,13 @@ use super::{
     super::{
         Address,
         secret::unreadable,
-        section::{Notation, View, definition},
+        section::{Notation, View, shared_schema},
     },
     integer_pattern, notation, padded, text,
 };
 use crate::{policy::san::San, types::Roots};
 
-/// Whole names of operations, and how a pattern for them is written.
+/// A regular expression for the whole name of an operation.
 const OPERATION: &str = "(?:[A-Za-z0-9._-][A-Za-z0-9._/-]*)?[A-Za-z0-9_-]";
 
 fn is_operation(text: &str) -> bool {
@@ -26,14 +26,14 @@ fn is_operation(text: &str) -> bool {
     fits && !text.is_empty() && !text.starts_with('/') && !text.ends_with(['/', '.'])
 }
 
-/// Lower-cased, because operations are compared so.
+/// In lower case, because operations are compared in lower case.
 fn pattern(text: &str) -> Option<String> {
     let text = text.trim().to_ascii_lowercase();
     let stem = text.strip_suffix(".*").unwrap_or(&text);
     (text == "*" || is_operation(stem)).then_some(text)
 }
 
-/// Several texts: a list, or one text with commas between them.
+/// A list of text, or one text with commas.
 fn texts(value: &Value, read: impl Fn(&str) -> Option<String>) -> Option<Vec<String>> {
     match value {
         Value::Array(items) => items.iter().map(|item| read(item.as_str()?)).collect(),
@@ -50,32 +50,34 @@ fn texts_schema(item: Value, pattern: &str) -> Value {
     json!({ "anyOf": [{ "type": "array", "items": item }, text(&[&format!("(?:{one})?(?:,(?:{one})?)*")])] })
 }
 
-/// Operations, several at once by "works.*", or all by "*".
+/// Operations: whole names, "works.*" for a group or "*" for all.
 pub struct Patterns;
 
 notation! {
     [] Patterns => Vec<String>,
-    want "a list of \"*\", \"works.*\" or whole operations such as \"works.get\"",
+    expected "a list of \"*\", \"works.*\" or whole operations such as \"works.get\"",
     parse |value| texts(value, pattern),
     show |out| out.as_slice(),
-    schema |shared| {
+    schema |defs| {
         let pattern = format!(r"\*|{OPERATION}(?:\.\*)?");
-        definition(shared, "patterns", |_| texts_schema(padded(&pattern), &pattern))
+        shared_schema(defs, "patterns", |_| texts_schema(padded(&pattern), &pattern))
     },
 }
 
+/// Whole names of operations, at least one.
 pub struct Operations;
 
-/// What is wrong with a rule that names none.
-pub const NO_OPERATION: &str = "is empty, so the rule does nothing; name at least one operation";
+/// The problem of a rule without operations.
+pub(crate) const NO_OPERATION: &str =
+    "is empty, so the rule would do nothing; name at least one operation";
 
 notation! {
     [] Operations => Vec<String>,
-    want "a list of whole operations such as \"rev-users.link\"",
+    expected "a list of whole operations such as \"rev-users.link\"",
     parse |value| texts(value, |text| is_operation(text).then(|| text.to_ascii_lowercase())),
-    fault |out| out.is_empty().then(|| NO_OPERATION.into()),
+    invalid |out| out.is_empty().then(|| NO_OPERATION.into()),
     show |out| out.as_slice(),
-    schema |shared| {
+    schema |defs| {
         let mut schema = texts_schema(text(&[OPERATION]), OPERATION);
         schema["anyOf"][0]["minItems"] = 1.into();
         schema["anyOf"][1]["not"] = text(&[",*"]);
@@ -88,7 +90,7 @@ pub struct Renames;
 
 notation! {
     [] Renames => BTreeMap<String, String>,
-    want "a table of old = \"new\" names, at least one, no name to itself",
+    expected "a table of old = \"new\" names: at least one, each with a different new name",
     parse |value| {
         let pairs = value.as_object().filter(|pairs| !pairs.is_empty())?;
         let pair = |(old, new): (&String, &Value)| {
@@ -98,13 +100,13 @@ notation! {
         pairs.iter().map(pair).collect()
     },
     show |out| json!(out),
-    schema |shared| {
+    schema |defs| {
         let name = json!({ "minLength": 1 });
-        json!({ "type": "object", "minProperties": 1, "propertyNames": name, "additionalProperties": String::schema(shared) })
+        json!({ "type": "object", "minProperties": 1, "propertyNames": name, "additionalProperties": String::schema(defs) })
     },
 }
 
-/// The pattern of an IP address and a port; of an IPv6 address it checks the characters alone.
+/// A pattern for an IP address and a port. Checks only the characters of an IPv6 address.
 fn socket() -> String {
     let octet = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
     let port = integer_pattern(0, u16::MAX.into());
@@ -113,53 +115,53 @@ fn socket() -> String {
 
 notation! {
     [] SocketAddr => SocketAddr,
-    want "an address such as \"127.0.0.1:9901\"",
+    expected "an address such as \"127.0.0.1:9901\"",
     parse |value| value.as_str()?.parse().ok(),
     show |out| out.to_string(),
-    schema |shared| text(&[&socket()]),
+    schema |defs| text(&[&socket()]),
 }
 
 notation! {
     [] Address => Address,
-    want "an address such as \"127.0.0.1:8080\" or \"unix:/run/revgate.sock\"",
+    expected "an address such as \"127.0.0.1:8080\" or \"unix:/run/revgate.sock\"",
     parse |value| match value.as_str()?.strip_prefix("unix:") {
         Some(path) => (!path.is_empty()).then(|| Address::Unix(path.into())),
         None => SocketAddr::parse(value).map(Address::Tcp),
     },
     show |out| out.to_string(),
-    schema |shared| text(&[r"unix:[\s\S]+", &socket()]),
+    schema |defs| text(&[r"unix:[\s\S]+", &socket()]),
 }
 
-/// Permissions in octal. A string, as TOML would read the number 0660 as none at all and 660 as decimal.
+/// Permissions in octal. A string, because TOML rejects the number 0660 and reads 660 as decimal.
 pub struct Mode;
 
 notation! {
     [] Mode => u32,
-    want "three octal digits for owner, group and others as a string, such as \"0660\" or \"0666\"",
+    expected "three octal digits for owner, group and others as a string, such as \"0660\" or \"0666\"",
     parse |value| {
         let text = value.as_str()?;
         let digits = text.strip_prefix("0o").unwrap_or(text);
         let octal = (3..=4).contains(&digits.len()) && digits.bytes().all(|b| (b'0'..=b'7').contains(&b));
         let mode = u32::from_str_radix(digits, 8).ok()?;
-        // Without the owner's right to write nobody but root could connect.
+        // To connect takes write permission: without the owner's, only root could.
         (octal && mode <= 0o777 && mode & 0o200 != 0).then_some(mode)
     },
     show |out| format!("{out:04o}"),
-    schema |shared| text(&["(?:0o)?0?[2367][0-7]{2}"]),
+    schema |defs| text(&["(?:0o)?0?[2367][0-7]{2}"]),
 }
 
-/// A port that does not fit is only found by asking for it.
-pub fn is_port_sound(uri: &Uri) -> bool {
+/// Whether the port fits into 16 bits. `Uri` parses one that does not, and then returns no port.
+pub(crate) fn is_port_sound(uri: &Uri) -> bool {
     uri.authority().is_some_and(|a| {
         a.port_u16().is_some() || !a.as_str().contains(':') || a.as_str().ends_with(']')
     })
 }
 
-/// What a URL of the web begins with, in a pattern.
-pub const HTTP: &str = "[Hh][Tt][Tt][Pp]";
+/// A pattern for the scheme `http`.
+pub(crate) const HTTP: &str = "[Hh][Tt][Tt][Pp]";
 
-/// What may stand between the slashes: a host and a port.
-pub fn authority() -> String {
+/// A pattern for a host and an optional port.
+pub(crate) fn authority() -> String {
     let port = integer_pattern(0, u16::MAX.into());
     format!(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::{port})?")
 }
@@ -173,28 +175,28 @@ fn origin(text: &str) -> Option<Uri> {
     (http && plain && host && is_port_sound(&uri)).then_some(uri)
 }
 
-/// Without the slash that a parsed URI gains.
+/// Without the trailing slash that parsing adds.
 fn without_slash(uri: &Uri) -> Value {
     uri.to_string().trim_end_matches('/').into()
 }
 
-/// The URL of a host, with nothing after it.
+/// A URL with a scheme, a host and a port only.
 pub struct Origin;
 
 notation! {
     [] Origin => Uri,
-    want "http:// or https:// with a host and nothing after it: no path, query or user",
+    expected "http:// or https:// with a host only: no path, query or user",
     parse |value| origin(value.as_str()?),
     show |out| without_slash(out),
     schema |shared| text(&[&format!("{HTTP}[Ss]?://{}/?", authority())]),
 }
 
-/// The base URL of a receiver of spans: what an upstream's may be, and a path.
+/// The base URL of a receiver of spans: an origin and an optional path.
 pub struct Receiver;
 
 notation! {
     [] Receiver => Uri,
-    want "http:// or https:// with a host, such as \"http://127.0.0.1:4318\"; /v1/traces is added",
+    expected "http:// or https:// with a host, such as \"http://127.0.0.1:4318\"; revgate appends /v1/traces",
     parse |value| {
         let text = value.as_str()?;
         let uri: Uri = text.parse().ok()?;
@@ -205,12 +207,12 @@ notation! {
     schema |shared| text(&[&format!(r"{HTTP}[Ss]?://{}(?:/[^\s?#]*)?", authority())]),
 }
 
-/// An address of the web that fits between the angle brackets of a `Link` (RFC 8288 section 3).
+/// The URL of a page, which must fit between the angle brackets of a `Link` (RFC 8288 section 3).
 pub struct Page;
 
 notation! {
     [] Page => String,
-    want "an address such as \"https://developer.devrev.ai/changelog\"",
+    expected "a URL such as \"https://developer.devrev.ai/changelog\"",
     parse |value| {
         let text = value.as_str()?;
         let uri: Uri = text.parse().ok()?;
@@ -224,14 +226,14 @@ notation! {
 
 notation! {
     [] Roots => Roots,
-    want "\"bundled\", \"system\" or { file = \"ca.pem\" }",
+    expected "\"bundled\", \"system\" or { file = \"ca.pem\" }",
     parse |value| match value {
         Value::String(text) if text == "bundled" => Some(Roots::Bundled),
         Value::String(text) if text == "system" => Some(Roots::System),
         Value::Object(map) if map.len() == 1 => PathBuf::parse(map.get("file")?).map(Roots::File),
         _ => None,
     },
-    fault |out| match out {
+    invalid |out| match out {
         Roots::File(path) => std::fs::File::open(path).err().map(unreadable),
         _ => None,
     },
@@ -240,8 +242,8 @@ notation! {
         Roots::System => "system".into(),
         Roots::File(path) => json!({ "file": path.display().to_string() }),
     },
-    schema |shared| definition(shared, "roots", |shared| {
-        let file = json!({ "file": String::schema(shared) });
+    schema |defs| shared_schema(defs, "roots", |defs| {
+        let file = json!({ "file": String::schema(defs) });
         let file = json!({ "type": "object", "properties": file, "required": ["file"], "additionalProperties": false });
         json!({ "anyOf": [{ "enum": ["bundled", "system"] }, file] })
     }),
@@ -249,14 +251,14 @@ notation! {
 
 notation! {
     [] San => San,
-    want "a whole name as the certificate has it: a URI such as \"spiffe://example.org/billing\", or a DNS name such as \"billing.internal\", without *",
+    expected "a complete name from the certificate: a URI such as \"spiffe://example.org/billing\", or a DNS name such as \"billing.internal\", without *",
     parse |value| San::read(value.as_str()?),
     show |out| out.to_string(),
-    schema |shared| {
+    schema |defs| {
         let id = r"spiffe://[a-z0-9._-]+(?:/[A-Za-z0-9._-]+)+";
         let label = "[A-Za-z0-9_-]{1,63}";
         let mut schema = text(&[id, r"[A-Za-z][A-Za-z0-9+.-]*:[!-)+-~]+", &format!(r"{label}(?:\.{label})*")]);
-        // An address, one with a port, and what is no id though it begins like one.
+        // An IP address, a host with a port, and a malformed SPIFFE id.
         schema["not"] = json!({ "anyOf": [
             text(&[r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}", "[^:]*:[0-9]+"]),
             json!({ "pattern": "^spiffe://", "not": text(&[id]) }),
@@ -268,10 +270,10 @@ notation! {
 /// A level, or directives such as "info,revgate=debug".
 ///
 /// # Errors
-/// Says what is wrong and what may stand there.
-pub fn log_directives(text: &str) -> Result<EnvFilter, String> {
+/// What is wrong, and which values are valid.
+pub(crate) fn log_directives(text: &str) -> Result<EnvFilter, String> {
     let text = text.trim();
-    // EnvFilter takes a word without a level for a target to be shown in full, which turns a misspelt level into silence.
+    // EnvFilter takes a word without a level for a target, so a misspelt level would silence everything else.
     let mut words = text.split(',').map(str::trim);
     let bad = words.find(|word| {
         let level = word.parse::<tracing::level_filters::LevelFilter>();
@@ -285,8 +287,8 @@ pub fn log_directives(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(text).map_err(|e| format!("cannot read the log directives: {e}"))
 }
 
-/// A pattern for a word in small letters or capitals.
-pub fn any_case(word: &str) -> String {
+/// A pattern for a word in any case.
+pub(crate) fn any_case(word: &str) -> String {
     let letters = word.chars().map(|c| match c.is_ascii_lowercase() {
         true => format!("[{}{c}]", c.to_ascii_uppercase()),
         false => c.to_string(),
@@ -294,20 +296,21 @@ pub fn any_case(word: &str) -> String {
     letters.collect()
 }
 
+/// A log level, or directives for `EnvFilter`.
 pub struct Directives;
 
 notation! {
     [] Directives => String,
-    want "a level such as \"info\", or directives such as \"info,revgate=debug\"",
+    expected "a level such as \"info\", or directives such as \"info,revgate=debug\"",
     parse |value| {
         let text = value.as_str()?;
         log_directives(text).ok().map(|_| text.to_owned())
     },
     show |out| out.as_str(),
-    schema |shared| {
+    schema |defs| {
         let names = ["error", "warn", "info", "debug", "trace", "off"].map(any_case).join("|");
         let level = format!(r"(?:{names}|0*[0-5])");
-        // The fields of a span are not checked.
+        // The pattern does not check the fields of a span.
         let word = format!(r"\s*{level}\s*|[^\s,=\[\]]+={level}|[^\s,=\[\]]*\[[^\]]*\](?:={level})?");
         padded(&format!("(?:{word})(?:,(?:{word}))*"))
     },

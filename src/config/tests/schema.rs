@@ -1,4 +1,4 @@
-//! The schema takes what the reader takes, and nothing else.
+//! The schema accepts exactly what the reader accepts.
 
 use std::fs;
 
@@ -11,9 +11,8 @@ use crate::config::{
     reference::{schema, toml},
 };
 
-/// Keys with texts that are good and texts that are bad, `|` between them. One key at least for each notation.
-/// A key and good values for it, and on the line below bad ones: TOML, or texts where the line begins with a quote. One key at least for
-/// each notation.
+/// Two lines for each key: valid values, and after `!` invalid ones, separated by `|`. A quote before the key means that the values are text;
+/// others are TOML. Each notation has at least one key.
 const VALUES: &str = r#"
 "callers.a.rate: 50/s|600/min|1000/h|1/m| 5 / s |+5/s|007/s|4294967295/s
 !50/sec|50|0/s|/s|-1/s|1.5/s|4294967296/s|5/s/s|
@@ -117,7 +116,7 @@ fn validator(schema: &Value) -> Validator {
     jsonschema::options().build(schema).unwrap()
 }
 
-/// A file with this key, which loads if its value is good.
+/// A file with this key, which loads if the value is valid.
 fn with(path: &str, value: &str) -> String {
     let caller = match path.starts_with("callers.a") {
         true => "callers.a.key = { env = 'K' }",
@@ -136,7 +135,7 @@ fn with(path: &str, value: &str) -> String {
         .replace("THIRD", &"c".repeat(64))
 }
 
-/// Each value of the table as TOML writes it, with its key and whether it is good.
+/// Each value of the table in TOML, with its key and whether it is valid.
 fn values() -> Vec<(&'static str, String, bool)> {
     let mut all = Vec::new();
     let lines: Vec<_> = VALUES.trim().lines().collect();
@@ -161,20 +160,20 @@ fn the_schema_is_as_strict_and_as_lenient_as_the_reader() {
     let validator = validator(&schema());
     for (path, value, want) in values() {
         let text = with(path, &value);
-        let told = match from_toml(&text, &env()) {
+        let message = match from_toml(&text, &env()) {
             Ok(_) => String::new(),
             Err(problems) => problems.to_string(),
         };
-        // Clients would have to show certificates.
-        let reads = told.is_empty() || told.starts_with("callers.b.mtls_san: is never seen");
-        assert_eq!(reads, want, "the reader: {path} = {value}\n{told}");
+        // The file has no client_ca, so the name never matches.
+        let reads = message.is_empty() || message.starts_with("callers.b.mtls_san: never matches");
+        assert_eq!(reads, want, "the reader: {path} = {value}\n{message}");
         let file: toml::Table = toml::from_str(&text).unwrap();
         let passes = validator.is_valid(&json!(file));
         assert_eq!(passes, want, "the schema: {path} = {value}");
     }
 }
 
-/// What somebody may write who mistakes one key for another.
+/// Tries each value of the table with every key.
 #[test]
 fn reader_and_schema_agree_on_any_value_of_any_key() {
     let folder = tempfile::tempdir().unwrap();
@@ -205,17 +204,17 @@ fn reader_and_schema_agree_on_any_value_of_any_key() {
         schema["$defs"] = shared.into();
         let validator = validator(&schema);
         for value in &values {
-            // Whether a file is there, and holds what it should, no schema can tell.
+            // A schema cannot tell whether a file exists and what it contains.
             let is_word = value["file"] == json!(word) && name != "jwks";
             if is_word || !value.to_string().contains("\"file\"") {
-                let (reads, passes) = ((key.takes)(value, &context), validator.is_valid(value));
+                let (reads, passes) = ((key.accepts)(value, &context), validator.is_valid(value));
                 if reads != passes {
                     faults.push(format!("{name} = {value}: reader {reads}, schema {passes}"));
                 }
                 compared += 1;
             }
         }
-        let shown = key.default.as_ref().or(key.example.as_ref());
+        let shown = key.sample();
         let is_valid = |value| validator.is_valid(value);
         assert!(shown.is_none_or(is_valid), "{name}");
         keys.append(&mut key.keys);
@@ -241,7 +240,7 @@ fn examples_and_the_template_load_and_pass() {
             + "[tokens.main]\nenv = \"DEVREV_TOKEN\"\n[callers.a]\nkey = { env = \"SYNC_KEY\" }\n",
     );
     for text in texts {
-        // Any file that can be read does for what is there only in a cluster.
+        // Outside a cluster, any readable file serves as its CA.
         let cluster = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
         let text = text.replace(cluster, &format!("{root}/Cargo.toml"));
         from_toml(&text, &env).unwrap();

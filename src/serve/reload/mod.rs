@@ -22,7 +22,7 @@ pub(super) use self::{report::Report, watch::FileWatcher};
 use self::{restart::keep_what_needs_a_restart, watch::Fingerprint};
 use super::{control::expiry::ExpiryNotices, worker::WorkerHandle};
 use crate::{
-    config::{self, Config, Problem, Problems, TokenSource},
+    config::{self, Config, Problem, Problems, SecretSource},
     plan::Plan,
     state::State,
     telemetry::{labels::ReloadResult, log::LevelHandle},
@@ -124,7 +124,7 @@ impl Reloader {
         // refers, so that a secret written later than its configuration is noticed as well.
         let mut fingerprint = Fingerprint::of(self.file(), &old.config.files);
         if let Some(file) = self.regular_file() {
-            fingerprint.extend(&config::referred(file));
+            fingerprint.extend(&config::referenced_files(file));
         }
         let now = fingerprint.clone();
         let before = std::mem::replace(&mut self.last_reload().fingerprint, fingerprint);
@@ -174,7 +174,7 @@ impl Reloader {
     /// Lets a refused token be probed at once if its file was written again, even with the same value: DevRev may accept it again.
     fn retry_rewritten_tokens(&self, now: &Fingerprint, before: &Fingerprint) {
         for (name, token) in &self.current.load().config.tokens {
-            if let TokenSource::File(path) = &token.secret.source
+            if let SecretSource::File(path) = &token.secret.source
                 && now.differs(before, path)
             {
                 self.state.tokens.end_pause(name);

@@ -28,7 +28,7 @@ pub(super) fn keep_what_needs_a_restart(
             if caller.token.is_none() {
                 return Err(problem(
                     &format!("callers.{name}.token"),
-                    "is needed until the restart that auth.mode asks for; name one of the tokens, or restart the gateway",
+                    "is required until the restart that auth.mode needs; name one of the tokens, or restart the gateway",
                 ));
             }
         }
@@ -40,7 +40,7 @@ pub(super) fn keep_what_needs_a_restart(
         // The new address allows it, but until the restart the sockets are still at the old one.
         return Err(problem(
             &format!("callers.{name}.anonymous"),
-            "would let anyone in until the restart that listen.address needs; restart the gateway",
+            "would let anyone call until the restart that listen.address needs; restart the gateway",
         ));
     }
     let put_back = new.keep_restart_only(old);
@@ -55,8 +55,8 @@ fn is_in_time(old: Option<&Tls>, new: Option<&Tls>) -> Result<(), Problems> {
         return Ok(());
     };
     let now = wall_clock::now();
-    match new.out_of_date(now) {
-        Some(message) if new.valid != old.valid && old.out_of_date(now).is_none() => {
+    match new.validity_warning(now) {
+        Some(message) if new.validity != old.validity && old.validity_warning(now).is_none() => {
             Err(problem("listen.tls.cert", message))
         }
         _ => Ok(()),

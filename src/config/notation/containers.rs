@@ -1,4 +1,4 @@
-//! What holds other notations: what need not be there, tables by name, tables in a list.
+//! Notations that contain others: optional values, tables by name, lists of tables.
 
 use std::{collections::BTreeMap, marker::PhantomData};
 
@@ -9,13 +9,13 @@ use super::{
     notation,
 };
 
-// A key that need not be there.
+// An optional value.
 notation! {
     [N: Notation] Option<N> => Option<N::Out>,
     read |value, at| N::read(value, at).map(Some),
     show |out, view| out.as_ref().map_or(Value::Null, |out| N::show(out, view)),
-    schema |shared| N::schema(shared),
-    absent None,
+    schema |defs| N::schema(defs),
+    if_missing None,
     keys N::keys(),
 }
 
@@ -24,41 +24,41 @@ notation! {
     [N: Notation] BTreeMap<String, N> => BTreeMap<String, N::Out>,
     read |value, at| {
         let Value::Object(tables) = value else {
-            return at.refuse("must be a table; write its keys in a table of this name");
+            return at.reject("must be a table; write its keys in a table of this name");
         };
         let read = |(name, value): (&String, &Value)| Some((name.clone(), N::read(value, &at.key(name))?));
         Some(tables.iter().filter_map(read).collect())
     },
     show |out, view| out.iter().map(|(name, out)| (name.clone(), N::show(out, view))).collect::<Map<_, _>>(),
-    schema |shared| json!({ "type": "object", "additionalProperties": N::schema(shared) }),
-    absent BTreeMap::new(),
+    schema |defs| json!({ "type": "object", "additionalProperties": N::schema(defs) }),
+    if_missing BTreeMap::new(),
     keys N::keys(),
 }
 
-// Tables in a list.
+// A list of tables.
 notation! {
     [N: Notation] Vec<N> => Vec<N::Out>,
     read |value, at| {
         let Value::Array(items) = value else {
-            return at.refuse("is not valid; write rules as [[rewrite]] tables");
+            return at.reject("is not valid; write each rule as a [[rewrite]] table");
         };
         let items = items.iter().enumerate();
         Some(items.filter_map(|(number, item)| N::read(item, &at.item(number))).collect())
     },
     show |out, view| out.iter().map(|out| N::show(out, view)).collect::<Value>(),
-    schema |shared| json!({ "type": "array", "items": N::schema(shared) }),
-    absent Vec::new(),
+    schema |defs| json!({ "type": "array", "items": N::schema(defs) }),
+    if_missing Vec::new(),
     keys N::keys(),
 }
 
-/// A table that this version has no use for yet.
+/// A table that this version does not support yet; its keys are documented all the same.
 pub struct Unsupported<N>(PhantomData<N>);
 
 notation! {
     [N: Notation] Unsupported<N> => (),
-    read |_value, at| at.refuse("is not supported by this version; remove it"),
+    read |_value, at| at.reject("is not supported by this version; remove it"),
     show |_out| Value::Null,
-    schema |shared| json!({ "not": {} }),
-    absent (),
+    schema |defs| json!({ "not": {} }),
+    if_missing (),
     keys N::keys(),
 }
