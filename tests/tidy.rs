@@ -295,7 +295,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("body", &[]),
     ("policy", &["hash", "label"]),
     ("types", &["label", "policy", "random"]),
-    ("config", &["label", "policy", "types"]),
+    ("config", &["label", "policy", "types", "wall_clock"]),
     ("error", &["body", "label", "policy", "types"]),
     ("upstream", &["body", "error", "policy", "types"]),
     (

@@ -159,7 +159,9 @@ JWT url = "https://i/k", uri = "x" => did you mean `url`
 [trace]\nheaders = { host = { env = "T" } } => trace.headers.host
 [trace]\nheaders = { "a b" = { env = "T" } } => trace.headers.a b
 [trace]\nheaders = { x-key = { env = "NONE" } } => trace.headers.x-key
-[trace]\nroots = { file = "/nonexistent" } => trace.roots
+[trace]\nroots = { file = "/nonexistent" } => trace.roots: the file cannot
+[trace]\nroots = { file = "Cargo.toml" } => trace.roots: holds no certificate
+JWT url = "https://i/k", roots = { file = "Cargo.toml" } => auth.jwt.jwks.roots: holds no certificate
 [trace]\notpl = "http://h" => trace.otpl
 [log]\nlevel = "loud" => log.level
 [log]\nlevel = "info,loud" => log.level

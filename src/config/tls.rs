@@ -97,6 +97,9 @@ impl Tls {
 /// The most KiB of a file; many certificates fit.
 const LIMIT: u64 = 64;
 
+/// The same for the roots of servers: the list of a whole system has some 250 KiB.
+const ROOTS_LIMIT: u64 = 1024;
+
 const NO_CERTIFICATE: &str =
     "holds no certificate; store PEM there that begins with -----BEGIN CERTIFICATE-----";
 
@@ -131,10 +134,10 @@ fn load_files(
         .borrow_mut()
         .extend(all.into_iter().flatten().cloned());
     let report = |name: &'static str| move |message: String| at.report(name, message);
-    let load_chain = |path| certificates(path).map_err(report("cert")).ok();
+    let load_chain = |path| certificates(path, LIMIT).map_err(report("cert")).ok();
     let load_key = |path| private_key(path).map_err(report("key")).ok();
     let load_roots = |path: &PathBuf| {
-        certificates(path)
+        certificates(path, LIMIT)
             .and_then(roots)
             .map_err(report("client_ca"))
     };
@@ -172,14 +175,20 @@ fn load_files(
     ))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let bytes = secret::read_bytes(path, LIMIT, "PEM")?;
+fn certificates(path: &Path, limit: u64) -> Result<Vec<CertificateDer<'static>>, String> {
+    let bytes = secret::read_bytes(path, limit, "PEM")?;
     let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
     let all = all.map_err(|_| "is not valid PEM; copy the file again".to_owned())?;
     if all.is_empty() {
         return Err(NO_CERTIFICATE.into());
     }
     Ok(all)
+}
+
+/// Why the certificates of this file cannot be the roots that a server is verified by.
+pub(super) fn roots_problem(path: &Path) -> Option<String> {
+    let all = certificates(path, ROOTS_LIMIT).and_then(roots);
+    all.err()
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {

@@ -9,8 +9,8 @@ use tracing_subscriber::EnvFilter;
 use super::{
     super::{
         Address,
-        secret::unreadable,
         section::{Notation, View, shared_schema},
+        tls::roots_problem,
     },
     integer_pattern, notation, padded, text,
 };
@@ -234,7 +234,7 @@ notation! {
         _ => None,
     },
     invalid |out| match out {
-        Roots::File(path) => std::fs::File::open(path).err().map(unreadable),
+        Roots::File(path) => roots_problem(path),
         _ => None,
     },
     show |out| match out {
