@@ -12,7 +12,7 @@ use std::{
 use revgate::{
     config,
     serve::Gateway,
-    simulator::{self, Options, Simulator},
+    simulator::{self, FaultPlan, Options, Rule, Simulator},
 };
 use serde_json::Value;
 
@@ -451,4 +451,45 @@ async fn under_load_not_one_request_fails() {
     let used = rig.devrev.received();
     let last = used.last().and_then(|r| header(r, "authorization"));
     assert_eq!(last, Some("Bearer token-19"));
+}
+
+/// The first attempt is answered under the old configuration, the second and the third are sent after the reload.
+#[tokio::test]
+async fn a_request_keeps_its_configuration_to_its_last_attempt() {
+    let rig = Rig::new("").await;
+    let calls = |retry_after, times| {
+        let fault = status(503, retry_after);
+        Rule::new("dev-users.self", fault).times(times)
+    };
+    let faults = FaultPlan::none()
+        .with(calls(Some(2), 1))
+        .with(calls(None, 1));
+    rig.devrev.set_plan(faults);
+    let request = rig.call(KEY);
+    let reload = async {
+        let ends = tokio::time::Instant::now() + TIMEOUT;
+        loop {
+            let quota = rig.admin("GET", "/quota", "").await.json();
+            if quota["main"]["waiting"] == 1 {
+                break;
+            }
+            assert!(tokio::time::Instant::now() < ends, "it does not wait");
+        }
+        let text = rig
+            .text("[retry]\nmax_attempts = 1\n")
+            .replace("[tokens.main]", "circuit = { failures = 1 }\n[tokens.main]");
+        rig.write("revgate.toml", &text);
+        let report = rig.reload().await.json();
+        assert_eq!(report["result"], "applied", "{report}");
+    };
+    let (answer, ()) = tokio::join!(request, reload);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let timing = answer.header("server-timing").expect("it waited");
+    assert!(timing.contains("attempts;desc=\"3\""), "{timing}");
+    // A failure under the new rules would have opened the circuit, and a new request is not retried.
+    rig.devrev.set_plan(FaultPlan::none().with(calls(None, 2)));
+    let failed = rig.call(KEY).await;
+    assert_eq!((failed.status, failed.header("proxy-status")), (503, None));
+    let refused = rig.call(KEY).await;
+    assert_eq!(refused.code(), "circuit_open", "{refused:?}");
 }
