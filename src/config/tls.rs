@@ -18,7 +18,7 @@ use super::{
     secret,
     section::{Notation, section},
 };
-use crate::label::label_enum;
+use crate::{label::label_enum, types::Roots};
 
 section! {
     /// TLS 1.2 and 1.3, with HTTP/2 and HTTP/1.1. revgate watches the files: new contents apply from the next connection on.
@@ -97,8 +97,8 @@ impl Tls {
 /// The most KiB of a file; many certificates fit.
 const LIMIT: u64 = 64;
 
-/// The same for the roots of servers: the list of a whole system has some 250 KiB.
-const ROOTS_LIMIT: u64 = 1024;
+/// The same for the roots of servers: the list of a whole system has some 250 KiB, several times that with comments.
+const ROOTS_LIMIT: u64 = 8 * 1024;
 
 const NO_CERTIFICATE: &str =
     "holds no certificate; store PEM there that begins with -----BEGIN CERTIFICATE-----";
@@ -185,10 +185,18 @@ fn certificates(path: &Path, limit: u64) -> Result<Vec<CertificateDer<'static>>,
     Ok(all)
 }
 
-/// Why the certificates of this file cannot be the roots that a server is verified by.
-pub(super) fn roots_problem(path: &Path) -> Option<String> {
-    let all = certificates(path, ROOTS_LIMIT).and_then(roots);
-    all.err()
+/// Why no server can be verified by these roots.
+pub(super) fn roots_problem(source: &Roots) -> Option<String> {
+    match source {
+        Roots::Bundled => None,
+        Roots::System => {
+            let found = rustls_native_certs::load_native_certs().certs;
+            let usable = RootCertStore::empty().add_parsable_certificates(found).0;
+            let message = "finds no certificate on this system; install its list of authorities (ca-certificates), or name a file";
+            (usable == 0).then(|| message.into())
+        }
+        Roots::File(path) => certificates(path, ROOTS_LIMIT).and_then(roots).err(),
+    }
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {

@@ -233,10 +233,7 @@ notation! {
         Value::Object(map) if map.len() == 1 => PathBuf::parse(map.get("file")?).map(Roots::File),
         _ => None,
     },
-    invalid |out| match out {
-        Roots::File(path) => roots_problem(path),
-        _ => None,
-    },
+    invalid |out| roots_problem(out),
     show |out| match out {
         Roots::Bundled => "bundled".into(),
         Roots::System => "system".into(),

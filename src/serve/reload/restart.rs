@@ -43,7 +43,8 @@ pub(super) fn keep_what_needs_a_restart(
             "would let anyone call until the restart that listen.address needs; restart the gateway",
         ));
     }
-    let put_back = new.keep_restart_only(old);
+    let mut put_back = new.keep_restart_only(old);
+    put_back.sort_unstable();
     is_in_time(old.listen.tls.as_ref(), new.listen.tls.as_ref())?;
     Ok((new.differences(old), put_back))
 }

@@ -35,8 +35,11 @@ impl Issuer {
             .transpose()
     }
 
-    async fn fetch(&self) -> Result<(KeySet, Duration), BoxError> {
-        let document = fetch::document(&self.url, self.tls()?).await?;
+    async fn fetch(self: Arc<Self>) -> Result<(KeySet, Duration), BoxError> {
+        // Reads files, perhaps slow ones, on a thread that nothing else waits for.
+        let issuer = self.clone();
+        let tls = tokio::task::spawn_blocking(move || issuer.tls()).await??;
+        let document = fetch::document(&self.url, tls).await?;
         let set = KeySet::parse(&document.body)?;
         Ok((set, freshness(document.cache_control.as_deref())))
     }
