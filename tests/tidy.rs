@@ -294,7 +294,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("wall_clock", &[]),
     ("body", &[]),
     ("policy", &["hash", "label"]),
-    ("types", &["label", "policy", "random"]),
+    ("types", &["hash", "label", "policy", "random"]),
     ("config", &["label", "policy", "types", "wall_clock"]),
     ("error", &["body", "label", "policy", "types"]),
     ("upstream", &["body", "error", "policy", "types"]),
