@@ -66,7 +66,7 @@ impl AccessGuard {
                 "a page of another site may not do this",
             ));
         }
-        // `curl -d` also declares a form, so only browsers are held to JSON.
+        // `curl -d` also declares a form, so only browsers must send JSON.
         if is_browser(headers) && !headers.get_all(CONTENT_TYPE).iter().all(is_json) {
             return Err((
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -82,13 +82,13 @@ impl AccessGuard {
                 "set admin.key to allow this on an address that is not loopback",
             ));
         };
-        let shown = headers
+        let given = headers
             .get(AUTHORIZATION)
             .and_then(|a| a.as_bytes().split_at_checked(7));
-        match shown {
-            Some((scheme, shown))
+        match given {
+            Some((scheme, given))
                 if scheme.eq_ignore_ascii_case(b"bearer ")
-                    && verify_slices_are_equal(&sha256(shown), key).is_ok() =>
+                    && verify_slices_are_equal(&sha256(given), key).is_ok() =>
             {
                 Ok(())
             }

@@ -197,7 +197,7 @@ impl ExplainQuery {
     /// # Errors
     /// What is malformed.
     pub(crate) fn from_query(query: &str) -> Result<ExplainQuery, String> {
-        let mut asked = ExplainQuery::default();
+        let mut parsed = ExplainQuery::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = value.replace('+', " ");
@@ -206,14 +206,14 @@ impl ExplainQuery {
                 .map_err(|_| format!("{name} is not UTF-8"))?
                 .into_owned();
             match name {
-                "request" => asked.request = value,
-                "caller" => asked.caller = Some(value),
-                "header" => asked.headers.push(value),
-                "body" => asked.body = Some(value.into_bytes()),
+                "request" => parsed.request = value,
+                "caller" => parsed.caller = Some(value),
+                "header" => parsed.headers.push(value),
+                "body" => parsed.body = Some(value.into_bytes()),
                 _ => return Err("ask with request=, caller=, header= and body=".into()),
             }
         }
-        Ok(asked)
+        Ok(parsed)
     }
 
     fn read(&self, config: &Config) -> Result<ExplainedRequest, String> {

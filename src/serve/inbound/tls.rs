@@ -58,7 +58,7 @@ pub(super) async fn handshake(
         }
     };
     if generation.retired.is_cancelled() {
-        let why = "the authorities changed meanwhile";
+        let why = "the authorities changed during the handshake";
         fail(metrics, peer, HandshakeFailure::UnknownAuthority, why);
         return None;
     }
@@ -87,7 +87,7 @@ pub(super) async fn handshake(
     })
 }
 
-/// The names and the end of a verified leaf; `None` if its names cannot be read, since then it identifies nobody.
+/// The names and the end of a verified leaf; `None` if its names cannot be read, since then it identifies no caller.
 fn certificate(leaf: &CertificateDer<'_>) -> Option<Certificate> {
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
     let names = parsed.subject_alternative_name().ok()?;
@@ -101,12 +101,12 @@ fn certificate(leaf: &CertificateDer<'_>) -> Option<Certificate> {
     let not_after = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
     Some(Certificate {
         names: names.collect(),
-        not_after: at(not_after),
+        not_after: end_of_second(not_after),
     })
 }
 
-/// The end of that second, as rustls counts it.
-fn at(epoch: u64) -> SystemTime {
+/// The end of this second, which rustls still accepts.
+fn end_of_second(epoch: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(epoch.saturating_add(1).min(1 << 40))
 }
 
