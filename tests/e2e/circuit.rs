@@ -6,7 +6,7 @@ use revgate::simulator::{Fault, FaultPlan, Rule, TextDuration};
 use tokio::time::timeout;
 
 use crate::{
-    http::{Answer, Client, exchange, request},
+    http::{Answer, Client, exchange, get},
     rig::{self, KEY, Rig, gateway, plan, status},
 };
 
@@ -127,9 +127,7 @@ async fn one_probe_goes_and_its_success_closes_the_circuit() {
     let slow = Fault::Delay(TextDuration(Duration::from_millis(700)));
     rig.devrev.set_plan(plan("works.list", slow, 1));
     let mut probe = Client::connect(rig.address).await;
-    probe
-        .send(request("GET", "/works.list", &[("Authorization", KEY)], ""))
-        .await;
+    probe.send(get("/works.list", KEY)).await;
     let sent = async {
         while rig.devrev.received().len() < 3 {
             tokio::task::yield_now().await;
@@ -169,13 +167,7 @@ async fn an_upstream_that_cannot_be_reached_opens_the_circuit() {
     drop(bound);
     let gateway = gateway(&closed.to_string(), &rules(2, NO_PROBE));
     let address = gateway.address().expect("TCP");
-    let call = || async move {
-        exchange(
-            address,
-            request("GET", "/works.list", &[("Authorization", KEY)], ""),
-        )
-        .await
-    };
+    let call = || async move { exchange(address, get("/works.list", KEY)).await };
     for _ in 0..2 {
         assert_eq!(call().await.code(), "upstream_unreachable");
     }

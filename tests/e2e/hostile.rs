@@ -1,7 +1,7 @@
 //! Bad input of every kind gets its code, and does not affect the next request.
 
 use crate::{
-    http::{Client, exchange, request},
+    http::{Client, exchange, get, request},
     rig::{self, KEY, Rig},
 };
 
@@ -202,11 +202,7 @@ async fn an_unreachable_upstream_has_its_own_code() {
         .local_addr()
         .expect("bound");
     let gateway = rig::gateway(&free.to_string(), "[retry]\nmax_attempts = 1\n");
-    let answer = exchange(
-        gateway.address().expect("TCP"),
-        request("GET", "/works.list", &[("Authorization", KEY)], ""),
-    )
-    .await;
+    let answer = exchange(gateway.address().expect("TCP"), get("/works.list", KEY)).await;
     assert_eq!(
         (answer.status, answer.code().as_str()),
         (502, "upstream_unreachable"),
@@ -247,14 +243,7 @@ async fn every_head_of_a_connection_is_checked() {
     let rig = Rig::new("").await;
     let mut client = Client::connect(rig.address).await;
     for _ in 0..3 {
-        client
-            .send(request(
-                "GET",
-                "/dev-users.self",
-                &[("Authorization", KEY)],
-                "",
-            ))
-            .await;
+        client.send(get("/dev-users.self", KEY)).await;
         assert_eq!(client.answer().await.expect("an answer").status, 200);
     }
     client

@@ -176,6 +176,11 @@ pub async fn exchange(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Answer {
     client.answer().await.expect("an answer")
 }
 
+/// The bytes of a GET with this credential.
+pub fn get(target: &str, credential: &str) -> Vec<u8> {
+    request("GET", target, &[("Authorization", credential)], "")
+}
+
 /// A request's bytes.
 pub fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     let mut text = format!("{method} {target} HTTP/1.1\r\nHost: api.devrev.ai\r\n");

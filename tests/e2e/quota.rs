@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use revgate::simulator::{Fault, FaultPlan, Options, Rule, TextDuration};
 
 use crate::{
-    http::{Answer, Client, request},
+    http::{Answer, Client, get, request},
     rig::{KEY, Rig, TOKEN, hash, header, status},
 };
 
@@ -139,7 +139,7 @@ async fn external_use_is_seen_and_the_reserve_is_kept_for_it() {
     let mut outside = Client::connect(rig.devrev.addr()).await;
     for _ in 0..4 {
         let bearer = format!("Bearer {TOKEN}");
-        let bytes = request("GET", "/works.list", &[("Authorization", &bearer)], "");
+        let bytes = get("/works.list", &bearer);
         outside.send(bytes).await;
         assert_eq!(outside.answer().await.expect("an answer").status, 200);
     }

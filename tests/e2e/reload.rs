@@ -16,7 +16,7 @@ use revgate::{
 use serde_json::Value;
 
 use crate::{
-    http::{Answer, Client, exchange, request},
+    http::{Answer, Client, exchange, get, request},
     rig::{self, KEY, OTHER_KEY, hash, header, plan, status},
 };
 
@@ -69,7 +69,7 @@ impl Rig {
     }
 
     async fn call(&self, key: &str) -> Answer {
-        let bytes = request("GET", "/dev-users.self", &[("Authorization", key)], "");
+        let bytes = get("/dev-users.self", key);
         exchange(self.gateway.address().expect("TCP"), bytes).await
     }
 
@@ -403,7 +403,7 @@ async fn under_load_not_one_request_fails() {
             let (stop, served) = (stop.clone(), served.clone());
             tokio::spawn(async move {
                 let mut client = Client::connect(address).await;
-                let bytes = request("GET", "/dev-users.self", &[("Authorization", KEY)], "");
+                let bytes = get("/dev-users.self", KEY);
                 while !stop.load(Ordering::Relaxed) {
                     client.send(&bytes).await;
                     let answer = client.answer().await.expect("an answer");

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    http::{Answer, Client, request},
+    http::{Answer, Client, get, request},
     rig::{self, KEY, hash, header},
 };
 
@@ -576,7 +576,7 @@ async fn a_slow_handshake_is_cut_and_delays_no_other() {
 async fn what_is_not_tls_is_closed_without_an_answer() {
     let rig = Rig::new("", "").await;
     let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    let plain = request("GET", "/dev-users.self", &[("Authorization", KEY)], "");
+    let plain = get("/dev-users.self", KEY);
     for (number, bytes) in [plain, http2, vec![0; 64]].into_iter().enumerate() {
         let mut stream = rig.tcp().await;
         stream.write_all(&bytes).await.expect("written");

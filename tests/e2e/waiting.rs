@@ -5,7 +5,7 @@ use std::time::Duration;
 use revgate::simulator::{Fault, FaultPlan, Rule};
 
 use crate::{
-    http::{Client, request},
+    http::{Client, get, request},
     rig::{KEY, Rig, plan, status},
 };
 
@@ -162,9 +162,7 @@ async fn client_that_leaves_cancels_upstream() {
     rig.devrev
         .set_plan(plan("works.list", status(429, Some(5)), 1));
     let mut client = Client::connect(rig.address).await;
-    client
-        .send(request("GET", "/works.list", &[("Authorization", KEY)], ""))
-        .await;
+    client.send(get("/works.list", KEY)).await;
     let waiting = |metrics: &str| metrics.contains("revgate_in_flight 1");
     while rig.devrev.received().is_empty() || !waiting(&rig.admin("/metrics").await.text()) {
         tokio::task::yield_now().await;
@@ -197,8 +195,7 @@ async fn drains_without_loss() {
         Client::connect(rig.address).await,
         Client::connect(rig.address).await,
     );
-    slow.send(request("GET", "/works.list", &[("Authorization", KEY)], ""))
-        .await;
+    slow.send(get("/works.list", KEY)).await;
     waits
         .send(request(
             "POST",

@@ -10,7 +10,7 @@ use rustls_pki_types::PrivateKeyDer;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
-    http::{Client, exchange, request},
+    http::{Client, exchange, get, request},
     rig::{self, KEY, Rig, TOKEN, header},
 };
 
@@ -168,11 +168,7 @@ async fn a_certificate_without_a_trusted_root_is_refused() {
             // With "system", a machine without root certificates does not start.
             continue;
         };
-        let answer = exchange(
-            gateway.address().expect("TCP"),
-            request("GET", "/works.list", &[("Authorization", KEY)], ""),
-        )
-        .await;
+        let answer = exchange(gateway.address().expect("TCP"), get("/works.list", KEY)).await;
         assert_eq!(
             (answer.status, answer.code().as_str()),
             (502, "upstream_unreachable"),
@@ -203,14 +199,7 @@ async fn http2_to_the_upstream_by_prior_knowledge() {
     let gateway = rig::start(&toml, &[]);
     let mut client = Client::connect(gateway.address().expect("TCP")).await;
     // In mode "validate" the caller's token is forwarded as Bearer, even if it came bare.
-    client
-        .send(request(
-            "GET",
-            "/works.list",
-            &[("Authorization", "e30.e30.c2ln")],
-            "",
-        ))
-        .await;
+    client.send(get("/works.list", "e30.e30.c2ln")).await;
     assert_eq!(client.answer().await.expect("an answer").status, 200);
     let sent = devrev.received();
     assert_eq!(sent[0].version, "HTTP/2.0");
