@@ -298,7 +298,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("stack", &["body", "error", "layer", "plan", "state"]),
     ("admin", &["hash", "runtime"]),
-    ("simulator", &["runtime", "wall_clock"]),
+    ("simulator", &["config", "runtime", "wall_clock"]),
     (
         "serve",
         &[
