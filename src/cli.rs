@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     config,
-    hash::sha256,
+    hash::{hex, sha256},
     plan::Plan,
     serve::control::explain::{ExplainQuery, explain},
 };
@@ -213,10 +213,7 @@ fn hash_key(mut input: impl Read) -> anyhow::Result<String> {
         key.bytes().all(|b| b.is_ascii_graphic()),
         "the key must be visible ASCII on one line, as it goes into a header"
     );
-    Ok(sha256(key.as_bytes())
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect())
+    Ok(hex(&sha256(key.as_bytes())))
 }
 
 #[cfg(test)]

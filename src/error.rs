@@ -185,20 +185,17 @@ impl Error {
 
     /// Why the credential was not accepted, for log and metrics; the caller does not see it.
     pub fn auth_failure(&self) -> Option<AuthFailure> {
-        Some(match self {
-            Error::NoCredential => AuthFailure::Credential(CredentialFault::Missing),
-            Error::UnknownCredential => AuthFailure::Credential(CredentialFault::Unknown),
-            Error::ExpiredCredential => AuthFailure::Credential(CredentialFault::Expired),
-            Error::RefusedCredential => AuthFailure::Credential(CredentialFault::Refused),
-            Error::UnknownCertificate => {
-                AuthFailure::Credential(CredentialFault::UnknownCertificate)
-            }
-            Error::ExpiredCertificate => {
-                AuthFailure::Credential(CredentialFault::ExpiredCertificate)
-            }
-            Error::BadToken(fault) => AuthFailure::Token(*fault),
+        let fault = match self {
+            Error::NoCredential => CredentialFault::Missing,
+            Error::UnknownCredential => CredentialFault::Unknown,
+            Error::ExpiredCredential => CredentialFault::Expired,
+            Error::RefusedCredential => CredentialFault::Refused,
+            Error::UnknownCertificate => CredentialFault::UnknownCertificate,
+            Error::ExpiredCertificate => CredentialFault::ExpiredCertificate,
+            Error::BadToken(fault) => return Some(AuthFailure::Token(*fault)),
             _ => return None,
-        })
+        };
+        Some(AuthFailure::Credential(fault))
     }
 
     /// When the caller should retry; set for every 429 and 503.
@@ -227,7 +224,7 @@ impl Error {
             Error::ExpiredCertificate => "This client certificate has expired.",
             Error::Target(_) => "The request's target or Host is not acceptable.",
             Error::Framing(_) => "The request's framing is ambiguous or malformed.",
-            Error::Loop => "This request has been through revgate already: it runs in a circle.",
+            Error::Loop => "This request has been through revgate already: it is in a loop.",
             Error::BrokenBody => "The request's body is malformed or ended early.",
             _ => self.code().message(),
         }
@@ -269,10 +266,8 @@ impl Error {
         let mut response = Response::new(Body::full(Bytes::from(body.to_string())));
         *response.status_mut() = code.status();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(header::CONTENT_TYPE, json);
         let status = format!("revgate; error={}; details=\"{label}\"", code.proxy_error());
         if let Ok(status) = HeaderValue::try_from(status) {
             headers.insert("proxy-status", status);
@@ -297,44 +292,24 @@ mod tests {
 
     #[test]
     fn every_429_and_503_names_a_time_in_whole_seconds() {
-        let second = Duration::from_millis(1);
+        let retry_after = Duration::from_millis(1);
         for error in [
-            Error::CallerRateLimited {
-                retry_after: second,
-            },
-            Error::QuotaExhausted {
-                retry_after: second,
-            },
-            Error::WaitingRoomFull {
-                retry_after: second,
-            },
-            Error::Overloaded {
-                retry_after: second,
-            },
-            Error::Draining {
-                retry_after: second,
-            },
-            Error::CircuitOpen {
-                retry_after: second,
-            },
-            Error::TokenUnavailable {
-                retry_after: second,
-            },
-            Error::TokenRefused {
-                retry_after: second,
-            },
-            Error::TokenUnverified {
-                retry_after: second,
-            },
+            Error::CallerRateLimited { retry_after },
+            Error::QuotaExhausted { retry_after },
+            Error::WaitingRoomFull { retry_after },
+            Error::Overloaded { retry_after },
+            Error::Draining { retry_after },
+            Error::CircuitOpen { retry_after },
+            Error::TokenUnavailable { retry_after },
+            Error::TokenRefused { retry_after },
+            Error::TokenUnverified { retry_after },
         ] {
             let response = error.response(None);
             assert!(matches!(response.status().as_u16(), 429 | 503), "{error:?}");
             assert_eq!(response.headers()["retry-after"], "1", "{error:?}");
             let status = response.headers()["proxy-status"].to_str().unwrap();
-            assert!(
-                status.ends_with(&format!("details=\"{}\"", error.code().label())),
-                "{status}"
-            );
+            let details = format!("details=\"{}\"", error.code().label());
+            assert!(status.ends_with(&details), "{status}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! SHA-256, from the library that TLS uses as well.
+//! SHA-256, from the library that TLS uses as well, and hashes as text.
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
@@ -7,6 +7,11 @@ pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
     let mut hash = [0; SHA256_OUTPUT_LEN];
     hash.copy_from_slice(digest(&SHA256, data).as_ref());
     hash
+}
+
+/// As lower-case hexadecimal digits.
+pub(crate) fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

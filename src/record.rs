@@ -14,7 +14,7 @@ use crate::{
     policy::operation::OperationLabel,
     telemetry::{
         labels::{Decision, WaitReason},
-        trace::{SpanDetails, Trace},
+        trace::Trace,
     },
 };
 
@@ -118,9 +118,7 @@ impl Drop for Waiting<'_> {
         }
         self.record.facts().waited += waited;
         if let Some(trace) = self.record.trace() {
-            trace.child(self.start, || SpanDetails::Wait {
-                reason: self.reason,
-            });
+            trace.record_wait(self.start, self.reason);
         }
     }
 }

@@ -6,7 +6,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::policy::{access::Access, fair::Share, ledger, san::San};
-use crate::{label::label_enum, random};
+use crate::{hash::hex, label::label_enum, random};
 
 label_enum! {
     /// Which requests get a line in the access log.
@@ -31,7 +31,7 @@ pub enum Roots {
 
 /// What an operator tells two keys apart by: the first 8 digits of what `revgate hash-key` prints.
 pub fn key_id(hash: &[u8; 32]) -> String {
-    hash[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash[..4])
 }
 
 /// The id of a request: the one that the client sent if it is well-formed, else a random one. Also in `X-Request-Id`.

@@ -1,62 +1,38 @@
 //! Checks that the code has the structure that `src/ARCHITECTURE.md` describes, by reading the sources as text, and that the documents
 //! have the program's names.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::{Path, PathBuf},
-};
+#[path = "docs/source.rs"]
+mod source;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use revgate::{
     error::{AuthFailure, Code},
     telemetry::labels::{self, Decision, Introspection, SpanDrop},
 };
+use source::{is_word, layers_of, none, production, read};
 
 const MAX_LINES: usize = 400;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// A file under `src`: its path below `src`, with `/`, and its text.
+/// A file under `src`: its path below `src`, and its text.
 struct Source {
     path: String,
     text: String,
 }
 
 impl Source {
-    /// The text without the `#[cfg(test)] mod tests { … }` at its end. Empty for a file of tests.
-    fn production(&self) -> &str {
-        if self.path.ends_with("/tests.rs") {
-            return "";
-        }
-        let end = self.text.match_indices("#[cfg(test)]").find(|(at, mark)| {
-            let next = self.text[at + mark.len()..].trim_start();
-            next.starts_with("mod tests {")
-        });
-        end.map_or(self.text.as_str(), |(at, _)| &self.text[..at])
-    }
-
-    /// The production text without whole-line comments.
+    /// The text without tests and whole-line comments.
     fn code(&self) -> String {
-        let lines = self
-            .production()
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"));
-        lines.collect::<Vec<_>>().join("\n")
+        source::code(&self.path, &self.text)
     }
 
-    /// All paths in this file that begin with `prefix` (`crate`, `super`, `std`), without it and with groups expanded: `use
-    /// super::{headers::ID, other}` gives `headers::ID` and `other`.
     fn named_below(&self, prefix: &str) -> Vec<String> {
         below(&self.code(), prefix)
     }
 }
 
+/// All paths in `code` that begin with `prefix` (`crate`, `super`, `std`), without it and with groups expanded: `use
+/// super::{headers::ID, other}` gives `headers::ID` and `other`.
 fn below(code: &str, prefix: &str) -> Vec<String> {
     let needle = format!("{prefix}::");
     let mut found = Vec::new();
@@ -101,34 +77,19 @@ fn members(group: &str) -> Vec<String> {
     all
 }
 
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
 fn first(path: &str) -> &str {
     path.split(':').next().unwrap_or("")
 }
 
 fn sources() -> Vec<Source> {
-    let src = root().join("src");
-    let (mut dirs, mut files) = (vec![src.clone()], Vec::new());
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).expect("src can be read") {
-            let path: PathBuf = entry.expect("src can be read").path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let below_src = path.strip_prefix(&src).expect("it lies in src");
-                let name = below_src.to_string_lossy().replace('\\', "/");
-                files.push(Source {
-                    path: name,
-                    text: read(&path),
-                });
-            }
-        }
-    }
+    let files = source::sources("src").into_iter();
+    let files: Vec<Source> = files
+        .map(|(path, text)| Source {
+            path: path.trim_start_matches("src/").to_owned(),
+            text,
+        })
+        .collect();
     assert!(files.len() > 10, "the sources were not found");
-    files.sort_by(|a, b| a.path.cmp(&b.path));
     files
 }
 
@@ -138,10 +99,6 @@ fn layers() -> Vec<Source> {
         .into_iter()
         .filter(|file| file.path.starts_with("layer/") && file.path != "layer/mod.rs")
         .collect()
-}
-
-fn none(faults: &[String]) {
-    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 
 #[test]
@@ -176,7 +133,7 @@ fn policy_is_pure() {
 fn files_are_short() {
     let mut faults = Vec::new();
     for file in sources() {
-        let lines = file.production().lines().count();
+        let lines = production(&file.path, &file.text).lines().count();
         if lines > MAX_LINES {
             faults.push(format!(
                 "src/{}: {lines} lines without its tests, at most {MAX_LINES}; split it",
@@ -189,7 +146,7 @@ fn files_are_short() {
 
 #[test]
 fn every_code_is_in_the_readme() {
-    let readme = read(&root().join("README.md"));
+    let readme = read("README.md");
     let rows: Vec<&str> = readme
         .lines()
         .filter(|line| line.starts_with('|'))
@@ -210,10 +167,7 @@ fn every_code_is_in_the_readme() {
 #[test]
 fn every_reason_is_documented() {
     let documents = ["README.md", "config/README.md", "deploy/README.md"];
-    let text: String = documents
-        .iter()
-        .filter_map(|path| fs::read_to_string(root().join(path)).ok())
-        .collect();
+    let text: String = documents.map(read).concat();
     let labels = AuthFailure::all()
         .map(AuthFailure::label)
         .chain(Introspection::ALL.iter().map(|result| result.label()))
@@ -294,7 +248,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("wall_clock", &[]),
     ("body", &[]),
     ("policy", &["hash", "label"]),
-    ("types", &["label", "policy", "random"]),
+    ("types", &["hash", "label", "policy", "random"]),
     ("config", &["label", "policy", "types", "wall_clock"]),
     ("error", &["body", "label", "policy", "types"]),
     ("upstream", &["body", "error", "policy", "types"]),
@@ -344,7 +298,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("stack", &["body", "error", "layer", "plan", "state"]),
     ("admin", &["hash", "runtime"]),
-    ("simulator", &["runtime", "wall_clock"]),
+    ("simulator", &["config", "runtime", "wall_clock"]),
     (
         "serve",
         &[
@@ -421,7 +375,7 @@ fn readiness_is_only_delegated() {
 
 #[test]
 fn unsafe_code_is_forbidden() {
-    let manifest = read(&root().join("Cargo.toml"));
+    let manifest = read("Cargo.toml");
     let lint = manifest.split_once("\n[lints.rust]\n").map(|(_, l)| l);
     let lints = lint.and_then(|l| l.split("\n[").next()).unwrap_or("");
     assert!(
@@ -430,36 +384,25 @@ fn unsafe_code_is_forbidden() {
     );
 }
 
-/// The modules of the layers in `stack.rs`, outermost first.
-fn layers_in(stack: &str) -> Vec<String> {
-    let layers = stack.split(".layer_fn(").skip(1);
-    let module = |rest: &str| {
-        let rest = rest.trim_start_matches("|inner|").trim_start();
-        let rest = rest.trim_start_matches('{').trim_start();
-        rest.split("::").next().unwrap_or("").to_owned()
-    };
-    layers.map(module).collect()
-}
-
 #[test]
 fn explain_has_the_layers_of_the_stack_in_order() {
     let names = |path: &str, mark: &str| -> Vec<String> {
-        let text = read(&root().join("src").join(path));
+        let text = read(path);
         let found = text.match_indices(mark).map(|(at, _)| {
             let rest = &text[at + mark.len()..];
             rest.split(|c| !is_word(c)).next().unwrap_or("").to_owned()
         });
         found.collect()
     };
-    let stack = read(&root().join("src/stack.rs"));
-    let mut stack = layers_in(&stack);
+    let stack = read("src/stack.rs");
     // They decide nothing about a request.
     let silent = ["telemetry", "rescue", "headers", "attempt"];
-    stack.retain(|layer| !silent.contains(&layer.as_str()));
-    let explained = names("policy/explain/steps.rs", "            Steps::");
+    let deciding = layers_of(&stack).filter(|layer| !silent.contains(layer));
+    let explained = names("src/policy/explain/steps.rs", "            Steps::");
     assert!(explained.len() > 5, "the steps were not found");
     assert_eq!(
-        explained, stack,
+        explained,
+        deciding.collect::<Vec<_>>(),
         "src/policy/explain/steps.rs, src/stack.rs"
     );
 }

@@ -52,13 +52,13 @@ impl AccessGuard {
             .get_all("sec-fetch-site")
             .iter()
             .all(|s| s == "same-origin" || s == "none");
-        let origin = headers.get_all(ORIGIN).iter().all(|o| {
-            let o = o
-                .to_str()
-                .ok()
-                .and_then(|o| o.split_once("://"))
-                .and_then(|(_, a)| a.parse::<Authority>().ok());
-            o.is_some() && o == host(headers)
+        let authority = |origin: &HeaderValue| {
+            let (_, authority) = origin.to_str().ok()?.split_once("://")?;
+            authority.parse::<Authority>().ok()
+        };
+        let origin = headers.get_all(ORIGIN).iter().all(|origin| {
+            let origin = authority(origin);
+            origin.is_some() && origin == host(headers)
         });
         if !site || !origin {
             return Err((
@@ -66,7 +66,7 @@ impl AccessGuard {
                 "a page of another site may not do this",
             ));
         }
-        // `curl -d` also declares a form, so only browsers are held to JSON.
+        // `curl -d` also declares a form, so only browsers must send JSON.
         if is_browser(headers) && !headers.get_all(CONTENT_TYPE).iter().all(is_json) {
             return Err((
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -82,24 +82,22 @@ impl AccessGuard {
                 "set admin.key to allow this on an address that is not loopback",
             ));
         };
-        let shown = headers
-            .get(AUTHORIZATION)
-            .and_then(|a| a.as_bytes().split_at_checked(7));
-        match shown {
-            Some((scheme, shown))
-                if scheme.eq_ignore_ascii_case(b"bearer ")
-                    && verify_slices_are_equal(&sha256(shown), key).is_ok() =>
-            {
-                Ok(())
-            }
-            _ => Err((
-                StatusCode::UNAUTHORIZED,
-                "the admin key is needed: Authorization: Bearer KEY",
-            )),
+        let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let (scheme, given) = given
+            .and_then(|a| a.split_at_checked(7))
+            .unwrap_or_default();
+        let is_key = || verify_slices_are_equal(&sha256(given), key).is_ok();
+        if scheme.eq_ignore_ascii_case(b"bearer ") && is_key() {
+            return Ok(());
         }
+        Err((
+            StatusCode::UNAUTHORIZED,
+            "the admin key is needed: Authorization: Bearer KEY",
+        ))
     }
 }
 
+/// The only Host; `None` if there are none or several, or it is malformed.
 fn host(headers: &HeaderMap) -> Option<Authority> {
     let mut all = headers.get_all(HOST).iter();
     let first = all.next()?;

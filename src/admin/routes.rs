@@ -63,62 +63,54 @@ async fn route(state: &AdminState, request: Request<Incoming>) -> Answer {
         .and_then(|p| p.strip_suffix("/resume"))
         .filter(|g| !g.contains('/'));
     let acts = group.is_some() || matches!(path.as_str(), "/reload" | "/log-level");
-    let read = if acts {
-        None
-    } else {
-        get(&*state.control, &path, &query)
-    };
-    let reads = *request.method() == Method::GET || *request.method() == Method::HEAD;
-    match (acts, read) {
-        (false, Some(answer)) if reads => answer(),
-        (false, Some(_)) => not_allowed("GET, HEAD"),
-        (false, None) => error(StatusCode::NOT_FOUND, "no such path"),
-        (true, _) if *request.method() != Method::POST => not_allowed("POST"),
-        (true, _) => post(state, &path, group, request).await,
+    let method = request.method();
+    match view(&path) {
+        _ if acts && *method == Method::POST => post(state, &path, group, request).await,
+        _ if acts => not_allowed("POST"),
+        None => error(StatusCode::NOT_FOUND, "no such path"),
+        Some(view) if [Method::GET, Method::HEAD].contains(method) => view(&*state.control, &query),
+        Some(_) => not_allowed("GET, HEAD"),
     }
 }
 
-/// Returns a closure, so that a refused method does not compute the answer.
-fn get<'a>(
-    control: &'a dyn Control,
-    path: &str,
-    query: &'a str,
-) -> Option<Box<dyn FnOnce() -> Answer + Send + 'a>> {
-    Some(match path {
-        "/" => Box::new(|| text("text/html; charset=utf-8", page::HTML.clone())),
-        "/healthz" | "/livez" => Box::new(|| text("text/plain; charset=utf-8", "ok".into())),
-        "/readyz" => Box::new(|| {
-            let reasons = control.unready();
-            if reasons.is_empty() {
-                let mut ready = json!({"ready": true});
-                let warnings = control.warnings();
-                if !warnings.is_empty() {
-                    ready["warnings"] = json!(warnings);
-                }
-                return value(StatusCode::OK, &ready);
-            }
-            value(
-                StatusCode::SERVICE_UNAVAILABLE,
-                &json!({"ready": false, "reasons": reasons}),
-            )
-        }),
-        "/metrics" => Box::new(|| {
-            text(
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                control.metrics(),
-            )
-        }),
-        "/config" => Box::new(|| value(StatusCode::OK, &control.config())),
-        "/status" => Box::new(|| value(StatusCode::OK, &control.status())),
-        "/quota" => Box::new(|| value(StatusCode::OK, &control.quota())),
-        "/callers" => Box::new(|| value(StatusCode::OK, &control.callers())),
-        "/explain" => Box::new(|| match control.explain(query) {
+/// Answers a request that changes nothing, from the gateway and the request's query.
+type View = fn(&dyn Control, &str) -> Answer;
+
+fn view(path: &str) -> Option<View> {
+    let view: View = match path {
+        "/" => |_, _| text("text/html; charset=utf-8", page::HTML.clone()),
+        "/healthz" | "/livez" => |_, _| text("text/plain; charset=utf-8", "ok".into()),
+        "/readyz" => |control, _| readiness(control),
+        "/metrics" => |control, _| {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            text(kind, control.metrics())
+        },
+        "/config" => |control, _| value(StatusCode::OK, &control.config()),
+        "/status" => |control, _| value(StatusCode::OK, &control.status()),
+        "/quota" => |control, _| value(StatusCode::OK, &control.quota()),
+        "/callers" => |control, _| value(StatusCode::OK, &control.callers()),
+        "/deprecations" => |control, _| value(StatusCode::OK, &control.deprecations()),
+        "/explain" => |control, query| match control.explain(query) {
             Ok(explanation) => value(StatusCode::OK, &explanation),
             Err(why) => error(StatusCode::BAD_REQUEST, &why),
-        }),
-        "/deprecations" => Box::new(|| value(StatusCode::OK, &control.deprecations())),
+        },
         _ => return None,
-    })
+    };
+    Some(view)
+}
+
+fn readiness(control: &dyn Control) -> Answer {
+    let reasons = control.unready();
+    if !reasons.is_empty() {
+        let unready = json!({"ready": false, "reasons": reasons});
+        return value(StatusCode::SERVICE_UNAVAILABLE, &unready);
+    }
+    let mut ready = json!({"ready": true});
+    let warnings = control.warnings();
+    if !warnings.is_empty() {
+        ready["warnings"] = json!(warnings);
+    }
+    value(StatusCode::OK, &ready)
 }
 
 async fn post(
@@ -136,43 +128,30 @@ async fn post(
         }
         return refused;
     }
-    let body = match tokio::time::timeout(
-        READ_TIMEOUT,
-        Limited::new(request.into_body(), MAX_BODY).collect(),
-    )
-    .await
-    {
+    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+    let body = match tokio::time::timeout(READ_TIMEOUT, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => {
-            return error(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the body is larger than 64 KiB",
-            );
+            let why = "the body is larger than 64 KiB";
+            return error(StatusCode::PAYLOAD_TOO_LARGE, why);
         }
         Ok(Err(_)) => return error(StatusCode::BAD_REQUEST, "the body ended early"),
-        Err(_) => {
-            return error(
-                StatusCode::REQUEST_TIMEOUT,
-                "the body did not arrive in time",
-            );
+        Err(_elapsed) => {
+            let why = "the body did not arrive in time";
+            return error(StatusCode::REQUEST_TIMEOUT, why);
         }
     };
     if let Some(group) = group {
-        let Ok(group) = percent_decode_str(group).decode_utf8() else {
-            return error(StatusCode::NOT_FOUND, "no such quota group");
+        return match percent_decode_str(group).decode_utf8() {
+            Ok(group) if state.control.resume(&group) => {
+                value(StatusCode::OK, &json!({"resumed": group}))
+            }
+            _ => error(StatusCode::NOT_FOUND, "no such quota group"),
         };
-        if !state.control.resume(&group) {
-            return error(StatusCode::NOT_FOUND, "no such quota group");
-        }
-        return value(StatusCode::OK, &json!({"resumed": group}));
     }
     if path == "/log-level" {
-        let body: Option<Value> = serde_json::from_slice(&body).ok();
-        let Some(level) = body
-            .as_ref()
-            .and_then(|b| b.get("level"))
-            .and_then(Value::as_str)
-        else {
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let Some(level) = body["level"].as_str() else {
             return error(StatusCode::BAD_REQUEST, "send {\"level\":\"debug\"}");
         };
         return match state.control.set_level(level) {

@@ -62,7 +62,7 @@ fn run(address: &str, ready: bool) -> Admin {
     start(options, Arc::new(Fake { ready }), runtime).unwrap()
 }
 
-fn ask(admin: &Admin, line: &str, headers: &str, body: &str) -> String {
+fn send(admin: &Admin, line: &str, headers: &str, body: &str) -> String {
     let mut s = TcpStream::connect(("127.0.0.1", admin.addr().port())).unwrap();
     let host = if headers.contains("Host:") {
         ""
@@ -80,63 +80,59 @@ fn ask(admin: &Admin, line: &str, headers: &str, body: &str) -> String {
     out
 }
 
-fn code(answer: &str) -> u16 {
+fn status(admin: &Admin, line: &str, headers: &str, body: &str) -> u16 {
+    let answer = send(admin, line, headers, body);
     answer[9..12].parse().unwrap()
 }
 
 #[test]
 fn reads() {
     let a = run("127.0.0.1:0", true);
-    for path in [
-        "/",
-        "/healthz",
-        "/livez",
-        "/readyz",
-        "/metrics",
-        "/config",
-        "/status",
-        "/quota",
-        "/callers",
-        "/deprecations",
+    for (path, want) in [
+        ("/", 200),
+        ("/healthz", 200),
+        ("/livez", 200),
+        ("/readyz", 200),
+        ("/metrics", 200),
+        ("/config", 200),
+        ("/status", 200),
+        ("/quota", 200),
+        ("/callers", 200),
+        ("/deprecations", 200),
+        ("/explain?request=x", 200),
+        ("/explain", 400),
+        ("/nope", 404),
     ] {
-        assert_eq!(
-            code(&ask(&a, &format!("GET {path}"), "", "")),
-            200,
-            "{path}"
-        );
+        assert_eq!(status(&a, &format!("GET {path}"), "", ""), want, "{path}");
     }
-    let page = ask(&a, "GET /", "", "");
+    let page = send(&a, "GET /", "", "");
     assert!(page.contains("default-src 'none'; script-src 'sha256-") && page.contains("no-store"));
-    let head = ask(&a, "HEAD /config", "", "");
+    let head = send(&a, "HEAD /config", "", "");
     assert!(
         head.contains("content-length: 7") && head.ends_with("\r\n\r\n"),
         "{head}"
     );
-    assert_eq!(code(&ask(&a, "GET /explain?request=x", "", "")), 200);
-    assert_eq!(code(&ask(&a, "GET /explain", "", "")), 400);
-    assert_eq!(code(&ask(&a, "GET /nope", "", "")), 404);
-    assert!(ask(&a, "POST /status", "", "").contains("allow: GET, HEAD"));
-    assert!(ask(&a, "GET /reload", "", "").contains("allow: POST"));
+    assert!(send(&a, "POST /status", "", "").contains("allow: GET, HEAD"));
+    assert!(send(&a, "GET /reload", "", "").contains("allow: POST"));
     let b = run("127.0.0.1:0", false);
-    let unready = ask(&b, "GET /readyz", "", "");
-    assert!(code(&unready) == 503 && unready.contains("draining"));
+    assert_eq!(status(&b, "GET /readyz", "", ""), 503);
+    assert!(send(&b, "GET /readyz", "", "").contains("draining"));
 }
 
 #[test]
 fn acts() {
     let a = run("127.0.0.1:0", true);
-    assert_eq!(code(&ask(&a, "POST /quota/a%20b/resume", "", "")), 200);
-    assert_eq!(code(&ask(&a, "POST /quota/b/resume", "", "")), 404);
-    assert_eq!(
-        code(&ask(&a, "POST /log-level", "", r#"{"level":"debug"}"#)),
-        200
-    );
-    assert_eq!(
-        code(&ask(&a, "POST /log-level", "", r#"{"level":"x"}"#)),
-        400
-    );
-    assert_eq!(code(&ask(&a, "POST /log-level", "", "{")), 400);
-    assert_eq!(code(&ask(&a, "POST /reload", "", "")), 409);
+    for (path, body, want) in [
+        ("/quota/a%20b/resume", "", 200),
+        ("/quota/b/resume", "", 404),
+        ("/log-level", r#"{"level":"debug"}"#, 200),
+        ("/log-level", r#"{"level":"x"}"#, 400),
+        ("/log-level", "{", 400),
+        ("/reload", "", 409),
+    ] {
+        let got = status(&a, &format!("POST {path}"), "", body);
+        assert_eq!(got, want, "{path} {body}");
+    }
 }
 
 /// A request from another site is 403 and does nothing. 409 is the answer of the fake reload.
@@ -163,11 +159,7 @@ fn browsers_of_other_sites_are_refused() {
         ),
         ("Origin: http://localhost:1\r\n", 409),
     ] {
-        assert_eq!(
-            code(&ask(&a, "POST /reload", headers, "")),
-            want,
-            "{headers}"
-        );
+        assert_eq!(status(&a, "POST /reload", headers, ""), want, "{headers}");
     }
 }
 
@@ -199,7 +191,7 @@ fn a_rebound_name_is_refused() {
             ("POST /reload", 409),
             ("POST /quota/a%20b/resume", 200),
         ] {
-            let got = code(&ask(&a, line, &host, ""));
+            let got = status(&a, line, &host, "");
             let refused = [400, 403].contains(&got);
             assert!(
                 if ok { got == done } else { refused },
@@ -207,8 +199,8 @@ fn a_rebound_name_is_refused() {
             );
         }
     }
-    let absolute = ask(&a, "GET http://evil.example/config", "", "");
-    assert_eq!(code(&absolute), 403);
+    let absolute = "GET http://evil.example/config";
+    assert_eq!(status(&a, absolute, "", ""), 403);
 }
 
 /// What a form or a beacon can send without a preflight, if the browser sends no origin.
@@ -226,12 +218,7 @@ fn a_post_of_a_browser_takes_json_alone() {
         let kind = format!("Content-Type: {kind}\r\n");
         let post = |more: &str| {
             let headers = format!("{kind}{more}");
-            code(&ask(
-                &a,
-                "POST /log-level",
-                &headers,
-                r#"{"level":"debug"}"#,
-            ))
+            status(&a, "POST /log-level", &headers, r#"{"level":"debug"}"#)
         };
         assert_eq!(post("User-Agent: Mozilla/4.0 (old)\r\n"), want, "{kind}");
         assert_eq!(post("Sec-Fetch-Site: same-origin\r\n"), want, "{kind}");
@@ -252,14 +239,14 @@ fn no_other_origin_is_let_in() {
         "GET /",
         "POST /reload",
     ] {
-        let answer = ask(&a, line, origin, "").to_ascii_lowercase();
+        let answer = send(&a, line, origin, "").to_ascii_lowercase();
         assert!(!answer.contains("access-control-"), "{line}: {answer}");
         assert!(
             answer.contains("cross-origin-resource-policy: same-origin"),
             "{line}"
         );
     }
-    let page = ask(&a, "GET /", "", "");
+    let page = send(&a, "GET /", "", "");
     assert!(page.contains("frame-ancestors 'none'") && page.contains("x-frame-options: DENY"));
     assert!(!page.contains("unsafe-") && !page.contains(" style="));
 }
@@ -267,29 +254,14 @@ fn no_other_origin_is_let_in() {
 #[test]
 fn on_other_addresses_a_post_needs_the_key_and_stop_closes() {
     let mut a = run("0.0.0.0:0", true);
-    assert_eq!(
-        code(&ask(&a, "GET /status", "Host: gw.internal\r\n", "")),
-        200
-    );
-    assert_eq!(code(&ask(&a, "POST /reload", "", "")), 401);
-    assert_eq!(
-        code(&ask(
-            &a,
-            "POST /reload",
-            "Authorization: Bearer wrong\r\n",
-            ""
-        )),
-        401
-    );
-    assert_eq!(
-        code(&ask(
-            &a,
-            "POST /reload",
-            "Authorization: Bearer secret\r\n",
-            ""
-        )),
-        409
-    );
+    for (line, headers, want) in [
+        ("GET /status", "Host: gw.internal\r\n", 200),
+        ("POST /reload", "", 401),
+        ("POST /reload", "Authorization: Bearer wrong\r\n", 401),
+        ("POST /reload", "Authorization: Bearer secret\r\n", 409),
+    ] {
+        assert_eq!(status(&a, line, headers, ""), want, "{line} {headers}");
+    }
     a.stop();
     assert!(TcpStream::connect(("127.0.0.1", a.addr().port())).is_err());
 }
@@ -301,7 +273,7 @@ fn idle_connections_block_no_health_probe() {
         .map(|_| TcpStream::connect(admin.addr()).unwrap())
         .collect();
     for _ in 0..3 {
-        assert_eq!(code(&ask(&admin, "GET /livez", "", "")), 200);
+        assert_eq!(status(&admin, "GET /livez", "", ""), 200);
     }
     drop(idle);
 }

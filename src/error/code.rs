@@ -70,7 +70,7 @@ codes! {
     CircuitOpen = "circuit_open", SERVICE_UNAVAILABLE, "service_unavailable", "destination_unavailable",
         "DevRev has been failing; it is being probed.";
     TokenUnavailable = "token_unavailable", SERVICE_UNAVAILABLE, "service_unavailable", "proxy_configuration_error",
-        "The gateway's DevRev token cannot be used at present.";
+        "The gateway's DevRev token cannot be used now.";
     TokenUnverified = "token_unverified", SERVICE_UNAVAILABLE, "service_unavailable", "destination_unavailable",
         "DevRev did not say whether this token is good.";
     UpstreamUnreachable = "upstream_unreachable", BAD_GATEWAY, "service_unavailable", "destination_unavailable",

@@ -20,7 +20,7 @@ use crate::{
         trace::{SpanId, TRACEPARENT, TRACESTATE},
     },
     record::Record,
-    telemetry::trace::{SpanDetails, SpanEnd, Trace},
+    telemetry::trace::{AttemptSpan, SpanEnd, Trace},
 };
 
 /// See the module documentation.
@@ -108,7 +108,7 @@ impl AttemptInProgress {
             earlier_attempts
         };
         if let (Some(trace), Some(span)) = (self.record.trace(), self.span) {
-            trace.child_with(span, self.start, || SpanDetails::Attempt {
+            trace.record_attempt(span, self.start, || AttemptSpan {
                 method: self.method.clone(),
                 operation: self.operation,
                 earlier_attempts,

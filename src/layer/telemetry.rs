@@ -23,7 +23,7 @@ use crate::{
         labels::Source,
         metrics::Metrics,
         tally::{FinishedRequest, Tally},
-        trace::{SpanDetails, Spans, Trace},
+        trace::{RequestSpan, Spans, Trace},
     },
     types::{AccessLog, RequestId, other},
     wall_clock,
@@ -214,7 +214,7 @@ impl ReportOnDrop {
         let Some(trace) = self.record.trace() else {
             return;
         };
-        trace.request(self.start, || SpanDetails::Request {
+        trace.record_request(self.start, || RequestSpan {
             method: self.method.clone(),
             operation,
             caller: caller.clone(),

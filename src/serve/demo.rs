@@ -5,7 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 
 use super::{Gateway, signals::Signals};
-use crate::{config, hash::sha256, runtime::ThreadRuntime, simulator, telemetry::log};
+use crate::{
+    config,
+    hash::{hex, sha256},
+    runtime::ThreadRuntime,
+    simulator,
+    telemetry::log,
+};
 
 const KEY: &str = "demo-key";
 
@@ -36,7 +42,7 @@ key_sha256 = "{}"
 access = "all"
 "#,
             devrev.addr(),
-            hash(KEY),
+            hex(&sha256(KEY.as_bytes())),
         );
         let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), "demo-devrev-token".to_owned())]);
         let config = config::from_toml(&text, &env)?;
@@ -47,18 +53,11 @@ access = "all"
              Link a rev user with the deprecated field names, without a DevRev token:\n\n  \
              curl -i http://{proxy}/rev-users.link -H 'Authorization: Bearer {KEY}' -H 'Content-Type: application/json' \
              -d '{{\"user_don\":\"REVU-131\",\"rev_org_don\":\"REV-AbCdEfGh\"}}'\n\n\
-             and see what DevRev was sent:\n\n  curl http://{}/_requests\n",
+             and see what DevRev received:\n\n  curl http://{}/_requests\n",
             gateway.admin_address(),
             devrev.addr(),
             devrev.addr(),
         ));
         signals.run_until_shutdown(gateway).await
     })
-}
-
-fn hash(key: &str) -> String {
-    sha256(key.as_bytes())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }

@@ -4,8 +4,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Gateway;
 
-/// The handlers. They are installed before the listeners are logged: whoever reads that line may send a signal at once, and without
-/// a handler it would kill the process.
+/// The handlers. They are installed before the listeners are logged: a program that reads that line may send a signal at once, which
+/// would kill the process without a handler.
 pub(super) struct Signals {
     term: Signal,
     int: Signal,

@@ -160,10 +160,10 @@ pub(super) fn answer(
         },
         "mcp/v1" => Answer::ok(&json!({})),
         _ if operation.starts_with("internal/") => Answer::ok(&json!({})),
-        _ => Answer::json(
-            StatusCode::NOT_FOUND,
-            &json!({"message": "route not found"}),
-        ),
+        _ => {
+            let body = json!({"message": "route not found"});
+            Answer::json(StatusCode::NOT_FOUND, &body)
+        }
     }
 }
 

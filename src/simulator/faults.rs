@@ -66,19 +66,16 @@ pub(super) fn halved(content: &Content) -> Body {
 pub(super) fn raw_ending(fault: &Fault, answer: &Answer) -> Option<RawEnding> {
     let body = sample(&answer.content);
     let half = &body[..body.len() / 2];
-    // At least 1, so that an empty body can be cut short as well.
-    let announced = body.len().max(1).to_string();
+    let cut_short = || {
+        // At least 1, so that an empty body can be cut short as well.
+        let announced = body.len().max(1).to_string();
+        [&head(answer, &[("content-length", &announced)]), half].concat()
+    };
     let (bytes, end) = match fault {
         Fault::Reset => (Vec::new(), CloseMode::Reset),
         Fault::Close => (Vec::new(), CloseMode::Close),
-        Fault::ResetMidBody => (
-            [&head(answer, &[("content-length", &announced)]), half].concat(),
-            CloseMode::Reset,
-        ),
-        Fault::Truncate => (
-            [&head(answer, &[("content-length", &announced)]), half].concat(),
-            CloseMode::Close,
-        ),
+        Fault::ResetMidBody => (cut_short(), CloseMode::Reset),
+        Fault::Truncate => (cut_short(), CloseMode::Close),
         Fault::CloseAfter => {
             let length = body.len().to_string();
             let head = head(answer, &[("content-length", &length)]);

@@ -19,12 +19,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::{runtime::ThreadRuntime, wall_clock};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::info;
 
@@ -35,6 +34,8 @@ pub use window::{Charge, Windows};
 use answers::{Answer, Content};
 use faults::Body;
 use request_log::RequestLog;
+
+use crate::{runtime::ThreadRuntime, wall_clock};
 
 /// How much of a request's body is kept. The rest is read and dropped.
 const BODY_KEPT: usize = 1024 * 1024;
@@ -155,7 +156,6 @@ async fn accept(listener: TcpListener, state: Arc<SimulatorState>) {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let stream: TcpStream = stream;
                     connections.spawn(wire::serve(stream, Arc::clone(&state)));
                 }
                 // Probably out of file descriptors; an immediate retry would spin.
@@ -217,8 +217,7 @@ async fn handle(
         Some(Fault::CloseAfter) if http2 => None,
         Some(fault) => {
             if let Some(raw_ending) = faults::raw_ending(fault, &answer) {
-                let answered = matches!(fault, Fault::CloseAfter | Fault::BothLengths);
-                if answered {
+                if matches!(fault, Fault::CloseAfter | Fault::BothLengths) {
                     lock(&state.requests).answered(number, answer.status.as_u16());
                 }
                 // The channel is full if another stream has ended the connection already.
@@ -300,8 +299,8 @@ async fn read(mut incoming: Incoming) -> Bytes {
     let mut kept = Vec::new();
     while let Some(Ok(frame)) = incoming.frame().await {
         if let Some(data) = frame.data_ref() {
-            let room = BODY_KEPT - kept.len();
-            kept.extend_from_slice(&data[..data.len().min(room)]);
+            let left = BODY_KEPT - kept.len();
+            kept.extend_from_slice(&data[..data.len().min(left)]);
         }
     }
     kept.into()

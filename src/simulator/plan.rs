@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::config;
+
 /// Rules in order. The first that is due takes the request, and later rules neither see nor count it. A delay does not take the
 /// request: it is added to what later rules do.
 ///
@@ -56,7 +58,7 @@ pub enum Fault {
     Close,
     /// Bytes that are not HTTP.
     Garbage,
-    /// A 101 that the client did not ask for.
+    /// A 101 without an upgrade request.
     #[serde(rename = "unasked_101")]
     Unasked101,
     /// An answer with both Content-Length and Transfer-Encoding.
@@ -153,7 +155,7 @@ impl FaultPlan {
         self
     }
 
-    pub fn from_str_toml_or_json(text: &str) -> anyhow::Result<Self> {
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
         let plan: Self = match serde_json::from_str::<serde_json::Value>(text) {
             Ok(rules @ serde_json::Value::Array(_)) => Self {
                 rules: serde_json::from_value(rules)?,
@@ -184,8 +186,7 @@ impl FaultPlan {
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the plan {}", path.display()))?;
-        Self::from_str_toml_or_json(&text)
-            .with_context(|| format!("the plan {} cannot be used", path.display()))
+        Self::parse(&text).with_context(|| format!("the plan {} cannot be used", path.display()))
     }
 }
 
@@ -210,9 +211,8 @@ impl Progress {
                 continue;
             }
             *seen += 1;
-            let turn = *seen;
             let last = rule.times.map_or(u64::MAX, |n| rule.skip.saturating_add(n));
-            if turn <= rule.skip || turn > last {
+            if *seen <= rule.skip || *seen > last {
                 continue;
             }
             match &rule.fault {
@@ -241,25 +241,10 @@ impl Serialize for TextDuration {
 impl<'de> Deserialize<'de> for TextDuration {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         let text = String::deserialize(input)?;
-        let digits = text.find(|c: char| !c.is_ascii_digit());
-        let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
-        let millis = match unit.trim() {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" | "min" => 60_000,
-            "h" => 3_600_000,
-            _ => 0,
-        };
-        match number
-            .parse::<u64>()
-            .ok()
-            .and_then(|n| n.checked_mul(millis))
-        {
-            Some(total) if millis > 0 => Ok(Self(Duration::from_millis(total))),
-            _ => Err(serde::de::Error::custom(format!(
-                "{text:?} is not a duration; write it as \"250ms\" or \"2s\""
-            ))),
-        }
+        config::duration(&text).map(Self).ok_or_else(|| {
+            let why = format!("{text:?} is not a duration; write it as \"250ms\" or \"2s\"");
+            serde::de::Error::custom(why)
+        })
     }
 }
 
@@ -284,10 +269,10 @@ mod tests {
             {"operation":"rev-users.link","times":2,"fault":{"status":{"code":503,"retry_after":1}}},
             {"fault":{"delay":"250ms"}},
             {"skip":1,"fault":"reset_mid_body"}]"#;
-        let plan = FaultPlan::from_str_toml_or_json(toml).unwrap();
-        assert_eq!(plan, FaultPlan::from_str_toml_or_json(json).unwrap());
+        let plan = FaultPlan::parse(toml).unwrap();
+        assert_eq!(plan, FaultPlan::parse(json).unwrap());
         let again = serde_json::to_string(&plan).unwrap();
-        assert_eq!(plan, FaultPlan::from_str_toml_or_json(&again).unwrap());
+        assert_eq!(plan, FaultPlan::parse(&again).unwrap());
         for bad in [
             r#"[{"fault":"no_such"}]"#,
             r#"[{"fault":{"delay":"soon"}}]"#,
@@ -295,7 +280,7 @@ mod tests {
             r#"[{"fault":{"status":{"code":42}}}]"#,
             r#"[{"fault":{"status":{"code":503,"headers":{"a b":"c"}}}}]"#,
         ] {
-            assert!(FaultPlan::from_str_toml_or_json(bad).is_err(), "{bad}");
+            assert!(FaultPlan::parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -4,7 +4,7 @@
 use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, uri::Authority};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -56,9 +56,6 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 const FINAL_EXPORT: Duration = Duration::from_secs(3);
 /// Bytes of a receiver's answer.
 const MAX_RESPONSE: usize = 64 * 1024;
-/// The thread's name.
-const THREAD: &str = "traces";
-
 /// The running exporter. On drop it sends what is queued and ends.
 pub(crate) struct Exporter {
     spans: Arc<Spans>,
@@ -100,7 +97,7 @@ pub(crate) fn start(options: Options, metrics: Arc<Metrics>) -> io::Result<Expor
     let stop = CancellationToken::new();
     let until = stop.clone();
     let thread = std::thread::Builder::new()
-        .name(THREAD.into())
+        .name("traces".into())
         .spawn(move || {
             let bound = FINAL_EXPORT.min(options.timeout);
             let last = async {
@@ -158,13 +155,9 @@ impl Sender {
         let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
             let until = Instant::now() + INTERVAL;
-            let stop = self.stop.clone();
-            let stopping = tokio::select! {
-                () = stop.cancelled() => true,
-                () = fill(&mut queue, &mut batch, until) => false,
-            };
-            if stopping {
-                break;
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = fill(&mut queue, &mut batch, until) => {}
             }
             self.export(&mut batch).await;
         }
@@ -240,12 +233,9 @@ impl Sender {
         if let Some(headers) = request.headers_mut() {
             headers.extend(self.options.headers.clone());
             headers.insert(header::CONTENT_TYPE, PROTOBUF);
-            if let Some(host) = self.target.authority() {
-                let host = HeaderValue::try_from(host.as_str());
-                headers.insert(
-                    header::HOST,
-                    host.map_err(|e| Failure::Permanent(e.into()))?,
-                );
+            let host = self.target.authority().map(Authority::as_str);
+            if let Some(Ok(host)) = host.map(HeaderValue::try_from) {
+                headers.insert(header::HOST, host);
             }
         }
         let request = request

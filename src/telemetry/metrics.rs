@@ -28,17 +28,7 @@ use crate::{
     },
 };
 
-/// A name from the configuration, cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Name(Arc<str>);
-
-impl EncodeLabelValue for Name {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), Error> {
-        encoder.write_str(&self.0)
-    }
-}
-
-/// Enums as label values. No other text can become one.
+/// Enums as label values. Besides them, only names of the configuration are.
 macro_rules! label_values {
     ($($name:ident),* $(,)?) => {$(
         impl EncodeLabelValue for $name {
@@ -73,11 +63,32 @@ macro_rules! labels {
     )*};
 }
 
-macro_rules! register {
-    ($registry:expr, $($name:literal, $help:literal, $metric:expr;)*) => {
-        $($registry.register($name, $help, $metric);)*
+/// Declares each metric once: its field, its type and first value, its name and its help text. The encoder appends `_total` to the names
+/// of counters, and a full stop to the help texts.
+macro_rules! metrics {
+    ($($field:ident: $type:ty = $new:expr, $name:literal, $help:literal;)*) => {
+        /// All metrics of a gateway.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $($field: $type,)*
+        }
+
+        impl Metrics {
+            pub fn new() -> Self {
+                let mut registry = Registry::with_prefix("revgate");
+                $(
+                    let $field: $type = $new;
+                    registry.register($name, $help, $field.clone());
+                )*
+                Self { registry, $($field,)* }
+            }
+        }
     };
 }
+
+/// A name from the configuration, cheap to clone.
+type Name = Arc<str>;
 
 labels! {
     ByRequest { caller: Name, operation: OperationLabel, status: u16, source: Source }
@@ -122,31 +133,76 @@ fn timings<L: Clone + Eq + std::hash::Hash>(new: fn() -> Histogram) -> Timings<L
     Family::new_with_constructor(new)
 }
 
-/// All metrics of a gateway.
-#[derive(Debug)]
-pub struct Metrics {
-    registry: Registry,
-    requests: Family<ByRequest, Counter>,
-    request_duration: Timings<BySource>,
-    upstream_duration: Timings<ByClass>,
-    wait: Timings<ByWait>,
-    refused: Family<ByCode, Counter>,
-    auth_failures: Family<ByAuthFailure, Counter>,
-    key_fetches: Family<ByKeyFetch, Counter>,
-    would_refuse: Family<ByCode, Counter>,
-    attempts: Family<ByOutcome, Counter>,
-    retries: Family<ByRetry, Counter>,
-    deprecated: Family<ByField, Counter>,
-    rewrite_skipped: Family<ByUnreadable, Counter>,
-    token_expiry: Family<ByToken, Seconds>,
-    token_refused: Family<ByToken, Gauge>,
-    reloads: Family<ByReload, Counter>,
-    introspections: Family<ByIntrospection, Counter>,
-    tls_failures: Family<ByHandshake, Counter>,
-    in_flight: Gauge,
-    connections: Gauge,
-    circuit_open: Gauge,
-    spans_dropped: Family<BySpanDrop, Counter>,
+metrics! {
+    requests: Family<ByRequest, Counter> = Family::default(),
+        "requests", "Number of requests that have ended, by who made the answer";
+    request_duration: Timings<BySource> = timings(durations),
+        "request_duration_seconds", "Seconds from the head of a request to the end of its answer's body, waits and retries included";
+    upstream_duration: Timings<ByClass> = timings(durations),
+        "upstream_duration_seconds", "Seconds from the start of an attempt to the head of DevRev's answer";
+    wait: Timings<ByWait> = timings(waits),
+        "wait_seconds", "Seconds of each wait for quota, for the end of a pause, or before a retry";
+    refused: Family<ByCode, Counter> = Family::default(),
+        "refused", "Number of requests that revgate answered with an error of its own";
+    auth_failures: Family<ByAuthFailure, Counter> = Family::default(),
+        "auth_failures", "Number of requests refused because their credential was missing or not accepted";
+    key_fetches: Family<ByKeyFetch, Counter> = Family::default(),
+        "jwks_fetches", "Number of fetches of the keys that verify signed tokens";
+    would_refuse: Family<ByCode, Counter> = Family::default(),
+        "would_refuse", "Number of requests that passed only because enforce is off for their caller";
+    attempts: Family<ByOutcome, Counter> = Family::default(),
+        "attempts", "Number of attempts, that is of requests sent to DevRev, retries included";
+    retries: Family<ByRetry, Counter> = Family::default(),
+        "retries", "Number of retries, by the reason for which the attempt before failed";
+    deprecated: Family<ByField, Counter> = Family::default(),
+        "deprecated", "Number of uses of a deprecated field; of a deprecated operation if the label field is empty";
+    rewrite_skipped: Family<ByUnreadable, Counter> = Family::default(),
+        "rewrite_skipped", "Number of bodies that a rewrite rule covers but that were forwarded unread";
+    token_expiry: Family<ByToken, Seconds> = Family::default(),
+        "token_expiry_timestamp_seconds", "Time at which a DevRev token expires, as the token says, in Unix time seconds";
+    token_refused: Family<ByToken, Gauge> = Family::default(),
+        "token_refused", "1 while DevRev refuses the token and revgate only probes with it, else 0";
+    reloads: Family<ByReload, Counter> = Family::default(),
+        "config_reloads", "Number of reloads of the configuration";
+    introspections: Family<ByIntrospection, Counter> = Family::default(),
+        "introspections", "Number of introspections, that is of questions to DevRev about a caller's own token";
+    tls_failures: Family<ByHandshake, Counter> = Family::default(),
+        "tls_handshake_failures", "Number of TLS handshakes with clients that failed";
+    in_flight: Gauge = Gauge::default(),
+        "in_flight", "Number of requests in flight";
+    connections: Gauge = Gauge::default(),
+        "connections", "Number of open connections from clients";
+    circuit_open: Gauge = Gauge::default(),
+        "circuit_open", "1 while the circuit is open, so that DevRev is only probed, else 0";
+    spans_dropped: Family<BySpanDrop, Counter> = Family::default(),
+        "trace_spans_dropped", "Number of spans that were not exported";
+    _build_info: Family<ByVersion, Gauge> = build_info(),
+        "build_info", "Always 1; the label is the version of revgate";
+}
+
+fn build_info() -> Family<ByVersion, Gauge> {
+    let info = Family::<ByVersion, Gauge>::default();
+    let version = env!("CARGO_PKG_VERSION");
+    info.get_or_create(&ByVersion { version }).set(1);
+    info
+}
+
+impl ByCode {
+    fn new(caller: &Name, code: Code) -> Self {
+        let caller = caller.clone();
+        ByCode { caller, code }
+    }
+}
+
+impl ByToken {
+    fn new(token: &Name) -> Self {
+        let token = token.clone();
+        ByToken { token }
+    }
+}
+
+fn count<L: Clone + Eq + std::hash::Hash>(family: &Family<L, Counter>, label: L) {
+    family.get_or_create(&label).inc();
 }
 
 impl Default for Metrics {
@@ -156,65 +212,6 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub fn new() -> Self {
-        let build = Family::<ByVersion, Gauge>::default();
-        build
-            .get_or_create(&ByVersion {
-                version: env!("CARGO_PKG_VERSION"),
-            })
-            .set(1);
-        let mut m = Self {
-            registry: Registry::with_prefix("revgate"),
-            requests: Family::default(),
-            request_duration: timings(durations),
-            upstream_duration: timings(durations),
-            wait: timings(waits),
-            refused: Family::default(),
-            auth_failures: Family::default(),
-            key_fetches: Family::default(),
-            would_refuse: Family::default(),
-            attempts: Family::default(),
-            retries: Family::default(),
-            deprecated: Family::default(),
-            rewrite_skipped: Family::default(),
-            token_expiry: Family::default(),
-            token_refused: Family::default(),
-            reloads: Family::default(),
-            introspections: Family::default(),
-            tls_failures: Family::default(),
-            in_flight: Gauge::default(),
-            connections: Gauge::default(),
-            circuit_open: Gauge::default(),
-            spans_dropped: Family::default(),
-        };
-        // The encoder appends `_total` to the names of counters, and a full stop to the help texts.
-        register! { m.registry,
-            "requests", "Number of requests that have ended, by who made the answer", m.requests.clone();
-            "request_duration_seconds", "Seconds from the head of a request to the end of its answer's body, waits and retries included", m.request_duration.clone();
-            "upstream_duration_seconds", "Seconds from the start of an attempt to the head of DevRev's answer", m.upstream_duration.clone();
-            "wait_seconds", "Seconds of each wait for quota, for the end of a pause, or before a retry", m.wait.clone();
-            "refused", "Number of requests that revgate answered with an error of its own", m.refused.clone();
-            "auth_failures", "Number of requests refused because their credential was missing or not accepted", m.auth_failures.clone();
-            "jwks_fetches", "Number of fetches of the keys that verify signed tokens", m.key_fetches.clone();
-            "would_refuse", "Number of requests that passed only because enforce is off for their caller", m.would_refuse.clone();
-            "attempts", "Number of attempts, that is of requests sent to DevRev, retries included", m.attempts.clone();
-            "retries", "Number of retries, by the reason for which the attempt before failed", m.retries.clone();
-            "deprecated", "Number of uses of a deprecated field; of a deprecated operation if the label field is empty", m.deprecated.clone();
-            "rewrite_skipped", "Number of bodies that a rewrite rule covers but that were forwarded unread", m.rewrite_skipped.clone();
-            "token_expiry_timestamp_seconds", "Time at which a DevRev token expires, as the token says, in Unix time seconds", m.token_expiry.clone();
-            "token_refused", "1 while DevRev refuses the token and revgate only probes with it, else 0", m.token_refused.clone();
-            "config_reloads", "Number of reloads of the configuration", m.reloads.clone();
-            "introspections", "Number of introspections, that is of questions to DevRev about a caller's own token", m.introspections.clone();
-            "tls_handshake_failures", "Number of TLS handshakes with clients that failed", m.tls_failures.clone();
-            "in_flight", "Number of requests in flight", m.in_flight.clone();
-            "connections", "Number of open connections from clients", m.connections.clone();
-            "circuit_open", "1 while the circuit is open, so that DevRev is only probed, else 0", m.circuit_open.clone();
-            "trace_spans_dropped", "Number of spans that were not exported", m.spans_dropped.clone();
-            "build_info", "Always 1; the label is the version of revgate", build;
-        }
-        m
-    }
-
     /// Registers the metrics of the quota groups, which call `samples` at each scrape.
     pub fn watch_quota(&mut self, samples: impl Fn() -> Vec<Sample> + Send + Sync + 'static) {
         self.registry
@@ -223,133 +220,128 @@ impl Metrics {
 
     pub fn request(
         &self,
-        caller: &Arc<str>,
+        caller: &Name,
         operation: OperationLabel,
         status: u16,
         source: Source,
         seconds: f64,
     ) {
-        self.requests
-            .get_or_create(&ByRequest {
-                caller: name(caller),
-                operation,
-                status,
-                source,
-            })
-            .inc();
+        let label = ByRequest {
+            caller: caller.clone(),
+            operation,
+            status,
+            source,
+        };
+        count(&self.requests, label);
         self.request_duration
             .get_or_create(&BySource { source })
             .observe(seconds);
     }
-    pub fn upstream_duration(&self, class: Class, seconds: f64) {
+
+    pub fn upstream_duration(&self, operation_class: Class, seconds: f64) {
         self.upstream_duration
-            .get_or_create(&ByClass {
-                operation_class: class,
-            })
+            .get_or_create(&ByClass { operation_class })
             .observe(seconds);
     }
+
     pub fn wait(&self, reason: WaitReason, seconds: f64) {
         self.wait.get_or_create(&ByWait { reason }).observe(seconds);
     }
-    pub fn refused(&self, caller: &Arc<str>, code: Code) {
-        self.refused
-            .get_or_create(&ByCode {
-                caller: name(caller),
-                code,
-            })
-            .inc();
+
+    pub fn refused(&self, caller: &Name, code: Code) {
+        count(&self.refused, ByCode::new(caller, code));
     }
+
     pub fn auth_failure(&self, reason: AuthFailure) {
-        self.auth_failures
-            .get_or_create(&ByAuthFailure { reason })
-            .inc();
+        count(&self.auth_failures, ByAuthFailure { reason });
     }
+
     pub fn key_fetch(&self, result: KeyFetch) {
-        self.key_fetches.get_or_create(&ByKeyFetch { result }).inc();
+        count(&self.key_fetches, ByKeyFetch { result });
     }
-    pub fn would_refuse(&self, caller: &Arc<str>, code: Code) {
-        self.would_refuse
-            .get_or_create(&ByCode {
-                caller: name(caller),
-                code,
-            })
-            .inc();
+
+    pub fn would_refuse(&self, caller: &Name, code: Code) {
+        count(&self.would_refuse, ByCode::new(caller, code));
     }
+
     /// The count of `would_refuse`, for the admin's JSON.
-    pub fn would_refused(&self, caller: &Arc<str>, code: Code) -> u64 {
-        let label = ByCode {
-            caller: name(caller),
-            code,
-        };
-        self.would_refuse
-            .get(&label)
-            .map_or(0, |counter| counter.get())
+    pub fn would_refused(&self, caller: &Name, code: Code) -> u64 {
+        let counter = self.would_refuse.get(&ByCode::new(caller, code));
+        counter.map_or(0, |counter| counter.get())
     }
+
     pub fn attempt(&self, outcome: AttemptOutcome) {
-        self.attempts.get_or_create(&ByOutcome { outcome }).inc();
+        count(&self.attempts, ByOutcome { outcome });
     }
+
     pub fn retry(&self, reason: Reason) {
-        self.retries.get_or_create(&ByRetry { reason }).inc();
+        count(&self.retries, ByRetry { reason });
     }
-    pub fn deprecated(&self, caller: &Arc<str>, operation: OperationLabel, field: &Arc<str>) {
-        self.deprecated
-            .get_or_create(&ByField {
-                caller: name(caller),
-                operation,
-                field: name(field),
-            })
-            .inc();
+
+    pub fn deprecated(&self, caller: &Name, operation: OperationLabel, field: &Name) {
+        let label = ByField {
+            caller: caller.clone(),
+            operation,
+            field: field.clone(),
+        };
+        count(&self.deprecated, label);
     }
+
     /// Counts a call of a deprecated operation: the label `field` is empty.
-    pub fn deprecated_operation(&self, caller: &Arc<str>, operation: OperationLabel) {
-        self.deprecated(caller, operation, &Arc::default());
+    pub fn deprecated_operation(&self, caller: &Name, operation: OperationLabel) {
+        self.deprecated(caller, operation, &Name::default());
     }
+
     pub fn rewrite_skipped(&self, reason: Unreadable) {
-        self.rewrite_skipped
-            .get_or_create(&ByUnreadable { reason })
-            .inc();
+        count(&self.rewrite_skipped, ByUnreadable { reason });
     }
+
     /// `None` if the token does not say when it expires.
-    pub fn token_expiry(&self, token: &Arc<str>, epoch: Option<f64>) {
-        let label = ByToken { token: name(token) };
+    pub fn token_expiry(&self, token: &Name, epoch: Option<f64>) {
+        let label = ByToken::new(token);
         match epoch {
             Some(epoch) => drop(self.token_expiry.get_or_create(&label).set(epoch)),
             None => drop(self.token_expiry.remove(&label)),
         }
     }
-    pub fn token_refused(&self, token: &Arc<str>, refused: bool) {
+
+    pub fn token_refused(&self, token: &Name, refused: bool) {
         self.token_refused
-            .get_or_create(&ByToken { token: name(token) })
+            .get_or_create(&ByToken::new(token))
             .set(i64::from(refused));
     }
+
     /// Removes the series of a token that has left the file.
-    pub fn forget_token(&self, token: &Arc<str>) {
-        let label = ByToken { token: name(token) };
+    pub fn forget_token(&self, token: &Name) {
+        let label = ByToken::new(token);
         self.token_expiry.remove(&label);
         self.token_refused.remove(&label);
     }
+
     pub fn config_reload(&self, result: ReloadResult) {
-        self.reloads.get_or_create(&ByReload { result }).inc();
+        count(&self.reloads, ByReload { result });
     }
+
     pub fn introspection(&self, result: Introspection) {
-        self.introspections
-            .get_or_create(&ByIntrospection { result })
-            .inc();
+        count(&self.introspections, ByIntrospection { result });
     }
+
     pub fn tls_handshake_failure(&self, reason: HandshakeFailure) {
-        self.tls_failures
-            .get_or_create(&ByHandshake { reason })
-            .inc();
+        count(&self.tls_failures, ByHandshake { reason });
     }
+
     pub fn in_flight(&self, delta: i64) {
         self.in_flight.inc_by(delta);
     }
+
     pub fn connections(&self, delta: i64) {
         self.connections.inc_by(delta);
     }
+
     pub fn circuit_open(&self, open: bool) {
         self.circuit_open.set(i64::from(open));
     }
+
     pub fn spans_dropped(&self, reason: SpanDrop, spans: u64) {
         self.spans_dropped
             .get_or_create(&BySpanDrop { reason })
@@ -368,10 +360,6 @@ impl Metrics {
         out.push_str("# EOF\n");
         out
     }
-}
-
-fn name(text: &Arc<str>) -> Name {
-    Name(Arc::clone(text))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{borrow::Cow, time::Duration};
 use http::Method;
 use prost::Message;
 
-use super::trace::{Span, SpanDetails, SpanEnd};
+use super::trace::{AttemptSpan, RequestSpan, Span, SpanDetails, SpanEnd};
 use crate::policy::operation::OperationLabel;
 
 #[derive(Clone, PartialEq, Message)]
@@ -154,9 +154,9 @@ pub(crate) fn request(origin: &Origin, spans: &[Span]) -> Request {
 
 fn wire(origin: &Origin, span: &Span) -> WireSpan {
     let (name, kind, attributes, failed) = match &span.details {
-        SpanDetails::Request { .. } => of_request(&span.details),
-        SpanDetails::Attempt { .. } => of_attempt(origin, &span.details),
-        SpanDetails::Wait { reason } => (
+        SpanDetails::Request(request) => of_request(request),
+        SpanDetails::Attempt(attempt) => of_attempt(origin, attempt),
+        SpanDetails::Wait(reason) => (
             format!("wait {}", reason.label()),
             INTERNAL,
             vec![text("revgate.reason", reason.label())],
@@ -184,75 +184,49 @@ fn wire(origin: &Origin, span: &Span) -> WireSpan {
     }
 }
 
+/// Name, kind, attributes, and whether it failed.
 type Parts = (String, i32, Vec<KeyValue>, bool);
 
-fn of_request(details: &SpanDetails) -> Parts {
-    let SpanDetails::Request {
-        method,
-        operation,
-        caller,
-        request_id,
-        status,
-        code,
-        would_refuse,
-        decision,
-        attempts,
-        waited,
-    } = details
-    else {
-        return Parts::default();
-    };
-    let mut all = http(method, *operation);
-    all.push(text("revgate.caller", caller));
-    all.push(text("revgate.decision", decision.label()));
-    all.push(text(
-        "revgate.request_id",
-        request_id.to_str().unwrap_or(""),
-    ));
-    all.push(integer("revgate.attempts", i64::from(*attempts)));
-    all.push(number("revgate.wait_ms", waited.as_micros() as f64 / 1e3));
-    if let Some(code) = would_refuse {
+fn of_request(span: &RequestSpan) -> Parts {
+    let mut all = http(&span.method, span.operation);
+    all.push(text("revgate.caller", &span.caller));
+    all.push(text("revgate.decision", span.decision.label()));
+    let request_id = span.request_id.to_str().unwrap_or("");
+    all.push(text("revgate.request_id", request_id));
+    all.push(integer("revgate.attempts", i64::from(span.attempts)));
+    let waited = span.waited.as_micros() as f64 / 1e3;
+    all.push(number("revgate.wait_ms", waited));
+    if let Some(code) = span.would_refuse {
         all.push(text("revgate.would_refuse", code.label()));
     }
-    if let Some(operation) = operation.known() {
+    if let Some(operation) = span.operation.known() {
         all.push(text("http.route", &format!("/{operation}")));
     }
     // By the conventions a server span fails with the server, not because the client erred or left.
-    let failed = status.is_some_and(|status| status >= 500);
-    if let Some(status) = status {
-        all.push(integer("http.response.status_code", i64::from(*status)));
-        match code {
+    let failed = span.status.is_some_and(|status| status >= 500);
+    if let Some(status) = span.status {
+        all.push(integer("http.response.status_code", i64::from(status)));
+        match span.code {
             Some(code) => all.push(text("error.type", code.label())),
             None if failed => all.push(text("error.type", &status.to_string())),
             None => {}
         }
     }
-    (name(method, *operation), SERVER, all, failed)
+    (name(&span.method, span.operation), SERVER, all, failed)
 }
 
-fn of_attempt(origin: &Origin, details: &SpanDetails) -> Parts {
-    let SpanDetails::Attempt {
-        method,
-        operation,
-        earlier_attempts,
-        end,
-    } = details
-    else {
-        return Parts::default();
-    };
-    let mut all = http(method, *operation);
+fn of_attempt(origin: &Origin, span: &AttemptSpan) -> Parts {
+    let mut all = http(&span.method, span.operation);
     all.push(text("server.address", &origin.server_address));
     all.push(integer("server.port", i64::from(origin.server_port)));
-    if *earlier_attempts > 0 {
-        all.push(integer(
-            "http.request.resend_count",
-            i64::from(*earlier_attempts),
-        ));
+    if span.earlier_attempts > 0 {
+        let count = i64::from(span.earlier_attempts);
+        all.push(integer("http.request.resend_count", count));
     }
-    let error = match end {
+    let error = match span.end {
         SpanEnd::Answered(status) => {
-            all.push(integer("http.response.status_code", i64::from(*status)));
-            (*status >= 400).then(|| status.to_string().into())
+            all.push(integer("http.response.status_code", i64::from(status)));
+            (status >= 400).then(|| status.to_string().into())
         }
         SpanEnd::Failed(code) => Some(Cow::from(code.label())),
         SpanEnd::Left => Some(CALLER_LEFT.into()),
@@ -261,7 +235,7 @@ fn of_attempt(origin: &Origin, details: &SpanDetails) -> Parts {
     if let Some(error) = error {
         all.push(text("error.type", &error));
     }
-    (name(method, *operation), CLIENT, all, failed)
+    (name(&span.method, span.operation), CLIENT, all, failed)
 }
 
 /// The `error.type` of an attempt whose client left.

@@ -22,66 +22,49 @@ impl Collector for ProcessStats {
         let Ok(me) = Process::myself() else {
             return Ok(());
         };
-        if let Ok(stat) = me.stat() {
-            let tick = procfs::ticks_per_second() as f64;
-            let cpu = ConstCounter::new((stat.utime + stat.stime) as f64 / tick);
-            cpu.encode(out.encode_descriptor(
-                "process_cpu_seconds",
-                "CPU time used, user and system, in seconds.",
-                None,
-                cpu.metric_type(),
-            )?)?;
-            gauge(
-                &mut out,
-                "process_resident_memory_bytes",
-                "Resident memory in bytes.",
-                stat.rss * procfs::page_size(),
-            )?;
-            gauge(
-                &mut out,
-                "process_virtual_memory_bytes",
-                "Virtual memory in bytes.",
-                stat.vsize,
-            )?;
-            gauge(
-                &mut out,
-                "process_threads",
-                "Number of threads.",
-                u64::try_from(stat.num_threads).unwrap_or(0),
-            )?;
-            if let Ok(boot) = procfs::boot_time_secs() {
-                let start = ConstGauge::new(boot as f64 + stat.starttime as f64 / tick);
-                start.encode(out.encode_descriptor(
-                    "process_start_time_seconds",
-                    "Start time of the process, in Unix time seconds.",
-                    None,
-                    start.metric_type(),
-                )?)?;
-            }
-        }
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            let value = ConstGauge::new(value);
+            value.encode(out.encode_descriptor(name, help, None, value.metric_type())?)
+        };
         if let Ok(count) = me.fd_count() {
-            gauge(
-                &mut out,
-                "process_open_fds",
-                "Number of open file descriptors.",
-                count as u64,
-            )?;
+            let help = "Number of open file descriptors.";
+            gauge("process_open_fds", help, count as u64)?;
         }
         if let Ok(limits) = me.limits()
             && let LimitValue::Value(most) = limits.max_open_files.soft_limit
         {
-            gauge(
-                &mut out,
-                "process_max_fds",
-                "Limit on open file descriptors.",
-                most,
-            )?;
+            gauge("process_max_fds", "Limit on open file descriptors.", most)?;
         }
-        Ok(())
+        let Ok(stat) = me.stat() else {
+            return Ok(());
+        };
+        let resident = stat.rss * procfs::page_size();
+        gauge(
+            "process_resident_memory_bytes",
+            "Resident memory in bytes.",
+            resident,
+        )?;
+        gauge(
+            "process_virtual_memory_bytes",
+            "Virtual memory in bytes.",
+            stat.vsize,
+        )?;
+        let threads = u64::try_from(stat.num_threads).unwrap_or(0);
+        gauge("process_threads", "Number of threads.", threads)?;
+        let tick = procfs::ticks_per_second() as f64;
+        if let Ok(boot) = procfs::boot_time_secs() {
+            let start = ConstGauge::new(boot as f64 + stat.starttime as f64 / tick);
+            let help = "Start time of the process, in Unix time seconds.";
+            let kind = start.metric_type();
+            start.encode(out.encode_descriptor(
+                "process_start_time_seconds",
+                help,
+                None,
+                kind,
+            )?)?;
+        }
+        let cpu = ConstCounter::new((stat.utime + stat.stime) as f64 / tick);
+        let help = "CPU time used, user and system, in seconds.";
+        cpu.encode(out.encode_descriptor("process_cpu_seconds", help, None, cpu.metric_type())?)
     }
-}
-
-fn gauge(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), Error> {
-    let value = ConstGauge::new(value);
-    value.encode(out.encode_descriptor(name, help, None, value.metric_type())?)
 }

@@ -45,32 +45,27 @@ struct Live {
 impl Trace {
     /// Continues the caller's trace, or begins a new one.
     pub fn begin(headers: &HeaderMap, spans: Option<&Arc<Spans>>, now: Instant) -> Trace {
-        let mut trace = match Context::of(headers) {
-            Some(Context { trace, span, flags }) => Trace {
-                id: trace,
-                flags,
-                parent: Some(span),
-                live: None,
-            },
+        let (id, flags, parent) = match Context::of(headers) {
+            Some(Context { trace, span, flags }) => (trace, flags, Some(span)),
             None => {
-                // Not cryptographic: W3C Trace Context asks for unique ids, and knowing one gives no access.
+                // Not cryptographic: W3C Trace Context requires unique ids, and knowing one gives no access.
                 let id = TraceId::from_random(random::id128());
-                Trace {
-                    id,
-                    flags: Flags::new(spans.is_some_and(|spans| sampled(id, spans.sample))),
-                    parent: None,
-                    live: None,
-                }
+                let sampled = spans.is_some_and(|spans| sampled(id, spans.sample));
+                (id, Flags::new(sampled), None)
             }
         };
-        if trace.flags.sampled() {
-            trace.live = spans.map(|spans| Live {
-                spans: spans.clone(),
-                root: span_id(),
-                anchor: (now, wall_clock::now()),
-            });
+        let spans = spans.filter(|_| flags.sampled());
+        let live = spans.map(|spans| Live {
+            spans: spans.clone(),
+            root: span_id(),
+            anchor: (now, wall_clock::now()),
+        });
+        Trace {
+            id,
+            flags,
+            parent,
+            live,
         }
-        trace
     }
 
     pub fn id(&self) -> TraceId {
@@ -95,29 +90,39 @@ impl Trace {
         )
     }
 
-    /// Records a child of the request's span, from `start` until now. `details` is called only if spans are recorded.
-    pub fn child(&self, start: Instant, details: impl FnOnce() -> SpanDetails) {
-        if self.live.is_some() {
-            self.child_with(span_id(), start, details);
+    /// Records a wait of the request, from `start` until now.
+    pub fn record_wait(&self, start: Instant, reason: WaitReason) {
+        if let Some(live) = &self.live {
+            self.push_child(live, span_id(), start, SpanDetails::Wait(reason));
         }
     }
 
-    /// As `child`, for an attempt, which has its id already.
-    pub fn child_with(&self, id: SpanId, start: Instant, details: impl FnOnce() -> SpanDetails) {
+    /// Records an attempt, from `start` until now. `details` is called only if spans are recorded.
+    pub fn record_attempt(
+        &self,
+        id: SpanId,
+        start: Instant,
+        details: impl FnOnce() -> AttemptSpan,
+    ) {
         if let Some(live) = &self.live {
-            live.spans.push(Span {
-                parent: Some(live.root),
-                remote_parent: false,
-                ..self.span(live, id, start, details())
-            });
+            self.push_child(live, id, start, SpanDetails::Attempt(details()));
         }
     }
 
-    /// Records the request's own span.
-    pub fn request(&self, start: Instant, details: impl FnOnce() -> SpanDetails) {
+    fn push_child(&self, live: &Live, id: SpanId, start: Instant, details: SpanDetails) {
+        live.spans.push(Span {
+            parent: Some(live.root),
+            remote_parent: false,
+            ..self.span(live, id, start, details)
+        });
+    }
+
+    /// Records the request itself, from `start` until now. `details` is called only if spans are recorded.
+    pub fn record_request(&self, start: Instant, details: impl FnOnce() -> RequestSpan) {
         if let Some(live) = &self.live {
-            live.spans
-                .push(self.span(live, live.root, start, details()));
+            let details = SpanDetails::Request(details());
+            let span = self.span(live, live.root, start, details);
+            live.spans.push(span);
         }
     }
 
@@ -164,29 +169,33 @@ pub struct Span {
 /// What the span is about. Never a query, a body or a header other than the request id.
 #[derive(Debug)]
 pub enum SpanDetails {
-    Request {
-        method: Method,
-        operation: OperationLabel,
-        caller: Arc<str>,
-        request_id: HeaderValue,
-        status: Option<u16>,
-        /// If the gateway made the answer.
-        code: Option<Code>,
-        would_refuse: Option<Code>,
-        decision: Decision,
-        attempts: u32,
-        waited: Duration,
-    },
-    Wait {
-        reason: WaitReason,
-    },
-    Attempt {
-        method: Method,
-        operation: OperationLabel,
-        /// Attempts of the request before this one.
-        earlier_attempts: u32,
-        end: SpanEnd,
-    },
+    Request(RequestSpan),
+    Wait(WaitReason),
+    Attempt(AttemptSpan),
+}
+
+#[derive(Debug)]
+pub struct RequestSpan {
+    pub method: Method,
+    pub operation: OperationLabel,
+    pub caller: Arc<str>,
+    pub request_id: HeaderValue,
+    pub status: Option<u16>,
+    /// If the gateway made the answer.
+    pub code: Option<Code>,
+    pub would_refuse: Option<Code>,
+    pub decision: Decision,
+    pub attempts: u32,
+    pub waited: Duration,
+}
+
+#[derive(Debug)]
+pub struct AttemptSpan {
+    pub method: Method,
+    pub operation: OperationLabel,
+    /// Attempts of the request before this one.
+    pub earlier_attempts: u32,
+    pub end: SpanEnd,
 }
 
 /// How an attempt ended.
@@ -209,8 +218,12 @@ pub struct Spans {
 }
 
 impl Spans {
-    pub fn new(sample: f64, room: usize, metrics: Arc<Metrics>) -> (Spans, mpsc::Receiver<Span>) {
-        let (queue, spans) = mpsc::channel(room);
+    pub fn new(
+        sample: f64,
+        capacity: usize,
+        metrics: Arc<Metrics>,
+    ) -> (Spans, mpsc::Receiver<Span>) {
+        let (queue, spans) = mpsc::channel(capacity);
         let sender = Spans {
             queue,
             sample,
@@ -238,8 +251,8 @@ mod tests {
         headers
     }
 
-    fn spans(sample: f64, room: usize) -> (Arc<Spans>, mpsc::Receiver<Span>) {
-        let (spans, queue) = Spans::new(sample, room, Arc::default());
+    fn spans(sample: f64, capacity: usize) -> (Arc<Spans>, mpsc::Receiver<Span>) {
+        let (spans, queue) = Spans::new(sample, capacity, Arc::default());
         (Arc::new(spans), queue)
     }
 
@@ -251,8 +264,8 @@ mod tests {
             for headers in [&none, &some] {
                 let now = Instant::now();
                 let trace = Trace::begin(headers, None, now);
-                trace.child(now, || unreachable!());
-                trace.request(now, || unreachable!());
+                trace.record_wait(now, WaitReason::Quota);
+                trace.record_request(now, || unreachable!());
                 assert!(trace.live.is_none());
             }
         });
@@ -281,9 +294,7 @@ mod tests {
         let (spans, mut queue) = spans(1.0, 2);
         let trace = Trace::begin(&HeaderMap::new(), Some(&spans), Instant::now());
         for _ in 0..5 {
-            trace.child(Instant::now(), || SpanDetails::Wait {
-                reason: WaitReason::Quota,
-            });
+            trace.record_wait(Instant::now(), WaitReason::Quota);
         }
         let mut kept = Vec::new();
         assert_eq!(queue.recv_many(&mut kept, 9).await, 2);

@@ -90,16 +90,17 @@ struct Inner {
     multiplexed: tokio::sync::Mutex<Option<http2::SendRequest<Body>>>,
 }
 
-enum Lease {
-    Http1 {
-        sender: http1::SendRequest<Body>,
-        permit: OwnedSemaphorePermit,
-        reused: bool,
-    },
-    Http2 {
-        sender: http2::SendRequest<Body>,
-        reused: bool,
-    },
+/// A connection for one attempt.
+struct Lease {
+    sender: Sender,
+    /// An attempt used it before, so DevRev may have closed it meanwhile.
+    reused: bool,
+}
+
+enum Sender {
+    /// The permit is given back when the connection is idle or closed.
+    Http1(http1::SendRequest<Body>, OwnedSemaphorePermit),
+    Http2(http2::SendRequest<Body>),
 }
 
 impl Upstream {
@@ -167,31 +168,21 @@ async fn attempt(
 ) -> Result<Response<Body>, Error> {
     let until = Instant::now() + bounds.attempt_timeout;
     loop {
-        let lease = match timeout_at(until, inner.lease(until, bounds)).await {
-            Ok(lease) => lease?,
-            Err(_elapsed) => {
-                return Err(Error::unreachable(
-                    "no connection within upstream.attempt_timeout",
-                ));
-            }
-        };
-        let (result, reused, lease) = match lease {
-            Lease::Http1 {
-                mut sender,
-                permit,
-                reused,
-            } => {
+        let leased = timeout_at(until, inner.lease(until, bounds)).await;
+        let Lease { sender, reused } = leased.unwrap_or_else(|_elapsed| {
+            let cause = "no connection within upstream.attempt_timeout";
+            Err(Error::unreachable(cause))
+        })?;
+        let (result, lease) = match sender {
+            Sender::Http1(mut sender, permit) => {
                 set_origin_form(&mut request, &inner.options.url);
                 let sent = timeout_at(until, sender.try_send_request(request)).await;
-                (sent, reused, Some((sender, permit)))
+                (sent, Some((sender, permit)))
             }
-            Lease::Http2 { mut sender, reused } => {
+            Sender::Http2(mut sender) => {
                 set_absolute_form(&mut request, &inner.options.url);
-                (
-                    timeout_at(until, sender.try_send_request(request)).await,
-                    reused,
-                    None,
-                )
+                let sent = timeout_at(until, sender.try_send_request(request)).await;
+                (sent, None)
             }
         };
         match result {
@@ -249,32 +240,19 @@ impl Inner {
     async fn lease(&self, until: Instant, bounds: Bounds) -> Result<Lease, Error> {
         if self.options.http2_only {
             let mut shared = self.multiplexed.lock().await;
-            if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
-                return Ok(Lease::Http2 {
-                    sender: sender.clone(),
-                    reused: true,
-                });
+            if let Some(lease) = reuse(&shared) {
+                return Ok(lease);
             }
-            let Connected { stream, .. } = self
-                .connector
-                .connect(bounds.connect_timeout)
-                .await
-                .map_err(Error::unreachable)?;
+            let Connected { stream, .. } = self.connect(bounds).await?;
             let sender = http2_handshake(stream).await?;
             *shared = Some(sender.clone());
-            return Ok(Lease::Http2 {
-                sender,
-                reused: false,
-            });
+            return Ok(Lease::new(Sender::Http2(sender)));
         }
         // Locked only for the moment in which a connection is stored. An attempt in that moment opens one more.
         if let Ok(shared) = self.multiplexed.try_lock()
-            && let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed())
+            && let Some(lease) = reuse(&shared)
         {
-            return Ok(Lease::Http2 {
-                sender: sender.clone(),
-                reused: true,
-            });
+            return Ok(lease);
         }
         let permit = timeout_at(until, self.slots.clone().acquire_owned())
             .await
@@ -283,45 +261,58 @@ impl Inner {
             })?
             .map_err(|_| Error::Internal)?;
         if let Some(sender) = self.check_out(bounds.idle_timeout) {
-            return Ok(Lease::Http1 {
-                sender,
-                permit,
+            return Ok(Lease {
+                sender: Sender::Http1(sender, permit),
                 reused: true,
             });
         }
-        let Connected { stream, http2 } = self
-            .connector
-            .connect(bounds.connect_timeout)
-            .await
-            .map_err(Error::unreachable)?;
+        let Connected { stream, http2 } = self.connect(bounds).await?;
         if http2 {
             let sender = http2_handshake(stream).await?;
             *self.multiplexed.lock().await = Some(sender.clone());
-            return Ok(Lease::Http2 {
-                sender,
-                reused: false,
-            });
+            return Ok(Lease::new(Sender::Http2(sender)));
         }
-        let (sender, connection) = http1::Builder::new()
-            .max_headers(MAX_RESPONSE_HEADERS)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(Error::unreachable)?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "upstream connection ended");
-            }
-        });
-        Ok(Lease::Http1 {
-            sender,
-            permit,
-            reused: false,
-        })
+        let sender = http1_handshake(stream).await?;
+        Ok(Lease::new(Sender::Http1(sender, permit)))
     }
+
+    async fn connect(&self, bounds: Bounds) -> Result<Connected, Error> {
+        let connected = self.connector.connect(bounds.connect_timeout).await;
+        connected.map_err(Error::unreachable)
+    }
+}
+
+impl Lease {
+    /// Of a new connection.
+    fn new(sender: Sender) -> Self {
+        Lease {
+            sender,
+            reused: false,
+        }
+    }
+}
+
+/// The shared HTTP/2 connection, if it is open.
+fn reuse(shared: &Option<http2::SendRequest<Body>>) -> Option<Lease> {
+    let sender = shared.as_ref().filter(|sender| !sender.is_closed())?;
+    Some(Lease {
+        sender: Sender::Http2(sender.clone()),
+        reused: true,
+    })
 }
 
 /// More than DevRev sends. hyper's default.
 const MAX_RESPONSE_HEADERS: usize = 100;
+
+async fn http1_handshake(stream: connector::Stream) -> Result<http1::SendRequest<Body>, Error> {
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(MAX_RESPONSE_HEADERS)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(Error::unreachable)?;
+    drive(connection);
+    Ok(sender)
+}
 
 async fn http2_handshake(stream: connector::Stream) -> Result<http2::SendRequest<Body>, Error> {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -333,10 +324,15 @@ async fn http2_handshake(stream: connector::Stream) -> Result<http2::SendRequest
         .handshake(TokioIo::new(stream))
         .await
         .map_err(Error::unreachable)?;
+    drive(connection);
+    Ok(sender)
+}
+
+/// Runs a connection in the background, until either side closes it.
+fn drive(connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "upstream connection ended");
         }
     });
-    Ok(sender)
 }

@@ -61,13 +61,13 @@ def restricted(name, template):
             "memory limit": "memory" in c.get("resources", {}).get("limits", {}),
         }
         for key in (k for k, good in want.items() if not good):
-            fault(where, f"{key} is not as the restricted profile wants it")
+            fault(where, f"{key} is not as the restricted profile requires")
         if c["name"] == "revgate":
             ports = {p["name"] for p in c["ports"]}
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                 get = c.get(probe, {}).get("httpGet", {})
                 if get.get("port") not in ports or get.get("path") not in ("/readyz", "/livez"):
-                    fault(where, f"{probe} asks {get}")
+                    fault(where, f"{probe} uses {get}")
     if {"hostNetwork", "hostPID", "hostIPC"} & set(spec) or any("hostPath" in v for v in spec.get("volumes", [])):
         fault(name, "uses the host")
 

@@ -149,7 +149,7 @@ fn alerts_and_dashboard_use_existing_metrics() {
             }
             metrics += 1;
             let Some(has) = exposed.get(word) else {
-                faults.push(format!("{file}: {word} is not a metric of revgate's"));
+                faults.push(format!("{file}: {word} is not a metric of revgate"));
                 continue;
             };
             labels.extend(has.iter().cloned());
@@ -171,7 +171,7 @@ fn alerts_and_dashboard_use_existing_metrics() {
             }
         }
         if metrics == 0 {
-            faults.push(format!("{file}: asks for nothing of revgate's: {expr}"));
+            faults.push(format!("{file}: uses no metric of revgate: {expr}"));
         }
         for group in expr.split("by (").chain(expr.split("on (")).skip(1) {
             let Some((list, _)) = group.split_once(')') else {

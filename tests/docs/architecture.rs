@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{entries, none, quoted, read, root, rows, section};
+use super::{
+    quoted, rows, section,
+    source::{entries, layers_of, none, read, root},
+};
 
 const PATH: &str = "src/ARCHITECTURE.md";
 
@@ -222,15 +225,7 @@ fn the_dependency_table_is_that_of_the_manifest() {
 #[test]
 fn the_way_of_a_request_is_the_order_of_the_stack() {
     let stack = read("src/stack.rs");
-    let layers = stack.split(".layer_fn(").skip(1);
-    let mut built: Vec<&str> = layers
-        .map(|rest| {
-            let rest = rest.trim_start_matches("|inner|").trim_start();
-            let rest = rest.trim_start_matches('{').trim_start();
-            rest.split("::").next().unwrap_or("")
-        })
-        .collect();
-    built.push("upstream");
+    let built: Vec<&str> = layers_of(&stack).chain(["upstream"]).collect();
     let document = read(PATH);
     let documented: Vec<&str> = rows(section(&document, "## The way of a request"))
         .iter()

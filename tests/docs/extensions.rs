@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{none, production, quoted, read, rows, sources};
+use super::{
+    quoted, rows,
+    source::{self, is_word, none, read, sources},
+};
 
 /// Who writes a type, and who reads it.
 #[derive(Debug, Default, PartialEq)]
@@ -13,10 +16,6 @@ struct Use {
 }
 
 type Uses = BTreeMap<String, Use>;
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
 
 fn last_word(text: &str) -> &str {
     let end = text.trim_end_matches(|c| !is_word(c));
@@ -144,7 +143,7 @@ fn words_of(kind: &str) -> Vec<String> {
 
 /// What layers read through a function of `src/layer/mod.rs`.
 fn through_shared(layers: &[(String, String)], types: &[&str], uses: &mut Uses) {
-    let shared = production("src/layer/mod.rs", &read("src/layer/mod.rs"));
+    let shared = source::code("src/layer/mod.rs", &read("src/layer/mod.rs"));
     for function in shared.split("\npub(crate) fn ").skip(1) {
         let name = function.split(|c| !is_word(c)).next().unwrap_or("");
         let mut read = Uses::new();
@@ -172,7 +171,7 @@ fn the_table_of_extensions_is_what_the_code_does() {
     let types: Vec<&str> = documented.keys().map(String::as_str).collect();
     let all: Vec<(String, String)> = sources("src")
         .into_iter()
-        .map(|(path, text)| (path.clone(), production(&path, &text)))
+        .map(|(path, text)| (path.clone(), source::code(&path, &text)))
         .collect();
     let (mut uses, mut faults) = (Uses::new(), Vec::new());
     for (path, code) in all.iter().filter(|(path, _)| path != "src/layer/mod.rs") {

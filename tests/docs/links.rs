@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use super::{DOCUMENTS, entries, none, quoted, read, root};
+use super::{
+    DOCUMENTS, quoted,
+    source::{entries, none, read, root},
+};
 
 /// A document without fenced blocks and code in backticks, which hold no links.
 fn prose(document: &str) -> String {

@@ -3,12 +3,9 @@
 mod architecture;
 mod extensions;
 mod links;
+mod source;
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use source::{none, read};
 
 /// All documents, as paths from the repository's root.
 const DOCUMENTS: [&str; 9] = [
@@ -22,67 +19,6 @@ const DOCUMENTS: [&str; 9] = [
     "tests/bench/README.md",
     "src/ARCHITECTURE.md",
 ];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-fn none(faults: &[String]) {
-    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
-}
-
-/// The files and folders directly in a folder, sorted. Folders end with a slash.
-fn entries(folder: &str) -> BTreeSet<String> {
-    let all = fs::read_dir(root().join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
-    all.map(|entry| {
-        let path = entry.expect("an entry").path();
-        let name = path.file_name().expect("a name").to_string_lossy();
-        match path.is_dir() {
-            true => format!("{name}/"),
-            false => name.into_owned(),
-        }
-    })
-    .collect()
-}
-
-/// All Rust sources below a folder: the path from the root, and the text.
-fn sources(folder: &str) -> Vec<(String, String)> {
-    let (mut folders, mut found) = (vec![PathBuf::from(folder)], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for name in entries(&folder.to_string_lossy()) {
-            let path = folder.join(&name);
-            if name.ends_with('/') {
-                folders.push(path);
-            } else if name.ends_with(".rs") {
-                let path = path.to_string_lossy().into_owned();
-                let text = read(&path);
-                found.push((path, text));
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
-/// A source without its module of tests and without whole-line comments. Empty for a file of tests.
-fn production(path: &str, text: &str) -> String {
-    if path.ends_with("/tests.rs") {
-        return String::new();
-    }
-    let end = text.match_indices("#[cfg(test)]").find(|(at, mark)| {
-        let next = text[at + mark.len()..].trim_start();
-        next.starts_with("mod tests {")
-    });
-    let text = end.map_or(text, |(at, _)| &text[..at]);
-    let lines = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("//"));
-    lines.collect::<Vec<_>>().join("\n")
-}
 
 /// The section of this heading, up to the next heading of the same or a higher level.
 fn section<'a>(document: &'a str, heading: &str) -> &'a str {

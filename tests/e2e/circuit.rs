@@ -6,8 +6,8 @@ use revgate::simulator::{Fault, FaultPlan, Rule, TextDuration};
 use tokio::time::timeout;
 
 use crate::{
-    http::{Answer, Client, request},
-    rig::{KEY, Rig, gateway, plan, status},
+    http::{Answer, Client, exchange, get},
+    rig::{self, KEY, Rig, gateway, plan, status},
 };
 
 /// With one attempt per request.
@@ -38,11 +38,7 @@ async fn upstream_says(rig: &Rig, status: u16) {
 }
 
 async fn admin(address: SocketAddr, path: &str) -> Answer {
-    let mut client = Client::connect(address).await;
-    client
-        .send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
-        .await;
-    client.answer().await.expect("an answer")
+    rig::admin(address, "GET", path, "").await
 }
 
 /// What `/status` says.
@@ -131,9 +127,7 @@ async fn one_probe_goes_and_its_success_closes_the_circuit() {
     let slow = Fault::Delay(TextDuration(Duration::from_millis(700)));
     rig.devrev.set_plan(plan("works.list", slow, 1));
     let mut probe = Client::connect(rig.address).await;
-    probe
-        .send(request("GET", "/works.list", &[("Authorization", KEY)], ""))
-        .await;
+    probe.send(get("/works.list", KEY)).await;
     let sent = async {
         while rig.devrev.received().len() < 3 {
             tokio::task::yield_now().await;
@@ -173,13 +167,7 @@ async fn an_upstream_that_cannot_be_reached_opens_the_circuit() {
     drop(bound);
     let gateway = gateway(&closed.to_string(), &rules(2, NO_PROBE));
     let address = gateway.address().expect("TCP");
-    let call = || async move {
-        let mut client = Client::connect(address).await;
-        client
-            .send(request("GET", "/works.list", &[("Authorization", KEY)], ""))
-            .await;
-        client.answer().await.expect("an answer")
-    };
+    let call = || async move { exchange(address, get("/works.list", KEY)).await };
     for _ in 0..2 {
         assert_eq!(call().await.code(), "upstream_unreachable");
     }

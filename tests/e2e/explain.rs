@@ -7,7 +7,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::{
-    http::request,
+    http::{get, request},
     rig::{KEY, OTHER_KEY, Rig, TOKEN, file, hash, plan, status},
 };
 
@@ -243,14 +243,7 @@ async fn explain_shows_the_live_state_and_uses_none_of_it() {
         let found = steps.iter().find(|step| step["layer"] == layer);
         found.cloned().unwrap_or(Value::Null)
     };
-    let call = || {
-        rig.send(request(
-            "GET",
-            "/works.list",
-            &[("Authorization", OTHER_KEY)],
-            "",
-        ))
-    };
+    let call = || rig.send(get("/works.list", OTHER_KEY));
     for left in [2, 1] {
         for _ in 0..3 {
             let explanation = rig.admin(question).await.json();

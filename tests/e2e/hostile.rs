@@ -1,8 +1,8 @@
 //! Bad input of every kind gets its code, and does not affect the next request.
 
 use crate::{
-    http::{Client, request},
-    rig::{KEY, Rig},
+    http::{Client, exchange, get, request},
+    rig::{self, KEY, Rig},
 };
 
 #[tokio::test]
@@ -188,9 +188,7 @@ async fn ambiguous_framing_is_refused() {
         let head = format!(
             "POST /a.list HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY}\r\nTransfer-Encoding: {te}\r\n\r\n0\r\n\r\n"
         );
-        let mut client = Client::connect(rig.address).await;
-        client.send(head).await;
-        let answer = client.answer().await.expect("an answer");
+        let answer = exchange(rig.address, head).await;
         assert_eq!(answer.status, 400, "{te}: {answer:?}");
     }
     assert!(rig.devrev.received().is_empty());
@@ -203,12 +201,8 @@ async fn an_unreachable_upstream_has_its_own_code() {
         .expect("a port")
         .local_addr()
         .expect("bound");
-    let gateway = crate::rig::gateway(&free.to_string(), "[retry]\nmax_attempts = 1\n");
-    let mut client = Client::connect(gateway.address().expect("TCP")).await;
-    client
-        .send(request("GET", "/works.list", &[("Authorization", KEY)], ""))
-        .await;
-    let answer = client.answer().await.expect("an answer");
+    let gateway = rig::gateway(&free.to_string(), "[retry]\nmax_attempts = 1\n");
+    let answer = exchange(gateway.address().expect("TCP"), get("/works.list", KEY)).await;
     assert_eq!(
         (answer.status, answer.code().as_str()),
         (502, "upstream_unreachable"),
@@ -219,18 +213,13 @@ async fn an_unreachable_upstream_has_its_own_code() {
 
 #[tokio::test]
 async fn a_slow_head_is_cut_and_an_idle_connection_is_not() {
-    let devrev = revgate::simulator::start(revgate::simulator::Options::default())
-        .await
-        .expect("the simulator");
+    let devrev = rig::simulator().await;
     let toml = format!(
         "[listen]\naddress = \"127.0.0.1:0\"\nheader_timeout = \"300ms\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
          [upstream]\nurl = \"http://{}\"\n[tokens.main]\nenv = \"DEVREV_TOKEN\"\n[callers.app]\nanonymous = true\n",
         devrev.addr()
     );
-    let env = [("DEVREV_TOKEN".to_owned(), "t".to_owned())].into();
-    let config =
-        revgate::config::from_toml(&toml, &env).unwrap_or_else(|problems| panic!("{problems}"));
-    let gateway = revgate::serve::Gateway::start(config, None).expect("starts");
+    let gateway = rig::start(&toml, &[("DEVREV_TOKEN", "t")]);
     let address = gateway.address().expect("TCP");
     let mut kept = Client::connect(address).await;
     kept.send(request("GET", "/dev-users.self", &[], "")).await;
@@ -254,14 +243,7 @@ async fn every_head_of_a_connection_is_checked() {
     let rig = Rig::new("").await;
     let mut client = Client::connect(rig.address).await;
     for _ in 0..3 {
-        client
-            .send(request(
-                "GET",
-                "/dev-users.self",
-                &[("Authorization", KEY)],
-                "",
-            ))
-            .await;
+        client.send(get("/dev-users.self", KEY)).await;
         assert_eq!(client.answer().await.expect("an answer").status, 200);
     }
     client

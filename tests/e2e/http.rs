@@ -30,8 +30,11 @@ impl Answer {
     }
 
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", self.text()))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// The code of an answer made by revgate.
@@ -164,6 +167,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
         false
     }
+}
+
+/// Sends bytes on a connection of their own, and reads the answer.
+pub async fn exchange(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Answer {
+    let mut client = Client::connect(address).await;
+    client.send(bytes).await;
+    client.answer().await.expect("an answer")
+}
+
+/// The bytes of a GET with this credential.
+pub fn get(target: &str, credential: &str) -> Vec<u8> {
+    request("GET", target, &[("Authorization", credential)], "")
 }
 
 /// A request's bytes.

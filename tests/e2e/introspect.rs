@@ -4,14 +4,13 @@ use std::{net::SocketAddr, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use revgate::{
-    config,
     serve::Gateway,
     simulator::{self, Fault, FaultPlan, Rule, Simulator, Status, TextDuration},
 };
 
 use crate::{
-    http::{Answer, Client, request},
-    rig::{plan, status},
+    http::{Answer, exchange, request},
+    rig::{self, plan, status},
 };
 
 const INFO: &str = "auth-tokens.info";
@@ -29,10 +28,7 @@ fn gateway(upstream: SocketAddr, extra: &str, env: &[(&str, &str)]) -> Gateway {
          [defaults]\nrate = \"1000/s\"\nburst = 1000\nmax_wait = \"5s\"\n\
          [auth]\nmode = \"validate\"\n{extra}\n"
     );
-    let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-    let config =
-        config::from_toml(&text, &env.collect()).unwrap_or_else(|problems| panic!("{problems}"));
-    Gateway::start(config, None).expect("the gateway starts")
+    rig::start(&text, env)
 }
 
 impl Rig {
@@ -55,11 +51,9 @@ impl Rig {
     }
 
     async fn admin(&self, path: &str) -> String {
-        let mut client = Client::connect(self.gateway.admin_address()).await;
-        let get = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        client.send(get).await;
-        let answer = client.answer().await.expect("an answer");
-        String::from_utf8_lossy(&answer.body).into_owned()
+        rig::admin(self.gateway.admin_address(), "GET", path, "")
+            .await
+            .text()
     }
 
     fn asked(&self, operation: &str) -> usize {
@@ -73,11 +67,7 @@ async fn call(address: SocketAddr, token: &str, more: &[(&str, &str)]) -> Answer
     let bearer = format!("Bearer {token}");
     let mut headers = vec![("Authorization", bearer.as_str())];
     headers.extend(more);
-    let mut client = Client::connect(address).await;
-    client
-        .send(request("GET", "/works.list", &headers, ""))
-        .await;
-    client.answer().await.expect("an answer")
+    exchange(address, request("GET", "/works.list", &headers, "")).await
 }
 
 /// A token of this user; `number` makes it unique.
@@ -288,9 +278,7 @@ async fn many_requests_with_one_token_cause_one_introspection() {
 
 #[tokio::test]
 async fn workers_share_the_cache() {
-    let devrev = simulator::start(simulator::Options::default())
-        .await
-        .expect("the simulator");
+    let devrev = rig::simulator().await;
     let env = [("REVGATE__LISTEN__WORKERS", "3")];
     let gateway = gateway(devrev.addr(), "", &env);
     let address = gateway.address().expect("TCP");

@@ -7,11 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use revgate::{
-    config,
-    serve::Gateway,
-    simulator::{self, Simulator},
-};
+use revgate::{serve::Gateway, simulator::Simulator};
 use serde_json::{Value, json};
 
 use crate::{
@@ -298,10 +294,7 @@ async fn a_gateway_starts_without_its_issuer_and_says_that_it_is_not_ready() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let unready = until_ready(&rig, 503).await;
-    assert!(
-        String::from_utf8_lossy(&unready.body).contains("auth.jwt"),
-        "{unready:?}"
-    );
+    assert!(unready.text().contains("auth.jwt"), "{unready:?}");
     assert_eq!(call(&rig, KEY).await.status, 200, "keys need no issuer");
     issuer.publish(&one());
     // The gateway fetches the keys by itself.
@@ -361,14 +354,11 @@ impl Watched {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("jwks.json"), one()).expect("written");
         std::fs::write(folder.path().join("token"), TOKEN).expect("written");
-        let devrev = simulator::start(simulator::Options::default())
-            .await
-            .expect("starts");
+        let devrev = rig::simulator().await;
         let file = folder.path().join("revgate.toml");
         let text = text(&devrev, folder.path(), &jwks(folder.path()));
         std::fs::write(&file, text).expect("written");
-        let config = config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
-        let gateway = Gateway::watching(file, config, None).expect("starts");
+        let gateway = rig::watching(&file);
         Watched {
             gateway,
             devrev,
@@ -385,10 +375,7 @@ impl Watched {
     }
 
     async fn reload(&self) -> Answer {
-        let mut client = Client::connect(self.gateway.admin_address()).await;
-        let bytes = "POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
-        client.send(bytes).await;
-        client.answer().await.expect("an answer")
+        rig::admin(self.gateway.admin_address(), "POST", "/reload", "").await
     }
 }
 
@@ -461,9 +448,7 @@ fn service_account(namespace: &str, name: &str) -> String {
 async fn kubernetes_service_accounts_call_as_the_example_says() {
     let jwk = RSA.jwk(json!({"use": "sig", "kid": "Wq3XyE5pS8", "alg": "RS256"}));
     let issuer = Issuer::new(&key_set(&[jwk])).await;
-    let devrev: Simulator = simulator::start(simulator::Options::default())
-        .await
-        .expect("starts");
+    let devrev: Simulator = rig::simulator().await;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
     let text = std::fs::read_to_string(folder.join("kubernetes-jwt.toml")).expect("it is there");
     let url = format!("http://{}/openid/v1/jwks", issuer.address);
@@ -478,9 +463,7 @@ async fn kubernetes_service_accounts_call_as_the_example_says() {
         "{text}\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://{}\"\n",
         devrev.addr()
     );
-    let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), TOKEN.to_owned())]);
-    let config = config::from_toml(&text, &env).unwrap_or_else(|problems| panic!("{problems}"));
-    let gateway = Gateway::start(config, None).expect("starts");
+    let gateway = rig::start(&text, &[("DEVREV_TOKEN", TOKEN)]);
     let address = gateway.address().expect("TCP");
     let rig = Rig {
         devrev,
@@ -506,9 +489,7 @@ async fn kubernetes_service_accounts_call_as_the_example_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_reads_why_and_never_the_token() {
     let issuer = Issuer::new(&one()).await;
-    let devrev = simulator::start(simulator::Options::default())
-        .await
-        .expect("starts");
+    let devrev = rig::simulator().await;
     let file = tempfile::NamedTempFile::new().expect("a file");
     let text = rig::file(&devrev.addr().to_string(), &at(&issuer));
     std::fs::write(file.path(), text).expect("written");

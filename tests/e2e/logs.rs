@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use revgate::simulator::{self, Fault, Simulator};
+use revgate::simulator::{Fault, Simulator};
 use serde_json::Value;
 
 use crate::{
     http::{Answer, Client, request},
     process::Process,
-    rig::{KEY, TOKEN, hash, plan, status},
+    rig::{self, KEY, TOKEN, hash, plan, status},
 };
 
 struct Running {
@@ -21,9 +21,7 @@ struct Running {
 
 impl Running {
     async fn start(level: &str, more: &str) -> Running {
-        let devrev = simulator::start(simulator::Options::default())
-            .await
-            .expect("the simulator starts");
+        let devrev = rig::simulator().await;
         let file = tempfile::NamedTempFile::new().expect("a file");
         let toml = format!(
             "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://{}\"\n\
@@ -59,13 +57,7 @@ impl Running {
     }
 
     async fn level(&self, body: &str) -> Answer {
-        let mut client = Client::connect(self.admin).await;
-        let bytes = format!(
-            "POST /log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        client.send(bytes).await;
-        client.answer().await.expect("an answer")
+        rig::admin(self.admin, "POST", "/log-level", body).await
     }
 
     /// The next line of the access log.

@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::{
-    http::{Client, request},
-    rig::{KEY, OTHER_KEY, TOKEN, hash},
+    http::{Client, exchange, get, request},
+    rig::{self, KEY, OTHER_KEY, TOKEN, hash},
     token::DevRev,
 };
 
@@ -154,29 +154,16 @@ async fn at_trace_level_no_secret_is_shown_anywhere_and_sigterm_ends_with_zero()
             gateway.signal("-HUP");
             gateway.says("configuration reloaded");
         }
-        let mut client = Client::connect(address).await;
-        client
-            .send(request(
-                "GET",
-                "/works.list",
-                &[("Authorization", OTHER_KEY)],
-                "",
-            ))
-            .await;
-        let answer = client.answer().await.expect("an answer");
+        let answer = exchange(address, get("/works.list", OTHER_KEY)).await;
         assert_eq!(answer.code(), "token_unavailable");
         gateway.says("DevRev refused the token; callers get token_unavailable until a probe succeeds or the token changes");
         for path in [
             "/config", "/status", "/metrics", "/quota", "/callers", "/readyz", "/",
         ] {
-            let mut client = Client::connect(admin).await;
-            client
-                .send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
-                .await;
-            let answer = client.answer().await.expect("an answer");
-            seen += &String::from_utf8_lossy(&answer.body);
+            let answer = rig::admin(admin, "GET", path, "").await;
+            seen += &answer.text();
         }
-        seen += &String::from_utf8_lossy(&answer.body);
+        seen += &answer.text();
     }
     gateway.terminate();
     let (code, second) = gateway.end();
@@ -306,14 +293,7 @@ async fn a_large_answer_to_a_slow_caller_costs_no_memory() {
     let address = gateway.bound("proxy");
     let before = peak(&gateway);
     let mut client = Client::connect(address).await;
-    client
-        .send(request(
-            "GET",
-            "/_blob?bytes=100000000",
-            &[("Authorization", KEY)],
-            "",
-        ))
-        .await;
+    client.send(get("/_blob?bytes=100000000", KEY)).await;
     let (status, _) = client.head().await.expect("a head");
     assert_eq!(status, 200);
     let read = client.discard(100_000_000).await;

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use revgate::simulator::{Fault, FaultPlan, Options, Rule, TextDuration};
 
 use crate::{
-    http::{Answer, Client, request},
+    http::{Answer, Client, get, request},
     rig::{KEY, Rig, TOKEN, hash, header, status},
 };
 
@@ -139,7 +139,7 @@ async fn external_use_is_seen_and_the_reserve_is_kept_for_it() {
     let mut outside = Client::connect(rig.devrev.addr()).await;
     for _ in 0..4 {
         let bearer = format!("Bearer {TOKEN}");
-        let bytes = request("GET", "/works.list", &[("Authorization", &bearer)], "");
+        let bytes = get("/works.list", &bearer);
         outside.send(bytes).await;
         assert_eq!(outside.answer().await.expect("an answer").status, 200);
     }
@@ -157,8 +157,7 @@ async fn external_use_is_seen_and_the_reserve_is_kept_for_it() {
         (&6.into(), &4.into()),
         "{quota}"
     );
-    let metrics = rig.admin("/metrics").await;
-    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    let metrics = rig.admin("/metrics").await.text();
     for line in [
         "revgate_quota_external_units_total{group=\"main\"} 4",
         "revgate_quota_remaining{group=\"main\"} 6",
@@ -208,13 +207,7 @@ async fn a_pause_is_shown_and_an_operator_can_end_it() {
         let quota = until(&rig, |quota| quota["waiting"] == 1).await;
         assert!(quota["paused_until"].as_f64() > Some(1.7e9), "{quota}");
         assert_eq!(quota["waiting_by_caller"]["billing"], 1);
-        let mut admin = Client::connect(rig.gateway.admin_address()).await;
-        admin
-            .send(
-                "POST /quota/main/resume HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
-            )
-            .await;
-        assert_eq!(admin.answer().await.expect("an answer").status, 200);
+        assert_eq!(rig.resume().await.status, 200);
     });
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(start.elapsed() < Duration::from_secs(15));

@@ -10,15 +10,14 @@ use std::{
 };
 
 use revgate::{
-    config,
     serve::Gateway,
     simulator::{self, FaultPlan, Options, Rule, Simulator},
 };
 use serde_json::Value;
 
 use crate::{
-    http::{Answer, Client, request},
-    rig::{KEY, OTHER_KEY, hash, header, plan, status},
+    http::{Answer, Client, exchange, get, request},
+    rig::{self, KEY, OTHER_KEY, hash, header, plan, status},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -49,8 +48,7 @@ impl Rig {
         let text = text(&devrev, folder.path(), extra);
         let text = text.replacen("127.0.0.1", ip, 1);
         std::fs::write(&file, text).expect("written");
-        let config = config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
-        let gateway = Gateway::watching(file.clone(), config, None).expect("starts");
+        let gateway = rig::watching(&file);
         Rig {
             devrev,
             gateway,
@@ -71,21 +69,12 @@ impl Rig {
     }
 
     async fn call(&self, key: &str) -> Answer {
-        let mut client = Client::connect(self.gateway.address().expect("TCP")).await;
-        let bytes = request("GET", "/dev-users.self", &[("Authorization", key)], "");
-        client.send(bytes).await;
-        client.answer().await.expect("an answer")
+        let bytes = get("/dev-users.self", key);
+        exchange(self.gateway.address().expect("TCP"), bytes).await
     }
 
     async fn admin(&self, method: &str, path: &str, body: &str) -> Answer {
-        let mut client = Client::connect(self.gateway.admin_address()).await;
-        let bytes = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        client.send(bytes).await;
-        client.answer().await.expect("an answer")
+        rig::admin(self.gateway.admin_address(), method, path, body).await
     }
 
     async fn reload(&self) -> Answer {
@@ -152,8 +141,7 @@ async fn what_changed_holds_and_what_did_not_keeps_its_state() {
     // Its limit did not change, and one of two is used.
     assert_eq!(rig.call(OTHER_KEY).await.status, 200);
     assert_eq!(rig.call(OTHER_KEY).await.code(), "caller_rate_limited");
-    let metrics = rig.admin("GET", "/metrics", "").await;
-    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    let metrics = rig.admin("GET", "/metrics", "").await.text();
     let line = "revgate_config_reloads_total{result=\"applied\"} 1";
     assert!(metrics.contains(line), "{metrics}");
 }
@@ -249,8 +237,7 @@ async fn what_is_valid_only_after_the_restart_is_refused() {
     // The file is valid for the address that it names, but not for the one in use until the restart, which others can reach.
     let open = rig.text("").replacen("127.0.0.1:0", "0.0.0.0:0", 1);
     std::fs::write(&rig.file, open).expect("written");
-    let config = config::load(&rig.file).unwrap_or_else(|problems| panic!("{problems}"));
-    rig.gateway = Gateway::watching(rig.file.clone(), config, None).expect("starts");
+    rig.gateway = rig::watching(&rig.file);
     let anonymous = rig.text("[callers.app]\nanonymous = true\n");
     rig.write("revgate.toml", &anonymous);
     let report = rig.reload().await.json();
@@ -322,7 +309,7 @@ async fn a_removed_token_has_no_metrics() {
         let metrics = rig.admin("GET", "/metrics", "").await;
         let quota = rig.admin("GET", "/quota", "").await.json();
         let expiry = "revgate_token_expiry_timestamp_seconds{token=\"main\"}";
-        let expiry = String::from_utf8_lossy(&metrics.body).contains(expiry);
+        let expiry = metrics.text().contains(expiry);
         (expiry, quota.get("main").is_some())
     };
     assert_eq!(shown().await, (true, true));
@@ -343,11 +330,11 @@ async fn an_anonymous_caller_waits_for_the_address_that_allows_it() {
     let report = rig.reload().await.json();
     assert_eq!(report["result"], "refused", "{report}");
     assert_eq!(report["problems"][0]["path"], "callers.any.anonymous");
-    let mut client = Client::connect(rig.gateway.address().expect("TCP")).await;
-    client
-        .send(request("GET", "/dev-users.self", &[], ""))
-        .await;
-    let answer = client.answer().await.expect("an answer");
+    let answer = exchange(
+        rig.gateway.address().expect("TCP"),
+        request("GET", "/dev-users.self", &[], ""),
+    )
+    .await;
     assert_eq!(answer.code(), "unauthenticated");
 }
 
@@ -416,7 +403,7 @@ async fn under_load_not_one_request_fails() {
             let (stop, served) = (stop.clone(), served.clone());
             tokio::spawn(async move {
                 let mut client = Client::connect(address).await;
-                let bytes = request("GET", "/dev-users.self", &[("Authorization", KEY)], "");
+                let bytes = get("/dev-users.self", KEY);
                 while !stop.load(Ordering::Relaxed) {
                     client.send(&bytes).await;
                     let answer = client.answer().await.expect("an answer");

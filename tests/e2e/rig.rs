@@ -1,6 +1,6 @@
 //! A gateway and the DevRev simulator, each on its own port.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{net::SocketAddr, path::Path};
 
 use revgate::{
     config,
@@ -9,7 +9,7 @@ use revgate::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::http::{Answer, Client, request};
+use crate::http::{Answer, exchange, request};
 
 pub const KEY: &str = "billing-key-0001";
 pub const OTHER_KEY: &str = "reports-key-0002";
@@ -27,9 +27,7 @@ impl Rig {
     }
 
     pub async fn with(extra: &str, options: simulator::Options) -> Rig {
-        let devrev = simulator::start(options)
-            .await
-            .expect("the simulator starts");
+        let devrev = simulator::start(options).await.expect("starts");
         let gateway = gateway(&devrev.addr().to_string(), extra);
         let address = gateway.address().expect("TCP");
         Rig {
@@ -40,9 +38,7 @@ impl Rig {
     }
 
     pub async fn send(&self, bytes: impl AsRef<[u8]>) -> Answer {
-        let mut client = Client::connect(self.address).await;
-        client.send(bytes).await;
-        client.answer().await.expect("an answer")
+        exchange(self.address, bytes).await
     }
 
     pub async fn call(&self, method: &str, target: &str, body: &str) -> Answer {
@@ -55,11 +51,17 @@ impl Rig {
     }
 
     pub async fn admin(&self, path: &str) -> Answer {
-        let mut client = Client::connect(self.gateway.admin_address()).await;
-        client
-            .send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
-            .await;
-        client.answer().await.expect("an answer")
+        admin(self.gateway.admin_address(), "GET", path, "").await
+    }
+
+    pub async fn resume(&self) -> Answer {
+        admin(
+            self.gateway.admin_address(),
+            "POST",
+            "/quota/main/resume",
+            "",
+        )
+        .await
     }
 
     pub fn last(&self) -> Received {
@@ -71,12 +73,39 @@ impl Rig {
     }
 }
 
+/// The simulator without faults.
+pub async fn simulator() -> Simulator {
+    let options = simulator::Options::default();
+    simulator::start(options).await.expect("starts")
+}
+
+/// A gateway with this configuration.
+pub fn start(text: &str, env: &[(&str, &str)]) -> Gateway {
+    let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    let config = config::from_toml(text, &env.collect());
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    Gateway::start(config, None).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// A gateway with the configuration in this file, which it watches.
+pub fn watching(file: &Path) -> Gateway {
+    let config = config::load(file).unwrap_or_else(|problems| panic!("{problems}"));
+    Gateway::watching(file.to_owned(), config, None).expect("starts")
+}
+
+/// Asks the admin listener.
+pub async fn admin(address: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
+    let length = body.len();
+    let bytes = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    );
+    exchange(address, bytes).await
+}
+
 /// A gateway in front of `upstream`, with two callers.
 pub fn gateway(upstream: &str, extra: &str) -> Gateway {
-    let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), TOKEN.to_owned())]);
-    let config = config::from_toml(&file(upstream, extra), &env)
-        .unwrap_or_else(|problems| panic!("{problems}"));
-    Gateway::start(config, None).expect("the gateway starts")
+    start(&file(upstream, extra), &[("DEVREV_TOKEN", TOKEN)])
 }
 
 /// Its configuration.

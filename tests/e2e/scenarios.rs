@@ -3,7 +3,7 @@
 use revgate::simulator::Fault;
 
 use crate::{
-    http::{Client, request},
+    http::{Client, get, request},
     rig::{KEY, OTHER_KEY, Rig, TOKEN, header, plan},
 };
 
@@ -104,12 +104,7 @@ async fn a_callers_credential_and_hops_are_not_forwarded() {
 #[tokio::test]
 async fn every_callers_own_rate_holds() {
     let rig = Rig::new("").await;
-    let bytes = request(
-        "GET",
-        "/dev-users.self",
-        &[("Authorization", OTHER_KEY)],
-        "",
-    );
+    let bytes = get("/dev-users.self", OTHER_KEY);
     assert_eq!(rig.send(&bytes).await.status, 200);
     assert_eq!(rig.send(&bytes).await.status, 200);
     let refused = rig.send(&bytes).await;
@@ -210,13 +205,7 @@ async fn admin_answers_and_counts() {
 async fn secrets_are_nowhere() {
     let rig = Rig::new("").await;
     rig.call("POST", "/rev-users.link", OLD).await;
-    rig.send(request(
-        "GET",
-        "/works.list",
-        &[("Authorization", "Bearer a-wrong-key")],
-        "",
-    ))
-    .await;
+    rig.send(get("/works.list", "Bearer a-wrong-key")).await;
     for path in [
         "/config",
         "/status",
@@ -227,7 +216,7 @@ async fn secrets_are_nowhere() {
         "/",
         "/readyz",
     ] {
-        let text = String::from_utf8_lossy(&rig.admin(path).await.body).into_owned();
+        let text = rig.admin(path).await.text();
         for secret in [KEY, OTHER_KEY, TOKEN, "a-wrong-key"] {
             assert!(!text.contains(secret), "{path} shows {secret}");
         }

@@ -1,17 +1,14 @@
 //! `GET /status`, from which the status page is drawn.
 
-use std::{
-    collections::BTreeMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use revgate::{config, serve::Gateway, simulator};
+use revgate::simulator;
 use serde_json::{Value, json};
 
 use crate::{
-    http::{Client, request},
-    rig::{KEY, OTHER_KEY, Rig, hash, plan, status},
+    http::request,
+    rig::{self, KEY, OTHER_KEY, Rig, hash, plan, status},
 };
 
 async fn call(rig: &Rig, key: &str) -> u16 {
@@ -114,16 +111,8 @@ async fn a_tokens_expiry_is_shown_and_never_its_value() {
         hash(KEY),
     );
     let env = [("DATED", token.as_str()), ("OPAQUE", "an-opaque-token")];
-    let env: BTreeMap<_, _> = env.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-    let config = config::from_toml(&text, &env).unwrap_or_else(|problems| panic!("{problems}"));
-    let gateway = Gateway::start(config, None).expect("the gateway starts");
-    let ask = async |path: &str| {
-        let mut client = Client::connect(gateway.admin_address()).await;
-        client
-            .send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
-            .await;
-        client.answer().await.expect("an answer")
-    };
+    let gateway = rig::start(&text, &env);
+    let ask = async |path: &str| rig::admin(gateway.admin_address(), "GET", path, "").await;
     let status = ask("/status").await;
     assert_eq!(
         status.json()["tokens"],
@@ -133,8 +122,7 @@ async fn a_tokens_expiry_is_shown_and_never_its_value() {
         })
     );
     assert!(!format!("{status:?}").contains("c2lnbmF0dXJl"));
-    let metrics = ask("/metrics").await;
-    let metrics = String::from_utf8_lossy(&metrics.body);
+    let metrics = ask("/metrics").await.text();
     let line = metrics
         .lines()
         .find(|line| line.starts_with("revgate_token_expiry_timestamp_seconds{token=\"dated\"}"));

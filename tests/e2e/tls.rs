@@ -13,11 +13,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     SanType, date_time_ymd,
 };
-use revgate::{
-    config,
-    serve::Gateway,
-    simulator::{self, Simulator},
-};
+use revgate::{config, serve::Gateway, simulator::Simulator};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::{
@@ -28,8 +24,8 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    http::{Answer, Client, request},
-    rig::{KEY, hash, header},
+    http::{Answer, Client, get, request},
+    rig::{self, KEY, hash, header},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -106,9 +102,7 @@ struct Rig {
 impl Rig {
     /// `tls` is appended to cert and key; `@` stands for the folder.
     async fn new(tls: &str, extra: &str) -> Rig {
-        let devrev = simulator::start(simulator::Options::default())
-            .await
-            .expect("the simulator");
+        let devrev = rig::simulator().await;
         let folder = tempfile::tempdir().expect("a folder");
         let (authority, clients) = (Authority::new("servers"), Authority::new("clients"));
         let at = |name: &str| folder.path().join(name);
@@ -130,8 +124,7 @@ impl Rig {
         let text = text.replace('@', &format!("{}/", folder.path().display()));
         let file = at("revgate.toml");
         std::fs::write(&file, text).expect("written");
-        let config = config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
-        let gateway = Gateway::watching(file, config, None).expect("starts");
+        let gateway = rig::watching(&file);
         Rig {
             devrev,
             gateway,
@@ -210,17 +203,14 @@ impl Rig {
     }
 
     async fn admin(&self, path: &str) -> Answer {
-        let mut client = Client::connect(self.gateway.admin_address()).await;
-        let bytes = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        client.send(bytes).await;
-        client.answer().await.expect("an answer")
+        rig::admin(self.gateway.admin_address(), "GET", path, "").await
     }
 
     /// How many handshakes failed for this reason.
     async fn failures(&self, reason: &str) -> u64 {
         let metrics = self.admin("/metrics").await;
         let start = format!("revgate_tls_handshake_failures_total{{reason=\"{reason}\"}} ");
-        let text = String::from_utf8_lossy(&metrics.body).into_owned();
+        let text = metrics.text();
         let line = text.lines().find_map(|line| line.strip_prefix(&start));
         line.map_or(0, |count| count.parse().expect("a number"))
     }
@@ -478,7 +468,7 @@ async fn a_renewed_certificate_is_shown_to_the_next_connection() {
         let next = rig.shake(&rig.client(None)).await.expect("a handshake");
         assert_eq!(shown(&next), certificate(&renewed.cert), "{problem}");
         let status = rig.admin("/status").await;
-        assert!(!String::from_utf8_lossy(&status.body).contains("PRIVATE KEY"));
+        assert!(!status.text().contains("PRIVATE KEY"));
     }
     assert_eq!(
         ask(&mut old, Some(KEY)).await.expect("an answer").status,
@@ -586,7 +576,7 @@ async fn a_slow_handshake_is_cut_and_delays_no_other() {
 async fn what_is_not_tls_is_closed_without_an_answer() {
     let rig = Rig::new("", "").await;
     let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    let plain = request("GET", "/dev-users.self", &[("Authorization", KEY)], "");
+    let plain = get("/dev-users.self", KEY);
     for (number, bytes) in [plain, http2, vec![0; 64]].into_iter().enumerate() {
         let mut stream = rig.tcp().await;
         stream.write_all(&bytes).await.expect("written");

@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use crate::{
-    http::{Answer, Client, request},
-    rig::{KEY, Rig, TOKEN, hash, header},
+    http::{Answer, exchange, request},
+    rig::{self, KEY, Rig, TOKEN, hash, header},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -143,25 +143,19 @@ impl Three {
 pub fn from_file(folder: &Path, text: &str) -> Gateway {
     let file = folder.join("revgate.toml");
     std::fs::write(&file, text).expect("written");
-    let config = config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
-    Gateway::watching(file, config, None).expect("starts")
+    rig::watching(&file)
 }
 
 pub async fn get(gateway: &Gateway, target: &str, key: &str) -> Answer {
-    let mut client = Client::connect(gateway.address().expect("TCP")).await;
-    client
-        .send(request("GET", target, &[("Authorization", key)], ""))
-        .await;
-    client.answer().await.expect("an answer")
+    exchange(
+        gateway.address().expect("TCP"),
+        request("GET", target, &[("Authorization", key)], ""),
+    )
+    .await
 }
 
 pub async fn admin(gateway: &Gateway, method: &str, path: &str) -> Answer {
-    let mut client = Client::connect(gateway.admin_address()).await;
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"
-    );
-    client.send(head).await;
-    client.answer().await.expect("an answer")
+    rig::admin(gateway.admin_address(), method, path, "").await
 }
 
 fn is_unavailable(answer: &Answer) -> u64 {
@@ -199,8 +193,7 @@ async fn a_refused_token_is_left_alone_until_it_changes() {
         ready.json()["warnings"],
         serde_json::json!(["token one is refused by DevRev"])
     );
-    let metrics = rig.admin("GET", "/metrics").await;
-    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    let metrics = rig.admin("GET", "/metrics").await.text();
     assert!(metrics.contains("revgate_token_refused{token=\"one\"} 1\n"));
 
     // A change of another token does not affect this one.
@@ -365,7 +358,7 @@ async fn a_redirect_is_passed_back_and_nothing_goes_there() {
     let trap = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let there = trap.local_addr().expect("bound");
     let devrev = DevRev::default();
-    let gateway = crate::rig::gateway(&devrev.start().await.to_string(), "");
+    let gateway = rig::gateway(&devrev.start().await.to_string(), "");
     for status in [
         "301 Moved",
         "302 Found",
@@ -454,8 +447,7 @@ async fn no_attempt_arrives_at_the_gateways_own_listeners() {
         let gateway = Gateway::start(config, None).expect("starts");
         let answer = get(&gateway, "/works.list", KEY).await;
         assert_eq!(answer.code(), "upstream_unreachable", "{answer:?}");
-        let metrics = admin(&gateway, "GET", "/metrics").await;
-        let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+        let metrics = admin(&gateway, "GET", "/metrics").await.text();
         let lines = metrics
             .lines()
             .filter(|line| line.starts_with("revgate_requests_total{"));

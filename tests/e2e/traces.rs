@@ -24,7 +24,7 @@ use tokio::{net::TcpListener, time::Instant};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    http::{Client, request},
+    http::{Client, get, request},
     rig::{KEY, Rig, TOKEN, header, plan, status},
 };
 
@@ -328,9 +328,7 @@ async fn a_receiver_that_hangs_delays_no_request_and_no_drain() {
     let until = Instant::now() + Duration::from_millis(2500);
     while Instant::now() < until {
         let start = Instant::now();
-        client
-            .send(request("GET", "/works.list", &[("Authorization", KEY)], ""))
-            .await;
+        client.send(get("/works.list", KEY)).await;
         assert_eq!(client.answer().await.expect("an answer").status, 200);
         slowest = slowest.max(start.elapsed());
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -390,9 +388,7 @@ async fn a_client_that_leaves_has_a_span_too() {
     rig.devrev
         .set_plan(plan("works.list", revgate::simulator::Fault::Hang, 1));
     let mut client = Client::connect(rig.address).await;
-    client
-        .send(request("GET", "/works.list", &[("Authorization", KEY)], ""))
-        .await;
+    client.send(get("/works.list", KEY)).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     drop(client);
     let spans = receiver.spans(2).await;

@@ -1,7 +1,7 @@
 //! Rules on trial: with `enforce = false` revgate lets pass what it would refuse, and reports it.
 
 use crate::{
-    http::{Client, request},
+    http::{exchange, request},
     process::Process,
     rig::{KEY, OTHER_KEY, Rig, TOKEN, hash},
 };
@@ -75,11 +75,11 @@ async fn what_would_be_refused_is_logged() {
     let mut gateway = Process::start(&["run", "-c", path], "info");
     let address = gateway.bound("proxy");
     for target in ["/works.delete", "/works.list", "/works.get"] {
-        let mut client = Client::connect(address).await;
-        client
-            .send(request("POST", target, &[("Authorization", KEY)], "{}"))
-            .await;
-        let answer = client.answer().await.expect("an answer");
+        let answer = exchange(
+            address,
+            request("POST", target, &[("Authorization", KEY)], "{}"),
+        )
+        .await;
         assert_eq!(answer.header("via"), Some("1.1 revgate"), "{answer:?}");
     }
     gateway.terminate();

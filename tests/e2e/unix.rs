@@ -6,16 +6,12 @@ use std::{
     path::PathBuf,
 };
 
-use revgate::{
-    config,
-    serve::Gateway,
-    simulator::{self, Simulator},
-};
+use revgate::{config, serve::Gateway, simulator::Simulator};
 use tokio::net::UnixStream;
 
 use crate::{
     http::{Answer, Client, request},
-    rig::{KEY, hash, header},
+    rig::{self, KEY, hash, header},
 };
 
 struct Rig {
@@ -25,9 +21,7 @@ struct Rig {
 
 impl Rig {
     async fn new() -> Rig {
-        let devrev = simulator::start(simulator::Options::default())
-            .await
-            .expect("the simulator");
+        let devrev = rig::simulator().await;
         let folder = tempfile::tempdir().expect("a folder");
         Rig { devrev, folder }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use revgate::simulator::{Fault, FaultPlan, Rule};
 
 use crate::{
-    http::{Client, request},
+    http::{Client, get, request},
     rig::{KEY, Rig, plan, status},
 };
 
@@ -62,11 +62,7 @@ async fn a_429_pauses_the_group() {
     assert!((595..=600).contains(&seconds), "{seconds}");
     assert_eq!(rig.devrev.received().len(), 1);
     // An operator ends the pause.
-    let mut admin = Client::connect(rig.gateway.admin_address()).await;
-    admin
-        .send("POST /quota/main/resume HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
-        .await;
-    assert_eq!(admin.answer().await.expect("an answer").status, 200);
+    assert_eq!(rig.resume().await.status, 200);
     assert_eq!(rig.call("GET", "/works.list", "").await.status, 200);
 }
 
@@ -166,17 +162,13 @@ async fn client_that_leaves_cancels_upstream() {
     rig.devrev
         .set_plan(plan("works.list", status(429, Some(5)), 1));
     let mut client = Client::connect(rig.address).await;
-    client
-        .send(request("GET", "/works.list", &[("Authorization", KEY)], ""))
-        .await;
+    client.send(get("/works.list", KEY)).await;
     let waiting = |metrics: &str| metrics.contains("revgate_in_flight 1");
-    while rig.devrev.received().is_empty()
-        || !waiting(&String::from_utf8_lossy(&rig.admin("/metrics").await.body))
-    {
+    while rig.devrev.received().is_empty() || !waiting(&rig.admin("/metrics").await.text()) {
         tokio::task::yield_now().await;
     }
     drop(client);
-    while waiting(&String::from_utf8_lossy(&rig.admin("/metrics").await.body)) {
+    while waiting(&rig.admin("/metrics").await.text()) {
         tokio::task::yield_now().await;
     }
     assert_eq!(
@@ -203,8 +195,7 @@ async fn drains_without_loss() {
         Client::connect(rig.address).await,
         Client::connect(rig.address).await,
     );
-    slow.send(request("GET", "/works.list", &[("Authorization", KEY)], ""))
-        .await;
+    slow.send(get("/works.list", KEY)).await;
     waits
         .send(request(
             "POST",

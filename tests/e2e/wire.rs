@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use revgate::simulator::{self, Simulator};
+use revgate::simulator::Simulator;
 use rustls::{ServerConfig, crypto::aws_lc_rs};
 use rustls_pki_types::PrivateKeyDer;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
-    http::{Client, request},
-    rig::{KEY, Rig, TOKEN, header},
+    http::{Client, exchange, get, request},
+    rig::{self, KEY, Rig, TOKEN, header},
 };
 
 #[tokio::test]
@@ -133,9 +133,7 @@ async fn tls_to_the_upstream_by_alpn_with_roots_from_a_file() {
         (&[&b"h2"[..], b"http/1.1"][..], "HTTP/2.0"),
         (&[&b"http/1.1"[..]][..], "HTTP/1.1"),
     ] {
-        let devrev = simulator::start(simulator::Options::default())
-            .await
-            .expect("the simulator");
+        let devrev = rig::simulator().await;
         let (port, roots) = terminator(&devrev, alpn).await;
         let gateway = tls_gateway(port, &format!("{{ file = {:?} }}", roots.path()));
         let mut client = Client::connect(gateway.address().expect("TCP")).await;
@@ -162,9 +160,7 @@ async fn tls_to_the_upstream_by_alpn_with_roots_from_a_file() {
 
 #[tokio::test]
 async fn a_certificate_without_a_trusted_root_is_refused() {
-    let devrev = simulator::start(simulator::Options::default())
-        .await
-        .expect("the simulator");
+    let devrev = rig::simulator().await;
     let (port, _roots) = terminator(&devrev, &[b"http/1.1"]).await;
     for roots in ["\"bundled\"", "\"system\""] {
         let text = format!("{roots}\nhttp2 = \"never\"\n[retry]\nmax_attempts = 1");
@@ -172,11 +168,7 @@ async fn a_certificate_without_a_trusted_root_is_refused() {
             // With "system", a machine without root certificates does not start.
             continue;
         };
-        let mut client = Client::connect(gateway.address().expect("TCP")).await;
-        client
-            .send(request("GET", "/works.list", &[("Authorization", KEY)], ""))
-            .await;
-        let answer = client.answer().await.expect("an answer");
+        let answer = exchange(gateway.address().expect("TCP"), get("/works.list", KEY)).await;
         assert_eq!(
             (answer.status, answer.code().as_str()),
             (502, "upstream_unreachable"),
@@ -191,37 +183,23 @@ fn tls_gateway(port: u16, roots: &str) -> revgate::serve::Gateway {
         "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
          [tokens.main]\nenv = \"DEVREV_TOKEN\"\n[callers.billing]\nkey_sha256 = \"{}\"\n\
          [upstream]\nurl = \"https://localhost:{port}\"\nroots = {roots}\n",
-        crate::rig::hash(KEY),
+        rig::hash(KEY),
     );
-    let env = [("DEVREV_TOKEN".to_owned(), TOKEN.to_owned())].into();
-    let config =
-        revgate::config::from_toml(&text, &env).unwrap_or_else(|problems| panic!("{problems}"));
-    revgate::serve::Gateway::start(config, None).unwrap_or_else(|error| panic!("{error:#}"))
+    rig::start(&text, &[("DEVREV_TOKEN", TOKEN)])
 }
 
 #[tokio::test]
 async fn http2_to_the_upstream_by_prior_knowledge() {
-    let devrev = simulator::start(simulator::Options::default())
-        .await
-        .expect("the simulator");
+    let devrev = rig::simulator().await;
     let text = devrev.addr().to_string();
     let toml = format!(
         "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[auth]\nmode = \"validate\"\nintrospect = false\n\
          [upstream]\nurl = \"http://{text}\"\nhttp2 = \"always\"\n"
     );
-    let config = revgate::config::from_toml(&toml, &Default::default())
-        .unwrap_or_else(|problems| panic!("{problems}"));
-    let gateway = revgate::serve::Gateway::start(config, None).expect("starts");
+    let gateway = rig::start(&toml, &[]);
     let mut client = Client::connect(gateway.address().expect("TCP")).await;
     // In mode "validate" the caller's token is forwarded as Bearer, even if it came bare.
-    client
-        .send(request(
-            "GET",
-            "/works.list",
-            &[("Authorization", "e30.e30.c2ln")],
-            "",
-        ))
-        .await;
+    client.send(get("/works.list", "e30.e30.c2ln")).await;
     assert_eq!(client.answer().await.expect("an answer").status, 200);
     let sent = devrev.received();
     assert_eq!(sent[0].version, "HTTP/2.0");
@@ -234,9 +212,7 @@ async fn http2_to_the_upstream_by_prior_knowledge() {
 #[tokio::test]
 async fn a_unix_socket_serves_the_anonymous_caller() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let devrev = simulator::start(simulator::Options::default())
-        .await
-        .expect("the simulator");
+    let devrev = rig::simulator().await;
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("revgate.sock");
     let toml = format!(
@@ -245,10 +221,7 @@ async fn a_unix_socket_serves_the_anonymous_caller() {
         path.display(),
         devrev.addr(),
     );
-    let env = [("DEVREV_TOKEN".to_owned(), TOKEN.to_owned())].into();
-    let config =
-        revgate::config::from_toml(&toml, &env).unwrap_or_else(|problems| panic!("{problems}"));
-    let gateway = revgate::serve::Gateway::start(config, None).expect("starts");
+    let gateway = rig::start(&toml, &[("DEVREV_TOKEN", TOKEN)]);
     let mut stream = tokio::net::UnixStream::connect(&path)
         .await
         .expect("connects");

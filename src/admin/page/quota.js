@@ -3,7 +3,7 @@ const STATES = {
   open: ["good", "open", "Enough quota: requests are sent in the order in which they come."],
   spread: ["warn", "sharing", "The rest of the quota is spread evenly until the reset, and shared by weight."],
   spent: ["bad", "used up", "No quota is left until the reset. Requests wait for it, as long as their callers allow."],
-  paused: ["bad", "paused", "DevRev asked to wait. Nothing is sent; requests wait."],
+  paused: ["bad", "paused", "DevRev said to wait. Nothing is sent; requests wait."],
   probing: ["warn", "probing", "One request probes whether DevRev accepts requests again. The others wait for its answer."],
   ramping: ["warn", "ramping up", "DevRev accepts requests again. Each success lets two more go."],
 };
@@ -115,7 +115,7 @@ async function resume(name, button) {
   }
 }
 
-// Asks for the key only if the gateway does. Only this page keeps it, in memory.
+// Asks for the key only if the gateway requires it. Only this page keeps it, in memory.
 async function post(path) {
   for (let why = "Others can reach this address, so actions need the admin key of the configuration."; ;) {
     const headers = adminKey === null ? {} : { Authorization: "Bearer " + adminKey };

@@ -197,7 +197,7 @@ impl ExplainQuery {
     /// # Errors
     /// What is malformed.
     pub(crate) fn from_query(query: &str) -> Result<ExplainQuery, String> {
-        let mut asked = ExplainQuery::default();
+        let mut parsed = ExplainQuery::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = value.replace('+', " ");
@@ -206,14 +206,14 @@ impl ExplainQuery {
                 .map_err(|_| format!("{name} is not UTF-8"))?
                 .into_owned();
             match name {
-                "request" => asked.request = value,
-                "caller" => asked.caller = Some(value),
-                "header" => asked.headers.push(value),
-                "body" => asked.body = Some(value.into_bytes()),
+                "request" => parsed.request = value,
+                "caller" => parsed.caller = Some(value),
+                "header" => parsed.headers.push(value),
+                "body" => parsed.body = Some(value.into_bytes()),
                 _ => return Err("ask with request=, caller=, header= and body=".into()),
             }
         }
-        Ok(asked)
+        Ok(parsed)
     }
 
     fn read(&self, config: &Config) -> Result<ExplainedRequest, String> {
@@ -241,11 +241,8 @@ impl ExplainQuery {
             headers.append(name, value);
         }
         // What every client sends.
-        let host = config
-            .upstream
-            .url
-            .authority()
-            .map_or("localhost", |a| a.as_str());
+        let host = config.upstream.url.authority();
+        let host = host.map_or("localhost", |host| host.as_str());
         if let (false, Ok(host)) = (headers.contains_key(HOST), HeaderValue::from_str(host)) {
             headers.insert(HOST, host);
         }
@@ -291,21 +288,23 @@ impl Explanation {
     /// For programs.
     pub(crate) fn json(&self) -> Value {
         let refusal = self.refusal();
+        let refusal = refusal.as_ref().map(|(_, error)| error);
         let steps = self.steps.iter().map(|step| {
-            let (verdict, code) = match &step.verdict {
+            let (verdict, refusal) = match &step.verdict {
                 Verdict::Passes => ("passes", None),
-                Verdict::WouldRefuse(refusal) => ("would_refuse", Some(error(refusal).code())),
-                Verdict::Refused(refusal) => ("refused", Some(error(refusal).code())),
+                Verdict::WouldRefuse(refusal) => ("would_refuse", Some(refusal)),
+                Verdict::Refused(refusal) => ("refused", Some(refusal)),
             };
+            let code = refusal.map(|refusal| error(refusal).code());
             json!({ "layer": step.layer, "fate": verdict, "code": code, "says": step.says, "facts": step.facts })
         });
         json!({
             "request": self.request,
             "caller": self.caller,
             "forwarded": refusal.is_none(),
-            "status": refusal.as_ref().map(|(_, error)| error.status().as_u16()),
-            "code": refusal.as_ref().map(|(_, error)| error.code()),
-            "retry_after": refusal.as_ref().and_then(|(_, error)| error.retry_after()).map(whole_seconds),
+            "status": refusal.map(|error| error.status().as_u16()),
+            "code": refusal.map(Error::code),
+            "retry_after": refusal.and_then(Error::retry_after).map(whole_seconds),
             "would_refuse": self.would_refuse(),
             "steps": steps.collect::<Vec<_>>(),
         })
@@ -341,15 +340,14 @@ impl fmt::Display for Explanation {
 /// The answer that the caller would get.
 fn error(refusal: &Refusal) -> Error {
     match refusal {
-        Refusal::Overloaded => Error::Overloaded {
-            retry_after: admission::RETRY_AFTER,
-        },
+        Refusal::Overloaded => {
+            let retry_after = admission::RETRY_AFTER;
+            Error::Overloaded { retry_after }
+        }
         Refusal::HeadersTooLarge => Error::HeadersTooLarge,
         Refusal::Target(fault) => Error::Target(*fault),
         Refusal::Framing(fault) => Error::Framing(*fault),
-        Refusal::BodyTooLarge(max_bytes) => Error::BodyTooLarge {
-            max_bytes: *max_bytes,
-        },
+        Refusal::BodyTooLarge(bytes) => Error::BodyTooLarge { max_bytes: *bytes },
         Refusal::Unauthenticated => Error::NoCredential,
         Refusal::Forbidden => Error::Forbidden,
         Refusal::Rate(time) => Error::CallerRateLimited { retry_after: *time },

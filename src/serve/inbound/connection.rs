@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -25,12 +25,13 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
+    activity::Activity,
     listener::Listener,
     refusal::RefusalStream,
     tls::{TlsConnection, handshake},
 };
 use crate::{
-    body::{Body, Guard, InboundFault},
+    body::{Body, InboundFault},
     serve::worker::Published,
     state::State,
     types::{AmbiguousFraming, Certificate, Peer, RequestLimits},
@@ -70,12 +71,12 @@ pub(crate) async fn serve(
         Err(error) => return tracing::error!(%error, "a listener could not be used"),
     };
     let mut connections = JoinSet::new();
-    let mut limits = published.load().plan.request;
-    let mut builder = Arc::new(http_builder(&settings, limits));
+    let mut server = Server::new(published, settings);
     loop {
         // At the limit, further connections wait in the kernel's backlog.
         let accepted = async {
-            let permit = settings
+            let permit = server
+                .settings
                 .connections
                 .clone()
                 .acquire_owned()
@@ -92,20 +93,15 @@ pub(crate) async fn serve(
             Ok::<_, io::Error>((permit, stream))
         };
         tokio::select! {
-            () = settings.state.draining.begun() => break,
+            () = server.settings.state.draining.begun() => break,
             accepted = accepted => match accepted {
                 Ok((permit, stream)) => {
-                    let now = published.load().plan.request;
-                    if now != limits {
-                        limits = now;
-                        builder = Arc::new(http_builder(&settings, limits));
-                    }
-                    let (published, settings, builder) =
-                        (published.clone(), settings.clone(), builder.clone());
+                    server.follow_limits();
+                    let (server, state) = (server.clone(), server.settings.state.clone());
                     connections.spawn(async move {
-                        settings.state.metrics.connections(1);
-                        accept(stream, published, limits, &settings, &builder).await;
-                        settings.state.metrics.connections(-1);
+                        state.metrics.connections(1);
+                        server.accept(stream).await;
+                        state.metrics.connections(-1);
                         drop(permit);
                     });
                 }
@@ -120,7 +116,10 @@ pub(crate) async fn serve(
     }
     drop(listener);
     let all_ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(settings.drain_timeout, all_ended).await.is_err() {
+    if timeout(server.settings.drain_timeout, all_ended)
+        .await
+        .is_err()
+    {
         tracing::warn!(
             left = connections.len(),
             "drain.timeout is over; the remaining connections are closed"
@@ -133,47 +132,64 @@ enum Stream {
     Unix(tokio::net::UnixStream),
 }
 
-/// Does the TLS handshake on TCP, or reads the peer's uid on a unix socket, and serves the connection then.
-async fn accept(
-    stream: Stream,
+/// Serves connections.
+#[derive(Clone)]
+struct Server {
     published: Published,
+    settings: Arc<ConnectionSettings>,
+    /// Those of the plan that was in use when the last connection was accepted. A connection keeps them.
     limits: RequestLimits,
-    settings: &ConnectionSettings,
-    builder: &auto::Builder<TokioExecutor>,
-) {
-    // Without certificates, nothing is ever retired.
-    let never = CancellationToken::new();
-    match (stream, &settings.state.handshakes) {
-        (Stream::Unix(stream), _) => {
-            let uid = stream.peer_cred().map(|peer| Peer::Uid(peer.uid())).ok();
-            serve_connection(stream, published, limits, settings, builder, (uid, never)).await;
+    /// For `limits`.
+    builder: Arc<auto::Builder<TokioExecutor>>,
+}
+
+impl Server {
+    fn new(published: Published, settings: Arc<ConnectionSettings>) -> Self {
+        let limits = published.load().plan.request;
+        Server {
+            builder: Arc::new(http_builder(&settings, limits)),
+            published,
+            settings,
+            limits,
         }
-        (Stream::Tcp(stream), None) => {
-            serve_connection(stream, published, limits, settings, builder, (None, never)).await;
+    }
+
+    /// Takes over the limits of a reload, for the next connection.
+    fn follow_limits(&mut self) {
+        let limits = self.published.load().plan.request;
+        if limits != self.limits {
+            self.limits = limits;
+            self.builder = Arc::new(http_builder(&self.settings, limits));
         }
-        (Stream::Tcp(stream), Some(handshakes)) => {
-            let metrics = &settings.state.metrics;
-            let shaken = handshake(handshakes, stream, settings.header_timeout, metrics);
-            let secured = tokio::select! {
-                secured = shaken => secured,
-                // No request has been sent yet, so none is lost.
-                () = settings.state.draining.begun() => None,
-            };
-            if let Some(TlsConnection {
-                stream,
-                peer,
-                retired,
-            }) = secured
-            {
-                serve_connection(
+    }
+
+    /// Does the TLS handshake on TCP, or reads the peer's uid on a unix socket, and serves the connection then.
+    async fn accept(self, stream: Stream) {
+        // Without certificates, nothing is ever retired.
+        let never = CancellationToken::new();
+        let settings = self.settings.clone();
+        match (stream, &settings.state.handshakes) {
+            (Stream::Unix(stream), _) => {
+                let uid = stream.peer_cred().map(|peer| Peer::Uid(peer.uid())).ok();
+                self.serve(stream, uid, never).await;
+            }
+            (Stream::Tcp(stream), None) => self.serve(stream, None, never).await,
+            (Stream::Tcp(stream), Some(handshakes)) => {
+                let metrics = &settings.state.metrics;
+                let within = settings.header_timeout;
+                let connection = tokio::select! {
+                    connection = handshake(handshakes, stream, within, metrics) => connection,
+                    // No request has been sent yet, so none is lost.
+                    () = settings.state.draining.begun() => None,
+                };
+                if let Some(TlsConnection {
                     stream,
-                    published,
-                    limits,
-                    settings,
-                    builder,
-                    (peer, retired),
-                )
-                .await;
+                    peer,
+                    retired,
+                }) = connection
+                {
+                    self.serve(stream, peer, retired).await;
+                }
             }
         }
     }
@@ -203,89 +219,6 @@ fn http_builder(
     builder
 }
 
-/// What a connection is doing. Its stream and its service write it, and the timer that bounds the connection reads it.
-#[derive(Clone)]
-pub(crate) struct Activity(Arc<Mutex<ActivityState>>);
-
-struct ActivityState {
-    busy: usize,
-    since: Instant,
-    /// When the first byte of an incomplete head was read.
-    head: Option<Instant>,
-    served: bool,
-    /// The last head had both Transfer-Encoding and Content-Length. hyper drops the latter, so the stack cannot see it.
-    ambiguous: bool,
-}
-
-impl Activity {
-    fn new() -> Self {
-        Activity(Arc::new(Mutex::new(ActivityState {
-            busy: 0,
-            since: Instant::now(),
-            head: None,
-            served: false,
-            ambiguous: false,
-        })))
-    }
-
-    fn state(&self) -> MutexGuard<'_, ActivityState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn is_idle(&self) -> bool {
-        self.state().busy == 0
-    }
-
-    /// Bytes were read while no request was in flight, so a head has begun.
-    ///
-    /// HTTP/2 sends other frames between requests, so only the first head of a connection is timed there.
-    pub(crate) fn head_begins(&self, http2: bool) {
-        let mut state = self.state();
-        if !(http2 && state.served) {
-            state.head.get_or_insert_with(Instant::now);
-        }
-    }
-
-    pub(crate) fn ambiguous(&self) {
-        self.state().ambiguous = true;
-    }
-
-    fn begin(&self) -> (Busy, bool) {
-        let mut state = self.state();
-        state.busy += 1;
-        state.head = None;
-        state.served = true;
-        let ambiguous = std::mem::take(&mut state.ambiguous);
-        drop(state);
-        (Busy(self.clone()), ambiguous)
-    }
-
-    /// When to end the connection if nothing more happens on it.
-    fn deadline(&self, settings: &ConnectionSettings) -> Instant {
-        let state = self.state();
-        if state.busy > 0 {
-            return Instant::now() + settings.idle_timeout;
-        }
-        let idle = state.since + settings.idle_timeout;
-        state
-            .head
-            .map_or(idle, |begun| begun + settings.header_timeout)
-    }
-}
-
-/// Held while a request is in flight, until the end of its answer's body.
-struct Busy(Activity);
-
-impl Guard for Busy {}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.busy -= 1;
-        state.since = Instant::now();
-    }
-}
-
 /// A peer whose certificate is no longer valid here: it still has one, but the certificate names no caller.
 fn without_names(peer: &Peer) -> Peer {
     match peer {
@@ -297,95 +230,97 @@ fn without_names(peer: &Peer) -> Peer {
     }
 }
 
-async fn serve_connection<I>(
-    stream: I,
-    published: Published,
-    limits: RequestLimits,
-    settings: &ConnectionSettings,
-    builder: &auto::Builder<TokioExecutor>,
-    (peer, retired): (Option<Peer>, CancellationToken),
-) where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let activity = Activity::new();
-    let watch = activity.clone();
-    // A client may keep using a connection that was asked to end. Its certificate names no caller from then on.
-    let (revoked, peer_without_names) = (
-        Arc::new(AtomicBool::new(false)),
-        peer.as_ref().map(without_names),
-    );
-    let is_revoked = revoked.clone();
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (busy, ambiguous) = activity.begin();
-        // The request keeps this plan to its last attempt.
-        let (stack, max_body) = {
-            let serving = published.load();
-            (serving.stack.clone(), serving.plan.request.max_body)
-        };
-        let fault = InboundFault::default();
-        let mut request = request.map(|body| Body::inbound(body, max_body, fault.clone()));
-        request.extensions_mut().insert(fault);
-        if ambiguous {
-            request.extensions_mut().insert(AmbiguousFraming);
-        }
-        let peer = match is_revoked.load(Ordering::Acquire) {
-            true => &peer_without_names,
-            false => &peer,
-        };
-        if let Some(peer) = peer {
-            request.extensions_mut().insert(peer.clone());
-        }
-        async move {
-            stack
-                .oneshot(request)
-                .await
-                .map(|response| response.map(|body| body.guarded(busy)))
-        }
-    });
-    let stream = RefusalStream::new(
-        stream,
-        watch.clone(),
-        settings.state.metrics.clone(),
-        limits.max_header_bytes.saturating_mul(2),
-    );
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let mut ending = false;
-    let mut until = Instant::now() + settings.header_timeout;
-    loop {
-        tokio::select! {
-            result = connection.as_mut() => {
-                if let Err(error) = result {
-                    tracing::debug!(%error, "connection ended");
-                }
-                return;
+impl Server {
+    async fn serve<I>(self, stream: I, peer: Option<Peer>, retired: CancellationToken)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let activity = Activity::new();
+        let watch = activity.clone();
+        // A client may keep using a connection that was asked to end. Its certificate names no caller from then on.
+        let (revoked, peer_without_names) = (
+            Arc::new(AtomicBool::new(false)),
+            peer.as_ref().map(without_names),
+        );
+        let is_revoked = revoked.clone();
+        let Server {
+            published,
+            settings,
+            limits,
+            builder,
+        } = self;
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let (busy, ambiguous) = activity.begin();
+            // The request keeps this plan to its last attempt.
+            let (stack, max_body) = {
+                let serving = published.load();
+                (serving.stack.clone(), serving.plan.request.max_body)
+            };
+            let fault = InboundFault::default();
+            let mut request = request.map(|body| Body::inbound(body, max_body, fault.clone()));
+            request.extensions_mut().insert(fault);
+            if ambiguous {
+                request.extensions_mut().insert(AmbiguousFraming);
             }
-            () = sleep_until(until) => {
-                if retired.is_cancelled() {
-                    revoked.store(true, Ordering::Release);
-                }
-                let deadline = watch.deadline(settings);
-                // A head may begin at any time, so check at least once per `header_timeout`.
-                until = deadline.min(Instant::now() + settings.header_timeout);
-                if ending || deadline <= Instant::now() {
-                    if ending && watch.is_idle() {
-                        return;
+            let peer = match is_revoked.load(Ordering::Acquire) {
+                true => &peer_without_names,
+                false => &peer,
+            };
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer.clone());
+            }
+            async move {
+                stack
+                    .oneshot(request)
+                    .await
+                    .map(|response| response.map(|body| body.guarded(busy)))
+            }
+        });
+        let stream = RefusalStream::new(
+            stream,
+            watch.clone(),
+            settings.state.metrics.clone(),
+            limits.max_header_bytes.saturating_mul(2),
+        );
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let mut ending = false;
+        let mut until = Instant::now() + settings.header_timeout;
+        loop {
+            tokio::select! {
+                result = connection.as_mut() => {
+                    if let Err(error) = result {
+                        tracing::debug!(%error, "connection ended");
                     }
+                    return;
+                }
+                () = sleep_until(until) => {
+                    if retired.is_cancelled() {
+                        revoked.store(true, Ordering::Release);
+                    }
+                    let deadline = watch.deadline(settings.header_timeout, settings.idle_timeout);
+                    // A head may begin at any time, so check at least once per `header_timeout`.
+                    until = deadline.min(Instant::now() + settings.header_timeout);
+                    if ending || deadline <= Instant::now() {
+                        if ending && watch.is_idle() {
+                            return;
+                        }
+                        ending = true;
+                        connection.as_mut().graceful_shutdown();
+                        // Cut it if it does not end by then.
+                        until = Instant::now() + Duration::from_secs(1);
+                    }
+                }
+                () = settings.state.draining.begun(), if !ending => {
                     ending = true;
                     connection.as_mut().graceful_shutdown();
-                    // Cut it if it does not end by then.
+                }
+                () = retired.cancelled(), if !ending => {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                    // Requests already sent still pass with the certificate.
                     until = Instant::now() + Duration::from_secs(1);
                 }
-            }
-            () = settings.state.draining.begun(), if !ending => {
-                ending = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = retired.cancelled(), if !ending => {
-                ending = true;
-                connection.as_mut().graceful_shutdown();
-                // Requests already sent still pass with the certificate.
-                until = Instant::now() + Duration::from_secs(1);
             }
         }
     }

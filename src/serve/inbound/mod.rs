@@ -1,5 +1,6 @@
 //! The callers' side: listening sockets, TLS handshakes, connections.
 
+mod activity;
 pub(super) mod connection;
 pub(super) mod listener;
 mod refusal;

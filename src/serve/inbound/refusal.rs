@@ -4,6 +4,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -12,7 +13,7 @@ use http_body_util::BodyExt;
 use memchr::memmem::find;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::Activity;
+use super::activity::Activity;
 use crate::{
     error::Error,
     layer::headers::X_REQUEST_ID,
@@ -25,7 +26,7 @@ use crate::{
 pub(super) struct RefusalStream<I> {
     inner: I,
     activity: Activity,
-    metrics: std::sync::Arc<Metrics>,
+    metrics: Arc<Metrics>,
     /// The answer that is written instead of hyper's, and how much of it is written.
     replacement: Option<(Vec<u8>, usize)>,
     /// The head that is being read, in lower case, up to hyper's limit.
@@ -43,7 +44,7 @@ impl<I> RefusalStream<I> {
     pub(super) fn new(
         inner: I,
         activity: Activity,
-        metrics: std::sync::Arc<Metrics>,
+        metrics: Arc<Metrics>,
         max_head: usize,
     ) -> Self {
         RefusalStream {

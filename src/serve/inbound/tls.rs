@@ -39,55 +39,51 @@ pub(super) async fn handshake(
     metrics: &Metrics,
 ) -> Option<TlsConnection> {
     let peer = stream.peer_addr().ok();
+    match try_handshake(handshakes, stream, within).await {
+        Ok(connection) => Some(connection),
+        Err((reason, why)) => {
+            report(metrics, peer, reason, &why);
+            None
+        }
+    }
+}
+
+/// The error is the reason for the metric, and the details for the log.
+async fn try_handshake(
+    handshakes: &Handshakes,
+    stream: TcpStream,
+    within: Duration,
+) -> Result<TlsConnection, (HandshakeFailure, String)> {
     let generation = handshakes.current();
     let accepting = TlsAcceptor::from(generation.tls.config.clone()).accept(stream);
-    let stream = match timeout(within, accepting).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            fail(metrics, peer, reason(&error), &error.to_string());
-            return None;
-        }
-        Err(_) => {
-            fail(
-                metrics,
-                peer,
-                HandshakeFailure::Timeout,
-                "it took longer than listen.header_timeout",
-            );
-            return None;
-        }
-    };
+    let stream = timeout(within, accepting).await.map_err(|_elapsed| {
+        let why = "it took longer than listen.header_timeout";
+        (HandshakeFailure::Timeout, why.to_owned())
+    })?;
+    let stream = stream.map_err(|error| (reason(&error), error.to_string()))?;
     if generation.retired.is_cancelled() {
-        let why = "the authorities changed meanwhile";
-        fail(metrics, peer, HandshakeFailure::UnknownAuthority, why);
-        return None;
+        let why = "the authorities changed during the handshake";
+        return Err((HandshakeFailure::UnknownAuthority, why.to_owned()));
     }
-    let leaf = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(<[_]>::first);
-    let peer = match leaf.map(certificate) {
+    let leaf = stream.get_ref().1.peer_certificates();
+    let peer = match leaf.and_then(<[_]>::first) {
         None => None,
-        Some(Some(certificate)) => Some(Peer::Certificate(Arc::new(certificate))),
-        Some(None) => {
-            fail(
-                metrics,
-                peer,
-                HandshakeFailure::BadCertificate,
-                "its names cannot be read",
-            );
-            return None;
+        Some(leaf) => {
+            let certificate = certificate(leaf).ok_or_else(|| {
+                let why = "its names cannot be read";
+                (HandshakeFailure::BadCertificate, why.to_owned())
+            })?;
+            Some(Peer::Certificate(Arc::new(certificate)))
         }
     };
-    Some(TlsConnection {
+    Ok(TlsConnection {
         stream,
         peer,
         retired: generation.retired.clone(),
     })
 }
 
-/// The names and the end of a verified leaf; `None` if its names cannot be read, since then it identifies nobody.
+/// The names and the end of a verified leaf; `None` if its names cannot be read, since then it identifies no caller.
 fn certificate(leaf: &CertificateDer<'_>) -> Option<Certificate> {
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
     let names = parsed.subject_alternative_name().ok()?;
@@ -101,16 +97,16 @@ fn certificate(leaf: &CertificateDer<'_>) -> Option<Certificate> {
     let not_after = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
     Some(Certificate {
         names: names.collect(),
-        not_after: at(not_after),
+        not_after: end_of_second(not_after),
     })
 }
 
-/// The end of that second, as rustls counts it.
-fn at(epoch: u64) -> SystemTime {
+/// The end of this second, which rustls still accepts.
+fn end_of_second(epoch: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(epoch.saturating_add(1).min(1 << 40))
 }
 
-fn fail(metrics: &Metrics, peer: Option<SocketAddr>, reason: HandshakeFailure, why: &str) {
+fn report(metrics: &Metrics, peer: Option<SocketAddr>, reason: HandshakeFailure, why: &str) {
     metrics.tls_handshake_failure(reason);
     let peer = peer.map(|peer| peer.to_string());
     match reason {

@@ -15,7 +15,7 @@ pub(super) fn keep_what_needs_a_restart(
         if new.tokens.is_empty() || new.callers.is_empty() {
             return Err(problem(
                 "auth.mode",
-                "cannot change while the gateway runs, and without a token and a caller nobody could call until the restart; restart the gateway",
+                "cannot change while the gateway runs, and without a token and a caller no request could pass until the restart; restart the gateway",
             ));
         }
         // A file for mode "validate" need not say which token a caller uses, but until the restart the caller needs one.
@@ -49,7 +49,7 @@ pub(super) fn keep_what_needs_a_restart(
     Ok((new.differences(old), put_back))
 }
 
-/// Whether a new certificate holds now. One in use that expires must not block other changes. A new one that has expired already is
+/// Whether a new certificate is valid now. One in use that expires must not block other changes. A new one that has expired already is
 /// a mistake.
 fn is_in_time(old: Option<&Tls>, new: Option<&Tls>) -> Result<(), Problems> {
     let (Some(old), Some(new)) = (old, new) else {

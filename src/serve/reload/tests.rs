@@ -194,7 +194,7 @@ fn a_reload_that_fails_at_any_step_changes_nothing() {
     fs::write(rig.path("main"), "three").unwrap();
     let validate = "[auth]\nmode = \"validate\"\nintrospect = false\n";
     write(validate);
-    refused("a mode that needs a restart, and nobody who could call until then");
+    refused("a mode that needs a restart, and no caller until then");
     write(&other(&rig.folder));
     certify(&rig.folder, 2001);
     refused("a certificate that has expired");

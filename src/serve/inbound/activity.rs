@@ -1,0 +1,95 @@
+//! What a connection is doing, for the times that bound it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::body::Guard;
+
+/// What a connection is doing. Its stream and its service write it, and the timer that bounds the connection reads it.
+#[derive(Clone)]
+pub(super) struct Activity(Arc<Mutex<ActivityState>>);
+
+struct ActivityState {
+    /// Requests in flight.
+    busy: usize,
+    /// Since when none is in flight.
+    since: Instant,
+    /// When the first byte of an incomplete head was read.
+    head: Option<Instant>,
+    /// There has been a request.
+    served: bool,
+    /// The last head had both Transfer-Encoding and Content-Length. hyper drops the latter, so the stack cannot see it.
+    ambiguous: bool,
+}
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        Activity(Arc::new(Mutex::new(ActivityState {
+            busy: 0,
+            since: Instant::now(),
+            head: None,
+            served: false,
+            ambiguous: false,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, ActivityState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.state().busy == 0
+    }
+
+    /// Bytes were read while no request was in flight, so a head has begun.
+    ///
+    /// HTTP/2 sends other frames between requests, so only the first head of a connection is timed there.
+    pub(super) fn head_begins(&self, http2: bool) {
+        let mut state = self.state();
+        if !(http2 && state.served) {
+            state.head.get_or_insert_with(Instant::now);
+        }
+    }
+
+    pub(super) fn ambiguous(&self) {
+        self.state().ambiguous = true;
+    }
+
+    /// A request has arrived. Also returns whether its head was ambiguous.
+    pub(super) fn begin(&self) -> (Busy, bool) {
+        let mut state = self.state();
+        state.busy += 1;
+        state.head = None;
+        state.served = true;
+        let ambiguous = std::mem::take(&mut state.ambiguous);
+        drop(state);
+        (Busy(self.clone()), ambiguous)
+    }
+
+    /// When to end the connection if nothing more happens on it.
+    pub(super) fn deadline(&self, header_timeout: Duration, idle_timeout: Duration) -> Instant {
+        let state = self.state();
+        if state.busy > 0 {
+            return Instant::now() + idle_timeout;
+        }
+        let idle = state.since + idle_timeout;
+        state.head.map_or(idle, |begun| begun + header_timeout)
+    }
+}
+
+/// Held while a request is in flight, until the end of its answer's body.
+pub(super) struct Busy(Activity);
+
+impl Guard for Busy {}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.busy -= 1;
+        state.since = Instant::now();
+    }
+}
