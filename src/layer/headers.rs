@@ -12,7 +12,7 @@ use crate::{body::Body, error::Error, policy::headers, types::RequestId};
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const VIA: HeaderValue = HeaderValue::from_static("1.1 revgate");
 
-/// See the module documentation.
+/// See the module.
 #[derive(Clone)]
 pub(crate) struct Headers<S> {
     inner: S,
