@@ -1,8 +1,9 @@
-//! Small types that travel with a request. They carry values and have no behaviour of their own.
+//! Small types that travel with a request, or that several modules share with the configuration. They carry values and decide
+//! nothing.
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use crate::policy::{access::Access, fair::Share, ledger, san::San};
@@ -34,11 +35,14 @@ pub fn key_id(hash: &[u8; 32]) -> String {
     hash[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The id of a request: the one that the client sent if it is well-formed, else a random one. Also in `X-Request-Id`.
+/// The id of a request: the one that the client sent if it is well-formed, else a random one.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub HeaderValue);
 
 impl RequestId {
+    /// The field that carries it, to DevRev and to the caller.
+    pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
     /// A new id. It only has to be unique: the caller sees it and it grants nothing, so it may be guessable.
     pub fn random() -> RequestId {
         let id = format!("{:032x}", random::id128());

@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, request};
+use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tokio::time::timeout;
 
@@ -119,15 +119,14 @@ pub(crate) struct BodyLimits {
 /// # Errors
 /// When it breaks off or exceeds the limits.
 pub(crate) async fn read_inbound(
-    head: &request::Parts,
     body: &mut Body,
+    fault: Option<&InboundFault>,
     read_ahead: usize,
     limits: BodyLimits,
 ) -> Result<ReadAhead, Error> {
     if let Ok(Ok(read)) = timeout(limits.timeout, read_up_to(body, read_ahead)).await {
         return Ok(read);
     }
-    let fault = head.extensions.get::<InboundFault>();
     Err(match fault.and_then(InboundFault::get) {
         Some(Fault::TooLarge) => Error::BodyTooLarge {
             max_bytes: limits.max,

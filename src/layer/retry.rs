@@ -14,7 +14,7 @@ use tower::Service;
 
 use super::{BodyLimits, BoxFuture, attempt_end, read_inbound, record};
 use crate::{
-    body::{Body, read_up_to},
+    body::{Body, InboundFault, read_up_to},
     error::Error,
     policy::{
         feedback::whole_seconds,
@@ -126,7 +126,8 @@ impl RetryParams {
         } else if known_larger {
             Payload::Once(Some(body))
         } else {
-            let read = read_inbound(&head, &mut body, self.max_replay_body, self.body).await?;
+            let fault = head.extensions.get::<InboundFault>();
+            let read = read_inbound(&mut body, fault, self.max_replay_body, self.body).await?;
             if read.complete {
                 // Its size is known now, whatever its framing was.
                 head.headers.remove(header::TRANSFER_ENCODING);

@@ -12,7 +12,7 @@ use tower::Service;
 
 use super::{BodyLimits, BoxFuture, read_inbound};
 use crate::{
-    body::Body,
+    body::{Body, InboundFault},
     error::Error,
     policy::{
         operation::Operation,
@@ -89,7 +89,8 @@ impl RewriteParams {
     async fn apply(&self, rule: &Rule, request: Request<Body>) -> Result<Request<Body>, Error> {
         let (mut head, mut body) = request.into_parts();
         let limit = usize::try_from(self.body.max).unwrap_or(usize::MAX);
-        let read = read_inbound(&head, &mut body, limit, self.body).await?;
+        let fault = head.extensions.get::<InboundFault>();
+        let read = read_inbound(&mut body, fault, limit, self.body).await?;
         if !read.complete {
             let max_bytes = self.body.max;
             return Err(Error::BodyTooLarge { max_bytes });
