@@ -13,7 +13,7 @@
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use http::{HeaderMap, Method, Uri, Version};
 use percent_encoding::percent_decode;
 use thiserror::Error;
 
@@ -254,6 +254,7 @@ fn check_authority(authority: &[u8]) -> Result<(), TargetFault> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
