@@ -1,13 +1,22 @@
 //! Small types that travel with a request, or that several modules share with the configuration. They carry values and decide
 //! nothing.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-use crate::policy::{access::Access, fair::Share, ledger, san::San};
-use crate::{label::label_enum, random};
+#[cfg(test)]
+use crate::policy::fair::Priority;
+use crate::{
+    label::label_enum,
+    policy::{access::Access, fair::Share, ledger::LedgerRules, san::San},
+    random,
+};
 
 label_enum! {
     /// Which requests get a line in the access log.
@@ -64,7 +73,7 @@ pub struct Deadline(pub Instant);
 pub struct ArrivedAt(pub Instant);
 
 /// Who calls, and the rules that apply to it under the configuration of this request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Caller {
     pub name: Arc<str>,
     /// The configured DevRev token that its requests are sent with; `None` in mode "validate", where it brings its own.
@@ -73,9 +82,30 @@ pub struct Caller {
     /// Its share of the group's quota.
     pub share: Share,
     pub access: Access,
-    pub max_wait: std::time::Duration,
+    pub max_wait: Duration,
     /// False while the operator tries out its rules: what they would refuse passes and is counted.
     pub enforce: bool,
+}
+
+#[cfg(test)]
+impl Caller {
+    /// A caller of the group "main" that may use every operation.
+    pub(crate) fn named(name: &str) -> Caller {
+        let name: Arc<str> = name.into();
+        Caller {
+            name: name.clone(),
+            token: Some("main".into()),
+            group: "main".into(),
+            share: Share {
+                caller: name,
+                weight: 1,
+                priority: Priority::Interactive,
+            },
+            access: Access::new(&["*".into()], &[]),
+            max_wait: Duration::from_secs(30),
+            enforce: true,
+        }
+    }
 }
 
 /// What a connection proves about its client. The same for all its requests.
@@ -105,12 +135,12 @@ pub struct CallerToken {
 
 /// How long upstream's answer says to wait. The quota layer reads it from the answer, and the layers above use it.
 #[derive(Clone, Copy, Debug)]
-pub struct RetryAfter(pub std::time::Duration);
+pub struct RetryAfter(pub Duration);
 
 /// DevRev refused the injected token; holds the time until a retry makes sense. The quota layer books the answer and turns it
 /// into an error.
 #[derive(Clone, Copy, Debug)]
-pub struct TokenRefused(pub std::time::Duration);
+pub struct TokenRefused(pub Duration);
 
 /// The head had both Transfer-Encoding and Content-Length (RFC 9112 section 6.1). hyper drops one of them, so only the bytes
 /// on the wire show it.
@@ -120,7 +150,7 @@ pub struct AmbiguousFraming;
 /// How quota is shared, from the plan that a request sees.
 #[derive(Clone, Copy, Debug)]
 pub struct QuotaRules {
-    pub ledger: ledger::LedgerRules,
+    pub ledger: LedgerRules,
     /// Upper bound of requests in the waiting room, over all groups.
     pub max_waiting: usize,
 }

@@ -38,13 +38,8 @@ pub(super) fn identity(template: &Caller, caller_token: CallerToken, group: Arc<
 /// The caller that every token stands for, in the group of this one.
 pub(super) fn caller(template: &Caller, group: Arc<str>) -> Arc<Caller> {
     Arc::new(Caller {
-        name: template.name.clone(),
-        token: None,
         group,
-        share: template.share.clone(),
-        access: template.access.clone(),
-        max_wait: template.max_wait,
-        enforce: template.enforce,
+        ..template.clone()
     })
 }
 

@@ -303,48 +303,11 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::{
-        hash::sha256,
-        policy::{
-            access::Access,
-            fair::{Priority, Share},
-            san::San,
-        },
-        types::Certificate,
-    };
+    use crate::{hash::sha256, policy::san::San, types::Certificate};
 
     /// The caller that the tests of every method expect.
     pub(super) fn caller(name: &str) -> Arc<Caller> {
-        Arc::new(Caller {
-            name: name.into(),
-            token: None,
-            group: "main".into(),
-            share: Share {
-                caller: name.into(),
-                weight: 1,
-                priority: Priority::Interactive,
-            },
-            access: Access::new(&["*".into()], &[]),
-            max_wait: Duration::from_secs(30),
-            enforce: true,
-        })
-    }
-
-    /// The caller that every token stands for in mode "validate".
-    pub(super) fn template() -> Caller {
-        Caller {
-            name: "other".into(),
-            token: None,
-            group: "other".into(),
-            share: Share {
-                caller: "other".into(),
-                weight: 1,
-                priority: Priority::Interactive,
-            },
-            access: Access::new(&["*".into()], &[]),
-            max_wait: Duration::from_secs(30),
-            enforce: true,
-        }
+        Arc::new(Caller::named(name))
     }
 
     #[test]
