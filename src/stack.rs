@@ -162,9 +162,9 @@ fn authenticator(plan: &Plan, state: &State, attempts: Attempts) -> Authenticato
         Identities::Inject(credentials) => Authenticator::Inject(methods(credentials, state)),
         Identities::Validate(template) => Authenticator::Validate {
             template: template.clone(),
-            introspector: plan.introspection.map(|introspection| Introspector {
+            introspector: plan.introspection_ttl.map(|ttl| Introspector {
                 cache: state.introspection.clone(),
-                ttl: introspection.ttl,
+                ttl,
                 attempt_timeout: plan.upstream.attempt_timeout,
                 attempts,
                 groups: state.groups.clone(),

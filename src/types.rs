@@ -39,7 +39,7 @@ pub enum Roots {
     File(PathBuf),
 }
 
-/// What an operator tells two keys apart by: the first 8 digits of what `revgate hash-key` prints.
+/// Identifies a key to an operator: the first 8 digits of what `revgate hash-key` prints.
 pub fn key_id(hash: &[u8; 32]) -> String {
     hash[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -76,7 +76,7 @@ pub struct ArrivedAt(pub Instant);
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub name: Arc<str>,
-    /// The configured DevRev token that its requests are sent with; `None` in mode "validate", where it brings its own.
+    /// The configured DevRev token that its requests are sent with; `None` in mode "validate", where it sends its own.
     pub token: Option<Arc<str>>,
     pub group: Arc<str>,
     /// Its share of the group's quota.

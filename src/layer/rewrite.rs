@@ -100,7 +100,7 @@ impl RewriteParams {
             Ok(Rewritten::Unchanged) => (bytes, Vec::new(), None),
             Ok(Rewritten::Seen { fields }) => (bytes, fields, None),
             Ok(Rewritten::Changed { body, fields }) => (Bytes::from(body), fields, None),
-            // A refused use counts as well, so that an operator sees whom mode "refuse" affects.
+            // A refused use counts as well, so that an operator sees which callers mode "refuse" affects.
             Err(RewriteFault::Deprecated { field }) => (
                 bytes,
                 vec![field.clone()],

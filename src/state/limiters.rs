@@ -80,7 +80,7 @@ impl PlanLimiters {
         self.callers.get(name).map(|(_, limiter)| limiter)
     }
 
-    /// The limiter that applies to a request: that of the token it brought, if it brought one, else that of its caller.
+    /// The limiter that applies to a request: that of its own token, if it has one, else that of its caller.
     pub fn of_request(
         &self,
         caller: &Caller,

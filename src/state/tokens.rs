@@ -82,7 +82,7 @@ impl Tokens {
         self.current.load().get(name)?.refused_for()
     }
 
-    /// Ends the pause of this token, because its file was written anew with the same value: the next attempt is a probe.
+    /// Ends the pause of this token, because its file was written again with the same value: the next attempt is a probe.
     pub fn end_pause(&self, name: &str) {
         if let Some(token) = self.current.load().get(name) {
             token.health.lock().end_pause(self.clock.now());

@@ -41,7 +41,7 @@ pub(crate) enum Authenticator {
     Inject(Methods),
     /// They send a DevRev token of their own.
     Validate {
-        /// The caller that every token stands for, but for its group.
+        /// The caller of every token, but for its group.
         template: Arc<Caller>,
         /// `None` if tokens are not introspected.
         introspector: Option<Introspector>,
