@@ -6,7 +6,7 @@ use tower::{ServiceExt, service_fn};
 
 use super::*;
 use crate::{
-    plan,
+    plan::QuotaPlan,
     policy::{
         fair::Priority,
         ledger::{LedgerRules, Status, View},
@@ -110,7 +110,7 @@ impl Rig {
             },
             max_waiting,
         };
-        let quota = plan::QuotaPlan {
+        let quota = QuotaPlan {
             rules,
             groups: BTreeMap::from([("main".into(), vec!["a".into(), "b".into()])]),
         };
