@@ -30,7 +30,7 @@ use crate::{
     types::{Caller, QuotaRules},
 };
 
-pub struct Group {
+pub(crate) struct Group {
     pub(super) name: Arc<str>,
     clock: Clock,
     waiting_room: Arc<WaitingRoom>,
@@ -65,7 +65,7 @@ type WaitResult = Result<Permit, Error>;
 type Deliveries = Vec<(oneshot::Sender<WaitResult>, WaitResult)>;
 
 /// A request that waits for quota.
-pub struct WaitRequest {
+pub(crate) struct WaitRequest {
     pub rules: QuotaRules,
     pub caller: Arc<Caller>,
     pub arrived: Instant,
@@ -100,7 +100,7 @@ impl Group {
     ///
     /// # Errors
     /// Why the attempt must wait.
-    pub fn try_permit(self: &Arc<Self>, rules: &QuotaRules) -> Result<Permit, HoldReason> {
+    pub(crate) fn try_permit(self: &Arc<Self>, rules: &QuotaRules) -> Result<Permit, HoldReason> {
         let now = self.now();
         let mut state = self.state.lock();
         state.last_used = now;
@@ -118,7 +118,7 @@ impl Group {
     ///
     /// # Errors
     /// If the wait would exceed the deadline, the waiting room is full, or the gateway drains.
-    pub async fn wait(
+    pub(crate) async fn wait(
         self: &Arc<Self>,
         request: WaitRequest,
         draining: &Draining,
@@ -162,7 +162,7 @@ impl Group {
     }
 
     /// A snapshot, and the expected wait of a request with this share that arrives now and waits `max_wait` at most.
-    pub fn forecast(
+    pub(crate) fn forecast(
         &self,
         share: &Share,
         max_wait: Duration,
@@ -303,22 +303,22 @@ impl Group {
     }
 
     /// Pauses the group for this long; see [`Ledger::pause`].
-    pub fn pause(self: &Arc<Self>, time: Duration) {
+    pub(crate) fn pause(self: &Arc<Self>, time: Duration) {
         self.update(|state, now| state.ledger.pause(now.saturating_add(time)));
     }
 
     /// See [`Ledger::attribute`].
-    pub fn attribute(self: &Arc<Self>, feedback: &Feedback, rules: &QuotaRules) {
+    pub(crate) fn attribute(self: &Arc<Self>, feedback: &Feedback, rules: &QuotaRules) {
         self.update(|state, now| state.ledger.attribute(feedback, &rules.ledger, now));
     }
 
     /// See [`Ledger::resume`].
-    pub fn resume(self: &Arc<Self>) {
+    pub(crate) fn resume(self: &Arc<Self>) {
         self.update(|state, _| state.ledger.resume());
     }
 
     /// A snapshot of the ledger, and how many requests wait by caller.
-    pub fn view(&self, rules: &QuotaRules) -> (View, Vec<(Arc<str>, usize)>) {
+    pub(crate) fn view(&self, rules: &QuotaRules) -> (View, Vec<(Arc<str>, usize)>) {
         let state = self.state.lock();
         let waiting = state.queue.waiting();
         let waiting = waiting.map(|(caller, count)| (caller.clone(), count));
