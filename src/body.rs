@@ -9,8 +9,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tower::BoxError;
 
@@ -68,8 +69,8 @@ pub struct Body {
 }
 
 enum Source {
-    Empty,
-    Full(Option<Bytes>),
+    /// In memory; empty once it has been read.
+    Full(Bytes),
     /// Read by hyper.
     Incoming(Incoming),
     /// A caller's body, with a limit, whose faults are recorded.
@@ -80,7 +81,7 @@ enum Source {
     },
     /// A part that was read ahead, then the rest.
     Prefixed {
-        first: Option<Bytes>,
+        first: Bytes,
         /// Trailers or an error that came while reading ahead.
         last: Option<Result<Frame<Bytes>, BoxError>>,
         rest: Box<Body>,
@@ -97,11 +98,11 @@ pub trait Guard: Send + 'static {
 
 impl Body {
     pub fn empty() -> Self {
-        Source::Empty.into()
+        Body::full(Bytes::new())
     }
 
     pub fn full(bytes: Bytes) -> Self {
-        Source::Full((!bytes.is_empty()).then_some(bytes)).into()
+        Source::Full(bytes).into()
     }
 
     pub fn incoming(body: Incoming) -> Self {
@@ -128,7 +129,6 @@ impl Body {
 
     /// As `prefixed`, with trailers or an error that came after `first`.
     pub fn resumed(first: Bytes, last: Option<Result<Frame<Bytes>, BoxError>>, rest: Body) -> Self {
-        let first = (!first.is_empty()).then_some(first);
         Source::Prefixed {
             first,
             last,
@@ -139,7 +139,7 @@ impl Body {
 
     /// Whether the whole body is in memory, so that keeping it holds no connection.
     pub fn is_read(&self) -> bool {
-        matches!(self.source, Source::Empty | Source::Full(_))
+        matches!(self.source, Source::Full(_))
     }
 
     #[must_use]
@@ -163,53 +163,35 @@ impl From<Source> for Body {
 /// # Errors
 /// The error of the body itself.
 pub async fn read_up_to(body: &mut Body, limit: usize) -> Result<ReadAhead, BoxError> {
-    use http_body_util::BodyExt;
-    let mut first: Option<Bytes> = None;
-    let mut more = bytes::BytesMut::new();
-    loop {
-        let size = if more.is_empty() {
-            first.as_ref().map_or(0, Bytes::len)
-        } else {
-            more.len()
+    let mut first = Bytes::new();
+    // A body of one chunk is not copied.
+    let mut joined = BytesMut::new();
+    let complete = loop {
+        if first.len().max(joined.len()) > limit {
+            break false;
+        }
+        let Some(frame) = body.frame().await else {
+            break true;
         };
-        if size > limit {
-            return Ok(ReadAhead {
-                bytes: join(first, more),
-                complete: false,
-            });
+        // Drops trailers of a body that is read ahead: they are rare.
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        if first.is_empty() {
+            first = data;
+            continue;
         }
-        match body.frame().await {
-            None => {
-                return Ok(ReadAhead {
-                    bytes: join(first, more),
-                    complete: true,
-                });
-            }
-            Some(frame) => {
-                // Drops trailers of a body that is read ahead: they are rare.
-                let Ok(data) = frame?.into_data() else {
-                    continue;
-                };
-                match &first {
-                    None => first = Some(data),
-                    Some(one) => {
-                        if more.is_empty() {
-                            more.extend_from_slice(one);
-                        }
-                        more.extend_from_slice(&data);
-                    }
-                }
-            }
+        if joined.is_empty() {
+            joined.extend_from_slice(&first);
         }
-    }
-}
-
-fn join(first: Option<Bytes>, more: bytes::BytesMut) -> Bytes {
-    if more.is_empty() {
-        first.unwrap_or_default()
+        joined.extend_from_slice(&data);
+    };
+    let bytes = if joined.is_empty() {
+        first
     } else {
-        more.freeze()
-    }
+        joined.freeze()
+    };
+    Ok(ReadAhead { bytes, complete })
 }
 
 /// The result of `read_up_to`.
@@ -229,22 +211,19 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         let frame = ready!(this.source.poll(cx));
-        match &frame {
-            None => this.guards.iter_mut().for_each(|guard| guard.finished()),
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    this.guards
-                        .iter_mut()
-                        .for_each(|guard| guard.data(data.len()));
-                    // hyper does not poll again if it knows the end from Content-Length.
-                    if this.source.is_end() {
-                        this.guards.iter_mut().for_each(|guard| guard.finished());
-                    }
-                } else {
-                    this.guards.iter_mut().for_each(|guard| guard.finished());
-                }
+        let data = match &frame {
+            Some(Err(_)) => return Poll::Ready(frame),
+            Some(Ok(frame)) => frame.data_ref(),
+            None => None,
+        };
+        for guard in &mut this.guards {
+            if let Some(data) = data {
+                guard.data(data.len());
             }
-            Some(Err(_)) => {}
+            // hyper does not poll again if it knows the end from Content-Length.
+            if data.is_none() || this.source.is_end() {
+                guard.finished();
+            }
         }
         Poll::Ready(frame)
     }
@@ -255,13 +234,10 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Empty => SizeHint::with_exact(0),
-            Source::Full(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
-            }
+            Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Incoming(body) | Source::Inbound { inner: body, .. } => body.size_hint(),
             Source::Prefixed { first, rest, .. } => {
-                let first = first.as_ref().map_or(0, |b| b.len() as u64);
+                let first = first.len() as u64;
                 let rest = rest.size_hint();
                 let mut hint = SizeHint::new();
                 hint.set_lower(first + rest.lower());
@@ -277,8 +253,7 @@ impl HttpBody for Body {
 impl Source {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
-            Source::Empty => Poll::Ready(None),
-            Source::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Source::Full(bytes) => Poll::Ready(take(bytes).map(Ok)),
             Source::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Source::Inbound { inner, left, fault } => {
                 let frame = ready!(Pin::new(inner).poll_frame(cx));
@@ -299,24 +274,28 @@ impl Source {
                 }
                 Poll::Ready(frame.map(|f| f.map_err(Into::into)))
             }
-            Source::Prefixed { first, last, rest } => match first.take() {
-                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                None => match last.take() {
-                    Some(last) => Poll::Ready(Some(last)),
+            Source::Prefixed { first, last, rest } => {
+                match take(first).map(Ok).or_else(|| last.take()) {
+                    Some(frame) => Poll::Ready(Some(frame)),
                     None => Pin::new(&mut **rest).poll_frame(cx),
-                },
-            },
+                }
+            }
         }
     }
 
     fn is_end(&self) -> bool {
         match self {
-            Source::Empty => true,
-            Source::Full(bytes) => bytes.is_none(),
+            Source::Full(bytes) => bytes.is_empty(),
             Source::Incoming(body) | Source::Inbound { inner: body, .. } => body.is_end_stream(),
             Source::Prefixed { first, last, rest } => {
-                first.is_none() && last.is_none() && rest.is_end_stream()
+                first.is_empty() && last.is_none() && rest.is_end_stream()
             }
         }
     }
+}
+
+/// All of `bytes` as a frame, unless there are none.
+fn take(bytes: &mut Bytes) -> Option<Frame<Bytes>> {
+    let bytes = std::mem::take(bytes);
+    (!bytes.is_empty()).then(|| Frame::data(bytes))
 }

@@ -8,6 +8,7 @@ pub mod error;
 mod hash;
 mod label;
 pub mod layer;
+mod lock;
 pub mod plan;
 pub mod policy;
 mod random;

@@ -2,7 +2,7 @@
 //! request whose client has left has no answer, and an error has no extensions.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     error::Code,
+    lock::Lock,
     policy::operation::OperationLabel,
     telemetry::{
         labels::{Decision, WaitReason},
@@ -26,7 +27,7 @@ pub struct Record(Arc<Inner>);
 struct Inner {
     /// An extension of its own would cost each request one more allocation.
     trace: Option<Trace>,
-    facts: Mutex<Facts>,
+    facts: Lock<Facts>,
 }
 
 #[derive(Default)]
@@ -72,7 +73,7 @@ impl Record {
     pub fn new(trace: Trace) -> Self {
         Record(Arc::new(Inner {
             trace: Some(trace),
-            facts: Mutex::default(),
+            facts: Lock::default(),
         }))
     }
 
@@ -83,7 +84,7 @@ impl Record {
 
     /// A lock. Never hold it across an await.
     pub fn facts(&self) -> MutexGuard<'_, Facts> {
-        self.0.facts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.facts.lock()
     }
 
     /// Begins a wait. It ends when this is dropped, also if the client leaves.

@@ -30,7 +30,7 @@ use crate::{
     body::Body,
     error::Error,
     layer::{
-        BoxFuture, admission, attempt,
+        BodyLimits, BoxFuture, admission, attempt,
         authenticate::{
             self, Attempts, Authenticator, Introspector, Keys, KnownKey, Methods, Peers,
             SignedTokens,
@@ -46,16 +46,27 @@ use crate::{
 /// The type-erased stack. One clone serves one request.
 pub type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
-/// Builds the stack for one worker. `upstream` is the connection pool, or a model of DevRev in a test. Has no side effects. `state`
-/// must have been reconciled with `plan`.
-pub fn build<S>(plan: &Plan, state: &State, upstream: S) -> Stack
-where
+/// What attempts are sent to: the connection pool, or a model of DevRev in a test.
+pub trait Upstream:
+    Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Upstream for S where
     S: Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture>
         + Clone
         + Send
         + Sync
-        + 'static,
+        + 'static
 {
+}
+
+/// Builds the stack for one worker. Has no side effects. `state` must have been reconciled with `plan`.
+pub fn build(plan: &Plan, state: &State, upstream: impl Upstream) -> Stack {
     let metrics = || state.metrics.clone();
     let limiters = state.limiters.of_plan();
     let attempts = attempts(plan, state, upstream);
@@ -70,8 +81,7 @@ where
     });
     let rewrite = Arc::new(rewrite::RewriteParams {
         rules: plan.rewrite.clone(),
-        max_body: plan.request.max_body,
-        body_timeout: plan.body_timeout,
+        body: body_limits(plan),
         metrics: metrics(),
     });
 
@@ -99,22 +109,7 @@ where
 }
 
 /// The layers that every attempt goes through, outermost first.
-fn attempts<S>(
-    plan: &Plan,
-    state: &State,
-    upstream: S,
-) -> impl Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture>
-+ Clone
-+ Send
-+ Sync
-+ 'static
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Error, Future = BoxFuture>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-{
+fn attempts(plan: &Plan, state: &State, upstream: impl Upstream) -> impl Upstream {
     let metrics = || state.metrics.clone();
     let tokens = state.tokens.of_plan();
     let retry = Arc::new(retry::RetryParams {
@@ -122,8 +117,7 @@ where
         budget: state.retry_budget.clone(),
         budget_ratio: plan.retry.budget_ratio,
         max_replay_body: plan.retry.max_replay_body,
-        max_body: plan.request.max_body,
-        body_timeout: plan.body_timeout,
+        body: body_limits(plan),
         draining: state.draining.clone(),
         metrics: metrics(),
     });
@@ -156,14 +150,21 @@ where
         .service(upstream)
 }
 
+fn body_limits(plan: &Plan) -> BodyLimits {
+    BodyLimits {
+        max: plan.request.max_body,
+        timeout: plan.body_timeout,
+    }
+}
+
 fn authenticator(plan: &Plan, state: &State, attempts: Attempts) -> Authenticator {
     match &plan.identities {
         Identities::Inject(credentials) => Authenticator::Inject(methods(credentials, state)),
         Identities::Validate(template) => Authenticator::Validate {
             template: template.clone(),
-            introspector: plan.introspection.map(|introspection| Introspector {
+            introspector: plan.introspection_ttl.map(|ttl| Introspector {
                 cache: state.introspection.clone(),
-                ttl: introspection.ttl,
+                ttl,
                 attempt_timeout: plan.upstream.attempt_timeout,
                 attempts,
                 groups: state.groups.clone(),

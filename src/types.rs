@@ -1,12 +1,23 @@
-//! Small types that travel with a request. They carry values and have no behaviour of their own.
+//! Small types that travel with a request, or that several modules share with the configuration. They carry values and decide
+//! nothing.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-use crate::policy::{access::Access, fair::Share, ledger, san::San};
-use crate::{hash::hex, label::label_enum, random};
+#[cfg(test)]
+use crate::policy::fair::Priority;
+use crate::{
+    hash::hex,
+    label::label_enum,
+    policy::{access::Access, fair::Share, ledger::LedgerRules, san::San},
+    random,
+};
 
 label_enum! {
     /// Which requests get a line in the access log.
@@ -29,16 +40,19 @@ pub enum Roots {
     File(PathBuf),
 }
 
-/// What an operator tells two keys apart by: the first 8 digits of what `revgate hash-key` prints.
+/// Identifies a key to an operator: the first 8 digits of what `revgate hash-key` prints.
 pub fn key_id(hash: &[u8; 32]) -> String {
     hex(&hash[..4])
 }
 
-/// The id of a request: the one that the client sent if it is well-formed, else a random one. Also in `X-Request-Id`.
+/// The id of a request: the one that the client sent if it is well-formed, else a random one.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub HeaderValue);
 
 impl RequestId {
+    /// The field that carries it, to DevRev and to the caller.
+    pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
     /// A new id. It only has to be unique: the caller sees it and it grants nothing, so it may be guessable.
     pub fn random() -> RequestId {
         let id = format!("{:032x}", random::id128());
@@ -60,18 +74,39 @@ pub struct Deadline(pub Instant);
 pub struct ArrivedAt(pub Instant);
 
 /// Who calls, and the rules that apply to it under the configuration of this request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Caller {
     pub name: Arc<str>,
-    /// The configured DevRev token that its requests are sent with; `None` in mode "validate", where it brings its own.
+    /// The configured DevRev token that its requests are sent with; `None` in mode "validate", where it sends its own.
     pub token: Option<Arc<str>>,
     pub group: Arc<str>,
     /// Its share of the group's quota.
     pub share: Share,
     pub access: Access,
-    pub max_wait: std::time::Duration,
+    pub max_wait: Duration,
     /// False while the operator tries out its rules: what they would refuse passes and is counted.
     pub enforce: bool,
+}
+
+#[cfg(test)]
+impl Caller {
+    /// A caller of the group "main" that may use every operation.
+    pub(crate) fn named(name: &str) -> Caller {
+        let name: Arc<str> = name.into();
+        Caller {
+            name: name.clone(),
+            token: Some("main".into()),
+            group: "main".into(),
+            share: Share {
+                caller: name,
+                weight: 1,
+                priority: Priority::Interactive,
+            },
+            access: Access::new(&["*".into()], &[]),
+            max_wait: Duration::from_secs(30),
+            enforce: true,
+        }
+    }
 }
 
 /// What a connection proves about its client. The same for all its requests.
@@ -101,12 +136,12 @@ pub struct CallerToken {
 
 /// How long upstream's answer says to wait. The quota layer reads it from the answer, and the layers above use it.
 #[derive(Clone, Copy, Debug)]
-pub struct RetryAfter(pub std::time::Duration);
+pub struct RetryAfter(pub Duration);
 
 /// DevRev refused the injected token; holds the time until a retry makes sense. The quota layer books the answer and turns it
 /// into an error.
 #[derive(Clone, Copy, Debug)]
-pub struct TokenRefused(pub std::time::Duration);
+pub struct TokenRefused(pub Duration);
 
 /// The head had both Transfer-Encoding and Content-Length (RFC 9112 section 6.1). hyper drops one of them, so only the bytes
 /// on the wire show it.
@@ -116,7 +151,7 @@ pub struct AmbiguousFraming;
 /// How quota is shared, from the plan that a request sees.
 #[derive(Clone, Copy, Debug)]
 pub struct QuotaRules {
-    pub ledger: ledger::LedgerRules,
+    pub ledger: LedgerRules,
     /// Upper bound of requests in the waiting room, over all groups.
     pub max_waiting: usize,
 }

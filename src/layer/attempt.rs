@@ -23,7 +23,7 @@ use crate::{
     telemetry::trace::{AttemptSpan, SpanEnd, Trace},
 };
 
-/// See the module documentation.
+/// See the module.
 #[derive(Clone)]
 pub(crate) struct Attempt<S> {
     inner: S,
@@ -61,7 +61,7 @@ where
                 .map_or(OperationLabel::OTHER, Operation::label),
             record,
             start: Instant::now(),
-            end: Some(SpanEnd::Left),
+            ended: false,
         };
         AttemptFuture {
             below: self.inner.call(request),
@@ -89,12 +89,12 @@ struct AttemptInProgress {
     method: Method,
     operation: OperationLabel,
     start: Instant,
-    end: Option<SpanEnd>,
+    ended: bool,
 }
 
 impl AttemptInProgress {
     fn end(&mut self, end: SpanEnd) {
-        if self.end.take().is_none() {
+        if std::mem::replace(&mut self.ended, true) {
             return;
         }
         let earlier_attempts = {
@@ -120,9 +120,7 @@ impl AttemptInProgress {
 
 impl Drop for AttemptInProgress {
     fn drop(&mut self) {
-        if let Some(end) = self.end {
-            self.end(end);
-        }
+        self.end(SpanEnd::Left);
     }
 }
 

@@ -8,10 +8,10 @@ use std::{
 use http::{Request, Response};
 use tower::Service;
 
-use super::{Either, record};
+use super::{Either, record, refuse_if_enforced};
 use crate::{
     body::Body,
-    error::{Code, Error},
+    error::Error,
     policy::operation::Operation,
     state::limiters::PlanLimiters,
     telemetry::metrics::Metrics,
@@ -57,15 +57,13 @@ where
             return Either::refused(Error::Internal);
         };
         if !caller.access.permits(operation.name()) {
-            if caller.enforce {
-                record(&request).facts().rate = self
-                    .limiters
-                    .headers(caller, extensions.get::<CallerToken>());
-                return Either::refused(Error::Forbidden);
+            let record = record(&request);
+            let refused = refuse_if_enforced(Error::Forbidden, caller, &record, &self.metrics);
+            if let Err(error) = refused {
+                let caller_token = extensions.get::<CallerToken>();
+                record.facts().rate = self.limiters.headers(caller, caller_token);
+                return Either::refused(error);
             }
-            let code = Code::Forbidden;
-            record(&request).facts().would_refuse.get_or_insert(code);
-            self.metrics.would_refuse(&caller.name, code);
         }
         Either::inner(self.inner.call(request))
     }

@@ -2,17 +2,15 @@
 
 use std::task::{Context, Poll};
 
-use http::{HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use tower::Service;
 
 use super::BoxFuture;
 use crate::{body::Body, error::Error, policy::headers, types::RequestId};
 
-/// Carries the request id, to DevRev and to the caller.
-pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const VIA: HeaderValue = HeaderValue::from_static("1.1 revgate");
 
-/// See the module documentation.
+/// See the module.
 #[derive(Clone)]
 pub(crate) struct Headers<S> {
     inner: S,
@@ -54,7 +52,7 @@ where
         fields.insert(header::HOST, self.host.clone());
         fields.append(header::VIA, VIA);
         if let Some(RequestId(id)) = id {
-            fields.insert(X_REQUEST_ID, id);
+            fields.insert(RequestId::HEADER, id);
         }
         let below = self.inner.call(request);
         Box::pin(async move {

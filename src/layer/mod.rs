@@ -21,13 +21,20 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
+use tokio::time::timeout;
 
 use crate::{
-    body::Body, error::Error, policy::retry::AttemptEnd, record::Record, types::RetryAfter,
+    body::{Body, Fault, InboundFault, ReadAhead, read_up_to},
+    error::Error,
+    policy::retry::AttemptEnd,
+    record::Record,
+    telemetry::metrics::Metrics,
+    types::{Caller, RetryAfter},
 };
 
 /// The future of layers that wait.
@@ -79,6 +86,53 @@ pub(crate) fn record<B>(request: &Request<B>) -> Record {
         .get::<Record>()
         .cloned()
         .unwrap_or_default()
+}
+
+/// Refuses a request that breaks a rule of its caller. While the rules are not enforced, it counts the refusal and lets the request
+/// pass.
+pub(crate) fn refuse_if_enforced(
+    refusal: Error,
+    caller: &Caller,
+    record: &Record,
+    metrics: &Metrics,
+) -> Result<(), Error> {
+    if caller.enforce {
+        return Err(refusal);
+    }
+    let code = refusal.code();
+    record.facts().would_refuse.get_or_insert(code);
+    metrics.would_refuse(&caller.name, code);
+    Ok(())
+}
+
+/// Bounds of a caller's body.
+#[derive(Clone, Copy)]
+pub(crate) struct BodyLimits {
+    /// In bytes.
+    pub max: u64,
+    /// How long the body may take to arrive.
+    pub timeout: Duration,
+}
+
+/// Reads a caller's body, or the start of one that has more than `read_ahead` bytes.
+///
+/// # Errors
+/// When it breaks off or exceeds the limits.
+pub(crate) async fn read_inbound(
+    body: &mut Body,
+    fault: Option<&InboundFault>,
+    read_ahead: usize,
+    limits: BodyLimits,
+) -> Result<ReadAhead, Error> {
+    if let Ok(Ok(read)) = timeout(limits.timeout, read_up_to(body, read_ahead)).await {
+        return Ok(read);
+    }
+    Err(match fault.and_then(InboundFault::get) {
+        Some(Fault::TooLarge) => Error::BodyTooLarge {
+            max_bytes: limits.max,
+        },
+        _ => Error::BrokenBody,
+    })
 }
 
 /// How an attempt ended, in policy's terms; `None` if revgate itself refused or ended it.

@@ -8,7 +8,7 @@ use std::{
 use http::{Request, Response};
 use tower::Service;
 
-use super::{Either, record};
+use super::{Either, record, refuse_if_enforced};
 use crate::{
     body::Body,
     error::Error,
@@ -59,17 +59,15 @@ where
             return Either::refused(Error::Internal);
         };
         let verdict = limiter.check();
-        record(&request).facts().rate = Some((limiter.policy_header(), verdict.header()));
+        let record = record(&request);
+        record.facts().rate = Some((limiter.policy_header(), verdict.header()));
         if !verdict.allowed {
             let refusal = Error::CallerRateLimited {
                 retry_after: verdict.retry_after,
             };
-            if caller.enforce {
-                return Either::refused(refusal);
+            if let Err(error) = refuse_if_enforced(refusal, caller, &record, &self.metrics) {
+                return Either::refused(error);
             }
-            let code = refusal.code();
-            record(&request).facts().would_refuse.get_or_insert(code);
-            self.metrics.would_refuse(&caller.name, code);
         }
         Either::inner(self.inner.call(request))
     }

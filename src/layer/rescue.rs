@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, header::LINK};
 use tower::Service;
 
-use super::{headers::X_REQUEST_ID, record};
+use super::record;
 use crate::{body::Body, error::Error, record::Record, types::RequestId};
 
 #[derive(Clone)]
@@ -79,7 +79,7 @@ fn add_headers(response: &mut Response<Body>, id: Option<RequestId>, record: &Re
     let facts = record.facts();
     let headers = response.headers_mut();
     if let Some(RequestId(id)) = id {
-        headers.insert(X_REQUEST_ID, id);
+        headers.insert(RequestId::HEADER, id);
     }
     if let Some((policy, limit)) = &facts.rate {
         headers.insert("ratelimit-policy", policy.clone());

@@ -12,9 +12,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use tokio::time::Instant;
 use tower::Service;
 
-use super::{BoxFuture, attempt_end, record};
+use super::{BodyLimits, BoxFuture, attempt_end, read_inbound, record};
 use crate::{
-    body::{Body, Fault, InboundFault, read_up_to},
+    body::{Body, InboundFault, read_up_to},
     error::Error,
     policy::{
         feedback::whole_seconds,
@@ -41,9 +41,8 @@ pub(crate) struct RetryParams {
     /// Retries that the budget allows per request.
     pub budget_ratio: f64,
     pub max_replay_body: usize,
-    pub max_body: u64,
-    /// How long a replayable body may take to arrive, before the first attempt.
-    pub body_timeout: Duration,
+    /// Of a replayable body, which arrives before the first attempt.
+    pub body: BodyLimits,
     pub draining: Draining,
     pub metrics: Arc<Metrics>,
 }
@@ -127,34 +126,18 @@ impl RetryParams {
         } else if known_larger {
             Payload::Once(Some(body))
         } else {
-            let read = tokio::time::timeout(
-                self.body_timeout,
-                read_up_to(&mut body, self.max_replay_body),
-            )
-            .await;
-            match read {
-                Ok(Ok(read)) if read.complete => {
-                    // Its size is known now, whatever its framing was.
-                    head.headers.remove(header::TRANSFER_ENCODING);
-                    if !read.bytes.is_empty() {
-                        head.headers
-                            .insert(header::CONTENT_LENGTH, HeaderValue::from(read.bytes.len()));
-                    }
-                    Payload::Replayable(read.bytes)
+            let fault = head.extensions.get::<InboundFault>();
+            let read = read_inbound(&mut body, fault, self.max_replay_body, self.body).await?;
+            if read.complete {
+                // Its size is known now, whatever its framing was.
+                head.headers.remove(header::TRANSFER_ENCODING);
+                if !read.bytes.is_empty() {
+                    let length = HeaderValue::from(read.bytes.len());
+                    head.headers.insert(header::CONTENT_LENGTH, length);
                 }
-                Ok(Ok(read)) => Payload::Once(Some(Body::prefixed(read.bytes, body))),
-                Ok(Err(_)) | Err(_) => {
-                    let fault = head
-                        .extensions
-                        .get::<InboundFault>()
-                        .and_then(InboundFault::get);
-                    return Err(match fault {
-                        Some(Fault::TooLarge) => Error::BodyTooLarge {
-                            max_bytes: self.max_body,
-                        },
-                        _ => Error::BrokenBody,
-                    });
-                }
+                Payload::Replayable(read.bytes)
+            } else {
+                Payload::Once(Some(Body::prefixed(read.bytes, body)))
             }
         };
         // RFC 9110 section 8.6: a method that anticipates content sends `Content-Length: 0` when there is none.
@@ -219,31 +202,31 @@ impl RetryParams {
                 && result
                     .as_ref()
                     .is_ok_and(|r| r.extensions().get::<RetryAfter>().is_some());
-            let again = match decide(&self.rules, &attempt, random::jitter()) {
+            let (after, retries) = match decide(&self.rules, &attempt, random::jitter()) {
                 Decision::Retry {
                     after,
                     draws_budget,
-                } => (
-                    Some(after),
-                    !draws_budget || self.budget.try_retry(self.budget_ratio),
-                ),
+                } => {
+                    let in_budget = !draws_budget || self.budget.try_retry(self.budget_ratio);
+                    (Some(after), in_budget)
+                }
                 Decision::Stop { retry_after } => (retry_after, false),
             };
-            let (Some(after), true) = again else {
+            let Some(wait) = after.filter(|_| retries) else {
                 return match (result, last) {
                     (Err(_), Some((response, after))) => finish(Ok(response), Some(after)),
-                    (result, _) => finish(result, again.0),
+                    (result, _) => finish(result, after),
                 };
             };
             if let Ok(response) = result {
-                let slack = attempt.wait_left.saturating_sub(after);
+                let slack = attempt.wait_left.saturating_sub(wait);
                 if let Some(response) = keep(response, slack).await {
-                    last = Some((response, after));
+                    last = Some((response, wait));
                 }
             }
             self.metrics.retry(reason);
             if !group_is_paused {
-                self.wait(after, &call.record).await?;
+                self.wait(wait, &call.record).await?;
             }
         }
     }
@@ -353,8 +336,10 @@ mod tests {
             budget: Arc::new(RetryBudget::new(crate::state::Clock::start())),
             budget_ratio: 1.0,
             max_replay_body: 1024,
-            max_body: 1024,
-            body_timeout: backoff,
+            body: BodyLimits {
+                max: 1024,
+                timeout: backoff,
+            },
             draining,
             metrics: Arc::default(),
         };

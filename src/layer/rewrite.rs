@@ -4,16 +4,15 @@ use std::{
     collections::HashMap,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use tower::Service;
 
-use super::BoxFuture;
+use super::{BodyLimits, BoxFuture, read_inbound};
 use crate::{
-    body::{Body, Fault, InboundFault, read_up_to},
+    body::{Body, InboundFault},
     error::Error,
     policy::{
         operation::Operation,
@@ -27,13 +26,11 @@ use crate::{
 pub(crate) struct RewriteParams {
     /// By the operation's normalised name.
     pub rules: Arc<HashMap<String, Arc<Rule>>>,
-    pub max_body: u64,
-    /// For the whole body to arrive.
-    pub body_timeout: Duration,
+    pub body: BodyLimits,
     pub metrics: Arc<Metrics>,
 }
 
-/// See the module documentation.
+/// See the module.
 #[derive(Clone)]
 pub(crate) struct Rewrite<S> {
     inner: S,
@@ -91,33 +88,19 @@ impl RewriteParams {
 
     async fn apply(&self, rule: &Rule, request: Request<Body>) -> Result<Request<Body>, Error> {
         let (mut head, mut body) = request.into_parts();
-        let limit = usize::try_from(self.max_body).unwrap_or(usize::MAX);
-        let read = tokio::time::timeout(self.body_timeout, read_up_to(&mut body, limit)).await;
-        let bytes = match read {
-            Ok(Ok(read)) if read.complete => read.bytes,
-            Ok(Ok(_)) => {
-                return Err(Error::BodyTooLarge {
-                    max_bytes: self.max_body,
-                });
-            }
-            Ok(Err(_))
-                if head
-                    .extensions
-                    .get::<InboundFault>()
-                    .and_then(InboundFault::get)
-                    == Some(Fault::TooLarge) =>
-            {
-                return Err(Error::BodyTooLarge {
-                    max_bytes: self.max_body,
-                });
-            }
-            Ok(Err(_)) | Err(_) => return Err(Error::BrokenBody),
-        };
+        let limit = usize::try_from(self.body.max).unwrap_or(usize::MAX);
+        let fault = head.extensions.get::<InboundFault>();
+        let read = read_inbound(&mut body, fault, limit, self.body).await?;
+        if !read.complete {
+            let max_bytes = self.body.max;
+            return Err(Error::BodyTooLarge { max_bytes });
+        }
+        let bytes = read.bytes;
         let (bytes, fields, fault) = match rewrite(&bytes, rule) {
             Ok(Rewritten::Unchanged) => (bytes, Vec::new(), None),
             Ok(Rewritten::Seen { fields }) => (bytes, fields, None),
             Ok(Rewritten::Changed { body, fields }) => (Bytes::from(body), fields, None),
-            // A refused use counts as well, so that an operator sees whom mode "refuse" affects.
+            // A refused use counts as well, so that an operator sees which callers mode "refuse" affects.
             Err(RewriteFault::Deprecated { field }) => (
                 bytes,
                 vec![field.clone()],

@@ -13,7 +13,6 @@ use http::{Request, Response};
 use tokio::time::Instant;
 use tower::Service;
 
-use super::headers::X_REQUEST_ID;
 use crate::{
     body::{Body, Guard, InboundFault},
     error::Code,
@@ -93,7 +92,7 @@ where
 }
 
 fn request_id<B>(request: &Request<B>) -> RequestId {
-    match request.headers().get(X_REQUEST_ID) {
+    match request.headers().get(RequestId::HEADER) {
         Some(id) if sane_request_id(id) => RequestId(id.clone()),
         _ => RequestId::random(),
     }

@@ -20,7 +20,7 @@ use crate::{
 pub enum Identities {
     /// Callers prove themselves to revgate.
     Inject(CallerCredentials),
-    /// Callers bring a DevRev token of their own. This is the caller that every token stands for, but for its group.
+    /// Callers send a DevRev token of their own. This is the caller of every such token, but for its group.
     Validate(Arc<Caller>),
 }
 
@@ -100,7 +100,7 @@ impl Identities {
         Identities::Inject(credentials)
     }
 
-    /// The caller with this name: one of the file, or in mode "validate" the one that every token stands for.
+    /// The caller with this name: one of the file, or in mode "validate" the one of every token.
     pub fn find(&self, name: &str) -> Option<&Arc<Caller>> {
         let has_name = |caller: &&Arc<Caller>| *caller.name == *name;
         match self {

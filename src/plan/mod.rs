@@ -38,8 +38,8 @@ use crate::{
 pub struct Plan {
     /// Who may call, and how each proves it.
     pub identities: Identities,
-    /// `None` where DevRev is not asked about callers' tokens.
-    pub introspection: Option<IntrospectionPlan>,
+    /// How long a good result of an introspection is valid; `None` if callers' tokens are not introspected.
+    pub introspection_ttl: Option<Duration>,
     /// How many unknown tokens are introspected at once.
     pub max_introspections: usize,
     /// The configured DevRev tokens by name.
@@ -88,12 +88,6 @@ pub struct RetryPlan {
     pub max_replay_body: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub struct IntrospectionPlan {
-    /// How long a good result is valid.
-    pub ttl: Duration,
-}
-
 impl Plan {
     /// Makes the plan of a configuration.
     ///
@@ -125,9 +119,7 @@ impl Plan {
         let callers = config.callers.iter();
         Ok(Plan {
             identities: Identities::of(config),
-            introspection: config.auth.introspect.then_some(IntrospectionPlan {
-                ttl: config.auth.introspect_ttl,
-            }),
+            introspection_ttl: (config.auth.introspect).then_some(config.auth.introspect_ttl),
             max_introspections: max_introspections(config),
             tokens,
             rates: RatePlan {

@@ -4,7 +4,8 @@ use std::fmt;
 
 use http::{HeaderValue, header::InvalidHeaderValue};
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
+
+use crate::hash::sha256;
 
 /// One value of a token.
 #[derive(Clone)]
@@ -27,7 +28,7 @@ impl TokenValue {
         let mut header = HeaderValue::try_from(text)?;
         // Keeps it out of logs and of HPACK's table.
         header.set_sensitive(true);
-        let hash = Sha256::digest(header.as_bytes()).into();
+        let hash = sha256(header.as_bytes());
         Ok(TokenValue { header, hash })
     }
 

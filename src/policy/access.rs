@@ -99,7 +99,7 @@ impl Access {
         }
     }
 
-    /// Whether this list has the pattern that decided as well.
+    /// Whether the pattern that decided is in these lists too.
     pub fn shares(&self, decision: Decision<'_>) -> bool {
         match decision {
             Decision::Allowed(pattern) => self.allow.contains(pattern),

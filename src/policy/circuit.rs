@@ -1,7 +1,7 @@
-//! When to stop asking an upstream that fails, and when to ask again.
+//! When an upstream that fails gets no more attempts, and when it gets one again.
 //!
-//! While the circuit is closed, every attempt passes. Consecutive failures open it. While it is open, no attempt passes. When
-//! that time is over one attempt passes, the probe; its result closes the circuit or opens it again.
+//! While the circuit is closed, every attempt passes. Consecutive failures open it. While it is open, no attempt passes. After
+//! that, one attempt passes, the probe. Its result closes the circuit or opens it again.
 //!
 //! ```
 //! use std::time::Duration;
@@ -26,7 +26,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use http::StatusCode;
 
-use super::retry;
+use super::retry::AttemptEnd;
 use crate::label::label_enum;
 
 /// The operator's settings of the circuit.
@@ -67,13 +67,11 @@ pub enum Evidence {
 /// neutral: it pauses the quota group for that time, and a circuit that opened as well would shorten or extend the
 /// pause. Every other answer, including 429 and 404, shows that upstream works. revgate's own errors and a broken body
 /// from the client say nothing about upstream.
-pub fn evidence(end: Option<retry::AttemptEnd>) -> Evidence {
+pub fn evidence(end: Option<AttemptEnd>) -> Evidence {
     match end {
         None => Evidence::Neutral,
-        Some(
-            retry::AttemptEnd::NotWritten | retry::AttemptEnd::Lost | retry::AttemptEnd::TimedOut,
-        ) => Evidence::Failure,
-        Some(retry::AttemptEnd::Status {
+        Some(AttemptEnd::NotWritten | AttemptEnd::Lost | AttemptEnd::TimedOut) => Evidence::Failure,
+        Some(AttemptEnd::Status {
             status,
             retry_after,
         }) => match status {
@@ -159,7 +157,7 @@ pub struct Circuit {
 }
 
 impl Circuit {
-    /// Asks to let one attempt pass.
+    /// A pass for one attempt, if it may be sent now.
     ///
     /// # Errors
     /// The time until the next probe may pass, always above zero.
@@ -313,7 +311,10 @@ impl Circuit {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{
+        Evidence::{Failure, Neutral, Success},
+        *,
+    };
     use crate::label::assert_labels;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -337,21 +338,26 @@ mod tests {
             .expect_err("it is refused")
     }
 
+    fn settle(
+        circuit: &mut Circuit,
+        pass: Pass,
+        evidence: Evidence,
+        seconds: u64,
+    ) -> Option<Change> {
+        circuit.settle(pass, evidence, &RULES, at(seconds))
+    }
+
     /// One attempt that starts and ends in the same second.
     fn attempt(circuit: &mut Circuit, evidence: Evidence, seconds: u64) -> Option<Change> {
         let pass = pass(circuit, seconds);
-        circuit.settle(pass, evidence, &RULES, at(seconds))
+        settle(circuit, pass, evidence, seconds)
     }
 
     /// Opened at second 0.
     fn opened() -> Circuit {
         let mut circuit = Circuit::default();
-        assert_eq!(attempt(&mut circuit, Evidence::Failure, 0), None);
-        assert_eq!(attempt(&mut circuit, Evidence::Failure, 0), None);
-        assert_eq!(
-            attempt(&mut circuit, Evidence::Failure, 0),
-            Some(Change::Opened)
-        );
+        let changes = [(); 3].map(|()| attempt(&mut circuit, Failure, 0));
+        assert_eq!(changes, [None, None, Some(Change::Opened)]);
         circuit
     }
 
@@ -364,32 +370,32 @@ mod tests {
     fn evidence_of_each_end() {
         let status = |code, retry_after| {
             let status = StatusCode::from_u16(code).unwrap();
-            evidence(Some(retry::AttemptEnd::Status {
+            evidence(Some(AttemptEnd::Status {
                 status,
                 retry_after,
             }))
         };
         for code in [500, 502, 503, 504] {
-            assert_eq!(status(code, None), Evidence::Failure, "{code}");
+            assert_eq!(status(code, None), Failure, "{code}");
         }
         for code in [200, 204, 301, 400, 401, 404, 409, 429, 501, 505] {
-            assert_eq!(status(code, None), Evidence::Success, "{code}");
+            assert_eq!(status(code, None), Success, "{code}");
         }
-        assert_eq!(status(503, Some(SECOND)), Evidence::Neutral);
-        assert_eq!(status(429, Some(SECOND)), Evidence::Success);
+        assert_eq!(status(503, Some(SECOND)), Neutral);
+        assert_eq!(status(429, Some(SECOND)), Success);
         for end in [
-            retry::AttemptEnd::NotWritten,
-            retry::AttemptEnd::Lost,
-            retry::AttemptEnd::TimedOut,
+            AttemptEnd::NotWritten,
+            AttemptEnd::Lost,
+            AttemptEnd::TimedOut,
         ] {
-            assert_eq!(evidence(Some(end)), Evidence::Failure, "{end:?}");
+            assert_eq!(evidence(Some(end)), Failure, "{end:?}");
         }
-        assert_eq!(evidence(None), Evidence::Neutral);
+        assert_eq!(evidence(None), Neutral);
     }
 
     #[test]
     fn only_consecutive_failures_within_the_period_open_it() {
-        use Evidence::{Failure as F, Neutral as N, Success as S};
+        use super::Evidence::{Failure as F, Neutral as N, Success as S};
         // (second, evidence) …, and whether the last one opens the circuit.
         let table: [(&[(u64, Evidence)], bool); 8] = [
             (&[(0, F), (1, F), (2, F)], true),
@@ -420,15 +426,12 @@ mod tests {
         let probe = pass(&mut circuit, 5);
         assert_eq!(refused(&mut circuit, 6), SECOND * 4);
         assert_eq!(
-            circuit.settle(probe, Evidence::Success, &RULES, at(7)),
+            settle(&mut circuit, probe, Success, 7),
             Some(Change::Closed)
         );
         let (one, other) = (pass(&mut circuit, 7), pass(&mut circuit, 7));
-        assert_eq!(circuit.settle(one, Evidence::Failure, &RULES, at(7)), None);
-        assert_eq!(
-            circuit.settle(other, Evidence::Failure, &RULES, at(7)),
-            None
-        );
+        assert_eq!(settle(&mut circuit, one, Failure, 7), None);
+        assert_eq!(settle(&mut circuit, other, Failure, 7), None);
         assert_eq!(circuit.view(&RULES, at(7)).failures, 2, "counted anew");
     }
 
@@ -437,19 +440,13 @@ mod tests {
         let mut circuit = Circuit::default();
         let (late, later) = (pass(&mut circuit, 0), pass(&mut circuit, 0));
         for _ in 0..3 {
-            let _ = attempt(&mut circuit, Evidence::Failure, 0);
+            let _ = attempt(&mut circuit, Failure, 0);
         }
-        assert_eq!(
-            attempt(&mut circuit, Evidence::Success, 5),
-            Some(Change::Closed)
-        );
-        let _ = attempt(&mut circuit, Evidence::Failure, 6);
-        assert_eq!(circuit.settle(late, Evidence::Failure, &RULES, at(6)), None);
+        assert_eq!(attempt(&mut circuit, Success, 5), Some(Change::Closed));
+        let _ = attempt(&mut circuit, Failure, 6);
+        assert_eq!(settle(&mut circuit, late, Failure, 6), None);
         assert_eq!(circuit.view(&RULES, at(6)).failures, 1);
-        assert_eq!(
-            circuit.settle(later, Evidence::Success, &RULES, at(6)),
-            None
-        );
+        assert_eq!(settle(&mut circuit, later, Success, 6), None);
         assert_eq!(circuit.view(&RULES, at(6)).failures, 0);
     }
 
@@ -457,10 +454,7 @@ mod tests {
     fn a_failed_probe_opens_it_for_the_whole_time_again_which_is_no_change() {
         let mut circuit = opened();
         let probe = pass(&mut circuit, 8);
-        assert_eq!(
-            circuit.settle(probe, Evidence::Failure, &RULES, at(9)),
-            None
-        );
+        assert_eq!(settle(&mut circuit, probe, Failure, 9), None);
         assert_eq!(refused(&mut circuit, 9), SECOND * 5);
         let _probe = pass(&mut circuit, 14);
     }
@@ -471,10 +465,7 @@ mod tests {
         let probe = pass(&mut circuit, 5);
         circuit.abandon(probe);
         let probe = pass(&mut circuit, 5);
-        assert_eq!(
-            circuit.settle(probe, Evidence::Neutral, &RULES, at(5)),
-            None
-        );
+        assert_eq!(settle(&mut circuit, probe, Neutral, 5), None);
         let _probe = pass(&mut circuit, 5);
         assert_eq!(refused(&mut circuit, 5), SECOND * 5);
     }
@@ -487,17 +478,14 @@ mod tests {
         let latest = pass(&mut circuit, 15);
         // The end of a superseded probe does not affect the current one.
         circuit.abandon(slow);
-        assert_eq!(
-            circuit.settle(slower, Evidence::Failure, &RULES, at(16)),
-            None
-        );
+        assert_eq!(settle(&mut circuit, slower, Failure, 16), None);
         assert_eq!(refused(&mut circuit, 16), SECOND * 4);
         drop(latest);
         // The success of an upstream that is slower than `open` still counts.
         let slow = pass(&mut circuit, 20);
         let _latest = pass(&mut circuit, 25);
         assert_eq!(
-            circuit.settle(slow, Evidence::Success, &RULES, at(26)),
+            settle(&mut circuit, slow, Success, 26),
             Some(Change::Closed)
         );
     }
@@ -507,17 +495,17 @@ mod tests {
         let mut circuit = Circuit::default();
         let mut before: Vec<Pass> = (0..5).map(|_| pass(&mut circuit, 0)).collect();
         for _ in 0..3 {
-            let _ = attempt(&mut circuit, Evidence::Failure, 0);
+            let _ = attempt(&mut circuit, Failure, 0);
         }
-        for evidence in [Evidence::Success, Evidence::Failure, Evidence::Neutral] {
+        for evidence in [Success, Failure, Neutral] {
             let pass = before.pop().unwrap();
-            assert_eq!(circuit.settle(pass, evidence, &RULES, at(3)), None);
+            assert_eq!(settle(&mut circuit, pass, evidence, 3), None);
             assert_eq!(refused(&mut circuit, 3), SECOND * 2);
         }
         let _probe = pass(&mut circuit, 5);
-        for evidence in [Evidence::Success, Evidence::Failure] {
+        for evidence in [Success, Failure] {
             let pass = before.pop().unwrap();
-            assert_eq!(circuit.settle(pass, evidence, &RULES, at(6)), None);
+            assert_eq!(settle(&mut circuit, pass, evidence, 6), None);
             assert_eq!(refused(&mut circuit, 6), SECOND * 4, "the probe decides");
         }
     }
@@ -530,7 +518,7 @@ mod tests {
             (view.state, view.failures, view.next_probe)
         };
         assert_eq!(view(&circuit, 0), (Status::Closed, 0, None));
-        let _ = attempt(&mut circuit, Evidence::Failure, 0);
+        let _ = attempt(&mut circuit, Failure, 0);
         assert_eq!(view(&circuit, 10), (Status::Closed, 1, None));
         assert_eq!(
             view(&circuit, 11),
@@ -545,7 +533,7 @@ mod tests {
         );
         let probe = pass(&mut circuit, 6);
         assert_eq!(view(&circuit, 7), (Status::HalfOpen, 3, Some(SECOND * 4)));
-        let _ = circuit.settle(probe, Evidence::Success, &RULES, at(7));
+        let _ = settle(&mut circuit, probe, Success, 7);
         assert_eq!(view(&circuit, 7), (Status::Closed, 0, None));
     }
 
@@ -559,7 +547,7 @@ mod tests {
         let mut circuit = Circuit::default();
         let one = circuit.try_pass(&rules, Duration::MAX).expect("closed");
         assert_eq!(
-            circuit.settle(one, Evidence::Failure, &rules, Duration::ZERO),
+            circuit.settle(one, Failure, &rules, Duration::ZERO),
             Some(Change::Opened)
         );
         let _probe = circuit
@@ -577,7 +565,6 @@ mod tests {
     }
 
     fn event() -> impl Strategy<Value = Event> {
-        use Evidence::{Failure, Neutral, Success};
         let end = prop_oneof![
             4 => Just(Some(Failure)),
             1 => Just(Some(Success)),
@@ -649,8 +636,8 @@ mod tests {
                         };
                         if was_closed {
                             match end {
-                                Some(Evidence::Success) => consecutive.clear(),
-                                Some(Evidence::Failure) => consecutive.push(now),
+                                Some(Success) => consecutive.clear(),
+                                Some(Failure) => consecutive.push(now),
                                 _ => {}
                             }
                         }
@@ -663,13 +650,13 @@ mod tests {
                                 (opened, probe) = (Some(now), None);
                             }
                             Some(Change::Closed) => {
-                                prop_assert!(!was_closed && end == Some(Evidence::Success));
+                                prop_assert!(!was_closed && end == Some(Success));
                                 (opened, probe) = (None, None);
                                 consecutive.clear();
                             }
                             None if probe.is_some_and(|(current, _)| current == number) => {
                                 probe = None;
-                                if end == Some(Evidence::Failure) {
+                                if end == Some(Failure) {
                                     opened = Some(now);
                                 }
                             }

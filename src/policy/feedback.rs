@@ -88,7 +88,7 @@ pub fn read(
             .max(in_body)
             .max(until_reset)
             .filter(|retry_after| !retry_after.is_zero())
-            .map(|retry_after| round_up(retry_after).min(cap))
+            .map(|retry_after| Duration::from_secs(seconds_rounded_up(retry_after)).min(cap))
     });
     Feedback {
         limit,
@@ -101,12 +101,12 @@ pub fn read(
 
 /// A duration in whole seconds for `Retry-After`: rounded up, so that clients do not return early, and at least 1.
 pub fn whole_seconds(time: Duration) -> u64 {
-    round_up(time).as_secs().max(1)
+    seconds_rounded_up(time).max(1)
 }
 
-fn round_up(time: Duration) -> Duration {
+pub(super) fn seconds_rounded_up(time: Duration) -> u64 {
     let more = u64::from(time.subsec_nanos() > 0);
-    Duration::from_secs(time.as_secs().saturating_add(more))
+    time.as_secs().saturating_add(more)
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
@@ -175,7 +175,8 @@ mod tests {
     /// Sun, 06 Nov 1994 08:49:37 GMT
     const NOW: u64 = 784_111_777;
 
-    fn ask(status: u16, fields: &[(&'static str, &str)], body: &str) -> Option<u64> {
+    /// How long an answer says to wait, in seconds.
+    fn wait(status: u16, fields: &[(&'static str, &str)], body: &str) -> Option<u64> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
@@ -183,9 +184,7 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(NOW);
         let status = StatusCode::from_u16(status).unwrap();
         let feedback = read(status, &headers, Some(body.as_bytes()), now, CAP);
-        feedback
-            .retry_after
-            .map(|retry_after| retry_after.as_secs())
+        feedback.retry_after.map(|time| time.as_secs())
     }
 
     #[test]
@@ -202,38 +201,35 @@ mod tests {
             ("soon", None),
             ("", None),
         ] {
-            assert_eq!(ask(429, &[("retry-after", value)], ""), seconds, "{value}");
-            assert_eq!(ask(503, &[("retry-after", value)], ""), seconds, "{value}");
-            assert_eq!(ask(500, &[("retry-after", value)], ""), None, "{value}");
+            let field = ("retry-after", value);
+            let waits = [429, 503, 500].map(|status| wait(status, &[field], ""));
+            assert_eq!(waits, [seconds, seconds, None], "{value}");
         }
     }
 
     #[test]
     fn a_date_is_measured_against_the_answers_own() {
         let at = ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT");
-        assert_eq!(ask(429, &[at], ""), Some(60));
-        assert_eq!(
-            ask(429, &[at, ("date", "Sun, 06 Nov 1994 08:50:27 GMT")], ""),
-            Some(10)
-        );
-        assert_eq!(
-            ask(429, &[at, ("date", "Sun, 06 Nov 1994 08:51:27 GMT")], ""),
-            None
-        );
-        assert_eq!(ask(429, &[at, ("date", "nonsense")], ""), Some(60));
+        assert_eq!(wait(429, &[at], ""), Some(60));
+        for (date, want) in [
+            ("Sun, 06 Nov 1994 08:50:27 GMT", Some(10)),
+            ("Sun, 06 Nov 1994 08:51:27 GMT", None),
+            ("nonsense", Some(60)),
+        ] {
+            assert_eq!(wait(429, &[at, ("date", date)], ""), want, "{date}");
+        }
     }
 
     #[test]
     fn the_longest_retry_after_wins() {
-        assert_eq!(
-            ask(429, &[("retry-after", "3")], r#"{"retry_after":9}"#),
-            Some(9)
-        );
-        assert_eq!(
-            ask(429, &[("retry-after", "9")], r#"{"retry_after":"3"}"#),
-            Some(9)
-        );
-        assert_eq!(ask(429, &[], r#"{"retry_after":"2.5"}"#), Some(3));
+        for (header, body, want) in [
+            ("3", r#"{"retry_after":9}"#, 9),
+            ("9", r#"{"retry_after":"3"}"#, 9),
+            ("", r#"{"retry_after":"2.5"}"#, 3),
+        ] {
+            let fields = [("retry-after", header)];
+            assert_eq!(wait(429, &fields, body), Some(want), "{body}");
+        }
         for body in [
             r#"{"retry_after":-1}"#,
             r#"{"x":{"retry_after":5}}"#,
@@ -241,7 +237,7 @@ mod tests {
             "5",
             "",
         ] {
-            assert_eq!(ask(429, &[], body), None, "{body}");
+            assert_eq!(wait(429, &[], body), None, "{body}");
         }
     }
 
@@ -250,36 +246,32 @@ mod tests {
         let reset = (NOW + 30).to_string();
         let reset = ("x-ratelimit-reset", reset.as_str());
         let spent = ("x-ratelimit-remaining", "0");
-        assert_eq!(ask(429, &[reset, spent], ""), Some(30));
-        assert_eq!(ask(429, &[reset, ("x-ratelimit-remaining", "1")], ""), None);
-        assert_eq!(ask(503, &[reset, spent], ""), None);
+        assert_eq!(wait(429, &[reset, spent], ""), Some(30));
+        assert_eq!(
+            wait(429, &[reset, ("x-ratelimit-remaining", "1")], ""),
+            None
+        );
+        assert_eq!(wait(503, &[reset, spent], ""), None);
         // A duration read as an epoch lies in the past.
-        assert_eq!(ask(429, &[("x-ratelimit-reset", "30"), spent], ""), None);
+        assert_eq!(wait(429, &[("x-ratelimit-reset", "30"), spent], ""), None);
     }
 
     #[test]
     fn the_windows_end_is_measured_against_the_answers_own_date() {
         let now = UNIX_EPOCH + Duration::from_secs(NOW);
         let mut headers = HeaderMap::new();
-        let mut ask = |name: &'static str, value: &str| {
+        let mut resets_in = |name: &'static str, value: &str| {
             headers.insert(name, HeaderValue::from_str(value).unwrap());
-            read(StatusCode::OK, &headers, None, now, CAP).resets_in
+            let feedback = read(StatusCode::OK, &headers, None, now, CAP);
+            feedback.resets_in.map(|time| time.as_secs())
         };
-        assert_eq!(ask("x-ratelimit-remaining", "5"), None);
+        assert_eq!(resets_in("x-ratelimit-remaining", "5"), None);
         let reset = (NOW + 90).to_string();
-        assert_eq!(
-            ask("x-ratelimit-reset", &reset),
-            Some(Duration::from_secs(90))
-        );
+        assert_eq!(resets_in("x-ratelimit-reset", &reset), Some(90));
         // Upstream's clock is a minute ahead of ours, so the window has 30 s left.
-        assert_eq!(
-            ask("date", "Sun, 06 Nov 1994 08:50:37 GMT"),
-            Some(Duration::from_secs(30))
-        );
-        assert_eq!(
-            ask("date", "Sun, 06 Nov 1994 08:59:37 GMT"),
-            Some(Duration::ZERO)
-        );
+        let mut by_date = |date| resets_in("date", date);
+        assert_eq!(by_date("Sun, 06 Nov 1994 08:50:37 GMT"), Some(30));
+        assert_eq!(by_date("Sun, 06 Nov 1994 08:59:37 GMT"), Some(0));
     }
 
     #[test]
@@ -312,7 +304,7 @@ mod tests {
         #[test]
         fn numeric_fields_never_panic(text in "[0-9eE.+:A-Za-z, -]{0,32}") {
             for name in ["retry-after", "date", "x-ratelimit-reset"] {
-                ask(429, &[(name, &text), ("x-ratelimit-remaining", "0")], &text);
+                wait(429, &[(name, &text), ("x-ratelimit-remaining", "0")], &text);
             }
         }
     }

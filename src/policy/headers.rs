@@ -49,7 +49,7 @@ const CONTROLLED: &[&str] = &["authorization", "content-length", "via", "x-reque
 /// The gateway's name in `Via`.
 const PSEUDONYM: &str = "revgate";
 
-/// Whether a request has been through a revgate already (RFC 9110 section 7.6.3). It would run in a circle, and its credential with it.
+/// Whether a request has been through a revgate already (RFC 9110 section 7.6.3). If it went on, it would loop for ever with its credential.
 pub fn is_loop(headers: &HeaderMap) -> bool {
     let hops = headers.get_all(VIA).iter();
     hops.flat_map(|value| value.as_bytes().split(|&b| b == b','))

@@ -1,5 +1,5 @@
-//! What introspection says about the tokens that callers bring: how long a result is valid, what is cached, and which request
-//! asks DevRev.
+//! What introspection says about callers' own tokens: how long a result is valid, what is cached, and which request
+//! introspects.
 //!
 //! Good and bad tokens are cached apart. Only an answer of DevRev's makes a token good, so a flood of made-up tokens evicts
 //! made-up tokens and no good one.
@@ -32,7 +32,7 @@ pub enum Lookup<V> {
     Good(V),
     /// DevRev refuses the token.
     Bad,
-    /// DevRev must be asked.
+    /// Neither is known: the token must be introspected.
     Miss,
 }
 
@@ -43,7 +43,7 @@ pub enum Join<V, F> {
     Good(V),
     /// By now it is known to be bad.
     Bad,
-    /// Ask DevRev, and call [`TokenCache::finish`] whatever comes of it. Holds the stale result, which is used if introspection
+    /// Introspect the token, and call [`TokenCache::finish`] however that ends. Holds the stale result, which is used if introspection
     /// fails.
     Lead(Option<V>),
     /// Wait for the introspection that is under way.
@@ -248,42 +248,26 @@ mod tests {
 
     #[test]
     fn a_result_is_valid_for_its_ttl() {
-        // The outcome, and what a lookup gives at each time.
+        use Lookup::{Bad, Good, Miss};
+        // The outcome at 100 seconds, and what a lookup gives at each time.
         type Case<'a> = (Outcome<u32>, &'a [(u64, Lookup<u32>)]);
         let cases: [Case<'_>; 5] = [
             (
                 good(7, None),
-                &[
-                    (100, Lookup::Good(7)),
-                    (159, Lookup::Good(7)),
-                    (160, Lookup::Miss),
-                ],
+                &[(100, Good(7)), (159, Good(7)), (160, Miss)],
             ),
-            (
-                good(7, Some(130)),
-                &[
-                    (129, Lookup::Good(7)),
-                    (130, Lookup::Miss),
-                    (131, Lookup::Miss),
-                ],
-            ),
-            (
-                Outcome::Bad,
-                &[(100, Lookup::Bad), (109, Lookup::Bad), (110, Lookup::Miss)],
-            ),
-            (Outcome::Failed, &[(100, Lookup::Miss)]),
-            (Outcome::Abandoned, &[(100, Lookup::Miss)]),
+            (good(7, Some(130)), &[(129, Good(7)), (130, Miss)]),
+            (Outcome::Bad, &[(100, Bad), (109, Bad), (110, Miss)]),
+            (Outcome::Failed, &[(100, Miss)]),
+            (Outcome::Abandoned, &[(100, Miss)]),
         ];
         for (outcome, lookups) in cases {
             let mut cache = Small::new(4);
             assert_eq!(cache.join(&1, at(100), || 0), Join::Lead(None));
             assert_eq!(cache.finish(&1, outcome, at(100)), None);
-            for (time, lookup) in lookups {
-                assert_eq!(
-                    cache.lookup(&1, at(*time)),
-                    *lookup,
-                    "{outcome:?} at {time}"
-                );
+            for (time, want) in lookups {
+                let found = cache.lookup(&1, at(*time));
+                assert_eq!(found, *want, "{outcome:?} at {time}");
             }
         }
     }

@@ -30,6 +30,8 @@ use governor::nanos::Nanos;
 use governor::state::StateStore;
 use http::HeaderValue;
 
+use super::feedback::{seconds_rounded_up, whole_seconds};
+
 /// Capacity of [`KeyedLimiters`]: some 2 MB, and more than a sidecar has callers.
 pub const DEFAULT_CAPACITY: usize = 10_000;
 
@@ -91,7 +93,11 @@ impl Verdict {
         } else {
             self.retry_after
         };
-        value(format!("\"caller\";r={};t={}", self.remaining, ceil(wait)))
+        value(format!(
+            "\"caller\";r={};t={}",
+            self.remaining,
+            seconds_rounded_up(wait)
+        ))
     }
 }
 
@@ -191,7 +197,7 @@ impl<C: Clock> Limiter<C> {
     /// `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10 section 3: the burst, and the time in which it is refilled.
     pub fn policy_header(&self) -> HeaderValue {
         let burst = self.limit.burst().get();
-        let window = ceil(self.limit.interval().saturating_mul(burst)).max(1);
+        let window = whole_seconds(self.limit.interval().saturating_mul(burst));
         value(format!("\"caller\";q={burst};w={window}"))
     }
 
@@ -269,11 +275,6 @@ impl<C: Clock + Clone> KeyedLimiters<C> {
         self.swept = (!room).then_some(now);
         room
     }
-}
-
-fn ceil(time: Duration) -> u64 {
-    time.as_secs()
-        .saturating_add(u64::from(time.subsec_nanos() > 0))
 }
 
 fn value(text: String) -> HeaderValue {

@@ -295,12 +295,10 @@ mod tests {
     #[test]
     fn what_was_refused_before_any_work_is_retried() {
         let backoff = RULES.backoff_min;
-        assert_eq!(
-            after(status(429, Some(SECOND)), false),
-            retry(SECOND, false)
-        );
+        let named = |code| after(status(code, Some(SECOND)), false);
+        assert_eq!(named(429), retry(SECOND, false));
+        assert_eq!(named(503), retry(SECOND, true));
         assert_eq!(after(status(429, None), false), retry(backoff, false));
-        assert_eq!(after(status(503, Some(SECOND)), false), retry(SECOND, true));
         assert_eq!(after(status(503, None), false), retry(backoff, true));
         assert_eq!(after(AttemptEnd::NotWritten, false), retry(backoff, true));
     }
@@ -324,13 +322,9 @@ mod tests {
 
     #[test]
     fn no_retry_past_the_wait_or_the_attempts_or_without_the_body() {
-        let end = status(429, Some(SECOND * 31));
-        assert_eq!(
-            after(end, true),
-            Decision::Stop {
-                retry_after: Some(SECOND * 31)
-            }
-        );
+        let retry_after = Some(SECOND * 31);
+        let stop = Decision::Stop { retry_after };
+        assert_eq!(after(status(429, retry_after), true), stop);
         let base = Attempt {
             number: 3,
             reads: true,
@@ -339,21 +333,15 @@ mod tests {
             wait_left: SECOND * 9,
         };
         assert_eq!(decide(&RULES, &base, 0.0), retry(Duration::ZERO, true));
-        assert_eq!(decide(&RULES, &Attempt { number: 4, ..base }, 0.0), STOP);
-        assert_eq!(
-            decide(
-                &RULES,
-                &Attempt {
-                    replayable: false,
-                    ..base
-                },
-                0.0
-            ),
-            STOP
-        );
+        let last = Attempt { number: 4, ..base };
+        assert_eq!(decide(&RULES, &last, 0.0), STOP);
+        let once = Attempt {
+            replayable: false,
+            ..base
+        };
+        assert_eq!(decide(&RULES, &once, 0.0), STOP);
     }
 
-    /// Dashboards and alerts depend on these names.
     #[test]
     fn reasons_have_the_names_that_dashboards_use() {
         assert_labels!(Reason: "throttled" "unavailable" "server_error" "not_written" "lost" "timeout");

@@ -16,12 +16,13 @@
 //! ```
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::ops::Range;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::value::RawValue;
+use thiserror::Error;
 
 use crate::label::label_enum;
 
@@ -105,46 +106,22 @@ pub enum Rewritten {
 }
 
 /// Why a body is not forwarded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RewriteFault {
-    /// JSON, but not an object.
+    #[error("the body is not a JSON object")]
     NotAnObject,
     /// Not one JSON text (RFC 8259): a byte order mark, trailing bytes and invalid UTF-8 included.
+    #[error("the body is not valid JSON")]
     Malformed,
-    /// A repeated key, of which servers use different values (RFC 8259 section 4).
+    /// Servers use different values of a repeated key (RFC 8259 section 4).
+    #[error("the key {0:?} appears twice")]
     RepeatedKey(String),
-    /// Old and new key with different values.
-    Conflict {
-        /// The old key.
-        old: String,
-        /// The new one.
-        new: String,
-    },
+    #[error("{old:?} and its replacement {new:?} have different values")]
+    Conflict { old: String, new: String },
     /// A deprecated key, in mode "refuse".
-    Deprecated {
-        /// The key.
-        field: String,
-    },
+    #[error("the field {field:?} is deprecated")]
+    Deprecated { field: String },
 }
-
-impl fmt::Display for RewriteFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RewriteFault::NotAnObject => f.write_str("the body is not a JSON object"),
-            RewriteFault::Malformed => f.write_str("the body is not valid JSON"),
-            RewriteFault::RepeatedKey(key) => write!(f, "the key {key:?} appears twice"),
-            RewriteFault::Conflict { old, new } => {
-                write!(
-                    f,
-                    "{old:?} and its replacement {new:?} have different values"
-                )
-            }
-            RewriteFault::Deprecated { field } => write!(f, "the field {field:?} is deprecated"),
-        }
-    }
-}
-
-impl std::error::Error for RewriteFault {}
 
 /// Applies a rule to a body.
 ///
@@ -242,12 +219,8 @@ fn unescape(key: &str) -> Result<Cow<'_, str>, RewriteFault> {
 fn actions<'r>(members: &[Member<'_>], rule: &'r Rule) -> Result<Vec<Action<'r>>, RewriteFault> {
     let target = |member: &Member<'_>| replacement(rule, &member.name);
     let mut actions = vec![Action::Keep; members.len()];
-    let news: BTreeMap<&str, ()> = members
-        .iter()
-        .filter_map(target)
-        .map(|new| (new, ()))
-        .collect();
-    for new in news.into_keys() {
+    let news: BTreeSet<&str> = members.iter().filter_map(target).collect();
+    for new in news {
         // All members that end up with the new name: the one that has it already, unless it is renamed itself, and those renamed to it.
         let rivals: Vec<usize> = (0..members.len())
             .filter(|&at| match target(&members[at]) {
@@ -401,26 +374,32 @@ mod tests {
     use super::*;
     use crate::label::assert_labels;
 
-    fn rule(mode: Mode) -> Rule {
-        let own = |(old, new): (&str, &str)| (old.to_owned(), new.to_owned());
+    fn rule(rename: &[(&str, &str)], mode: Mode) -> Rule {
+        let rename = rename
+            .iter()
+            .map(|(old, new)| ((*old).into(), (*new).into()));
         Rule {
-            rename: [("rev_org_don", "rev_org"), ("user_don", "id")]
-                .map(own)
-                .to_vec(),
+            rename: rename.collect(),
             mode,
             link: None,
         }
     }
 
+    const RENAME: [(&str, &str); 2] = [("rev_org_don", "rev_org"), ("user_don", "id")];
+
+    fn rewritten(body: impl AsRef<[u8]>, mode: Mode) -> Result<Rewritten, RewriteFault> {
+        rewrite(body.as_ref(), &rule(&RENAME, mode))
+    }
+
     fn changed(body: &str) -> String {
-        match rewrite(body.as_bytes(), &rule(Mode::Rewrite)) {
+        match rewritten(body, Mode::Rewrite) {
             Ok(Rewritten::Changed { body, .. }) => String::from_utf8(body).unwrap(),
             other => panic!("{body}: {other:?}"),
         }
     }
 
     fn fault(body: impl AsRef<[u8]>) -> RewriteFault {
-        rewrite(body.as_ref(), &rule(Mode::Rewrite)).unwrap_err()
+        rewritten(body, Mode::Rewrite).unwrap_err()
     }
 
     #[test]
@@ -440,26 +419,23 @@ mod tests {
     #[test]
     fn nothing_to_rename_is_nothing_changed() {
         for body in ["{}", r#"{"id":"user_don"}"#, r#"{"x":{"user_don":1}}"#] {
-            let got = rewrite(body.as_bytes(), &rule(Mode::Rewrite));
-            assert_eq!(got, Ok(Rewritten::Unchanged));
+            assert_eq!(rewritten(body, Mode::Rewrite), Ok(Rewritten::Unchanged));
         }
     }
 
     #[test]
     fn equal_values_drop_the_old_key_with_its_comma() {
-        assert_eq!(changed(r#"{"user_don":"U", "id":"U"}"#), r#"{"id":"U"}"#);
-        assert_eq!(
-            changed(r#"{"id":"U", "user_don":"\u0055"}"#),
-            r#"{"id":"U"}"#
-        );
-        assert_eq!(
-            changed(r#"{"id":1,"user_don":1 ,"x":2}"#),
-            r#"{"id":1,"x":2}"#
-        );
-        assert_eq!(
-            changed(r#"{"id":1,"rev_org":2,"user_don":1,"rev_org_don":2 }"#),
-            r#"{"id":1,"rev_org":2 }"#
-        );
+        for (body, want) in [
+            (r#"{"user_don":"U", "id":"U"}"#, r#"{"id":"U"}"#),
+            (r#"{"id":"U", "user_don":"\u0055"}"#, r#"{"id":"U"}"#),
+            (r#"{"id":1,"user_don":1 ,"x":2}"#, r#"{"id":1,"x":2}"#),
+            (
+                r#"{"id":1,"rev_org":2,"user_don":1,"rev_org_don":2 }"#,
+                r#"{"id":1,"rev_org":2 }"#,
+            ),
+        ] {
+            assert_eq!(changed(body), want);
+        }
     }
 
     #[test]
@@ -477,20 +453,13 @@ mod tests {
         };
         assert_eq!(fault(r#"{"user_don":"U","id":"V"}"#), conflict);
         // Equal as floats, and not the same number.
-        assert_eq!(
-            fault(r#"{"id":9007199254740993,"user_don":9007199254740992}"#),
-            conflict
-        );
+        let large = r#"{"id":9007199254740993,"user_don":9007199254740992}"#;
+        assert_eq!(fault(large), conflict);
     }
 
     #[test]
     fn two_old_names_of_one_new_are_treated_alike() {
-        let own = |(old, new): (&str, &str)| (old.to_owned(), new.to_owned());
-        let rule = Rule {
-            rename: [("a", "c"), ("b", "c")].map(own).to_vec(),
-            mode: Mode::Rewrite,
-            link: None,
-        };
+        let rule = rule(&[("a", "c"), ("b", "c")], Mode::Rewrite);
         let Ok(Rewritten::Changed { body, fields }) = rewrite(br#"{"a":1,"b":1}"#, &rule) else {
             panic!("not changed");
         };
@@ -500,46 +469,31 @@ mod tests {
 
     #[test]
     fn modes_other_than_rewrite_change_nothing() {
-        let body = br#"{"user_don":"U"}"#;
-        let fields = vec!["user_don".to_owned()];
+        let (body, field) = (r#"{"user_don":"U"}"#, "user_don".to_owned());
+        let fields = vec![field.clone()];
         assert_eq!(
-            rewrite(body, &rule(Mode::Report)),
+            rewritten(body, Mode::Report),
             Ok(Rewritten::Seen { fields })
         );
-        let field = "user_don".to_owned();
-        assert_eq!(
-            rewrite(body, &rule(Mode::Refuse)),
-            Err(RewriteFault::Deprecated { field })
-        );
+        let refused = RewriteFault::Deprecated { field };
+        assert_eq!(rewritten(body, Mode::Refuse), Err(refused));
     }
 
     #[test]
     fn what_is_not_one_object_is_refused() {
-        for body in [
-            "",
-            "{",
-            "\u{feff}{}",
-            "{} {}",
-            "{}x",
-            "{\"a\":01}",
-            "{a:1}",
-            "{1:1}",
-        ] {
+        #[rustfmt::skip]
+        let malformed = ["", "{", "\u{feff}{}", "{} {}", "{}x", "{\"a\":01}", "{a:1}", "{1:1}"];
+        for body in malformed {
             assert_eq!(fault(body), RewriteFault::Malformed, "{body}");
         }
         assert_eq!(fault(b"{\"a\":\"\xff\"}"), RewriteFault::Malformed);
         for body in ["[]", "1", "null", " \"{}\""] {
             assert_eq!(fault(body), RewriteFault::NotAnObject, "{body}");
         }
-        assert_eq!(
-            fault(r#"{"a":1,"\u0061":1}"#),
-            RewriteFault::RepeatedKey("a".to_owned())
-        );
+        let repeated = RewriteFault::RepeatedKey("a".to_owned());
+        assert_eq!(fault(r#"{"a":1,"\u0061":1}"#), repeated);
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(
-            rewrite(deep.as_bytes(), &rule(Mode::Rewrite)),
-            Ok(Rewritten::Unchanged)
-        );
+        assert_eq!(rewritten(deep, Mode::Rewrite), Ok(Rewritten::Unchanged));
     }
 
     fn member() -> impl Strategy<Value = (String, String)> {
@@ -569,7 +523,7 @@ mod tests {
             keys.sort();
             let repeated = keys.windows(2).any(|pair| pair[0] == pair[1]);
             let old = |key: &str| match key { "user_don" => Some("id"), "rev_org_don" => Some("rev_org"), _ => None };
-            match rewrite(body.as_bytes(), &rule(Mode::Rewrite)) {
+            match rewritten(&body, Mode::Rewrite) {
                 Err(RewriteFault::RepeatedKey(_)) => prop_assert!(repeated),
                 Err(RewriteFault::Conflict { .. }) => prop_assert!(keys.iter().any(|key| old(key).is_some())),
                 Err(other) => prop_assert!(false, "{other:?}"),
@@ -596,7 +550,7 @@ mod tests {
 
         #[test]
         fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..64)) {
-            let _ = rewrite(&body, &rule(Mode::Rewrite));
+            let _ = rewritten(&body, Mode::Rewrite);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whether a connection leads back to this gateway. A request on it would run in a circle, and its credential with it.
+//! Whether a connection leads back to this gateway. A request on it would loop for ever with its credential.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -21,7 +21,7 @@ pub fn is_own_listener(listeners: &[SocketAddr], peer: SocketAddr, local: Option
     })
 }
 
-/// The addresses of a host that needs no look-up; none of a name that does.
+/// The addresses of a host that needs no DNS query; none of a name that does.
 pub fn literal_addresses(host: &str) -> Vec<IpAddr> {
     let host = host.trim_matches(['[', ']']);
     if let Ok(ip) = host.parse() {
@@ -35,7 +35,7 @@ pub fn literal_addresses(host: &str) -> Vec<IpAddr> {
     Vec::new()
 }
 
-/// Whether `url` names one of these listeners, as far as that is known without a look-up.
+/// Whether `url` names one of these listeners, as far as that is known without a DNS query.
 pub fn names_own_listener(url: &Uri, listeners: &[SocketAddr]) -> bool {
     let default_port = if url.scheme_str() == Some("https") {
         443

@@ -11,82 +11,62 @@
 //! assert_eq!(check("/a/%2e%2e/works.list"), Err(TargetFault::DotSegment));
 //! ```
 
-use std::fmt;
-
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use http::{HeaderMap, Method, Uri, Version};
 use percent_encoding::percent_decode;
+use thiserror::Error;
 
 /// A fault of a request's target or Host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TargetFault {
     /// CONNECT asks for a tunnel (RFC 9110 section 9.3.6).
+    #[error("CONNECT is not served")]
     Connect,
     /// TRACE would echo the token in the answer (RFC 9110 section 9.3.8).
+    #[error("TRACE is not served")]
     Trace,
     /// `OPTIONS *` is about a server as a whole (RFC 9112 section 3.2.4).
+    #[error("the target * is not served")]
     Asterisk,
     /// A path must begin with a slash (RFC 9112 section 3.2.1).
+    #[error("the target's path does not begin with a slash")]
     NoSlash,
     /// `.` or `..`, plain or encoded (RFC 3986 section 3.3).
+    #[error("the path contains a dot segment")]
     DotSegment,
     /// Escapes nested deeper than they are decoded here.
+    #[error("the path is percent-encoded too many times over")]
     NestedEscapes,
     /// No authority and no Host, or an empty one (RFC 9112 section 3.2).
+    #[error("no host is named")]
     HostMissing,
-    /// More than one Host.
+    #[error("more than one Host is named")]
     HostRepeated,
     /// Not a host and an optional port.
+    #[error("the host is malformed")]
     HostMalformed,
     /// In HTTP/2, `:authority` and Host must agree (RFC 9113 section 8.3.1).
+    #[error("Host and :authority differ")]
     HostDiffers,
     /// User information is not allowed in a request (RFC 9110 section 4.2.4).
+    #[error("the host carries user information")]
     UserInfo,
 }
 
-impl fmt::Display for TargetFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            TargetFault::Connect => "CONNECT is not served",
-            TargetFault::Trace => "TRACE is not served",
-            TargetFault::Asterisk => "the target * is not served",
-            TargetFault::NoSlash => "the target's path does not begin with a slash",
-            TargetFault::DotSegment => "the path contains a dot segment",
-            TargetFault::NestedEscapes => "the path is percent-encoded too many times over",
-            TargetFault::HostMissing => "no host is named",
-            TargetFault::HostRepeated => "more than one Host is named",
-            TargetFault::HostMalformed => "the host is malformed",
-            TargetFault::HostDiffers => "Host and :authority differ",
-            TargetFault::UserInfo => "the host carries user information",
-        })
-    }
-}
-
-impl std::error::Error for TargetFault {}
-
 /// A fault of a request's framing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FramingFault {
     /// A transfer coding other than exactly one `chunked` (RFC 9112 section 6.1), or any in a version that has none.
+    #[error("the only transfer coding is one chunked")]
     TransferEncoding,
     /// Both Transfer-Encoding and Content-Length, as in request smuggling (RFC 9112 section 6.1).
+    #[error("Transfer-Encoding and Content-Length exclude each other")]
     Both,
     /// A Content-Length that is not a number, or several that differ (RFC 9112 section 6.3).
+    #[error("Content-Length is malformed or contradicts itself")]
     ContentLength,
 }
-
-impl fmt::Display for FramingFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            FramingFault::TransferEncoding => "the only transfer coding is one chunked",
-            FramingFault::Both => "Transfer-Encoding and Content-Length exclude each other",
-            FramingFault::ContentLength => "Content-Length is malformed or contradicts itself",
-        })
-    }
-}
-
-impl std::error::Error for FramingFault {}
 
 /// Checks method, target and Host. A target in absolute form may name any authority, since requests go to the configured upstream.
 ///
@@ -208,18 +188,19 @@ fn check_host(
     if let Some(host) = host {
         check_authority(host.as_bytes())?;
     }
-    match version {
-        Version::HTTP_2 | Version::HTTP_3 => match (authority, host.map(HeaderValue::as_bytes)) {
-            (None, None) => Err(TargetFault::HostMissing),
-            (Some(authority), Some(host))
-                if !authority.as_str().as_bytes().eq_ignore_ascii_case(host) =>
-            {
-                Err(TargetFault::HostDiffers)
-            }
-            _ => Ok(()),
-        },
+    match (version, authority, host) {
+        (Version::HTTP_2 | Version::HTTP_3, Some(authority), Some(host))
+            if !authority
+                .as_str()
+                .as_bytes()
+                .eq_ignore_ascii_case(host.as_bytes()) =>
+        {
+            Err(TargetFault::HostDiffers)
+        }
         // HTTP/1.1 requires Host even with a target in absolute form; HTTP/1.0 does not have it.
-        Version::HTTP_11 if host.is_none() => Err(TargetFault::HostMissing),
+        (Version::HTTP_2 | Version::HTTP_3, None, None) | (Version::HTTP_11, _, None) => {
+            Err(TargetFault::HostMissing)
+        }
         _ => Ok(()),
     }
 }
@@ -273,6 +254,7 @@ fn check_authority(authority: &[u8]) -> Result<(), TargetFault> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -288,115 +270,87 @@ mod tests {
     fn go(method: &str, target: &str, hosts: &[&str]) -> Result<(), TargetFault> {
         let fields: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        check(
-            &method,
-            &target.parse().unwrap(),
-            Version::HTTP_11,
-            &with(&fields),
-        )
+        let (uri, headers) = (target.parse().unwrap(), with(&fields));
+        check(&method, &uri, Version::HTTP_11, &headers)
     }
 
     #[test]
     fn forms_of_the_target() {
+        use TargetFault::{Asterisk, Connect, NoSlash, Trace, UserInfo};
         assert_eq!(go("GET", "/works.list?a=../b", &["a"]), Ok(()));
         assert_eq!(go("GET", "http://elsewhere/works.list", &["a"]), Ok(()));
-        assert_eq!(go("CONNECT", "a:1", &["a"]), Err(TargetFault::Connect));
-        assert_eq!(go("TRACE", "/", &["a"]), Err(TargetFault::Trace));
-        assert_eq!(go("OPTIONS", "*", &["a"]), Err(TargetFault::Asterisk));
-        assert_eq!(go("GET", "a:1", &["a"]), Err(TargetFault::NoSlash));
-        assert_eq!(
-            go("GET", "http://u@elsewhere/", &["a"]),
-            Err(TargetFault::UserInfo)
-        );
+        for (method, target, fault) in [
+            ("CONNECT", "a:1", Connect),
+            ("TRACE", "/", Trace),
+            ("OPTIONS", "*", Asterisk),
+            ("GET", "a:1", NoSlash),
+            ("GET", "http://u@elsewhere/", UserInfo),
+        ] {
+            assert_eq!(go(method, target, &["a"]), Err(fault));
+        }
     }
 
     #[test]
     fn dot_segments_in_any_encoding() {
-        for path in [
-            "/..",
-            "/.",
-            "/a/../b",
-            "/%2e%2E/b",
-            "/.%2e/b",
-            "/a%2f..",
-            "/a%5C..%5cb",
-            "/a/..%3bx/b",
-            "/a/..;x/b",
-            "/%252e%252e/b",
-            "/%25252e",
-        ] {
-            assert_eq!(
-                go("GET", path, &["a"]),
-                Err(TargetFault::DotSegment),
-                "{path}"
-            );
+        let of = |path| go("GET", path, &["a"]);
+        #[rustfmt::skip]
+        let bad = [
+            "/..", "/.", "/a/../b", "/%2e%2E/b", "/.%2e/b", "/a%2f..", "/a%5C..%5cb", "/a/..%3bx/b", "/a/..;x/b",
+            "/%252e%252e/b", "/%25252e",
+        ];
+        for path in bad {
+            assert_eq!(of(path), Err(TargetFault::DotSegment), "{path}");
         }
-        for path in [
-            "/works.list",
-            "/...",
-            "/.well-known",
-            "/a%20b",
-            "/100%",
-            "/a..b/c",
-        ] {
-            assert_eq!(go("GET", path, &["a"]), Ok(()), "{path}");
+        #[rustfmt::skip]
+        let good = ["/works.list", "/...", "/.well-known", "/a%20b", "/100%", "/a..b/c"];
+        for path in good {
+            assert_eq!(of(path), Ok(()), "{path}");
         }
         let deep = format!("/%{}2e", "25".repeat(20));
-        assert_eq!(go("GET", &deep, &["a"]), Err(TargetFault::NestedEscapes));
+        assert_eq!(of(&deep), Err(TargetFault::NestedEscapes));
     }
 
     #[test]
     fn hosts() {
+        use TargetFault::{HostDiffers, HostMalformed, HostMissing, HostRepeated, UserInfo};
+        let of = |hosts: &[&str]| go("GET", "/", hosts);
         for host in ["api.devrev.ai", "localhost:8080", "[::1]:80", "[::1]", "a:"] {
-            assert_eq!(go("GET", "/", &[host]), Ok(()), "{host}");
+            assert_eq!(of(&[host]), Ok(()), "{host}");
         }
         for host in [
             "a b", "a,b", "a/b", "a:x", "a:65536", "[::1", "[x]", "a:1:2", "[::1]x",
         ] {
-            assert_eq!(
-                go("GET", "/", &[host]),
-                Err(TargetFault::HostMalformed),
-                "{host}"
-            );
+            assert_eq!(of(&[host]), Err(HostMalformed), "{host}");
         }
-        assert_eq!(go("GET", "/", &["u@a"]), Err(TargetFault::UserInfo));
-        assert_eq!(go("GET", "/", &[]), Err(TargetFault::HostMissing));
-        assert_eq!(go("GET", "/", &[""]), Err(TargetFault::HostMissing));
-        assert_eq!(go("GET", "/", &["a", "a"]), Err(TargetFault::HostRepeated));
+        assert_eq!(of(&["u@a"]), Err(UserInfo));
+        assert_eq!(of(&[]), Err(HostMissing));
+        assert_eq!(of(&[""]), Err(HostMissing));
+        assert_eq!(of(&["a", "a"]), Err(HostRepeated));
         let uri: Uri = "https://a/x".parse().unwrap();
         let h2 = |fields: &[(&'static str, &str)]| {
             check(&Method::GET, &uri, Version::HTTP_2, &with(fields))
         };
         assert_eq!(h2(&[]), Ok(()));
         assert_eq!(h2(&[("host", "A")]), Ok(()));
-        assert_eq!(h2(&[("host", "b")]), Err(TargetFault::HostDiffers));
+        assert_eq!(h2(&[("host", "b")]), Err(HostDiffers));
     }
 
     #[test]
     fn framings() {
-        let go = |fields: &[(&'static str, &str)]| framing(&with(fields), &Version::HTTP_11);
+        use FramingFault::{Both, ContentLength, TransferEncoding};
+        let of = |fields: &[(&'static str, &str)]| framing(&with(fields), &Version::HTTP_11);
         let (te, cl) = ("transfer-encoding", "content-length");
-        assert_eq!(go(&[]), Ok(()));
-        assert_eq!(go(&[(te, "Chunked")]), Ok(()));
-        assert_eq!(go(&[(cl, "5"), (cl, "5"), ("upgrade", "h2c")]), Ok(()));
+        assert_eq!(of(&[]), Ok(()));
+        assert_eq!(of(&[(te, "Chunked")]), Ok(()));
+        assert_eq!(of(&[(cl, "5"), (cl, "5"), ("upgrade", "h2c")]), Ok(()));
         for coding in ["gzip, chunked", "chunked, chunked", "identity", ""] {
-            assert_eq!(
-                go(&[(te, coding)]),
-                Err(FramingFault::TransferEncoding),
-                "{coding}"
-            );
+            assert_eq!(of(&[(te, coding)]), Err(TransferEncoding), "{coding}");
         }
-        assert_eq!(
-            go(&[(te, "chunked"), (te, "chunked")]),
-            Err(FramingFault::TransferEncoding)
-        );
-        assert_eq!(go(&[(te, "chunked"), (cl, "5")]), Err(FramingFault::Both));
+        let twice = [(te, "chunked"), (te, "chunked")];
+        assert_eq!(of(&twice), Err(TransferEncoding));
+        assert_eq!(of(&[(te, "chunked"), (cl, "5")]), Err(Both));
         for length in ["5, 6", "-1", "+5", "", "5 5"] {
-            assert_eq!(
-                go(&[(cl, length)]),
-                Err(FramingFault::ContentLength),
-                "{length}"
-            );
+            assert_eq!(of(&[(cl, length)]), Err(ContentLength), "{length}");
         }
     }
 

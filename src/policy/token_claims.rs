@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::label::label_enum;
 
-/// How long before its expiry a token causes a warning, in seconds: a day, so that somebody sees it during working hours.
+/// How long before its expiry a token causes a warning, in seconds: a day, so that it is seen during working hours.
 const NOTICE: f64 = 24.0 * 60.0 * 60.0;
 
 /// The claims, unverified; `None` if the token is no JWT.
@@ -25,7 +25,7 @@ pub fn expires_at(token: &[u8]) -> Option<f64> {
 }
 
 label_enum! {
-    /// Where a token stands in its lifetime, by its `exp`.
+    /// How close a token is to its expiry, by its `exp`.
     pub enum Expiry {
         /// It has no `exp` that can be read.
         Unknown = "unknown",

@@ -2,7 +2,7 @@
 //!
 //! While a token is good, every attempt passes. A 401 refuses it: no attempt passes during a pause, then one does, the probe. If
 //! the probe succeeds, the token is good again. If it gets a 401, the next pause is longer. Every pause ends, so a token that
-//! somebody repairs at DevRev comes back without any action here.
+//! is repaired at DevRev comes back without any action here.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ pub struct TokenHealth {
 }
 
 impl TokenHealth {
-    /// Asks to let one attempt pass, before the attempt costs anything.
+    /// A pass for one attempt, before the attempt costs anything.
     ///
     /// # Errors
     /// The time until the next probe may go, above zero.
@@ -89,7 +89,7 @@ impl TokenHealth {
         Ok(Pass::Probe(self.probes))
     }
 
-    /// Asks again when the attempt is about to be sent. It may have waited, and the token may have been refused meanwhile.
+    /// Whether the attempt may still go, when it is about to be sent. It may have waited, and the token may have been refused meanwhile.
     ///
     /// # Errors
     /// As for [`TokenHealth::try_pass`].
@@ -143,7 +143,7 @@ impl TokenHealth {
         }
     }
 
-    /// Ends the pause, because the token was written anew: the next attempt is a probe.
+    /// Ends the pause, because the token's file was written again: the next attempt is a probe.
     pub fn end_pause(&mut self, now: Duration) {
         if let Some(refusal) = &mut self.refusal {
             refusal.until = now;
@@ -179,6 +179,26 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    /// The number of the probe, if this pass is one.
+    fn number(pass: Pass) -> Option<u64> {
+        match pass {
+            Pass::Free => None,
+            Pass::Probe(number) => Some(number),
+        }
+    }
+
+    /// One attempt that is sent and answered at `now`.
+    fn attempt(health: &mut TokenHealth, evidence: Evidence, now: Duration) -> Option<Change> {
+        let probe = number(health.try_pass(now).unwrap());
+        let generation = health.try_send(probe, now).unwrap();
+        health.settle(generation, evidence, now)
+    }
+
+    /// The number of a probe that passes at `now`.
+    fn probe(health: &mut TokenHealth, now: Duration) -> u64 {
+        number(health.try_pass(now).unwrap()).expect("a probe")
+    }
+
     #[test]
     fn only_answers_that_follow_a_check_of_the_token_are_evidence() {
         for (status, want) in [
@@ -202,39 +222,24 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_minute_and_a_success_ends_them() {
         let (mut health, mut now) = (TokenHealth::default(), ZERO);
-        let mut pass = health.try_pass(now).unwrap();
-        assert_eq!(pass, Pass::Free);
         for want in [5, 10, 20, 40, 60, 60] {
-            let probe = match pass {
-                Pass::Free => None,
-                Pass::Probe(number) => Some(number),
-            };
-            let generation = health.try_send(probe, now).unwrap();
-            health.settle(generation, Evidence::Refused, now);
+            let change = attempt(&mut health, Evidence::Refused, now);
+            assert_eq!(change.is_some(), want == 5, "only the first is a change");
             assert_eq!(health.try_pass(now), Err(seconds(want)));
             now += seconds(want) - Duration::from_millis(1);
             assert_eq!(health.try_pass(now), Err(Duration::from_millis(1)));
             now += Duration::from_millis(1);
-            pass = health.try_pass(now).unwrap();
-            assert!(matches!(pass, Pass::Probe(_)));
+            let number = probe(&mut health, now);
             assert!(health.try_pass(now).is_err(), "one at a time");
+            health.release_probe(number);
         }
-        let Pass::Probe(number) = pass else {
-            panic!("a probe")
-        };
-        let generation = health.try_send(Some(number), now).unwrap();
-        let change = health.settle(generation, Evidence::Accepted, now);
+        let change = attempt(&mut health, Evidence::Accepted, now);
         assert_eq!(change, Some(Change::Accepted));
-        assert_eq!(
-            (health.try_pass(now), health.probe_in(now)),
-            (Ok(Pass::Free), None)
-        );
+        assert_eq!(health.try_pass(now), Ok(Pass::Free));
+        assert_eq!(health.probe_in(now), None);
         // A later refusal begins with the first pause again.
-        let generation = health.try_send(None, now).unwrap();
-        assert_eq!(
-            health.settle(generation, Evidence::Refused, now),
-            Some(Change::Refused)
-        );
+        let change = attempt(&mut health, Evidence::Refused, now);
+        assert_eq!(change, Some(Change::Refused));
         assert_eq!(health.try_pass(now), Err(FIRST_PAUSE));
     }
 
@@ -256,20 +261,13 @@ mod tests {
     #[test]
     fn after_a_probe_without_evidence_the_next_goes_at_once() {
         let mut health = TokenHealth::default();
-        let generation = health.try_send(None, ZERO).unwrap();
-        health.settle(generation, Evidence::Refused, ZERO);
-        let Ok(Pass::Probe(first)) = health.try_pass(FIRST_PAUSE) else {
-            panic!("a probe")
-        };
+        attempt(&mut health, Evidence::Refused, ZERO);
+        let first = probe(&mut health, FIRST_PAUSE);
         let generation = health.try_send(Some(first), FIRST_PAUSE).unwrap();
-        assert_eq!(
-            health.settle(generation, Evidence::Unknown, FIRST_PAUSE),
-            None
-        );
+        let change = health.settle(generation, Evidence::Unknown, FIRST_PAUSE);
+        assert_eq!(change, None);
         health.release_probe(first);
-        let Ok(Pass::Probe(second)) = health.try_pass(FIRST_PAUSE) else {
-            panic!("the next")
-        };
+        let second = probe(&mut health, FIRST_PAUSE);
         // The number of the first probe is no longer valid.
         health.release_probe(first);
         assert!(health.try_pass(FIRST_PAUSE).is_err());
@@ -282,22 +280,19 @@ mod tests {
         let mut health = TokenHealth::default();
         health.end_pause(ZERO);
         assert_eq!(health.try_pass(ZERO), Ok(Pass::Free));
-        let generation = health.try_send(None, ZERO).unwrap();
-        health.settle(generation, Evidence::Refused, ZERO);
+        attempt(&mut health, Evidence::Refused, ZERO);
         health.end_pause(seconds(1));
-        let Ok(Pass::Probe(waiting)) = health.try_pass(seconds(1)) else {
-            panic!("a probe")
-        };
+        let waiting = probe(&mut health, seconds(1));
         assert!(health.try_pass(seconds(1)).is_err());
         // After another touch a new probe goes, and the one that still waits is no longer valid.
         health.end_pause(seconds(2));
-        assert!(matches!(health.try_pass(seconds(2)), Ok(Pass::Probe(_))));
+        probe(&mut health, seconds(2));
         assert!(health.try_send(Some(waiting), seconds(2)).is_err());
     }
 
     #[derive(Clone, Debug)]
     enum Event {
-        Ask,
+        Pass,
         Send(usize),
         Answer(usize, u8),
         Leave(usize),
@@ -307,7 +302,7 @@ mod tests {
 
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
-            4 => Just(Event::Ask),
+            4 => Just(Event::Pass),
             4 => any::<usize>().prop_map(Event::Send),
             4 => (any::<usize>(), 0u8..3).prop_map(|(n, how)| Event::Answer(n, how)),
             2 => any::<usize>().prop_map(Event::Leave),
@@ -322,7 +317,7 @@ mod tests {
             events in prop::collection::vec(event(), 0..200),
         ) {
             let (mut health, mut now) = (TokenHealth::default(), ZERO);
-            let mut asked: Vec<Pass> = Vec::new();
+            let mut passed: Vec<Pass> = Vec::new();
             let mut sent: Vec<(Pass, Generation)> = Vec::new();
             let release = |health: &mut TokenHealth, pass: Pass| {
                 if let Pass::Probe(number) = pass {
@@ -331,25 +326,21 @@ mod tests {
             };
             for event in events {
                 match event {
-                    Event::Ask => {
+                    Event::Pass => {
                         let refused = health.probe_in(now).is_some();
                         match health.try_pass(now) {
                             Ok(pass) => {
                                 prop_assert_eq!(refused, pass != Pass::Free);
-                                asked.push(pass);
+                                passed.push(pass);
                             }
                             Err(wait) => {
                                 prop_assert!(refused && wait > ZERO && wait <= LONGEST_PAUSE);
                             }
                         }
                     }
-                    Event::Send(n) if !asked.is_empty() => {
-                        let pass = asked.swap_remove(n % asked.len());
-                        let probe = match pass {
-                            Pass::Free => None,
-                            Pass::Probe(number) => Some(number),
-                        };
-                        match health.try_send(probe, now) {
+                    Event::Send(n) if !passed.is_empty() => {
+                        let pass = passed.swap_remove(n % passed.len());
+                        match health.try_send(number(pass), now) {
                             Ok(generation) => sent.push((pass, generation)),
                             Err(wait) => {
                                 prop_assert!(health.probe_in(now).is_some() && wait > ZERO);
@@ -367,8 +358,8 @@ mod tests {
                         prop_assert_eq!(change == Some(Change::Accepted), before && !after);
                         release(&mut health, pass);
                     }
-                    Event::Leave(n) if !asked.is_empty() => {
-                        let pass = asked.swap_remove(n % asked.len());
+                    Event::Leave(n) if !passed.is_empty() => {
+                        let pass = passed.swap_remove(n % passed.len());
                         release(&mut health, pass);
                     }
                     Event::Touch => health.end_pause(now),
@@ -377,15 +368,14 @@ mod tests {
                 }
                 // While refused, there is at most one valid probe, sent or not.
                 if let Some(refusal) = health.refusal {
-                    let passes = asked.iter().chain(sent.iter().map(|(pass, _)| pass));
-                    let current = passes.filter(|pass| match pass {
-                        Pass::Free => false,
-                        Pass::Probe(number) => refusal.probe == Some(*number),
+                    let passes = passed.iter().chain(sent.iter().map(|(pass, _)| pass));
+                    let current = passes.filter(|pass| {
+                        number(**pass).is_some_and(|number| refusal.probe == Some(number))
                     });
                     prop_assert!(current.count() <= 1);
                 }
             }
-            for pass in asked.into_iter().chain(sent.into_iter().map(|(pass, _)| pass)) {
+            for pass in passed.into_iter().chain(sent.into_iter().map(|(pass, _)| pass)) {
                 release(&mut health, pass);
             }
             prop_assert!(health.try_pass(now + LONGEST_PAUSE).is_ok());

@@ -180,23 +180,19 @@ mod tests {
 
     #[test]
     fn what_the_specification_calls_valid_is_continued() {
+        let later = |version| GOOD.replacen("00", version, 1);
+        let flags = |flags| GOOD.replace("-01", flags);
         for (given, passed_on) in [
-            (GOOD.to_owned(), GOOD.to_owned()),
-            (GOOD.replace("-01", "-00"), GOOD.replace("-01", "-00")),
+            (GOOD.into(), GOOD.into()),
+            (flags("-00"), flags("-00")),
             // Level 2's random flag is passed on, unknown ones are set to zero.
-            (GOOD.replace("-01", "-03"), GOOD.replace("-01", "-03")),
-            (GOOD.replace("-01", "-ff"), GOOD.replace("-01", "-03")),
+            (flags("-03"), flags("-03")),
+            (flags("-ff"), flags("-03")),
             // A later version: its known fields are read, and version 00 is written.
-            (GOOD.replacen("00", "cc", 1), GOOD.to_owned()),
-            (
-                GOOD.replacen("00", "cc", 1) + "-what-the-future-will-be-like",
-                GOOD.to_owned(),
-            ),
-            (GOOD.replacen("00", "01", 1) + "-", GOOD.to_owned()),
-            (
-                GOOD.replacen("00", "01", 1).replace("-01", "-ff"),
-                GOOD.to_owned(),
-            ),
+            (later("cc"), GOOD.into()),
+            (later("cc") + "-what-the-future-will-be-like", GOOD.into()),
+            (later("01") + "-", GOOD.into()),
+            (later("01").replace("-01", "-ff"), GOOD.into()),
         ] {
             assert_eq!(read(&given), Some(passed_on), "{given}");
         }

@@ -1,12 +1,10 @@
 //! The circuit of the one upstream. All workers share it, so that the failures that one sees protect all.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use super::Clock;
 use crate::{
+    lock::Lock,
     policy::circuit::{Change, Circuit, CircuitRules, Evidence, Pass, View},
     telemetry::metrics::Metrics,
 };
@@ -15,7 +13,7 @@ use crate::{
 pub struct UpstreamCircuit {
     clock: Clock,
     metrics: Arc<Metrics>,
-    circuit: Mutex<Circuit>,
+    circuit: Lock<Circuit>,
 }
 
 impl UpstreamCircuit {
@@ -24,7 +22,7 @@ impl UpstreamCircuit {
         UpstreamCircuit {
             clock,
             metrics,
-            circuit: Mutex::default(),
+            circuit: Lock::default(),
         }
     }
 
@@ -33,13 +31,13 @@ impl UpstreamCircuit {
     /// # Errors
     /// The time until the next probe may pass, always above zero.
     pub fn try_pass(&self, rules: &CircuitRules) -> Result<Pass, Duration> {
-        self.circuit().try_pass(rules, self.clock.now())
+        self.circuit.lock().try_pass(rules, self.clock.now())
     }
 
     /// See [`Circuit::settle`].
     pub fn settle(&self, pass: Pass, evidence: Evidence, rules: &CircuitRules) {
         let change = {
-            let mut circuit = self.circuit();
+            let mut circuit = self.circuit.lock();
             let change = circuit.settle(pass, evidence, rules, self.clock.now());
             // Under the lock: otherwise two workers could write the gauge in the wrong order.
             if let Some(change) = change {
@@ -56,15 +54,11 @@ impl UpstreamCircuit {
 
     /// See [`Circuit::abandon`].
     pub fn abandon(&self, pass: Pass) {
-        self.circuit().abandon(pass);
+        self.circuit.lock().abandon(pass);
     }
 
     /// See [`Circuit::view`].
     pub fn view(&self, rules: &CircuitRules) -> View {
-        self.circuit().view(rules, self.clock.now())
-    }
-
-    fn circuit(&self) -> MutexGuard<'_, Circuit> {
-        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+        self.circuit.lock().view(rules, self.clock.now())
     }
 }

@@ -1,9 +1,6 @@
 //! What introspection says about callers' own tokens: one cache for all workers, which holds nothing that reveals a token.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::{
     hmac::{self, HMAC_SHA256},
@@ -20,6 +17,7 @@ use super::Clock;
 use crate::{
     error::Error,
     hash::sha256,
+    lock::Lock,
     policy::introspect::{DEFAULT_CAPACITY, Join, Lookup, Outcome, TokenCache},
     types::CallerToken,
 };
@@ -66,7 +64,7 @@ impl User {
 pub enum IntrospectionResult {
     Good(Arc<User>),
     Bad,
-    /// DevRev could not be asked.
+    /// DevRev gave no answer about the token.
     Failed(Error),
 }
 
@@ -81,7 +79,7 @@ pub struct NoRandomness;
 pub struct IntrospectionCache {
     key: hmac::Key,
     clock: Clock,
-    tokens: Mutex<TokenCache<Key, Arc<User>, Follower>>,
+    tokens: Lock<TokenCache<Key, Arc<User>, Follower>>,
     /// Unknown tokens are introspected a few at a time and a few more wait, so that a flood of them leaves connections and
     /// places in flight to known ones.
     running: Semaphore,
@@ -112,7 +110,7 @@ impl IntrospectionCache {
         Ok(IntrospectionCache {
             key,
             clock,
-            tokens: Mutex::new(TokenCache::new(DEFAULT_CAPACITY)),
+            tokens: Lock::new(TokenCache::new(DEFAULT_CAPACITY)),
             running: Semaphore::new(max_concurrent),
             admitted: Semaphore::new(max_concurrent * (1 + WAITING_PER_RUNNING)),
         })
@@ -128,18 +126,14 @@ impl IntrospectionCache {
         self.clock.now()
     }
 
-    fn tokens(&self) -> MutexGuard<'_, TokenCache<Key, Arc<User>, Follower>> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub fn lookup(&self, key: &Key) -> Lookup<Arc<User>> {
-        self.tokens().lookup(key, self.now())
+        self.tokens.lock().lookup(key, self.now())
     }
 
     /// Leads or follows the one introspection of this token.
     pub fn join(&self, key: &Key) -> Role<'_> {
         let mut result = None;
-        let join = self.tokens().join(key, self.now(), || {
+        let join = self.tokens.lock().join(key, self.now(), || {
             let (sender, follower) = watch::channel(None);
             result = Some(sender);
             follower
@@ -181,7 +175,7 @@ pub enum Role<'a> {
     Good(Arc<User>),
     /// None: the token is known to be bad.
     Bad,
-    /// It asks DevRev. The stale user is used if introspection fails.
+    /// It introspects the token. The stale user is used if introspection fails.
     Leader(Leader<'a>, Option<Arc<User>>),
     /// It waits for the leader's result.
     Follower(Follower),
@@ -205,7 +199,7 @@ impl Leader<'_> {
     ) -> Option<Arc<User>> {
         self.finished = true;
         let cache = self.cache;
-        let stale = cache.tokens().finish(&self.key, outcome, cache.now());
+        let stale = cache.tokens.lock().finish(&self.key, outcome, cache.now());
         if let Some(sender) = &self.result {
             sender.send_replace(Some(result(stale.clone())));
         }
@@ -218,7 +212,10 @@ impl Drop for Leader<'_> {
         if !self.finished {
             let cache = self.cache;
             let now = cache.now();
-            cache.tokens().finish(&self.key, Outcome::Abandoned, now);
+            cache
+                .tokens
+                .lock()
+                .finish(&self.key, Outcome::Abandoned, now);
         }
     }
 }

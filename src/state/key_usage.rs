@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::types::key_id;
+use crate::{lock::Lock, types::key_id};
 
 /// The SHA-256 of a key.
 pub(crate) type Hash = [u8; 32];
@@ -34,30 +34,30 @@ impl KeyUse {
 
 /// The use of all keys of the file. A reload keeps the counts of the keys that it keeps.
 #[derive(Default)]
-pub struct KeyUsage(Mutex<HashMap<Hash, Arc<KeyUse>>>);
+pub struct KeyUsage(Lock<HashMap<Hash, Arc<KeyUse>>>);
 
 impl KeyUsage {
     /// Counts these keys and forgets the others.
     pub fn reconcile(&self, keys: impl Iterator<Item = Hash>) {
-        let mut all = self.all();
+        let mut all = self.0.lock();
         let mut old = std::mem::take(&mut *all);
         all.extend(keys.map(|hash| (hash, old.remove(&hash).unwrap_or_default())));
     }
 
     /// The counters of this key. For a key that is not of the file they are shown nowhere.
     pub fn of(&self, hash: &Hash) -> Arc<KeyUse> {
-        self.all().get(hash).cloned().unwrap_or_default()
+        self.0.lock().get(hash).cloned().unwrap_or_default()
     }
 
     /// How many keys are counted.
     #[cfg(test)]
     pub fn tracked(&self) -> usize {
-        self.all().len()
+        self.0.lock().len()
     }
 
     /// One row for each of these keys, in their order.
     pub fn view(&self, hashes: &[Hash]) -> Value {
-        let all = self.all();
+        let all = self.0.lock();
         let rows = hashes.iter().map(|hash| {
             let usage = all.get(hash);
             let read = |of: fn(&KeyUse) -> &AtomicU64| {
@@ -68,10 +68,6 @@ impl KeyUsage {
             json!({ "id": key_id(hash), "requests": requests, "last_seen": last })
         });
         rows.collect()
-    }
-
-    fn all(&self) -> MutexGuard<'_, HashMap<Hash, Arc<KeyUse>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,15 +1,13 @@
 //! The rate limiters of callers and of their tokens.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 
 use super::Clock;
 use crate::{
+    lock::Lock,
     plan::RatePlan,
     policy::rate::{self, KeyedLimiters, RateLimit},
     types::{Caller, CallerToken},
@@ -28,7 +26,7 @@ pub struct Limiters {
 pub struct PlanLimiters {
     callers: HashMap<Arc<str>, (RateLimit, Arc<Limiter>)>,
     /// In mode "validate", by the hash of the token or of its user.
-    tokens: (RateLimit, Arc<Mutex<KeyedLimiters<Clock>>>),
+    tokens: (RateLimit, Arc<Lock<KeyedLimiters<Clock>>>),
 }
 
 impl Limiters {
@@ -82,17 +80,14 @@ impl PlanLimiters {
         self.callers.get(name).map(|(_, limiter)| limiter)
     }
 
-    /// The limiter that applies to a request: that of the token it brought, if it brought one, else that of its caller.
+    /// The limiter that applies to a request: that of its own token, if it has one, else that of its caller.
     pub fn of_request(
         &self,
         caller: &Caller,
         caller_token: Option<&CallerToken>,
     ) -> Option<Arc<Limiter>> {
         match caller_token {
-            Some(caller_token) => {
-                let mut tokens = self.tokens.1.lock().unwrap_or_else(PoisonError::into_inner);
-                Some(tokens.get(&caller_token.hash))
-            }
+            Some(caller_token) => Some(self.tokens.1.lock().get(&caller_token.hash)),
             None => self.of_caller(&caller.name).cloned(),
         }
     }
@@ -108,7 +103,7 @@ impl PlanLimiters {
     }
 }
 
-fn keyed(limit: RateLimit, clock: Clock) -> Arc<Mutex<KeyedLimiters<Clock>>> {
+fn keyed(limit: RateLimit, clock: Clock) -> Arc<Lock<KeyedLimiters<Clock>>> {
     let keyed = KeyedLimiters::new(limit, clock, rate::DEFAULT_CAPACITY);
-    Arc::new(Mutex::new(keyed))
+    Arc::new(Lock::new(keyed))
 }

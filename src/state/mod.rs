@@ -54,7 +54,7 @@ pub struct State {
     pub tokens: Arc<Tokens>,
     /// How callers' keys are used.
     pub key_usage: KeyUsage,
-    /// What introspection says about the tokens that callers bring.
+    /// What introspection says about callers' own tokens.
     pub introspection: Arc<IntrospectionCache>,
     pub signing_keys: SigningKeyStore,
     /// `None` if clients connect without TLS.

@@ -1,14 +1,12 @@
 //! The retry budget, shared by all workers.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use super::Clock;
-use crate::policy::retry::Budget;
+use crate::{lock::Lock, policy::retry::Budget};
 
 /// `policy::retry`'s budget behind a short lock, with a clock.
 pub struct RetryBudget {
     clock: Clock,
-    budget: Mutex<Budget>,
+    budget: Lock<Budget>,
 }
 
 impl RetryBudget {
@@ -16,21 +14,17 @@ impl RetryBudget {
     pub fn new(clock: Clock) -> Self {
         RetryBudget {
             clock,
-            budget: Mutex::default(),
+            budget: Lock::default(),
         }
     }
 
     /// Counts a request.
     pub fn request(&self) {
-        self.budget().request(self.clock.now());
+        self.budget.lock().request(self.clock.now());
     }
 
     /// Counts a retry if the budget allows it; `ratio` is the retries allowed per request.
     pub fn try_retry(&self, ratio: f64) -> bool {
-        self.budget().try_retry(ratio, self.clock.now())
-    }
-
-    fn budget(&self) -> MutexGuard<'_, Budget> {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+        self.budget.lock().try_retry(ratio, self.clock.now())
     }
 }

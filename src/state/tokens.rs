@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,6 +11,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::Clock;
 use crate::{
+    lock::Lock,
     plan::TokenValue,
     policy::token_health::{Change, Evidence, Generation, Pass, TokenHealth, evidence},
     telemetry::metrics::Metrics,
@@ -30,7 +31,7 @@ pub struct Token {
     name: Arc<str>,
     value: TokenValue,
     clock: Clock,
-    health: Mutex<TokenHealth>,
+    health: Lock<TokenHealth>,
 }
 
 impl Tokens {
@@ -56,20 +57,16 @@ impl Tokens {
             let kept = old.get(name).filter(|old| old.value == *value);
             let token = kept.cloned().unwrap_or_else(|| {
                 self.metrics.token_refused(name, false);
-                Arc::new(self.token(name.clone(), value.clone()))
+                Arc::new(Token {
+                    name: name.clone(),
+                    value: value.clone(),
+                    clock: self.clock,
+                    health: Lock::default(),
+                })
             });
             (name.clone(), token)
         });
         self.current.store(Arc::new(next.collect()));
-    }
-
-    fn token(&self, name: Arc<str>, value: TokenValue) -> Token {
-        Token {
-            name,
-            value,
-            clock: self.clock,
-            health: Mutex::default(),
-        }
     }
 
     /// For the requests of the plan that was reconciled last.
@@ -85,10 +82,10 @@ impl Tokens {
         self.current.load().get(name)?.refused_for()
     }
 
-    /// Ends the pause of this token, because its file was written anew with the same value: the next attempt is a probe.
+    /// Ends the pause of this token, because its file was written again with the same value: the next attempt is a probe.
     pub fn end_pause(&self, name: &str) {
         if let Some(token) = self.current.load().get(name) {
-            token.health().end_pause(self.clock.now());
+            token.health.lock().end_pause(self.clock.now());
         }
     }
 }
@@ -121,7 +118,7 @@ impl PlanTokens {
     pub fn settle(&self, token: &Arc<Token>, generation: Generation, status: StatusCode) -> bool {
         let evidence = evidence(status);
         let change = {
-            let mut health = token.health();
+            let mut health = token.health.lock();
             let change = health.settle(generation, evidence, self.tokens.clock.now());
             // Set under the lock, so that changes by two workers reach the metric in order. The metric is about the current
             // value, so a change of a replaced one is left out.
@@ -149,7 +146,7 @@ impl PlanTokens {
 impl Token {
     /// See [`Tokens::refused_for`].
     pub fn refused_for(&self) -> Option<Duration> {
-        self.health().probe_in(self.clock.now())
+        self.health.lock().probe_in(self.clock.now())
     }
 
     /// `Bearer TOKEN`, marked sensitive.
@@ -162,12 +159,12 @@ impl Token {
     /// # Errors
     /// The time until the next probe may go.
     pub fn try_pass(&self) -> Result<Pass, Duration> {
-        self.health().try_pass(self.clock.now())
+        self.health.lock().try_pass(self.clock.now())
     }
 
     /// See [`TokenHealth::release_probe`].
     pub fn release_probe(&self, probe: u64) {
-        self.health().release_probe(probe);
+        self.health.lock().release_probe(probe);
     }
 
     /// See [`TokenHealth::try_send`].
@@ -175,10 +172,6 @@ impl Token {
     /// # Errors
     /// The time until the next probe may go.
     pub fn try_send(&self, probe: Option<u64>) -> Result<Generation, Duration> {
-        self.health().try_send(probe, self.clock.now())
-    }
-
-    fn health(&self) -> MutexGuard<'_, TokenHealth> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        self.health.lock().try_send(probe, self.clock.now())
     }
 }

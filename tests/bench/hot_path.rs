@@ -14,7 +14,7 @@ use revgate::{
     body::Body,
     error::Error,
     layer::quota::{Quota, QuotaParams},
-    plan,
+    plan::QuotaPlan,
     policy::{
         access::Access,
         fair::{Priority, Share},
@@ -70,7 +70,7 @@ fn params(draining: Draining) -> Arc<QuotaParams> {
         },
         max_waiting: 1024,
     };
-    let quota = plan::QuotaPlan {
+    let quota = QuotaPlan {
         rules,
         groups: [("main".into(), Vec::new())].into(),
     };

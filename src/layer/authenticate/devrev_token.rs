@@ -1,4 +1,4 @@
-//! Callers that bring a DevRev token of their own.
+//! Callers that send a DevRev token of their own.
 
 use std::{
     sync::Arc,
@@ -35,16 +35,11 @@ pub(super) fn identity(template: &Caller, caller_token: CallerToken, group: Arc<
     }
 }
 
-/// The caller that every token stands for, in the group of this one.
+/// The caller of a token of this group.
 pub(super) fn caller(template: &Caller, group: Arc<str>) -> Arc<Caller> {
     Arc::new(Caller {
-        name: template.name.clone(),
-        token: None,
         group,
-        share: template.share.clone(),
-        access: template.access.clone(),
-        max_wait: template.max_wait,
-        enforce: template.enforce,
+        ..template.clone()
     })
 }
 

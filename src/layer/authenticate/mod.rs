@@ -29,7 +29,7 @@ use super::{Either, record};
 use crate::{
     body::Body,
     error::Error,
-    policy::headers,
+    policy::{headers, jwt::looks_like_jwt},
     telemetry::metrics::Metrics,
     types::{ArrivedAt, Caller, CallerToken, Deadline, Peer, RequestId},
     wall_clock,
@@ -39,11 +39,11 @@ use crate::{
 pub(crate) enum Authenticator {
     /// They prove themselves to revgate.
     Inject(Methods),
-    /// They bring a DevRev token of their own.
+    /// They send a DevRev token of their own.
     Validate {
-        /// The caller that every token stands for, but for its group.
+        /// The caller of every token, but for its group.
         template: Arc<Caller>,
-        /// `None` where DevRev is not asked about tokens.
+        /// `None` if tokens are not introspected.
         introspector: Option<Introspector>,
     },
 }
@@ -89,8 +89,7 @@ where
             now: wall_clock::now(),
             prefer_wait: arrival.prefer_wait,
         };
-        let identified = self.authenticator.identify(request.headers(), &context);
-        let identified = match identified {
+        let identified = match self.authenticator.identify(request.headers(), &context) {
             Ok(identified) => identified,
             Err(error) => return Either::refused(counted(&self.metrics, error)),
         };
@@ -169,22 +168,16 @@ impl Arrival {
 /// An identity that is known after a wait.
 type Pending = Pin<Box<dyn Future<Output = Result<Identity, Error>> + Send>>;
 
-/// What a way to prove who calls makes of a request.
-enum Verification {
-    Done(Result<Identity, Error>),
-    Pending(Pending),
-}
-
 /// What is known of the caller from the request's head.
 enum Identified {
     Caller(Identity),
-    /// A token that DevRev must be asked about.
+    /// A DevRev token that must be introspected.
     UnknownToken(UnknownToken),
     /// A signed token that waits for its issuer's keys.
     Pending(Pending),
 }
 
-/// The caller, and the DevRev token that it brought if it brought one.
+/// The caller, and its DevRev token if it sent one.
 struct Identity {
     caller: Arc<Caller>,
     caller_token: Option<CallerToken>,
@@ -196,6 +189,12 @@ impl From<Arc<Caller>> for Identity {
             caller,
             caller_token: None,
         }
+    }
+}
+
+impl From<Arc<Caller>> for Identified {
+    fn from(caller: Arc<Caller>) -> Self {
+        Identified::Caller(caller.into())
     }
 }
 
@@ -211,24 +210,24 @@ pub(crate) struct Methods {
 impl Methods {
     /// A wrong credential never falls through to the next method. The one exception: a key may look like a signed token, so a
     /// credential is looked up as a key first.
-    fn identify(&self, credential: Option<&[u8]>, context: &RequestContext<'_>) -> Verification {
+    fn identify(
+        &self,
+        credential: Option<&[u8]>,
+        context: &RequestContext<'_>,
+    ) -> Result<Identified, Error> {
         let Some(credential) = credential else {
-            let caller = match self.peers.identify(context.peer, context.now) {
-                Ok(None) => self.anonymous.clone().ok_or(Error::NoCredential),
-                Ok(Some(caller)) => Ok(caller),
-                Err(error) => Err(error),
-            };
-            return Verification::Done(caller.map(Identity::from));
+            let caller = self.peers.identify(context.peer, context.now)?;
+            let caller = caller.or_else(|| self.anonymous.clone());
+            return caller.map(Identified::from).ok_or(Error::NoCredential);
         };
         let key = self.keys.identify(credential);
         if key.is_err()
             && let Some(signed) = &self.signed
-            && let Some(verification) =
-                signed.identify(credential, context.now, context.prefer_wait)
+            && looks_like_jwt(credential)
         {
-            return verification;
+            return signed.identify(credential, context.now, context.prefer_wait);
         }
-        Verification::Done(key.map(Identity::from))
+        key.map(Identified::from)
     }
 }
 
@@ -240,10 +239,7 @@ impl Authenticator {
     ) -> Result<Identified, Error> {
         let credential = single_credential(headers)?;
         match self {
-            Authenticator::Inject(methods) => match methods.identify(credential, context) {
-                Verification::Done(caller) => caller.map(Identified::Caller),
-                Verification::Pending(pending) => Ok(Identified::Pending(pending)),
-            },
+            Authenticator::Inject(methods) => methods.identify(credential, context),
             Authenticator::Validate {
                 template,
                 introspector,
@@ -307,48 +303,11 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::{
-        hash::sha256,
-        policy::{
-            access::Access,
-            fair::{Priority, Share},
-            san::San,
-        },
-        types::Certificate,
-    };
+    use crate::{hash::sha256, policy::san::San, types::Certificate};
 
     /// The caller that the tests of every method expect.
     pub(super) fn caller(name: &str) -> Arc<Caller> {
-        Arc::new(Caller {
-            name: name.into(),
-            token: None,
-            group: "main".into(),
-            share: Share {
-                caller: name.into(),
-                weight: 1,
-                priority: Priority::Interactive,
-            },
-            access: Access::new(&["*".into()], &[]),
-            max_wait: Duration::from_secs(30),
-            enforce: true,
-        })
-    }
-
-    /// The caller that every token stands for in mode "validate".
-    pub(super) fn template() -> Caller {
-        Caller {
-            name: "other".into(),
-            token: None,
-            group: "other".into(),
-            share: Share {
-                caller: "other".into(),
-                weight: 1,
-                priority: Priority::Interactive,
-            },
-            access: Access::new(&["*".into()], &[]),
-            max_wait: Duration::from_secs(30),
-            enforce: true,
-        }
+        Arc::new(Caller::named(name))
     }
 
     #[test]
@@ -420,12 +379,11 @@ mod tests {
                     now,
                     prefer_wait: None,
                 };
-                let Verification::Done(got) = methods(anonymous).identify(credential, &context)
-                else {
-                    panic!("nothing to wait for");
+                let got = match methods(anonymous).identify(credential, &context) {
+                    Ok(Identified::Caller(identity)) => identity.caller.name.to_string(),
+                    Ok(_) => panic!("nothing to wait for"),
+                    Err(error) => error.to_string(),
                 };
-                let got =
-                    got.map_or_else(|error| error.to_string(), |who| who.caller.name.to_string());
                 assert_eq!(got, want, "{credential:?} {peer:?} {anonymous}");
             }
         }

@@ -6,10 +6,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::Verification;
+use super::{Identified, Identity};
 use crate::{
     error::Error,
-    policy::jwt::{Expected, Fault, Token, looks_like_jwt},
+    policy::jwt::{Expected, Fault, Token},
     state::signing_keys::SigningKeys,
     types::Caller,
 };
@@ -26,24 +26,18 @@ pub(crate) struct SignedTokens {
 }
 
 impl SignedTokens {
-    /// `None` when the credential is no signed token. Waits only for keys, and only when the token could be good with them, so that
-    /// a token that is refused anyway causes no fetch. `prefer_wait` is the wait that the request asks for.
+    /// Waits only for keys, and only when the token could be good with them, so that a token that is refused anyway causes no fetch.
+    /// `prefer_wait` is the wait that the request asks for.
     pub(super) fn identify(
         self: &Arc<Self>,
         credential: &[u8],
         now: SystemTime,
         prefer_wait: Option<Duration>,
-    ) -> Option<Verification> {
-        if !looks_like_jwt(credential) {
-            return None;
-        }
+    ) -> Result<Identified, Error> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let token = match Token::parse(credential) {
-            Ok(token) => token,
-            Err(fault) => return Some(Verification::Done(Err(refused(fault, None)))),
-        };
+        let token = Token::parse(credential).map_err(|fault| refused(fault, None))?;
         let fault = match self.verify(&token, now) {
-            Ok(caller) => return Some(Verification::Done(Ok(caller.into()))),
+            Ok(caller) => return Ok(caller.into()),
             Err(fault) => fault,
         };
         let newer_keys_may_help = match fault {
@@ -52,26 +46,22 @@ impl SignedTokens {
             Fault::NoKeys => true,
             _ => false,
         };
-        let unverified = self.unverified_caller(&token, now);
-        let (true, Ok(caller)) = (newer_keys_may_help, &unverified) else {
-            let fault = if newer_keys_may_help {
-                unverified.err().unwrap_or(fault)
-            } else {
-                fault
-            };
-            return Some(Verification::Done(Err(refused(fault, Some(&token)))));
-        };
+        if !newer_keys_may_help {
+            return Err(refused(fault, Some(&token)));
+        }
+        let caller = self
+            .unverified_caller(&token, now)
+            .map_err(|fault| refused(fault, Some(&token)))?;
         let max_wait = MAX_KEY_WAIT
             .min(caller.max_wait)
             .min(prefer_wait.unwrap_or(Duration::MAX));
         let this = self.clone();
-        Some(Verification::Pending(Box::pin(async move {
-            // Verify again even if there was no fetch: one that has just ended may have brought the key.
+        Ok(Identified::Pending(Box::pin(async move {
+            // Verify again even if there was no fetch: one that has just ended may have fetched the key.
             this.keys.wait_for_newer(max_wait).await;
-            match this.verify(&token, now) {
-                Ok(caller) => Ok(caller.into()),
-                Err(fault) => Err(refused(fault, Some(&token))),
-            }
+            this.verify(&token, now)
+                .map(Identity::from)
+                .map_err(|fault| refused(fault, Some(&token)))
         })))
     }
 
@@ -144,16 +134,15 @@ mod tests {
     const CLAIMS: &str = r#"{"iss":"i","aud":"a","sub":"s","exp":4102444800}"#;
 
     async fn answer(tokens: &Arc<SignedTokens>, token: &str) -> Result<(), Fault> {
-        let verification = tokens.identify(token.as_bytes(), crate::wall_clock::now(), None);
-        let result = match verification.expect("a token") {
-            Verification::Done(result) => result,
-            Verification::Pending(pending) => pending.await,
+        let identified = tokens.identify(token.as_bytes(), crate::wall_clock::now(), None);
+        let result = match identified {
+            Ok(Identified::Pending(pending)) => pending.await.map(drop),
+            known => known.map(drop),
         };
-        match result {
-            Ok(_) => Ok(()),
-            Err(Error::BadToken(fault)) => Err(fault),
-            Err(error) => panic!("{error}"),
-        }
+        result.map_err(|error| match error {
+            Error::BadToken(fault) => fault,
+            other => panic!("{other}"),
+        })
     }
 
     /// Ends one fetch after another, each after a second, with the next of `results`. Returns how many it ended.
@@ -180,17 +169,10 @@ mod tests {
         let tokens = tokens(SigningKeys::fixed(set(&signer, "k"), Clock::start()));
         let good = signer.token(&header("EdDSA", "k"), CLAIMS);
         for (token, good) in [(&good[..], true), ("eyJhbGciOiJub25lIn0.e30.", false)] {
-            let verification = tokens.identify(token.as_bytes(), crate::wall_clock::now(), None);
-            let Some(Verification::Done(result)) = verification else {
-                panic!("it waits, or is none");
-            };
-            assert_eq!(result.is_ok(), good);
+            let identified = tokens.identify(token.as_bytes(), crate::wall_clock::now(), None);
+            assert!(!matches!(identified, Ok(Identified::Pending(_))));
+            assert_eq!(identified.is_ok(), good);
         }
-        assert!(
-            tokens
-                .identify(b"a-key", crate::wall_clock::now(), None)
-                .is_none()
-        );
         // Keys of a file are not fetched, so nothing waits for them.
         let start = Instant::now();
         let other = signer.token(&header("EdDSA", "other"), CLAIMS);
@@ -246,8 +228,8 @@ mod tests {
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         let prefer_wait = Some(Duration::from_millis(10));
-        let verification = tokens.identify(good.as_bytes(), crate::wall_clock::now(), prefer_wait);
-        let Some(Verification::Pending(pending)) = verification else {
+        let identified = tokens.identify(good.as_bytes(), crate::wall_clock::now(), prefer_wait);
+        let Ok(Identified::Pending(pending)) = identified else {
             panic!("it does not wait");
         };
         assert!(pending.await.is_err());

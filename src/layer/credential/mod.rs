@@ -91,10 +91,8 @@ where
             let mut response = below.await?;
             // The caller's own credential is good, so a 401 would make its owner look for the fault in the wrong place.
             if tokens.settle(&token, generation, response.status()) {
-                let retry_after = match tokens.is_current(&token) {
-                    true => token.refused_for().unwrap_or(REPLACED),
-                    false => REPLACED,
-                };
+                let still_refused = token.refused_for().filter(|_| tokens.is_current(&token));
+                let retry_after = still_refused.unwrap_or(REPLACED);
                 response.extensions_mut().insert(TokenRefused(retry_after));
             }
             Ok(response)

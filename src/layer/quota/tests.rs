@@ -6,11 +6,10 @@ use tower::{ServiceExt, service_fn};
 
 use super::*;
 use crate::{
-    plan,
+    plan::QuotaPlan,
     policy::{
-        access::Access,
-        fair::{Priority, Share},
-        ledger::{LedgerRules, Status},
+        fair::Priority,
+        ledger::{LedgerRules, Status, View},
     },
     state::Clock,
 };
@@ -111,7 +110,7 @@ impl Rig {
             },
             max_waiting,
         };
-        let quota = plan::QuotaPlan {
+        let quota = QuotaPlan {
             rules,
             groups: BTreeMap::from([("main".into(), vec!["a".into(), "b".into()])]),
         };
@@ -148,6 +147,18 @@ impl Rig {
         self.send(request(caller, 1, max_wait))
     }
 
+    /// Sends one after another, each of which is answered.
+    async fn spend(&self, count: usize) {
+        for _ in 0..count {
+            status(self.call("x", MINUTE)).await.unwrap();
+        }
+    }
+
+    /// Asserts that a request of this caller is served.
+    async fn serves(&self, caller: &str) {
+        assert_eq!(status(self.call(caller, MINUTE)).await.unwrap(), 200);
+    }
+
     fn group(&self) -> Arc<Group> {
         self.groups.get(&"main".into())
     }
@@ -166,10 +177,12 @@ impl Rig {
             .sum()
     }
 
+    fn view(&self) -> View {
+        self.group().view(&self.params.rules).0
+    }
+
     fn is_at_rest(&self) -> bool {
-        self.waiting() == 0
-            && self.group().view(&self.params.rules).0.in_flight == 0
-            && self.groups.waiting_room_is_empty()
+        self.waiting() == 0 && self.view().in_flight == 0 && self.groups.waiting_room_is_empty()
     }
 
     /// Lets every task run until it waits for time.
@@ -181,23 +194,12 @@ impl Rig {
 }
 
 fn request(caller: &str, weight: u32, max_wait: Duration) -> Request<Body> {
-    let caller = Caller {
-        name: caller.into(),
-        token: Some("main".into()),
-        group: "main".into(),
-        share: Share {
-            caller: caller.into(),
-            weight,
-            priority: if caller == "batch" {
-                Priority::Batch
-            } else {
-                Priority::Interactive
-            },
-        },
-        access: Access::new(&["*".into()], &[]),
-        max_wait,
-        enforce: true,
-    };
+    let mut caller = Caller::named(caller);
+    caller.max_wait = max_wait;
+    caller.share.weight = weight;
+    if &*caller.name == "batch" {
+        caller.share.priority = Priority::Batch;
+    }
     let mut request = Request::new(Body::empty());
     let now = Instant::now();
     request.extensions_mut().insert(Arc::new(caller));
@@ -213,6 +215,19 @@ fn plenty() -> Arc<Upstream> {
 async fn status(task: JoinHandle<Result<Response<Body>, Error>>) -> Result<u16, Error> {
     let response = task.await.expect("no panic")?;
     Ok(response.status().as_u16())
+}
+
+async fn all_served(calls: Vec<JoinHandle<Result<Response<Body>, Error>>>) {
+    for call in calls {
+        assert_eq!(status(call).await.unwrap(), 200);
+    }
+}
+
+/// Asserts that the waiting room had no slot for it, or no longer has one.
+async fn is_evicted(call: JoinHandle<Result<Response<Body>, Error>>) {
+    let result = status(call).await;
+    let evicted = matches!(result, Err(Error::WaitingRoomFull { .. }));
+    assert!(evicted, "{result:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -238,7 +253,7 @@ async fn the_longest_retry_after_wins() {
     let start = Instant::now();
     rig.pause(SECOND * 30);
     rig.group().pause(SECOND * 10);
-    assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 200);
+    rig.serves("a").await;
     assert!(start.elapsed() >= SECOND * 30, "{:?}", start.elapsed());
 }
 
@@ -254,9 +269,7 @@ async fn after_a_429_nothing_is_sent_until_its_time_is_over() {
     sleep(SECOND + Duration::from_millis(60)).await;
     rig.settle().await;
     assert!((2..=4).contains(&rig.upstream.seen.lock().unwrap().len()));
-    for call in waiting {
-        assert_eq!(status(call).await.unwrap(), 200);
-    }
+    all_served(waiting).await;
     assert!(rig.is_at_rest());
 }
 
@@ -278,9 +291,7 @@ async fn a_wait_that_grows_past_the_deadline_is_refused_with_the_true_time() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_cannot_be_served_in_time_is_refused_at_once() {
     let rig = Rig::new(1000, Upstream::new(20, MINUTE));
-    for _ in 0..10 {
-        status(rig.call("a", MINUTE)).await.unwrap();
-    }
+    rig.spend(10).await;
     // Ten units are left for a minute, so they are 7 s apart.
     let calls: Vec<_> = (0..10).map(|_| rig.call("a", SECOND * 30)).collect();
     let start = Instant::now();
@@ -313,23 +324,23 @@ async fn a_client_that_disconnects_returns_its_slot() {
     waiting.abort();
     assert!(waiting.await.is_err());
     assert!(rig.is_at_rest());
-    assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 200);
+    rig.serves("a").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_disconnects_during_an_attempt_leaves_no_reservation() {
     let rig = Rig::new(8, Upstream::new(20, MINUTE));
-    status(rig.call("a", MINUTE)).await.unwrap();
+    rig.spend(1).await;
     for _ in 0..100 {
         let call = rig.call("a", MINUTE);
         rig.settle().await;
         call.abort();
         let _ = call.await;
     }
-    assert_eq!(rig.group().view(&rig.params.rules).0.in_flight, 0);
+    assert_eq!(rig.view().in_flight, 0);
     // Upstream's window is over by then, and no reservation is left.
     sleep(MINUTE).await;
-    assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 200);
+    rig.serves("a").await;
     assert!(rig.is_at_rest());
 }
 
@@ -359,21 +370,11 @@ async fn a_full_waiting_room_evicts_from_the_caller_with_the_largest_share() {
     let modest = rig.call("modest", MINUTE);
     rig.settle().await;
     // The newest request of `greedy` was evicted, and another one is not admitted.
-    let newest = status(greedy.pop().unwrap()).await;
-    assert!(
-        matches!(newest, Err(Error::WaitingRoomFull { .. })),
-        "{newest:?}"
-    );
-    let more = status(rig.call("greedy", MINUTE)).await;
-    assert!(
-        matches!(more, Err(Error::WaitingRoomFull { .. })),
-        "{more:?}"
-    );
+    is_evicted(greedy.pop().unwrap()).await;
+    is_evicted(rig.call("greedy", MINUTE)).await;
     assert_eq!(rig.waiting(), 10);
     assert_eq!(status(modest).await.unwrap(), 200);
-    for call in greedy {
-        assert_eq!(status(call).await.unwrap(), 200);
-    }
+    all_served(greedy).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -416,9 +417,7 @@ async fn a_retried_request_keeps_its_age() {
 async fn the_rest_of_a_window_is_shared_by_weight_and_without_a_429() {
     let rig = Rig::new(1000, Upstream::new(100, MINUTE));
     // Half of the window is first come, first served.
-    for _ in 0..51 {
-        status(rig.call("x", MINUTE)).await.unwrap();
-    }
+    rig.spend(51).await;
     rig.upstream.seen.lock().unwrap().clear();
     let mut calls = Vec::new();
     for (caller, weight) in [("a", 1), ("b", 3)] {
@@ -434,18 +433,14 @@ async fn the_rest_of_a_window_is_shared_by_weight_and_without_a_429() {
     let late = Instant::now();
     status(rig.send(request("late", 1, MINUTE))).await.unwrap();
     assert!(late.elapsed() < SECOND * 2, "{:?}", late.elapsed());
-    for call in calls {
-        assert_eq!(status(call).await.unwrap(), 200);
-    }
+    all_served(calls).await;
     assert!(rig.is_at_rest());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_that_becomes_shorter_wakes_the_dispatcher() {
     let rig = Rig::new(100, Upstream::new(100, MINUTE));
-    for _ in 0..51 {
-        status(rig.call("a", MINUTE)).await.unwrap();
-    }
+    rig.spend(51).await;
     rig.group().pause(SECOND * 50);
     let calls: Vec<_> = (0..10).map(|_| rig.call("a", MINUTE * 2)).collect();
     rig.settle().await;
@@ -453,9 +448,7 @@ async fn a_wait_that_becomes_shorter_wakes_the_dispatcher() {
     // request wakes it.
     let start = Instant::now();
     rig.group().resume();
-    for call in calls {
-        assert_eq!(status(call).await.unwrap(), 200);
-    }
+    all_served(calls).await;
     assert!(start.elapsed() < SECOND * 20, "{:?}", start.elapsed());
 }
 
@@ -525,7 +518,7 @@ async fn a_429_pauses_the_group_before_its_body_arrives() {
     rig.settle().await;
     assert!(!refused.is_finished());
     let start = Instant::now();
-    assert_eq!(status(rig.call("a", MINUTE)).await.unwrap(), 200);
+    rig.serves("a").await;
     assert!(start.elapsed() >= SECOND * 30, "{:?}", start.elapsed());
     assert_eq!(status(refused).await.unwrap(), 429);
 }
@@ -534,7 +527,7 @@ async fn a_429_pauses_the_group_before_its_body_arrives() {
 async fn only_attempts_that_may_have_been_sent_are_in_doubt() {
     for (unreachable, state) in [(true, Status::Open), (false, Status::Spread)] {
         let rig = Rig::new(8, Upstream::new(20, MINUTE * 5));
-        status(rig.call("a", MINUTE)).await.unwrap();
+        rig.spend(1).await;
         for _ in 0..10 {
             let fails = service_fn(move |_: Request<Body>| async move {
                 sleep(Duration::from_millis(1)).await;
@@ -547,19 +540,18 @@ async fn only_attempts_that_may_have_been_sent_are_in_doubt() {
             let call = Quota::new(fails, rig.params.clone()).oneshot(request("a", 1, SECOND));
             assert!(call.await.is_err());
         }
-        assert_eq!(rig.group().view(&rig.params.rules).0.state, state);
+        assert_eq!(rig.view().state, state);
     }
     // An attempt whose client disconnected while it was in flight may have been counted too.
     let rig = Rig::new(8, Upstream::new(20, MINUTE * 5));
-    status(rig.call("a", MINUTE)).await.unwrap();
+    rig.spend(1).await;
     for _ in 0..10 {
         let call = rig.call("a", MINUTE);
         rig.settle().await;
         call.abort();
         let _ = call.await;
     }
-    let state = rig.group().view(&rig.params.rules).0.state;
-    assert_eq!(state, Status::Spread);
+    assert_eq!(rig.view().state, Status::Spread);
 }
 
 #[derive(Clone, Debug)]
@@ -667,9 +659,7 @@ async fn a_request_that_waits_is_not_in_flight() {
     rig.settle().await;
     assert_eq!(in_flight.count(), 0);
     assert_eq!(status(send("modest")).await.unwrap(), 200);
-    for call in greedy {
-        assert_eq!(status(call).await.unwrap(), 200);
-    }
+    all_served(greedy).await;
     assert_eq!(in_flight.count(), 0);
 }
 
@@ -677,9 +667,7 @@ async fn a_request_that_waits_is_not_in_flight() {
 async fn the_wait_of_a_retried_request_is_predicted_from_its_position() {
     let rig = Rig::new(10_000, Upstream::new(100, MINUTE));
     let mut again = request("a", 1, SECOND * 30);
-    for _ in 0..51 {
-        status(rig.call("x", MINUTE)).await.unwrap();
-    }
+    rig.spend(51).await;
     let _others: Vec<_> = (0..40).map(|_| rig.call("a", MINUTE * 10)).collect();
     rig.settle().await;
     again
@@ -695,20 +683,16 @@ async fn a_full_waiting_room_evicts_batch_for_interactive() {
     let batch = rig.call("batch", MINUTE);
     rig.settle().await;
     let interactive = rig.call("a", MINUTE);
-    assert!(matches!(
-        status(batch).await,
-        Err(Error::WaitingRoomFull { .. })
-    ));
+    is_evicted(batch).await;
     rig.settle().await;
-    let more = status(rig.call("batch", MINUTE)).await;
-    assert!(matches!(more, Err(Error::WaitingRoomFull { .. })));
+    is_evicted(rig.call("batch", MINUTE)).await;
     assert_eq!(status(interactive).await.unwrap(), 200);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_token_costs_no_quota() {
     let rig = Rig::new(100, Upstream::new(20, MINUTE * 5));
-    status(rig.call("x", MINUTE)).await.unwrap();
+    rig.spend(1).await;
     for _ in 0..40 {
         let broken = service_fn(|_: Request<Body>| async {
             Err::<Response<Body>, _>(Error::TokenUnavailable {
@@ -726,7 +710,7 @@ async fn a_missing_token_costs_no_quota() {
 #[tokio::test(start_paused = true)]
 async fn requests_that_a_pause_makes_unservable_are_refused_at_once() {
     let rig = Rig::new(1000, Upstream::new(20, MINUTE));
-    status(rig.call("x", MINUTE)).await.unwrap();
+    rig.spend(1).await;
     rig.upstream.window.lock().unwrap().1 = 20;
     assert_eq!(status(rig.call("x", SECOND * 5)).await.unwrap(), 429);
     sleep(SECOND * 40).await;
@@ -739,9 +723,7 @@ async fn requests_that_a_pause_makes_unservable_are_refused_at_once() {
 #[tokio::test(start_paused = true)]
 async fn batch_is_served_beside_interactive_callers_that_never_stop() {
     let rig = Rig::new(10_000, Upstream::new(500, MINUTE * 5));
-    for _ in 0..251 {
-        status(rig.call("x", MINUTE)).await.unwrap();
-    }
+    rig.spend(251).await;
     let mut busy = Vec::new();
     for _ in 0..5 {
         while rig.waiting() < 60 {

@@ -10,42 +10,35 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 use super::Fault;
-use crate::hash::sha256;
+use crate::{hash::sha256, label::label_enum};
 
 /// Issuers publish two or three. Bounds memory, and the time that a hostile set takes to parse.
 pub const MAX_KEYS: usize = 64;
 
-/// The algorithms of RFC 7518 and RFC 8037 that have a public key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
-    Rs256,
-    Rs384,
-    Rs512,
-    Ps256,
-    Ps384,
-    Ps512,
-    Es256,
-    Es384,
-    Es512,
-    EdDsa,
+label_enum! {
+    /// The algorithms of RFC 7518 and RFC 8037 that have a public key.
+    pub enum Algorithm {
+        Rs256 = "RS256",
+        Rs384 = "RS384",
+        Rs512 = "RS512",
+        Ps256 = "PS256",
+        Ps384 = "PS384",
+        Ps512 = "PS512",
+        Es256 = "ES256",
+        Es384 = "ES384",
+        Es512 = "ES512",
+        EdDsa = "EdDSA",
+    }
 }
 
 impl Algorithm {
     pub(super) fn from_name(name: &str) -> Option<Algorithm> {
-        Some(match name {
-            "RS256" => Algorithm::Rs256,
-            "RS384" => Algorithm::Rs384,
-            "RS512" => Algorithm::Rs512,
-            "PS256" => Algorithm::Ps256,
-            "PS384" => Algorithm::Ps384,
-            "PS512" => Algorithm::Ps512,
-            "ES256" => Algorithm::Es256,
-            "ES384" => Algorithm::Es384,
-            "ES512" => Algorithm::Es512,
-            // RFC 9864 names it by its curve.
-            "EdDSA" | "Ed25519" => Algorithm::EdDsa,
-            _ => return None,
-        })
+        // RFC 9864 names it by its curve.
+        if name == "Ed25519" {
+            return Some(Algorithm::EdDsa);
+        }
+        let mut all = Algorithm::ALL.iter().copied();
+        all.find(|algorithm| algorithm.label() == name)
     }
 }
 
@@ -174,7 +167,7 @@ impl Key {
     fn from_jwk(jwk: &Value) -> Option<Key> {
         let jwk = jwk.as_object()?;
         let text = |name: &str| jwk.get(name).and_then(Value::as_str);
-        // A public document with a private key in it: anybody who has read it can sign.
+        // A public document with a private key in it: every reader can sign.
         if jwk.contains_key("d") || jwk.contains_key("k") {
             return None;
         }
@@ -187,29 +180,12 @@ impl Key {
         }
         let mut verifiers = match (text("kty")?, text("crv")) {
             ("RSA", _) => rsa(&bytes(text("n"))?, &bytes(text("e"))?)?,
-            ("EC", Some("P-256")) => ec(
-                Algorithm::Es256,
-                &signature::ECDSA_P256_SHA256_FIXED,
-                32,
-                &text,
-            )?,
-            ("EC", Some("P-384")) => ec(
-                Algorithm::Es384,
-                &signature::ECDSA_P384_SHA384_FIXED,
-                48,
-                &text,
-            )?,
-            ("EC", Some("P-521")) => ec(
-                Algorithm::Es512,
-                &signature::ECDSA_P521_SHA512_FIXED,
-                66,
-                &text,
-            )?,
+            ("EC", Some(curve)) => ec(curve, &bytes(text("x"))?, &bytes(text("y"))?)?,
             ("OKP", Some("Ed25519")) => {
                 let key = ParsedPublicKey::new(&signature::ED25519, bytes(text("x"))?).ok()?;
                 vec![(Algorithm::EdDsa, key)]
             }
-            // Symmetric keys ("oct") are unusable too: anybody who can verify with them can sign.
+            // Symmetric keys ("oct") are unusable too: a service that verifies with them can also sign.
             _ => return None,
         };
         if jwk.contains_key("alg") {
@@ -237,7 +213,7 @@ fn rsa(n: &[u8], e: &[u8]) -> Option<Vec<(Algorithm, ParsedPublicKey)>> {
     if !(2048..=8192).contains(&bits) {
         return None;
     }
-    // With an exponent of 1 the padded message is its own signature, so anybody can forge one.
+    // With an exponent of 1 the padded message is its own signature, so forging one takes no key.
     let exponent = e
         .iter()
         .fold(0u64, |value, byte| value << 8 | u64::from(*byte));
@@ -252,18 +228,18 @@ fn rsa(n: &[u8], e: &[u8]) -> Option<Vec<(Algorithm, ParsedPublicKey)>> {
     parsed.collect()
 }
 
-fn ec<'a>(
-    algorithm: Algorithm,
-    parameters: &'static signature::EcdsaVerificationAlgorithm,
-    width: usize,
-    text: &impl Fn(&str) -> Option<&'a str>,
-) -> Option<Vec<(Algorithm, ParsedPublicKey)>> {
-    let (x, y) = (bytes(text("x"))?, bytes(text("y"))?);
+fn ec(curve: &str, x: &[u8], y: &[u8]) -> Option<Vec<(Algorithm, ParsedPublicKey)>> {
+    let (algorithm, parameters, width) = match curve {
+        "P-256" => (Algorithm::Es256, &signature::ECDSA_P256_SHA256_FIXED, 32),
+        "P-384" => (Algorithm::Es384, &signature::ECDSA_P384_SHA384_FIXED, 48),
+        "P-521" => (Algorithm::Es512, &signature::ECDSA_P521_SHA512_FIXED, 66),
+        _ => return None,
+    };
     // RFC 7518 section 6.2.1.2: of the curve's full width. That the point is on the curve is checked below.
     if x.len() != width || y.len() != width {
         return None;
     }
-    let point = [&[4], &x[..], &y[..]].concat();
+    let point = [&[4], x, y].concat();
     let key = ParsedPublicKey::new(parameters, point).ok()?;
     Some(vec![(algorithm, key)])
 }

@@ -1,6 +1,7 @@
 //! JWTs of the operator's issuer (RFC 7515, RFC 7519; pitfalls in RFC 8725): what counts as one, and whether it is good.
 //! Nothing that a token says chooses how it is checked: algorithms come from the key, keys come from the issuer's set, and
 //! `jku`, `x5u`, `jwk` and `x5c` are not read.
+
 mod claims;
 mod fetch_schedule;
 mod key_set;
@@ -35,7 +36,7 @@ const MAX_KID: usize = 256;
 pub const LEEWAY: Duration = Duration::from_secs(30);
 
 label_enum! {
-/// Why a token was refused. The client is not told.
+/// Why a token was refused. The answer to the client does not say it.
 #[derive(thiserror::Error)]
 pub enum Fault {
     #[error("larger than {MAX_TOKEN} bytes")]

@@ -39,6 +39,11 @@ fn check(token: &str, keys: &KeySet) -> Result<String, Fault> {
     Ok(subject.to_owned())
 }
 
+/// A token of the RSA key with these claims.
+fn rsa_token(claims: &str) -> String {
+    RSA.token(&header("RS256", "a"), claims)
+}
+
 /// `GOOD` with a claim replaced, or taken out by `null`.
 fn claims(name: &str, value: Value) -> String {
     let mut claims: Map<String, Value> = serde_json::from_str(GOOD).unwrap();
@@ -115,7 +120,7 @@ fn every_bad_claim_has_its_fault() {
     ];
     for ((name, value), want) in table {
         let claims = claims(name, value);
-        let token = RSA.token(&header("RS256", "a"), &claims);
+        let token = rsa_token(&claims);
         assert_eq!(check(&token, &two()), Err(want), "{claims}");
     }
 }
@@ -136,26 +141,26 @@ fn unusual_claims_are_accepted() {
         ("groups", json!([{"deep": [1, 2]}])),
     ] {
         let claims = claims(name, value);
-        let token = RSA.token(&header("RS256", "a"), &claims);
+        let token = rsa_token(&claims);
         assert_eq!(check(&token, &two()).as_deref(), Ok("billing"), "{claims}");
     }
     // Too large for a float, so it is no number.
     let claims = GOOD.replace("1700000100", "1e999");
-    let token = RSA.token(&header("RS256", "a"), &claims);
+    let token = rsa_token(&claims);
     assert_eq!(check(&token, &two()), Err(Fault::Malformed));
     // A token without a subject is good, and its subject is empty.
     let claims = GOOD.replace("\"sub\":\"billing\",", "");
-    let token = RSA.token(&header("RS256", "a"), &claims);
+    let token = rsa_token(&claims);
     assert_eq!(check(&token, &two()).as_deref(), Ok(""));
 }
 
 #[test]
 fn a_claim_given_twice_counts_once_and_the_same_for_every_check() {
     let claims = GOOD.replace("{", r#"{"sub":"admin","exp":9999999999,"#);
-    let token = RSA.token(&header("RS256", "a"), &claims);
+    let token = rsa_token(&claims);
     assert_eq!(check(&token, &two()).as_deref(), Ok("billing"));
     let claims = GOOD.replace("}", r#","exp":1}"#);
-    let token = RSA.token(&header("RS256", "a"), &claims);
+    let token = rsa_token(&claims);
     assert_eq!(check(&token, &two()), Err(Fault::Expired));
 }
 
@@ -248,7 +253,7 @@ fn without_a_kid_there_must_be_one_key() {
         let token = OTHER.token(&header, GOOD);
         assert_eq!(check(&token, &one), Err(Fault::BadSignature));
     }
-    let token = RSA.token(&header("RS256", "a"), GOOD);
+    let token = rsa_token(GOOD);
     assert_eq!(check(&token, &nameless), Err(Fault::UnknownKid));
     // One name for a key of each type (RFC 7517 section 4.5).
     let shared = keys(&[RSA.jwk(json!({"kid": "a"})), EC.jwk(json!({"kid": "a"}))]);
@@ -265,7 +270,7 @@ fn extensions_and_malformed_tokens_are_refused() {
         let token = RSA.token(&header, GOOD);
         assert_eq!(check(&token, &two()), Err(Fault::Critical), "{crit}");
     }
-    let good = RSA.token(&header("RS256", "a"), GOOD);
+    let good = rsa_token(GOOD);
     let (signed, signature) = good.rsplit_once('.').unwrap();
     let (head, body) = signed.split_once('.').unwrap();
     for (bad, want) in [
@@ -291,15 +296,9 @@ fn extensions_and_malformed_tokens_are_refused() {
             format!("{}.{body}.{signature}", base64("7")),
             Fault::Malformed,
         ),
+        (rsa_token(&"[".repeat(5000)), Fault::Malformed),
         (
-            RSA.token(&header("RS256", "a"), &"[".repeat(5000)),
-            Fault::Malformed,
-        ),
-        (
-            RSA.token(
-                &header("RS256", "a"),
-                &claims("x", json!("y".repeat(MAX_TOKEN))),
-            ),
+            rsa_token(&claims("x", json!("y".repeat(MAX_TOKEN)))),
             Fault::TooLarge,
         ),
     ] {
@@ -419,7 +418,7 @@ proptest! {
 
     #[test]
     fn no_changed_byte_passes(at in 0usize..1000, bit in 0u8..7) {
-        let mut token = RSA.token(&header("RS256", "a"), GOOD).into_bytes();
+        let mut token = rsa_token(GOOD).into_bytes();
         let at = at % token.len();
         token[at] ^= 1 << bit;
         let passes = Token::parse(&token).is_ok_and(|t| t.verify(&two(), &expected(), NOW).is_ok());

@@ -106,9 +106,8 @@ pub enum HoldReason {
 /// An attempt must wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// Why.
     pub reason: HoldReason,
-    /// When to ask again, if no answer arrives before.
+    /// When to try again, if no answer arrives before.
     pub until: Option<Duration>,
 }
 
@@ -134,10 +133,10 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Asks to send one attempt.
+    /// A grant for one attempt, if it may be sent now.
     ///
     /// # Errors
-    /// Why it must wait, and when to ask again.
+    /// Why it must wait, and until when.
     pub fn grant(&mut self, rules: &LedgerRules, now: Duration) -> Result<Grant, Hold> {
         self.roll(now);
         if let Some(hold) = self.recovery.hold(now, self.next_number) {

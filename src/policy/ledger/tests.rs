@@ -10,6 +10,18 @@ const RULES: LedgerRules = LedgerRules {
     max_retry_after: Duration::from_secs(600),
 };
 
+/// Nothing is spread: all units are first come, first served.
+const UNSPREAD: LedgerRules = LedgerRules {
+    spread_above: 1.0,
+    ..RULES
+};
+
+/// A fifth is reserved.
+const RESERVE: LedgerRules = LedgerRules {
+    reserve: 0.2,
+    ..RULES
+};
+
 /// A 200 that reports the window.
 fn reported(limit: u64, remaining: u64, reset: u64, resets_in: u64) -> Settlement {
     Settlement::Answered {
@@ -17,28 +29,30 @@ fn reported(limit: u64, remaining: u64, reset: u64, resets_in: u64) -> Settlemen
             limit: Some(limit),
             remaining: Some(remaining),
             reset: Some(reset),
-            resets_in: Some(SECOND * u32::try_from(resets_in).unwrap()),
+            resets_in: Some(Duration::from_secs(resets_in)),
             retry_after: None,
         },
         throttled: false,
     }
 }
 
-fn refused(retry_after: Option<u64>) -> Settlement {
+/// An answer that reports no window.
+fn answered(throttled: bool, retry_after: Option<u64>) -> Settlement {
     Settlement::Answered {
         feedback: Feedback {
             retry_after: retry_after.map(Duration::from_secs),
             ..Feedback::default()
         },
-        throttled: true,
+        throttled,
     }
 }
 
+fn refused(retry_after: Option<u64>) -> Settlement {
+    answered(true, retry_after)
+}
+
 fn good() -> Settlement {
-    Settlement::Answered {
-        feedback: Feedback::default(),
-        throttled: false,
-    }
+    answered(false, None)
 }
 
 fn seconds(number: f64) -> Duration {
@@ -67,8 +81,33 @@ impl Ledger {
         self.learnt.settle(grant, settlement, &self.rules, now);
     }
 
-    fn attribute(&mut self, feedback: &Feedback, now: Duration) {
-        self.learnt.attribute(feedback, &self.rules, now);
+    fn grants(&mut self, count: usize, now: Duration) -> Vec<Grant> {
+        (0..count).map(|_| self.grant(now).unwrap()).collect()
+    }
+
+    /// As many as are granted, up to a thousand.
+    fn all_grants(&mut self, now: Duration) -> Vec<Grant> {
+        let granted = std::iter::from_fn(|| self.grant(now).ok());
+        granted.take(1000).collect()
+    }
+
+    /// One attempt that is sent and settled at `now`.
+    fn attempt(&mut self, settlement: Settlement, now: Duration) {
+        let grant = self.grant(now).unwrap();
+        self.settle(grant, settlement, now);
+    }
+
+    fn settle_all(&mut self, grants: Vec<Grant>, settlement: Settlement, now: Duration) {
+        for grant in grants {
+            self.settle(grant, settlement, now);
+        }
+    }
+
+    fn attribute(&mut self, answer: Settlement, now: Duration) {
+        let Settlement::Answered { feedback, .. } = answer else {
+            panic!("not an answer");
+        };
+        self.learnt.attribute(&feedback, &self.rules, now);
     }
 
     fn predict_wait(&self, ahead: u64, now: Duration) -> Duration {
@@ -97,9 +136,7 @@ impl std::ops::DerefMut for Ledger {
 /// A ledger that knows a window with this many units, one of them spent.
 fn learnt(rules: LedgerRules, limit: u64, length: u64) -> Ledger {
     let mut ledger = Ledger::new(rules);
-    let grant = ledger.grant(Duration::ZERO).unwrap();
-    ledger.settle(
-        grant,
+    ledger.attempt(
         reported(limit, limit - 1, 1000 + length, length),
         Duration::ZERO,
     );
@@ -132,29 +169,22 @@ fn states_have_the_names_of_the_admin_json() {
 #[test]
 fn nothing_is_held_before_a_window_is_known() {
     let mut ledger = Ledger::new(RULES);
-    let grants: Vec<_> = (0..10_000)
-        .map(|_| ledger.grant(Duration::ZERO).unwrap())
-        .collect();
-    for grant in grants {
-        ledger.settle(grant, good(), SECOND);
-    }
+    let grants = ledger.grants(10_000, Duration::ZERO);
+    ledger.settle_all(grants, good(), SECOND);
     assert!(ledger.grant(SECOND).is_ok());
 }
 
 #[test]
 fn remaining_only_falls_in_whatever_order_answers_arrive() {
     let mut ledger = Ledger::new(RULES);
-    let grants: Vec<_> = (0..4)
-        .map(|_| ledger.grant(Duration::ZERO).unwrap())
-        .collect();
+    let grants = ledger.grants(4, Duration::ZERO);
     for (grant, remaining) in grants.into_iter().zip([97, 99, 96, 98]) {
         ledger.settle(grant, reported(100, remaining, 1300, 300), SECOND);
         assert!(ledger.view(SECOND).remaining.unwrap() <= 97);
     }
     assert_eq!(ledger.view(SECOND).remaining, Some(96));
     // An answer about the window before changes nothing.
-    let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, reported(100, 3, 1000, 1), SECOND);
+    ledger.attempt(reported(100, 3, 1000, 1), SECOND);
     assert_eq!(ledger.view(SECOND).remaining, Some(96));
     // A later reset opens a new window.
     let grant = ledger.grant(SECOND).unwrap();
@@ -162,23 +192,15 @@ fn remaining_only_falls_in_whatever_order_answers_arrive() {
     assert_eq!(ledger.view(SECOND * 301).remaining, Some(99));
 }
 
-/// What an answer reported.
-fn feedback(settlement: Settlement) -> Feedback {
-    match settlement {
-        Settlement::Answered { feedback, .. } => feedback,
-        _ => panic!("not an answer"),
-    }
-}
-
 #[test]
 fn an_attributed_unit_is_not_external_and_holds_nothing() {
     // Even if no window is known yet.
     let mut ledger = Ledger::new(RULES);
-    ledger.attribute(&feedback(reported(100, 99, 1300, 300)), Duration::ZERO);
+    ledger.attribute(reported(100, 99, 1300, 300), Duration::ZERO);
     let view = ledger.view(Duration::ZERO);
     assert_eq!((view.remaining, view.external.0), (Some(99), 0));
     let grant = ledger.grant(SECOND).unwrap();
-    ledger.attribute(&feedback(reported(100, 97, 1300, 299)), SECOND);
+    ledger.attribute(reported(100, 97, 1300, 299), SECOND);
     ledger.settle(grant, reported(100, 98, 1300, 299), SECOND);
     let view = ledger.view(SECOND);
     assert_eq!(
@@ -186,7 +208,7 @@ fn an_attributed_unit_is_not_external_and_holds_nothing() {
         (Some(97), 0, 0)
     );
     // Another missing unit is external.
-    ledger.attribute(&feedback(reported(100, 95, 1300, 299)), SECOND);
+    ledger.attribute(reported(100, 95, 1300, 299), SECOND);
     assert_eq!(ledger.view(SECOND).external.0, 1);
 }
 
@@ -194,8 +216,7 @@ fn an_attributed_unit_is_not_external_and_holds_nothing() {
 fn a_reset_that_varies_by_a_second_opens_no_window() {
     let mut ledger = learnt(RULES, 100, 300);
     for (reset, remaining) in [(1301, 98), (1300, 97), (1299, 98), (1301, 99)] {
-        let grant = ledger.grant(SECOND).unwrap();
-        ledger.settle(grant, reported(100, remaining, reset, 299), SECOND);
+        ledger.attempt(reported(100, remaining, reset, 299), SECOND);
         assert!(ledger.view(SECOND).remaining.unwrap() <= 98, "{reset}");
     }
     assert_eq!(ledger.view(SECOND).remaining, Some(97));
@@ -207,8 +228,7 @@ fn a_reset_that_always_moves_counts_nothing_as_external() {
     let mut ledger = learnt(RULES, 100, 300);
     for n in 1..40u64 {
         let now = SECOND * u32::try_from(n).unwrap() * 10;
-        let grant = ledger.grant(now).unwrap();
-        ledger.settle(grant, reported(100, 99 - n, 1300 + 10 * n, 300), now);
+        ledger.attempt(reported(100, 99 - n, 1300 + 10 * n, 300), now);
     }
     assert_eq!(ledger.view(SECOND * 400).external.0, 0);
 }
@@ -216,11 +236,7 @@ fn a_reset_that_always_moves_counts_nothing_as_external() {
 #[test]
 fn attempts_in_flight_reserve_a_unit_each() {
     for limit in [20, 100_000] {
-        let rules = LedgerRules {
-            spread_above: 1.0,
-            ..RULES
-        };
-        let mut ledger = learnt(rules, limit, 60);
+        let mut ledger = learnt(UNSPREAD, limit, 60);
         let mut grants = Vec::new();
         let hold = loop {
             match ledger.grant(Duration::ZERO) {
@@ -242,35 +258,24 @@ fn attempts_in_flight_reserve_a_unit_each() {
 
 #[test]
 fn units_in_doubt_are_resolved_by_the_next_answer() {
-    let rules = LedgerRules {
-        spread_above: 1.0,
-        ..RULES
-    };
-    let mut ledger = learnt(rules, 20, 300);
-    let grants: Vec<_> = (0..19).map(|_| ledger.grant(SECOND).unwrap()).collect();
-    for grant in grants {
-        ledger.settle(grant, Settlement::InDoubt, SECOND);
-    }
+    let mut ledger = learnt(UNSPREAD, 20, 300);
+    let grants = ledger.grants(19, SECOND);
+    ledger.settle_all(grants, Settlement::InDoubt, SECOND);
     // All units may be gone, but upstream has not reported it: one attempt finds out.
     let probe = ledger.grant(SECOND).unwrap();
     assert_eq!(ledger.grant(SECOND).unwrap_err().reason, HoldReason::Spent);
     ledger.settle(probe, reported(20, 18, 1300, 299), SECOND);
     // After that as many as remain are granted at once.
-    let more: Vec<_> = std::iter::from_fn(|| ledger.grant(SECOND).ok())
-        .take(1000)
-        .collect();
+    let more = ledger.all_grants(SECOND);
     assert_eq!(more.len(), 18);
 }
 
 #[test]
 fn unsent_attempts_hide_no_external_units() {
     let mut ledger = learnt(RULES, 100, 300);
-    let grants: Vec<_> = (0..10).map(|_| ledger.grant(SECOND).unwrap()).collect();
-    for grant in grants {
-        ledger.settle(grant, Settlement::Unsent, SECOND);
-    }
-    let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, reported(100, 88, 1300, 299), SECOND);
+    let grants = ledger.grants(10, SECOND);
+    ledger.settle_all(grants, Settlement::Unsent, SECOND);
+    ledger.attempt(reported(100, 88, 1300, 299), SECOND);
     assert_eq!(ledger.view(SECOND).external, (10, 10));
 }
 
@@ -316,11 +321,7 @@ fn unused_units_of_the_spread_accrue() {
 
 #[test]
 fn the_reserve_is_not_granted() {
-    let rules = LedgerRules {
-        reserve: 0.2,
-        ..RULES
-    };
-    let mut ledger = learnt(rules, 100, 300);
+    let mut ledger = learnt(RESERVE, 100, 300);
     let mut went = 1 + drain(&mut ledger, Duration::ZERO);
     for second in 1..300 {
         went += drain(&mut ledger, SECOND * second);
@@ -332,20 +333,16 @@ fn the_reserve_is_not_granted() {
 #[test]
 fn external_units_are_counted_and_expected_again() {
     let mut ledger = learnt(RULES, 1000, 300);
-    let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, reported(1000, 948, 1300, 299), SECOND);
+    ledger.attempt(reported(1000, 948, 1300, 299), SECOND);
     assert_eq!(ledger.view(SECOND).external, (50, 50));
     // The first window was joined midway, so its external units do not set an expectation.
-    let grant = ledger.grant(SECOND * 300).unwrap();
-    ledger.settle(grant, reported(1000, 999, 1600, 300), SECOND * 300);
+    ledger.attempt(reported(1000, 999, 1600, 300), SECOND * 300);
     assert_eq!(ledger.view(SECOND * 300).external, (50, 0));
-    let grant = ledger.grant(SECOND * 301).unwrap();
-    ledger.settle(grant, reported(1000, 898, 1600, 299), SECOND * 301);
+    ledger.attempt(reported(1000, 898, 1600, 299), SECOND * 301);
     assert_eq!(ledger.view(SECOND * 301).external, (150, 100));
     // In the next window as many are expected, so fewer are granted in its first half.
     let now = SECOND * 600;
-    let grant = ledger.grant(now).unwrap();
-    ledger.settle(grant, reported(1000, 999, 1900, 300), now);
+    ledger.attempt(reported(1000, 999, 1900, 300), now);
     drain(&mut ledger, now);
     let granted = drain(&mut ledger, now + SECOND * 150);
     let without_external = 500.0 * 150.0 / 299.0;
@@ -364,9 +361,7 @@ fn external_units_are_counted_and_expected_again() {
 #[test]
 fn the_longest_retry_after_wins_and_a_pause_only_grows() {
     let mut ledger = Ledger::new(RULES);
-    let grants: Vec<_> = (0..3)
-        .map(|_| ledger.grant(Duration::ZERO).unwrap())
-        .collect();
+    let grants = ledger.grants(3, Duration::ZERO);
     for (grant, retry_after) in grants.into_iter().zip([30, 10, 20]) {
         ledger.settle(grant, refused(Some(retry_after)), Duration::ZERO);
     }
@@ -382,8 +377,7 @@ fn the_longest_retry_after_wins_and_a_pause_only_grows() {
 #[test]
 fn after_a_pause_one_probes_and_the_rest_follow_in_a_ramp() {
     let mut ledger = Ledger::new(RULES);
-    let grant = ledger.grant(Duration::ZERO).unwrap();
-    ledger.settle(grant, refused(Some(5)), Duration::ZERO);
+    ledger.attempt(refused(Some(5)), Duration::ZERO);
     let now = SECOND * 5;
     let probe = ledger.grant(now).unwrap();
     assert_eq!(ledger.grant(now).unwrap_err().reason, HoldReason::Probing);
@@ -400,17 +394,12 @@ fn after_a_pause_one_probes_and_the_rest_follow_in_a_ramp() {
         assert!(ledger.grant(now).is_err());
         ledger.settle(probe, settlement, now);
     }
-    let probe = ledger.grant(now).unwrap();
-    ledger.settle(probe, good(), now);
+    ledger.attempt(good(), now);
     let mut sizes = Vec::new();
     for _ in 0..7 {
-        let round: Vec<_> = std::iter::from_fn(|| ledger.grant(now).ok())
-            .take(1000)
-            .collect();
+        let round = ledger.all_grants(now);
         sizes.push(round.len());
-        for grant in round {
-            ledger.settle(grant, good(), now);
-        }
+        ledger.settle_all(round, good(), now);
     }
     assert_eq!(sizes, [2, 4, 8, 16, 32, 1000, 1000]);
 }
@@ -418,8 +407,7 @@ fn after_a_pause_one_probes_and_the_rest_follow_in_a_ramp() {
 #[test]
 fn a_probe_that_hangs_holds_the_rest_for_a_bounded_time() {
     let mut ledger = Ledger::new(RULES);
-    let grant = ledger.grant(Duration::ZERO).unwrap();
-    ledger.settle(grant, refused(Some(1)), Duration::ZERO);
+    ledger.attempt(refused(Some(1)), Duration::ZERO);
     let slow = ledger.grant(SECOND).unwrap();
     let hold = ledger.grant(SECOND * 2).unwrap_err();
     assert_eq!(hold.until, Some(SECOND + PROBE_TIMEOUT));
@@ -432,24 +420,14 @@ fn a_probe_that_hangs_holds_the_rest_for_a_bounded_time() {
 #[test]
 fn a_429_without_a_time_concerns_that_attempt_alone() {
     let mut ledger = Ledger::new(RULES);
-    let grant = ledger.grant(Duration::ZERO).unwrap();
-    ledger.settle(grant, refused(None), Duration::ZERO);
+    ledger.attempt(refused(None), Duration::ZERO);
     assert!(ledger.grant(Duration::ZERO).is_ok());
 }
 
 #[test]
 fn a_503_with_a_time_pauses_too() {
     let mut ledger = Ledger::new(RULES);
-    let grant = ledger.grant(Duration::ZERO).unwrap();
-    let feedback = Feedback {
-        retry_after: Some(SECOND * 9),
-        ..Feedback::default()
-    };
-    let settlement = Settlement::Answered {
-        feedback,
-        throttled: false,
-    };
-    ledger.settle(grant, settlement, Duration::ZERO);
+    ledger.attempt(answered(false, Some(9)), Duration::ZERO);
     assert_eq!(ledger.grant(SECOND).unwrap_err().reason, HoldReason::Paused);
     assert_eq!(ledger.view(SECOND).throttled, 0);
 }
@@ -478,21 +456,16 @@ fn a_reset_that_attempts_waited_for_is_probed() {
 #[test]
 fn a_reset_that_no_attempt_waited_for_is_not_probed() {
     let mut ledger = learnt(RULES, 100, 60);
-    let grants: Vec<_> = (0..10)
-        .map(|_| ledger.grant(SECOND * 60).unwrap())
-        .collect();
-    assert_eq!(grants.len(), 10);
+    let _first = ledger.grants(10, SECOND * 60);
     // No more are granted than a window has units.
-    let more = std::iter::from_fn(|| ledger.grant(SECOND * 60).ok());
-    assert_eq!(more.take(1000).count(), 90);
+    assert_eq!(ledger.all_grants(SECOND * 60).len(), 90);
 }
 
 #[test]
 fn an_operator_ends_a_pause_with_a_probe() {
     let mut ledger = learnt(RULES, 10, 300);
     drain(&mut ledger, SECOND);
-    let grant = ledger.grant(SECOND * 100).unwrap();
-    ledger.settle(grant, refused(Some(600)), SECOND * 100);
+    ledger.attempt(refused(Some(600)), SECOND * 100);
     ledger.resume();
     let probe = ledger.grant(SECOND * 100).unwrap();
     assert!(ledger.grant(SECOND * 100).is_err());
@@ -509,17 +482,14 @@ fn an_absurd_reset_holds_for_a_bounded_time_and_a_past_one_not_at_all() {
         ledger.grant(SECOND).unwrap_err().until,
         Some(RULES.max_retry_after)
     );
-    let probe = ledger.grant(RULES.max_retry_after).unwrap();
-    ledger.settle(
-        probe,
+    ledger.attempt(
         reported(1, 0, 1000 + 1_262_304_000, 1_262_300_000),
         RULES.max_retry_after,
     );
     assert!(ledger.grant(RULES.max_retry_after + SECOND).is_err());
     // A reset in the past, such as a duration read as an epoch, is ignored.
     let mut ledger = Ledger::new(RULES);
-    let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, reported(10, 0, 30, 0), SECOND);
+    ledger.attempt(reported(10, 0, 30, 0), SECOND);
     assert!(ledger.grant(SECOND).is_ok());
 }
 
@@ -551,19 +521,11 @@ fn the_wait_is_predicted() {
 
 #[test]
 fn a_view_predicts_when_the_quota_runs_out() {
-    let mut ledger = learnt(
-        LedgerRules {
-            spread_above: 1.0,
-            ..RULES
-        },
-        1000,
-        300,
-    );
+    let mut ledger = learnt(UNSPREAD, 1000, 300);
     let mut now = Duration::ZERO;
     for n in 0..600u64 {
         now = seconds(n as f64 / 10.0);
-        let grant = ledger.grant(now).unwrap();
-        ledger.settle(grant, reported(1000, 998 - n, 1300, 300), now);
+        ledger.attempt(reported(1000, 998 - n, 1300, 300), now);
     }
     // About ten per second are spent, and some 400 are left.
     let left = ledger.view(now).runs_out_in.unwrap().as_secs_f64();
@@ -715,32 +677,15 @@ fn play(
                 };
                 // `remaining` is from the moment of counting, `Date` from the moment of answering.
                 let date = (Upstream::EPOCH + upstream.now) / 1000;
-                let numbers = Feedback {
-                    limit: Some(upstream.limit),
-                    remaining: Some(remaining),
-                    reset: Some(reset),
-                    resets_in: Some(Duration::from_secs(reset.saturating_sub(date))),
-                    retry_after: None,
-                };
                 let settlement = match kind {
-                    AnswerKind::All => Settlement::Answered {
-                        feedback: numbers,
-                        throttled: false,
-                    },
+                    AnswerKind::All => {
+                        reported(upstream.limit, remaining, reset, reset.saturating_sub(date))
+                    }
                     AnswerKind::NoHeaders => good(),
                     AnswerKind::Refused(retry_after) => refused(*retry_after),
                     AnswerKind::Nonsense(limit, remaining, reset) => {
                         wild = true;
-                        Settlement::Answered {
-                            feedback: Feedback {
-                                limit: Some(*limit),
-                                remaining: Some(*remaining),
-                                reset: Some(*reset),
-                                resets_in: Some(Duration::from_secs(reset % 1000)),
-                                retry_after: None,
-                            },
-                            throttled: false,
-                        }
+                        reported(*limit, *remaining, *reset, reset % 1000)
                     }
                 };
                 ledger.settle(out.remove(n).grant, settlement, now);
@@ -783,7 +728,7 @@ fn play(
     Ok(ledger)
 }
 
-/// An attempt that asks again at each announced time is granted in the end.
+/// An attempt that is tried at each announced time is granted in the end.
 fn serves(mut ledger: Ledger, mut now: Duration) -> Result<(), TestCaseError> {
     for _ in 0..100 {
         match ledger.grant(now) {
@@ -832,10 +777,8 @@ fn the_ledger_recovers_from_one_nonsense_answer() {
     // Once in milliseconds, and once by a clock that was a day ahead.
     for (reset, resets_in) in [(1_300_000, 1_000_000), (1300 + 86_400, 299)] {
         let mut ledger = learnt(RULES, 20, 300);
-        let grant = ledger.grant(SECOND).unwrap();
-        ledger.settle(grant, reported(20, 18, reset, resets_in), SECOND);
-        let grant = ledger.grant(SECOND * 2).unwrap();
-        ledger.settle(grant, reported(20, 17, 1300, 298), SECOND * 2);
+        ledger.attempt(reported(20, 18, reset, resets_in), SECOND);
+        ledger.attempt(reported(20, 17, 1300, 298), SECOND * 2);
         let view = ledger.view(SECOND * 2);
         assert_eq!((view.reset, view.remaining), (Some(1300), Some(17)));
         assert_eq!(view.external.0, 0);
@@ -844,11 +787,7 @@ fn the_ledger_recovers_from_one_nonsense_answer() {
 
 #[test]
 fn few_units_are_in_doubt_under_a_steady_load() {
-    let rules = LedgerRules {
-        spread_above: 1.0,
-        ..RULES
-    };
-    let mut ledger = learnt(rules, 3000, 300);
+    let mut ledger = learnt(UNSPREAD, 3000, 300);
     // Ten per second, each in flight for a second, and every fifth client disconnects midway.
     let mut out = std::collections::VecDeque::new();
     for n in 1..2800u64 {
@@ -869,32 +808,18 @@ fn few_units_are_in_doubt_under_a_steady_load() {
 
 #[test]
 fn attempts_granted_before_the_window_was_known_may_count_in_it() {
-    let rules = LedgerRules {
-        spread_above: 1.0,
-        ..RULES
-    };
-    let mut ledger = Ledger::new(rules);
-    let mut grants: Vec<_> = (0..20)
-        .map(|_| ledger.grant(Duration::ZERO).unwrap())
-        .collect();
+    let mut ledger = Ledger::new(UNSPREAD);
+    let mut grants = ledger.grants(20, Duration::ZERO);
     ledger.settle(grants.remove(0), reported(20, 19, 1300, 300), SECOND);
-    for grant in grants {
-        ledger.settle(grant, Settlement::InDoubt, SECOND);
-    }
+    ledger.settle_all(grants, Settlement::InDoubt, SECOND);
     // Upstream may have counted all of them: one attempt finds out.
-    let more = std::iter::from_fn(|| ledger.grant(SECOND).ok()).take(50);
-    assert_eq!(more.count(), 1);
+    assert_eq!(ledger.all_grants(SECOND).len(), 1);
 }
 
 #[test]
 fn between_windows_the_reserve_is_not_granted_either() {
-    let rules = LedgerRules {
-        reserve: 0.2,
-        ..RULES
-    };
-    let mut ledger = learnt(rules, 100, 60);
-    let more = std::iter::from_fn(|| ledger.grant(SECOND * 61).ok()).take(200);
-    assert_eq!(more.count(), 80);
+    let mut ledger = learnt(RESERVE, 100, 60);
+    assert_eq!(ledger.all_grants(SECOND * 61).len(), 80);
 }
 
 #[test]
@@ -922,8 +847,7 @@ fn heavy_external_use_withholds_half_at_most() {
 #[test]
 fn a_predicted_wait_counts_those_ahead_during_a_pause_and_between_windows() {
     let mut ledger = learnt(RULES, 20, 60);
-    let grant = ledger.grant(SECOND).unwrap();
-    ledger.settle(grant, refused(Some(59)), SECOND);
+    ledger.attempt(refused(Some(59)), SECOND);
     assert_eq!(ledger.predict_wait(0, SECOND), SECOND * 59);
     let wait = ledger.predict_wait(1000, SECOND);
     assert!(
@@ -938,22 +862,15 @@ fn a_predicted_wait_counts_those_ahead_during_a_pause_and_between_windows() {
 
 #[test]
 fn a_predicted_wait_ignores_units_in_doubt() {
-    let rules = LedgerRules {
-        spread_above: 1.0,
-        ..RULES
-    };
-    let mut ledger = learnt(rules, 20, 300);
-    let grants: Vec<_> = (0..19).map(|_| ledger.grant(SECOND).unwrap()).collect();
-    for grant in grants {
-        ledger.settle(grant, Settlement::InDoubt, SECOND);
-    }
+    let mut ledger = learnt(UNSPREAD, 20, 300);
+    let grants = ledger.grants(19, SECOND);
+    ledger.settle_all(grants, Settlement::InDoubt, SECOND);
     let _probe = ledger.grant(SECOND).unwrap();
     assert!(ledger.predict_wait(0, SECOND).is_zero());
     // Attempts of the window before do not count either.
     let mut ledger = learnt(RULES, 20, 60);
-    let _slow: Vec<_> = (0..9).map(|_| ledger.grant(SECOND * 40).unwrap()).collect();
-    let grant = ledger.grant(SECOND * 61).unwrap();
-    ledger.settle(grant, reported(20, 19, 1121, 60), SECOND * 61);
+    let _slow = ledger.grants(9, SECOND * 40);
+    ledger.attempt(reported(20, 19, 1121, 60), SECOND * 61);
     assert!(ledger.predict_wait(1, SECOND * 61).is_zero());
 }
 

@@ -16,7 +16,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::activity::Activity;
 use crate::{
     error::Error,
-    layer::headers::X_REQUEST_ID,
     policy::operation::OperationLabel,
     telemetry::{labels::Source, metrics::Metrics},
     types::{RequestId, other},
@@ -103,7 +102,8 @@ impl<I> RefusalStream<I> {
         if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(wall_clock::now())) {
             head.headers.insert(header::DATE, date);
         }
-        head.headers.insert(X_REQUEST_ID, RequestId::random().0);
+        head.headers
+            .insert(RequestId::HEADER, RequestId::random().0);
         let mut out = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
         for (name, value) in &head.headers {
             out.extend_from_slice(name.as_str().as_bytes());

@@ -3,10 +3,7 @@
 //! While quota is plentiful, an attempt takes the lock once and is sent. Only when attempts must wait is there a queue and a
 //! dispatcher, the task that grants units as time releases them. It ends with the last request that waits.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, oneshot},
@@ -24,6 +21,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    lock::Lock,
     policy::{
         fair::{Priority, Queue, Share, Ticket},
         feedback::Feedback,
@@ -32,11 +30,11 @@ use crate::{
     types::{Caller, QuotaRules},
 };
 
-pub struct Group {
+pub(crate) struct Group {
     pub(super) name: Arc<str>,
     clock: Clock,
     waiting_room: Arc<WaitingRoom>,
-    state: Mutex<GroupState>,
+    state: Lock<GroupState>,
     /// Wakes the dispatcher early.
     changed: Notify,
 }
@@ -67,7 +65,7 @@ type WaitResult = Result<Permit, Error>;
 type Deliveries = Vec<(oneshot::Sender<WaitResult>, WaitResult)>;
 
 /// A request that waits for quota.
-pub struct WaitRequest {
+pub(crate) struct WaitRequest {
     pub rules: QuotaRules,
     pub caller: Arc<Caller>,
     pub arrived: Instant,
@@ -83,7 +81,7 @@ impl Group {
             name,
             clock,
             waiting_room,
-            state: Mutex::new(GroupState {
+            state: Lock::new(GroupState {
                 ledger: Ledger::default(),
                 queue: Queue::default(),
                 dispatching: false,
@@ -94,10 +92,6 @@ impl Group {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, GroupState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn now(&self) -> Duration {
         self.clock.now()
     }
@@ -106,9 +100,9 @@ impl Group {
     ///
     /// # Errors
     /// Why the attempt must wait.
-    pub fn try_permit(self: &Arc<Self>, rules: &QuotaRules) -> Result<Permit, HoldReason> {
+    pub(crate) fn try_permit(self: &Arc<Self>, rules: &QuotaRules) -> Result<Permit, HoldReason> {
         let now = self.now();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.last_used = now;
         if state.queue.is_empty() {
             let grant = state.ledger.grant(&rules.ledger, now);
@@ -124,7 +118,7 @@ impl Group {
     ///
     /// # Errors
     /// If the wait would exceed the deadline, the waiting room is full, or the gateway drains.
-    pub async fn wait(
+    pub(crate) async fn wait(
         self: &Arc<Self>,
         request: WaitRequest,
         draining: &Draining,
@@ -168,7 +162,7 @@ impl Group {
     }
 
     /// A snapshot, and the expected wait of a request with this share that arrives now and waits `max_wait` at most.
-    pub fn forecast(
+    pub(crate) fn forecast(
         &self,
         share: &Share,
         max_wait: Duration,
@@ -182,7 +176,7 @@ impl Group {
     /// The expected wait of a request with these times of arrival and deadline.
     fn predict(&self, share: &Share, times: (Duration, Duration), rules: &QuotaRules) -> Duration {
         let now = self.now();
-        let state = self.state();
+        let state = self.state.lock();
         let wait = state
             .ledger
             .predict_wait(state.queue.ahead(share, times.0), &rules.ledger, now);
@@ -203,7 +197,7 @@ impl Group {
     /// Applies a change that may release units, and grants those to the queue.
     fn update<T>(self: &Arc<Self>, change: impl FnOnce(&mut GroupState, Duration) -> T) -> T {
         let now = self.now();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let result = change(&mut state, now);
         if state.queue.is_empty() {
             return result;
@@ -248,7 +242,7 @@ impl Group {
 
     /// Starts a dispatcher unless one runs or nothing is queued.
     fn ensure_dispatcher(self: &Arc<Self>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if !state.queue.is_empty() && !std::mem::replace(&mut state.dispatching, true) {
             // Not under the lock: a runtime that shuts down drops the task at once, and its drop takes the lock.
             drop(state);
@@ -257,9 +251,9 @@ impl Group {
     }
 
     /// Dispatches, and returns when to do so next; `None` if the queue is empty, so the dispatcher ends.
-    pub fn dispatch_due(self: &Arc<Self>) -> Option<Duration> {
+    pub(super) fn dispatch_due(self: &Arc<Self>) -> Option<Duration> {
         let now = self.now();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let (deliveries, next) = self.dispatch(&mut state, now);
         let waits = !state.queue.is_empty();
         state.dispatching = waits;
@@ -270,7 +264,7 @@ impl Group {
     }
 
     /// Sleeps until then or until the next update.
-    pub async fn sleep(&self, until: Duration) {
+    pub(super) async fn sleep(&self, until: Duration) {
         tokio::select! {
             biased;
             () = self.changed.notified() => {}
@@ -279,13 +273,13 @@ impl Group {
     }
 
     /// The dispatcher was dropped while requests still wait.
-    pub fn dispatcher_stopped(&self) {
-        self.state().dispatching = false;
+    pub(super) fn dispatcher_stopped(&self) {
+        self.state.lock().dispatching = false;
     }
 
     /// Ends the wait of this caller's newest request, to free its slot.
-    pub fn evict_newest(self: &Arc<Self>, caller: &Arc<str>) {
-        let mut state = self.state();
+    pub(super) fn evict_newest(self: &Arc<Self>, caller: &Arc<str>) {
+        let mut state = self.state.lock();
         let Some(waiter) = state.queue.remove_newest(caller) else {
             return;
         };
@@ -309,23 +303,23 @@ impl Group {
     }
 
     /// Pauses the group for this long; see [`Ledger::pause`].
-    pub fn pause(self: &Arc<Self>, time: Duration) {
+    pub(crate) fn pause(self: &Arc<Self>, time: Duration) {
         self.update(|state, now| state.ledger.pause(now.saturating_add(time)));
     }
 
     /// See [`Ledger::attribute`].
-    pub fn attribute(self: &Arc<Self>, feedback: &Feedback, rules: &QuotaRules) {
+    pub(crate) fn attribute(self: &Arc<Self>, feedback: &Feedback, rules: &QuotaRules) {
         self.update(|state, now| state.ledger.attribute(feedback, &rules.ledger, now));
     }
 
     /// See [`Ledger::resume`].
-    pub fn resume(self: &Arc<Self>) {
+    pub(crate) fn resume(self: &Arc<Self>) {
         self.update(|state, _| state.ledger.resume());
     }
 
     /// A snapshot of the ledger, and how many requests wait by caller.
-    pub fn view(&self, rules: &QuotaRules) -> (View, Vec<(Arc<str>, usize)>) {
-        let state = self.state();
+    pub(crate) fn view(&self, rules: &QuotaRules) -> (View, Vec<(Arc<str>, usize)>) {
+        let state = self.state.lock();
         let waiting = state.queue.waiting();
         let waiting = waiting.map(|(caller, count)| (caller.clone(), count));
         (
@@ -335,8 +329,8 @@ impl Group {
     }
 
     /// When the group was last used, and whether it can be dropped without losing anything that holds attempts.
-    pub fn idle(&self) -> (Duration, bool) {
-        let state = self.state();
+    pub(super) fn idle(&self) -> (Duration, bool) {
+        let state = self.state.lock();
         let idle = state.queue.is_empty() && state.ledger.is_idle(self.now());
         (state.last_used, idle)
     }
@@ -377,7 +371,7 @@ struct QueueGuard<'a> {
 
 impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
-        let mut state = self.group.state();
+        let mut state = self.group.state.lock();
         let waiter = state.queue.remove(&self.ticket);
         let last = state.queue.is_empty();
         drop(state);

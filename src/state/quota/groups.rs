@@ -58,7 +58,7 @@ impl Groups {
     }
 
     /// Adds the groups of this plan. What is known of existing groups stays.
-    pub fn reconcile(&self, planned: Arc<QuotaPlan>) {
+    pub(crate) fn reconcile(&self, planned: Arc<QuotaPlan>) {
         self.planned.store(planned);
         self.create_planned();
     }
@@ -69,7 +69,7 @@ impl Groups {
         planned.groups.keys().for_each(|name| drop(self.get(name)));
     }
 
-    pub fn get(&self, name: &Arc<str>) -> Arc<Group> {
+    pub(crate) fn get(&self, name: &Arc<str>) -> Arc<Group> {
         if let Some(group) = self.find(name) {
             return group;
         }
@@ -97,7 +97,7 @@ impl Groups {
 
     /// Attributes the answer to an attempt in the group `provisional` to the group `owner`, now that its token is known to belong
     /// there. The provisional group is dropped, except one that has counted 429s, which the metrics still need.
-    pub fn attribute(
+    pub(crate) fn attribute(
         &self,
         provisional: &str,
         owner: &Arc<str>,
@@ -131,7 +131,7 @@ impl Groups {
     }
 
     /// Ends a group's pause on an operator's command; false if there is no such group.
-    pub fn resume(&self, name: &str) -> bool {
+    pub(crate) fn resume(&self, name: &str) -> bool {
         let group = self.find(name);
         group.as_ref().is_some_and(|group| {
             group.resume();
@@ -140,7 +140,7 @@ impl Groups {
     }
 
     /// A snapshot of a group, and the expected wait of a request with this share that arrives now.
-    pub fn forecast(
+    pub(crate) fn forecast(
         &self,
         name: &str,
         share: &Share,
@@ -152,7 +152,7 @@ impl Groups {
 
     /// All groups for the admin listener; times are in epoch seconds. A group that is no longer configured is shown until it is
     /// idle.
-    pub fn view(&self) -> Value {
+    pub(crate) fn view(&self) -> Value {
         self.drop_unplanned();
         let planned = self.planned.load();
         let views = self.all().into_iter().map(|(name, group)| {
@@ -183,7 +183,7 @@ impl Groups {
 
     /// All groups for the metrics. The groups of callers' own tokens are unbounded in number, so they are summed up as `other`,
     /// without a window.
-    pub fn samples(&self) -> Vec<Sample> {
+    pub(crate) fn samples(&self) -> Vec<Sample> {
         let planned = self.planned.load();
         let mut samples = Vec::new();
         let mut rest = Sample::default();

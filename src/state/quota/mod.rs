@@ -9,8 +9,8 @@ mod groups;
 mod permit;
 mod waiting_room;
 
-pub use self::{
+pub use self::groups::Groups;
+pub(crate) use self::{
     group::{Group, WaitRequest},
-    groups::Groups,
     permit::Permit,
 };

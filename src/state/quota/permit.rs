@@ -10,7 +10,7 @@ use crate::{
 
 /// Permission to send one attempt, and the reservation of its unit. Dropped without being settled, it returns the unit if the
 /// attempt was never sent; otherwise the unit is in doubt.
-pub struct Permit {
+pub(crate) struct Permit {
     group: Arc<Group>,
     rules: QuotaRules,
     grant: Option<Grant>,
@@ -28,11 +28,11 @@ impl Permit {
     }
 
     /// Marks the attempt as sent: from here on DevRev may count it.
-    pub fn sent(&mut self) {
+    pub(crate) fn sent(&mut self) {
         self.sent = true;
     }
 
-    pub fn settle(mut self, settlement: Settlement) {
+    pub(crate) fn settle(mut self, settlement: Settlement) {
         self.end(settlement);
     }
 

@@ -2,15 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
 use super::group::Group;
-use crate::policy::fair::{Priority, Share};
+use crate::{
+    lock::Lock,
+    policy::fair::{Priority, Share},
+};
 
 #[derive(Default)]
 pub(super) struct WaitingRoom {
-    taken: Mutex<Taken>,
+    taken: Lock<Taken>,
 }
 
 #[derive(Default)]
@@ -45,13 +48,9 @@ pub(super) struct Slot {
 const MAX_EVICTIONS: usize = 8;
 
 impl WaitingRoom {
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        let taken = self.taken();
+        let taken = self.taken.lock();
         taken.all == 0 && taken.by_caller.is_empty()
     }
 
@@ -69,7 +68,7 @@ impl WaitingRoom {
         let batch = share.priority == Priority::Batch;
         for _ in 0..MAX_EVICTIONS {
             let (other_group, caller) = {
-                let mut taken = self.taken();
+                let mut taken = self.taken.lock();
                 if taken.all < max {
                     taken.all += 1;
                     let slots = taken
@@ -112,7 +111,7 @@ impl WaitingRoom {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = self.waiting_room.taken();
+        let mut taken = self.waiting_room.taken.lock();
         taken.all -= 1;
         if let Some(slots) = taken.by_caller.get_mut(&self.key) {
             slots.count -= 1;

@@ -27,7 +27,7 @@ impl Issuer {
         Issuer { url, roots }
     }
 
-    /// Made anew for each fetch, because the CA may be rotated too.
+    /// Made for each fetch, because the CA may be rotated too.
     fn tls(&self) -> Result<Option<Arc<rustls::ClientConfig>>, tls::TlsError> {
         let https = self.url.scheme_str() == Some("https");
         https

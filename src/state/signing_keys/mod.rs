@@ -2,10 +2,7 @@
 
 mod fetch;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use tokio::{
@@ -17,6 +14,7 @@ use tokio::{
 use self::fetch::Issuer;
 use super::Clock;
 use crate::{
+    lock::Lock,
     plan::KeySource,
     policy::jwt::{FetchDecision, FetchSchedule, KeySet},
     telemetry::metrics::Metrics,
@@ -74,8 +72,7 @@ impl SigningKeyStore {
 pub struct SigningKeys {
     set: ArcSwapOption<KeySet>,
     clock: Clock,
-    /// Held for a few lines, never across an await.
-    schedule: Mutex<FetchSchedule>,
+    schedule: Lock<FetchSchedule>,
     /// Holds one: a second request would be for the same fetch.
     fetch_request: mpsc::Sender<()>,
     /// Counts the fetches that have ended, successful or not.
@@ -103,7 +100,7 @@ impl SigningKeys {
         let keys = SigningKeys {
             set: ArcSwapOption::empty(),
             clock,
-            schedule: Mutex::new(FetchSchedule::new()),
+            schedule: Lock::new(FetchSchedule::new()),
             fetch_request,
             ended: watch::Sender::new(0),
         };
@@ -122,7 +119,8 @@ impl SigningKeys {
         }
         // Subscribe before the request, so that no end is missed.
         let mut ended = self.ended.subscribe();
-        match self.request_fetch() {
+        let decision = self.schedule.lock().request(self.clock.now());
+        match decision {
             FetchDecision::TooSoon => return false,
             FetchDecision::Join => {}
             // A full channel holds a request already.
@@ -131,35 +129,27 @@ impl SigningKeys {
         matches!(timeout(max_wait, ended.changed()).await, Ok(Ok(())))
     }
 
-    fn request_fetch(&self) -> FetchDecision {
-        self.schedule().request(self.clock.now())
-    }
-
     /// A fetch starts because the keys have expired.
     pub fn start_fetch(&self) {
-        self.schedule().start();
+        self.schedule.lock().start();
     }
 
     /// Whether a fetch was requested that has not ended.
     pub fn is_fetch_requested(&self) -> bool {
-        self.schedule().in_flight()
+        self.schedule.lock().in_flight()
     }
 
-    /// A fetch has ended. The old keys stay if it brought none. The next one is due after `fresh`.
+    /// A fetch has ended. The old keys stay if it found none. The next one is due after `fresh`.
     pub fn finish_fetch(&self, set: Option<KeySet>, fresh: Duration) {
         if let Some(set) = set {
             self.set.store(Some(Arc::new(set)));
         }
-        self.schedule().finish(self.clock.now(), fresh);
+        self.schedule.lock().finish(self.clock.now(), fresh);
         self.ended.send_modify(|count| *count += 1);
     }
 
     /// When the next fetch starts without a request.
     pub fn due(&self) -> Instant {
-        self.clock.instant(self.schedule().due())
-    }
-
-    fn schedule(&self) -> MutexGuard<'_, FetchSchedule> {
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+        self.clock.instant(self.schedule.lock().due())
     }
 }

@@ -85,10 +85,8 @@ impl Observed<'_> {
     pub fn figures(&self, late: bool) -> Figures {
         let starts = self.window_starts();
         let measured = &starts[1..self.settings.windows as usize];
-        let period = (
-            measured[0],
-            measured[measured.len() - 1] + self.settings.window,
-        );
+        let last = measured[measured.len() - 1];
+        let period = (measured[0], last + self.settings.window);
         let lifetimes = self.lifetimes();
         let shares = shares(&lifetimes, period);
         let starved = |batch: bool| {
@@ -97,15 +95,15 @@ impl Observed<'_> {
                 .map(|caller| starved(&lifetimes, caller, period))
                 .max()
         };
+        let throttled = self.arrivals.iter().filter(|arrival| {
+            !arrival.accepted && arrival.request.is_some() && within(arrival.at, period)
+        });
+        let given_up = lifetimes
+            .iter()
+            .filter(|lifetime| lifetime.accepted.is_none() && within(lifetime.until, period));
         Figures {
             utilisation: self.utilisation(measured),
-            throttled: self
-                .arrivals
-                .iter()
-                .filter(|arrival| {
-                    !arrival.accepted && arrival.request.is_some() && within(arrival.at, period)
-                })
-                .count(),
+            throttled: throttled.count(),
             jain: jain(&shares),
             shares,
             starved: starved(false).unwrap_or_default(),
@@ -113,10 +111,7 @@ impl Observed<'_> {
             wait: waits(&lifetimes, false, period),
             batch_wait: waits(&lifetimes, true, period),
             first_wait: late.then(|| self.first_wait(&lifetimes, measured)),
-            given_up: lifetimes
-                .iter()
-                .filter(|lifetime| lifetime.accepted.is_none() && within(lifetime.until, period))
-                .count(),
+            given_up: given_up.count(),
         }
     }
 

@@ -28,7 +28,7 @@ use tower::{ServiceExt, util::BoxCloneService};
 use self::{
     client::{Target, drive},
     demand::Demand,
-    figures::{Arrival, Figures, Observed},
+    figures::{Figures, Observed},
     model::Model,
 };
 
@@ -154,11 +154,10 @@ pub fn simulate(scenario: Scenario, route: Route, seed: u64) -> Figures {
         let (drain, draining) = Draining::new();
         let target = match route {
             Route::Revgate => revgate(settings, draining, model.clone()),
-            Route::Direct => BoxCloneService::new(
-                model
-                    .clone()
-                    .map_err(|error| unreachable!("the model always answers: {error}")),
-            ),
+            Route::Direct => {
+                let model = model.clone();
+                BoxCloneService::new(model.map_err(|error| unreachable!("always answers: {error}")))
+            }
         };
         let outside = tokio::spawn(take_outside(demand.outside.clone(), start, model.clone()));
         let requests = drive(target, &demand, settings, start).await;
@@ -222,6 +221,3 @@ pub type Shared<T> = Arc<Mutex<T>>;
 pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// The attempts that arrived at the model.
-pub type Arrivals = Vec<Arrival>;

@@ -17,7 +17,7 @@ use revgate::{
 use tokio::time::Instant;
 use tower::Service;
 
-use super::{Arrivals, Settings, Shared, TOKEN, client::NUMBER, figures::Arrival, lock};
+use super::{Settings, Shared, TOKEN, client::NUMBER, figures::Arrival, lock};
 
 /// The wall clock at the start of a simulation. Its fraction matters: DevRev rounds the reset up to whole seconds.
 const EPOCH: Duration = Duration::new(1_800_000_000, 370_000_000);
@@ -31,7 +31,7 @@ struct World {
     windows: Windows,
     start: Instant,
     latency: Rng,
-    arrivals: Arrivals,
+    arrivals: Vec<Arrival>,
 }
 
 impl Model {
@@ -48,7 +48,8 @@ impl Model {
         lock(&self.0).arrived(None);
     }
 
-    pub fn arrivals(&self) -> Arrivals {
+    /// The attempts that arrived.
+    pub fn arrivals(&self) -> Vec<Arrival> {
         std::mem::take(&mut lock(&self.0).arrivals)
     }
 }

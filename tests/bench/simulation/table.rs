@@ -20,25 +20,22 @@ pub const HEADINGS: [&str; 12] = [
 ];
 
 pub fn row(scenario: &str, route: &str, figures: &Figures) -> Vec<String> {
+    let shares = figures.shares.iter();
+    let shares: Vec<_> = shares
+        .map(|share| or_dash(*share, |share| format!("{share:.2}")))
+        .collect();
     vec![
         scenario.to_owned(),
         route.to_owned(),
         format!("{:.1}", figures.utilisation * 100.0),
         figures.throttled.to_string(),
-        figures
-            .jain
-            .map_or("-".to_owned(), |jain| format!("{jain:.4}")),
-        figures
-            .shares
-            .iter()
-            .map(share)
-            .collect::<Vec<_>>()
-            .join(" / "),
+        or_dash(figures.jain, |jain| format!("{jain:.4}")),
+        shares.join(" / "),
         seconds(figures.starved),
         seconds(figures.batch_starved),
         quantiles(figures.wait),
         quantiles(figures.batch_wait),
-        figures.first_wait.map_or("-".to_owned(), seconds),
+        or_dash(figures.first_wait, seconds),
         figures.given_up.to_string(),
     ]
 }
@@ -75,8 +72,8 @@ fn line(text: &mut String, row: &[String], widths: &[usize], words: usize) {
     *text += "|\n";
 }
 
-fn share(share: &Option<f64>) -> String {
-    share.map_or("-".to_owned(), |share| format!("{share:.2}"))
+fn or_dash<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
+    value.map_or("-".to_owned(), show)
 }
 
 fn seconds(time: Duration) -> String {
