@@ -130,6 +130,17 @@ impl Rig {
         }
     }
 
+    /// Reconciles with a plan that has these rules.
+    fn plan(&self, ledger: LedgerRules) {
+        self.groups.reconcile(Arc::new(QuotaPlan {
+            rules: QuotaRules {
+                ledger,
+                ..self.params.rules
+            },
+            groups: BTreeMap::from([("main".into(), vec!["a".into(), "b".into()])]),
+        }));
+    }
+
     fn attempt(
         &self,
         request: Request<Body>,
@@ -450,6 +461,43 @@ async fn a_wait_that_becomes_shorter_wakes_the_dispatcher() {
     rig.group().resume();
     all_served(calls).await;
     assert!(start.elapsed() < SECOND * 20, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn relaxed_rules_release_the_requests_that_wait() {
+    for reserve in [0.0, 0.25] {
+        let rig = Rig::new(100, Upstream::new(100, MINUTE));
+        rig.spend(60).await;
+        let calls: Vec<_> = (0..10).map(|_| rig.call("a", MINUTE * 2)).collect();
+        rig.settle().await;
+        // Half of the window goes first come, first served, so these are spread.
+        assert!(rig.waiting() >= 9, "{}", rig.waiting());
+        let start = Instant::now();
+        rig.plan(LedgerRules {
+            spread_above: 1.0,
+            reserve,
+            ..rig.params.rules.ledger
+        });
+        rig.serves("b").await;
+        all_served(calls).await;
+        assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+        assert!(rig.is_at_rest());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stricter_rules_hold_no_request_that_waits() {
+    let rig = Rig::new(100, Upstream::new(100, MINUTE));
+    rig.spend(60).await;
+    let calls: Vec<_> = (0..10).map(|_| rig.call("a", MINUTE / 2)).collect();
+    rig.settle().await;
+    let start = Instant::now();
+    rig.plan(LedgerRules {
+        reserve: 1.0,
+        ..rig.params.rules.ledger
+    });
+    all_served(calls).await;
+    assert!(start.elapsed() < MINUTE / 2, "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

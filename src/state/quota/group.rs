@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use tokio::{
     sync::{Notify, oneshot},
     time::{Instant, sleep_until},
@@ -17,11 +18,13 @@ use super::{
     },
     dispatcher::Dispatcher,
     permit::Permit,
+    wait_rules::WaitRules,
     waiting_room::{Slot, WaitingRoom},
 };
 use crate::{
     error::Error,
     lock::Lock,
+    plan::QuotaPlan,
     policy::{
         fair::{Priority, Queue, Share, Ticket},
         feedback::Feedback,
@@ -34,6 +37,8 @@ pub(crate) struct Group {
     pub(super) name: Arc<str>,
     clock: Clock,
     waiting_room: Arc<WaitingRoom>,
+    /// The latest plan.
+    planned: Arc<ArcSwap<QuotaPlan>>,
     state: Lock<GroupState>,
     /// Wakes the dispatcher early.
     changed: Notify,
@@ -76,11 +81,17 @@ pub(crate) struct WaitRequest {
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 impl Group {
-    pub(super) fn new(name: Arc<str>, clock: Clock, waiting_room: Arc<WaitingRoom>) -> Arc<Group> {
+    pub(super) fn new(
+        name: Arc<str>,
+        clock: Clock,
+        waiting_room: Arc<WaitingRoom>,
+        planned: Arc<ArcSwap<QuotaPlan>>,
+    ) -> Arc<Group> {
         Arc::new(Group {
             name,
             clock,
             waiting_room,
+            planned,
             state: Lock::new(GroupState {
                 ledger: Ledger::default(),
                 queue: Queue::default(),
@@ -94,6 +105,10 @@ impl Group {
 
     fn now(&self) -> Duration {
         self.clock.now()
+    }
+
+    fn wait_rules(&self, own: &QuotaRules) -> WaitRules {
+        WaitRules::new(own.ledger, self.planned.load().rules.ledger)
     }
 
     /// A permit for one attempt, if nothing is queued and the ledger grants it.
@@ -176,10 +191,9 @@ impl Group {
     /// The expected wait of a request with these times of arrival and deadline.
     fn predict(&self, share: &Share, times: (Duration, Duration), rules: &QuotaRules) -> Duration {
         let now = self.now();
+        let rules = self.wait_rules(rules);
         let state = self.state.lock();
-        let wait = state
-            .ledger
-            .predict_wait(state.queue.ahead(share, times.0), &rules.ledger, now);
+        let wait = rules.predict_wait(&state.ledger, state.queue.ahead(share, times.0), now);
         if share.priority == Priority::Interactive {
             return wait;
         }
@@ -191,7 +205,7 @@ impl Group {
             ..share.clone()
         };
         let ahead = state.queue.ahead(&aged, times.0) + state.queue.batch_callers();
-        wait.min(ageing_wait.saturating_add(state.ledger.predict_wait(ahead, &rules.ledger, now)))
+        wait.min(ageing_wait.saturating_add(rules.predict_wait(&state.ledger, ahead, now)))
     }
 
     /// Applies a change that may release units, and grants those to the queue.
@@ -217,7 +231,8 @@ impl Group {
     ) -> (Deliveries, Option<Duration>) {
         let mut deliveries = Deliveries::new();
         while let Some(rules) = state.queue.peek(now).map(|waiter| waiter.rules) {
-            match state.ledger.grant(&rules.ledger, now) {
+            let wait_rules = self.wait_rules(&rules);
+            match wait_rules.grant(&mut state.ledger, now) {
                 Ok(grant) => match state.queue.take(now) {
                     Some(waiter) => deliveries.push((waiter.sender, Ok(self.permit(grant, rules)))),
                     // Not as a permit: dropped under the lock, that would deadlock.
@@ -227,7 +242,7 @@ impl Group {
                 },
                 Err(hold) => {
                     if matches!(hold.reason, HoldReason::Paused | HoldReason::Spent) {
-                        state.refuse_unservable(&rules, now, &mut deliveries);
+                        state.refuse_unservable(wait_rules, now, &mut deliveries);
                     }
                     return (deliveries, hold.until);
                 }
@@ -284,9 +299,8 @@ impl Group {
             return;
         };
         let ahead = state.queue.len() as u64;
-        let retry_after = state
-            .ledger
-            .predict_wait(ahead, &waiter.rules.ledger, self.now());
+        let rules = self.wait_rules(&waiter.rules);
+        let retry_after = rules.predict_wait(&state.ledger, ahead, self.now());
         drop(state);
         let Waiter { sender, .. } = waiter;
         let _ = sender.send(Err(Error::WaitingRoomFull { retry_after }));
@@ -310,6 +324,11 @@ impl Group {
     /// See [`Ledger::attribute`].
     pub(crate) fn attribute(self: &Arc<Self>, feedback: &Feedback, rules: &QuotaRules) {
         self.update(|state, now| state.ledger.attribute(feedback, &rules.ledger, now));
+    }
+
+    /// The latest plan has changed.
+    pub(super) fn replanned(self: &Arc<Self>) {
+        self.update(|_, _| ());
     }
 
     /// See [`Ledger::resume`].
@@ -345,13 +364,8 @@ fn deliver(deliveries: Deliveries) {
 
 impl GroupState {
     /// Refuses requests whose deadline comes before the next unit, now and not at the deadline.
-    fn refuse_unservable(
-        &mut self,
-        rules: &QuotaRules,
-        now: Duration,
-        deliveries: &mut Deliveries,
-    ) {
-        let retry_after = self.ledger.predict_wait(0, &rules.ledger, now);
+    fn refuse_unservable(&mut self, rules: WaitRules, now: Duration, deliveries: &mut Deliveries) {
+        let retry_after = rules.predict_wait(&self.ledger, 0, now);
         let earliest = now.saturating_add(retry_after);
         if earliest <= self.earliest_deadline {
             return;

@@ -22,8 +22,9 @@ pub struct Groups {
     clock: Clock,
     waiting_room: Arc<WaitingRoom>,
     known: RwLock<HashMap<Arc<str>, Arc<Group>>>,
-    /// From the latest plan: the configured groups, and the rules that views apply. Requests use the rules of their own plan.
-    planned: ArcSwap<QuotaPlan>,
+    /// From the latest plan: the configured groups, and the rules that views apply. Requests use the rules of their own plan, and
+    /// while they wait, these too.
+    planned: Arc<ArcSwap<QuotaPlan>>,
 }
 
 /// Groups are configured, except in mode "validate", where each token has one and their number is unbounded.
@@ -51,16 +52,17 @@ impl Groups {
             clock,
             waiting_room: Arc::default(),
             known: RwLock::default(),
-            planned: ArcSwap::new(planned),
+            planned: Arc::new(ArcSwap::new(planned)),
         };
         groups.create_planned();
         groups
     }
 
-    /// Adds the groups of this plan. What is known of existing groups stays.
+    /// Adds the groups of this plan, and lets waiting requests go that its rules allow. What is known of existing groups stays.
     pub(crate) fn reconcile(&self, planned: Arc<QuotaPlan>) {
         self.planned.store(planned);
         self.create_planned();
+        self.all().values().for_each(Group::replanned);
     }
 
     /// Creates the configured groups, so that views show them before their first request.
@@ -78,7 +80,10 @@ impl Groups {
         if known.len() >= MAX_GROUPS && !known.contains_key(name) {
             evict(&planned, &mut known);
         }
-        let new = || Group::new(name.clone(), self.clock, self.waiting_room.clone());
+        let new = || {
+            let (waiting_room, planned) = (self.waiting_room.clone(), self.planned.clone());
+            Group::new(name.clone(), self.clock, waiting_room, planned)
+        };
         known.entry(name.clone()).or_insert_with(new).clone()
     }
 

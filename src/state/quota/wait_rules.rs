@@ -1,0 +1,39 @@
+//! Which rules hold a waiting request after a reload.
+
+use std::time::Duration;
+
+use crate::policy::ledger::{Grant, Hold, Ledger, LedgerRules};
+
+/// What lets a waiting request go: the rules of its own plan, or those of the latest if they differ. Otherwise a reload that
+/// relaxes the rules would not help the requests that wait, nor those that come behind them.
+#[derive(Clone, Copy)]
+pub(super) struct WaitRules {
+    own: LedgerRules,
+    latest: Option<LedgerRules>,
+}
+
+impl WaitRules {
+    pub(super) fn new(own: LedgerRules, latest: LedgerRules) -> WaitRules {
+        let latest = Some(latest).filter(|latest| *latest != own);
+        WaitRules { own, latest }
+    }
+
+    pub(super) fn grant(self, ledger: &mut Ledger, now: Duration) -> Result<Grant, Hold> {
+        ledger.grant(&self.own, now).or_else(|hold| {
+            let Some(latest) = &self.latest else {
+                return Err(hold);
+            };
+            ledger.grant(latest, now).map_err(|latest| Hold {
+                until: hold.until.into_iter().chain(latest.until).min(),
+                ..hold
+            })
+        })
+    }
+
+    pub(super) fn predict_wait(self, ledger: &Ledger, ahead: u64, now: Duration) -> Duration {
+        let wait = ledger.predict_wait(ahead, &self.own, now);
+        self.latest.map_or(wait, |latest| {
+            wait.min(ledger.predict_wait(ahead, &latest, now))
+        })
+    }
+}
