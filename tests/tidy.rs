@@ -250,7 +250,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("body", &[]),
     ("policy", &["hash", "label"]),
     ("types", &["hash", "label", "policy", "random"]),
-    ("config", &["label", "policy", "types", "wall_clock"]),
+    (
+        "config",
+        &["hash", "label", "policy", "types", "wall_clock"],
+    ),
     ("error", &["body", "label", "policy", "types"]),
     ("upstream", &["body", "error", "policy", "types"]),
     (

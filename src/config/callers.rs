@@ -11,7 +11,10 @@ use super::{
     secret::{FlattenedSecret, HashedKey, HashedKeys, one_or_list, one_or_two_schema},
     section::{Key, Notation, View, section, table_schema},
 };
-use crate::policy::{fair::Priority, san::San};
+use crate::{
+    hash::hex,
+    policy::{fair::Priority, san::San},
+};
 
 /// `count` requests per `per`, both above zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,13 +104,6 @@ fn parse_hash(text: &str) -> Option<[u8; 32]> {
     is_hash.then(|| std::array::from_fn(byte))
 }
 
-fn hex(hash: &[u8; 32]) -> Value {
-    hash.iter()
-        .map(|b| format!("{b:02x}"))
-        .collect::<String>()
-        .into()
-}
-
 notation! {
     [] KeyHashes => Vec<[u8; 32]>,
     expected "64 hexadecimal digits, as `revgate hash-key` prints them, or a list of two while the key is rotated",
@@ -122,7 +118,7 @@ notation! {
     },
     show |out, view| match view {
         View::Redacted => "<redacted>".into(),
-        View::Effective | View::Compared => one_or_list(out.iter().map(hex)),
+        View::Effective | View::Compared => one_or_list(out.iter().map(|hash| hex(hash).into())),
     },
     schema |defs| {
         let mut schema = one_or_two_schema(text(&[HASH]));

@@ -9,7 +9,6 @@ use std::{
 use http::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::section::{Notation, View, section, shared_schema, table_schema};
@@ -17,6 +16,7 @@ use super::{
     notation::{any_case, notation, text},
     reading::Location,
 };
+use crate::hash::sha256;
 
 section! {
     /// A reference to a secret, never the secret itself.
@@ -113,7 +113,7 @@ notation! {
 
 impl Secret {
     fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.value.expose_secret().as_bytes()).into()
+        sha256(self.value.expose_secret().as_bytes())
     }
 }
 

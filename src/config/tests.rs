@@ -330,13 +330,7 @@ fn files_hold_secrets_and_are_bounded() {
     let CallerCredential::Keys(hashes) = &config.callers["Big-Name"].credential else {
         panic!("not a key")
     };
-    assert_eq!(
-        hashes[0]
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect::<String>(),
-        HASH
-    );
+    assert_eq!(crate::hash::hex(&hashes[0]), HASH);
 }
 
 #[test]

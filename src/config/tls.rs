@@ -9,7 +9,6 @@ use std::{
 
 use rustls::{RootCertStore, crypto::aws_lc_rs, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
@@ -18,7 +17,7 @@ use super::{
     secret,
     section::{Notation, section},
 };
-use crate::{label::label_enum, types::Roots};
+use crate::{hash::sha256, label::label_enum, types::Roots};
 
 section! {
     /// TLS 1.2 and 1.3, with HTTP/2 and HTTP/1.1. revgate watches the files: new contents apply from the next connection on.
@@ -219,13 +218,10 @@ fn roots(all: Vec<CertificateDer<'static>>) -> Result<(RootCertStore, [u8; 32]),
     Ok((roots, digest))
 }
 
+/// Of the digests of all, because those are of one length.
 fn digest(all: &[CertificateDer<'_>]) -> [u8; 32] {
-    let mut digest = Sha256::new();
-    for certificate in all {
-        digest.update((certificate.len() as u64).to_be_bytes());
-        digest.update(certificate);
-    }
-    digest.finalize().into()
+    let digests: Vec<u8> = all.iter().flat_map(|one| sha256(one)).collect();
+    sha256(&digests)
 }
 
 fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), String> {

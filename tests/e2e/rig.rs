@@ -2,12 +2,12 @@
 
 use std::{net::SocketAddr, path::Path};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use revgate::{
     config,
     serve::Gateway,
     simulator::{self, Fault, FaultPlan, Received, Rule, Simulator, Status},
 };
-use sha2::{Digest, Sha256};
 
 use crate::http::{Answer, exchange, request};
 
@@ -122,7 +122,8 @@ pub fn file(upstream: &str, extra: &str) -> String {
 }
 
 pub fn hash(key: &str) -> String {
-    Sha256::digest(key)
+    digest(&SHA256, key.as_bytes())
+        .as_ref()
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()

@@ -89,7 +89,7 @@ impl<'a> Steps<'a> {
             return Some(step.refused(Refusal::Framing(fault), fault.to_string()));
         }
         if headers::is_loop(&request.headers) {
-            let says = "it has been through revgate already: it runs in a circle";
+            let says = "it has been through revgate already, so it is in a loop";
             return Some(step.refused(Refusal::Loop, says));
         }
         let size = request.body.as_ref().map_or(0, |body| body.len() as u64);

@@ -15,13 +15,13 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
 use revgate::{
     config::{self, Config},
     plan::Plan,
     stack,
     state::{State, draining::Draining},
 };
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tower::{ServiceExt, util::BoxCloneService};
 
@@ -198,7 +198,8 @@ pub fn configuration(settings: &Settings, upstream: &str) -> Config {
          [log]\naccess = \"none\"\n"
     );
     for caller in &CALLERS {
-        let hash = Sha256::digest(caller.key())
+        let hash = digest(&SHA256, caller.key().as_bytes())
+            .as_ref()
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect::<String>();
