@@ -70,6 +70,7 @@ where
     });
     let rewrite = Arc::new(rewrite::RewriteParams {
         rules: plan.rewrite.clone(),
+        max_rewrite_body: plan.max_rewrite_body,
         max_body: plan.request.max_body,
         body_timeout: plan.body_timeout,
         metrics: metrics(),

@@ -27,6 +27,9 @@ use crate::{
 pub(crate) struct RewriteParams {
     /// By the operation's normalised name.
     pub rules: Arc<HashMap<String, Arc<Rule>>>,
+    /// Of a body to which a rule applies.
+    pub max_rewrite_body: u64,
+    /// Of any body; the body itself enforces it.
     pub max_body: u64,
     /// For the whole body to arrive.
     pub body_timeout: Duration,
@@ -91,15 +94,18 @@ impl RewriteParams {
 
     async fn apply(&self, rule: &Rule, request: Request<Body>) -> Result<Request<Body>, Error> {
         let (mut head, mut body) = request.into_parts();
-        let limit = usize::try_from(self.max_body).unwrap_or(usize::MAX);
+        let too_large = || Error::BodyTooLarge {
+            max_bytes: self.max_rewrite_body,
+        };
+        // With a Content-Length, its value: nothing is read of a body that is too large.
+        if http_body::Body::size_hint(&body).lower() > self.max_rewrite_body {
+            return Err(too_large());
+        }
+        let limit = usize::try_from(self.max_rewrite_body).unwrap_or(usize::MAX);
         let read = tokio::time::timeout(self.body_timeout, read_up_to(&mut body, limit)).await;
         let bytes = match read {
             Ok(Ok(read)) if read.complete => read.bytes,
-            Ok(Ok(_)) => {
-                return Err(Error::BodyTooLarge {
-                    max_bytes: self.max_body,
-                });
-            }
+            Ok(Ok(_)) => return Err(too_large()),
             Ok(Err(_))
                 if head
                     .extensions
