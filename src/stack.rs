@@ -81,6 +81,7 @@ pub fn build(plan: &Plan, state: &State, upstream: impl Upstream) -> Stack {
     });
     let rewrite = Arc::new(rewrite::RewriteParams {
         rules: plan.rewrite.clone(),
+        max_rewrite_body: plan.max_rewrite_body,
         body: body_limits(plan),
         metrics: metrics(),
     });

@@ -35,6 +35,7 @@ fn defaults_hold() {
     );
     assert_eq!(c.upstream.url.host(), Some("api.devrev.ai"));
     assert_eq!(c.limits.max_body, 16 << 20);
+    assert_eq!(c.limits.max_rewrite_body, 1 << 20);
     assert_eq!(c.rewrite.len(), 1);
     let a = &c.callers["a"];
     assert_eq!(

@@ -26,6 +26,8 @@ use crate::{
 pub(crate) struct RewriteParams {
     /// By the operation's normalised name.
     pub rules: Arc<HashMap<String, Arc<Rule>>>,
+    /// Upper bound of a body to which a rule applies, in bytes.
+    pub max_rewrite_body: u64,
     pub body: BodyLimits,
     pub metrics: Arc<Metrics>,
 }
@@ -88,11 +90,15 @@ impl RewriteParams {
 
     async fn apply(&self, rule: &Rule, request: Request<Body>) -> Result<Request<Body>, Error> {
         let (mut head, mut body) = request.into_parts();
-        let limit = usize::try_from(self.body.max).unwrap_or(usize::MAX);
+        let max_bytes = self.max_rewrite_body;
+        // With a Content-Length, its value: nothing is read of a body that is too large.
+        if http_body::Body::size_hint(&body).lower() > max_bytes {
+            return Err(Error::BodyTooLarge { max_bytes });
+        }
+        let limit = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let fault = head.extensions.get::<InboundFault>();
         let read = read_inbound(&mut body, fault, limit, self.body).await?;
         if !read.complete {
-            let max_bytes = self.body.max;
             return Err(Error::BodyTooLarge { max_bytes });
         }
         let bytes = read.bytes;

@@ -48,6 +48,8 @@ pub struct Plan {
     pub quota: Arc<QuotaPlan>,
     /// By the operation's normalised name.
     pub rewrite: Arc<HashMap<String, Arc<Rule>>>,
+    /// Upper bound of a body to which a rewrite rule applies.
+    pub max_rewrite_body: u64,
     pub retry: RetryPlan,
     pub circuit: circuit::CircuitRules,
     pub max_in_flight: usize,
@@ -130,6 +132,7 @@ impl Plan {
             },
             quota: Arc::new(quota(config)),
             rewrite: Arc::new(rewrite(config)),
+            max_rewrite_body: config.limits.max_rewrite_body,
             retry: RetryPlan {
                 rules: retry::RetryRules {
                     max_attempts: config.retry.max_attempts,

@@ -15,8 +15,10 @@
 //! assert_eq!(fields, ["user_don"]);
 //! ```
 
+mod equality;
+
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 
@@ -24,6 +26,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use self::equality::{Document, same};
 use crate::label::label_enum;
 
 label_enum! {
@@ -125,14 +128,35 @@ pub enum RewriteFault {
 
 /// Applies a rule to a body.
 ///
+/// Each byte of the body is read, hashed, compared and copied a fixed number of times at most, whatever its shape, and nothing
+/// recurses. Each name is also compared with each old name of the rule.
+///
 /// # Errors
 ///
 /// See [`RewriteFault`]. The whole body is always parsed, because how DevRev reads a malformed one is unknown.
 pub fn rewrite(body: &[u8], rule: &Rule) -> Result<Rewritten, RewriteFault> {
-    let members = parse(body)?;
+    rewrite_metered(body, rule, &mut ())
+}
+
+/// Counts the work, so that a test can hold it to its bound.
+trait Meter {
+    /// So many bytes are read, hashed, compared or copied. A step that touches none counts as one.
+    fn work(&mut self, bytes: usize);
+}
+
+impl Meter for () {
+    fn work(&mut self, _bytes: usize) {}
+}
+
+fn rewrite_metered(
+    body: &[u8],
+    rule: &Rule,
+    meter: &mut impl Meter,
+) -> Result<Rewritten, RewriteFault> {
+    let members = parse(body, rule, meter)?;
     let fields: Vec<String> = members
         .iter()
-        .filter(|member| replacement(rule, &member.name).is_some())
+        .filter(|member| member.replacement.is_some())
         .map(|member| member.name.to_string())
         .collect();
     let Some(first) = fields.first() else {
@@ -145,17 +169,18 @@ pub fn rewrite(body: &[u8], rule: &Rule) -> Result<Rewritten, RewriteFault> {
             field: first.clone(),
         }),
         Mode::Rewrite => {
-            let actions = actions(&members, rule)?;
-            Ok(Rewritten::Changed {
-                body: apply(body, &members, &actions),
-                fields,
-            })
+            let actions = actions(&members, meter)?;
+            let body = apply(body, &members, &actions);
+            meter.work(body.len());
+            Ok(Rewritten::Changed { body, fields })
         }
     }
 }
 
 struct Member<'a> {
     name: Cow<'a, str>,
+    /// The new name, for a deprecated key.
+    replacement: Option<&'a str>,
     key: Range<usize>,
     value: &'a RawValue,
     /// Where the value ends.
@@ -174,7 +199,12 @@ fn replacement<'r>(rule: &'r Rule, name: &str) -> Option<&'r str> {
     (old != new).then_some(new)
 }
 
-fn parse(body: &[u8]) -> Result<Vec<Member<'_>>, RewriteFault> {
+fn parse<'a>(
+    body: &'a [u8],
+    rule: &'a Rule,
+    meter: &mut impl Meter,
+) -> Result<Vec<Member<'a>>, RewriteFault> {
+    meter.work(body.len());
     let text = std::str::from_utf8(body).map_err(|_| RewriteFault::Malformed)?;
     let object = text
         .trim_start_matches([' ', '\t', '\r', '\n'])
@@ -192,11 +222,13 @@ fn parse(body: &[u8]) -> Result<Vec<Member<'_>>, RewriteFault> {
     let mut members = Vec::with_capacity(pairs.len());
     for (key, value) in pairs {
         let name = unescape(key.get())?;
+        meter.work(key.get().len());
         if !seen.insert(name.clone()) {
             return Err(RewriteFault::RepeatedKey(name.into_owned()));
         }
         let start = position(key.get());
         members.push(Member {
+            replacement: replacement(rule, &name),
             name,
             key: start..start + key.get().len(),
             value,
@@ -216,41 +248,63 @@ fn unescape(key: &str) -> Result<Cow<'_, str>, RewriteFault> {
 }
 
 /// Decides what to do with each member.
-fn actions<'r>(members: &[Member<'_>], rule: &'r Rule) -> Result<Vec<Action<'r>>, RewriteFault> {
-    let target = |member: &Member<'_>| replacement(rule, &member.name);
+fn actions<'a>(
+    members: &[Member<'a>],
+    meter: &mut impl Meter,
+) -> Result<Vec<Action<'a>>, RewriteFault> {
+    // All members that end up with the same name: those renamed to it, and the one that has it already, unless it is renamed itself.
+    let mut rivals = BTreeMap::<&str, Vec<usize>>::new();
+    for (at, member) in members.iter().enumerate() {
+        if let Some(new) = member.replacement {
+            rivals.entry(new).or_default().push(at);
+        }
+    }
+    for (at, member) in members.iter().enumerate() {
+        meter.work(1);
+        if member.replacement.is_none()
+            && let Some(rivals) = rivals.get_mut(&*member.name)
+        {
+            rivals.push(at);
+        }
+    }
     let mut actions = vec![Action::Keep; members.len()];
-    let news: BTreeSet<&str> = members.iter().filter_map(target).collect();
-    for new in news {
-        // All members that end up with the new name: the one that has it already, unless it is renamed itself, and those renamed to it.
-        let rivals: Vec<usize> = (0..members.len())
-            .filter(|&at| match target(&members[at]) {
-                Some(to) => to == new,
-                None => members[at].name == new,
-            })
-            .collect();
+    for (new, rivals) in rivals {
         let winner = winner(members, &rivals, new);
-        for &at in &rivals {
+        let kept = &members[winner];
+        if kept.name != new {
+            actions[winner] = Action::Rename(new);
+        }
+        // Read once, however many rivals there are.
+        let mut document = None;
+        for at in rivals.into_iter().filter(|&at| at != winner) {
             let rival = &members[at];
-            if at == winner {
-                if rival.name != new {
-                    actions[at] = Action::Rename(new);
-                }
-            } else if is_null(rival.value) || same(rival.value, members[winner].value, DEPTH) {
-                actions[at] = Action::Drop;
-            } else {
-                let old = if rival.name == new {
-                    &members[winner].name
-                } else {
-                    &rival.name
-                };
+            if !is_null(rival.value) && !same_values(rival, kept, &mut document, meter) {
                 return Err(RewriteFault::Conflict {
-                    old: old.to_string(),
+                    old: rival.name.to_string(),
                     new: new.to_owned(),
                 });
             }
+            actions[at] = Action::Drop;
         }
     }
     Ok(actions)
+}
+
+fn same_values<'a>(
+    rival: &Member<'a>,
+    kept: &Member<'a>,
+    document: &mut Option<Document<'a>>,
+    meter: &mut impl Meter,
+) -> bool {
+    let (rival, kept) = (rival.value.get(), kept.value.get());
+    if rival.len() == kept.len() {
+        meter.work(kept.len());
+    }
+    if rival == kept {
+        return true;
+    }
+    let kept = document.get_or_insert_with(|| Document::read(kept, meter));
+    same(&Document::read(rival, meter), kept, meter)
 }
 
 /// The member to keep: a value before null, and then the one with the new name.
@@ -261,50 +315,6 @@ fn winner(members: &[Member<'_>], rivals: &[usize], new: &str) -> usize {
 
 fn is_null(value: &RawValue) -> bool {
     value.get() == "null"
-}
-
-/// How deep values are compared by meaning. Deeper ones are compared by their bytes, which bounds the recursion.
-const DEPTH: u32 = 32;
-
-/// Whether two values mean the same. Numbers are compared as text, since no type holds all of them.
-fn same(a: &RawValue, b: &RawValue, depth: u32) -> bool {
-    if a.get() == b.get() {
-        return true;
-    }
-    let kind = |value: &RawValue| value.get().as_bytes().first().copied();
-    if depth == 0 || kind(a) != kind(b) {
-        return false;
-    }
-    match kind(a) {
-        Some(b'"') => match (unescape(a.get()), unescape(b.get())) {
-            (Ok(a), Ok(b)) => a == b,
-            _ => false,
-        },
-        Some(b'[') => match (list(a), list(b)) {
-            (Some(a), Some(b)) => {
-                a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| same(a, b, depth - 1))
-            }
-            _ => false,
-        },
-        Some(b'{') => match (parse(a.get().as_bytes()), parse(b.get().as_bytes())) {
-            (Ok(a), Ok(b)) => same_members(a, b, depth - 1),
-            _ => false,
-        },
-        _ => false,
-    }
-}
-
-fn list(value: &RawValue) -> Option<Vec<&RawValue>> {
-    serde_json::from_str(value.get()).ok()
-}
-
-fn same_members(mut a: Vec<Member<'_>>, mut b: Vec<Member<'_>>, depth: u32) -> bool {
-    a.sort_by(|x, y| x.name.cmp(&y.name));
-    b.sort_by(|x, y| x.name.cmp(&y.name));
-    a.len() == b.len()
-        && a.iter()
-            .zip(&b)
-            .all(|(a, b)| a.name == b.name && same(a.value, b.value, depth))
 }
 
 /// Copies the body, with keys renamed and members dropped.

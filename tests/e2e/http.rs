@@ -9,7 +9,7 @@ use tokio::{
 };
 
 /// Longer than any answer takes, so that a hang fails the test.
-const TIMEOUT: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 pub struct Answer {

@@ -20,6 +20,7 @@ mod logs;
 mod process;
 mod quota;
 mod reload;
+mod rewrite;
 mod rig;
 mod scenarios;
 mod signer;

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::{
     http::{Answer, Client, exchange, get, request},
+    rewrite::{VERSIONS, assert_too_large, link, of_size},
     rig::{self, KEY, OTHER_KEY, hash, header, plan, status},
 };
 
@@ -144,6 +145,27 @@ async fn what_changed_holds_and_what_did_not_keeps_its_state() {
     let metrics = rig.admin("GET", "/metrics", "").await.text();
     let line = "revgate_config_reloads_total{result=\"applied\"} 1";
     assert!(metrics.contains(line), "{metrics}");
+}
+
+#[tokio::test]
+async fn the_bound_of_rewritten_bodies_is_taken() {
+    let limits = |size: &str| format!("[limits]\nmax_rewrite_body = \"{size}\"\n");
+    let rig = Rig::new(&limits("1KiB")).await;
+    let address = rig.gateway.address().expect("TCP");
+    for version in VERSIONS {
+        assert_too_large(&link(address, version, &of_size(2048)).await, 1024);
+        rig.write("revgate.toml", &rig.text(&limits("2KiB")));
+        let report = rig.reload().await.json();
+        assert_eq!(
+            report["changed"],
+            serde_json::json!(["limits.max_rewrite_body"]),
+            "{report}"
+        );
+        assert_eq!(link(address, version, &of_size(2048)).await.status, 200);
+        assert_too_large(&link(address, version, &of_size(2049)).await, 2048);
+        rig.write("revgate.toml", &rig.text(&limits("1KiB")));
+        assert_eq!(rig.reload().await.json()["result"], "applied");
+    }
 }
 
 #[tokio::test]

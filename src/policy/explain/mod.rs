@@ -36,6 +36,7 @@ pub struct ExplainContext<'a> {
     pub max_header_bytes: usize,
     pub max_headers: usize,
     pub max_body: u64,
+    pub max_rewrite_body: u64,
     /// `None` if there is no credential and no anonymous caller.
     pub caller: Option<Caller<'a>>,
     /// The `allow` and `deny` of the defaults. A pattern that is in them did not come from the caller's own lists.

@@ -214,6 +214,11 @@ impl<'a> Steps<'a> {
                 format!("{rule_says}; old fields are {does}, and the answer carries Deprecation");
             return Some(step("rewrite", facts).passes(says));
         };
+        let (size, max_bytes) = (body.len() as u64, self.context.max_rewrite_body);
+        if size > max_bytes {
+            let says = format!("{size} bytes of body, more than limits.max_rewrite_body allows");
+            return Some(step("rewrite", facts).refused(Refusal::BodyTooLarge(max_bytes), says));
+        }
         let (fields, refusal) = match rewrite::rewrite(body, rule) {
             Ok(Rewritten::Unchanged) => (Vec::new(), None),
             Ok(Rewritten::Seen { fields } | Rewritten::Changed { fields, .. }) => (fields, None),

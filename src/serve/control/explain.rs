@@ -73,6 +73,7 @@ pub(crate) fn explain(
         max_header_bytes: plan.request.max_header_bytes,
         max_headers: plan.request.max_headers,
         max_body: plan.request.max_body,
+        max_rewrite_body: plan.max_rewrite_body,
         live: live.map(|state| live_state(plan, state, caller.as_ref())),
         caller,
         defaults: &Access::new(&config.defaults.allow, &config.defaults.deny),
