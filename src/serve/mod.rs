@@ -52,6 +52,7 @@ use crate::{
 pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let config = config::load(&file)?;
     let level = log::init(&config.log.level, config.log.format)?;
+    log::log_panics();
     core_dump::forbid();
     // Dropping it does not wait for blocking work, so that a second signal ends the process at once.
     let runtime = ThreadRuntime::new()?;

@@ -1,21 +1,36 @@
-//! The log, on standard error: one JSON object a line, or text on a terminal.
+//! The log, on standard error: one JSON object a line, or text on a terminal. A thread of its own writes it, from a queue that drops
+//! what does not fit.
 
+mod line;
+mod queue;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use tracing::{Level, Metadata};
+use tracing::{Level, Metadata, Subscriber};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
+use self::queue::Queue;
 use crate::config::{LogFormat, log_directives as directives_of};
 
 /// Crates that handle raw headers. Below INFO they log header values and frames, and with them keys and tokens, so they stay at INFO
 /// whatever level is set.
 const CAPPED: [&str; 5] = ["h2", "hyper", "hyper_util", "rustls", "tokio_rustls"];
 
-static INSTALLED: OnceLock<LevelHandle> = OnceLock::new();
+static INSTALLED: OnceLock<Installed> = OnceLock::new();
+
+/// The log of the process.
+struct Installed {
+    level: LevelHandle,
+    queue: Queue,
+    /// Ends the thread that writes. Taken by [`flush`].
+    writer: Mutex<Option<WorkerGuard>>,
+}
 
 /// Changes what is logged while the process runs.
 #[derive(Clone, Debug)]
@@ -51,8 +66,8 @@ impl LevelHandle {
 pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
     let filter = directives_of(level).map_err(anyhow::Error::msg)?;
     if let Some(installed) = INSTALLED.get() {
-        installed.set(level).map_err(anyhow::Error::msg)?;
-        return Ok(installed.clone());
+        installed.level.set(level).map_err(anyhow::Error::msg)?;
+        return Ok(installed.level.clone());
     }
     let json = match format {
         LogFormat::Json => true,
@@ -64,28 +79,76 @@ pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
         filter: handle,
         directives: Arc::new(Mutex::new(level.trim().to_owned())),
     };
+    let (queue, writer) = Queue::start(std::io::stderr(), json);
     let base = tracing_subscriber::registry().with(filter);
     let set = if json {
-        let lines = json_lines().with_writer(std::io::stderr);
+        let lines = json_lines().with_writer(queue.clone());
         base.with(lines.with_filter(filter_fn(harmless))).try_init()
     } else {
         let lines = fmt::layer()
             .with_ansi(std::io::stderr().is_terminal())
-            .with_writer(std::io::stderr);
+            .with_writer(queue.clone());
         base.with(lines.with_filter(filter_fn(harmless))).try_init()
     };
     // Another subscriber may be installed already, such as a test's. It stays, and `set` of this handle returns an error.
     if set.is_ok() {
-        let _ = INSTALLED.set(handle.clone());
+        let _ = INSTALLED.set(Installed {
+            level: handle.clone(),
+            queue,
+            writer: Mutex::new(Some(writer)),
+        });
     }
     Ok(handle)
+}
+
+/// From now on panics go to the log. The standard library writes them to standard error itself, and would wait for a reader that has
+/// stopped.
+pub(crate) fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+        tracing::error!(
+            thread = std::thread::current().name(),
+            location = panic.location().map(tracing::field::display),
+            backtrace = backtrace.map(tracing::field::display),
+            "panicked: {}",
+            panic.payload_as_str().unwrap_or("no text")
+        );
+    }));
+}
+
+/// Writes the text through the log's queue, since standard error itself may block. False if there is no log.
+pub(crate) fn try_write(text: &str) -> bool {
+    let Some(installed) = INSTALLED.get() else {
+        return false;
+    };
+    installed.queue.clone().push(format!("{text}\n").as_bytes());
+    true
+}
+
+/// Ends the log. Waits until what is queued is written, but no longer than a second.
+pub(crate) fn flush() {
+    if let Some(installed) = INSTALLED.get() {
+        let mut writer = installed
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(writer.take());
+    }
+}
+
+/// Lines of the process's log that were dropped.
+pub(super) fn dropped_lines() -> u64 {
+    INSTALLED
+        .get()
+        .map_or(0, |installed| installed.queue.dropped())
 }
 
 type Json<S> = fmt::Layer<S, fmt::format::JsonFields, fmt::format::Format<fmt::format::Json>>;
 
 fn json_lines<S>() -> Json<S>
 where
-    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    S: Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
     fmt::layer()
         .json()
