@@ -1,9 +1,10 @@
-//! The log under pressure: a reader that has stopped.
+//! The log under pressure: a reader that has stopped, and floods of clients that nobody knows.
 
 use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     process::{Child, ChildStderr, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,14 +15,19 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use revgate::simulator::{self, Simulator};
+use rustls::crypto::aws_lc_rs;
+use rustls_pki_types::ServerName;
+use serde_json::json;
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout},
 };
+use tokio_rustls::TlsConnector;
 
 use crate::{
     http::{Client, request},
     rig::{KEY, TOKEN, hash},
+    signer::Signer,
 };
 
 /// No request may take longer, and so no drain either.
@@ -63,15 +69,20 @@ fn address(line: &str) -> Option<SocketAddr> {
 
 impl Program {
     async fn start(workers: usize, format: &str) -> Program {
+        Program::with(workers, format, "", "").await
+    }
+
+    /// `listen` is appended to its section, `more` to the file.
+    async fn with(workers: usize, format: &str, listen: &str, more: &str) -> Program {
         let devrev = simulator::start(simulator::Options::default())
             .await
             .expect("the simulator starts");
         let file = tempfile::NamedTempFile::new().expect("a file");
         let toml = format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\nworkers = {workers}\n[admin]\naddress = \"127.0.0.1:0\"\n\
+            "[listen]\naddress = \"127.0.0.1:0\"\nworkers = {workers}\n{listen}\n[admin]\naddress = \"127.0.0.1:0\"\n\
              [upstream]\nurl = \"http://{}\"\n[tokens.main]\nenv = \"DEVREV_TOKEN\"\n\
              [callers.billing]\nkey_sha256 = \"{}\"\ndeny = [\"works.list\"]\n\
-             [log]\naccess = \"all\"\nformat = \"{format}\"\n",
+             [log]\naccess = \"all\"\nformat = \"{format}\"\n{more}\n",
             devrev.addr(),
             hash(KEY),
         );
@@ -204,6 +215,12 @@ const DENIED: Call = Call {
     status: 403,
 };
 
+const WITHOUT_A_KEY: Call = Call {
+    path: "/works.list",
+    key: None,
+    status: 401,
+};
+
 enum Sender {
     Http1(Client),
     Http2(SendRequest<Empty<Bytes>>),
@@ -317,4 +334,136 @@ async fn what_was_dropped_is_counted_and_reported_and_the_queue_is_bounded() {
             "{format}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_unknown_clients_are_summed_up() {
+    const REQUESTS: usize = 4000;
+    for (format, protocol, workers) in [
+        ("json", Http1, 1),
+        ("json", Http2, 2),
+        ("text", Http1, 2),
+        ("text", Http2, 1),
+    ] {
+        let mut program = Program::start(workers, format).await;
+        let start = Instant::now();
+        program.flood(protocol, REQUESTS, WITHOUT_A_KEY).await;
+        program.flood(protocol, 80, DENIED).await;
+        let seconds = start.elapsed().as_secs() as usize + 2;
+        let lines = program.rest().await;
+        let refusals = lines.iter().filter(|line| line.contains("unauthenticated"));
+        let (summaries, single): (Vec<_>, Vec<_>) =
+            refusals.partition(|line| line.contains("more requests of unknown clients"));
+        let case = format!("{format} {protocol:?} {workers}: {}", lines.len());
+        assert!(single.len() >= 16 && single.len() <= 16 * seconds, "{case}");
+        assert!(
+            !summaries.is_empty() && summaries.len() <= seconds + 1,
+            "{case}"
+        );
+        let summed: usize = summaries.iter().map(|line| number(line, "lines")).sum();
+        assert_eq!(single.len() + summed, REQUESTS, "{case}");
+        assert!(
+            summaries.iter().all(|line| number(line, "peers") == 1),
+            "{case}"
+        );
+        // Those of a known caller have a line each.
+        let known = lines.iter().filter(|line| line.contains("forbidden"));
+        assert_eq!(known.count(), 80, "{case}");
+    }
+}
+
+/// How many lines have this message, and the number that summaries with the other message count.
+fn count(lines: &[String], message: &str, summary: &str) -> (usize, usize) {
+    let single = lines.iter().filter(|line| line.contains(message)).count();
+    let summaries = lines.iter().filter(|line| line.contains(summary));
+    (single, summaries.map(|line| number(line, "lines")).sum())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_credentials_and_handshakes_are_summed_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let key = Signer::ed25519().jwk(json!({"kid": "k", "alg": "EdDSA"}));
+    std::fs::write(at("keys"), json!({"keys": [key]}).to_string()).expect("written");
+    let more = format!(
+        "[auth]\njwt = {{ issuer = \"https://issuer.example\", audience = \"revgate\", jwks = {{ file = \"{}\" }} }}\n\
+         [callers.signed]\njwt_subject = \"s\"",
+        at("keys")
+    );
+    let mut program = Program::with(1, "json", "", &more).await;
+    let unsigned = Call {
+        key: Some("Bearer eyJhbGciOiJub25lIn0.e30.c2ln"),
+        ..WITHOUT_A_KEY
+    };
+    program.flood(Http1, 800, unsigned).await;
+    let lines = program.rest().await;
+    let (single, summed) = count(
+        &lines,
+        "signed token refused",
+        "more signed tokens or client certificates refused",
+    );
+    assert!((16..400).contains(&single), "{single}");
+    assert_eq!(single + summed, 800);
+
+    let server = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a pair");
+    std::fs::write(at("cert"), server.cert.pem()).expect("written");
+    std::fs::write(at("key"), server.signing_key.serialize_pem()).expect("written");
+    let tls = format!(
+        "tls = {{ cert = \"{}\", key = \"{}\" }}",
+        at("cert"),
+        at("key")
+    );
+    let mut program = Program::with(1, "json", &tls, "").await;
+    // It trusts nobody, and says so.
+    let client = rustls::ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(client));
+    for _ in 0..400 {
+        let stream = TcpStream::connect(program.proxy).await.expect("connects");
+        let name = ServerName::try_from("localhost").expect("a name");
+        assert!(connector.connect(name, stream).await.is_err());
+    }
+    let failures = || async {
+        let metrics = program.admin("GET", "/metrics").await;
+        let failed = r#"revgate_tls_handshake_failures_total{reason="refused_by_client"} "#;
+        let count = metrics.lines().find_map(|line| line.strip_prefix(failed));
+        count.map_or(0, |count| count.parse().expect("a number"))
+    };
+    let ends = Instant::now() + PATIENCE;
+    while failures().await < 400 {
+        assert!(Instant::now() < ends, "the handshakes do not end");
+    }
+    let lines = program.rest().await;
+    let (single, summed) = count(&lines, "TLS handshake failed", "more TLS handshakes failed");
+    assert!((16..200).contains(&single), "{single}");
+    assert_eq!(single + summed, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_library_is_bounded_too() {
+    let mut program = Program::start(1, "json").await;
+    // h2 warns of each acknowledgement of a ping that it has not sent.
+    let mut client = Client::connect(program.proxy).await;
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let ping = [0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.send(settings).await.send(ping.repeat(4000)).await;
+    // Its own ping is acknowledged when the others have been read.
+    let mut own = ping;
+    own[4] = 0;
+    client.send(own).await;
+    let acknowledged = ping;
+    let mut read = Vec::new();
+    while !read.windows(ping.len()).any(|frame| frame == acknowledged) {
+        assert!(client.more().await, "the connection ended");
+        read.append(&mut client.1);
+    }
+    drop(client);
+    let lines = program.rest().await;
+    let (single, summed) = count(&lines, "PING ack", "more lines of a library");
+    assert!((16..400).contains(&single), "{single}");
+    assert_eq!(single + summed, 4000, "{lines:?}");
 }
