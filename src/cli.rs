@@ -22,6 +22,7 @@ use crate::{
     hash::{hex, sha256},
     plan::Plan,
     serve::control::explain::{ExplainQuery, explain},
+    telemetry::log,
 };
 
 /// The gateway that internal services put in front of the DevRev API.
@@ -158,12 +159,25 @@ fn window(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write a duration such as \"10s\"".to_owned())
 }
 
+/// Writes the rest of the log when the program ends, also by a panic.
+struct FlushLog;
+
+impl Drop for FlushLog {
+    fn drop(&mut self) {
+        log::flush();
+    }
+}
+
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
+    let _flush = FlushLog;
     match execute(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{error:#}");
+            let text = format!("{error:#}");
+            if !log::try_write(&text) {
+                eprintln!("{text}");
+            }
             match error.is::<Misuse>() {
                 true => ExitCode::from(2),
                 false => ExitCode::FAILURE,
@@ -183,7 +197,8 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             window,
             plan,
         } => {
-            crate::telemetry::log::init("info", config::LogFormat::Auto)?;
+            log::init("info", config::LogFormat::Auto)?;
+            log::log_panics();
             crate::simulator::run(listen, limit, window, plan)
         }
         Command::Schema => print(config::reference::schema_json().trim_end()),

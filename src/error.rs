@@ -93,7 +93,7 @@ pub enum Error {
 }
 
 /// Why a credential was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AuthFailure {
     Credential(CredentialFault),
     /// The fault of a signed token.

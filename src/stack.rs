@@ -7,6 +7,7 @@
 //! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `upstream` |
 //! | [`AmbiguousFraming`](crate::types::AmbiguousFraming) | `serve` | `protocol` |
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
+//! | [`PeerAddress`](crate::types::PeerAddress) | `serve` | `telemetry` |
 //! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate` | `rescue`, `authenticate`, `headers` |
 //! | [`Record`](crate::record::Record) | `telemetry`, `authenticate` | `rescue`, `protocol`, `authenticate`, `authorize`, `rate_limit`, `rewrite`, `retry`, `quota`, `attempt` |
 //! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
@@ -77,6 +78,7 @@ pub fn build(plan: &Plan, state: &State, upstream: impl Upstream) -> Stack {
         metrics: metrics(),
         tally: state.tally.clone(),
         access: plan.access_log,
+        client_lines: state.client_lines.clone(),
         spans: state.spans.clone(),
     });
     let rewrite = Arc::new(rewrite::RewriteParams {
@@ -194,9 +196,11 @@ fn methods(credentials: &CallerCredentials, state: &State) -> Methods {
                 expected: signed.expected.clone(),
                 subjects: signed.subjects.clone(),
                 keys,
+                client_lines: state.client_lines.clone(),
             })
         }),
         peers: Peers {
+            client_lines: state.client_lines.clone(),
             sans: credentials.sans.clone(),
             uids: credentials.uids.clone(),
         },

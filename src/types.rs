@@ -2,6 +2,7 @@
 //! nothing.
 
 use std::{
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -117,6 +118,10 @@ pub enum Peer {
     /// The uid of the process that connected to a unix socket, as the kernel reports it.
     Uid(u32),
 }
+
+/// The address that a request's connection comes from. It identifies nobody.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub IpAddr);
 
 /// The parts of a client certificate that identify a caller.
 #[derive(Debug)]

@@ -19,12 +19,14 @@ use crate::{
     policy::{headers::sane_request_id, operation::OperationLabel},
     record::{Facts, Record},
     telemetry::{
+        client_lines::{ClientLines, Topic},
         labels::Source,
+        log::ACCESS,
         metrics::Metrics,
         tally::{FinishedRequest, Tally},
         trace::{RequestSpan, Spans, Trace},
     },
-    types::{AccessLog, RequestId, other},
+    types::{AccessLog, PeerAddress, RequestId, other},
     wall_clock,
 };
 
@@ -33,6 +35,7 @@ pub(crate) struct TelemetryParams {
     pub metrics: Arc<Metrics>,
     pub tally: Arc<Tally>,
     pub access: AccessLog,
+    pub client_lines: Arc<ClientLines>,
     /// `None` if no spans are exported.
     pub spans: Option<Arc<Spans>>,
 }
@@ -77,6 +80,7 @@ where
             method: request.method().clone(),
             start,
             inbound: request.extensions().get::<InboundFault>().cloned(),
+            peer: request.extensions().get::<PeerAddress>().copied(),
             status: None,
             bytes: 0,
             complete: false,
@@ -107,6 +111,7 @@ struct ReportOnDrop {
     start: Instant,
     /// Has the size of the request's body.
     inbound: Option<InboundFault>,
+    peer: Option<PeerAddress>,
     status: Option<u16>,
     /// Size of the answer's body.
     bytes: u64,
@@ -174,13 +179,21 @@ impl ReportOnDrop {
     }
 
     fn is_logged(&self, facts: &Facts) -> bool {
-        match self.params.access {
+        let chosen = match self.params.access {
             AccessLog::All => true,
             AccessLog::Refused => {
                 facts.code.is_some() || facts.would_refuse.is_some() || self.status() >= 499
             }
             AccessLog::None => false,
-        }
+        };
+        // Anybody can be an unknown client, so its lines are limited.
+        chosen && (facts.caller.is_some() || self.unknown_client_passes(facts))
+    }
+
+    fn unknown_client_passes(&self, facts: &Facts) -> bool {
+        let peer = self.peer.map(|PeerAddress(address)| address);
+        let topic = Topic::Request(facts.code);
+        self.params.client_lines.try_pass(topic, peer)
     }
 
     /// Writes the access line. Names and numbers only: no target, query, header or body.
@@ -228,9 +241,6 @@ impl ReportOnDrop {
     }
 }
 
-/// Its own log target, so that its level can be set separately.
-const ACCESS: &str = "revgate::access";
-
 /// To the microsecond.
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e3
@@ -272,6 +282,7 @@ mod tests {
             metrics: Arc::default(),
             tally: Arc::default(),
             access,
+            client_lines: Arc::default(),
             spans: None,
         });
         let inner = service_fn(|request: Request<Body>| async move {

@@ -11,6 +11,7 @@ pub mod headers;
 pub mod introspect;
 pub mod jwt;
 pub mod ledger;
+pub mod line_limit;
 pub mod operation;
 pub mod rate;
 pub mod retry;

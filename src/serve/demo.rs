@@ -21,6 +21,7 @@ const KEY: &str = "demo-key";
 /// When no port can be bound.
 pub fn demo(announce: impl Fn(&str)) -> anyhow::Result<()> {
     let level = log::init("info", config::LogFormat::Auto)?;
+    log::log_panics();
     let runtime = ThreadRuntime::new()?;
     runtime.block_on(async {
         let signals = Signals::install()?;

@@ -39,6 +39,7 @@ use crate::{
     runtime::ThreadRuntime,
     state::{State, draining::Draining},
     telemetry::{
+        client_lines::ClientLines,
         export::Exporter,
         log::{self, LevelHandle},
     },
@@ -52,6 +53,7 @@ use crate::{
 pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let config = config::load(&file)?;
     let level = log::init(&config.log.level, config.log.format)?;
+    log::log_panics();
     core_dump::forbid();
     // Dropping it does not wait for blocking work, so that a second signal ends the process at once.
     let runtime = ThreadRuntime::new()?;
@@ -72,6 +74,7 @@ pub struct Gateway {
     /// Stops when it is dropped.
     _watch: Option<FileWatcher>,
     _socket: Option<SocketFile>,
+    client_lines: Arc<ClientLines>,
     exporter: Option<Exporter>,
 }
 
@@ -109,6 +112,9 @@ impl Gateway {
         let exporter = traces::start(&config, &state.metrics)?;
         state.spans = exporter.as_ref().map(Exporter::spans);
         let state = Arc::new(state);
+        let client_lines = state.client_lines.clone();
+        let summaries = client_lines.clone().keep_logging_summaries();
+        background.handle().spawn(summaries);
         let own_listeners = OwnListeners::default();
         let options = upstream_options(&config, own_listeners.clone())?;
         let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
@@ -169,6 +175,7 @@ impl Gateway {
             workers,
             _watch: watch,
             _socket: socket,
+            client_lines,
             exporter,
         })
     }
@@ -204,6 +211,7 @@ impl Gateway {
         if let Some(exporter) = self.exporter.take() {
             exporter.finish().await;
         }
+        self.client_lines.log_summaries();
         tracing::info!("drained");
     }
 }

@@ -36,13 +36,15 @@ use self::{
 };
 use crate::{
     plan::{Identities, KeySource, Plan},
-    telemetry::{metrics::Metrics, tally::Tally, trace::Spans},
+    telemetry::{client_lines::ClientLines, metrics::Metrics, tally::Tally, trace::Spans},
 };
 
 /// All shared state; see the module.
 pub struct State {
     pub metrics: Arc<Metrics>,
     pub tally: Arc<Tally>,
+    /// Which of the log lines that any client can cause are written.
+    pub client_lines: Arc<ClientLines>,
     /// The queue of spans; `None` if none are exported.
     pub spans: Option<Arc<Spans>>,
     pub draining: Draining,
@@ -75,6 +77,7 @@ impl State {
         let metrics = Arc::new(metrics);
         let state = State {
             tally: Arc::default(),
+            client_lines: Arc::default(),
             spans: None,
             draining,
             in_flight: Arc::default(),

@@ -1,21 +1,42 @@
-//! The log, on standard error: one JSON object a line, or text on a terminal.
+//! The log, on standard error: one JSON object a line, or text on a terminal. A thread of its own writes it, from a queue that drops
+//! what does not fit.
 
+mod line;
+mod queue;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use tracing::{Level, Metadata};
-use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::layer::SubscriberExt;
+use tokio::time::Instant;
+use tracing::{Event, Level, Metadata, Subscriber, subscriber::Interest};
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
+use self::queue::Queue;
+use super::client_lines::RATES;
 use crate::config::{LogFormat, log_directives as directives_of};
+use crate::policy::line_limit::LineLimit;
+
+/// The target of access lines, so that their level can be set separately.
+pub(crate) const ACCESS: &str = "revgate::access";
 
 /// Crates that handle raw headers. Below INFO they log header values and frames, and with them keys and tokens, so they stay at INFO
 /// whatever level is set.
 const CAPPED: [&str; 5] = ["h2", "hyper", "hyper_util", "rustls", "tokio_rustls"];
 
-static INSTALLED: OnceLock<LevelHandle> = OnceLock::new();
+static INSTALLED: OnceLock<Installed> = OnceLock::new();
+
+/// The log of the process.
+struct Installed {
+    level: LevelHandle,
+    queue: Queue,
+    libraries: Arc<LibraryLines>,
+    /// Ends the thread that writes. Taken by [`flush`].
+    writer: Mutex<Option<WorkerGuard>>,
+}
 
 /// Changes what is logged while the process runs.
 #[derive(Clone, Debug)]
@@ -51,8 +72,8 @@ impl LevelHandle {
 pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
     let filter = directives_of(level).map_err(anyhow::Error::msg)?;
     if let Some(installed) = INSTALLED.get() {
-        installed.set(level).map_err(anyhow::Error::msg)?;
-        return Ok(installed.clone());
+        installed.level.set(level).map_err(anyhow::Error::msg)?;
+        return Ok(installed.level.clone());
     }
     let json = match format {
         LogFormat::Json => true,
@@ -64,28 +85,87 @@ pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
         filter: handle,
         directives: Arc::new(Mutex::new(level.trim().to_owned())),
     };
+    let (queue, writer) = Queue::start(std::io::stderr(), json);
+    let libraries = Arc::<LibraryLines>::default();
     let base = tracing_subscriber::registry().with(filter);
     let set = if json {
-        let lines = json_lines().with_writer(std::io::stderr);
-        base.with(lines.with_filter(filter_fn(harmless))).try_init()
+        let lines = json_lines().with_writer(queue.clone());
+        base.with(lines.with_filter(libraries.clone().filter()))
+            .try_init()
     } else {
         let lines = fmt::layer()
             .with_ansi(std::io::stderr().is_terminal())
-            .with_writer(std::io::stderr);
-        base.with(lines.with_filter(filter_fn(harmless))).try_init()
+            .with_writer(queue.clone());
+        base.with(lines.with_filter(libraries.clone().filter()))
+            .try_init()
     };
     // Another subscriber may be installed already, such as a test's. It stays, and `set` of this handle returns an error.
     if set.is_ok() {
-        let _ = INSTALLED.set(handle.clone());
+        let _ = INSTALLED.set(Installed {
+            level: handle.clone(),
+            queue,
+            libraries,
+            writer: Mutex::new(Some(writer)),
+        });
     }
     Ok(handle)
+}
+
+/// From now on panics go to the log. The standard library writes them to standard error itself, and would wait for a reader that has
+/// stopped.
+pub(crate) fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+        tracing::error!(
+            thread = std::thread::current().name(),
+            location = panic.location().map(tracing::field::display),
+            backtrace = backtrace.map(tracing::field::display),
+            "panicked: {}",
+            panic.payload_as_str().unwrap_or("no text")
+        );
+    }));
+}
+
+/// Writes the text through the log's queue, since standard error itself may block. False if there is no log.
+pub(crate) fn try_write(text: &str) -> bool {
+    let Some(installed) = INSTALLED.get() else {
+        return false;
+    };
+    installed.queue.clone().push(format!("{text}\n").as_bytes());
+    true
+}
+
+/// Ends the log. Waits until what is queued is written, but no longer than a second.
+pub(crate) fn flush() {
+    if let Some(installed) = INSTALLED.get() {
+        let mut writer = installed
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(writer.take());
+    }
+}
+
+/// Lines of the process's log that were dropped.
+pub(super) fn dropped_lines() -> u64 {
+    INSTALLED
+        .get()
+        .map_or(0, |installed| installed.queue.dropped())
+}
+
+/// Logs how many lines of which libraries were left out.
+pub(super) fn log_library_summaries() {
+    if let Some(installed) = INSTALLED.get() {
+        installed.libraries.log_summaries();
+    }
 }
 
 type Json<S> = fmt::Layer<S, fmt::format::JsonFields, fmt::format::Format<fmt::format::Json>>;
 
 fn json_lines<S>() -> Json<S>
 where
-    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    S: Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
     fmt::layer()
         .json()
@@ -94,10 +174,73 @@ where
         .with_span_list(false)
 }
 
+/// Bounds the lines of the crates that speak with clients, by their targets: a client can cause some with every frame that it sends.
+struct LibraryLines {
+    limit: Mutex<LineLimit<&'static str>>,
+    start: Instant,
+}
+
+impl Default for LibraryLines {
+    fn default() -> Self {
+        LibraryLines {
+            limit: Mutex::new(LineLimit::new(RATES)),
+            start: Instant::now(),
+        }
+    }
+}
+
+impl LibraryLines {
+    fn filter(self: Arc<Self>) -> LineFilter {
+        LineFilter(self)
+    }
+
+    fn try_pass(&self, target: &'static str) -> bool {
+        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        limit.try_pass(target, None, self.start.elapsed())
+    }
+
+    fn log_summaries(&self) {
+        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let summaries = limit.take_summaries();
+        drop(limit);
+        for summary in summaries {
+            let (library, lines) = (summary.kind, summary.lines);
+            tracing::warn!(library, lines, "more lines of a library");
+        }
+    }
+}
+
 /// A filter and no directives, because an operator's directive for a deeper module would override them.
+struct LineFilter(Arc<LibraryLines>);
+
+impl<S: Subscriber> Filter<S> for LineFilter {
+    fn enabled(&self, meta: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        harmless(meta)
+    }
+
+    fn callsite_enabled(&self, meta: &'static Metadata<'static>) -> Interest {
+        if !harmless(meta) {
+            Interest::never()
+        } else if is_capped(meta.target()) {
+            // tracing-subscriber expects a call of `enabled` before an `event_enabled` that says no.
+            Interest::sometimes()
+        } else {
+            Interest::always()
+        }
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        let target = event.metadata().target();
+        !is_capped(target) || self.0.try_pass(target)
+    }
+}
+
 fn harmless(meta: &Metadata<'_>) -> bool {
-    let root = meta.target().split("::").next().unwrap_or_default();
-    *meta.level() <= Level::INFO || !CAPPED.contains(&root)
+    *meta.level() <= Level::INFO || !is_capped(meta.target())
+}
+
+fn is_capped(target: &str) -> bool {
+    CAPPED.contains(&target.split("::").next().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -123,7 +266,7 @@ mod tests {
         let out = sink.clone();
         let lines = json_lines()
             .with_writer(move || out.clone())
-            .with_filter(filter_fn(harmless));
+            .with_filter(Arc::<LibraryLines>::default().filter());
         let subscriber = tracing_subscriber::registry()
             .with(directives_of("trace,h2::proto=trace").unwrap())
             .with(lines);
@@ -140,6 +283,35 @@ mod tests {
         assert_eq!(line["listener"], "proxy");
         assert_eq!(line["address"], "127.0.0.1:1");
         assert!(line["timestamp"].is_string() && line["target"].is_string());
+    }
+
+    #[test]
+    fn a_frequent_line_of_a_library_is_bounded_and_summed_up() {
+        let sink = Sink::default();
+        let out = sink.clone();
+        let libraries = Arc::<LibraryLines>::default();
+        let lines = json_lines()
+            .with_writer(move || out.clone())
+            .with_filter(libraries.clone().filter());
+        let subscriber = tracing_subscriber::registry().with(lines);
+        tracing::subscriber::with_default(subscriber, || {
+            for _ in 0..1000 {
+                tracing::warn!(target: "h2::proto::ping_pong", "PING");
+            }
+            tracing::warn!("of revgate");
+            libraries.log_summaries();
+        });
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let lines: Vec<serde_json::Value> = lines.collect();
+        let of_library = lines.iter().filter(|line| line["message"] == "PING");
+        let of_library = of_library.count();
+        // The second may change meanwhile.
+        assert!((16..100).contains(&of_library), "{of_library}");
+        let summary = &lines[of_library + 1];
+        assert_eq!(summary["library"], "h2::proto::ping_pong");
+        assert_eq!(summary["lines"], 1000 - of_library);
+        assert_eq!(lines.len(), of_library + 2);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
         AttemptOutcome, HandshakeFailure, Introspection, KeyFetch, ReloadResult, Source, SpanDrop,
         WaitReason,
     },
-    process::ProcessStats,
+    process::{LogStats, ProcessStats},
     quota::{QuotaCollector, Sample},
 };
 use crate::{
@@ -356,6 +356,7 @@ impl Metrics {
         // In a registry of its own, because the prefix of the other would be put before `process_` too.
         let mut process = Registry::default();
         process.register_collector(Box::new(ProcessStats));
+        process.register_collector(Box::new(LogStats));
         let _ = prometheus_client::encoding::text::encode_registry(&mut out, &process);
         out.push_str("# EOF\n");
         out
@@ -434,6 +435,7 @@ mod tests {
             "revgate_circuit_open 1",
             r#"revgate_trace_spans_dropped_total{reason="queue_full"} 1"#,
             r#"revgate_build_info{version=""#,
+            "revgate_log_lines_dropped_total 0",
             "process_cpu_seconds_total ",
             "process_resident_memory_bytes ",
             "process_virtual_memory_bytes ",

@@ -1,4 +1,5 @@
 //! Logs, metrics and traces.
+pub mod client_lines;
 pub(crate) mod export;
 mod history;
 pub mod labels;

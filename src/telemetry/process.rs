@@ -1,4 +1,4 @@
-//! The `process_*` metrics.
+//! Metrics of the process: the `process_*` ones, and that of its log.
 
 use std::fmt::Error;
 
@@ -7,6 +7,24 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::log;
+
+/// The process has one log, also with several gateways in it.
+#[derive(Debug)]
+pub(super) struct LogStats;
+
+impl Collector for LogStats {
+    fn encode(&self, mut out: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let dropped = ConstCounter::new(log::dropped_lines());
+        dropped.encode(out.encode_descriptor(
+            "revgate_log_lines_dropped",
+            "Number of log lines that were dropped because they could not be written in time.",
+            None,
+            dropped.metric_type(),
+        )?)
+    }
+}
 
 /// The process metrics of Prometheus' client libraries, read from /proc at each scrape.
 #[derive(Debug)]

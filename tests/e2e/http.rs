@@ -48,7 +48,7 @@ impl Answer {
 }
 
 /// Over TCP, or over a given stream.
-pub struct Client<S = TcpStream>(pub S, Vec<u8>);
+pub struct Client<S = TcpStream>(pub S, pub Vec<u8>);
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {

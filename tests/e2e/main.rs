@@ -17,6 +17,7 @@ mod issuer;
 mod jwt;
 mod keys;
 mod logs;
+mod lossy_log;
 mod process;
 mod quota;
 mod reload;

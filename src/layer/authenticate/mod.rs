@@ -351,6 +351,7 @@ mod tests {
                 peers: Peers {
                     sans: Arc::new([(San::dns("known"), caller("by-certificate"))].into()),
                     uids: Arc::new([(7, caller("by-uid"))].into()),
+                    client_lines: Arc::default(),
                 },
                 anonymous: anonymous.then(|| caller("anonymous")),
                 signed: None,

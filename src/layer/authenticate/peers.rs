@@ -3,8 +3,9 @@
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use crate::{
-    error::Error,
+    error::{AuthFailure, CredentialFault, Error},
     policy::san::San,
+    telemetry::client_lines::{ClientLines, Topic},
     types::{Caller, Certificate, Peer},
 };
 
@@ -13,6 +14,7 @@ use crate::{
 pub(crate) struct Peers {
     pub sans: Arc<HashMap<San, Arc<Caller>>>,
     pub uids: Arc<HashMap<u32, Arc<Caller>>>,
+    pub client_lines: Arc<ClientLines>,
 }
 
 impl Peers {
@@ -41,8 +43,10 @@ impl Peers {
     fn holder(&self, certificate: &Certificate, now: SystemTime) -> Result<Arc<Caller>, Error> {
         // The handshake verified the chain, but a connection or a resumed session may outlive the certificate.
         if certificate.not_after < now {
-            let names = show(certificate);
-            tracing::info!(names, "a client certificate expired while it was in use");
+            if self.is_logged(CredentialFault::ExpiredCertificate) {
+                let names = show(certificate);
+                tracing::info!(names, "a client certificate expired while it was in use");
+            }
             return Err(Error::ExpiredCertificate);
         }
         let mut holders = certificate
@@ -50,17 +54,26 @@ impl Peers {
             .iter()
             .filter_map(|san| self.sans.get(san));
         let Some(holder) = holders.next() else {
-            let names = show(certificate);
-            tracing::info!(names, "no caller has a name of this client certificate");
+            if self.is_logged(CredentialFault::UnknownCertificate) {
+                let names = show(certificate);
+                tracing::info!(names, "no caller has a name of this client certificate");
+            }
             return Err(Error::UnknownCertificate);
         };
         // With two callers in one certificate it is ambiguous which one calls, so neither does.
         if holders.any(|other| !Arc::ptr_eq(other, holder)) {
-            let names = show(certificate);
-            tracing::info!(names, "this client certificate names several callers");
+            if self.is_logged(CredentialFault::UnknownCertificate) {
+                let names = show(certificate);
+                tracing::info!(names, "this client certificate names several callers");
+            }
             return Err(Error::UnknownCertificate);
         }
         Ok(holder.clone())
+    }
+
+    fn is_logged(&self, fault: CredentialFault) -> bool {
+        let topic = Topic::Credential(AuthFailure::Credential(fault));
+        self.client_lines.try_pass(topic, None)
     }
 }
 
@@ -86,6 +99,7 @@ mod tests {
                 (san("reports.internal"), reports.clone()),
             ])),
             uids: Arc::new(HashMap::from([(1001, reports)])),
+            client_lines: Arc::default(),
         }
     }
 

@@ -8,9 +8,10 @@ use std::{
 
 use super::{Identified, Identity};
 use crate::{
-    error::Error,
+    error::{AuthFailure, Error},
     policy::jwt::{Expected, Fault, Token},
     state::signing_keys::SigningKeys,
+    telemetry::client_lines::{ClientLines, Topic},
     types::Caller,
 };
 
@@ -23,6 +24,7 @@ pub(crate) struct SignedTokens {
     pub expected: Arc<Expected>,
     pub subjects: Arc<HashMap<String, Arc<Caller>>>,
     pub keys: Arc<SigningKeys>,
+    pub client_lines: Arc<ClientLines>,
 }
 
 impl SignedTokens {
@@ -35,7 +37,7 @@ impl SignedTokens {
         prefer_wait: Option<Duration>,
     ) -> Result<Identified, Error> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let token = Token::parse(credential).map_err(|fault| refused(fault, None))?;
+        let token = Token::parse(credential).map_err(|fault| self.refused(fault, None))?;
         let fault = match self.verify(&token, now) {
             Ok(caller) => return Ok(caller.into()),
             Err(fault) => fault,
@@ -47,11 +49,11 @@ impl SignedTokens {
             _ => false,
         };
         if !newer_keys_may_help {
-            return Err(refused(fault, Some(&token)));
+            return Err(self.refused(fault, Some(&token)));
         }
         let caller = self
             .unverified_caller(&token, now)
-            .map_err(|fault| refused(fault, Some(&token)))?;
+            .map_err(|fault| self.refused(fault, Some(&token)))?;
         let max_wait = MAX_KEY_WAIT
             .min(caller.max_wait)
             .min(prefer_wait.unwrap_or(Duration::MAX));
@@ -61,7 +63,7 @@ impl SignedTokens {
             this.keys.wait_for_newer(max_wait).await;
             this.verify(&token, now)
                 .map(Identity::from)
-                .map_err(|fault| refused(fault, Some(&token)))
+                .map_err(|fault| this.refused(fault, Some(&token)))
         })))
     }
 
@@ -81,21 +83,25 @@ impl SignedTokens {
         let caller = self.subjects.get(subject);
         caller.cloned().ok_or(Fault::UnknownSubject)
     }
-}
 
-/// Logs the reason for the operator, with the token's `kid` and issuer and nothing else of it.
-fn refused(fault: Fault, token: Option<&Token>) -> Error {
-    let kid = token.and_then(Token::kid).unwrap_or_default();
-    let issuer: String = token.map_or_else(String::new, |token| {
-        token.issuer().chars().take(MAX_SHOWN).collect()
-    });
-    tracing::info!(
-        reason = fault.label(),
-        kid,
-        issuer,
-        "signed token refused: {fault}"
-    );
-    Error::BadToken(fault)
+    /// Logs the reason for the operator, with the token's `kid` and issuer and nothing else of it.
+    fn refused(&self, fault: Fault, token: Option<&Token>) -> Error {
+        let topic = Topic::Credential(AuthFailure::Token(fault));
+        if !self.client_lines.try_pass(topic, None) {
+            return Error::BadToken(fault);
+        }
+        let kid = token.and_then(Token::kid).unwrap_or_default();
+        let issuer: String = token.map_or_else(String::new, |token| {
+            token.issuer().chars().take(MAX_SHOWN).collect()
+        });
+        tracing::info!(
+            reason = fault.label(),
+            kid,
+            issuer,
+            "signed token refused: {fault}"
+        );
+        Error::BadToken(fault)
+    }
 }
 
 /// Bounds the issuer's name in the log. Real ones are shorter.
@@ -123,6 +129,7 @@ mod tests {
             }),
             subjects: Arc::new(HashMap::from([("s".to_owned(), caller("billing"))])),
             keys,
+            client_lines: Arc::default(),
         })
     }
 

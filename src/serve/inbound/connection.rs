@@ -34,7 +34,8 @@ use crate::{
     body::{Body, InboundFault},
     serve::worker::Published,
     state::State,
-    types::{AmbiguousFraming, Certificate, Peer, RequestLimits},
+    telemetry::client_lines::Topic,
+    types::{AmbiguousFraming, Certificate, Peer, PeerAddress, RequestLimits},
 };
 
 /// What all connections have in common.
@@ -106,7 +107,9 @@ pub(crate) async fn serve(
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    if server.settings.state.client_lines.try_pass(Topic::Accept, None) {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                    }
                     // Probably out of file descriptors; an immediate retry would spin.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -168,17 +171,21 @@ impl Server {
         // Without certificates, nothing is ever retired.
         let never = CancellationToken::new();
         let settings = self.settings.clone();
+        let address = match &stream {
+            Stream::Tcp(stream) => stream.peer_addr().map(|peer| PeerAddress(peer.ip())).ok(),
+            Stream::Unix(_) => None,
+        };
         match (stream, &settings.state.handshakes) {
             (Stream::Unix(stream), _) => {
                 let uid = stream.peer_cred().map(|peer| Peer::Uid(peer.uid())).ok();
-                self.serve(stream, uid, never).await;
+                self.serve(stream, address, uid, never).await;
             }
-            (Stream::Tcp(stream), None) => self.serve(stream, None, never).await,
+            (Stream::Tcp(stream), None) => self.serve(stream, address, None, never).await,
             (Stream::Tcp(stream), Some(handshakes)) => {
-                let metrics = &settings.state.metrics;
+                let state = &settings.state;
                 let within = settings.header_timeout;
                 let connection = tokio::select! {
-                    connection = handshake(handshakes, stream, within, metrics) => connection,
+                    connection = handshake(handshakes, stream, within, state) => connection,
                     // No request has been sent yet, so none is lost.
                     () = settings.state.draining.begun() => None,
                 };
@@ -188,7 +195,7 @@ impl Server {
                     retired,
                 }) = connection
                 {
-                    self.serve(stream, peer, retired).await;
+                    self.serve(stream, address, peer, retired).await;
                 }
             }
         }
@@ -231,8 +238,13 @@ fn without_names(peer: &Peer) -> Peer {
 }
 
 impl Server {
-    async fn serve<I>(self, stream: I, peer: Option<Peer>, retired: CancellationToken)
-    where
+    async fn serve<I>(
+        self,
+        stream: I,
+        address: Option<PeerAddress>,
+        peer: Option<Peer>,
+        retired: CancellationToken,
+    ) where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let activity = Activity::new();
@@ -259,6 +271,9 @@ impl Server {
             let fault = InboundFault::default();
             let mut request = request.map(|body| Body::inbound(body, max_body, fault.clone()));
             request.extensions_mut().insert(fault);
+            if let Some(PeerAddress(address)) = address {
+                request.extensions_mut().insert(PeerAddress(address));
+            }
             if ambiguous {
                 request.extensions_mut().insert(AmbiguousFraming);
             }

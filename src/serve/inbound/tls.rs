@@ -19,8 +19,8 @@ use x509_parser::{
 
 use crate::{
     policy::san::San,
-    state::handshakes::Handshakes,
-    telemetry::{labels::HandshakeFailure, metrics::Metrics},
+    state::{State, handshakes::Handshakes},
+    telemetry::{client_lines::Topic, labels::HandshakeFailure},
     types::{Certificate, Peer},
 };
 
@@ -36,13 +36,13 @@ pub(super) async fn handshake(
     handshakes: &Handshakes,
     stream: TcpStream,
     within: Duration,
-    metrics: &Metrics,
+    state: &State,
 ) -> Option<TlsConnection> {
     let peer = stream.peer_addr().ok();
     match try_handshake(handshakes, stream, within).await {
         Ok(connection) => Some(connection),
         Err((reason, why)) => {
-            report(metrics, peer, reason, &why);
+            report(state, peer, reason, &why);
             None
         }
     }
@@ -106,15 +106,23 @@ fn end_of_second(epoch: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(epoch.saturating_add(1).min(1 << 40))
 }
 
-fn report(metrics: &Metrics, peer: Option<SocketAddr>, reason: HandshakeFailure, why: &str) {
-    metrics.tls_handshake_failure(reason);
+fn report(state: &State, peer: Option<SocketAddr>, reason: HandshakeFailure, why: &str) {
+    state.metrics.tls_handshake_failure(reason);
+    let address = peer.map(|peer| peer.ip());
     let peer = peer.map(|peer| peer.to_string());
     match reason {
         // Usual with port scans and health checks of load balancers.
         HandshakeFailure::Closed | HandshakeFailure::NotTls | HandshakeFailure::Timeout => {
             tracing::debug!(peer, reason = reason.label(), why, "TLS handshake failed");
         }
-        _ => tracing::info!(peer, reason = reason.label(), why, "TLS handshake failed"),
+        _ if state
+            .client_lines
+            .try_pass(Topic::Handshake(reason), address) =>
+        {
+            tracing::info!(peer, reason = reason.label(), why, "TLS handshake failed");
+        }
+        // A summary counts it.
+        _ => {}
     }
 }
 

@@ -1,0 +1,194 @@
+//! Log lines that a client can cause before it is known who it is. The first of each topic in a second are written; the rest are summed
+//! up, so that no client can fill the log.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::{labels::HandshakeFailure, log};
+use crate::{
+    error::{AuthFailure, Code},
+    policy::line_limit::{LineLimit, LineRates, Summary},
+};
+
+/// Enough to see what is wrong with a client that has just been set up, and little enough for a flood: with summaries, some 50 kB a
+/// second at most.
+pub(super) const RATES: LineRates = LineRates {
+    of_kind: 16,
+    in_all: 64,
+};
+
+/// What a line is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Topic {
+    /// A request whose caller is not known. `None` if its client left before there was an answer.
+    Request(Option<Code>),
+    /// A signed token or a client certificate that was refused.
+    Credential(AuthFailure),
+    Handshake(HandshakeFailure),
+    /// A connection that could not be accepted.
+    Accept,
+}
+
+/// Decides which of these lines are written. Shared by all workers.
+#[derive(Debug)]
+pub struct ClientLines {
+    limit: Mutex<LineLimit<Topic>>,
+    start: Instant,
+}
+
+impl Default for ClientLines {
+    fn default() -> Self {
+        ClientLines {
+            limit: Mutex::new(LineLimit::new(RATES)),
+            start: Instant::now(),
+        }
+    }
+}
+
+impl ClientLines {
+    /// Whether this line is written. If not, the next summary counts it.
+    pub(crate) fn try_pass(&self, topic: Topic, peer: Option<IpAddr>) -> bool {
+        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        limit.try_pass(topic, peer, self.start.elapsed())
+    }
+
+    /// Logs a summary for each topic with lines that were left out.
+    pub(crate) fn log_summaries(&self) {
+        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let summaries = limit.take_summaries();
+        drop(limit);
+        summaries.iter().for_each(log_summary);
+        log::log_library_summaries();
+    }
+
+    /// Logs summaries each second, for ever.
+    pub(crate) async fn keep_logging_summaries(self: Arc<Self>) {
+        let mut ticks = interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.log_summaries();
+        }
+    }
+}
+
+fn log_summary(summary: &Summary<Topic>) {
+    let Summary { kind, lines, peers } = *summary;
+    match kind {
+        Topic::Request(code) => tracing::info!(
+            target: log::ACCESS,
+            code = code.map_or("", Code::label),
+            lines,
+            peers,
+            "more requests of unknown clients"
+        ),
+        Topic::Credential(failure) => tracing::info!(
+            reason = failure.label(),
+            lines,
+            "more signed tokens or client certificates refused"
+        ),
+        Topic::Handshake(reason) => tracing::info!(
+            reason = reason.label(),
+            lines,
+            peers,
+            "more TLS handshakes failed"
+        ),
+        Topic::Accept => tracing::warn!(lines, "more connections could not be accepted"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{error::CredentialFault, policy::jwt::Fault};
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_topic_is_limited_by_itself_and_has_a_summary() {
+        let sink = Sink::default();
+        let out = sink.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_writer(move || out.clone())
+            .finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let certificate = AuthFailure::Credential(CredentialFault::UnknownCertificate);
+        let topics = [
+            Topic::Request(Some(Code::Unauthenticated)),
+            Topic::Request(None),
+            Topic::Credential(AuthFailure::Token(Fault::Expired)),
+            Topic::Credential(certificate),
+            Topic::Handshake(HandshakeFailure::UnknownAuthority),
+            Topic::Accept,
+        ];
+        let lines = Arc::new(ClientLines::default());
+        let mut passed = 0;
+        for topic in topics {
+            for last in 0..100 {
+                let peer = IpAddr::from([192, 0, 2, last % 5]);
+                passed += u32::from(lines.try_pass(topic, Some(peer)));
+            }
+            // Another second, so that the bound for all topics matters to none of these.
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(passed, 6 * RATES.of_kind);
+        // By itself, once a second.
+        let keeps = lines.clone().keep_logging_summaries();
+        let _ = tokio::time::timeout(Duration::from_secs(3), keeps).await;
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let told = text.lines().map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(line["lines"], 84, "{line}");
+            let of = line.get("code").or(line.get("reason"));
+            let of = of.and_then(Value::as_str).unwrap_or("-").to_owned();
+            let message = line["message"].as_str().unwrap_or_default().to_owned();
+            (message, of, line["peers"].as_u64())
+        });
+        let told: Vec<_> = told.collect();
+        let expected = [
+            ("more requests of unknown clients", "", Some(5)),
+            (
+                "more requests of unknown clients",
+                "unauthenticated",
+                Some(5),
+            ),
+            (
+                "more signed tokens or client certificates refused",
+                "unknown_certificate",
+                None,
+            ),
+            (
+                "more signed tokens or client certificates refused",
+                "jwt_expired",
+                None,
+            ),
+            ("more TLS handshakes failed", "unknown_authority", Some(5)),
+            ("more connections could not be accepted", "-", None),
+        ];
+        let expected = expected.map(|(message, of, peers)| (message.into(), of.into(), peers));
+        assert_eq!(told, expected);
+    }
+}
