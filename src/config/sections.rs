@@ -119,7 +119,7 @@ section! {
         max_in_flight: Count<usize> = 1024;
         /// Largest request body. Far above the JSON that DevRev accepts; files are uploaded elsewhere.
         max_body: Size<u64> = "16MiB";
-        /// Largest body to which a rewrite rule applies, never above max_body, which bounds all others. Such a body is held whole. Rewriting 1 MiB of the costliest shape keeps a worker from other requests for at most 30 ms. Far above the JSON of a call.
+        /// Largest body to which a rewrite rule applies, never above max_body, which bounds all others. Such a body is held whole. Rewriting 1 MiB of the costliest shape keeps a worker from other requests for at most 40 ms. Far above the JSON of a call.
         max_rewrite_body: Size<u64> = "1MiB";
         /// Largest head of a request. Several times what common servers accept, so that revgate refuses nothing that DevRev would accept.
         max_header_bytes: Size<usize> = "64KiB";

@@ -26,7 +26,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use self::equality::{Document, same};
+use self::equality::{Document, Meter, same};
 use crate::label::label_enum;
 
 label_enum! {
@@ -136,16 +136,6 @@ pub enum RewriteFault {
 /// See [`RewriteFault`]. The whole body is always parsed, because how DevRev reads a malformed one is unknown.
 pub fn rewrite(body: &[u8], rule: &Rule) -> Result<Rewritten, RewriteFault> {
     rewrite_metered(body, rule, &mut ())
-}
-
-/// Counts the work, so that a test can hold it to its bound.
-trait Meter {
-    /// So many bytes are read, hashed, compared or copied. A step that touches none counts as one.
-    fn work(&mut self, bytes: usize);
-}
-
-impl Meter for () {
-    fn work(&mut self, _bytes: usize) {}
 }
 
 fn rewrite_metered(
