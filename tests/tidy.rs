@@ -262,6 +262,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "config",
             "error",
             "label",
+            "lock",
             "policy",
             "random",
             "runtime",

@@ -248,34 +248,18 @@ fn milliseconds(time: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, sync::Mutex};
-
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::telemetry::captured::Captured;
 
     /// The decisions in the lines of three requests: one is forwarded, one would have been refused, and one is left by its client.
     async fn lines(access: AccessLog) -> Vec<String> {
-        let sink = Sink::default();
-        let out = sink.clone();
+        let captured = Captured::default();
         let subscriber = tracing_subscriber::fmt()
             .json()
             .flatten_event(true)
-            .with_writer(move || out.clone())
+            .with_writer(captured.clone())
             .finish();
         let _logging = tracing::subscriber::set_default(subscriber);
         let params = Arc::new(TelemetryParams {
@@ -302,7 +286,7 @@ mod tests {
             let call = service.clone().oneshot(request);
             let _ = tokio::time::timeout(Duration::from_millis(20), call).await;
         }
-        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let text = captured.text();
         let lines = text.lines().filter_map(|line| {
             let line: serde_json::Value = serde_json::from_str(line).ok()?;
             (line["target"] == ACCESS)

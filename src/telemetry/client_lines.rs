@@ -1,23 +1,20 @@
 //! Log lines that a client can cause before it is known who it is. The first of each topic in a second are written; the rest are summed
 //! up, so that no client can fill the log.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{labels::HandshakeFailure, log};
 use crate::{
     error::{AuthFailure, Code},
+    lock::Lock,
     policy::line_limit::{LineLimit, LineRates, Summary},
 };
 
 /// Enough to see what is wrong with a client that has just been set up, and little enough for a flood: with summaries, some 50 kB a
 /// second at most.
-pub(super) const RATES: LineRates = LineRates {
+const RATES: LineRates = LineRates {
     of_kind: 16,
     in_all: 64,
 };
@@ -34,35 +31,45 @@ pub(crate) enum Topic {
     Accept,
 }
 
-/// Decides which of these lines are written. Shared by all workers.
+/// A limit that threads share, by the clock.
 #[derive(Debug)]
-pub struct ClientLines {
-    limit: Mutex<LineLimit<Topic>>,
+pub(super) struct SharedLimit<K> {
+    limit: Lock<LineLimit<K>>,
     start: Instant,
 }
 
-impl Default for ClientLines {
+impl<K: Copy + Ord> Default for SharedLimit<K> {
     fn default() -> Self {
-        ClientLines {
-            limit: Mutex::new(LineLimit::new(RATES)),
+        SharedLimit {
+            limit: Lock::new(LineLimit::new(RATES)),
             start: Instant::now(),
         }
     }
 }
 
+impl<K: Copy + Ord> SharedLimit<K> {
+    pub(super) fn try_pass(&self, kind: K, peer: Option<IpAddr>) -> bool {
+        self.limit.lock().try_pass(kind, peer, self.start.elapsed())
+    }
+
+    pub(super) fn take_summaries(&self) -> Vec<Summary<K>> {
+        self.limit.lock().take_summaries()
+    }
+}
+
+/// Decides which of these lines are written. Shared by all workers.
+#[derive(Debug, Default)]
+pub struct ClientLines(SharedLimit<Topic>);
+
 impl ClientLines {
     /// Whether this line is written. If not, the next summary counts it.
     pub(crate) fn try_pass(&self, topic: Topic, peer: Option<IpAddr>) -> bool {
-        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
-        limit.try_pass(topic, peer, self.start.elapsed())
+        self.0.try_pass(topic, peer)
     }
 
     /// Logs a summary for each topic with lines that were left out.
     pub(crate) fn log_summaries(&self) {
-        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
-        let summaries = limit.take_summaries();
-        drop(limit);
-        summaries.iter().for_each(log_summary);
+        self.0.take_summaries().iter().for_each(log_summary);
         log::log_library_summaries();
     }
 
@@ -104,35 +111,18 @@ fn log_summary(summary: &Summary<Topic>) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use serde_json::Value;
 
     use super::*;
-    use crate::{error::CredentialFault, policy::jwt::Fault};
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::{error::CredentialFault, policy::jwt::Fault, telemetry::captured::Captured};
 
     #[tokio::test(start_paused = true)]
     async fn each_topic_is_limited_by_itself_and_has_a_summary() {
-        let sink = Sink::default();
-        let out = sink.clone();
+        let captured = Captured::default();
         let subscriber = tracing_subscriber::fmt()
             .json()
             .flatten_event(true)
-            .with_writer(move || out.clone())
+            .with_writer(captured.clone())
             .finish();
         let _logging = tracing::subscriber::set_default(subscriber);
         let certificate = AuthFailure::Credential(CredentialFault::UnknownCertificate);
@@ -158,7 +148,7 @@ mod tests {
         // By itself, once a second.
         let keeps = lines.clone().keep_logging_summaries();
         let _ = tokio::time::timeout(Duration::from_secs(3), keeps).await;
-        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let text = captured.text();
         let told = text.lines().map(|line| {
             let line: Value = serde_json::from_str(line).unwrap();
             assert_eq!(line["lines"], 84, "{line}");

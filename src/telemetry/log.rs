@@ -6,9 +6,8 @@ mod queue;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
-use tokio::time::Instant;
 use tracing::{Event, Level, Metadata, Subscriber, subscriber::Interest};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
@@ -16,9 +15,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use self::queue::Queue;
-use super::client_lines::RATES;
-use crate::config::{LogFormat, log_directives as directives_of};
-use crate::policy::line_limit::LineLimit;
+use super::client_lines::SharedLimit;
+use crate::{
+    config::{LogFormat, log_directives as directives_of},
+    lock::Lock,
+};
 
 /// The target of access lines, so that their level can be set separately.
 pub(crate) const ACCESS: &str = "revgate::access";
@@ -35,14 +36,14 @@ struct Installed {
     queue: Queue,
     libraries: Arc<LibraryLines>,
     /// Ends the thread that writes. Taken by [`flush`].
-    writer: Mutex<Option<WorkerGuard>>,
+    writer: Lock<Option<WorkerGuard>>,
 }
 
 /// Changes what is logged while the process runs.
 #[derive(Clone, Debug)]
 pub struct LevelHandle {
     filter: reload::Handle<EnvFilter, Registry>,
-    directives: Arc<Mutex<String>>,
+    directives: Arc<Lock<String>>,
 }
 
 impl LevelHandle {
@@ -50,10 +51,7 @@ impl LevelHandle {
     pub fn set(&self, directives: &str) -> Result<(), String> {
         let filter = directives_of(directives)?;
         // Held across the reload, so that `get` always returns the directives in force.
-        let mut current = self
-            .directives
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.directives.lock();
         self.filter.reload(filter).map_err(|e| e.to_string())?;
         directives.trim().clone_into(&mut current);
         Ok(())
@@ -61,10 +59,7 @@ impl LevelHandle {
 
     #[cfg(test)]
     fn get(&self) -> String {
-        self.directives
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.directives.lock().clone()
     }
 }
 
@@ -83,7 +78,7 @@ pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
     let (filter, handle) = reload::Layer::new(filter);
     let handle = LevelHandle {
         filter: handle,
-        directives: Arc::new(Mutex::new(level.trim().to_owned())),
+        directives: Arc::new(Lock::new(level.trim().to_owned())),
     };
     let (queue, writer) = Queue::start(std::io::stderr(), json);
     let libraries = Arc::<LibraryLines>::default();
@@ -105,7 +100,7 @@ pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
             level: handle.clone(),
             queue,
             libraries,
-            writer: Mutex::new(Some(writer)),
+            writer: Lock::new(Some(writer)),
         });
     }
     Ok(handle)
@@ -139,10 +134,7 @@ pub(crate) fn try_write(text: &str) -> bool {
 /// Ends the log. Waits until what is queued is written, but no longer than a second.
 pub(crate) fn flush() {
     if let Some(installed) = INSTALLED.get() {
-        let mut writer = installed
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut writer = installed.writer.lock();
         drop(writer.take());
     }
 }
@@ -175,19 +167,8 @@ where
 }
 
 /// Bounds the lines of the crates that speak with clients, by their targets: a client can cause some with every frame that it sends.
-struct LibraryLines {
-    limit: Mutex<LineLimit<&'static str>>,
-    start: Instant,
-}
-
-impl Default for LibraryLines {
-    fn default() -> Self {
-        LibraryLines {
-            limit: Mutex::new(LineLimit::new(RATES)),
-            start: Instant::now(),
-        }
-    }
-}
+#[derive(Default)]
+struct LibraryLines(SharedLimit<&'static str>);
 
 impl LibraryLines {
     fn filter(self: Arc<Self>) -> LineFilter {
@@ -195,15 +176,11 @@ impl LibraryLines {
     }
 
     fn try_pass(&self, target: &'static str) -> bool {
-        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
-        limit.try_pass(target, None, self.start.elapsed())
+        self.0.try_pass(target, None)
     }
 
     fn log_summaries(&self) {
-        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
-        let summaries = limit.take_summaries();
-        drop(limit);
-        for summary in summaries {
+        for summary in self.0.take_summaries() {
             let (library, lines) = (summary.kind, summary.lines);
             tracing::warn!(library, lines, "more lines of a library");
         }
@@ -246,26 +223,13 @@ fn is_capped(target: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-    impl Write for Sink {
-        fn write(&mut self, b: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(b);
-            Ok(b.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::telemetry::captured::Captured;
 
     #[test]
     fn lines_are_flat_and_wire_crates_are_capped() {
-        let sink = Sink::default();
-        let out = sink.clone();
+        let captured = Captured::default();
         let lines = json_lines()
-            .with_writer(move || out.clone())
+            .with_writer(captured.clone())
             .with_filter(Arc::<LibraryLines>::default().filter());
         let subscriber = tracing_subscriber::registry()
             .with(directives_of("trace,h2::proto=trace").unwrap())
@@ -275,7 +239,7 @@ mod tests {
             tracing::trace!(target: "h2::proto", "authorization: secret");
             tracing::debug!(target: "hyper_util::client", "secret");
         });
-        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let text = captured.text();
         assert_eq!(text.lines().count(), 1, "{text}");
         let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
         assert_eq!(line["level"], "INFO");
@@ -287,11 +251,10 @@ mod tests {
 
     #[test]
     fn a_frequent_line_of_a_library_is_bounded_and_summed_up() {
-        let sink = Sink::default();
-        let out = sink.clone();
+        let captured = Captured::default();
         let libraries = Arc::<LibraryLines>::default();
         let lines = json_lines()
-            .with_writer(move || out.clone())
+            .with_writer(captured.clone())
             .with_filter(libraries.clone().filter());
         let subscriber = tracing_subscriber::registry().with(lines);
         tracing::subscriber::with_default(subscriber, || {
@@ -301,7 +264,7 @@ mod tests {
             tracing::warn!("of revgate");
             libraries.log_summaries();
         });
-        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let text = captured.text();
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
         let lines: Vec<serde_json::Value> = lines.collect();
         let of_library = lines.iter().filter(|line| line["message"] == "PING");

@@ -1,4 +1,6 @@
 //! Logs, metrics and traces.
+#[cfg(test)]
+pub(crate) mod captured;
 pub mod client_lines;
 pub(crate) mod export;
 mod history;
