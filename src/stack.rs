@@ -7,12 +7,13 @@
 //! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `upstream` |
 //! | [`AmbiguousFraming`](crate::types::AmbiguousFraming) | `serve` | `protocol` |
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
-//! | [`PeerAddress`](crate::types::PeerAddress) | `serve` | `telemetry` |
+//! | [`PeerAddress`](crate::types::PeerAddress) | `serve` | `telemetry`, `authenticate`, `admission` |
 //! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate` | `rescue`, `authenticate`, `headers` |
 //! | [`Record`](crate::record::Record) | `telemetry`, `authenticate` | `rescue`, `protocol`, `authenticate`, `authorize`, `rate_limit`, `rewrite`, `retry`, `quota`, `attempt` |
 //! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
-//! | [`Caller`](crate::types::Caller) | `authenticate` | `authorize`, `rate_limit`, `credential`, `quota` |
+//! | [`Caller`](crate::types::Caller) | `authenticate` | `admission`, `authorize`, `rate_limit`, `credential`, `quota` |
 //! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
+//! | [`Place`](crate::state::allocation::Place) | `admission`, `authenticate` | `quota` |
 //! | [`Deadline`](crate::types::Deadline) | `authenticate` | `retry`, `quota` |
 //! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate` | `quota` |
 //! | `Probing` | `credential` | `credential` |
@@ -31,7 +32,7 @@ use crate::{
     body::Body,
     error::Error,
     layer::{
-        BodyLimits, BoxFuture, admission, attempt,
+        BodyLimits, BoxFuture, Places, admission, attempt,
         authenticate::{
             self, Attempts, Authenticator, Introspector, Keys, KnownKey, Methods, Peers,
             SignedTokens,
@@ -88,19 +89,29 @@ pub fn build(plan: &Plan, state: &State, upstream: impl Upstream) -> Stack {
         metrics: metrics(),
     });
 
+    let places = Places {
+        pool: state.in_flight.clone(),
+        max: plan.max_in_flight,
+    };
+    // Without introspection anybody can make up a token, and each token is a caller.
+    let callers_are_known = match plan.identities {
+        Identities::Inject(_) => true,
+        Identities::Validate(_) => plan.introspection_ttl.is_some(),
+    };
+
     let stack = ServiceBuilder::new()
         // Sees the final status, also of refusals, panics and callers that went away.
         .layer_fn(|inner| telemetry::Telemetry::new(inner, telemetry.clone()))
         // Turns an `Error` from below into an answer, so that there always is one above.
         .layer_fn(rescue::Rescue::new)
-        // The cheapest refusal, before any work; its permit lives until the answer's body has ended.
-        .layer_fn(|inner| {
-            admission::Admission::new(inner, state.in_flight.clone(), plan.max_in_flight)
-        })
         // Checks what hyper does not, before anything of the request is trusted. Names the operation.
         .layer_fn(|inner| protocol::Protocol::new(inner, plan.request))
         // Below it the `Caller` is known, and its credential is out of the headers.
-        .layer_fn(|inner| authenticate::Authenticate::new(inner, authenticator.clone(), metrics()))
+        .layer_fn(|inner| {
+            authenticate::Authenticate::new(inner, authenticator.clone(), places.clone(), metrics())
+        })
+        // Deals the places in flight among callers, so it must know them. Above everything that waits or costs the caller something.
+        .layer_fn(|inner| admission::Admission::new(inner, places.clone(), callers_are_known))
         // Above rate limit and quota: a forbidden call costs nothing.
         .layer_fn(|inner| authorize::Authorize::new(inner, limiters.clone(), metrics()))
         // The caller's rate limit, once per request.
@@ -128,7 +139,6 @@ fn attempts(plan: &Plan, state: &State, upstream: impl Upstream) -> impl Upstrea
         groups: state.groups.clone(),
         rules: plan.quota.rules,
         draining: state.draining.clone(),
-        in_flight: state.in_flight.clone(),
         metrics: metrics(),
     });
 

@@ -115,7 +115,7 @@ label_enum! {
 section! {
     /// Limits that bound the memory of one gateway.
     pub struct Limits: Debug, Clone, Copy {
-        /// Requests in flight; more are refused as overloaded. Even if every body is kept for a retry, 1024 take 64 MiB.
+        /// Requests in flight, dealt among callers: one that takes all it can leaves an eighth to the others, a batch caller a quarter. More are refused as overloaded. Even if every body is kept for a retry, 1024 take 64 MiB.
         max_in_flight: Count<usize> = 1024;
         /// Largest request body. Far above the JSON that DevRev accepts; files are uploaded elsewhere.
         max_body: Size<u64> = "16MiB";

@@ -1,4 +1,7 @@
-//! Bounds the requests in flight. A permit is held until the answer's body has ended, not only its head.
+//! Bounds the requests in flight, and deals the places among callers. A place is held until the answer's body has ended, not only its
+//! head.
+//!
+//! A request whose caller is not known yet takes a place in `authenticate` if it must wait there.
 
 use std::{
     sync::Arc,
@@ -9,29 +12,44 @@ use std::{
 use http::{Request, Response};
 use tower::Service;
 
-use super::BoxFuture;
-use crate::{body::Body, error::Error, state::in_flight::InFlight};
+use super::{BoxFuture, Places};
+use crate::{
+    body::Body,
+    error::Error,
+    policy::allocator::Claim,
+    types::{Caller, PeerAddress},
+};
 
 /// See the module.
 #[derive(Clone)]
 pub(crate) struct Admission<S> {
     inner: S,
-    in_flight: Arc<InFlight>,
-    max: usize,
+    places: Places,
+    /// False if anybody can make up another caller.
+    callers_are_known: bool,
 }
 
 impl<S> Admission<S> {
-    /// At most `max` of the requests of all workers are in flight.
-    pub(crate) fn new(inner: S, in_flight: Arc<InFlight>, max: usize) -> Self {
+    pub(crate) fn new(inner: S, places: Places, callers_are_known: bool) -> Self {
         Admission {
             inner,
-            in_flight,
-            max,
+            places,
+            callers_are_known,
         }
+    }
+
+    fn claim(&self, request: &Request<Body>) -> Result<Claim, Error> {
+        let extensions = request.extensions();
+        if !self.callers_are_known {
+            let address = extensions.get::<PeerAddress>();
+            return Ok(Claim::unknown(address.map(|address| address.0)));
+        }
+        let caller = extensions.get::<Arc<Caller>>().ok_or(Error::Internal)?;
+        Ok(Claim::caller(caller.group.clone(), &caller.share))
     }
 }
 
-/// A second is long for a place to become free, and short for a caller to wait.
+/// In-flight requests end within a second on average, so a retry may succeed then.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl<S> Service<Request<Body>> for Admission<S>
@@ -47,16 +65,19 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> BoxFuture {
-        let Some(permit) = self.in_flight.try_take(self.max) else {
-            return Box::pin(std::future::ready(Err(Error::Overloaded {
-                retry_after: RETRY_AFTER,
-            })));
+    fn call(&mut self, mut request: Request<Body>) -> BoxFuture {
+        let place = match self
+            .claim(&request)
+            .and_then(|claim| self.places.take(&claim))
+        {
+            Ok(place) => place,
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
+        request.extensions_mut().insert(place.clone());
         let below = self.inner.call(request);
         Box::pin(async move {
             let response = below.await?;
-            Ok(response.map(|body| body.guarded(permit)))
+            Ok(response.map(|body| body.guarded(place)))
         })
     }
 }

@@ -20,6 +20,7 @@ pub(crate) mod telemetry;
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -31,8 +32,9 @@ use tokio::time::timeout;
 use crate::{
     body::{Body, Fault, InboundFault, ReadAhead, read_up_to},
     error::Error,
-    policy::retry::AttemptEnd,
+    policy::{allocator::Claim, retry::AttemptEnd},
     record::Record,
+    state::allocation::{Place, Pool},
     telemetry::metrics::Metrics,
     types::{Caller, RetryAfter},
 };
@@ -86,6 +88,25 @@ pub(crate) fn record<B>(request: &Request<B>) -> Record {
         .get::<Record>()
         .cloned()
         .unwrap_or_default()
+}
+
+/// The places in flight, as one plan bounds them.
+#[derive(Clone)]
+pub(crate) struct Places {
+    pub pool: Arc<Pool>,
+    pub max: usize,
+}
+
+impl Places {
+    /// # Errors
+    /// If none is free for this claim.
+    pub(crate) fn take(&self, claim: &Claim) -> Result<Place, Error> {
+        let place = self.pool.try_take(self.max as u64, claim, 1);
+        let place = place.ok_or(Error::Overloaded {
+            retry_after: admission::RETRY_AFTER,
+        })?;
+        Ok(Place(Arc::new(place)))
+    }
 }
 
 /// Refuses a request that breaks a rule of its caller. While the rules are not enforced, it counts the refusal and lets the request

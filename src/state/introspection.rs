@@ -8,17 +8,20 @@ use aws_lc_rs::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderValue;
-use tokio::{
-    sync::{Semaphore, SemaphorePermit, watch},
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::watch, time::Instant};
 
-use super::Clock;
+use super::{
+    Clock,
+    allocation::{Allocation, Pool},
+};
 use crate::{
     error::Error,
     hash::sha256,
     lock::Lock,
-    policy::introspect::{DEFAULT_CAPACITY, Join, Lookup, Outcome, TokenCache},
+    policy::{
+        allocator::Claim,
+        introspect::{DEFAULT_CAPACITY, Join, Lookup, Outcome, TokenCache},
+    },
     types::CallerToken,
 };
 
@@ -80,10 +83,9 @@ pub struct IntrospectionCache {
     key: hmac::Key,
     clock: Clock,
     tokens: Lock<TokenCache<Key, Arc<User>, Follower>>,
-    /// Unknown tokens are introspected a few at a time and a few more wait, so that a flood of them leaves connections and
-    /// places in flight to known ones.
-    running: Semaphore,
-    admitted: Semaphore,
+    /// Unknown tokens are introspected a few at a time, so that a flood of them leaves connections to known ones.
+    running: Arc<Pool>,
+    max_running: u64,
 }
 
 /// The quota group of a token whose user is not known. Sixteen bytes of the hash are as good as unique, and the token cannot be
@@ -91,9 +93,6 @@ pub struct IntrospectionCache {
 pub(crate) fn group_of(hash: &[u8; 32]) -> Arc<str> {
     URL_SAFE_NO_PAD.encode(&hash[..16]).into()
 }
-
-/// Requests that may wait for each introspection that may run.
-const WAITING_PER_RUNNING: usize = 8;
 
 const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -111,8 +110,9 @@ impl IntrospectionCache {
             key,
             clock,
             tokens: Lock::new(TokenCache::new(DEFAULT_CAPACITY)),
-            running: Semaphore::new(max_concurrent),
-            admitted: Semaphore::new(max_concurrent * (1 + WAITING_PER_RUNNING)),
+            running: Pool::new(clock),
+            // Unknown clients leave half of what they share to callers, and no caller takes any of this.
+            max_running: 2 * max_concurrent as u64,
         })
     }
 
@@ -154,18 +154,13 @@ impl IntrospectionCache {
         }
     }
 
-    /// Waits for permission to introspect an unknown token, which lasts while the permits are held.
-    pub async fn admit(
-        &self,
-        deadline: Instant,
-    ) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>), Error> {
-        let busy = || Error::Overloaded {
+    /// Waits for its turn to introspect an unknown token, which lasts while the permit is held. Each that waits holds a place in flight,
+    /// so their number is bounded.
+    pub async fn admit(&self, claim: &Claim, deadline: Instant) -> Result<Allocation, Error> {
+        let permit = self.running.take(self.max_running, claim, 1, deadline);
+        permit.await.ok_or(Error::Overloaded {
             retry_after: BUSY_RETRY_AFTER,
-        };
-        let admitted = self.admitted.try_acquire().map_err(|_| busy())?;
-        let running = timeout_at(deadline, self.running.acquire()).await;
-        let running = running.map_err(|_elapsed| busy())?;
-        Ok((admitted, running.map_err(|_closed| busy())?))
+        })
     }
 }
 
@@ -251,28 +246,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn introspections_of_unknown_tokens_and_their_queue_are_bounded() {
+    async fn introspections_of_unknown_tokens_are_bounded_and_dealt_by_address() {
         let cache = Arc::new(cache());
         let deadline = Instant::now() + Duration::from_secs(2);
-        let first = cache.admit(deadline).await.expect("admitted");
-        let waits = tokio::spawn({
-            let cache = cache.clone();
-            async move { cache.admit(deadline).await.is_ok() }
-        });
-        let others: Vec<_> = (0..WAITING_PER_RUNNING - 1)
-            .map(|_| {
-                let cache = cache.clone();
-                tokio::spawn(async move { cache.admit(deadline).await.is_ok() })
+        let claim = |last: u8| Claim::unknown(Some([192, 0, 2, last].into()));
+        let served = Arc::new(Lock::new(Vec::new()));
+        let admit = |last: u8| {
+            let (cache, claim, served) = (cache.clone(), claim(last), served.clone());
+            tokio::spawn(async move {
+                let permit = cache.admit(&claim, deadline).await;
+                served.lock().push(last);
+                drop(permit.expect("served in its turn"));
             })
-            .collect();
+        };
+        let first = cache.admit(&claim(1), deadline).await.expect("admitted");
+        let mut waits: Vec<_> = (0..100).map(|_| admit(1)).collect();
         tokio::task::yield_now().await;
-        let refused = cache.admit(deadline).await;
-        assert!(matches!(refused, Err(Error::Overloaded { .. })));
+        waits.push(admit(2));
+        tokio::task::yield_now().await;
+        assert!(served.lock().is_empty(), "one at a time");
         drop(first);
-        assert!(waits.await.expect("no panic"), "served in its turn");
-        for other in others {
-            let _ = other.await;
+        for wait in waits {
+            wait.await.expect("no panic");
         }
-        assert!(cache.admit(deadline).await.is_ok(), "all permits are free");
+        let turn = served.lock().iter().position(|last| *last == 2);
+        assert!(turn < Some(3), "not behind the flood: {turn:?}");
+        assert!(
+            cache.admit(&claim(1), deadline).await.is_ok(),
+            "all is free"
+        );
     }
 }

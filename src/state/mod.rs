@@ -3,11 +3,11 @@
 //! A [`Plan`] holds what the configuration decides. [`State::reconcile`] adds what a new plan names and drops what it no longer
 //! names; it cannot fail. Requests pass the rules of their plan with each call, so that a request sees one configuration.
 
+pub mod allocation;
 pub(crate) mod circuit;
 mod clock;
 pub mod draining;
 pub(crate) mod handshakes;
-pub mod in_flight;
 pub(crate) mod introspection;
 pub(crate) mod key_usage;
 pub(crate) mod limiters;
@@ -22,10 +22,10 @@ use tokio::runtime::Handle;
 
 pub use self::clock::Clock;
 use self::{
+    allocation::Pool,
     circuit::UpstreamCircuit,
     draining::Draining,
     handshakes::Handshakes,
-    in_flight::InFlight,
     introspection::{IntrospectionCache, NoRandomness},
     key_usage::KeyUsage,
     limiters::Limiters,
@@ -48,7 +48,8 @@ pub struct State {
     /// The queue of spans; `None` if none are exported.
     pub spans: Option<Arc<Spans>>,
     pub draining: Draining,
-    pub in_flight: Arc<InFlight>,
+    /// Places in flight.
+    pub in_flight: Arc<Pool>,
     pub groups: Arc<Groups>,
     pub retry_budget: Arc<RetryBudget>,
     pub circuit: Arc<UpstreamCircuit>,
@@ -80,7 +81,7 @@ impl State {
             client_lines: Arc::default(),
             spans: None,
             draining,
-            in_flight: Arc::default(),
+            in_flight: Pool::new(clock),
             groups,
             retry_budget: Arc::new(RetryBudget::new(clock)),
             circuit: Arc::new(UpstreamCircuit::new(clock, metrics.clone())),

@@ -78,7 +78,6 @@ fn params(draining: Draining) -> Arc<QuotaParams> {
         groups: Arc::new(Groups::new(Arc::new(quota), Clock::start())),
         rules,
         draining,
-        in_flight: Arc::default(),
         metrics: Arc::default(),
     })
 }

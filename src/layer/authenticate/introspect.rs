@@ -27,6 +27,7 @@ use crate::{
     },
     record::Record,
     state::{
+        allocation::Place,
         introspection::{
             IntrospectionCache, IntrospectionResult, Key, Leader, Role, User, group_of,
         },
@@ -78,6 +79,7 @@ pub(super) struct UnknownToken {
 pub(super) struct Requester {
     pub id: Option<RequestId>,
     pub record: Record,
+    pub place: Place,
     pub arrived: Instant,
     pub deadline: Instant,
 }
@@ -169,7 +171,10 @@ impl Introspector {
             }
             None => {
                 let deadline = requester.deadline;
-                let _permits = self.cache.admit(deadline).await?;
+                let _permit = self
+                    .cache
+                    .admit(requester.place.0.claim(), deadline)
+                    .await?;
                 let group = group_of(hash);
                 let request = introspection_request(template, &group, unknown, requester, deadline);
                 self.send(request).await
@@ -279,6 +284,7 @@ fn introspection_request(
         extensions.insert(id.clone());
     }
     extensions.insert(requester.record.clone());
+    extensions.insert(requester.place.clone());
     extensions.insert(Operation::from_path(PATH));
     extensions.insert(caller(template, group.clone()));
     extensions.insert(unknown.caller_token.clone());
@@ -299,7 +305,12 @@ mod tests {
         super::{Authenticate, Authenticator},
         *,
     };
-    use crate::{plan::QuotaPlan, policy::ledger, state::Clock};
+    use crate::{
+        layer::Places,
+        plan::QuotaPlan,
+        policy::ledger,
+        state::{Clock, allocation::Pool},
+    };
 
     const TTL: Duration = Duration::from_secs(60);
     const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -341,6 +352,13 @@ mod tests {
 
     /// Introspections: the group of each, and how long it may wait.
     type Introspections = Arc<Mutex<Vec<(Arc<str>, Duration)>>>;
+
+    fn places() -> Places {
+        Places {
+            pool: Pool::new(Clock::start()),
+            max: 1024,
+        }
+    }
 
     struct Rig {
         authenticator: Arc<Authenticator>,
@@ -421,7 +439,8 @@ mod tests {
                 let prefer = HeaderValue::from_static(prefer);
                 request.headers_mut().insert("prefer", prefer);
             }
-            let service = Authenticate::new(inner, self.authenticator.clone(), Arc::default());
+            let service =
+                Authenticate::new(inner, self.authenticator.clone(), places(), Arc::default());
             let response = service.oneshot(request).await?;
             let caller = response.extensions().get::<Arc<Caller>>();
             Ok(caller.expect("a caller").group.clone())

@@ -25,13 +25,14 @@ pub(crate) use self::{
     peers::Peers,
     signed_token::SignedTokens,
 };
-use super::{Either, record};
+use super::{Either, Places, record};
 use crate::{
     body::Body,
     error::Error,
-    policy::{headers, jwt::looks_like_jwt},
+    policy::{allocator::Claim, headers, jwt::looks_like_jwt},
+    state::allocation::Place,
     telemetry::metrics::Metrics,
-    types::{ArrivedAt, Caller, CallerToken, Deadline, Peer, RequestId},
+    types::{ArrivedAt, Caller, CallerToken, Deadline, Peer, PeerAddress, RequestId},
     wall_clock,
 };
 
@@ -53,14 +54,22 @@ pub(crate) enum Authenticator {
 pub(crate) struct Authenticate<S> {
     inner: S,
     authenticator: Arc<Authenticator>,
+    /// A request that must wait here takes one.
+    places: Places,
     metrics: Arc<Metrics>,
 }
 
 impl<S> Authenticate<S> {
-    pub(crate) fn new(inner: S, authenticator: Arc<Authenticator>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        inner: S,
+        authenticator: Arc<Authenticator>,
+        places: Places,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Authenticate {
             inner,
             authenticator,
+            places,
             metrics,
         }
     }
@@ -101,6 +110,12 @@ where
             }
             must_wait => must_wait,
         };
+        let address = request.extensions().get::<PeerAddress>();
+        let claim = Claim::unknown(address.map(|address| address.0));
+        let place = match self.places.take(&claim) {
+            Ok(place) => place,
+            Err(error) => return Either::refused(error),
+        };
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let (authenticator, metrics) = (self.authenticator.clone(), self.metrics.clone());
@@ -109,13 +124,15 @@ where
                 Identified::Caller(identity) => Ok(identity),
                 Identified::Pending(pending) => pending.await,
                 Identified::UnknownToken(token) => {
-                    match authenticator.introspect(&request, token, &arrival) {
+                    match authenticator.introspect(&request, token, &arrival, &place) {
                         Ok(introspection) => introspection.await,
                         Err(error) => Err(error),
                     }
                 }
             };
             let identity = identity.map_err(|error| counted(&metrics, error))?;
+            // From here on it is the caller's own place that counts.
+            drop(place);
             arrival.admit(&mut request, identity);
             inner.call(request).await
         }))
@@ -261,6 +278,7 @@ impl Authenticator {
         request: &Request<Body>,
         token: UnknownToken,
         arrival: &Arrival,
+        place: &Place,
     ) -> Result<impl Future<Output = Result<Identity, Error>> + Send + use<'_>, Error> {
         let Authenticator::Validate {
             template,
@@ -272,6 +290,7 @@ impl Authenticator {
         let requester = Requester {
             id: request.extensions().get::<RequestId>().cloned(),
             record: record(request),
+            place: place.clone(),
             arrived: arrival.at,
             deadline: arrival.deadline(template.max_wait),
         };

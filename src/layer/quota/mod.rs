@@ -27,8 +27,8 @@ use crate::{
     },
     record::Record,
     state::{
+        allocation::Place,
         draining::Draining,
-        in_flight::InFlight,
         quota::{Group, Groups, Permit, WaitRequest},
     },
     telemetry::{labels::WaitReason, metrics::Metrics},
@@ -41,8 +41,6 @@ pub struct QuotaParams {
     pub groups: Arc<Groups>,
     pub rules: QuotaRules,
     pub draining: Draining,
-    /// A request that waits here does not count as in flight.
-    pub in_flight: Arc<InFlight>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -85,8 +83,9 @@ where
                 Ok(permit) => permit,
                 Err(reason) => {
                     let wait_request = wait_request(&request, params.rules)?;
+                    let place = request.extensions().get::<Place>().cloned();
                     params
-                        .wait(&group, reason, wait_request, record(&request))
+                        .wait(&group, reason, wait_request, record(&request), place)
                         .await?
                 }
             };
@@ -153,13 +152,15 @@ impl QuotaParams {
         hold: HoldReason,
         request: WaitRequest,
         record: Record,
+        place: Option<Place>,
     ) -> Result<Permit, Error> {
         let reason = match hold {
             HoldReason::Paused => WaitReason::Pause,
             HoldReason::Probing | HoldReason::Spread | HoldReason::Spent => WaitReason::Quota,
         };
         let waiting = record.waiting(reason);
-        let parked = self.in_flight.park();
+        // A request that waits here is not in flight; otherwise many of them would shut out requests that need not wait.
+        let parked = place.as_ref().map(|Place(place)| place.park());
         let result = group.wait(request, &self.draining).await;
         drop(parked);
         let waited = waiting.end();

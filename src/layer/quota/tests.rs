@@ -119,7 +119,6 @@ impl Rig {
             groups: groups.clone(),
             rules,
             draining,
-            in_flight: Arc::default(),
             metrics: Arc::default(),
         });
         Rig {
@@ -692,23 +691,30 @@ proptest! {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_waits_is_not_in_flight() {
-    use crate::layer::admission;
+    use crate::{
+        layer::{Places, admission},
+        state::allocation::Pool,
+    };
     let rig = Rig::new(1024, plenty());
-    let in_flight = rig.params.in_flight.clone();
+    let in_flight = Pool::new(Clock::start());
+    let places = Places {
+        pool: in_flight.clone(),
+        max: 16,
+    };
     rig.pause(SECOND * 30);
     let send = |who: &str| {
         let upstream = rig.upstream.clone();
         let service = service_fn(move |request| upstream.clone().answer(request));
         let quota = Quota::new(service, rig.params.clone());
-        let stack = admission::Admission::new(quota, in_flight.clone(), 16);
+        let stack = admission::Admission::new(quota, places.clone(), true);
         tokio::spawn(stack.oneshot(request(who, 1, MINUTE)))
     };
     let greedy: Vec<_> = (0..200).map(|_| send("greedy")).collect();
     rig.settle().await;
-    assert_eq!(in_flight.count(), 0);
+    assert_eq!(in_flight.used(), 0);
     assert_eq!(status(send("modest")).await.unwrap(), 200);
     all_served(greedy).await;
-    assert_eq!(in_flight.count(), 0);
+    assert_eq!(in_flight.used(), 0);
 }
 
 #[tokio::test(start_paused = true)]

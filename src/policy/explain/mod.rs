@@ -94,7 +94,7 @@ impl<'a> TokenSource<'a> {
 /// The state of a running gateway.
 pub struct LiveState {
     /// How many more requests may be in flight.
-    pub free_slots: usize,
+    pub free_slots: u64,
     pub circuit: circuit::View,
     /// The time until a refused token of the caller's is probed; `None` if it is not refused.
     pub token_refused: Option<Duration>,

@@ -34,9 +34,9 @@ impl<'a> Steps<'a> {
     /// The layers in the order of `stack.rs`, without those that decide nothing.
     pub(super) fn in_order() -> [StepOf<'a>; 11] {
         [
-            Steps::admission,
             Steps::protocol,
             Steps::authenticate,
+            Steps::admission,
             Steps::authorize,
             Steps::rate_limit,
             Steps::rewrite,
@@ -52,7 +52,10 @@ impl<'a> Steps<'a> {
         let free = self.context.live.as_ref()?.free_slots;
         let step = step("admission", json!({ "free": free }));
         Some(match free {
-            0 => step.refused(Refusal::Overloaded, "limits.max_in_flight is reached"),
+            0 => step.refused(
+                Refusal::Overloaded,
+                "the caller has its share of limits.max_in_flight, or nothing is free",
+            ),
             _ => step.passes(format!("{free} more requests may be in flight")),
         })
     }

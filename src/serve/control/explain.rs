@@ -16,6 +16,7 @@ use crate::{
     plan::{Identities, Plan},
     policy::{
         access::Access,
+        allocator::Claim,
         explain::{
             self, Caller, ExplainContext, ExplainedRequest, LiveState, Refusal, Step, TokenSource,
             Verdict,
@@ -180,7 +181,10 @@ fn describe<'a>(
 
 fn live_state(plan: &Plan, state: &State, caller: Option<&Caller<'_>>) -> LiveState {
     LiveState {
-        free_slots: plan.max_in_flight.saturating_sub(state.in_flight.count()),
+        free_slots: caller.map_or(plan.max_in_flight as u64, |caller| {
+            let claim = Claim::caller(caller.group.into(), caller.share);
+            state.in_flight.free_for(plan.max_in_flight as u64, &claim)
+        }),
         circuit: state.circuit.view(&plan.circuit),
         token_refused: caller
             .and_then(|caller| state.tokens.refused_for(caller.token.configured()?)),

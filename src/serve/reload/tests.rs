@@ -135,7 +135,7 @@ impl Rig {
                 "circuit",
                 format!("{:?}", state.circuit.view(&current.plan.circuit)),
             ),
-            ("in flight", state.in_flight.count().to_string()),
+            ("in flight", state.in_flight.used().to_string()),
             ("metrics", metrics.collect::<Vec<_>>().join("\n")),
         ])
     }
