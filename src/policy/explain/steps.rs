@@ -51,11 +51,9 @@ impl<'a> Steps<'a> {
     fn admission(&self) -> Option<Step> {
         let free = self.context.live.as_ref()?.free_slots;
         let step = step("admission", json!({ "free": free }));
+        let full = "limits.max_in_flight is reached, or the caller has its share of it";
         Some(match free {
-            0 => step.refused(
-                Refusal::Overloaded,
-                "the caller has its share of limits.max_in_flight, or nothing is free",
-            ),
+            0 => step.refused(Refusal::Overloaded, full),
             _ => step.passes(format!("{free} more requests may be in flight")),
         })
     }
