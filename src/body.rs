@@ -1,29 +1,54 @@
 //! The body type of the whole stack, and guards that live until a body ends.
 
+mod pace;
+mod read;
+
 use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use tower::BoxError;
+
+use self::pace::Pace;
+pub use self::read::{ReadAhead, read_up_to, read_whole};
+use crate::policy::progress::ProgressRules;
 
 /// The caller's fault in a request's body, if any, and how much of the body was read. Layers need it to tell the caller's faults from
 /// DevRev's: hyper reports both as an error of the upstream call.
 #[derive(Clone, Debug, Default)]
 pub struct InboundFault(Arc<Inbound>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inbound {
     mark: AtomicU8,
     bytes: AtomicU64,
+    begun: Instant,
+    /// When the latest bytes came, in milliseconds since the beginning.
+    latest: AtomicU64,
+    /// Somebody waits for more of the body.
+    awaited: AtomicBool,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Inbound {
+            mark: AtomicU8::default(),
+            bytes: AtomicU64::default(),
+            begun: Instant::now(),
+            latest: AtomicU64::default(),
+            awaited: AtomicBool::default(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +57,8 @@ pub enum Fault {
     Broken,
     /// The body exceeds the limit.
     TooLarge,
+    /// The body made no progress.
+    TooSlow,
 }
 
 impl InboundFault {
@@ -39,6 +66,7 @@ impl InboundFault {
         match self.0.mark.load(Ordering::Acquire) {
             1 => Some(Fault::Broken),
             2 => Some(Fault::TooLarge),
+            3 => Some(Fault::TooSlow),
             _ => None,
         }
     }
@@ -47,6 +75,7 @@ impl InboundFault {
         let mark = match fault {
             Fault::Broken => 1,
             Fault::TooLarge => 2,
+            Fault::TooSlow => 3,
         };
         self.0.mark.store(mark, Ordering::Release);
     }
@@ -56,8 +85,24 @@ impl InboundFault {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
+    /// When the latest bytes of it came; the request's arrival if none have.
+    pub fn latest(&self) -> Instant {
+        self.0.begun + Duration::from_millis(self.0.latest.load(Ordering::Relaxed))
+    }
+
+    /// Whether somebody waits for the caller to send more of it.
+    pub fn is_awaited(&self) -> bool {
+        self.0.awaited.load(Ordering::Relaxed)
+    }
+
     fn read(&self, bytes: u64) {
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let latest = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.latest.store(latest, Ordering::Relaxed);
+    }
+
+    fn set_awaited(&self, awaited: bool) {
+        self.0.awaited.store(awaited, Ordering::Relaxed);
     }
 }
 
@@ -71,12 +116,13 @@ pub struct Body {
 enum Source {
     /// In memory; empty once it has been read.
     Full(Bytes),
-    /// Read by hyper.
-    Incoming(Incoming),
+    /// An answer's body.
+    Answer { inner: Incoming, pace: Pace },
     /// A caller's body, with a limit, whose faults are recorded.
     Inbound {
         inner: Incoming,
         left: u64,
+        pace: Pace,
         fault: InboundFault,
     },
     /// A part that was read ahead, then the rest.
@@ -87,6 +133,11 @@ enum Source {
         rest: Box<Body>,
     },
 }
+
+/// The guards of a body that was taken apart.
+pub struct Guards(#[allow(dead_code, reason = "held, not read")] Vec<Box<dyn Guard>>);
+
+impl Guard for Guards {}
 
 /// A value that lives until the body ends or is dropped.
 pub trait Guard: Send + 'static {
@@ -105,18 +156,24 @@ impl Body {
         Source::Full(bytes).into()
     }
 
-    pub fn incoming(body: Incoming) -> Self {
-        Source::Incoming(body).into()
+    /// An answer's body, which ends with an error if DevRev stops sending it.
+    pub fn answer(inner: Incoming, rules: ProgressRules) -> Self {
+        Source::Answer {
+            inner,
+            pace: Pace::new(rules),
+        }
+        .into()
     }
 
-    /// A caller's body, of at most `limit` bytes.
-    pub fn inbound(inner: Incoming, limit: u64, fault: InboundFault) -> Self {
+    /// A caller's body, of at most `limit` bytes, which ends with an error if the caller stops sending it.
+    pub fn inbound(inner: Incoming, limit: u64, rules: ProgressRules, fault: InboundFault) -> Self {
         if inner.is_end_stream() {
             return Body::empty();
         }
         Source::Inbound {
             inner,
             left: limit,
+            pace: Pace::new(rules),
             fault,
         }
         .into()
@@ -142,6 +199,17 @@ impl Body {
         matches!(self.source, Source::Full(_))
     }
 
+    /// Takes the bytes of a body that is wholly in memory, with what holds their memory; `None` if it is not.
+    pub fn take_read(&mut self) -> Option<(Bytes, Guards)> {
+        match &mut self.source {
+            Source::Full(bytes) => Some((
+                std::mem::take(bytes),
+                Guards(std::mem::take(&mut self.guards)),
+            )),
+            _ => None,
+        }
+    }
+
     #[must_use]
     pub fn guarded(mut self, guard: impl Guard) -> Self {
         self.guards.push(Box::new(guard));
@@ -156,49 +224,6 @@ impl From<Source> for Body {
             guards: Vec::new(),
         }
     }
-}
-
-/// Reads up to `limit` bytes.
-///
-/// # Errors
-/// The error of the body itself.
-pub async fn read_up_to(body: &mut Body, limit: usize) -> Result<ReadAhead, BoxError> {
-    let mut first = Bytes::new();
-    // A body of one chunk is not copied.
-    let mut joined = BytesMut::new();
-    let complete = loop {
-        if first.len().max(joined.len()) > limit {
-            break false;
-        }
-        let Some(frame) = body.frame().await else {
-            break true;
-        };
-        // Drops trailers of a body that is read ahead: they are rare.
-        let Ok(data) = frame?.into_data() else {
-            continue;
-        };
-        if first.is_empty() {
-            first = data;
-            continue;
-        }
-        if joined.is_empty() {
-            joined.extend_from_slice(&first);
-        }
-        joined.extend_from_slice(&data);
-    };
-    let bytes = if joined.is_empty() {
-        first
-    } else {
-        joined.freeze()
-    };
-    Ok(ReadAhead { bytes, complete })
-}
-
-/// The result of `read_up_to`.
-pub struct ReadAhead {
-    pub bytes: Bytes,
-    /// False if the body exceeds the limit; the rest is still in it.
-    pub complete: bool,
 }
 
 impl HttpBody for Body {
@@ -235,13 +260,17 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Incoming(body) | Source::Inbound { inner: body, .. } => body.size_hint(),
-            Source::Prefixed { first, rest, .. } => {
+            Source::Answer { inner: body, .. } | Source::Inbound { inner: body, .. } => {
+                body.size_hint()
+            }
+            Source::Prefixed { first, last, rest } => {
                 let first = first.len() as u64;
                 let rest = rest.size_hint();
                 let mut hint = SizeHint::new();
                 hint.set_lower(first + rest.lower());
-                if let Some(upper) = rest.upper() {
+                // What breaks off has no length: `Content-Length` has that of the whole.
+                let breaks_off = matches!(last, Some(Err(_)));
+                if let Some(upper) = rest.upper().filter(|_| !breaks_off) {
                     hint.set_upper(first + upper);
                 }
                 hint
@@ -254,9 +283,28 @@ impl Source {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
             Source::Full(bytes) => Poll::Ready(take(bytes).map(Ok)),
-            Source::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Source::Inbound { inner, left, fault } => {
-                let frame = ready!(Pin::new(inner).poll_frame(cx));
+            Source::Answer { inner, pace } => {
+                let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) else {
+                    ready!(pace.poll_stalled(cx));
+                    return Poll::Ready(Some(Err("DevRev stopped sending its answer".into())));
+                };
+                pace.came(data_len(&frame));
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Source::Inbound {
+                inner,
+                left,
+                pace,
+                fault,
+            } => {
+                let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) else {
+                    fault.set_awaited(true);
+                    ready!(pace.poll_stalled(cx));
+                    fault.set(Fault::TooSlow);
+                    return Poll::Ready(Some(Err("the caller stopped sending its body".into())));
+                };
+                fault.set_awaited(false);
+                pace.came(data_len(&frame));
                 match &frame {
                     Some(Err(_)) => fault.set(Fault::Broken),
                     Some(Ok(frame)) => {
@@ -286,12 +334,21 @@ impl Source {
     fn is_end(&self) -> bool {
         match self {
             Source::Full(bytes) => bytes.is_empty(),
-            Source::Incoming(body) | Source::Inbound { inner: body, .. } => body.is_end_stream(),
+            Source::Answer { inner: body, .. } | Source::Inbound { inner: body, .. } => {
+                body.is_end_stream()
+            }
             Source::Prefixed { first, last, rest } => {
                 first.is_empty() && last.is_none() && rest.is_end_stream()
             }
         }
     }
+}
+
+fn data_len<E>(frame: &Option<Result<Frame<Bytes>, E>>) -> usize {
+    let data = frame
+        .as_ref()
+        .and_then(|frame| frame.as_ref().ok()?.data_ref());
+    data.map_or(0, Bytes::len)
 }
 
 /// All of `bytes` as a frame, unless there are none.

@@ -11,7 +11,7 @@ use tower::BoxError;
 
 pub use self::code::Code;
 use crate::{
-    body::Body,
+    body::{Body, Fault},
     label::label_enum,
     policy::{
         feedback::whole_seconds,
@@ -61,6 +61,8 @@ pub enum Error {
     FieldConflict { field: Arc<str> },
     #[error("deprecated field: {field}")]
     DeprecatedField { field: Arc<str> },
+    #[error("the request's body made no progress")]
+    RequestTimeout,
     #[error("body too large")]
     BodyTooLarge { max_bytes: u64 },
     #[error("headers too large")]
@@ -138,6 +140,15 @@ impl Error {
         Error::Unreachable(Cause::from(cause.into()))
     }
 
+    /// The fault of a request's body, of which `max_bytes` are accepted.
+    pub fn of_body(fault: Fault, max_bytes: u64) -> Error {
+        match fault {
+            Fault::Broken => Error::BrokenBody,
+            Fault::TooLarge => Error::BodyTooLarge { max_bytes },
+            Fault::TooSlow => Error::RequestTimeout,
+        }
+    }
+
     /// The connection was lost before there was a response.
     pub fn broken(cause: impl Into<BoxError>) -> Error {
         Error::Broken(Cause::from(cause.into()))
@@ -159,6 +170,7 @@ impl Error {
             | Error::Loop
             | Error::Malformed
             | Error::BrokenBody => Code::BadRequest,
+            Error::RequestTimeout => Code::RequestTimeout,
             Error::Parse => Code::ParseError,
             Error::FieldConflict { .. } => Code::FieldConflict,
             Error::DeprecatedField { .. } => Code::DeprecatedField,
@@ -234,7 +246,11 @@ impl Error {
     fn closes(&self) -> bool {
         matches!(
             self,
-            Error::Target(_) | Error::Framing(_) | Error::BrokenBody | Error::HeadersTooLarge
+            Error::Target(_)
+                | Error::Framing(_)
+                | Error::BrokenBody
+                | Error::RequestTimeout
+                | Error::HeadersTooLarge
         )
     }
 

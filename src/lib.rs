@@ -1,6 +1,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 mod admin;
+pub mod allocation;
 pub mod body;
 pub mod cli;
 pub mod config;

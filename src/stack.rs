@@ -13,8 +13,8 @@
 //! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
 //! | [`Caller`](crate::types::Caller) | `authenticate` | `admission`, `authorize`, `rate_limit`, `credential`, `quota` |
 //! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
-//! | [`Place`](crate::state::allocation::Place) | `admission`, `authenticate` | `quota` |
-//! | [`Deadline`](crate::types::Deadline) | `authenticate` | `retry`, `quota` |
+//! | [`Place`](crate::allocation::Place) | `admission`, `authenticate` | `allocation`, `quota` |
+//! | [`Deadline`](crate::types::Deadline) | `authenticate` | `retry`, `quota`, `upstream` |
 //! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate` | `quota` |
 //! | `Probing` | `credential` | `credential` |
 //! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
@@ -29,15 +29,16 @@ use http::{Request, Response};
 use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{
+    allocation::PlanPool,
     body::Body,
     error::Error,
     layer::{
-        BodyLimits, BoxFuture, Places, admission, attempt,
+        BodyLimits, BoxFuture, admission, attempt,
         authenticate::{
             self, Attempts, Authenticator, Introspector, Keys, KnownKey, Methods, Peers,
             SignedTokens,
         },
-        authorize, circuit,
+        authorize, circuit, collect,
         credential::{self, token_gate},
         headers, protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
@@ -85,13 +86,13 @@ pub fn build(plan: &Plan, state: &State, upstream: impl Upstream) -> Stack {
     let rewrite = Arc::new(rewrite::RewriteParams {
         rules: plan.rewrite.clone(),
         max_rewrite_body: plan.max_rewrite_body,
-        body: body_limits(plan),
+        body: body_limits(plan, state),
         metrics: metrics(),
     });
 
-    let places = Places {
+    let places = PlanPool {
         pool: state.in_flight.clone(),
-        max: plan.max_in_flight,
+        capacity: plan.max_in_flight as u64,
     };
     // Without introspection anybody can make up a token, and each token is a caller.
     let callers_are_known = match plan.identities {
@@ -131,7 +132,7 @@ fn attempts(plan: &Plan, state: &State, upstream: impl Upstream) -> impl Upstrea
         budget: state.retry_budget.clone(),
         budget_ratio: plan.retry.budget_ratio,
         max_replay_body: plan.retry.max_replay_body,
-        body: body_limits(plan),
+        body: body_limits(plan, state),
         draining: state.draining.clone(),
         metrics: metrics(),
     });
@@ -145,6 +146,8 @@ fn attempts(plan: &Plan, state: &State, upstream: impl Upstream) -> impl Upstrea
     ServiceBuilder::new()
         // Each attempt of a request goes through the layers below. Waits hold no connection to DevRev.
         .layer_fn(|inner| retry::Retry::new(inner, retry.clone()))
+        // Above `quota`, which learns from the head.
+        .layer_fn(|inner| collect::Collect::new(inner, buffered(plan, state)))
         // Per attempt, so that each counts and an open circuit stops retries too. Above `quota`: a refused attempt takes no unit
         // and waits for none, and answers come with the retry-after that `quota` has read.
         .layer_fn(|inner| circuit::CircuitBreaker::new(inner, state.circuit.clone(), plan.circuit))
@@ -163,10 +166,17 @@ fn attempts(plan: &Plan, state: &State, upstream: impl Upstream) -> impl Upstrea
         .service(upstream)
 }
 
-fn body_limits(plan: &Plan) -> BodyLimits {
+fn body_limits(plan: &Plan, state: &State) -> BodyLimits {
     BodyLimits {
         max: plan.request.max_body,
-        timeout: plan.body_timeout,
+        buffered: buffered(plan, state),
+    }
+}
+
+fn buffered(plan: &Plan, state: &State) -> PlanPool {
+    PlanPool {
+        pool: state.buffered.clone(),
+        capacity: plan.max_buffered,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::policy::fair::Priority;
 use crate::{
     hash::hex,
     label::label_enum,
-    policy::{access::Access, fair::Share, ledger::LedgerRules, san::San},
+    policy::{access::Access, fair::Share, ledger::LedgerRules, progress::ProgressRules, san::San},
     random,
 };
 
@@ -167,6 +167,8 @@ pub struct RequestLimits {
     pub max_header_bytes: usize,
     pub max_headers: usize,
     pub max_body: u64,
+    /// How fast a body must arrive.
+    pub progress: ProgressRules,
 }
 
 /// The name of callers and groups that the configuration does not name.

@@ -247,15 +247,19 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("random", &[]),
     ("runtime", &[]),
     ("wall_clock", &[]),
-    ("body", &[]),
     ("policy", &["hash", "label"]),
+    ("body", &["policy"]),
     ("types", &["hash", "label", "policy", "random"]),
     (
         "config",
         &["hash", "label", "policy", "types", "wall_clock"],
     ),
     ("error", &["body", "label", "policy", "types"]),
-    ("upstream", &["body", "error", "policy", "types"]),
+    ("allocation", &["body", "error", "lock", "policy"]),
+    (
+        "upstream",
+        &["allocation", "body", "error", "policy", "types"],
+    ),
     (
         "telemetry",
         &[
@@ -275,7 +279,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "state",
         &[
-            "body",
+            "allocation",
             "error",
             "hash",
             "lock",
@@ -290,6 +294,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "layer",
         &[
+            "allocation",
             "body",
             "error",
             "hash",
@@ -302,18 +307,21 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "wall_clock",
         ],
     ),
-    ("stack", &["body", "error", "layer", "plan", "state"]),
+    (
+        "stack",
+        &["allocation", "body", "error", "layer", "plan", "state"],
+    ),
     ("admin", &["hash", "runtime"]),
     ("simulator", &["config", "runtime", "wall_clock"]),
     (
         "serve",
         &[
             "admin",
+            "allocation",
             "body",
             "config",
             "error",
             "hash",
-            "layer",
             "plan",
             "policy",
             "runtime",
@@ -402,7 +410,7 @@ fn explain_has_the_layers_of_the_stack_in_order() {
     };
     let stack = read("src/stack.rs");
     // They decide nothing about a request.
-    let silent = ["telemetry", "rescue", "headers", "attempt"];
+    let silent = ["telemetry", "rescue", "collect", "headers", "attempt"];
     let deciding = layers_of(&stack).filter(|layer| !silent.contains(layer));
     let explained = names("src/policy/explain/steps.rs", "            Steps::");
     assert!(explained.len() > 5, "the steps were not found");

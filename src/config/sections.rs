@@ -119,6 +119,12 @@ section! {
         max_in_flight: Count<usize> = 1024;
         /// Largest request body. Far above the JSON that DevRev accepts; files are uploaded elsewhere.
         max_body: Size<u64> = "16MiB";
+        /// Time that a request's body may stand still, at most upstream.attempt_timeout; then the request is refused as request_timeout. As short as listen.header_timeout, so that slow clients hold nothing for long.
+        stall_timeout: Timeout = "10s";
+        /// Bytes a second at which a body or an answer moves at least, on average; what stands still for less than its timeout catches up. Slower than any link between services.
+        min_rate: Size<u64> = "4KiB";
+        /// Bytes of bodies and of small answers in memory at once, dealt among callers like requests in flight. A request that finds no room is refused as overloaded; an answer is passed on as it comes. Room for max_in_flight bodies of retry.max_replay_body.
+        max_buffered: Size<usize> = "64MiB";
         /// Largest body to which a rewrite rule applies, never above max_body, which bounds all others. Such a body is held whole. Rewriting 1 MiB of the costliest shape keeps a worker from other requests for at most 40 ms. Far above the JSON of a call.
         max_rewrite_body: Size<u64> = "1MiB";
         /// Largest head of a request. Several times what common servers accept, so that revgate refuses nothing that DevRev would accept.

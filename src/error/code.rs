@@ -47,6 +47,8 @@ codes! {
         "This caller may not use this operation.";
     BadRequest = "bad_request", BAD_REQUEST, "bad_request", "http_request_error",
         "The request is not well-formed HTTP.";
+    RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "bad_request", "http_request_error",
+        "The request's body did not arrive in time.";
     ParseError = "parse_error", BAD_REQUEST, "parse_error", "http_request_error",
         "The body is not one JSON object with distinct keys.";
     FieldConflict = "field_conflict", BAD_REQUEST, "invalid_field", "http_request_error",
@@ -120,6 +122,7 @@ mod tests {
             ("unauthenticated", 401, "unauthenticated"),
             ("forbidden", 403, "forbidden"),
             ("bad_request", 400, "bad_request"),
+            ("request_timeout", 408, "bad_request"),
             ("parse_error", 400, "parse_error"),
             ("field_conflict", 400, "invalid_field"),
             ("deprecated_field", 400, "invalid_field"),

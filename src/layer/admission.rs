@@ -6,14 +6,14 @@
 use std::{
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use http::{Request, Response};
 use tower::Service;
 
-use super::{BoxFuture, Places};
+use super::BoxFuture;
 use crate::{
+    allocation::{Place, PlanPool},
     body::Body,
     error::Error,
     policy::allocator::Claim,
@@ -24,13 +24,13 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Admission<S> {
     inner: S,
-    places: Places,
+    places: PlanPool,
     /// False if anybody can make up another caller.
     callers_are_known: bool,
 }
 
 impl<S> Admission<S> {
-    pub(crate) fn new(inner: S, places: Places, callers_are_known: bool) -> Self {
+    pub(crate) fn new(inner: S, places: PlanPool, callers_are_known: bool) -> Self {
         Admission {
             inner,
             places,
@@ -49,9 +49,6 @@ impl<S> Admission<S> {
     }
 }
 
-/// In-flight requests end within a second on average, so a retry may succeed then.
-pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
-
 impl<S> Service<Request<Body>> for Admission<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
@@ -66,11 +63,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> BoxFuture {
-        let place = match self
-            .claim(&request)
-            .and_then(|claim| self.places.take(&claim))
-        {
-            Ok(place) => place,
+        let claim = self.claim(&request);
+        let place = match claim.and_then(|claim| self.places.take(&claim, 1)) {
+            Ok(place) => Place(Arc::new(place)),
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
         request.extensions_mut().insert(place.clone());

@@ -7,6 +7,7 @@ pub(crate) mod attempt;
 pub(crate) mod authenticate;
 pub(crate) mod authorize;
 pub(crate) mod circuit;
+pub(crate) mod collect;
 pub(crate) mod credential;
 pub(crate) mod headers;
 pub(crate) mod protocol;
@@ -20,21 +21,18 @@ pub(crate) mod telemetry;
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tokio::time::timeout;
 
 use crate::{
-    body::{Body, Fault, InboundFault, ReadAhead, read_up_to},
+    allocation::{Allocation, PlanPool, RETRY_AFTER},
+    body::{Body, InboundFault, ReadAhead, read_up_to},
     error::Error,
     policy::{allocator::Claim, retry::AttemptEnd},
     record::Record,
-    state::allocation::{Place, Pool},
     telemetry::metrics::Metrics,
     types::{Caller, RetryAfter},
 };
@@ -90,25 +88,6 @@ pub(crate) fn record<B>(request: &Request<B>) -> Record {
         .unwrap_or_default()
 }
 
-/// The places in flight, as one plan bounds them.
-#[derive(Clone)]
-pub(crate) struct Places {
-    pub pool: Arc<Pool>,
-    pub max: usize,
-}
-
-impl Places {
-    /// # Errors
-    /// If none is free for this claim.
-    pub(crate) fn take(&self, claim: &Claim) -> Result<Place, Error> {
-        let place = self.pool.try_take(self.max as u64, claim, 1);
-        let place = place.ok_or(Error::Overloaded {
-            retry_after: admission::RETRY_AFTER,
-        })?;
-        Ok(Place(Arc::new(place)))
-    }
-}
-
 /// Refuses a request that breaks a rule of its caller. While the rules are not enforced, it counts the refusal and lets the request
 /// pass.
 pub(crate) fn refuse_if_enforced(
@@ -127,33 +106,54 @@ pub(crate) fn refuse_if_enforced(
 }
 
 /// Bounds of a caller's body.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct BodyLimits {
-    /// In bytes.
+    /// Of any body, in bytes.
     pub max: u64,
-    /// How long the body may take to arrive.
-    pub timeout: Duration,
+    /// Where bodies are kept that are read ahead.
+    pub buffered: PlanPool,
 }
 
-/// Reads a caller's body, or the start of one that has more than `read_ahead` bytes.
-///
-/// # Errors
-/// When it breaks off or exceeds the limits.
-pub(crate) async fn read_inbound(
-    body: &mut Body,
-    fault: Option<&InboundFault>,
-    read_ahead: usize,
-    limits: BodyLimits,
-) -> Result<ReadAhead, Error> {
-    if let Ok(Ok(read)) = timeout(limits.timeout, read_up_to(body, read_ahead)).await {
-        return Ok(read);
+/// The start of a body, and the memory that it takes.
+pub(crate) struct Buffered {
+    pub read: ReadAhead,
+    pub memory: Allocation,
+}
+
+impl BodyLimits {
+    /// Reads a caller's body, or the start of one that has more than `read_ahead` bytes, into memory that is dealt out to this claim.
+    ///
+    /// # Errors
+    /// When it breaks off, stands still or exceeds the limits, or when there is no memory for it.
+    pub(crate) async fn read(
+        &self,
+        body: &mut Body,
+        fault: Option<&InboundFault>,
+        read_ahead: usize,
+        claim: &Claim,
+    ) -> Result<Buffered, Error> {
+        // Of a known length all is taken at once, so that a request finds out before its body is read.
+        let known = http_body::Body::size_hint(body).lower();
+        let known = known.min(read_ahead as u64);
+        let mut memory = self.buffered.take(claim, known)?;
+        let (mut came, mut taken, mut is_full) = (0, known, false);
+        let read = read_up_to(body, read_ahead, |bytes| {
+            came += bytes as u64;
+            let more = came.saturating_sub(taken);
+            is_full = more > 0 && !memory.try_grow(self.buffered.capacity, more);
+            taken += more;
+            !is_full
+        });
+        match read.await {
+            Ok(read) => Ok(Buffered { read, memory }),
+            Err(_) if is_full => Err(Error::Overloaded {
+                retry_after: RETRY_AFTER,
+            }),
+            Err(_) => Err(fault
+                .and_then(InboundFault::get)
+                .map_or(Error::BrokenBody, |fault| Error::of_body(fault, self.max))),
+        }
     }
-    Err(match fault.and_then(InboundFault::get) {
-        Some(Fault::TooLarge) => Error::BodyTooLarge {
-            max_bytes: limits.max,
-        },
-        _ => Error::BrokenBody,
-    })
 }
 
 /// How an attempt ended, in policy's terms; `None` if revgate itself refused or ended it.

@@ -9,14 +9,16 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tower::Service;
 
-use super::{BodyLimits, BoxFuture, attempt_end, read_inbound, record};
+use super::{BodyLimits, BoxFuture, Buffered, attempt_end, record};
 use crate::{
-    body::{Body, InboundFault, read_up_to},
+    allocation::Place,
+    body::{Body, Guard, InboundFault},
     error::Error,
     policy::{
+        allocator::Claim,
         feedback::whole_seconds,
         operation::Operation,
         retry::{Attempt, AttemptEnd, Decision, Reason, RetryRules, decide},
@@ -94,14 +96,18 @@ struct Call {
 }
 
 enum Payload {
-    Replayable(Bytes),
+    /// Its bytes, and what holds their memory.
+    Replayable(
+        Bytes,
+        #[allow(dead_code, reason = "held, not read")] Option<Box<dyn Guard>>,
+    ),
     Once(Option<Body>),
 }
 
 impl Call {
     fn attempt(&mut self) -> Request<Body> {
         let body = match &mut self.payload {
-            Payload::Replayable(bytes) => Body::full(bytes.clone()),
+            Payload::Replayable(bytes, _) => Body::full(bytes.clone()),
             Payload::Once(body) => body.take().unwrap_or_else(Body::empty),
         };
         Request::from_parts(self.head.clone(), body)
@@ -122,12 +128,17 @@ impl RetryParams {
             .map_or_else(Instant::now, |deadline| deadline.0);
         let known_larger = http_body::Body::size_hint(&body).lower() > self.max_replay_body as u64;
         let payload = if http_body::Body::is_end_stream(&body) {
-            Payload::Replayable(Bytes::new())
+            Payload::Replayable(Bytes::new(), None)
         } else if known_larger {
             Payload::Once(Some(body))
+        } else if let Some((bytes, guards)) = body.take_read() {
+            Payload::Replayable(bytes, Some(Box::new(guards)))
         } else {
             let fault = head.extensions.get::<InboundFault>();
-            let read = read_inbound(&mut body, fault, self.max_replay_body, self.body).await?;
+            let claim = Place::claim(&head.extensions);
+            let read_ahead = self.max_replay_body;
+            let read = self.body.read(&mut body, fault, read_ahead, &claim).await?;
+            let Buffered { read, memory } = read;
             if read.complete {
                 // Its size is known now, whatever its framing was.
                 head.headers.remove(header::TRANSFER_ENCODING);
@@ -135,13 +146,14 @@ impl RetryParams {
                     let length = HeaderValue::from(read.bytes.len());
                     head.headers.insert(header::CONTENT_LENGTH, length);
                 }
-                Payload::Replayable(read.bytes)
+                Payload::Replayable(read.bytes, Some(Box::new(memory)))
             } else {
-                Payload::Once(Some(Body::prefixed(read.bytes, body)))
+                let body = Body::prefixed(read.bytes, body).guarded(memory);
+                Payload::Once(Some(body))
             }
         };
         // RFC 9110 section 8.6: a method that anticipates content sends `Content-Length: 0` when there is none.
-        if matches!(&payload, Payload::Replayable(bytes) if bytes.is_empty())
+        if matches!(&payload, Payload::Replayable(bytes, _) if bytes.is_empty())
             && matches!(head.method, Method::POST | Method::PUT | Method::PATCH)
         {
             head.headers
@@ -192,7 +204,7 @@ impl RetryParams {
             let attempt = Attempt {
                 number,
                 reads: call.reads,
-                replayable: matches!(call.payload, Payload::Replayable(_)),
+                replayable: matches!(call.payload, Payload::Replayable(..)),
                 end,
                 wait_left: call.deadline.saturating_duration_since(Instant::now()),
             };
@@ -220,7 +232,8 @@ impl RetryParams {
             };
             if let Ok(response) = result {
                 let slack = attempt.wait_left.saturating_sub(wait);
-                if let Some(response) = keep(response, slack).await {
+                let claim = Place::claim(&call.head.extensions);
+                if let Some(response) = self.keep(response, slack, &claim).await {
                     last = Some((response, wait));
                 }
             }
@@ -268,7 +281,11 @@ fn gives_way(error: &Error) -> bool {
 fn reached(result: &Result<Response<Body>, Error>) -> bool {
     matches!(
         result,
-        Ok(_) | Err(Error::TokenRefused { .. } | Error::BrokenBody | Error::BodyTooLarge { .. })
+        Ok(_)
+            | Err(Error::TokenRefused { .. }
+                | Error::BrokenBody
+                | Error::RequestTimeout
+                | Error::BodyTooLarge { .. })
     )
 }
 
@@ -277,17 +294,23 @@ const MAX_KEPT: usize = 64 * 1024;
 /// A body that trickles in is not worth a longer delay of the retry.
 const KEEP_TIME: Duration = Duration::from_secs(1);
 
-/// Buffers an answer, so that the caller can get it if no later attempt is answered. One that is large or slow is dropped along
-/// with its connection, because a wait holds no upstream connection.
-async fn keep(response: Response<Body>, slack: Duration) -> Option<Response<Body>> {
-    if response.body().is_read() {
-        return Some(response);
-    }
-    let (head, mut body) = response.into_parts();
-    let read = read_up_to(&mut body, MAX_KEPT);
-    match tokio::time::timeout(KEEP_TIME.min(slack), read).await {
-        Ok(Ok(read)) if read.complete => Some(Response::from_parts(head, Body::full(read.bytes))),
-        _ => None,
+impl RetryParams {
+    /// Buffers an answer, so that the caller can get it if no later attempt is answered. One that is large or slow is dropped along
+    /// with its connection, because a wait holds no upstream connection.
+    async fn keep(
+        &self,
+        response: Response<Body>,
+        slack: Duration,
+        claim: &Claim,
+    ) -> Option<Response<Body>> {
+        if response.body().is_read() {
+            return Some(response);
+        }
+        let (head, mut body) = response.into_parts();
+        let read = self.body.read(&mut body, None, MAX_KEPT, claim);
+        let Buffered { read, memory } = timeout(KEEP_TIME.min(slack), read).await.ok()?.ok()?;
+        let body = || Body::full(read.bytes).guarded(memory);
+        read.complete.then(|| Response::from_parts(head, body()))
     }
 }
 
@@ -322,6 +345,7 @@ mod tests {
     use tower::service_fn;
 
     use super::*;
+    use crate::allocation::{PlanPool, Pool};
 
     /// How long a request takes that is answered 200 after one refusal.
     async fn time_after(refusal: fn(Response<Body>) -> Response<Body>) -> Duration {
@@ -338,7 +362,10 @@ mod tests {
             max_replay_body: 1024,
             body: BodyLimits {
                 max: 1024,
-                timeout: backoff,
+                buffered: PlanPool {
+                    pool: Pool::new(),
+                    capacity: 1024,
+                },
             },
             draining,
             metrics: Arc::default(),

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use tower::Service;
 
-use super::{BodyLimits, BoxFuture, read_inbound};
+use super::{BodyLimits, BoxFuture, Buffered};
 use crate::{
+    allocation::Place,
     body::{Body, InboundFault},
     error::Error,
     policy::{
@@ -97,7 +98,8 @@ impl RewriteParams {
         }
         let limit = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let fault = head.extensions.get::<InboundFault>();
-        let read = read_inbound(&mut body, fault, limit, self.body).await?;
+        let claim = Place::claim(&head.extensions);
+        let Buffered { read, memory } = self.body.read(&mut body, fault, limit, &claim).await?;
         if !read.complete {
             return Err(Error::BodyTooLarge { max_bytes });
         }
@@ -133,6 +135,6 @@ impl RewriteParams {
         head.headers.remove(header::TRANSFER_ENCODING);
         head.headers
             .insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
-        Ok(Request::from_parts(head, Body::full(bytes)))
+        Ok(Request::from_parts(head, Body::full(bytes).guarded(memory)))
     }
 }

@@ -10,6 +10,7 @@ mod token_value;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    num::NonZeroU64,
     sync::Arc,
     time::Duration,
 };
@@ -25,6 +26,7 @@ use crate::{
     config::{CallerRules, Config, Problem, Problems},
     policy::{
         circuit, ledger,
+        progress::ProgressRules,
         rate::RateLimit,
         retry,
         rewrite::{Mode, Rule},
@@ -54,9 +56,8 @@ pub struct Plan {
     pub circuit: circuit::CircuitRules,
     pub max_in_flight: usize,
     pub request: RequestLimits,
-    /// The time for a request's body to arrive. It equals the attempt timeout, because both bound how long a request holds its
-    /// place in flight.
-    pub body_timeout: Duration,
+    /// Bytes of bodies and answers in memory at once.
+    pub max_buffered: u64,
     pub upstream: Bounds,
     /// The upstream's authority.
     pub host: HeaderValue,
@@ -119,6 +120,7 @@ impl Plan {
             return Err(Problems(problems));
         }
         let callers = config.callers.iter();
+        let min_rate = NonZeroU64::new(config.limits.min_rate);
         Ok(Plan {
             identities: Identities::of(config),
             introspection_ttl: (config.auth.introspect).then_some(config.auth.introspect_ttl),
@@ -152,13 +154,24 @@ impl Plan {
                 max_header_bytes: config.limits.max_header_bytes,
                 max_headers: config.limits.max_headers,
                 max_body: config.limits.max_body,
+                progress: ProgressRules {
+                    stall: config
+                        .limits
+                        .stall_timeout
+                        .min(config.upstream.attempt_timeout),
+                    min_rate,
+                },
             },
-            body_timeout: config.upstream.attempt_timeout,
+            max_buffered: config.limits.max_buffered as u64,
             upstream: Bounds {
                 connect_timeout: config.upstream.connect_timeout,
                 attempt_timeout: config.upstream.attempt_timeout,
                 idle_timeout: config.upstream.idle_timeout,
                 max_body: config.limits.max_body,
+                progress: ProgressRules {
+                    stall: config.upstream.attempt_timeout,
+                    min_rate,
+                },
             },
             host,
             access_log: config.log.access,

@@ -47,6 +47,8 @@ pub enum Party {
         /// Its name.
         name: Arc<str>,
     },
+    /// revgate itself, for calls that no caller asked for.
+    Gateway,
     /// A client of which it is not known, or not known yet, which caller it is.
     Unknown(Address),
 }
@@ -90,6 +92,15 @@ impl Claim {
     pub fn unknown(address: Option<IpAddr>) -> Claim {
         Claim {
             party: Party::Unknown(address.into()),
+            weight: 1,
+            priority: Priority::Interactive,
+        }
+    }
+
+    /// Of revgate itself.
+    pub fn own() -> Claim {
+        Claim {
+            party: Party::Gateway,
             weight: 1,
             priority: Priority::Interactive,
         }
@@ -202,7 +213,7 @@ impl Allocator {
                 self.unknown += units;
                 *self.by_address.entry(address).or_default() += units;
             }
-            Party::Caller { .. } => {
+            Party::Caller { .. } | Party::Gateway => {
                 let weight = u64::from(claim.weight.max(1));
                 let new = Holding {
                     units: 0,
@@ -232,7 +243,7 @@ impl Allocator {
                 self.unknown -= units;
                 self.used -= units;
             }
-            Party::Caller { .. } => {
+            Party::Caller { .. } | Party::Gateway => {
                 let Some(holding) = self.callers.get_mut(party) else {
                     return;
                 };
@@ -315,7 +326,7 @@ impl Allocator {
                 self.unknown.saturating_mul(2),
                 self.by_address.get(&address).copied().unwrap_or(0),
             ),
-            Party::Caller { .. } => (self.held(&waiter.claim.party), 0),
+            Party::Caller { .. } | Party::Gateway => (self.held(&waiter.claim.party), 0),
         };
         let share = held.saturating_mul(TURN) / weight;
         (passed_over, share, beneath, start, waiter.number)
@@ -341,7 +352,7 @@ impl Allocator {
                 let headroom = left.saturating_sub(leave) / (UNKNOWN_LEAVE_ONE_FOR + 1);
                 left >= leave && (held == 0 || headroom >= (held + units) / LEAVES_ONE_FOR)
             }
-            Party::Caller { .. } => {
+            Party::Caller { .. } | Party::Gateway => {
                 let held = self.held(&claim.party);
                 if held == 0 {
                     return true;

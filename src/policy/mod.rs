@@ -14,6 +14,7 @@ pub mod jwt;
 pub mod ledger;
 pub mod line_limit;
 pub mod operation;
+pub mod progress;
 pub mod rate;
 pub mod retry;
 pub mod rewrite;

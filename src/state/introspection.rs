@@ -10,11 +10,9 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderValue;
 use tokio::{sync::watch, time::Instant};
 
-use super::{
-    Clock,
-    allocation::{Allocation, Pool},
-};
+use super::Clock;
 use crate::{
+    allocation::{Allocation, Pool},
     error::Error,
     hash::sha256,
     lock::Lock,
@@ -110,7 +108,7 @@ impl IntrospectionCache {
             key,
             clock,
             tokens: Lock::new(TokenCache::new(DEFAULT_CAPACITY)),
-            running: Pool::new(clock),
+            running: Pool::new(),
             // Unknown clients leave half of what they share to callers, and no caller takes any of this.
             max_running: 2 * max_concurrent as u64,
         })

@@ -3,7 +3,6 @@
 //! A [`Plan`] holds what the configuration decides. [`State::reconcile`] adds what a new plan names and drops what it no longer
 //! names; it cannot fail. Requests pass the rules of their plan with each call, so that a request sees one configuration.
 
-pub mod allocation;
 pub(crate) mod circuit;
 mod clock;
 pub mod draining;
@@ -22,7 +21,6 @@ use tokio::runtime::Handle;
 
 pub use self::clock::Clock;
 use self::{
-    allocation::Pool,
     circuit::UpstreamCircuit,
     draining::Draining,
     handshakes::Handshakes,
@@ -35,6 +33,7 @@ use self::{
     tokens::Tokens,
 };
 use crate::{
+    allocation::Pool,
     plan::{Identities, KeySource, Plan},
     telemetry::{client_lines::ClientLines, metrics::Metrics, tally::Tally, trace::Spans},
 };
@@ -50,6 +49,8 @@ pub struct State {
     pub draining: Draining,
     /// Places in flight.
     pub in_flight: Arc<Pool>,
+    /// Bytes of bodies and answers in memory.
+    pub buffered: Arc<Pool>,
     pub groups: Arc<Groups>,
     pub retry_budget: Arc<RetryBudget>,
     pub circuit: Arc<UpstreamCircuit>,
@@ -81,7 +82,8 @@ impl State {
             client_lines: Arc::default(),
             spans: None,
             draining,
-            in_flight: Pool::new(clock),
+            in_flight: Pool::new(),
+            buffered: Pool::new(),
             groups,
             retry_budget: Arc::new(RetryBudget::new(clock)),
             circuit: Arc::new(UpstreamCircuit::new(clock, metrics.clone())),

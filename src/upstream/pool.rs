@@ -8,12 +8,12 @@ use std::{
 
 use hyper::client::conn::http1;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit},
-    time::{Instant, sleep_until, timeout_at},
+    sync::Notify,
+    time::{Instant, sleep_until},
 };
 
 use super::Inner;
-use crate::body::{Body, Guard};
+use crate::body::Body;
 
 pub(super) struct Idle {
     sender: http1::SendRequest<Body>,
@@ -64,41 +64,6 @@ impl Drop for Inner {
         self.idle_changed.notify_one();
     }
 }
-
-/// Returns a connection to the pool if its answer was read completely, and closes it otherwise.
-pub(super) struct ReturnToPool {
-    pub inner: Arc<Inner>,
-    pub idle_timeout: Duration,
-    pub lease: Option<(http1::SendRequest<Body>, OwnedSemaphorePermit)>,
-    pub whole: bool,
-}
-
-impl Guard for ReturnToPool {
-    fn finished(&mut self) {
-        self.whole = true;
-        let Some((mut sender, permit)) = self.lease.take() else {
-            return;
-        };
-        if sender.is_ready() {
-            self.inner.check_in(sender, self.idle_timeout);
-            drop(permit);
-        } else if !sender.is_closed() {
-            // Its task has not noticed the end yet, or the request's body is not written completely: wait a little.
-            let (inner, idle_timeout) = (self.inner.clone(), self.idle_timeout);
-            tokio::spawn(async move {
-                let deadline = Instant::now() + READY_TIMEOUT;
-                if matches!(timeout_at(deadline, sender.ready()).await, Ok(Ok(()))) {
-                    inner.check_in(sender, idle_timeout);
-                }
-                drop(permit);
-            });
-        }
-    }
-}
-
-/// How long a connection may take to be ready after its answer has ended. Usually its task needs one poll. It takes longer if DevRev
-/// answers without reading the request's body; then a new connection is cheaper.
-const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Closes connections that have been idle too long. Ends when the pool is dropped.
 pub(super) async fn reap(pool: Weak<Inner>, idle_changed: Arc<Notify>) {

@@ -18,6 +18,7 @@ use super::{
     devrev_token::{caller, caller_token, check_shape, header_of, identity},
 };
 use crate::{
+    allocation::Place,
     body::{Body, read_up_to},
     error::Error,
     policy::{
@@ -27,7 +28,6 @@ use crate::{
     },
     record::Record,
     state::{
-        allocation::Place,
         introspection::{
             IntrospectionCache, IntrospectionResult, Key, Leader, Role, User, group_of,
         },
@@ -243,7 +243,8 @@ impl Introspector {
         let retry_after = read_below.or(feedback.retry_after).unwrap_or(RETRY_AFTER);
         match head.status {
             status if status.is_success() => {
-                let read = timeout(RENEWAL_TIMEOUT, read_up_to(&mut body, MAX_ANSWER)).await;
+                let read =
+                    timeout(RENEWAL_TIMEOUT, read_up_to(&mut body, MAX_ANSWER, |_| true)).await;
                 let read = read.map_err(|_elapsed| Error::UpstreamTimeout)?;
                 let read = read.map_err(Error::broken)?;
                 let user = read.complete.then(|| user_of(&read.bytes)).flatten();
@@ -306,10 +307,10 @@ mod tests {
         *,
     };
     use crate::{
-        layer::Places,
+        allocation::{PlanPool, Pool},
         plan::QuotaPlan,
         policy::ledger,
-        state::{Clock, allocation::Pool},
+        state::Clock,
     };
 
     const TTL: Duration = Duration::from_secs(60);
@@ -353,10 +354,10 @@ mod tests {
     /// Introspections: the group of each, and how long it may wait.
     type Introspections = Arc<Mutex<Vec<(Arc<str>, Duration)>>>;
 
-    fn places() -> Places {
-        Places {
-            pool: Pool::new(Clock::start()),
-            max: 1024,
+    fn places() -> PlanPool {
+        PlanPool {
+            pool: Pool::new(),
+            capacity: 1024,
         }
     }
 

@@ -25,12 +25,12 @@ pub(crate) use self::{
     peers::Peers,
     signed_token::SignedTokens,
 };
-use super::{Either, Places, record};
+use super::{Either, record};
 use crate::{
+    allocation::{Place, PlanPool},
     body::Body,
     error::Error,
     policy::{allocator::Claim, headers, jwt::looks_like_jwt},
-    state::allocation::Place,
     telemetry::metrics::Metrics,
     types::{ArrivedAt, Caller, CallerToken, Deadline, Peer, PeerAddress, RequestId},
     wall_clock,
@@ -55,7 +55,7 @@ pub(crate) struct Authenticate<S> {
     inner: S,
     authenticator: Arc<Authenticator>,
     /// A request that must wait here takes one.
-    places: Places,
+    places: PlanPool,
     metrics: Arc<Metrics>,
 }
 
@@ -63,7 +63,7 @@ impl<S> Authenticate<S> {
     pub(crate) fn new(
         inner: S,
         authenticator: Arc<Authenticator>,
-        places: Places,
+        places: PlanPool,
         metrics: Arc<Metrics>,
     ) -> Self {
         Authenticate {
@@ -112,8 +112,8 @@ where
         };
         let address = request.extensions().get::<PeerAddress>();
         let claim = Claim::unknown(address.map(|address| address.0));
-        let place = match self.places.take(&claim) {
-            Ok(place) => place,
+        let place = match self.places.take(&claim, 1) {
+            Ok(place) => Place(Arc::new(place)),
             Err(error) => return Either::refused(error),
         };
         let clone = self.inner.clone();

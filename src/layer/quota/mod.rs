@@ -18,6 +18,7 @@ use tower::Service;
 use self::peek::peek;
 use super::{BoxFuture, record};
 use crate::{
+    allocation::Place,
     body::Body,
     error::Error,
     policy::{
@@ -27,7 +28,6 @@ use crate::{
     },
     record::Record,
     state::{
-        allocation::Place,
         draining::Draining,
         quota::{Group, Groups, Permit, WaitRequest},
     },

@@ -10,6 +10,7 @@ use crate::{
     policy::{
         fair::Priority,
         ledger::{LedgerRules, Status, View},
+        progress::ProgressRules,
     },
     state::Clock,
 };
@@ -558,7 +559,11 @@ async fn a_429_pauses_the_group_before_its_body_arrives() {
         });
         let request = Request::new(http_body_util::Empty::<bytes::Bytes>::new());
         let response = sender.send_request(request).await.unwrap();
-        Ok(response.map(Body::incoming))
+        let rules = ProgressRules {
+            stall: MINUTE * 3,
+            min_rate: None,
+        };
+        Ok(response.map(|body| Body::answer(body, rules)))
     });
     let refused = Quota::new(refusal, rig.params.clone()).oneshot(request("a", 1, MINUTE));
     let refused = tokio::spawn(refused);
@@ -692,14 +697,14 @@ proptest! {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_waits_is_not_in_flight() {
     use crate::{
-        layer::{Places, admission},
-        state::allocation::Pool,
+        allocation::{PlanPool, Pool},
+        layer::admission,
     };
     let rig = Rig::new(1024, plenty());
-    let in_flight = Pool::new(Clock::start());
-    let places = Places {
+    let in_flight = Pool::new();
+    let places = PlanPool {
         pool: in_flight.clone(),
-        max: 16,
+        capacity: 16,
     };
     rig.pause(SECOND * 30);
     let send = |who: &str| {

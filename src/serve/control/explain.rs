@@ -10,9 +10,9 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::{
+    allocation,
     config::{AuthMode, CallerCredential, Config},
     error::{Code, Error},
-    layer::admission,
     plan::{Identities, Plan},
     policy::{
         access::Access,
@@ -346,7 +346,7 @@ impl fmt::Display for Explanation {
 fn error(refusal: &Refusal) -> Error {
     match refusal {
         Refusal::Overloaded => {
-            let retry_after = admission::RETRY_AFTER;
+            let retry_after = allocation::RETRY_AFTER;
             Error::Overloaded { retry_after }
         }
         Refusal::HeadersTooLarge => Error::HeadersTooLarge,

@@ -264,12 +264,13 @@ impl Server {
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let (busy, ambiguous) = activity.begin();
             // The request keeps this plan to its last attempt.
-            let (stack, max_body) = {
+            let (stack, limits) = {
                 let serving = published.load();
-                (serving.stack.clone(), serving.plan.request.max_body)
+                (serving.stack.clone(), serving.plan.request)
             };
             let fault = InboundFault::default();
-            let mut request = request.map(|body| Body::inbound(body, max_body, fault.clone()));
+            let mut request = request
+                .map(|body| Body::inbound(body, limits.max_body, limits.progress, fault.clone()));
             request.extensions_mut().insert(fault);
             if let Some(PeerAddress(address)) = address {
                 request.extensions_mut().insert(PeerAddress(address));

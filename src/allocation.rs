@@ -6,23 +6,26 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
+use http::Extensions;
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout_at},
 };
 
-use super::Clock;
 use crate::{
     body::Guard,
+    error::Error,
     lock::Lock,
     policy::allocator::{Allocator, Claim, Ticket},
 };
 
 /// A bounded thing. Its capacity comes with each call, since a reload may change it.
 pub struct Pool {
-    clock: Clock,
+    /// The zero of the allocator's time.
+    start: Instant,
     state: Lock<PoolState>,
 }
 
@@ -42,9 +45,9 @@ struct Waiter {
 
 impl Pool {
     /// Nothing of it is taken.
-    pub fn new(clock: Clock) -> Arc<Pool> {
+    pub fn new() -> Arc<Pool> {
         Arc::new(Pool {
-            clock,
+            start: Instant::now(),
             state: Lock::default(),
         })
     }
@@ -87,7 +90,10 @@ impl Pool {
             if state.allocator.try_take(capacity, claim, units) {
                 return Some(self.allocation(claim.clone(), units));
             }
-            let times = (self.clock.now(), self.clock.time_of(until));
+            let times = (
+                self.start.elapsed(),
+                until.saturating_duration_since(self.start),
+            );
             let ticket = state.allocator.wait(claim, units, times);
             let waiter = Waiter {
                 claim: claim.clone(),
@@ -117,7 +123,7 @@ impl Pool {
             change(&mut state);
             let capacity = state.capacity;
             while !state.waiters.is_empty()
-                && let Some(ticket) = state.allocator.next(capacity, self.clock.now())
+                && let Some(ticket) = state.allocator.next(capacity, self.start.elapsed())
             {
                 turns.extend(state.waiters.remove(&ticket));
             }
@@ -207,9 +213,40 @@ impl Guard for Allocation {}
 
 impl Guard for Place {}
 
+/// A pool as one plan bounds it.
+#[derive(Clone)]
+pub struct PlanPool {
+    pub pool: Arc<Pool>,
+    pub capacity: u64,
+}
+
+/// A retry may find units after this time: what holds them moves, and most of it ends within a second.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl PlanPool {
+    /// Takes units without waiting.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] if this claim may not take so many.
+    pub fn take(&self, claim: &Claim, units: u64) -> Result<Allocation, Error> {
+        let taken = self.pool.try_take(self.capacity, claim, units);
+        taken.ok_or(Error::Overloaded {
+            retry_after: RETRY_AFTER,
+        })
+    }
+}
+
 /// An extension: the place in flight of the request. Whatever else is taken for the request, is taken with the same claim.
 #[derive(Clone)]
 pub struct Place(pub Arc<Allocation>);
+
+impl Place {
+    /// Whose the request is. Calls that revgate makes by itself have no place.
+    pub fn claim(extensions: &Extensions) -> Claim {
+        let place = extensions.get::<Place>();
+        place.map_or_else(Claim::own, |place| place.0.claim.clone())
+    }
+}
 
 /// See [`Allocation::park`].
 pub struct Parked<'a>(Option<&'a Allocation>);
@@ -227,8 +264,6 @@ impl Drop for Parked<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::policy::fair::{Priority, Share};
 
@@ -242,7 +277,7 @@ mod tests {
     }
 
     fn pool() -> Arc<Pool> {
-        Pool::new(Clock::start())
+        Pool::new()
     }
 
     fn soon() -> Instant {

@@ -1,0 +1,70 @@
+//! Takes a small answer in as a whole before it is passed on, so that a caller who does not read it holds no connection to DevRev. One
+//! that breaks off is passed on as far as it came, and breaks off there too.
+//!
+//! Above `quota`, which learns from an answer as soon as its head is there.
+
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body as _;
+use tower::Service;
+
+use super::BoxFuture;
+use crate::{
+    allocation::{Place, PlanPool},
+    body::{Body, read_whole},
+    error::Error,
+};
+
+/// Most answers of DevRev's are smaller; a page of a list may be larger. One of unknown length is passed on as it comes.
+const SMALL: u64 = 64 * 1024;
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct Collect<S> {
+    inner: S,
+    buffered: PlanPool,
+}
+
+impl<S> Collect<S> {
+    pub(crate) fn new(inner: S, buffered: PlanPool) -> Self {
+        Collect { inner, buffered }
+    }
+}
+
+impl<S> Service<Request<Body>> for Collect<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = BoxFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> BoxFuture {
+        let extensions = request.extensions();
+        let claim = Place::claim(extensions);
+        let buffered = self.buffered.clone();
+        let below = self.inner.call(request);
+        Box::pin(async move {
+            let (head, body) = below.await?.into_parts();
+            let size = body.size_hint().exact().filter(|size| *size <= SMALL);
+            let memory = match size {
+                Some(size) if !body.is_read() && !body.is_end_stream() => {
+                    // Without memory for it, it is passed on as it comes.
+                    buffered.take(&claim, size).ok()
+                }
+                _ => None,
+            };
+            let body = match memory {
+                Some(memory) => read_whole(body).await.guarded(memory),
+                None => body,
+            };
+            Ok(Response::from_parts(head, body))
+        })
+    }
+}

@@ -1,0 +1,111 @@
+//! An answer, from its head on: how long it holds its connection.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, Response, StatusCode, header};
+use http_body::Body as _;
+use hyper::{body::Incoming, client::conn::http1};
+use tokio::time::{Instant, timeout_at};
+
+use super::Inner;
+use crate::{
+    allocation::Allocation,
+    body::{Body, Guard},
+    error::Error,
+    policy::progress::ProgressRules,
+};
+
+/// How long a stream of events may be silent. Servers send a comment every half minute or so, to keep it open (WHATWG HTML section 9.2.7
+/// advises 15 s).
+const EVENTS_STALL: Duration = Duration::from_secs(300);
+
+/// Makes the answer from its head. Its connection returns to the pool when the body ends.
+///
+/// # Errors
+/// If it is no answer to the request.
+pub(super) fn accept(
+    response: Response<Incoming>,
+    exchange: Exchange,
+    rules: ProgressRules,
+) -> Result<Response<Body>, Error> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Error::broken("a 101 without an upgrade request"));
+    }
+    let (mut head, body) = response.into_parts();
+    // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length, which must be removed.
+    if head.headers.contains_key(header::TRANSFER_ENCODING) {
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
+    let body = Body::answer(body, progress(&head.headers, rules));
+    let body = match body.is_end_stream() {
+        true => {
+            exchange.end();
+            body
+        }
+        false => body.guarded(InProgress(Some(exchange))),
+    };
+    Ok(Response::from_parts(head, body))
+}
+
+fn progress(headers: &HeaderMap, rules: ProgressRules) -> ProgressRules {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let is_events = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    match is_events {
+        true => ProgressRules {
+            stall: rules.stall.max(EVENTS_STALL),
+            min_rate: None,
+        },
+        false => rules,
+    }
+}
+
+/// A request and its answer on a connection.
+pub(super) struct Exchange {
+    pub inner: Arc<Inner>,
+    /// `None` over HTTP/2.
+    pub sender: Option<http1::SendRequest<Body>>,
+    pub place: Allocation,
+    pub idle_timeout: Duration,
+}
+
+/// How long a connection may take to be ready after its answer has ended. Usually its task needs one poll. It takes longer if DevRev
+/// answers without reading the request's body; then a new connection is cheaper.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Exchange {
+    /// The answer was read completely, so the connection returns to the pool. Otherwise it is closed.
+    fn end(self) {
+        let Exchange {
+            inner,
+            sender,
+            place,
+            idle_timeout,
+        } = self;
+        let Some(mut sender) = sender else {
+            return;
+        };
+        if sender.is_ready() {
+            inner.check_in(sender, idle_timeout);
+        } else if !sender.is_closed() {
+            // Its task has not noticed the end yet, or the request's body is not written completely: wait a little.
+            tokio::spawn(async move {
+                let deadline = Instant::now() + READY_TIMEOUT;
+                if matches!(timeout_at(deadline, sender.ready()).await, Ok(Ok(()))) {
+                    inner.check_in(sender, idle_timeout);
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+/// Ends the exchange with the body.
+struct InProgress(Option<Exchange>);
+
+impl Guard for InProgress {
+    fn finished(&mut self) {
+        if let Some(exchange) = self.0.take() {
+            exchange.end();
+        }
+    }
+}
