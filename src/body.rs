@@ -130,6 +130,8 @@ enum Source {
         first: Bytes,
         /// Trailers or an error that came while reading ahead.
         last: Option<Result<Frame<Bytes>, BoxError>>,
+        /// hyper had an opportunity to write what came before an error; with the error it drops what it has not written.
+        written: bool,
         rest: Box<Body>,
     },
 }
@@ -189,6 +191,7 @@ impl Body {
         Source::Prefixed {
             first,
             last,
+            written: false,
             rest: Box::new(rest),
         }
         .into()
@@ -263,7 +266,9 @@ impl HttpBody for Body {
             Source::Answer { inner: body, .. } | Source::Inbound { inner: body, .. } => {
                 body.size_hint()
             }
-            Source::Prefixed { first, last, rest } => {
+            Source::Prefixed {
+                first, last, rest, ..
+            } => {
                 let first = first.len() as u64;
                 let rest = rest.size_hint();
                 let mut hint = SizeHint::new();
@@ -322,7 +327,17 @@ impl Source {
                 }
                 Poll::Ready(frame.map(|f| f.map_err(Into::into)))
             }
-            Source::Prefixed { first, last, rest } => {
+            Source::Prefixed {
+                first,
+                last,
+                written,
+                rest,
+            } => {
+                if first.is_empty() && matches!(last, Some(Err(_))) && !*written {
+                    *written = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 match take(first).map(Ok).or_else(|| last.take()) {
                     Some(frame) => Poll::Ready(Some(frame)),
                     None => Pin::new(&mut **rest).poll_frame(cx),
@@ -337,9 +352,9 @@ impl Source {
             Source::Answer { inner: body, .. } | Source::Inbound { inner: body, .. } => {
                 body.is_end_stream()
             }
-            Source::Prefixed { first, last, rest } => {
-                first.is_empty() && last.is_none() && rest.is_end_stream()
-            }
+            Source::Prefixed {
+                first, last, rest, ..
+            } => first.is_empty() && last.is_none() && rest.is_end_stream(),
         }
     }
 }
