@@ -15,12 +15,12 @@
 //! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
 //! | [`Deadline`](crate::types::Deadline) | `authenticate` | `retry`, `quota` |
 //! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate` | `quota` |
-//! | `Probing` | `credential` | `credential` |
-//! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
+//! | `Confirms`, on a confirmation | `credential` | `credential` |
+//! | `Unauthorized`, on the answer | `credential` | `credential` |
 //! | [`RetryAfter`](crate::types::RetryAfter), on the answer | `quota` | `authenticate`, `circuit`, `retry` |
 //!
 //! `attempts`, from `retry` down, is a stack of its own. The introspection of a caller's token enters there, and `authenticate` writes
-//! the extensions that the layers above would have written.
+//! the extensions that the layers above would have written. A confirmation of a token enters at `quota`, with those of `credential`.
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
@@ -138,9 +138,12 @@ fn attempts(plan: &Plan, state: &State, upstream: impl Upstream) -> impl Upstrea
         // Per attempt, so that each counts and an open circuit stops retries too. Above `quota`: a refused attempt takes no unit
         // and waits for none, and answers come with the retry-after that `quota` has read.
         .layer_fn(|inner| circuit::CircuitBreaker::new(inner, state.circuit.clone(), plan.circuit))
-        // Stops attempts with a token that DevRev refuses. Above `quota`: they take no unit and wait for none. Below `circuit`: while
-        // nothing is sent, no probe of a token is wasted.
-        .layer_fn(|inner| token_gate::TokenGate::new(inner, tokens.clone()))
+        // Stops attempts with a token that DevRev refuses, and has a 401 confirmed. Above `quota`: refused attempts take no unit and
+        // wait for none, and a confirmation takes one as an attempt does. Below `circuit`: while nothing is sent, no probe of a token
+        // is wasted, and a confirmation is made whatever the circuit thinks.
+        .layer_fn(|inner| {
+            token_gate::TokenGate::new(inner, tokens.clone(), state.in_flight.clone())
+        })
         // Every attempt waits its turn for a grant of its group; every answer updates the group.
         .layer_fn(|inner| quota::Quota::new(inner, quota.clone()))
         // Strips headers that are not forwarded. Above `credential`: a caller's `Connection: authorization` must not strip the token.
