@@ -21,7 +21,7 @@ use crate::{
         in_flight::InFlight,
         tokens::{REPLACED, Tokens},
     },
-    telemetry::metrics::Metrics,
+    telemetry::{captured::Captured, metrics::Metrics},
     types::{Deadline, RequestId},
 };
 
@@ -283,6 +283,40 @@ async fn a_401_that_cannot_be_confirmed_is_passed_on_in_seconds() {
         }
         assert_eq!(rig.take_sent(), (11, 1), "{says:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_confirmation_has_at_most_one_log_line() {
+    let captured = Captured::default();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_writer(captured.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let rig = Rig::new();
+    rig.says_to("one", Some("works.get"), Says::Status(401));
+    for _ in 0..50 {
+        assert_eq!(rig.call_of("a", "/works.get").await.unwrap(), 401);
+    }
+    advance(FIRST_PAUSE).await;
+    rig.says("one", 401);
+    for _ in 0..50 {
+        assert!(rig.call("a").await.is_err());
+    }
+    let text = captured.text();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let about = |line: &serde_json::Value| {
+        assert!(line["request_id"].is_string(), "{line}");
+        let of = |name: &str| line[name].as_str().unwrap().to_owned();
+        (of("level"), of("token"), of("operation"))
+    };
+    let want = [("INFO", "works.get"), ("ERROR", "works.list")];
+    let want = want.map(|(level, operation)| (level.into(), "a".into(), operation.into()));
+    assert_eq!(lines.iter().map(about).collect::<Vec<_>>(), want, "{text}");
 }
 
 #[tokio::test(start_paused = true)]
