@@ -140,7 +140,7 @@ fn attempts(plan: &Plan, state: &State, upstream: impl Upstream) -> impl Upstrea
         .layer_fn(|inner| circuit::CircuitBreaker::new(inner, state.circuit.clone(), plan.circuit))
         // Stops attempts with a token that DevRev refuses, and has a 401 confirmed. Above `quota`: refused attempts take no unit and
         // wait for none, and a confirmation takes one as an attempt does. Below `circuit`: while nothing is sent, no probe of a token
-        // is wasted, and a confirmation is made whatever the circuit thinks.
+        // is wasted, and an open circuit does not stop a confirmation.
         .layer_fn(|inner| {
             token_gate::TokenGate::new(inner, tokens.clone(), state.in_flight.clone())
         })

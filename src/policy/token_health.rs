@@ -406,7 +406,7 @@ mod tests {
         let now = seconds(255);
         let own = confirm(&mut health, works(), now);
         health.settle(own, Finding::Good, now);
-        // It is revoked. The operation that always answers 401 tells nothing new for a minute, any other tells it.
+        // It is revoked. The operation that always answers 401 starts no confirmation for a minute, but any other does.
         let (soon, last) = (now + FIRST_PAUSE, now + LONGEST_PAUSE);
         let moment = Duration::from_millis(1);
         let other = operation("works.get");

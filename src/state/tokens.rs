@@ -42,10 +42,11 @@ pub struct Token {
 struct Known {
     health: TokenHealth,
     /// Of the confirmation that was begun last.
-    result: Option<Result>,
+    result: Option<FindingReceiver>,
 }
 
-type Result = watch::Receiver<Option<Finding>>;
+/// Holds the finding as soon as it is known.
+type FindingReceiver = watch::Receiver<Option<Finding>>;
 
 /// A new value has replaced the refused one already, so a retry may follow soon.
 pub(crate) const REPLACED: Duration = Duration::from_secs(1);
@@ -148,10 +149,7 @@ impl PlanTokens {
     ///
     /// # Errors
     /// The time until the next probe may go.
-    pub fn try_pass(
-        &self,
-        token: &Arc<Token>,
-    ) -> std::result::Result<Option<Confirming>, Duration> {
+    pub fn try_pass(&self, token: &Arc<Token>) -> Result<Option<Confirming>, Duration> {
         let mut known = token.known.lock();
         Ok(match known.health.try_pass(self.tokens.clock.now())? {
             Pass::Free => None,
@@ -161,7 +159,7 @@ impl PlanTokens {
 
     /// What follows from a 401 to an attempt of `operation` with this token. See [`TokenHealth::doubt`].
     pub fn doubt(&self, token: &Arc<Token>, operation: OperationLabel) -> Doubted {
-        // The new value is worth a try, and the old one not even a question.
+        // A replaced value is not confirmed, because the next attempt uses the new one.
         if self.is_replaced(token) {
             return Doubted::Refused(REPLACED);
         }
@@ -222,12 +220,13 @@ impl Token {
     ///
     /// # Errors
     /// The time until the next probe may go.
-    pub fn try_send(&self) -> std::result::Result<(), Duration> {
+    pub fn try_send(&self) -> Result<(), Duration> {
         self.known.lock().health.try_send(self.clock.now())
     }
 }
 
-/// A confirmation that must be made. If it is dropped without a result, the next one may begin at once.
+/// A confirmation that must be made. If it is dropped without a result, the next one may begin at once, and all who wait for it learn
+/// that nothing is known.
 pub struct Confirming {
     tokens: Arc<Tokens>,
     token: Arc<Token>,
@@ -307,7 +306,7 @@ impl Drop for Confirming {
 }
 
 /// The result of a confirmation, when it is there.
-pub struct Outcome(Result);
+pub struct Outcome(FindingReceiver);
 
 impl Outcome {
     /// Waits for it, no longer than until it counts as lost.

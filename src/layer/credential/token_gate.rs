@@ -1,8 +1,8 @@
-//! Refuses attempts with a token that DevRev refuses, before they cost quota, and has confirmed that DevRev refuses one.
+//! Refuses attempts with a token that DevRev refuses, before they cost quota, and has a 401 confirmed before a token counts as refused.
 //!
 //! A 401 to an attempt waits for its confirmation. While the token is refused, the request that finds a probe due starts it, waits for
-//! its result and goes on if DevRev accepts the token. Others are refused meanwhile, as before, so that requests with a refused token
-//! pile up nowhere; the next one after the result passes.
+//! its result and goes on if DevRev accepts the token. Others are refused meanwhile, so that requests with a refused
+//! token do not fill the places in flight. The first one after a good result passes.
 
 use std::{
     future::Future,
@@ -143,7 +143,7 @@ where
         let (token, outcome) = (confirming.token().clone(), confirming.outcome());
         confirmation::start(self.below.clone(), &self.in_flight, confirming, caller);
         let finding = timeout_at(deadline, outcome.finding()).await;
-        // Another value has not been refused by this probe.
+        // A new value has come meanwhile, and this probe says nothing about it.
         if finding == Ok(Finding::Good) || self.tokens.is_replaced(&token) {
             return Ok(());
         }
