@@ -81,7 +81,7 @@ pub enum Error {
     CircuitOpen { retry_after: Duration },
     #[error("the upstream token cannot be used")]
     TokenUnavailable { retry_after: Duration },
-    /// As `TokenUnavailable`, for the request to which DevRev answered 401.
+    /// As `TokenUnavailable`, for a request that DevRev answered with 401, which was confirmed.
     #[error("DevRev refused the upstream token")]
     TokenRefused { retry_after: Duration },
     #[error("no connection to the upstream")]

@@ -8,20 +8,20 @@
 //! | [`AmbiguousFraming`](crate::types::AmbiguousFraming) | `serve` | `protocol` |
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
 //! | [`PeerAddress`](crate::types::PeerAddress) | `serve` | `telemetry`, `authenticate`, `admission` |
-//! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate` | `rescue`, `authenticate`, `headers` |
+//! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate`, `credential` | `rescue`, `authenticate`, `headers` |
 //! | [`Record`](crate::record::Record) | `telemetry`, `authenticate` | `rescue`, `protocol`, `authenticate`, `authorize`, `rate_limit`, `rewrite`, `retry`, `quota`, `attempt` |
-//! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
-//! | [`Caller`](crate::types::Caller) | `authenticate` | `admission`, `authorize`, `rate_limit`, `credential`, `quota` |
+//! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate`, `credential` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
+//! | [`Caller`](crate::types::Caller) | `authenticate`, `credential` | `admission`, `authorize`, `rate_limit`, `credential`, `quota` |
 //! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
 //! | [`Place`](crate::allocation::Place) | `admission`, `authenticate` | `allocation`, `quota` |
-//! | [`Deadline`](crate::types::Deadline) | `authenticate` | `retry`, `quota`, `upstream` |
-//! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate` | `quota` |
-//! | `Probing` | `credential` | `credential` |
-//! | [`TokenRefused`](crate::types::TokenRefused), on the answer | `credential` | `quota` |
+//! | [`Deadline`](crate::types::Deadline) | `authenticate`, `credential` | `retry`, `credential`, `quota`, `upstream` |
+//! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate`, `credential` | `quota` |
+//! | `Confirms`, on a confirmation | `credential` | `credential` |
+//! | `Unauthorized`, on the answer | `credential` | `credential` |
 //! | [`RetryAfter`](crate::types::RetryAfter), on the answer | `quota` | `authenticate`, `circuit`, `retry` |
 //!
 //! `attempts`, from `retry` down, is a stack of its own. The introspection of a caller's token enters there, and `authenticate` writes
-//! the extensions that the layers above would have written.
+//! the extensions that the layers above would have written. A confirmation of a token enters at `quota`, with those of `credential`.
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
@@ -151,8 +151,9 @@ fn attempts(plan: &Plan, state: &State, upstream: impl Upstream) -> impl Upstrea
         // Per attempt, so that each counts and an open circuit stops retries too. Above `quota`: a refused attempt takes no unit
         // and waits for none, and answers come with the retry-after that `quota` has read.
         .layer_fn(|inner| circuit::CircuitBreaker::new(inner, state.circuit.clone(), plan.circuit))
-        // Stops attempts with a token that DevRev refuses. Above `quota`: they take no unit and wait for none. Below `circuit`: while
-        // nothing is sent, no probe of a token is wasted.
+        // Stops attempts with a token that DevRev refuses, and has a 401 confirmed. Above `quota`: refused attempts take no unit and
+        // wait for none, and a confirmation takes one as an attempt does. Below `circuit`: while nothing is sent, no probe of a token
+        // is wasted, and an open circuit does not stop a confirmation.
         .layer_fn(|inner| token_gate::TokenGate::new(inner, tokens.clone()))
         // Every attempt waits its turn for a grant of its group; every answer updates the group.
         .layer_fn(|inner| quota::Quota::new(inner, quota.clone()))

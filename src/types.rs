@@ -143,11 +143,6 @@ pub struct CallerToken {
 #[derive(Clone, Copy, Debug)]
 pub struct RetryAfter(pub Duration);
 
-/// DevRev refused the injected token; holds the time until a retry makes sense. The quota layer books the answer and turns it
-/// into an error.
-#[derive(Clone, Copy, Debug)]
-pub struct TokenRefused(pub Duration);
-
 /// The head had both Transfer-Encoding and Content-Length (RFC 9112 section 6.1). hyper drops one of them, so only the bytes
 /// on the wire show it.
 #[derive(Clone, Copy, Debug)]

@@ -24,14 +24,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, Uri, header};
 use pin_project_lite::pin_project;
 
 use crate::{
     allocation::{Allocation, PlanPool, RETRY_AFTER},
     body::{Body, InboundFault, ReadAhead, read_up_to},
     error::Error,
-    policy::{allocator::Claim, retry::AttemptEnd},
+    policy::{allocator::Claim, operation::TOKEN_INFO, retry::AttemptEnd},
     record::Record,
     telemetry::metrics::Metrics,
     types::{Caller, RetryAfter},
@@ -103,6 +103,16 @@ pub(crate) fn refuse_if_enforced(
     record.facts().would_refuse.get_or_insert(code);
     metrics.would_refuse(&caller.name, code);
     Ok(())
+}
+
+/// A call of revgate's own that asks DevRev about the token with which it is sent: a read without a body. For its way down it needs
+/// the extensions of an attempt.
+pub(crate) fn token_info_request() -> Request<Body> {
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = Uri::from_static(TOKEN_INFO);
+    let json = HeaderValue::from_static("application/json");
+    request.headers_mut().insert(header::ACCEPT, json);
+    request
 }
 
 /// Bounds of a caller's body.

@@ -124,6 +124,10 @@ impl Operation {
     }
 }
 
+/// The target of revgate's own calls about a token. Of the operations that only read and need no argument, it is the one that is
+/// about the token itself: any token may ask it, whereas `dev-users.self` answers for developers alone.
+pub const TOKEN_INFO: &str = "/auth-tokens.info";
+
 /// An operation's name in metrics, the log and spans: one that the table has, or "other", so that labels stay bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperationLabel(&'static str);

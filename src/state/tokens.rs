@@ -1,4 +1,4 @@
-//! The configured DevRev tokens: each as its header value, with its health.
+//! The configured DevRev tokens: each as its header value, with its health and the confirmation that is under way.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,13 +7,17 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, StatusCode};
+use http::HeaderValue;
+use tokio::{sync::watch, time::timeout};
 
 use super::Clock;
 use crate::{
     lock::Lock,
     plan::TokenValue,
-    policy::token_health::{Change, Evidence, Generation, Pass, TokenHealth, evidence},
+    policy::{
+        operation::OperationLabel,
+        token_health::{Change, Confirmation, Doubt, Finding, LOST_AFTER, Pass, TokenHealth},
+    },
     telemetry::metrics::Metrics,
 };
 
@@ -31,8 +35,21 @@ pub struct Token {
     name: Arc<str>,
     value: TokenValue,
     clock: Clock,
-    health: Lock<TokenHealth>,
+    known: Lock<Known>,
 }
+
+#[derive(Default)]
+struct Known {
+    health: TokenHealth,
+    /// Of the confirmation that was begun last.
+    result: Option<FindingReceiver>,
+}
+
+/// Holds the finding as soon as it is known.
+type FindingReceiver = watch::Receiver<Option<Finding>>;
+
+/// A new value has replaced the refused one already, so a retry may follow soon.
+pub(crate) const REPLACED: Duration = Duration::from_secs(1);
 
 impl Tokens {
     /// All of them count as good.
@@ -61,7 +78,7 @@ impl Tokens {
                     name: name.clone(),
                     value: value.clone(),
                     clock: self.clock,
-                    health: Lock::default(),
+                    known: Lock::default(),
                 })
             });
             (name.clone(), token)
@@ -82,11 +99,19 @@ impl Tokens {
         self.current.load().get(name)?.refused_for()
     }
 
-    /// Ends the pause of this token, because its file was written again with the same value: the next attempt is a probe.
+    /// Ends the pause of this token, because its file was written again with the same value: the next request may probe.
     pub fn end_pause(&self, name: &str) {
         if let Some(token) = self.current.load().get(name) {
-            token.health.lock().end_pause(self.clock.now());
+            token.known.lock().health.end_pause(self.clock.now());
         }
+    }
+
+    /// Whether this is still the value that attempts are sent with.
+    fn is_current(&self, token: &Arc<Token>) -> bool {
+        let tokens = self.current.load();
+        tokens
+            .get(&token.name)
+            .is_some_and(|current| Arc::ptr_eq(current, token))
     }
 }
 
@@ -95,6 +120,15 @@ impl Tokens {
 pub struct PlanTokens {
     tokens: Arc<Tokens>,
     planned: Arc<ByName>,
+}
+
+/// See [`Doubt`].
+pub enum Doubted {
+    /// Holds the time until a retry makes sense.
+    Refused(Duration),
+    Confirm(Confirming),
+    Wait(Outcome),
+    Settled,
 }
 
 impl PlanTokens {
@@ -106,47 +140,75 @@ impl PlanTokens {
         token.cloned()
     }
 
-    /// Whether this is still the current value.
-    pub fn is_current(&self, token: &Arc<Token>) -> bool {
-        let tokens = self.tokens.current.load();
-        tokens
-            .get(&token.name)
-            .is_some_and(|current| Arc::ptr_eq(current, token))
+    /// Whether this value has been replaced or removed.
+    pub fn is_replaced(&self, token: &Arc<Token>) -> bool {
+        !self.tokens.is_current(token)
     }
 
-    /// Applies what the answer to an attempt with this token says about it. Returns whether it refuses the token.
-    pub fn settle(&self, token: &Arc<Token>, generation: Generation, status: StatusCode) -> bool {
-        let evidence = evidence(status);
-        let change = {
-            let mut health = token.health.lock();
-            let change = health.settle(generation, evidence, self.tokens.clock.now());
-            // Set under the lock, so that changes by two workers reach the metric in order. The metric is about the current
-            // value, so a change of a replaced one is left out.
-            if let Some(change) = change.filter(|_| self.is_current(token)) {
-                let refused = change == Change::Refused;
-                self.tokens.metrics.token_refused(&token.name, refused);
-            }
-            change
-        };
-        let token = &*token.name;
-        match change {
-            Some(Change::Refused) => {
-                tracing::error!(
-                    token,
-                    "DevRev refused the token; callers get token_unavailable until a probe succeeds or the token changes"
-                );
-            }
-            Some(Change::Accepted) => tracing::info!(token, "DevRev accepts the token again"),
-            None => {}
+    /// The probe that the caller must make before its attempt with this token, if one is due. See [`TokenHealth::try_pass`].
+    ///
+    /// # Errors
+    /// The time until the next probe may go.
+    pub fn try_pass(&self, token: &Arc<Token>) -> Result<Option<Confirming>, Duration> {
+        let mut known = token.known.lock();
+        Ok(match known.health.try_pass(self.tokens.clock.now())? {
+            Pass::Free => None,
+            Pass::Probe(number) => Some(self.begin(&mut known, token, number, None)),
+        })
+    }
+
+    /// What follows from a 401 to an attempt of `operation` with this token. See [`TokenHealth::doubt`].
+    pub fn doubt(&self, token: &Arc<Token>, operation: OperationLabel) -> Doubted {
+        // A replaced value is not confirmed, because the next attempt uses the new one.
+        if self.is_replaced(token) {
+            return Doubted::Refused(REPLACED);
         }
-        evidence == Evidence::Refused
+        let mut known = token.known.lock();
+        match known.health.doubt(operation, self.tokens.clock.now()) {
+            Doubt::Refused => {
+                drop(known);
+                Doubted::Refused(self.retry_after(token))
+            }
+            Doubt::Confirm(number) => {
+                Doubted::Confirm(self.begin(&mut known, token, number, Some(operation)))
+            }
+            Doubt::Wait => match &known.result {
+                Some(result) => Doubted::Wait(Outcome(result.clone())),
+                None => Doubted::Settled,
+            },
+            Doubt::Settled => Doubted::Settled,
+        }
+    }
+
+    /// The time until a retry of a request makes sense that was refused because of this token.
+    pub fn retry_after(&self, token: &Arc<Token>) -> Duration {
+        let refused_for = token.refused_for().filter(|_| !self.is_replaced(token));
+        refused_for.unwrap_or(REPLACED)
+    }
+
+    fn begin(
+        &self,
+        known: &mut Known,
+        token: &Arc<Token>,
+        number: Confirmation,
+        operation: Option<OperationLabel>,
+    ) -> Confirming {
+        let (sender, result) = watch::channel(None);
+        known.result = Some(result);
+        Confirming {
+            tokens: self.tokens.clone(),
+            token: token.clone(),
+            number,
+            operation,
+            result: sender,
+        }
     }
 }
 
 impl Token {
     /// See [`Tokens::refused_for`].
     pub fn refused_for(&self) -> Option<Duration> {
-        self.health.lock().probe_in(self.clock.now())
+        self.known.lock().health.refused_for(self.clock.now())
     }
 
     /// `Bearer TOKEN`, marked sensitive.
@@ -154,24 +216,104 @@ impl Token {
         self.value.header().clone()
     }
 
-    /// See [`TokenHealth::try_pass`].
-    ///
-    /// # Errors
-    /// The time until the next probe may go.
-    pub fn try_pass(&self) -> Result<Pass, Duration> {
-        self.health.lock().try_pass(self.clock.now())
-    }
-
-    /// See [`TokenHealth::release_probe`].
-    pub fn release_probe(&self, probe: u64) {
-        self.health.lock().release_probe(probe);
-    }
-
     /// See [`TokenHealth::try_send`].
     ///
     /// # Errors
     /// The time until the next probe may go.
-    pub fn try_send(&self, probe: Option<u64>) -> Result<Generation, Duration> {
-        self.health.lock().try_send(probe, self.clock.now())
+    pub fn try_send(&self) -> Result<(), Duration> {
+        self.known.lock().health.try_send(self.clock.now())
+    }
+}
+
+/// A confirmation that must be made. If it is dropped without a result, the next one may begin at once, and all who wait for it learn
+/// that nothing is known.
+pub struct Confirming {
+    tokens: Arc<Tokens>,
+    token: Arc<Token>,
+    number: Confirmation,
+    /// The operation whose 401 asked for it; `None` if it is a probe.
+    operation: Option<OperationLabel>,
+    result: watch::Sender<Option<Finding>>,
+}
+
+impl Confirming {
+    pub fn token(&self) -> &Arc<Token> {
+        &self.token
+    }
+
+    /// For those who wait for the result.
+    pub fn outcome(&self) -> Outcome {
+        Outcome(self.result.subscribe())
+    }
+
+    /// Applies the result and tells it to all who wait for it. `request_id` is that of the call.
+    pub fn settle(self, finding: Finding, request_id: &str) {
+        let Tokens { clock, metrics, .. } = &*self.tokens;
+        metrics.token_confirmation(finding);
+        let change = {
+            let mut known = self.token.known.lock();
+            let change = known.health.settle(self.number, finding, clock.now());
+            // Set under the lock, so that changes by two workers reach the metric in order. The metric is about the current
+            // value, so a change of a replaced one is left out.
+            if let Some(change) = change.filter(|_| self.tokens.is_current(&self.token)) {
+                metrics.token_refused(&self.token.name, change == Change::Refused);
+            }
+            change
+        };
+        self.log(change, finding, request_id);
+        self.result.send_replace(Some(finding));
+    }
+
+    /// At most one line for each confirmation, however many callers get a 401.
+    fn log(&self, change: Option<Change>, finding: Finding, request_id: &str) {
+        let token = &*self.token.name;
+        let operation = self.operation.map(OperationLabel::label);
+        match (change, finding) {
+            (Some(Change::Refused), _) => tracing::error!(
+                token,
+                operation,
+                request_id,
+                "DevRev refused the token, and a call of revgate's own confirmed it; callers get token_unavailable until a probe \
+                 succeeds or the token changes"
+            ),
+            (Some(Change::Accepted), _) => {
+                tracing::info!(token, request_id, "DevRev accepts the token again");
+            }
+            (None, Finding::Good) => tracing::info!(
+                token,
+                operation,
+                request_id,
+                "DevRev answered an operation with 401 but accepts the token; callers get that answer"
+            ),
+            (None, Finding::Unknown) => tracing::info!(
+                token,
+                operation,
+                request_id,
+                "DevRev did not say whether it accepts the token"
+            ),
+            (None, Finding::Refused) => {
+                tracing::debug!(token, request_id, "DevRev still refuses the token");
+            }
+        }
+    }
+}
+
+impl Drop for Confirming {
+    fn drop(&mut self) {
+        // Changes nothing after a result.
+        self.token.known.lock().health.abandon(self.number);
+    }
+}
+
+/// The result of a confirmation, when it is there.
+pub struct Outcome(FindingReceiver);
+
+impl Outcome {
+    /// Waits for it, no longer than until it counts as lost.
+    pub async fn finding(mut self) -> Finding {
+        let result = timeout(LOST_AFTER, self.0.wait_for(Option::is_some)).await;
+        // Without a result the confirmation was dropped or lost.
+        let finding = result.ok().and_then(|result| *result.ok()?);
+        finding.unwrap_or(Finding::Unknown)
     }
 }

@@ -25,6 +25,7 @@ use crate::{
         operation::{Class, OperationLabel},
         retry::Reason,
         rewrite::Unreadable,
+        token_health::Finding,
     },
 };
 
@@ -44,6 +45,7 @@ label_values!(
     AuthFailure,
     Class,
     Code,
+    Finding,
     HandshakeFailure,
     Introspection,
     KeyFetch,
@@ -102,6 +104,7 @@ labels! {
     ByField { caller: Name, operation: OperationLabel, field: Name }
     ByUnreadable { reason: Unreadable }
     ByToken { token: Name }
+    ByFinding { result: Finding }
     ByKeyFetch { result: KeyFetch }
     ByIntrospection { result: Introspection }
     ByReload { result: ReloadResult }
@@ -162,6 +165,8 @@ metrics! {
         "token_expiry_timestamp_seconds", "Time at which a DevRev token expires, as the token says, in Unix time seconds";
     token_refused: Family<ByToken, Gauge> = Family::default(),
         "token_refused", "1 while DevRev refuses the token and revgate only probes with it, else 0";
+    token_confirmations: Family<ByFinding, Counter> = Family::default(),
+        "token_confirmations", "Number of calls of revgate's own that asked DevRev whether it accepts a token: after a 401 to a caller, or as a probe";
     reloads: Family<ByReload, Counter> = Family::default(),
         "config_reloads", "Number of reloads of the configuration";
     introspections: Family<ByIntrospection, Counter> = Family::default(),
@@ -311,6 +316,10 @@ impl Metrics {
             .set(i64::from(refused));
     }
 
+    pub fn token_confirmation(&self, result: Finding) {
+        count(&self.token_confirmations, ByFinding { result });
+    }
+
     /// Removes the series of a token that has left the file.
     pub fn forget_token(&self, token: &Name) {
         let label = ByToken::new(token);
@@ -401,6 +410,7 @@ mod tests {
         m.rewrite_skipped(Unreadable::Coding);
         m.token_expiry(&a, Some(1.0));
         m.token_refused(&a, true);
+        m.token_confirmation(Finding::Good);
         m.config_reload(ReloadResult::Applied);
         m.in_flight(1);
         m.connections(1);
@@ -429,6 +439,7 @@ mod tests {
             r#"revgate_rewrite_skipped_total{reason="content_encoding"} 1"#,
             r#"revgate_token_expiry_timestamp_seconds{token="a"} 1"#,
             r#"revgate_token_refused{token="a"} 1"#,
+            r#"revgate_token_confirmations_total{result="good"} 1"#,
             r#"revgate_config_reloads_total{result="applied"} 1"#,
             "revgate_in_flight 1",
             "revgate_connections 1",

@@ -13,6 +13,7 @@ use revgate::{
         operation::{Class, Operation},
         retry::Reason,
         rewrite::Unreadable,
+        token_health::Finding,
     },
     telemetry::{
         labels::{AttemptOutcome, ReloadResult, Source, WaitReason},
@@ -56,6 +57,7 @@ fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     m.rewrite_skipped(Unreadable::Coding);
     m.token_expiry(&a, Some(1.0));
     m.token_refused(&a, true);
+    m.token_confirmation(Finding::Good);
     m.config_reload(ReloadResult::Applied);
     let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in m.encode().lines().filter(|line| !line.starts_with('#')) {

@@ -28,6 +28,7 @@ mod signer;
 mod status;
 mod tls;
 mod token;
+mod token_health;
 mod traces;
 mod trial;
 mod unix;

@@ -102,7 +102,7 @@ impl Three {
         let folder = tempfile::tempdir().expect("a folder");
         let mut text = format!(
             "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
-             [upstream]\nurl = \"http://{}\"\n[defaults]\nrate = \"100000/s\"\nburst = 100000\nmax_wait = \"0s\"\n",
+             [upstream]\nurl = \"http://{}\"\n[defaults]\nrate = \"100000/s\"\nburst = 100000\nmax_wait = \"5s\"\n",
             devrev.start().await
         );
         for name in NAMES {
@@ -173,7 +173,9 @@ async fn a_refused_token_is_left_alone_until_it_changes() {
     let rig = Three::new().await;
     rig.devrev.says("value-of-one", "401 Unauthorized");
     assert_eq!(is_unavailable(&rig.call("one").await), 5);
-    assert_eq!(rig.devrev.taken().len(), 1);
+    let sent = ["/works.list", "/auth-tokens.info"];
+    let sent = sent.map(|target| ("value-of-one".to_owned(), target.to_owned()));
+    assert_eq!(rig.devrev.taken(), sent, "the call and its confirmation");
     for _ in 0..20 {
         assert!((1..=5).contains(&is_unavailable(&rig.call("one").await)));
     }
@@ -228,7 +230,8 @@ async fn a_probe_brings_a_token_back_by_itself() {
     assert_eq!(rig.call("one").await.status, 200, "the time was true");
     assert!(start.elapsed() < PATIENCE);
     assert_eq!(rig.call("one").await.status, 200);
-    assert_eq!(rig.devrev.taken().len(), 2);
+    let seen: Vec<_> = rig.devrev.taken().into_iter().map(|call| call.1).collect();
+    assert_eq!(seen, ["/auth-tokens.info", "/works.list", "/works.list"]);
 }
 
 #[tokio::test]

@@ -9,11 +9,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{Request, Response, StatusCode, header::ACCEPT};
+use http::{Request, Response, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tower::{ServiceExt, util::BoxCloneSyncService};
 
 use super::{
+    super::token_info_request,
     Identified,
     devrev_token::{caller, caller_token, check_shape, header_of, identity},
 };
@@ -24,7 +25,7 @@ use crate::{
     policy::{
         feedback::{self, Feedback},
         introspect::{Lookup, Outcome, user_of},
-        operation::Operation,
+        operation::{Operation, TOKEN_INFO},
     },
     record::Record,
     state::{
@@ -55,8 +56,6 @@ pub(crate) struct Introspector {
     pub quota: QuotaRules,
     pub metrics: Arc<Metrics>,
 }
-
-const PATH: &str = "/auth-tokens.info";
 
 /// How long a request with a stale result waits for a new one before it goes on with the stale one.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -276,17 +275,14 @@ fn introspection_request(
     requester: &Requester,
     deadline: Instant,
 ) -> Request<Body> {
-    let mut request = Request::new(Body::empty());
-    *request.uri_mut() = http::Uri::from_static(PATH);
-    let json = http::HeaderValue::from_static("application/json");
-    request.headers_mut().insert(ACCEPT, json);
+    let mut request = token_info_request();
     let extensions = request.extensions_mut();
     if let Some(id) = &requester.id {
         extensions.insert(id.clone());
     }
     extensions.insert(requester.record.clone());
     extensions.insert(requester.place.clone());
-    extensions.insert(Operation::from_path(PATH));
+    extensions.insert(Operation::from_path(TOKEN_INFO));
     extensions.insert(caller(template, group.clone()));
     extensions.insert(unknown.caller_token.clone());
     extensions.insert(ArrivedAt(requester.arrived));

@@ -1,8 +1,11 @@
 //! Adds the DevRev token to each attempt, so that a rotated token is used. Below `headers`, so that a caller's `Connection` field
 //! cannot have it stripped.
 //!
-//! The answer says whether DevRev accepts the token. `token_gate`, further up, refuses attempts with a refused one.
+//! `token_gate`, further up, refuses attempts with a token that DevRev refuses, and has a 401 to an attempt confirmed. Both layers
+//! speak of one value of a token.
 
+mod confirmation;
+mod held_answer;
 #[cfg(test)]
 mod tests;
 pub(crate) mod token_gate;
@@ -13,18 +16,32 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, header::AUTHORIZATION};
+use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
 use tower::Service;
 
-use self::token_gate::Probing;
 use super::BoxFuture;
 use crate::{
     body::Body,
     error::Error,
-    policy::{operation::Operation, token_health::FIRST_PAUSE},
-    state::tokens::PlanTokens,
-    types::{Caller, CallerToken, TokenRefused},
+    policy::{
+        operation::{Operation, OperationLabel},
+        token_health::FIRST_PAUSE,
+    },
+    state::tokens::{PlanTokens, Token},
+    types::{Caller, CallerToken},
 };
+
+/// On a confirmation: the value that it is about. It is sent with that value whatever is known of it.
+#[derive(Clone)]
+struct Confirms(Arc<Token>);
+
+/// On a 401 to an attempt with an injected token: what must be known to have it confirmed.
+#[derive(Clone)]
+struct Unauthorized {
+    token: Arc<Token>,
+    caller: Arc<Caller>,
+    operation: OperationLabel,
+}
 
 /// See the module.
 #[derive(Clone)]
@@ -40,9 +57,6 @@ impl<S> Credential<S> {
     }
 }
 
-/// A new value has replaced the refused one already, so a retry may follow soon.
-const REPLACED: Duration = Duration::from_secs(1);
-
 impl<S> Service<Request<Body>> for Credential<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
@@ -57,61 +71,65 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> BoxFuture {
-        let extensions = request.extensions();
-        let takes_credential = extensions
-            .get::<Operation>()
-            .is_some_and(Operation::takes_credential);
-        let caller_token = extensions.get::<CallerToken>().cloned();
-        let name = injected(&request).cloned();
-        let probing = extensions.get::<Probing>().cloned();
         request.headers_mut().remove(AUTHORIZATION);
-        if !takes_credential {
-            return Box::pin(self.inner.call(request));
-        }
-        if let Some(caller_token) = caller_token {
-            // A 401 for it is passed to the caller: only the caller can replace it.
-            let headers = request.headers_mut();
-            headers.insert(AUTHORIZATION, caller_token.header);
-            return Box::pin(self.inner.call(request));
-        }
-        let tokens = self.tokens.clone();
-        let Some(token) = name.and_then(|name| tokens.get(&name)) else {
-            return refused(FIRST_PAUSE);
+        let credential = self.credential(&request);
+        let (header, injected) = match credential {
+            Ok(Credentials::None) => return Box::pin(self.inner.call(request)),
+            Ok(Credentials::Own(header)) => (header, None),
+            Ok(Credentials::Injected(injected)) => (injected.token.header(), Some(injected)),
+            Err(retry_after) => {
+                return Box::pin(std::future::ready(Err(Error::TokenUnavailable {
+                    retry_after,
+                })));
+            }
         };
-        let probe = probing
-            .filter(|probing| Arc::ptr_eq(&probing.token, &token))
-            .map(|probing| probing.number);
-        let generation = match token.try_send(probe) {
-            Ok(generation) => generation,
-            Err(retry_after) => return refused(retry_after),
-        };
-        request.headers_mut().insert(AUTHORIZATION, token.header());
+        request.headers_mut().insert(AUTHORIZATION, header);
         let below = self.inner.call(request);
+        let Some(injected) = injected else {
+            return Box::pin(below);
+        };
         Box::pin(async move {
             let mut response = below.await?;
-            // The caller's own credential is good, so a 401 would make its owner look for the fault in the wrong place.
-            if tokens.settle(&token, generation, response.status()) {
-                let still_refused = token.refused_for().filter(|_| tokens.is_current(&token));
-                let retry_after = still_refused.unwrap_or(REPLACED);
-                response.extensions_mut().insert(TokenRefused(retry_after));
+            if response.status() == StatusCode::UNAUTHORIZED {
+                response.extensions_mut().insert::<Unauthorized>(injected);
             }
             Ok(response)
         })
     }
 }
 
-/// The name of the configured token that is injected into this request, if one is.
-fn injected(request: &Request<Body>) -> Option<&Arc<str>> {
-    let extensions = request.extensions();
-    let operation = extensions.get::<Operation>()?;
-    if !operation.takes_credential() || extensions.get::<CallerToken>().is_some() {
-        return None;
-    }
-    extensions.get::<Arc<Caller>>()?.token.as_ref()
+/// What an attempt is sent with.
+enum Credentials {
+    None,
+    /// A 401 says nothing about a configured token: it is passed to the caller, who alone can replace a token of its own. A
+    /// confirmation, too, takes its answer as it is.
+    Own(HeaderValue),
+    Injected(Unauthorized),
 }
 
-fn refused(retry_after: Duration) -> BoxFuture {
-    Box::pin(std::future::ready(Err(Error::TokenUnavailable {
-        retry_after,
-    })))
+impl<S> Credential<S> {
+    /// # Errors
+    /// The time until a retry makes sense: there is no token, or DevRev refuses it.
+    fn credential(&self, request: &Request<Body>) -> Result<Credentials, Duration> {
+        let extensions = request.extensions();
+        if let Some(Confirms(token)) = extensions.get::<Confirms>() {
+            return Ok(Credentials::Own(token.header()));
+        }
+        let operation = extensions.get::<Operation>();
+        let Some(operation) = operation.filter(|operation| operation.takes_credential()) else {
+            return Ok(Credentials::None);
+        };
+        if let Some(caller_token) = extensions.get::<CallerToken>() {
+            return Ok(Credentials::Own(caller_token.header.clone()));
+        }
+        let caller = extensions.get::<Arc<Caller>>().ok_or(FIRST_PAUSE)?;
+        let name = caller.token.as_ref().ok_or(FIRST_PAUSE)?;
+        let token = self.tokens.get(name).ok_or(FIRST_PAUSE)?;
+        token.try_send()?;
+        Ok(Credentials::Injected(Unauthorized {
+            token,
+            caller: caller.clone(),
+            operation: operation.label(),
+        }))
+    }
 }

@@ -1,118 +1,223 @@
-//! Refuses attempts with a token that DevRev refuses, before they cost quota. One at a time passes, as the probe.
+//! Refuses attempts with a token that DevRev refuses, before they cost quota, and has a 401 confirmed before a token counts as refused.
+//!
+//! A 401 to an attempt waits for its confirmation. While the token is refused, the request that finds a probe due starts it, waits for
+//! its result and goes on if DevRev accepts the token. Others are refused meanwhile, so that requests with a refused
+//! token do not fill the places in flight. The first one after a good result passes.
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
+use tokio::time::{Instant, timeout_at};
 use tower::Service;
 
-use super::{super::Either, injected};
+use super::{
+    super::{BoxFuture, Either},
+    Unauthorized, confirmation,
+    held_answer::HeldAnswer,
+};
 use crate::{
     body::Body,
     error::Error,
-    policy::token_health::{FIRST_PAUSE, Pass},
-    state::tokens::{PlanTokens, Token},
+    policy::{
+        operation::Operation,
+        token_health::{FIRST_PAUSE, Finding},
+    },
+    state::tokens::{Confirming, Doubted, PlanTokens},
+    types::{Caller, CallerToken, Deadline},
 };
 
 /// See the module.
 #[derive(Clone)]
 pub(crate) struct TokenGate<S> {
     inner: S,
+    gate: Arc<Gate<S>>,
+}
+
+/// What the attempts of one worker share.
+struct Gate<S> {
+    /// Where confirmations are sent.
+    below: S,
     tokens: PlanTokens,
 }
 
-impl<S> TokenGate<S> {
+impl<S: Clone> TokenGate<S> {
     pub(crate) fn new(inner: S, tokens: PlanTokens) -> Self {
-        TokenGate { inner, tokens }
+        let below = inner.clone();
+        TokenGate {
+            inner,
+            gate: Arc::new(Gate { below, tokens }),
+        }
     }
 }
 
 impl<S> Service<Request<Body>> for TokenGate<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
 {
     type Response = Response<Body>;
     type Error = Error;
-    type Future = Either<Passed<S::Future>>;
+    type Future = Either<Passed<S, S::Future>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let probe = match self.pass(&request) {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let gate = self.gate.clone();
+        let probe = match gate.pass(&request) {
             Ok(probe) => probe,
             Err(error) => return Either::refused(error),
         };
-        if let Some(Probe { token, number }) = &probe {
-            request.extensions_mut().insert(Probing {
-                token: token.clone(),
-                number: *number,
+        let Some((confirming, caller)) = probe else {
+            return Either::inner(Passed {
+                below: self.inner.call(request),
+                gate,
+                confirming: None,
             });
-        }
-        Either::inner(Passed {
-            below: self.inner.call(request),
-            probe,
-        })
+        };
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let deadline = request.extensions().get::<Deadline>().copied();
+        Either::boxed(Box::pin(async move {
+            let deadline = deadline.map_or_else(Instant::now, |Deadline(at)| at);
+            gate.probe(confirming, &caller, deadline).await?;
+            let passed = Passed {
+                below: inner.call(request),
+                gate,
+                confirming: None,
+            };
+            passed.await
+        }))
     }
 }
 
-impl<S> TokenGate<S> {
-    fn pass(&self, request: &Request<Body>) -> Result<Option<Probe>, Error> {
-        let Some(name) = injected(request) else {
+impl<S> Gate<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    /// The probe that must be made before this attempt, if one is due.
+    fn pass(&self, request: &Request<Body>) -> Result<Option<(Confirming, Arc<Caller>)>, Error> {
+        let extensions = request.extensions();
+        let operation = extensions.get::<Operation>();
+        let injects = operation.is_some_and(Operation::takes_credential)
+            && extensions.get::<CallerToken>().is_none();
+        let caller = extensions.get::<Arc<Caller>>().filter(|_| injects);
+        let Some((caller, name)) = caller.and_then(|caller| Some((caller, caller.token.as_ref()?)))
+        else {
             return Ok(None);
         };
         let token = self.tokens.get(name).ok_or(Error::TokenUnavailable {
             retry_after: FIRST_PAUSE,
         })?;
-        match token.try_pass() {
-            Ok(Pass::Free) => Ok(None),
-            Ok(Pass::Probe(number)) => Ok(Some(Probe { token, number })),
+        match self.tokens.try_pass(&token) {
+            Ok(probe) => Ok(probe.map(|confirming| (confirming, caller.clone()))),
             Err(retry_after) => Err(Error::TokenUnavailable { retry_after }),
         }
     }
-}
 
-/// An extension for the credential layer: this attempt is the probe of that value of the token, and of no other.
-#[derive(Clone)]
-pub(super) struct Probing {
-    pub token: Arc<Token>,
-    pub number: u64,
-}
+    /// Makes the probe that is due, and waits for its result until `deadline`.
+    async fn probe(
+        &self,
+        confirming: Confirming,
+        caller: &Caller,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let (token, outcome) = (confirming.token().clone(), confirming.outcome());
+        confirmation::start(self.below.clone(), confirming, caller);
+        let finding = timeout_at(deadline, outcome.finding()).await;
+        // A new value has come meanwhile, and this probe says nothing about it.
+        if finding == Ok(Finding::Good) || self.tokens.is_replaced(&token) {
+            return Ok(());
+        }
+        Err(Error::TokenUnavailable {
+            retry_after: self.tokens.retry_after(&token),
+        })
+    }
 
-/// Releases the probe when it is dropped: its attempt has ended, or its caller went away.
-struct Probe {
-    token: Arc<Token>,
-    number: u64,
-}
-
-impl Drop for Probe {
-    fn drop(&mut self) {
-        self.token.release_probe(self.number);
+    /// Finds out what a 401 means: it is the caller's if DevRev does not refuse the token.
+    async fn confirm(
+        self: Arc<Self>,
+        response: Response<Body>,
+        unauthorized: Unauthorized,
+    ) -> Result<Response<Body>, Error> {
+        let Unauthorized {
+            token,
+            caller,
+            operation,
+        } = unauthorized;
+        let outcome = match self.tokens.doubt(&token, operation) {
+            Doubted::Settled => return Ok(response),
+            Doubted::Refused(retry_after) => return Err(Error::TokenRefused { retry_after }),
+            Doubted::Wait(outcome) => outcome,
+            Doubted::Confirm(confirming) => {
+                let outcome = confirming.outcome();
+                confirmation::start(self.below.clone(), confirming, &caller);
+                outcome
+            }
+        };
+        let mut held = HeldAnswer::new(response);
+        let mut outcome = pin!(outcome.finding());
+        let finding = tokio::select! {
+            finding = &mut outcome => finding,
+            () = held.take_in() => outcome.await,
+        };
+        match finding {
+            Finding::Refused => Err(Error::TokenRefused {
+                retry_after: self.tokens.retry_after(&token),
+            }),
+            Finding::Good | Finding::Unknown => Ok(held.into_response()),
+        }
     }
 }
 
 pin_project! {
     /// An attempt that passed the gate.
-    pub struct Passed<F> {
+    pub struct Passed<S, F> {
         #[pin]
         below: F,
-        probe: Option<Probe>,
+        gate: Arc<Gate<S>>,
+        confirming: Option<BoxFuture>,
     }
 }
 
-impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Passed<F> {
+impl<S, F> Future for Passed<S, F>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+    F: Future<Output = Result<Response<Body>, Error>>,
+{
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let result = ready!(this.below.poll(cx));
-        this.probe.take();
-        Poll::Ready(result)
+        if let Some(confirming) = this.confirming {
+            return confirming.as_mut().poll(cx);
+        }
+        let mut response = match ready!(this.below.poll(cx)) {
+            Ok(response) => response,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        // The quota has learnt from this answer by now.
+        match response.extensions_mut().remove::<Unauthorized>() {
+            None => Poll::Ready(Ok(response)),
+            Some(unauthorized) => {
+                let confirming = this.gate.clone().confirm(response, unauthorized);
+                this.confirming
+                    .insert(Box::pin(confirming))
+                    .as_mut()
+                    .poll(cx)
+            }
+        }
     }
 }

@@ -32,7 +32,7 @@ use crate::{
         quota::{Group, Groups, Permit, WaitRequest},
     },
     telemetry::{labels::WaitReason, metrics::Metrics},
-    types::{ArrivedAt, Caller, Deadline, QuotaRules, RetryAfter, TokenRefused},
+    types::{ArrivedAt, Caller, Deadline, QuotaRules, RetryAfter},
     wall_clock,
 };
 
@@ -98,14 +98,7 @@ where
                     params
                         .metrics
                         .upstream_duration(class, start.elapsed().as_secs_f64());
-                    let response = params.learn(&group, permit, response).await;
-                    match response.extensions().get::<TokenRefused>() {
-                        // The group has learnt from this answer by now.
-                        Some(refused) => Err(Error::TokenRefused {
-                            retry_after: refused.0,
-                        }),
-                        None => Ok(response),
-                    }
+                    Ok(params.learn(&group, permit, response).await)
                 }
                 Err(error) => {
                     permit.settle(failed(&error));

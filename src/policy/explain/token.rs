@@ -19,7 +19,7 @@ impl Steps<'_> {
         let step = step("gate", facts);
         Some(if left.is_zero() {
             step.passes(format!(
-                "DevRev refused the token {token}; this request may probe it"
+                "DevRev refused the token {token}; this request starts a probe and goes on if DevRev accepts the token"
             ))
         } else {
             let says = format!("DevRev refused the token {token}; the next probe is in {left:?}");

@@ -27,7 +27,7 @@ pub(super) fn view(config: &Config, state: &State) -> Value {
     Value::Object(views.collect())
 }
 
-/// Not ready while every token is refused. Ready again as soon as one may be probed: only a request can be the probe.
+/// Not ready while every token is refused. Ready again as soon as one may be probed: only a request starts the probe.
 pub(super) fn unready(config: &Config, state: &State) -> Vec<String> {
     if config.auth.mode != AuthMode::Inject {
         return Vec::new();
