@@ -20,18 +20,19 @@ pub(crate) mod telemetry;
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use pin_project_lite::pin_project;
 use tokio::time::timeout;
 
 use crate::{
     body::{Body, Fault, InboundFault, ReadAhead, read_up_to},
     error::Error,
-    policy::retry::AttemptEnd,
+    policy::{operation::Operation, retry::AttemptEnd},
     record::Record,
     telemetry::metrics::Metrics,
     types::{Caller, RetryAfter},
@@ -86,6 +87,16 @@ pub(crate) fn record<B>(request: &Request<B>) -> Record {
         .get::<Record>()
         .cloned()
         .unwrap_or_default()
+}
+
+/// The group whose quota an attempt takes; see [`Caller::quota_group`].
+///
+/// # Errors
+/// If no layer above has identified the caller.
+pub(crate) fn quota_group(extensions: &Extensions) -> Result<Option<&Arc<str>>, Error> {
+    let caller = extensions.get::<Arc<Caller>>().ok_or(Error::Internal)?;
+    let operation = extensions.get::<Operation>().ok_or(Error::Internal)?;
+    Ok(caller.quota_group(operation))
 }
 
 /// Refuses a request that breaks a rule of its caller. While the rules are not enforced, it counts the refusal and lets the request

@@ -109,7 +109,8 @@ impl Operation {
         matches!(self.0, Name::Known(row) if row.1.beta)
     }
 
-    /// Whether the DevRev token is added to the call.
+    /// Whether the call carries a DevRev token. One that does not takes no quota; see
+    /// [`Caller::quota_group`](crate::types::Caller::quota_group).
     pub fn takes_credential(&self) -> bool {
         self.name() != CALLBACK
     }

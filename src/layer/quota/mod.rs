@@ -1,4 +1,6 @@
-//! Every attempt needs a permit of its quota group, and every answer updates the group.
+//! Every attempt with a token needs a permit of the token's quota group, and every answer to it updates the group.
+//!
+//! An attempt without a token has no group; see [`Caller::quota_group`]. It goes through, and only its retry-after is read.
 //!
 //! The groups and their queues are in `state::quota`.
 
@@ -16,7 +18,7 @@ use tokio::time::Instant;
 use tower::Service;
 
 use self::peek::peek;
-use super::{BoxFuture, record};
+use super::{BoxFuture, quota_group, record};
 use crate::{
     body::Body,
     error::Error,
@@ -77,29 +79,34 @@ where
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let params = self.params.clone();
         Box::pin(async move {
-            let group = match request.extensions().get::<Arc<Caller>>() {
-                Some(caller) => params.groups.get(&caller.group),
-                None => return Err(Error::Internal),
-            };
-            let mut permit = match group.try_permit(&params.rules) {
-                Ok(permit) => permit,
-                Err(reason) => {
-                    let wait_request = wait_request(&request, params.rules)?;
-                    params
-                        .wait(&group, reason, wait_request, record(&request))
-                        .await?
+            // `None` for an attempt without a group.
+            let mut permit = match quota_group(request.extensions())? {
+                Some(name) => {
+                    let group = params.groups.get(name);
+                    Some(match group.try_permit(&params.rules) {
+                        Ok(permit) => permit,
+                        Err(reason) => {
+                            let wait_request = wait_request(&request, params.rules)?;
+                            params
+                                .wait(&group, reason, wait_request, record(&request))
+                                .await?
+                        }
+                    })
                 }
+                None => None,
             };
             let class = class(&request);
             let start = Instant::now();
-            permit.sent();
+            if let Some(permit) = &mut permit {
+                permit.sent();
+            }
             let result = inner.call(request).await;
             match result {
                 Ok(response) => {
                     params
                         .metrics
                         .upstream_duration(class, start.elapsed().as_secs_f64());
-                    let response = params.learn(&group, permit, response).await;
+                    let response = params.learn(permit, response).await;
                     match response.extensions().get::<TokenRefused>() {
                         // The group has learnt from this answer by now.
                         Some(refused) => Err(Error::TokenRefused {
@@ -109,7 +116,9 @@ where
                     }
                 }
                 Err(error) => {
-                    permit.settle(failed(&error));
+                    if let Some(permit) = permit {
+                        permit.settle(failed(&error));
+                    }
                     Err(error)
                 }
             }
@@ -169,12 +178,8 @@ impl QuotaParams {
         result
     }
 
-    async fn learn(
-        &self,
-        group: &Arc<Group>,
-        permit: Permit,
-        response: Response<Body>,
-    ) -> Response<Body> {
+    /// Reads how long upstream says to wait, and tells the group, if there is one, what the answer reports.
+    async fn learn(&self, permit: Option<Permit>, response: Response<Body>) -> Response<Body> {
         let (status, arrived) = (response.status(), Instant::now());
         let throttled = status == StatusCode::TOO_MANY_REQUESTS;
         let read = |response: &Response<Body>, text: Option<&[u8]>| {
@@ -185,8 +190,8 @@ impl QuotaParams {
         let mut response = response;
         if throttled || status == StatusCode::SERVICE_UNAVAILABLE {
             // Pause before the body arrives, which may name a longer time.
-            if let Some(retry_after) = feedback.retry_after {
-                group.pause(retry_after);
+            if let (Some(retry_after), Some(permit)) = (feedback.retry_after, &permit) {
+                permit.pause(retry_after);
             }
             let (whole, text) = peek(response).await;
             feedback = read(&whole, text.as_deref());
@@ -199,10 +204,12 @@ impl QuotaParams {
         if let Some(retry_after) = feedback.retry_after {
             response.extensions_mut().insert(RetryAfter(retry_after));
         }
-        permit.settle(Settlement::Answered {
-            feedback,
-            throttled,
-        });
+        if let Some(permit) = permit {
+            permit.settle(Settlement::Answered {
+                feedback,
+                throttled,
+            });
+        }
         response
     }
 }

@@ -214,6 +214,8 @@ fn request(caller: &str, weight: u32, max_wait: Duration) -> Request<Body> {
     let mut request = Request::new(Body::empty());
     let now = Instant::now();
     request.extensions_mut().insert(Arc::new(caller));
+    let operation = Operation::from_path("/works.list");
+    request.extensions_mut().insert(operation);
     request.extensions_mut().insert(ArrivedAt(now));
     request.extensions_mut().insert(Deadline(now + max_wait));
     request
@@ -780,4 +782,65 @@ async fn batch_is_served_beside_interactive_callers_that_never_stop() {
         }
         assert_eq!(status(rig.call("batch", SECOND * 30)).await.unwrap(), 200);
     }
+}
+
+/// An answer with this status and these fields.
+fn answer(status: u16, fields: &[(&'static str, &'static str)]) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    for (name, value) in fields {
+        response.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    response
+}
+
+/// A call of this operation.
+fn call_of(operation: &str, caller: &str, max_wait: Duration) -> Request<Body> {
+    let mut request = request(caller, 1, max_wait);
+    let operation = Operation::from_path(operation);
+    request.extensions_mut().insert(operation);
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_without_a_token_teaches_no_group_anything_and_waits_for_none() {
+    const SPENT: [(&str, &str); 3] = [
+        ("x-ratelimit-limit", "20"),
+        ("x-ratelimit-remaining", "0"),
+        ("x-ratelimit-reset", "4000000000"),
+    ];
+    let callback = |max_wait| call_of("/keyrings.authorize", "a", max_wait);
+    for (status, fields, retry_after) in [
+        (200, &SPENT[..], None),
+        (429, &[("retry-after", "300")][..], Some(300)),
+        (429, &[][..], None),
+        (503, &[("retry-after", "20")][..], Some(20)),
+    ] {
+        let rig = Rig::new(8, plenty());
+        let upstream = service_fn(move |_| std::future::ready(Ok(answer(status, fields))));
+        for _ in 0..30 {
+            let quota = Quota::new(upstream, rig.params.clone());
+            let response = quota.oneshot(callback(MINUTE)).await.unwrap();
+            assert_eq!(response.status(), status);
+            let named = response.extensions().get().map(|RetryAfter(time)| *time);
+            assert_eq!(named.map(|time| time.as_secs()), retry_after);
+        }
+        assert_eq!(rig.groups.view()["main"]["throttled"], 0);
+        assert_eq!(
+            rig.view(),
+            Rig::new(8, plenty()).view(),
+            "nothing is learnt"
+        );
+        let start = Instant::now();
+        rig.serves("b").await;
+        assert!(start.elapsed() < SECOND, "{status}: {:?}", start.elapsed());
+    }
+    // Nor does it wait for a group that is paused or spent.
+    let rig = Rig::new(8, Upstream::new(1, MINUTE * 5));
+    rig.spend(1).await;
+    rig.pause(SECOND * 30);
+    let upstream = service_fn(|_| std::future::ready(Ok(answer(200, &[]))));
+    let quota = Quota::new(upstream, rig.params.clone());
+    let response = quota.oneshot(callback(Duration::ZERO)).await.unwrap();
+    assert_eq!(response.status(), 200);
 }

@@ -1,6 +1,6 @@
 //! Permission to send one attempt.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::group::Group;
 use crate::{
@@ -30,6 +30,11 @@ impl Permit {
     /// Marks the attempt as sent: from here on DevRev may count it.
     pub(crate) fn sent(&mut self) {
         self.sent = true;
+    }
+
+    /// Pauses the group for this long, before the attempt is settled.
+    pub(crate) fn pause(&self, time: Duration) {
+        self.group.pause(time);
     }
 
     pub(crate) fn settle(mut self, settlement: Settlement) {
