@@ -11,8 +11,9 @@
 //! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate` | `rescue`, `authenticate`, `headers` |
 //! | [`Record`](crate::record::Record) | `telemetry`, `authenticate` | `rescue`, `protocol`, `authenticate`, `authorize`, `rate_limit`, `rewrite`, `retry`, `quota`, `attempt` |
 //! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
-//! | [`Caller`](crate::types::Caller) | `authenticate` | `authorize`, `rate_limit`, `credential`, `quota` |
+//! | [`Caller`](crate::types::Caller) | `authenticate` | `authorize`, `rate_limit`, `retry`, `credential`, `quota` |
 //! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
+//! | [`UnknownUser`](crate::types::UnknownUser) | `authenticate` | `retry` |
 //! | [`Deadline`](crate::types::Deadline) | `authenticate` | `retry`, `quota` |
 //! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate` | `quota` |
 //! | `Probing` | `credential` | `credential` |

@@ -262,6 +262,7 @@ impl<'a> Steps<'a> {
                 number: 1,
                 reads,
                 replayable,
+                in_group: self.operation.takes_credential(),
                 end,
                 wait_left: self.max_wait,
             };
