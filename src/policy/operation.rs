@@ -13,7 +13,10 @@
 //! assert_eq!(invented.label().label(), "other", "labels stay bounded");
 //! ```
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -83,6 +86,22 @@ impl Operation {
         }
     }
 
+    /// What tells it from other operations.
+    pub fn id(&self) -> OperationId {
+        let hash = match &self.0 {
+            Name::Known(_) => 0,
+            Name::Unknown(name) => {
+                let mut hasher = DefaultHasher::new();
+                name.hash(&mut hasher);
+                hasher.finish()
+            }
+        };
+        OperationId {
+            label: self.label(),
+            hash,
+        }
+    }
+
     /// Whether the table has it.
     pub fn is_known(&self) -> bool {
         matches!(self.0, Name::Known(_))
@@ -122,6 +141,21 @@ impl Operation {
         } else {
             Class::Write
         }
+    }
+}
+
+/// Tells operations apart, in little memory however long a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationId {
+    label: OperationLabel,
+    /// Of an unknown operation's name.
+    hash: u64,
+}
+
+impl OperationId {
+    /// The operation's name, or "other".
+    pub fn label(self) -> OperationLabel {
+        self.label
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     error::Error,
     policy::{
         feedback,
-        ledger::{HoldReason, Settlement},
+        ledger::{AttemptKind, HoldReason, Payload, Settlement},
         operation::{Class, Operation},
     },
     record::Record,
@@ -83,10 +83,11 @@ where
             let mut permit = match quota_group(request.extensions())? {
                 Some(name) => {
                     let group = params.groups.get(name);
-                    Some(match group.try_permit(&params.rules) {
+                    let kind = kind(&request)?;
+                    Some(match group.try_permit(kind, &params.rules) {
                         Ok(permit) => permit,
                         Err(reason) => {
-                            let wait_request = wait_request(&request, params.rules)?;
+                            let wait_request = wait_request(&request, kind, params.rules)?;
                             params
                                 .wait(&group, reason, wait_request, record(&request))
                                 .await?
@@ -131,10 +132,27 @@ fn class(request: &Request<Body>) -> Class {
     operation.map_or(Class::Write, |operation| operation.class(request.method()))
 }
 
-fn wait_request(request: &Request<Body>, rules: QuotaRules) -> Result<WaitRequest, Error> {
+fn kind(request: &Request<Body>) -> Result<AttemptKind, Error> {
+    let operation = request.extensions().get::<Operation>();
+    Ok(AttemptKind {
+        operation: operation.ok_or(Error::Internal)?.id(),
+        payload: if request.body().is_read() {
+            Payload::Whole
+        } else {
+            Payload::Streamed
+        },
+    })
+}
+
+fn wait_request(
+    request: &Request<Body>,
+    kind: AttemptKind,
+    rules: QuotaRules,
+) -> Result<WaitRequest, Error> {
     let extensions = request.extensions();
     let now = Instant::now();
     Ok(WaitRequest {
+        kind,
         rules,
         caller: extensions
             .get::<Arc<Caller>>()
@@ -189,9 +207,9 @@ impl QuotaParams {
         let mut feedback = read(&response, None);
         let mut response = response;
         if throttled || status == StatusCode::SERVICE_UNAVAILABLE {
-            // Pause before the body arrives, which may name a longer time.
+            // Before the body arrives, which may name a longer time.
             if let (Some(retry_after), Some(permit)) = (feedback.retry_after, &permit) {
-                permit.pause(retry_after);
+                permit.refused(throttled, retry_after);
             }
             let (whole, text) = peek(response).await;
             feedback = read(&whole, text.as_deref());

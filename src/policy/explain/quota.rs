@@ -32,6 +32,11 @@ impl Steps<'_> {
         facts["remaining"] = json!(view.remaining);
         facts["paused_seconds"] = json!(view.paused_for.map(|left| left.as_secs_f64()));
         facts["wait_seconds"] = wait.as_secs_f64().into();
+        let own = view.paused_operation;
+        if let Some((_, left)) = own.filter(|(id, _)| *id == self.operation.id()) {
+            facts["operation_paused_seconds"] = left.as_secs_f64().into();
+            let _ = write!(says, "; this operation is paused for {left:?}");
+        }
         let _ = write!(says, "; now {}, a wait of {wait:?}", view.state.label());
         let step = step("quota", facts);
         Some(if wait > self.max_wait {

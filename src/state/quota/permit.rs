@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::group::Group;
 use crate::{
-    policy::ledger::{Grant, Settlement},
+    policy::ledger::{AttemptKind, Grant, Settlement},
     types::QuotaRules,
 };
 
@@ -12,15 +12,22 @@ use crate::{
 /// attempt was never sent; otherwise the unit is in doubt.
 pub(crate) struct Permit {
     group: Arc<Group>,
+    kind: AttemptKind,
     rules: QuotaRules,
     grant: Option<Grant>,
     sent: bool,
 }
 
 impl Permit {
-    pub(super) fn new(group: Arc<Group>, rules: QuotaRules, grant: Grant) -> Permit {
+    pub(super) fn new(
+        group: Arc<Group>,
+        kind: AttemptKind,
+        rules: QuotaRules,
+        grant: Grant,
+    ) -> Permit {
         Permit {
             group,
+            kind,
             rules,
             grant: Some(grant),
             sent: false,
@@ -32,9 +39,9 @@ impl Permit {
         self.sent = true;
     }
 
-    /// Pauses the group for this long, before the attempt is settled.
-    pub(crate) fn pause(&self, time: Duration) {
-        self.group.pause(time);
+    /// The answer says to wait this long. For when the attempt cannot be settled yet; see `Ledger::refused`.
+    pub(crate) fn refused(&self, throttled: bool, time: Duration) {
+        self.group.refused(self.kind.operation, throttled, time);
     }
 
     pub(crate) fn settle(mut self, settlement: Settlement) {
@@ -43,7 +50,8 @@ impl Permit {
 
     fn end(&mut self, settlement: Settlement) {
         if let Some(grant) = self.grant.take() {
-            self.group.settle(grant, settlement, &self.rules);
+            let end = (self.kind, settlement);
+            self.group.settle(grant, end, &self.rules);
         }
     }
 }
