@@ -453,6 +453,43 @@ mod tests {
     }
 
     #[test]
+    fn entries_that_may_not_go_delay_nobody_and_earn_no_credit() {
+        let mut queue = Queue::default();
+        // One caller has only such entries, another one has them before its others.
+        fill(&mut queue, &interactive("a", 1), "held", 100);
+        fill(&mut queue, &interactive("b", 1), "held", 10);
+        fill(&mut queue, &interactive("b", 1), "b", 100);
+        fill(&mut queue, &interactive("c", 2), "c", 100);
+        fill(&mut queue, &batch("d"), "held", 10);
+        let may_go = |name: &&str| *name != "held";
+        assert_eq!(queue.ahead(&interactive("new", 1), ZERO, may_go), 3);
+        assert_eq!(queue.ahead(&interactive("b", 1), ZERO, may_go), 200);
+        let mut turns = BTreeMap::new();
+        for _ in 0..60 {
+            let next = *queue.peek_where(ZERO, may_go).expect("one waits");
+            assert_eq!(queue.take_where(ZERO, may_go), Some(next));
+            *turns.entry(next).or_default() += 1;
+        }
+        assert_eq!(turns, BTreeMap::from([("b", 20), ("c", 40)]));
+        assert!(queue.any(|name| *name == "held") && !queue.any(|name| *name == "e"));
+        // Then all may go. The one that waited in vain gets its share and no more.
+        let mut turns: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        for _ in 0..40 {
+            let caller = queue.next_turn(ZERO, &|_| true).expect("one waits").0;
+            *turns.entry(caller.clone()).or_default() += 1;
+            queue.take(ZERO);
+        }
+        let turns: Vec<_> = turns.values().copied().collect();
+        assert!((9..=11).contains(&turns[0]), "{turns:?}");
+        assert!((9..=11).contains(&turns[1]), "{turns:?}");
+        assert!((19..=21).contains(&turns[2]), "{turns:?}");
+        // When nothing may go, nothing is taken.
+        let before = queue.len();
+        assert_eq!(queue.take_where(ZERO, |_| false), None);
+        assert_eq!(queue.len(), before);
+    }
+
+    #[test]
     fn unused_turns_go_to_the_others() {
         let mut queue = Queue::default();
         fill(&mut queue, &interactive("a", 1), "a", 100);

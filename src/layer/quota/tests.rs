@@ -24,6 +24,8 @@ struct Upstream {
     latency: Duration,
     /// Until when it answers 429.
     refuses_until: Mutex<Option<Instant>>,
+    /// Until when it answers 503 to an operation.
+    unavailable: Mutex<BTreeMap<String, Instant>>,
     window: Mutex<(Option<Instant>, u64)>,
     seen: Mutex<Vec<(Instant, Arc<str>)>>,
     start: Instant,
@@ -38,6 +40,7 @@ impl Upstream {
             length,
             latency: Duration::from_millis(50),
             refuses_until: Mutex::default(),
+            unavailable: Mutex::default(),
             window: Mutex::default(),
             seen: Mutex::default(),
             start: Instant::now(),
@@ -52,6 +55,12 @@ impl Upstream {
         let caller = &request.extensions().get::<Arc<Caller>>().unwrap().name;
         let now = Instant::now();
         self.seen.lock().unwrap().push((now, caller.clone()));
+        if !request.body().is_read() {
+            // An upload that never ends.
+            return std::future::pending().await;
+        }
+        let operation = request.extensions().get::<Operation>().unwrap().name();
+        let unavailable = self.unavailable.lock().unwrap().get(operation).copied();
         let mut response = Response::new(Body::empty());
         let headers = response.headers_mut();
         let date = std::time::UNIX_EPOCH + Duration::from_secs(self.since(now));
@@ -63,6 +72,11 @@ impl Upstream {
         {
             headers.insert("retry-after", feedback::whole_seconds(left).into());
             *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+        } else if let Some(left) = unavailable.and_then(|until| until.checked_duration_since(now))
+            && !left.is_zero()
+        {
+            headers.insert("retry-after", feedback::whole_seconds(left).into());
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         } else {
             let mut window = self.window.lock().unwrap();
             if window.0.is_none_or(|end| end <= now) {
@@ -174,6 +188,16 @@ impl Rig {
         self.groups.get(&"main".into())
     }
 
+    /// From now on upstream answers 503 to this operation for this long, and has told so.
+    async fn pause_operation(&self, operation: &str, time: Duration) {
+        let until = Instant::now() + time;
+        let mut unavailable = self.upstream.unavailable.lock().unwrap();
+        unavailable.insert(operation.to_owned(), until);
+        drop(unavailable);
+        let told = self.attempt(call_of(operation, "a", time)).await.unwrap();
+        assert_eq!(told.status(), 503);
+    }
+
     fn pause(&self, time: Duration) {
         *self.upstream.refuses_until.lock().unwrap() = Some(Instant::now() + time);
         self.pause_only(time);
@@ -225,6 +249,18 @@ fn request(caller: &str, weight: u32, max_wait: Duration) -> Request<Body> {
     request.extensions_mut().insert(ArrivedAt(now));
     request.extensions_mut().insert(Deadline(now + max_wait));
     request
+}
+
+/// A call of this operation.
+fn call_of(operation: &str, caller: &str, max_wait: Duration) -> Request<Body> {
+    let mut request = request(caller, 1, max_wait);
+    let operation = Operation::from_path(operation);
+    request.extensions_mut().insert(operation);
+    request
+}
+
+fn upload(caller: &str, max_wait: Duration) -> Request<Body> {
+    request(caller, 1, max_wait).map(|body| Body::prefixed(bytes::Bytes::from_static(b"x"), body))
 }
 
 fn plenty() -> Arc<Upstream> {
@@ -612,16 +648,28 @@ async fn only_attempts_that_may_have_been_sent_are_in_doubt() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Call { who: usize, max_wait: u64 },
+    Call {
+        who: usize,
+        operation: usize,
+        max_wait: u64,
+    },
+    Upload {
+        who: usize,
+        max_wait: u64,
+    },
     Leave(usize),
     Refuse(u64),
+    /// One of two operations answers 503.
+    Unavailable(usize, u64),
     Resume,
     Wait(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        10 => (0usize..4, 0u64..120).prop_map(|(who, max_wait)| Step::Call { who, max_wait }),
+        10 => (0usize..4, 0usize..3, 0u64..120).prop_map(|(who, operation, max_wait)| Step::Call { who, operation, max_wait }),
+        1 => (0usize..4, 0u64..120).prop_map(|(who, max_wait)| Step::Upload { who, max_wait }),
+        1 => (0usize..2, 1u64..60).prop_map(|(operation, time)| Step::Unavailable(operation, time)),
         3 => any::<usize>().prop_map(Step::Leave),
         1 => (1u64..60).prop_map(Step::Refuse),
         1 => Just(Step::Resume),
@@ -631,19 +679,37 @@ fn step() -> impl Strategy<Value = Step> {
 
 async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let rig = Rig::new(16, Upstream::new(limit, MINUTE));
-    let mut calls = Vec::new();
+    let operations = ["works.list", "works.get", "accounts.get"];
+    let callers = [("a", 1), ("b", 1), ("c", 2), ("batch", 1)];
+    let (mut calls, mut uploads) = (Vec::new(), Vec::new());
     for step in steps {
         match step {
-            Step::Call { who, max_wait } => {
-                let (caller, weight) = [("a", 1), ("b", 1), ("c", 2), ("batch", 1)][who];
+            Step::Call {
+                who,
+                operation,
+                max_wait,
+            } => {
+                let (caller, weight) = callers[who];
                 let max_wait = Duration::from_secs(max_wait);
-                let call = rig.attempt(request(caller, weight, max_wait));
+                let mut request = request(caller, weight, max_wait);
+                let operation = Operation::from_path(operations[operation]);
+                request.extensions_mut().insert(operation);
+                let call = rig.attempt(request);
                 let start = Instant::now();
                 calls.push(tokio::spawn(async move {
                     let result = call.await.map(|response| response.status());
                     // Never past the maximum wait, apart from the latency of the answer.
                     (result, start.elapsed() > max_wait + SECOND)
                 }));
+            }
+            Step::Upload { who, max_wait } => {
+                let max_wait = Duration::from_secs(max_wait);
+                uploads.push(rig.send(upload(callers[who].0, max_wait)));
+            }
+            Step::Unavailable(n, seconds) => {
+                let until = Instant::now() + Duration::from_secs(seconds);
+                let mut unavailable = rig.upstream.unavailable.lock().unwrap();
+                unavailable.insert(operations[n].to_owned(), until);
             }
             Step::Leave(n) if !calls.is_empty() => {
                 calls.swap_remove(n % calls.len()).abort();
@@ -667,6 +733,11 @@ async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
             );
             prop_assert!(known, "{error:?}");
         }
+    }
+    // Those that still wait leave, and those in flight end.
+    for upload in uploads {
+        upload.abort();
+        let _ = upload.await;
     }
     sleep(SECOND).await;
     prop_assert!(
@@ -800,14 +871,6 @@ fn answer(status: u16, fields: &[(&'static str, &'static str)]) -> Response<Body
     response
 }
 
-/// A call of this operation.
-fn call_of(operation: &str, caller: &str, max_wait: Duration) -> Request<Body> {
-    let mut request = request(caller, 1, max_wait);
-    let operation = Operation::from_path(operation);
-    request.extensions_mut().insert(operation);
-    request
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_attempt_without_a_token_teaches_no_group_anything_and_waits_for_none() {
     const SPENT: [(&str, &str); 3] = [
@@ -849,4 +912,120 @@ async fn an_attempt_without_a_token_teaches_no_group_anything_and_waits_for_none
     let quota = Quota::new(upstream, rig.params.clone());
     let response = quota.oneshot(callback(Duration::ZERO)).await.unwrap();
     assert_eq!(response.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_an_operation_is_paused_the_others_go_at_once() {
+    let rig = Rig::new(1000, plenty());
+    let start = Instant::now();
+    rig.pause_operation("works.get", SECOND * 20).await;
+    let held: Vec<_> = (0..200)
+        .map(|_| rig.send(call_of("works.get", "a", MINUTE)))
+        .collect();
+    rig.settle().await;
+    assert_eq!(rig.waiting(), 200);
+    let latency = rig.upstream.latency;
+    for _ in 0..50 {
+        let sent = Instant::now();
+        rig.serves("b").await;
+        assert_eq!(sent.elapsed(), latency);
+        let own = rig.attempt(call_of("accounts.get", "a", Duration::ZERO));
+        assert_eq!(own.await.unwrap().status(), 200);
+    }
+    let quota = &rig.groups.view()["main"];
+    assert_eq!(quota["state"], "open");
+    assert_eq!(quota["paused_until"], serde_json::Value::Null);
+    assert_eq!(quota["paused_operation"]["operation"], "works.get");
+    let seen = || rig.upstream.seen.lock().unwrap().len();
+    // It runs from the answer.
+    tokio::time::sleep_until(start + SECOND * 20 + latency - Duration::from_millis(1)).await;
+    assert_eq!(seen(), 101, "none of the paused operation");
+    // One probes, and the rest follow in a ramp.
+    sleep(Duration::from_millis(2)).await;
+    rig.settle().await;
+    assert_eq!(seen(), 102);
+    all_served(held).await;
+    assert!(rig.is_at_rest());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_operation_with_a_503_pauses_the_group() {
+    let rig = Rig::new(8, plenty());
+    let start = Instant::now();
+    rig.pause_operation("works.get", SECOND * 5).await;
+    rig.pause_operation("works.update", SECOND * 20).await;
+    assert_eq!(rig.view().state, Status::Paused);
+    rig.serves("b").await;
+    assert!(start.elapsed() >= SECOND * 20, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_cannot_outlast_its_operations_pause_is_refused_at_once() {
+    let rig = Rig::new(8, plenty());
+    rig.pause_operation("works.get", SECOND * 30).await;
+    let start = Instant::now();
+    let refused = |result| match result {
+        Err(Error::QuotaExhausted { retry_after }) => feedback::whole_seconds(retry_after),
+        other => panic!("{other:?}"),
+    };
+    let late = status(rig.send(call_of("works.get", "a", SECOND * 10))).await;
+    assert_eq!(refused(late), 30);
+    // Also when the pause grows while it waits. Requests of other operations stay.
+    let rig = Rig::new(8, plenty());
+    rig.pause_operation("works.get", SECOND * 30).await;
+    let waiting = rig.send(call_of("works.get", "a", MINUTE));
+    rig.settle().await;
+    let operation = Operation::from_path("works.get").id();
+    rig.group().refused(operation, false, SECOND * 300);
+    assert_eq!(refused(status(waiting).await), 300);
+    assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+    rig.serves("b").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_full_of_requests_for_a_paused_operation_refuses_no_other() {
+    let rig = Rig::new(10, plenty());
+    rig.pause_operation("works.get", SECOND * 20).await;
+    let held: Vec<_> = (0..10)
+        .map(|_| rig.send(call_of("works.get", "a", MINUTE)))
+        .collect();
+    rig.settle().await;
+    rig.serves("a").await;
+    rig.serves("b").await;
+    all_served(held).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_a_paused_operation_delay_no_turn() {
+    let rig = Rig::new(1000, Upstream::new(100, MINUTE));
+    rig.spend(51).await;
+    rig.pause_operation("works.get", SECOND * 20).await;
+    let held: Vec<_> = (0..100)
+        .map(|_| rig.send(call_of("works.get", "a", SECOND * 50)))
+        .collect();
+    rig.settle().await;
+    // The units of the spread are about a second apart, and go to those who may take them.
+    let calls: Vec<_> = (0..10).map(|_| rig.call("b", SECOND * 18)).collect();
+    let own: Vec<_> = (0..2).map(|_| rig.call("a", SECOND * 18)).collect();
+    all_served(calls).await;
+    all_served(own).await;
+    drop(held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn uploads_that_never_end_do_not_hold_the_others_after_a_pause() {
+    let rig = Rig::new(1000, plenty());
+    rig.pause_only(SECOND * 10);
+    let uploads: Vec<_> = (0..20).map(|_| rig.send(upload("a", MINUTE))).collect();
+    rig.settle().await;
+    let others: Vec<_> = (0..20).map(|_| rig.call("b", MINUTE)).collect();
+    let start = Instant::now();
+    all_served(others).await;
+    assert!(start.elapsed() < SECOND * 11, "{:?}", start.elapsed());
+    for upload in uploads {
+        assert!(!upload.is_finished());
+        upload.abort();
+        let _ = upload.await;
+    }
+    assert!(rig.is_at_rest());
 }
