@@ -104,7 +104,8 @@ impl Caller {
                 );
                 let mut client = Client::connect(caller.address).await;
                 client.send(head).await;
-                return std::future::pending().await;
+                std::future::pending::<()>().await;
+                return;
             };
             let beginning = Ok(Frame::data(Bytes::from_static(b"the beginning")));
             let never = stream::once(std::future::ready(beginning)).chain(stream::pending());
@@ -115,7 +116,7 @@ impl Caller {
                 .expect("a request");
             sender.ready().await.expect("ready");
             let _answer = sender.send_request(request).await;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         })
     }
 }

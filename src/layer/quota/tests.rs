@@ -47,6 +47,11 @@ impl Upstream {
         })
     }
 
+    fn answers_503(&self, operation: &str, until: Instant) {
+        let mut unavailable = self.unavailable.lock().unwrap();
+        unavailable.insert(operation.to_owned(), until);
+    }
+
     fn since(&self, at: Instant) -> u64 {
         EPOCH + (at - self.start).as_secs()
     }
@@ -191,9 +196,7 @@ impl Rig {
     /// From now on upstream answers 503 to this operation for this long, and has told so.
     async fn pause_operation(&self, operation: &str, time: Duration) {
         let until = Instant::now() + time;
-        let mut unavailable = self.upstream.unavailable.lock().unwrap();
-        unavailable.insert(operation.to_owned(), until);
-        drop(unavailable);
+        self.upstream.answers_503(operation, until);
         let told = self.attempt(call_of(operation, "a", time)).await.unwrap();
         assert_eq!(told.status(), 503);
     }
@@ -708,8 +711,7 @@ async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
             }
             Step::Unavailable(n, seconds) => {
                 let until = Instant::now() + Duration::from_secs(seconds);
-                let mut unavailable = rig.upstream.unavailable.lock().unwrap();
-                unavailable.insert(operations[n].to_owned(), until);
+                rig.upstream.answers_503(operations[n], until);
             }
             Step::Leave(n) if !calls.is_empty() => {
                 calls.swap_remove(n % calls.len()).abort();
