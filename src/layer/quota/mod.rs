@@ -79,8 +79,9 @@ where
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let params = self.params.clone();
         Box::pin(async move {
+            let extensions = request.extensions();
             // `None` for an attempt without a group.
-            let mut permit = match quota_group(request.extensions())? {
+            let mut permit = match quota_group(extensions)? {
                 Some(name) => {
                     let group = params.groups.get(name);
                     let kind = kind(&request)?;
