@@ -16,7 +16,10 @@ use crate::policy::fair::Priority;
 use crate::{
     hash::hex,
     label::label_enum,
-    policy::{access::Access, fair::Share, ledger::LedgerRules, progress::ProgressRules, san::San},
+    policy::{
+        access::Access, fair::Share, ledger::LedgerRules, operation::Operation,
+        progress::ProgressRules, san::San,
+    },
     random,
 };
 
@@ -89,6 +92,14 @@ pub struct Caller {
     pub enforce: bool,
 }
 
+impl Caller {
+    /// The group whose quota an attempt of this caller takes: the one of the token that it carries. An attempt that carries no token
+    /// is no user's at DevRev: it takes no unit, waits for none, and its answer says nothing about any group.
+    pub fn quota_group(&self, operation: &Operation) -> Option<&Arc<str>> {
+        operation.takes_credential().then_some(&self.group)
+    }
+}
+
 #[cfg(test)]
 impl Caller {
     /// A caller of the group "main" that may use every operation.
@@ -138,6 +149,11 @@ pub struct CallerToken {
     /// SHA-256 of the token, or of its user's id where that is known.
     pub hash: [u8; 32],
 }
+
+/// It is not known yet whose token this request carries. All such requests share one retry budget, because made-up tokens cost
+/// nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct UnknownUser;
 
 /// How long upstream's answer says to wait. The quota layer reads it from the answer, and the layers above use it.
 #[derive(Clone, Copy, Debug)]

@@ -141,7 +141,7 @@ section! {
         max_attempts: Integer<u32, 1, 100> = 4;
         /// Exponential backoff with full jitter, for when upstream names no time.
         backoff: Backoff;
-        /// Retries per request over the last 10 s, in addition to 10 retries per 10 s. Keeps retries from multiplying an outage.
+        /// Retries that a caller has per request of its own over the last 10 s, in addition to 10 per 10 s. Each caller, and in mode "validate" each user, has a budget of its own, so that one whose calls fail takes no retries from others. All callers together are bounded by this share of all requests plus 10 per caller. A retry after a 429 that names a time draws nothing: the pause of its group bounds it. Keeps retries from multiplying an outage.
         budget: Share<100> = 0.2;
         /// Largest body that is kept for a retry, in memory until the response; a larger one is streamed and never retried. About the size of a large JSON call.
         max_replay_body: Size<usize> = "64KiB";

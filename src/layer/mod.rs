@@ -21,17 +21,22 @@ pub(crate) mod telemetry;
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::{Extensions, HeaderValue, Request, Response, Uri, header};
 use pin_project_lite::pin_project;
 
 use crate::{
     allocation::{Allocation, PlanPool, RETRY_AFTER},
     body::{Body, InboundFault, ReadAhead, read_up_to},
     error::Error,
-    policy::{allocator::Claim, operation::TOKEN_INFO, retry::AttemptEnd},
+    policy::{
+        allocator::Claim,
+        operation::{Operation, TOKEN_INFO},
+        retry::AttemptEnd,
+    },
     record::Record,
     telemetry::metrics::Metrics,
     types::{Caller, RetryAfter},
@@ -86,6 +91,16 @@ pub(crate) fn record<B>(request: &Request<B>) -> Record {
         .get::<Record>()
         .cloned()
         .unwrap_or_default()
+}
+
+/// The group whose quota an attempt takes; see [`Caller::quota_group`].
+///
+/// # Errors
+/// If no layer above has identified the caller.
+pub(crate) fn quota_group(extensions: &Extensions) -> Result<Option<&Arc<str>>, Error> {
+    let caller = extensions.get::<Arc<Caller>>().ok_or(Error::Internal)?;
+    let operation = extensions.get::<Operation>().ok_or(Error::Internal)?;
+    Ok(caller.quota_group(operation))
 }
 
 /// Refuses a request that breaks a rule of its caller. While the rules are not enforced, it counts the refusal and lets the request

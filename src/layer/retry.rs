@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use tokio::time::{Instant, timeout};
 use tower::Service;
 
-use super::{BodyLimits, BoxFuture, Buffered, attempt_end, record};
+use super::{BodyLimits, BoxFuture, Buffered, attempt_end, quota_group, record};
 use crate::{
     allocation::Place,
     body::{Body, Guard, InboundFault},
@@ -27,13 +27,13 @@ use crate::{
     record::Record,
     state::{
         draining::{DRAIN_RETRY_AFTER, Draining},
-        retry_budget::RetryBudget,
+        retry_budget::{BudgetKey, RetryBudget},
     },
     telemetry::{
         labels::{AttemptOutcome, WaitReason},
         metrics::Metrics,
     },
-    types::{Deadline, RetryAfter},
+    types::{Caller, Deadline, RetryAfter, UnknownUser},
 };
 
 /// What [`Retry`] needs.
@@ -91,6 +91,9 @@ struct Call {
     head: request::Parts,
     payload: Payload,
     reads: bool,
+    /// Whether its attempts take the quota of a group.
+    in_group: bool,
+    budget: BudgetKey,
     deadline: Instant,
     record: Record,
 }
@@ -122,6 +125,11 @@ impl RetryParams {
             .extensions
             .get::<Operation>()
             .is_some_and(|operation| operation.is_read(&head.method));
+        let in_group = quota_group(&head.extensions)?.is_some();
+        let budget = match head.extensions.get::<Arc<Caller>>() {
+            Some(caller) if head.extensions.get::<UnknownUser>().is_none() => BudgetKey::of(caller),
+            _ => BudgetKey::of_unknown(),
+        };
         let deadline = head
             .extensions
             .get::<Deadline>()
@@ -163,6 +171,8 @@ impl RetryParams {
             head,
             payload,
             reads,
+            in_group,
+            budget,
             deadline,
             record,
         })
@@ -172,7 +182,7 @@ impl RetryParams {
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
     {
-        self.budget.request();
+        self.budget.request(&call.budget);
         let mut number = 0;
         // Upstream's last answer: what comes back when no further try is allowed.
         let mut last: Option<(Response<Body>, Duration)> = None;
@@ -205,12 +215,14 @@ impl RetryParams {
                 number,
                 reads: call.reads,
                 replayable: matches!(call.payload, Payload::Replayable(..)),
+                in_group: call.in_group,
                 end,
                 wait_left: call.deadline.saturating_duration_since(Instant::now()),
             };
-            // The quota layer has paused the group for this time and makes the retry wait: there the request keeps its turn, and
-            // an operator can end the pause.
-            let group_is_paused = matches!(reason, Reason::Throttled | Reason::Unavailable)
+            // The quota layer has paused the operation or the whole group for this time and makes the retry wait: there the request
+            // keeps its turn, and an operator can end the pause. Without a group the time concerns this request alone.
+            let paused_in_group = call.in_group
+                && matches!(reason, Reason::Throttled | Reason::Unavailable)
                 && result
                     .as_ref()
                     .is_ok_and(|r| r.extensions().get::<RetryAfter>().is_some());
@@ -219,7 +231,8 @@ impl RetryParams {
                     after,
                     draws_budget,
                 } => {
-                    let in_budget = !draws_budget || self.budget.try_retry(self.budget_ratio);
+                    let in_budget =
+                        !draws_budget || self.budget.try_retry(&call.budget, self.budget_ratio);
                     (Some(after), in_budget)
                 }
                 Decision::Stop { retry_after } => (retry_after, false),
@@ -238,7 +251,7 @@ impl RetryParams {
                 }
             }
             self.metrics.retry(reason);
-            if !group_is_paused {
+            if !paused_in_group {
                 self.wait(wait, &call.record).await?;
             }
         }
@@ -347,8 +360,8 @@ mod tests {
     use super::*;
     use crate::allocation::{PlanPool, Pool};
 
-    /// How long a request takes that is answered 200 after one refusal.
-    async fn time_after(refusal: fn(Response<Body>) -> Response<Body>) -> Duration {
+    /// How long a request of `path` takes that is answered 200 after one refusal.
+    async fn time_after(path: &str, refusal: fn(Response<Body>) -> Response<Body>) -> Duration {
         let (_drain, draining) = Draining::new();
         let backoff = Duration::from_secs(5);
         let params = RetryParams {
@@ -383,20 +396,31 @@ mod tests {
         let start = Instant::now();
         let deadline = Deadline(start + Duration::from_secs(60));
         request.extensions_mut().insert(deadline);
+        request
+            .extensions_mut()
+            .insert(Arc::new(Caller::named("a")));
+        request.extensions_mut().insert(Operation::from_path(path));
         let call = params.prepare(request).await.expect("a call");
         let answer = params.run(below, call).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK);
         start.elapsed()
     }
 
+    fn named(mut refusal: Response<Body>) -> Response<Body> {
+        let retry_after = RetryAfter(Duration::from_secs(30));
+        refusal.extensions_mut().insert(retry_after);
+        refusal
+    }
+
     #[tokio::test(start_paused = true)]
     async fn upstreams_retry_after_is_waited_out_by_the_group() {
-        let named = time_after(|mut refusal| {
-            let retry_after = RetryAfter(Duration::from_secs(30));
-            refusal.extensions_mut().insert(retry_after);
-            refusal
-        });
-        assert_eq!(named.await, Duration::ZERO);
-        assert!(time_after(identity).await > Duration::ZERO);
+        assert_eq!(time_after("/works.get", named).await, Duration::ZERO);
+        assert!(time_after("/works.get", identity).await > Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_group_the_request_waits_by_itself() {
+        let waited = time_after("/keyrings.authorize", named).await;
+        assert_eq!(waited, Duration::from_secs(30));
     }
 }

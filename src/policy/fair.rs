@@ -172,35 +172,52 @@ impl<T> Queue<T> {
         }
     }
 
-    /// The caller whose turn is next, and whether that is because it has aged.
-    fn next_turn(&self, now: Duration) -> Option<(&Arc<str>, bool)> {
-        let waiting = || self.flows.iter().filter(|(_, f)| !f.waiting.is_empty());
-        let of = |class: usize| waiting().filter(move |(_, flow)| flow.class() == class);
-        let interactive = of(INTERACTIVE).min_by(|(_, a), (_, b)| a.compare_turns(b));
+    /// The caller whose turn is next among those with an entry that may go, and whether that is because it has aged.
+    fn next_turn(&self, now: Duration, may_go: &impl Fn(&T) -> bool) -> Option<(&Arc<str>, bool)> {
+        let of = |class: usize| {
+            self.flows.iter().filter(move |(_, flow)| {
+                flow.class() == class && flow.waiting.values().any(|entry| may_go(&entry.item))
+            })
+        };
+        let first = |class: usize| {
+            let virtual_time = self.virtual_times[class];
+            of(class).min_by(|(_, a), (_, b)| a.compare_turns(b, virtual_time))
+        };
         let oldest = of(BATCH)
             .filter(|(_, flow)| flow.has_aged(now))
             .min_by_key(|(_, flow)| flow.waiting_since);
-        let aged = self.aged_start.max(self.virtual_times[INTERACTIVE]);
-        match (interactive, oldest) {
-            (Some((_, flow)), Some((caller, _))) if aged < flow.start => Some((caller, true)),
+        let virtual_time = self.virtual_times[INTERACTIVE];
+        let aged = self.aged_start.max(virtual_time);
+        match (first(INTERACTIVE), oldest) {
+            (Some((_, flow)), Some((caller, _))) if aged < flow.start.max(virtual_time) => {
+                Some((caller, true))
+            }
             (Some((caller, _)), _) => Some((caller, false)),
-            (None, _) => Some((
-                of(BATCH).min_by(|(_, a), (_, b)| a.compare_turns(b))?.0,
-                false,
-            )),
+            (None, _) => Some((first(BATCH)?.0, false)),
         }
     }
 
     /// The entry whose turn is next; it stays in the queue.
     pub fn peek(&self, now: Duration) -> Option<&T> {
-        let (caller, _) = self.next_turn(now)?;
-        let (_, entry) = self.flows.get(caller)?.waiting.first_key_value()?;
-        Some(&entry.item)
+        self.peek_where(now, |_| true)
+    }
+
+    /// The entry whose turn is next among those that may go; it stays in the queue. The others keep their places: they delay nobody,
+    /// and their callers get no credit for the turns that pass meanwhile.
+    pub fn peek_where(&self, now: Duration, may_go: impl Fn(&T) -> bool) -> Option<&T> {
+        let (caller, _) = self.next_turn(now, &may_go)?;
+        let mut items = self.flows.get(caller)?.waiting.values();
+        items.find_map(|entry| may_go(&entry.item).then_some(&entry.item))
     }
 
     /// Removes the entry whose turn is next.
     pub fn take(&mut self, now: Duration) -> Option<T> {
-        let (caller, as_aged) = self.next_turn(now)?;
+        self.take_where(now, |_| true)
+    }
+
+    /// Removes the entry whose turn is next among those that may go; see [`Queue::peek_where`].
+    pub fn take_where(&mut self, now: Duration, may_go: impl Fn(&T) -> bool) -> Option<T> {
+        let (caller, as_aged) = self.next_turn(now, &may_go)?;
         let caller = caller.clone();
         if as_aged {
             let aged = self.aged_start.max(self.virtual_times[INTERACTIVE]);
@@ -208,7 +225,9 @@ impl<T> Queue<T> {
             self.aged_start = aged + 1.0;
         }
         let flow = self.flows.get_mut(&caller)?;
-        let (_, entry) = flow.waiting.pop_first()?;
+        let mut waiting = flow.waiting.iter();
+        let position = *waiting.find(|(_, entry)| may_go(&entry.item))?.0;
+        let entry = flow.waiting.remove(&position)?;
         let virtual_time = &mut self.virtual_times[flow.class()];
         if !as_aged {
             *virtual_time = virtual_time.max(flow.start);
@@ -218,6 +237,12 @@ impl<T> Queue<T> {
         flow.is_new = false;
         self.removed_one(&caller);
         Some(entry.item)
+    }
+
+    /// Whether any entry is so.
+    pub fn any(&self, so: impl Fn(&T) -> bool) -> bool {
+        let mut entries = self.flows.values().flat_map(|flow| flow.waiting.values());
+        entries.any(|entry| so(&entry.item))
     }
 
     /// Removes an entry before its turn; `None` if it is no longer queued.
@@ -259,36 +284,48 @@ impl<T> Queue<T> {
     }
 
     /// How many turns come before that of a request of this caller that arrived at `arrived`: its caller's older entries, and the
-    /// turns that others get meanwhile by their weights, but no more than they have entries.
-    pub fn ahead(&self, share: &Share, arrived: Duration) -> u64 {
-        let own = self.own_ahead(share, arrived);
+    /// turns that others get meanwhile by their weights, but no more than they have entries. Only entries that `counts` is true of
+    /// come before it.
+    pub fn ahead(&self, share: &Share, arrived: Duration, counts: impl Fn(&T) -> bool) -> u64 {
+        let own = self.own_ahead(share, arrived, &counts);
         let rounds = (own + 1) as f64 / f64::from(share.weight.max(1));
+        let up_to = |flow: &Flow<T>, most: usize| {
+            let entries = flow.waiting.values();
+            entries
+                .filter(|entry| counts(&entry.item))
+                .take(most)
+                .count()
+        };
         let others = self
             .flows
             .iter()
             .filter(|(caller, _)| **caller != share.caller)
             .map(|(_, flow)| match (share.priority, flow.priority) {
                 (Priority::Interactive, Priority::Batch) => 0,
-                (Priority::Batch, Priority::Interactive) => flow.waiting.len(),
-                _ => flow.waiting.len().min((rounds * flow.weight) as usize),
+                (Priority::Batch, Priority::Interactive) => up_to(flow, usize::MAX),
+                _ => up_to(flow, (rounds * flow.weight) as usize),
             });
         (own + others.sum::<usize>()) as u64
     }
 
-    fn own_ahead(&self, share: &Share, arrived: Duration) -> usize {
+    fn own_ahead(&self, share: &Share, arrived: Duration, counts: &impl Fn(&T) -> bool) -> usize {
         let flow = self.flows.get(&share.caller);
-        flow.map_or(0, |flow| flow.waiting.range(..=(arrived, u64::MAX)).count())
+        flow.map_or(0, |flow| {
+            let older = flow.waiting.range(..=(arrived, u64::MAX));
+            older.filter(|(_, entry)| counts(&entry.item)).count()
+        })
     }
 
     /// How long it takes at most until a batch request of this caller competes as if it were interactive: its ageing time, once for
-    /// itself and once for each entry that its caller has before it.
+    /// itself and once for each entry that its caller has before it, of those that `counts` is true of.
     pub fn ageing_wait(
         &self,
         share: &Share,
         (arrived, deadline): (Duration, Duration),
         now: Duration,
+        counts: impl Fn(&T) -> bool,
     ) -> Duration {
-        let own = self.own_ahead(share, arrived);
+        let own = self.own_ahead(share, arrived, &counts);
         let since = match self.flows.get(&share.caller) {
             Some(flow) if own > 0 => flow.waiting_since,
             _ => now,
@@ -347,10 +384,13 @@ impl<T> Flow<T> {
 
     /// The earlier start goes first. A tie goes to the newcomer, so that it waits for one turn at most, then to the caller without
     /// a turn for longest, then to the oldest request.
-    fn compare_turns(&self, other: &Self) -> Ordering {
+    ///
+    /// A flow whose entries could not go for a while starts at the current virtual time, as a new one does.
+    fn compare_turns(&self, other: &Self, virtual_time: f64) -> Ordering {
         let first = |flow: &Self| flow.waiting.keys().next().copied();
-        self.start
-            .total_cmp(&other.start)
+        let start = |flow: &Self| flow.start.max(virtual_time);
+        start(self)
+            .total_cmp(&start(other))
             .then(other.is_new.cmp(&self.is_new))
             .then(self.waiting_since.cmp(&other.waiting_since))
             .then(first(self).cmp(&first(other)))
@@ -410,6 +450,43 @@ mod tests {
         fill(&mut queue, &interactive("c", 2), "c", 40);
         let turns = turns(&mut queue, 40);
         assert_eq!(turns, BTreeMap::from([("a", 10), ("b", 10), ("c", 20)]));
+    }
+
+    #[test]
+    fn entries_that_may_not_go_delay_nobody_and_earn_no_credit() {
+        let mut queue = Queue::default();
+        // One caller has only such entries, another one has them before its others.
+        fill(&mut queue, &interactive("a", 1), "held", 100);
+        fill(&mut queue, &interactive("b", 1), "held", 10);
+        fill(&mut queue, &interactive("b", 1), "b", 100);
+        fill(&mut queue, &interactive("c", 2), "c", 100);
+        fill(&mut queue, &batch("d"), "held", 10);
+        let may_go = |name: &&str| *name != "held";
+        assert_eq!(queue.ahead(&interactive("new", 1), ZERO, may_go), 3);
+        assert_eq!(queue.ahead(&interactive("b", 1), ZERO, may_go), 200);
+        let mut turns = BTreeMap::new();
+        for _ in 0..60 {
+            let next = *queue.peek_where(ZERO, may_go).expect("one waits");
+            assert_eq!(queue.take_where(ZERO, may_go), Some(next));
+            *turns.entry(next).or_default() += 1;
+        }
+        assert_eq!(turns, BTreeMap::from([("b", 20), ("c", 40)]));
+        assert!(queue.any(|name| *name == "held") && !queue.any(|name| *name == "e"));
+        // Then all may go. The one that waited in vain gets its share and no more.
+        let mut turns: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        for _ in 0..40 {
+            let caller = queue.next_turn(ZERO, &|_| true).expect("one waits").0;
+            *turns.entry(caller.clone()).or_default() += 1;
+            queue.take(ZERO);
+        }
+        let turns: Vec<_> = turns.values().copied().collect();
+        assert!((9..=11).contains(&turns[0]), "{turns:?}");
+        assert!((9..=11).contains(&turns[1]), "{turns:?}");
+        assert!((19..=21).contains(&turns[2]), "{turns:?}");
+        // When nothing may go, nothing is taken.
+        let before = queue.len();
+        assert_eq!(queue.take_where(ZERO, |_| false), None);
+        assert_eq!(queue.len(), before);
     }
 
     #[test]
@@ -488,12 +565,17 @@ mod tests {
         fill(&mut queue, &interactive("a", 1), "a", 100);
         let max_wait = SECOND * 6;
         assert_eq!(
-            queue.ageing_wait(&batch("x"), (SECOND, SECOND + max_wait), SECOND),
+            queue.ageing_wait(&batch("x"), (SECOND, SECOND + max_wait), SECOND, |_| true),
             SECOND * 2
         );
         queue.push(&batch("x"), (SECOND, SECOND + max_wait), SECOND, "x");
         assert_eq!(
-            queue.ageing_wait(&batch("x"), (SECOND * 2, SECOND * 2 + max_wait), SECOND * 2),
+            queue.ageing_wait(
+                &batch("x"),
+                (SECOND * 2, SECOND * 2 + max_wait),
+                SECOND * 2,
+                |_| true
+            ),
             SECOND * 3
         );
         assert_eq!(queue.take(SECOND * 2), Some("a"));
@@ -572,7 +654,7 @@ mod tests {
             (interactive("a", 1), 1003),
             (batch("other"), 1000 + 3 + 1),
         ] {
-            assert_eq!(queue.ahead(&share, ZERO), ahead, "{share:?}");
+            assert_eq!(queue.ahead(&share, ZERO, |_| true), ahead, "{share:?}");
         }
     }
 

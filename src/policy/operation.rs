@@ -13,7 +13,10 @@
 //! assert_eq!(invented.label().label(), "other", "labels stay bounded");
 //! ```
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -83,6 +86,22 @@ impl Operation {
         }
     }
 
+    /// What tells it from other operations.
+    pub fn id(&self) -> OperationId {
+        let hash = match &self.0 {
+            Name::Known(_) => 0,
+            Name::Unknown(name) => {
+                let mut hasher = DefaultHasher::new();
+                name.hash(&mut hasher);
+                hasher.finish()
+            }
+        };
+        OperationId {
+            label: self.label(),
+            hash,
+        }
+    }
+
     /// Whether the table has it.
     pub fn is_known(&self) -> bool {
         matches!(self.0, Name::Known(_))
@@ -109,7 +128,8 @@ impl Operation {
         matches!(self.0, Name::Known(row) if row.1.beta)
     }
 
-    /// Whether the DevRev token is added to the call.
+    /// Whether the call carries a DevRev token. One that does not takes no quota; see
+    /// [`Caller::quota_group`](crate::types::Caller::quota_group).
     pub fn takes_credential(&self) -> bool {
         self.name() != CALLBACK
     }
@@ -127,6 +147,21 @@ impl Operation {
 /// The target of revgate's own calls about a token. Of the operations that only read and need no argument, it is the one that is
 /// about the token itself: any token may ask it, whereas `dev-users.self` answers for developers alone.
 pub const TOKEN_INFO: &str = "/auth-tokens.info";
+
+/// Tells operations apart, in little memory however long a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationId {
+    label: OperationLabel,
+    /// Of an unknown operation's name.
+    hash: u64,
+}
+
+impl OperationId {
+    /// The operation's name, or "other".
+    pub fn label(self) -> OperationLabel {
+        self.label
+    }
+}
 
 /// An operation's name in metrics, the log and spans: one that the table has, or "other", so that labels stay bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -17,6 +17,7 @@
 //!     number: 1,
 //!     reads: false,
 //!     replayable: true,
+//!     in_group: true,
 //!     end,
 //!     wait_left: Duration::from_secs(30),
 //! };
@@ -27,7 +28,7 @@
 //! assert_eq!(decide(&rules, &write(AttemptEnd::Lost), 0.5), Decision::Stop { retry_after: None });
 //! ```
 
-use std::time::Duration;
+use std::{collections::HashMap, hash::Hash, time::Duration};
 
 use http::StatusCode;
 
@@ -108,6 +109,8 @@ pub struct Attempt {
     pub reads: bool,
     /// Whether the body can be sent again.
     pub replayable: bool,
+    /// Whether it takes the quota of a group. DevRev's retry-after then pauses its operation there, or the whole group.
+    pub in_group: bool,
     /// How it ended.
     pub end: AttemptEnd,
     /// What remains of the caller's maximum wait.
@@ -145,8 +148,9 @@ pub fn decide(rules: &RetryRules, attempt: &Attempt, jitter: f64) -> Decision {
         return stop;
     };
     let (draws_budget, named) = match reason {
-        // Refused before any work. The group's ledger limits these retries, so the budget need not.
-        Reason::Throttled => (false, retry_after),
+        // Refused before any work. A time pauses the group, whose ledger then limits these retries. Without a time, or without a
+        // group, nothing else does.
+        Reason::Throttled => (retry_after.is_none() || !attempt.in_group, retry_after),
         // Nothing took effect, so any operation may be sent again.
         Reason::Unavailable | Reason::NotWritten => (true, retry_after),
         // It may have taken effect, so only a read may be sent again. DevRev documents a retry-after for 429 and 503 only, so
@@ -196,7 +200,7 @@ struct Bucket {
     retries: u64,
 }
 
-/// Bounds retries to a share of the requests of the last ten seconds, so that they cannot multiply the load on an
+/// Bounds one caller's retries to a share of its requests of the last ten seconds, so that they cannot multiply the load on an
 /// upstream that already fails.
 #[derive(Clone, Debug, Default)]
 pub struct Budget {
@@ -235,6 +239,11 @@ impl Budget {
         true
     }
 
+    /// Whether all that it has counted is forgotten by now.
+    fn is_idle(&self, now: Duration) -> bool {
+        self.latest.saturating_add(BUCKETS) <= now.as_secs()
+    }
+
     /// The bucket of the current second. Time never runs backwards here; otherwise old buckets would be reset.
     fn bucket(&mut self, now: Duration) -> &mut Bucket {
         self.latest = self.latest.max(now.as_secs());
@@ -247,6 +256,59 @@ impl Budget {
             };
         }
         bucket
+    }
+}
+
+/// The most callers whose budgets are kept, in about a megabyte. Configured callers are fewer; users of tokens, in mode
+/// "validate", may be more.
+pub const MAX_BUDGETS: usize = 4096;
+
+/// A budget for each caller, so that the failures of one use none of another's retries.
+///
+/// All callers together may retry `ratio` times their requests, and ten times per caller, in ten seconds. A caller that was
+/// forgotten starts with the free retries.
+#[derive(Clone, Debug)]
+pub struct Budgets<K> {
+    by_caller: HashMap<K, Budget>,
+    max: usize,
+}
+
+impl<K: Clone + Eq + Hash> Budgets<K> {
+    /// Keeps the budgets of `max` callers; see [`MAX_BUDGETS`].
+    pub fn new(max: usize) -> Self {
+        Budgets {
+            by_caller: HashMap::new(),
+            max: max.max(1),
+        }
+    }
+
+    /// Counts a request of this caller.
+    pub fn request(&mut self, caller: &K, now: Duration) {
+        self.of(caller, now).request(now);
+    }
+
+    /// Counts a retry if this caller's budget allows it; see [`Budget::try_retry`].
+    pub fn try_retry(&mut self, caller: &K, ratio: f64, now: Duration) -> bool {
+        self.of(caller, now).try_retry(ratio, now)
+    }
+
+    fn of(&mut self, caller: &K, now: Duration) -> &mut Budget {
+        if self.by_caller.len() >= self.max && !self.by_caller.contains_key(caller) {
+            self.forget_one(now);
+        }
+        self.by_caller.entry(caller.clone()).or_default()
+    }
+
+    /// Forgets the idle callers, or, if none is idle, the one without a request for longest.
+    fn forget_one(&mut self, now: Duration) {
+        self.by_caller.retain(|_, budget| !budget.is_idle(now));
+        if self.by_caller.len() < self.max {
+            return;
+        }
+        let oldest = self.by_caller.iter().min_by_key(|(_, b)| b.latest);
+        if let Some(oldest) = oldest.map(|(caller, _)| caller.clone()) {
+            self.by_caller.remove(&oldest);
+        }
     }
 }
 
@@ -272,15 +334,18 @@ mod tests {
     }
 
     fn after(end: AttemptEnd, reads: bool) -> Decision {
-        let wait_left = SECOND * 30;
-        let attempt = Attempt {
+        decide(&RULES, &first(end, reads, true), 1.0)
+    }
+
+    fn first(end: AttemptEnd, reads: bool, in_group: bool) -> Attempt {
+        Attempt {
             number: 1,
             reads,
             replayable: true,
+            in_group,
             end,
-            wait_left,
-        };
-        decide(&RULES, &attempt, 1.0)
+            wait_left: SECOND * 30,
+        }
     }
 
     fn retry(after: Duration, draws_budget: bool) -> Decision {
@@ -298,9 +363,25 @@ mod tests {
         let named = |code| after(status(code, Some(SECOND)), false);
         assert_eq!(named(429), retry(SECOND, false));
         assert_eq!(named(503), retry(SECOND, true));
-        assert_eq!(after(status(429, None), false), retry(backoff, false));
+        assert_eq!(after(status(429, None), false), retry(backoff, true));
         assert_eq!(after(status(503, None), false), retry(backoff, true));
         assert_eq!(after(AttemptEnd::NotWritten, false), retry(backoff, true));
+    }
+
+    #[test]
+    fn only_retries_that_a_group_holds_back_draw_nothing_on_the_budget() {
+        for (code, time, in_group, draws) in [
+            (429, Some(SECOND), true, false),
+            (429, Some(SECOND), false, true),
+            (429, None, true, true),
+            (429, None, false, true),
+            (503, Some(SECOND), true, true),
+            (503, Some(SECOND), false, true),
+        ] {
+            let attempt = first(status(code, time), false, in_group);
+            let after = time.unwrap_or(RULES.backoff_min);
+            assert_eq!(decide(&RULES, &attempt, 1.0), retry(after, draws));
+        }
     }
 
     #[test]
@@ -329,6 +410,7 @@ mod tests {
             number: 3,
             reads: true,
             replayable: true,
+            in_group: true,
             end: AttemptEnd::Lost,
             wait_left: SECOND * 9,
         };
@@ -359,7 +441,87 @@ mod tests {
         assert!(budget.try_retry(0.5, SECOND * 11));
     }
 
+    #[test]
+    fn a_callers_failures_leave_the_others_their_retries() {
+        let mut budgets = Budgets::new(MAX_BUDGETS);
+        (0..60).for_each(|_| budgets.request(&"a", SECOND));
+        let of_a = (0..180).filter(|_| budgets.try_retry(&"a", 0.2, SECOND));
+        assert_eq!(of_a.count(), 22);
+        for _ in 0..8 {
+            budgets.request(&"b", SECOND);
+            assert!(budgets.try_retry(&"b", 0.2, SECOND));
+        }
+    }
+
+    #[test]
+    fn of_too_many_callers_the_idle_are_forgotten_first_and_then_the_oldest() {
+        let mut budgets = Budgets::new(3);
+        let spent = |budgets: &mut Budgets<_>, caller, now| {
+            budgets.request(&caller, now);
+            while budgets.try_retry(&caller, 0.0, now) {}
+        };
+        let remembered = |budgets: &Budgets<_>| {
+            let mut names: Vec<_> = budgets.by_caller.keys().copied().collect();
+            names.sort_unstable();
+            names
+        };
+        for (n, caller) in ["a", "b", "c"].into_iter().enumerate() {
+            spent(&mut budgets, caller, SECOND * (n as u32 + 1));
+        }
+        budgets.request(&"d", SECOND * 4);
+        assert_eq!(remembered(&budgets), ["b", "c", "d"], "the oldest");
+        assert!(!budgets.try_retry(&"b", 0.0, SECOND * 11));
+        budgets.request(&"e", SECOND * 15);
+        assert_eq!(remembered(&budgets), ["b", "e"], "the idle");
+        assert!(budgets.try_retry(&"a", 0.0, SECOND * 15), "starts anew");
+    }
+
     proptest! {
+        #[test]
+        fn a_caller_changes_nothing_for_another_and_the_sum_is_bounded(
+            ratio in 0.0f64..1.0,
+            max in 4usize..8,
+            events in prop::collection::vec((0u8..4, any::<bool>(), 0u64..3), 0..300),
+        ) {
+            let mut together = Budgets::new(max);
+            let mut alone: HashMap<u8, Budget> = HashMap::new();
+            let (mut now, mut requests, mut retries) = (0u64, Vec::new(), Vec::new());
+            for (caller, is_request, step) in events {
+                now += step;
+                let at = Duration::from_secs(now);
+                let own = alone.entry(caller).or_default();
+                if is_request {
+                    own.request(at);
+                    together.request(&caller, at);
+                    requests.push(now);
+                } else {
+                    let allowed = own.try_retry(ratio, at);
+                    prop_assert_eq!(together.try_retry(&caller, ratio, at), allowed);
+                    retries.extend(allowed.then_some(now));
+                }
+                let recent = |times: &[u64]| times.iter().filter(|&&at| at + 10 > now).count() as f64;
+                prop_assert!(recent(&retries) < 4.0 * 11.0 + ratio * recent(&requests));
+            }
+        }
+
+        #[test]
+        fn the_number_of_budgets_is_bounded(
+            max in 1usize..8,
+            events in prop::collection::vec((any::<u8>(), any::<bool>(), 0u64..5), 0..300),
+        ) {
+            let (mut budgets, mut now) = (Budgets::new(max), 0);
+            for (caller, is_request, step) in events {
+                now += step;
+                let at = Duration::from_secs(now);
+                if is_request {
+                    budgets.request(&caller, at);
+                } else {
+                    budgets.try_retry(&caller, 0.2, at);
+                }
+                prop_assert!(budgets.by_caller.len() <= max);
+            }
+        }
+
         #[test]
         fn a_backoff_stays_under_its_ceiling(number in 0u32.., jitter in any::<f64>()) {
             let ceiling = RULES.backoff_min.saturating_mul(1u32.checked_shl(number.saturating_sub(1)).unwrap_or(u32::MAX));

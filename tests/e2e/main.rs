@@ -18,6 +18,7 @@ mod jwt;
 mod keys;
 mod logs;
 mod lossy_log;
+mod neighbours;
 mod process;
 mod quota;
 mod reload;

@@ -47,12 +47,12 @@ async fn call(rig: &Rig, key: &str, wait: u32) -> Answer {
     rig.send(request("GET", "/works.list", &headers, "")).await
 }
 
-async fn quota(rig: &Rig) -> serde_json::Value {
+pub async fn quota(rig: &Rig) -> serde_json::Value {
     rig.admin("/quota").await.json()["main"].clone()
 }
 
 /// Polls until `so` is true. The timeout of an answer bounds it.
-async fn until(rig: &Rig, so: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+pub async fn until(rig: &Rig, so: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
     let ends = tokio::time::Instant::now() + Duration::from_secs(20);
     loop {
         let quota = quota(rig).await;
@@ -120,15 +120,28 @@ async fn after_a_pause_one_probes_and_the_rest_wait_for_its_answer() {
 }
 
 #[tokio::test]
-async fn a_503_with_a_time_stops_the_group() {
+async fn a_503_with_a_time_stops_its_operation_and_two_stop_the_group() {
     let rig = Rig::new("").await;
-    rig.devrev
-        .set_plan(FaultPlan::none().with(Rule::new("works.get", status(503, Some(300))).times(1)));
+    let once = |operation| Rule::new(operation, status(503, Some(300))).times(1);
+    rig.devrev.set_plan(
+        FaultPlan::none()
+            .with(once("works.get"))
+            .with(once("accounts.get")),
+    );
     assert_eq!(rig.call("GET", "/works.get?id=TKT-1", "").await.status, 503);
+    let held = rig.call("GET", "/works.get?id=TKT-1", "").await;
+    assert_eq!(held.code(), "quota_exhausted", "{held:?}");
+    let seconds: u64 = held.header("retry-after").unwrap().parse().unwrap();
+    assert!((290..=300).contains(&seconds), "{held:?}");
+    let explained = "/explain?request=GET%20/works.get&caller=billing";
+    let explained = rig.admin(explained).await.json();
+    assert_eq!(explained["code"], "quota_exhausted", "{explained}");
+    assert_eq!(call(&rig, KEY, 0).await.status, 200);
+    assert_eq!(rig.call("GET", "/accounts.get", "").await.status, 503);
     let held = call(&rig, KEY, 30).await;
     assert_eq!(held.code(), "quota_exhausted", "{held:?}");
     assert_eq!(quota(&rig).await["state"], "paused");
-    assert_eq!(rig.devrev.received().len(), 1);
+    assert_eq!(rig.devrev.received().len(), 3);
 }
 
 #[tokio::test]

@@ -35,9 +35,9 @@ function groupCard(name) {
   button.type = "button";
   button.setAttribute("aria-label", "Resume quota group " + name + " now");
   button.addEventListener("click", () => resume(name, button));
-  const parts = { state: make("span", "pill end"), why: make("p", "dim"), left: make("p"), bar: bar(), key: make("ul", "key"), time: make("div"), waiting: make("div"), countdown: make("b"), pause };
+  const parts = { state: make("span", "pill end"), why: make("p", "dim"), left: make("p"), bar: bar(), key: make("ul", "key"), time: make("div"), waiting: make("div"), what: make("span"), countdown: make("b"), pause };
   head.append(make("h3", "", name), parts.state);
-  pause.append(make("span", "", "Requests are sent again in"), parts.countdown, button);
+  pause.append(parts.what, parts.countdown, button);
   card.append(head, parts.why, parts.left, parts.bar, parts.key, parts.time, pause, parts.waiting);
   return Object.assign(card, { parts });
 }
@@ -80,8 +80,11 @@ function updateGroup({ group, parts }) {
 
 // Updates what changes with time.
 function tickGroup({ group, parts }) {
-  const left = group.paused_until === null ? 0 : group.paused_until - now();
-  parts.pause.hidden = group.state !== "paused";
+  const all = group.state === "paused", one = group.paused_operation;
+  const until = all ? group.paused_until : one?.paused_until ?? null;
+  const left = until === null ? 0 : until - now();
+  parts.pause.hidden = !all && !one;
+  setText(parts.what, all || !one ? "Requests are sent again in" : "Only " + one.operation + " is paused. It is sent again in");
   // paused_until is rounded up to whole seconds.
   setText(parts.countdown, span(Math.floor(left)));
   lines(parts.time, times(group));

@@ -35,7 +35,9 @@ use crate::{
         quota::Groups,
     },
     telemetry::{labels, metrics::Metrics},
-    types::{ArrivedAt, Caller, CallerToken, Deadline, QuotaRules, RequestId, RetryAfter},
+    types::{
+        ArrivedAt, Caller, CallerToken, Deadline, QuotaRules, RequestId, RetryAfter, UnknownUser,
+    },
     wall_clock,
 };
 
@@ -175,7 +177,9 @@ impl Introspector {
                     .admit(requester.place.0.claim(), deadline)
                     .await?;
                 let group = group_of(hash);
-                let request = introspection_request(template, &group, unknown, requester, deadline);
+                let mut request =
+                    introspection_request(template, &group, unknown, requester, deadline);
+                request.extensions_mut().insert(UnknownUser);
                 self.send(request).await
             }
         };

@@ -1,4 +1,6 @@
-//! Every attempt needs a permit of its quota group, and every answer updates the group.
+//! Every attempt with a token needs a permit of the token's quota group, and every answer to it updates the group.
+//!
+//! An attempt without a token has no group; see [`Caller::quota_group`]. It goes through, and only its retry-after is read.
 //!
 //! The groups and their queues are in `state::quota`.
 
@@ -16,14 +18,14 @@ use tokio::time::Instant;
 use tower::Service;
 
 use self::peek::peek;
-use super::{BoxFuture, record};
+use super::{BoxFuture, quota_group, record};
 use crate::{
     allocation::Place,
     body::Body,
     error::Error,
     policy::{
         feedback,
-        ledger::{HoldReason, Settlement},
+        ledger::{AttemptKind, HoldReason, Payload, Settlement},
         operation::{Class, Operation},
     },
     record::Record,
@@ -75,33 +77,42 @@ where
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let params = self.params.clone();
         Box::pin(async move {
-            let group = match request.extensions().get::<Arc<Caller>>() {
-                Some(caller) => params.groups.get(&caller.group),
-                None => return Err(Error::Internal),
-            };
-            let mut permit = match group.try_permit(&params.rules) {
-                Ok(permit) => permit,
-                Err(reason) => {
-                    let wait_request = wait_request(&request, params.rules)?;
-                    let place = request.extensions().get::<Place>().cloned();
-                    params
-                        .wait(&group, reason, wait_request, record(&request), place)
-                        .await?
+            let extensions = request.extensions();
+            // `None` for an attempt without a group.
+            let mut permit = match quota_group(extensions)? {
+                Some(name) => {
+                    let group = params.groups.get(name);
+                    let kind = kind(&request)?;
+                    Some(match group.try_permit(kind, &params.rules) {
+                        Ok(permit) => permit,
+                        Err(reason) => {
+                            let wait_request = wait_request(&request, kind, params.rules)?;
+                            let place = extensions.get::<Place>().cloned();
+                            params
+                                .wait(&group, reason, wait_request, record(&request), place)
+                                .await?
+                        }
+                    })
                 }
+                None => None,
             };
             let class = class(&request);
             let start = Instant::now();
-            permit.sent();
+            if let Some(permit) = &mut permit {
+                permit.sent();
+            }
             let result = inner.call(request).await;
             match result {
                 Ok(response) => {
                     params
                         .metrics
                         .upstream_duration(class, start.elapsed().as_secs_f64());
-                    Ok(params.learn(&group, permit, response).await)
+                    Ok(params.learn(permit, response).await)
                 }
                 Err(error) => {
-                    permit.settle(failed(&error));
+                    if let Some(permit) = permit {
+                        permit.settle(failed(&error));
+                    }
                     Err(error)
                 }
             }
@@ -114,10 +125,27 @@ fn class(request: &Request<Body>) -> Class {
     operation.map_or(Class::Write, |operation| operation.class(request.method()))
 }
 
-fn wait_request(request: &Request<Body>, rules: QuotaRules) -> Result<WaitRequest, Error> {
+fn kind(request: &Request<Body>) -> Result<AttemptKind, Error> {
+    let operation = request.extensions().get::<Operation>();
+    Ok(AttemptKind {
+        operation: operation.ok_or(Error::Internal)?.id(),
+        payload: if request.body().is_read() {
+            Payload::Whole
+        } else {
+            Payload::Streamed
+        },
+    })
+}
+
+fn wait_request(
+    request: &Request<Body>,
+    kind: AttemptKind,
+    rules: QuotaRules,
+) -> Result<WaitRequest, Error> {
     let extensions = request.extensions();
     let now = Instant::now();
     Ok(WaitRequest {
+        kind,
         rules,
         caller: extensions
             .get::<Arc<Caller>>()
@@ -163,12 +191,8 @@ impl QuotaParams {
         result
     }
 
-    async fn learn(
-        &self,
-        group: &Arc<Group>,
-        permit: Permit,
-        response: Response<Body>,
-    ) -> Response<Body> {
+    /// Reads how long upstream says to wait, and tells the group, if there is one, what the answer reports.
+    async fn learn(&self, permit: Option<Permit>, response: Response<Body>) -> Response<Body> {
         let (status, arrived) = (response.status(), Instant::now());
         let throttled = status == StatusCode::TOO_MANY_REQUESTS;
         let read = |response: &Response<Body>, text: Option<&[u8]>| {
@@ -178,9 +202,9 @@ impl QuotaParams {
         let mut feedback = read(&response, None);
         let mut response = response;
         if throttled || status == StatusCode::SERVICE_UNAVAILABLE {
-            // Pause before the body arrives, which may name a longer time.
-            if let Some(retry_after) = feedback.retry_after {
-                group.pause(retry_after);
+            // Before the body arrives, which may name a longer time.
+            if let (Some(retry_after), Some(permit)) = (feedback.retry_after, &permit) {
+                permit.refused(throttled, retry_after);
             }
             let (whole, text) = peek(response).await;
             feedback = read(&whole, text.as_deref());
@@ -193,10 +217,12 @@ impl QuotaParams {
         if let Some(retry_after) = feedback.retry_after {
             response.extensions_mut().insert(RetryAfter(retry_after));
         }
-        permit.settle(Settlement::Answered {
-            feedback,
-            throttled,
-        });
+        if let Some(permit) = permit {
+            permit.settle(Settlement::Answered {
+                feedback,
+                throttled,
+            });
+        }
         response
     }
 }

@@ -25,6 +25,8 @@ struct Upstream {
     latency: Duration,
     /// Until when it answers 429.
     refuses_until: Mutex<Option<Instant>>,
+    /// Until when it answers 503 to an operation.
+    unavailable: Mutex<BTreeMap<String, Instant>>,
     window: Mutex<(Option<Instant>, u64)>,
     seen: Mutex<Vec<(Instant, Arc<str>)>>,
     start: Instant,
@@ -39,10 +41,16 @@ impl Upstream {
             length,
             latency: Duration::from_millis(50),
             refuses_until: Mutex::default(),
+            unavailable: Mutex::default(),
             window: Mutex::default(),
             seen: Mutex::default(),
             start: Instant::now(),
         })
+    }
+
+    fn answers_503(&self, operation: &str, until: Instant) {
+        let mut unavailable = self.unavailable.lock().unwrap();
+        unavailable.insert(operation.to_owned(), until);
     }
 
     fn since(&self, at: Instant) -> u64 {
@@ -53,6 +61,12 @@ impl Upstream {
         let caller = &request.extensions().get::<Arc<Caller>>().unwrap().name;
         let now = Instant::now();
         self.seen.lock().unwrap().push((now, caller.clone()));
+        if !request.body().is_read() {
+            // An upload that never ends.
+            return std::future::pending().await;
+        }
+        let operation = request.extensions().get::<Operation>().unwrap().name();
+        let unavailable = self.unavailable.lock().unwrap().get(operation).copied();
         let mut response = Response::new(Body::empty());
         let headers = response.headers_mut();
         let date = std::time::UNIX_EPOCH + Duration::from_secs(self.since(now));
@@ -64,6 +78,11 @@ impl Upstream {
         {
             headers.insert("retry-after", feedback::whole_seconds(left).into());
             *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+        } else if let Some(left) = unavailable.and_then(|until| until.checked_duration_since(now))
+            && !left.is_zero()
+        {
+            headers.insert("retry-after", feedback::whole_seconds(left).into());
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         } else {
             let mut window = self.window.lock().unwrap();
             if window.0.is_none_or(|end| end <= now) {
@@ -174,9 +193,23 @@ impl Rig {
         self.groups.get(&"main".into())
     }
 
+    /// From now on upstream answers 503 to this operation for this long, and has told so.
+    async fn pause_operation(&self, operation: &str, time: Duration) {
+        let until = Instant::now() + time;
+        self.upstream.answers_503(operation, until);
+        let told = self.attempt(call_of(operation, "a", time)).await.unwrap();
+        assert_eq!(told.status(), 503);
+    }
+
     fn pause(&self, time: Duration) {
         *self.upstream.refuses_until.lock().unwrap() = Some(Instant::now() + time);
-        self.group().pause(time);
+        self.pause_only(time);
+    }
+
+    /// As an answer that comes now would, without upstream's doing so to the next attempt.
+    fn pause_only(&self, time: Duration) {
+        let operation = Operation::from_path("/works.list").id();
+        self.group().refused(operation, true, time);
     }
 
     fn waiting(&self) -> usize {
@@ -214,9 +247,23 @@ fn request(caller: &str, weight: u32, max_wait: Duration) -> Request<Body> {
     let mut request = Request::new(Body::empty());
     let now = Instant::now();
     request.extensions_mut().insert(Arc::new(caller));
+    let operation = Operation::from_path("/works.list");
+    request.extensions_mut().insert(operation);
     request.extensions_mut().insert(ArrivedAt(now));
     request.extensions_mut().insert(Deadline(now + max_wait));
     request
+}
+
+/// A call of this operation.
+fn call_of(operation: &str, caller: &str, max_wait: Duration) -> Request<Body> {
+    let mut request = request(caller, 1, max_wait);
+    let operation = Operation::from_path(operation);
+    request.extensions_mut().insert(operation);
+    request
+}
+
+fn upload(caller: &str, max_wait: Duration) -> Request<Body> {
+    request(caller, 1, max_wait).map(|body| Body::prefixed(bytes::Bytes::from_static(b"x"), body))
 }
 
 fn plenty() -> Arc<Upstream> {
@@ -263,7 +310,7 @@ async fn the_longest_retry_after_wins() {
     let rig = Rig::new(8, plenty());
     let start = Instant::now();
     rig.pause(SECOND * 30);
-    rig.group().pause(SECOND * 10);
+    rig.pause_only(SECOND * 10);
     rig.serves("a").await;
     assert!(start.elapsed() >= SECOND * 30, "{:?}", start.elapsed());
 }
@@ -358,7 +405,7 @@ async fn a_client_that_disconnects_during_an_attempt_leaves_no_reservation() {
 #[tokio::test(start_paused = true)]
 async fn a_grant_for_a_client_that_has_just_disconnected_goes_to_the_next() {
     let rig = Rig::new(8, plenty());
-    rig.group().pause(SECOND * 30);
+    rig.pause_only(SECOND * 30);
     let (first, second) = (rig.call("a", MINUTE), rig.call("b", MINUTE));
     rig.settle().await;
     // The grant is made here, and its receiver is gone before it is polled.
@@ -452,7 +499,7 @@ async fn the_rest_of_a_window_is_shared_by_weight_and_without_a_429() {
 async fn a_wait_that_becomes_shorter_wakes_the_dispatcher() {
     let rig = Rig::new(100, Upstream::new(100, MINUTE));
     rig.spend(51).await;
-    rig.group().pause(SECOND * 50);
+    rig.pause_only(SECOND * 50);
     let calls: Vec<_> = (0..10).map(|_| rig.call("a", MINUTE * 2)).collect();
     rig.settle().await;
     // The dispatcher sleeps until the end of the pause. Without the pause some 49 units are due within a minute, and no new
@@ -608,16 +655,28 @@ async fn only_attempts_that_may_have_been_sent_are_in_doubt() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Call { who: usize, max_wait: u64 },
+    Call {
+        who: usize,
+        operation: usize,
+        max_wait: u64,
+    },
+    Upload {
+        who: usize,
+        max_wait: u64,
+    },
     Leave(usize),
     Refuse(u64),
+    /// One of two operations answers 503.
+    Unavailable(usize, u64),
     Resume,
     Wait(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        10 => (0usize..4, 0u64..120).prop_map(|(who, max_wait)| Step::Call { who, max_wait }),
+        10 => (0usize..4, 0usize..3, 0u64..120).prop_map(|(who, operation, max_wait)| Step::Call { who, operation, max_wait }),
+        1 => (0usize..4, 0u64..120).prop_map(|(who, max_wait)| Step::Upload { who, max_wait }),
+        1 => (0usize..2, 1u64..60).prop_map(|(operation, time)| Step::Unavailable(operation, time)),
         3 => any::<usize>().prop_map(Step::Leave),
         1 => (1u64..60).prop_map(Step::Refuse),
         1 => Just(Step::Resume),
@@ -627,19 +686,36 @@ fn step() -> impl Strategy<Value = Step> {
 
 async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let rig = Rig::new(16, Upstream::new(limit, MINUTE));
-    let mut calls = Vec::new();
+    let operations = ["works.list", "works.get", "accounts.get"];
+    let callers = [("a", 1), ("b", 1), ("c", 2), ("batch", 1)];
+    let (mut calls, mut uploads) = (Vec::new(), Vec::new());
     for step in steps {
         match step {
-            Step::Call { who, max_wait } => {
-                let (caller, weight) = [("a", 1), ("b", 1), ("c", 2), ("batch", 1)][who];
+            Step::Call {
+                who,
+                operation,
+                max_wait,
+            } => {
+                let (caller, weight) = callers[who];
                 let max_wait = Duration::from_secs(max_wait);
-                let call = rig.attempt(request(caller, weight, max_wait));
+                let mut request = request(caller, weight, max_wait);
+                let operation = Operation::from_path(operations[operation]);
+                request.extensions_mut().insert(operation);
+                let call = rig.attempt(request);
                 let start = Instant::now();
                 calls.push(tokio::spawn(async move {
                     let result = call.await.map(|response| response.status());
                     // Never past the maximum wait, apart from the latency of the answer.
                     (result, start.elapsed() > max_wait + SECOND)
                 }));
+            }
+            Step::Upload { who, max_wait } => {
+                let max_wait = Duration::from_secs(max_wait);
+                uploads.push(rig.send(upload(callers[who].0, max_wait)));
+            }
+            Step::Unavailable(n, seconds) => {
+                let until = Instant::now() + Duration::from_secs(seconds);
+                rig.upstream.answers_503(operations[n], until);
             }
             Step::Leave(n) if !calls.is_empty() => {
                 calls.swap_remove(n % calls.len()).abort();
@@ -663,6 +739,11 @@ async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
             );
             prop_assert!(known, "{error:?}");
         }
+    }
+    // Those that still wait leave, and those in flight end.
+    for upload in uploads {
+        upload.abort();
+        let _ = upload.await;
     }
     sleep(SECOND).await;
     prop_assert!(
@@ -791,4 +872,173 @@ async fn batch_is_served_beside_interactive_callers_that_never_stop() {
         }
         assert_eq!(status(rig.call("batch", SECOND * 30)).await.unwrap(), 200);
     }
+}
+
+/// An answer with this status and these fields.
+fn answer(status: u16, fields: &[(&'static str, &'static str)]) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    for (name, value) in fields {
+        response.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    response
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_without_a_token_teaches_no_group_anything_and_waits_for_none() {
+    const SPENT: [(&str, &str); 3] = [
+        ("x-ratelimit-limit", "20"),
+        ("x-ratelimit-remaining", "0"),
+        ("x-ratelimit-reset", "4000000000"),
+    ];
+    let callback = |max_wait| call_of("/keyrings.authorize", "a", max_wait);
+    for (status, fields, retry_after) in [
+        (200, &SPENT[..], None),
+        (429, &[("retry-after", "300")][..], Some(300)),
+        (429, &[][..], None),
+        (503, &[("retry-after", "20")][..], Some(20)),
+    ] {
+        let rig = Rig::new(8, plenty());
+        let upstream = service_fn(move |_| std::future::ready(Ok(answer(status, fields))));
+        for _ in 0..30 {
+            let quota = Quota::new(upstream, rig.params.clone());
+            let response = quota.oneshot(callback(MINUTE)).await.unwrap();
+            assert_eq!(response.status(), status);
+            let named = response.extensions().get().map(|RetryAfter(time)| *time);
+            assert_eq!(named.map(|time| time.as_secs()), retry_after);
+        }
+        assert_eq!(rig.groups.view()["main"]["throttled"], 0);
+        assert_eq!(
+            rig.view(),
+            Rig::new(8, plenty()).view(),
+            "nothing is learnt"
+        );
+        let start = Instant::now();
+        rig.serves("b").await;
+        assert!(start.elapsed() < SECOND, "{status}: {:?}", start.elapsed());
+    }
+    // Nor does it wait for a group that is paused or spent.
+    let rig = Rig::new(8, Upstream::new(1, MINUTE * 5));
+    rig.spend(1).await;
+    rig.pause(SECOND * 30);
+    let upstream = service_fn(|_| std::future::ready(Ok(answer(200, &[]))));
+    let quota = Quota::new(upstream, rig.params.clone());
+    let response = quota.oneshot(callback(Duration::ZERO)).await.unwrap();
+    assert_eq!(response.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_an_operation_is_paused_the_others_go_at_once() {
+    let rig = Rig::new(1000, plenty());
+    let start = Instant::now();
+    rig.pause_operation("works.get", SECOND * 20).await;
+    let held: Vec<_> = (0..200)
+        .map(|_| rig.send(call_of("works.get", "a", MINUTE)))
+        .collect();
+    rig.settle().await;
+    assert_eq!(rig.waiting(), 200);
+    let latency = rig.upstream.latency;
+    for _ in 0..50 {
+        let sent = Instant::now();
+        rig.serves("b").await;
+        assert_eq!(sent.elapsed(), latency);
+        let own = rig.attempt(call_of("accounts.get", "a", Duration::ZERO));
+        assert_eq!(own.await.unwrap().status(), 200);
+    }
+    let quota = &rig.groups.view()["main"];
+    assert_eq!(quota["state"], "open");
+    assert_eq!(quota["paused_until"], serde_json::Value::Null);
+    assert_eq!(quota["paused_operation"]["operation"], "works.get");
+    let seen = || rig.upstream.seen.lock().unwrap().len();
+    // It runs from the answer.
+    tokio::time::sleep_until(start + SECOND * 20 + latency - Duration::from_millis(1)).await;
+    assert_eq!(seen(), 101, "none of the paused operation");
+    // One probes, and the rest follow in a ramp.
+    sleep(Duration::from_millis(2)).await;
+    rig.settle().await;
+    assert_eq!(seen(), 102);
+    all_served(held).await;
+    assert!(rig.is_at_rest());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_operation_with_a_503_pauses_the_group() {
+    let rig = Rig::new(8, plenty());
+    let start = Instant::now();
+    rig.pause_operation("works.get", SECOND * 5).await;
+    rig.pause_operation("works.update", SECOND * 20).await;
+    assert_eq!(rig.view().state, Status::Paused);
+    rig.serves("b").await;
+    assert!(start.elapsed() >= SECOND * 20, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_cannot_outlast_its_operations_pause_is_refused_at_once() {
+    let rig = Rig::new(8, plenty());
+    rig.pause_operation("works.get", SECOND * 30).await;
+    let start = Instant::now();
+    let refused = |result| match result {
+        Err(Error::QuotaExhausted { retry_after }) => feedback::whole_seconds(retry_after),
+        other => panic!("{other:?}"),
+    };
+    let late = status(rig.send(call_of("works.get", "a", SECOND * 10))).await;
+    assert_eq!(refused(late), 30);
+    // Also when the pause grows while it waits. Requests of other operations stay.
+    let rig = Rig::new(8, plenty());
+    rig.pause_operation("works.get", SECOND * 30).await;
+    let waiting = rig.send(call_of("works.get", "a", MINUTE));
+    rig.settle().await;
+    let operation = Operation::from_path("works.get").id();
+    rig.group().refused(operation, false, SECOND * 300);
+    assert_eq!(refused(status(waiting).await), 300);
+    assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+    rig.serves("b").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_full_of_requests_for_a_paused_operation_refuses_no_other() {
+    let rig = Rig::new(10, plenty());
+    rig.pause_operation("works.get", SECOND * 20).await;
+    let held: Vec<_> = (0..10)
+        .map(|_| rig.send(call_of("works.get", "a", MINUTE)))
+        .collect();
+    rig.settle().await;
+    rig.serves("a").await;
+    rig.serves("b").await;
+    all_served(held).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_a_paused_operation_delay_no_turn() {
+    let rig = Rig::new(1000, Upstream::new(100, MINUTE));
+    rig.spend(51).await;
+    rig.pause_operation("works.get", SECOND * 20).await;
+    let held: Vec<_> = (0..100)
+        .map(|_| rig.send(call_of("works.get", "a", SECOND * 50)))
+        .collect();
+    rig.settle().await;
+    // The units of the spread are about a second apart, and go to those who may take them.
+    let calls: Vec<_> = (0..10).map(|_| rig.call("b", SECOND * 18)).collect();
+    let own: Vec<_> = (0..2).map(|_| rig.call("a", SECOND * 18)).collect();
+    all_served(calls).await;
+    all_served(own).await;
+    drop(held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn uploads_that_never_end_do_not_hold_the_others_after_a_pause() {
+    let rig = Rig::new(1000, plenty());
+    rig.pause_only(SECOND * 10);
+    let uploads: Vec<_> = (0..20).map(|_| rig.send(upload("a", MINUTE))).collect();
+    rig.settle().await;
+    let others: Vec<_> = (0..20).map(|_| rig.call("b", MINUTE)).collect();
+    let start = Instant::now();
+    all_served(others).await;
+    assert!(start.elapsed() < SECOND * 11, "{:?}", start.elapsed());
+    for upload in uploads {
+        assert!(!upload.is_finished());
+        upload.abort();
+        let _ = upload.await;
+    }
+    assert!(rig.is_at_rest());
 }

@@ -1,6 +1,7 @@
 //! What would happen to a request, and why, in the order of the stack. It asks the same policies as the layers do, and puts their
 //! decisions into words.
 
+mod quota;
 mod steps;
 mod token;
 

@@ -263,6 +263,7 @@ impl<'a> Steps<'a> {
                 number: 1,
                 reads,
                 replayable,
+                in_group: self.operation.takes_credential(),
                 end,
                 wait_left: self.max_wait,
             };
@@ -360,33 +361,6 @@ impl<'a> Steps<'a> {
                 None => step.passes(says),
             },
         )
-    }
-
-    fn quota(&self) -> Option<Step> {
-        let caller = self.context.caller.as_ref()?;
-        let priority = caller.share.priority.label();
-        let weight = caller.share.weight;
-        let mut says = format!(
-            "the group {}, weight {weight}, {priority}; waits {:?} at most",
-            caller.group, self.max_wait
-        );
-        let mut facts = json!({
-            "group": caller.group, "weight": weight, "priority": priority, "max_wait_seconds": self.max_wait.as_secs_f64(),
-        });
-        let Some((view, wait)) = self.context.live.as_ref().and_then(|live| live.group) else {
-            return Some(step("quota", facts).passes(says));
-        };
-        facts["state"] = json!(view.state);
-        facts["remaining"] = json!(view.remaining);
-        facts["paused_seconds"] = json!(view.paused_for.map(|left| left.as_secs_f64()));
-        facts["wait_seconds"] = wait.as_secs_f64().into();
-        let _ = write!(says, "; now {}, a wait of {wait:?}", view.state.label());
-        let step = step("quota", facts);
-        Some(if wait > self.max_wait {
-            step.refused(Refusal::Quota(wait), says)
-        } else {
-            step.passes(says)
-        })
     }
 }
 

@@ -2,26 +2,33 @@
 //!
 //! Everything is learnt from answers. Within a window the remaining units only fall, in whatever order answers arrive. An attempt
 //! in flight reserves one unit until its answer reports what remains. A configured share of the window is first come, first
-//! served; the rest is spread evenly over the time to the window's end. A retry-after from DevRev pauses the group. After
-//! the pause one attempt probes, and the others follow in a ramp.
+//! served; the rest is spread evenly over the time to the window's end. A retry-after from DevRev pauses the group, or one
+//! operation in it. After the pause one attempt probes, and the others follow in a ramp.
 //!
 //! ```
 //! use std::time::Duration;
-//! use revgate::policy::{feedback::Feedback, ledger::{Ledger, LedgerRules, Settlement}};
+//! use revgate::policy::{
+//!     feedback::Feedback,
+//!     ledger::{AttemptKind, Ledger, LedgerRules, Payload, Settlement},
+//!     operation::Operation,
+//! };
 //!
+//! let operation = Operation::from_path("/works.list").id();
+//! let list = AttemptKind { operation, payload: Payload::Whole };
 //! let second = Duration::from_secs;
 //! let rules = LedgerRules { spread_above: 0.5, reserve: 0.0, max_retry_after: second(600) };
 //! let mut ledger = Ledger::default();
-//! let first = ledger.grant(&rules, second(0)).expect("without a known window nothing is held");
+//! let first = ledger.grant(list, &rules, second(0)).expect("without a known window nothing is held");
 //!
 //! let feedback = Feedback { retry_after: Some(second(30)), ..Feedback::default() };
 //! ledger.settle(first, Settlement::Answered { feedback, throttled: true }, &rules, second(0));
-//! assert!(ledger.grant(&rules, second(1)).is_err(), "paused");
+//! assert!(ledger.grant(list, &rules, second(1)).is_err(), "paused");
 //!
-//! assert!(ledger.grant(&rules, second(30)).is_ok(), "the probe");
-//! assert!(ledger.grant(&rules, second(30)).is_err(), "one at a time");
+//! assert!(ledger.grant(list, &rules, second(30)).is_ok(), "the probe");
+//! assert!(ledger.grant(list, &rules, second(30)).is_err(), "one at a time");
 //! ```
 
+mod gate;
 mod in_doubt;
 mod learn;
 mod recovery;
@@ -33,6 +40,7 @@ mod window;
 use std::time::Duration;
 
 use self::{
+    gate::Pauses,
     in_doubt::InDoubt,
     learn::LastReport,
     recovery::{ProbeResult, Recovery},
@@ -40,10 +48,11 @@ use self::{
     window::{Window, when_in_later_windows},
 };
 pub use self::{
-    recovery::PROBE_TIMEOUT,
+    gate::{AttemptKind, Gate, Paused, REMEMBERED},
+    recovery::{PROBE_TIMEOUT, Payload},
     view::{Status, View},
 };
-use super::feedback::Feedback;
+use super::{feedback::Feedback, operation::OperationId};
 
 /// The operator's settings for sharing a quota.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,6 +77,7 @@ impl LedgerRules {
 #[must_use]
 pub struct Grant {
     number: u64,
+    kind: AttemptKind,
     /// The window in which it was granted.
     window: u64,
     /// Whether it took a token of the spread.
@@ -93,7 +103,7 @@ pub enum Settlement {
 /// Why an attempt must wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldReason {
-    /// The group is paused by a retry-after.
+    /// The group or the operation is paused by a retry-after.
     Paused,
     /// Attempts already in flight must first show that upstream accepts more.
     Probing,
@@ -116,7 +126,7 @@ pub struct Hold {
 /// what it has learnt.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    recovery: Recovery,
+    pauses: Pauses,
     window: Option<Window>,
     /// Identifies the current window, or the gap between two, in grants.
     window_id: u64,
@@ -124,6 +134,8 @@ pub struct Ledger {
     /// The number of the next attempt; attempts are numbered in the order of their grants.
     next_number: u64,
     in_flight: u64,
+    /// How many of them have a streamed body.
+    streamed: u64,
     in_doubt: InDoubt,
     /// Units per second taken outside revgate in earlier windows.
     external_rate: f64,
@@ -137,33 +149,55 @@ impl Ledger {
     ///
     /// # Errors
     /// Why it must wait, and until when.
-    pub fn grant(&mut self, rules: &LedgerRules, now: Duration) -> Result<Grant, Hold> {
-        self.roll(now);
-        if let Some(hold) = self.recovery.hold(now, self.next_number) {
+    pub fn grant(
+        &mut self,
+        kind: AttemptKind,
+        rules: &LedgerRules,
+        now: Duration,
+    ) -> Result<Grant, Hold> {
+        if let Some(hold) = self.gate(now).hold(&kind) {
             return Err(hold);
         }
-        if let Some(hold) = self.hold_by_window(rules, now) {
+        if let Some(hold) = self.hold_by_window(kind.payload, rules, now) {
             return Err(hold);
         }
         let number = self.next_number;
         self.next_number += 1;
         self.in_flight += 1;
-        self.recovery.granted(number, now);
+        self.streamed += u64::from(kind.payload == Payload::Streamed);
+        self.pauses.granted(number, &kind, now);
         let spread = self.window.as_mut().is_some_and(Window::record_sent);
         Ok(Grant {
             number,
+            kind,
             window: self.window_id,
             spread,
         })
     }
 
-    fn hold_by_window(&mut self, rules: &LedgerRules, now: Duration) -> Option<Hold> {
+    /// Which kinds of attempts must wait now, apart from the window.
+    pub fn gate(&mut self, now: Duration) -> Gate {
+        self.roll(now);
+        self.pauses.gate(now, self.next_number)
+    }
+
+    fn hold_by_window(
+        &mut self,
+        payload: Payload,
+        rules: &LedgerRules,
+        now: Duration,
+    ) -> Option<Hold> {
         let claimed = self.claimed();
         let Some(window) = &mut self.window else {
-            // Between windows: the next one may not hold more units than the last.
+            // Between windows: the next one may not hold more units than the last. One attempt always finds out, beside uploads that
+            // may never end.
             let limit = self.last_report?.limit;
             let grantable = limit as f64 - rules.reserved(limit);
-            return (claimed > 0 && claimed as f64 >= grantable).then_some(Hold {
+            let unanswered = match payload {
+                Payload::Whole => claimed - self.streamed,
+                Payload::Streamed => claimed,
+            };
+            return (unanswered > 0 && claimed as f64 >= grantable).then_some(Hold {
                 reason: HoldReason::Probing,
                 until: None,
             });
@@ -194,23 +228,26 @@ impl Ledger {
             .is_some_and(|window| window.ends <= now)
             && let Some(window) = self.close_window()
             && window.contended
-            && !matches!(self.recovery, Recovery::Paused { .. })
+            && !matches!(self.pauses.group, Recovery::Paused { .. })
         {
             // The attempts that waited for the reset must not all be sent at that moment.
-            self.recovery.probe(self.next_number);
+            self.pauses.group.probe(self.next_number);
         }
     }
 
-    /// Records how an attempt ended.
+    /// Records how an attempt ended. Returns what its retry-after has just paused, if that was not paused before.
     pub fn settle(
         &mut self,
         grant: Grant,
         settlement: Settlement,
         rules: &LedgerRules,
         now: Duration,
-    ) {
+    ) -> Option<Paused> {
         self.roll(now);
         self.in_flight = self.in_flight.saturating_sub(1);
+        if grant.kind.payload == Payload::Streamed {
+            self.streamed = self.streamed.saturating_sub(1);
+        }
         let mut window = self.window.as_mut();
         let current = window.as_mut().filter(|_| grant.window == self.window_id);
         if let Some(window) = current {
@@ -224,28 +261,53 @@ impl Ledger {
                 feedback,
                 throttled,
             } => (feedback, throttled),
-            Settlement::InDoubt => {
-                self.recovery
-                    .settled(grant.number, ProbeResult::Inconclusive);
-                return self.add_in_doubt();
-            }
-            Settlement::Unsent => {
-                return self
-                    .recovery
-                    .settled(grant.number, ProbeResult::Inconclusive);
+            Settlement::InDoubt | Settlement::Unsent => {
+                let inconclusive = ProbeResult::Inconclusive;
+                self.pauses.settled(grant.number, &grant.kind, inconclusive);
+                if matches!(settlement, Settlement::InDoubt) {
+                    self.add_in_doubt();
+                }
+                return None;
             }
         };
         if !self.learn(&feedback, grant.number, rules, now) {
             self.add_in_doubt();
         }
         self.throttled += u64::from(throttled);
-        match feedback.retry_after {
-            Some(retry_after) => self.recovery.pause(now.saturating_add(retry_after)),
-            None if throttled => self
-                .recovery
-                .settled(grant.number, ProbeResult::Inconclusive),
-            None => self.recovery.settled(grant.number, ProbeResult::Success),
-        }
+        let result = match feedback.retry_after {
+            None if !throttled => ProbeResult::Success,
+            _ => ProbeResult::Inconclusive,
+        };
+        self.pauses.settled(grant.number, &grant.kind, result);
+        let until = now.saturating_add(feedback.retry_after?);
+        self.refused(grant.kind.operation, throttled, until, now)
+    }
+
+    /// An answer to this operation names the time `until`: a 429, by which it pauses the group, or a 503, by which it pauses the
+    /// operation, and the group if a second one says so too. A pause that already lasts longer stays. Returns what has just been
+    /// paused, if that was not paused before.
+    pub fn refused(
+        &mut self,
+        operation: OperationId,
+        throttled: bool,
+        until: Duration,
+        now: Duration,
+    ) -> Option<Paused> {
+        let group_was = self.paused_until(now).is_some();
+        let operation_was = self
+            .paused_operation(now)
+            .is_some_and(|(id, _)| id == operation);
+        let paused = if throttled {
+            self.pauses.group.pause(until);
+            Paused::Group
+        } else {
+            self.pauses.pause(operation, until, now)
+        };
+        let was = match paused {
+            Paused::Group => group_was,
+            Paused::Operation => operation_was,
+        };
+        (!was).then_some(paused)
     }
 
     /// DevRev may have counted an attempt in this window, even one granted before the window was known.
@@ -255,24 +317,28 @@ impl Ledger {
         }
     }
 
-    /// Pauses the group until then; a pause that already lasts longer stays.
-    pub fn pause(&mut self, until: Duration) {
-        self.recovery.pause(until);
-    }
-
-    /// Ends a pause on an operator's command, and forgets the window. The next attempt is a probe.
+    /// Ends all pauses on an operator's command, and forgets the window. The next attempt is a probe.
     pub fn resume(&mut self) {
         self.window = None;
         self.window_id += 1;
         self.in_doubt = InDoubt::default();
         self.last_report = None;
-        self.recovery.probe(self.next_number);
+        self.pauses.resume(self.next_number);
     }
 
-    /// The expected wait of an attempt that comes after `ahead` others. Zero if it depends on the answers of attempts in
-    /// flight.
-    pub fn predict_wait(&self, ahead: u64, rules: &LedgerRules, now: Duration) -> Duration {
-        let at = self.recovery.paused_until().unwrap_or(now).max(now);
+    /// The expected wait of an attempt of this operation, or of any that is not paused, that comes after `ahead` others. Zero if it
+    /// depends on the answers of attempts in flight.
+    pub fn predict_wait(
+        &self,
+        operation: Option<OperationId>,
+        ahead: u64,
+        rules: &LedgerRules,
+        now: Duration,
+    ) -> Duration {
+        let own = self.paused_operation(now);
+        let own = own.filter(|(id, _)| Some(*id) == operation);
+        let own = own.map_or(now, |(_, until)| until);
+        let at = self.paused_until(now).unwrap_or(now).max(own);
         let at = match (&self.window, &self.last_report) {
             (Some(window), _) if window.ends > at => window
                 .when_available(rules, self.external_rate, ahead, now)
@@ -287,14 +353,21 @@ impl Ledger {
         at.saturating_sub(now)
     }
 
-    /// The end of the current pause.
+    /// The end of the group's current pause.
     pub fn paused_until(&self, now: Duration) -> Option<Duration> {
-        self.recovery.paused_until().filter(|until| *until > now)
+        let until = self.pauses.group.paused_until();
+        until.filter(|until| *until > now)
+    }
+
+    /// The operation that is paused by itself, and the end of that pause.
+    pub fn paused_operation(&self, now: Duration) -> Option<(OperationId, Duration)> {
+        self.pauses.operation(now)
     }
 
     /// Whether this ledger can be dropped without forgetting anything that would hold an attempt.
     pub fn is_idle(&self, now: Duration) -> bool {
         let over = self.window.as_ref().is_none_or(|w| w.ends <= now);
-        self.in_flight == 0 && over && self.paused_until(now).is_none()
+        let paused = self.paused_until(now).is_some() || self.paused_operation(now).is_some();
+        self.in_flight == 0 && over && !paused
     }
 }

@@ -1,4 +1,8 @@
-//! How a group recovers from a pause: after its end one attempt probes, and then a ramp lets more and more attempts go.
+//! How a group, or one operation in it, recovers from a pause: after its end one attempt probes, and then a ramp lets more and
+//! more attempts go.
+//!
+//! An attempt whose body is streamed may be an upload that never ends. So it probes too, but it counts against streamed attempts
+//! only: whole attempts are held by whole ones alone.
 
 use std::time::Duration;
 
@@ -20,6 +24,15 @@ pub(super) enum ProbeResult {
     Inconclusive,
 }
 
+/// The body of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// In memory, so that DevRev has it as soon as it reads it.
+    Whole,
+    /// Sent as the caller sends it, so that it may never end.
+    Streamed,
+}
+
 #[derive(Debug, Default)]
 pub(super) enum Recovery {
     #[default]
@@ -27,67 +40,109 @@ pub(super) enum Recovery {
     /// No attempt is sent until then.
     Paused { until: Duration },
     /// One attempt at a time, until one succeeds. Attempts from number `first` on were granted after the pause.
-    Probing {
-        first: u64,
-        in_flight: Option<(u64, Duration)>,
-    },
+    Probing { first: u64, probes: Probes },
     /// Each success allows two more attempts, so that those that waited are not all sent at once.
     Ramping {
         first: u64,
         allowed: u64,
-        in_flight: u64,
-        latest: Duration,
+        whole: InFlight,
+        streamed: InFlight,
     },
 }
 
+/// The probes in flight, by number, and when they were sent. A streamed one holds no whole one: the next whole attempt probes
+/// beside it.
+#[derive(Debug, Default)]
+pub(super) struct Probes {
+    whole: Option<(u64, Duration)>,
+    streamed: Option<(u64, Duration)>,
+}
+
+/// Attempts of a ramp.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    count: u64,
+    /// When the latest was granted.
+    latest: Duration,
+}
+
+/// What holds attempts with a whole body, and those whose body is streamed. What holds the former holds the latter too.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Holds {
+    pub whole: Option<Hold>,
+    pub streamed: Option<Hold>,
+}
+
+impl Holds {
+    pub(super) fn of(&self, payload: Payload) -> Option<Hold> {
+        match payload {
+            Payload::Whole => self.whole,
+            Payload::Streamed => self.streamed,
+        }
+    }
+}
+
 impl Recovery {
-    /// Whether an attempt must wait; `next` would be its number.
-    pub(super) fn hold(&mut self, now: Duration, next: u64) -> Option<Hold> {
+    /// Which attempts must wait; `next` is the number of the next one.
+    pub(super) fn holds(&mut self, now: Duration, next: u64) -> Holds {
         if let Recovery::Paused { until } = *self
             && until <= now
         {
             self.probe(next);
         }
-        let (reason, until) = match *self {
-            Recovery::Open => return None,
-            Recovery::Paused { until } => (HoldReason::Paused, until),
-            Recovery::Probing {
-                in_flight: None, ..
-            } => return None,
-            Recovery::Probing {
-                in_flight: Some((_, sent)),
-                ..
-            } => (HoldReason::Probing, sent.saturating_add(PROBE_TIMEOUT)),
+        let hold = |reason, until: Duration| {
+            let until = Some(until).filter(|until| *until > now);
+            until.map(|until| Hold {
+                reason,
+                until: Some(until),
+            })
+        };
+        let probing =
+            |sent: Duration| hold(HoldReason::Probing, sent.saturating_add(PROBE_TIMEOUT));
+        match self {
+            Recovery::Open => Holds::default(),
+            Recovery::Paused { until } => {
+                let paused = hold(HoldReason::Paused, *until);
+                Holds {
+                    whole: paused,
+                    streamed: paused,
+                }
+            }
+            Recovery::Probing { probes, .. } => Holds {
+                whole: probes.whole.and_then(|(_, sent)| probing(sent)),
+                streamed: probes.latest().and_then(probing),
+            },
             Recovery::Ramping {
                 allowed,
-                in_flight,
-                latest,
+                whole,
+                streamed,
                 ..
-            } if in_flight >= allowed => {
-                (HoldReason::Probing, latest.saturating_add(PROBE_TIMEOUT))
-            }
-            Recovery::Ramping { .. } => return None,
-        };
-        (until > now).then_some(Hold {
-            reason,
-            until: Some(until),
-        })
+            } => Holds {
+                whole: (whole.count >= *allowed)
+                    .then(|| probing(whole.latest))
+                    .flatten(),
+                streamed: (whole.count + streamed.count >= *allowed)
+                    .then(|| probing(whole.latest.max(streamed.latest)))
+                    .flatten(),
+            },
+        }
     }
 
-    pub(super) fn granted(&mut self, number: u64, now: Duration) {
+    pub(super) fn granted(&mut self, (number, payload): (u64, Payload), now: Duration) {
         match self {
-            Recovery::Probing { in_flight, .. } => *in_flight = Some((number, now)),
+            Recovery::Probing { probes, .. } => *probes.of(payload) = Some((number, now)),
             Recovery::Ramping {
-                in_flight, latest, ..
+                whole, streamed, ..
             } => {
-                *in_flight += 1;
-                *latest = now;
+                let in_flight = payload.choose(whole, streamed);
+                in_flight.count += 1;
+                in_flight.latest = now;
             }
             Recovery::Open | Recovery::Paused { .. } => {}
         }
     }
 
-    pub(super) fn settled(&mut self, number: u64, result: ProbeResult) {
+    pub(super) fn settled(&mut self, (number, payload): (u64, Payload), result: ProbeResult) {
         match self {
             Recovery::Probing { first, .. }
                 if result == ProbeResult::Success && number >= *first =>
@@ -95,22 +150,24 @@ impl Recovery {
                 *self = Recovery::Ramping {
                     first: number + 1,
                     allowed: 2,
-                    in_flight: 0,
-                    latest: Duration::ZERO,
+                    whole: InFlight::default(),
+                    streamed: InFlight::default(),
                 };
             }
-            Recovery::Probing { in_flight, .. } => {
-                if in_flight.is_some_and(|(probe, _)| probe == number) {
-                    *in_flight = None;
+            Recovery::Probing { probes, .. } => {
+                let probe = probes.of(payload);
+                if probe.is_some_and(|(probe, _)| probe == number) {
+                    *probe = None;
                 }
             }
             Recovery::Ramping {
                 first,
                 allowed,
-                in_flight,
-                ..
+                whole,
+                streamed,
             } if number >= *first => {
-                *in_flight = in_flight.saturating_sub(1);
+                let in_flight = payload.choose(whole, streamed);
+                in_flight.count = in_flight.count.saturating_sub(1);
                 if result == ProbeResult::Success {
                     *allowed += 1;
                     if *allowed >= RAMP_END {
@@ -132,7 +189,7 @@ impl Recovery {
     pub(super) fn probe(&mut self, next: u64) {
         *self = Recovery::Probing {
             first: next,
-            in_flight: None,
+            probes: Probes::default(),
         };
     }
 
@@ -141,5 +198,26 @@ impl Recovery {
             Recovery::Paused { until } => Some(*until),
             _ => None,
         }
+    }
+}
+
+impl Payload {
+    fn choose<T>(self, whole: T, streamed: T) -> T {
+        match self {
+            Payload::Whole => whole,
+            Payload::Streamed => streamed,
+        }
+    }
+}
+
+impl Probes {
+    fn of(&mut self, payload: Payload) -> &mut Option<(u64, Duration)> {
+        payload.choose(&mut self.whole, &mut self.streamed)
+    }
+
+    /// When the latest was sent.
+    fn latest(&self) -> Option<Duration> {
+        let sent = |probe: Option<(u64, Duration)>| probe.map(|(_, sent)| sent);
+        sent(self.whole).max(sent(self.streamed))
     }
 }

@@ -1,7 +1,9 @@
+mod pauses;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::label::assert_labels;
+use crate::{label::assert_labels, policy::operation::Operation};
 
 const SECOND: Duration = Duration::from_secs(1);
 const RULES: LedgerRules = LedgerRules {
@@ -51,12 +53,35 @@ fn refused(retry_after: Option<u64>) -> Settlement {
     answered(true, retry_after)
 }
 
+/// A 503 with a time.
+fn unavailable(retry_after: u64) -> Settlement {
+    answered(false, Some(retry_after))
+}
+
 fn good() -> Settlement {
     answered(false, None)
 }
 
 fn seconds(number: f64) -> Duration {
     Duration::from_secs_f64(number)
+}
+
+fn id(operation: &str) -> OperationId {
+    Operation::from_path(operation).id()
+}
+
+fn whole(operation: &str) -> AttemptKind {
+    AttemptKind {
+        operation: id(operation),
+        payload: Payload::Whole,
+    }
+}
+
+fn streamed(operation: &str) -> AttemptKind {
+    AttemptKind {
+        payload: Payload::Streamed,
+        ..whole(operation)
+    }
 }
 
 /// A ledger under the rules of one configuration.
@@ -73,8 +98,13 @@ impl Ledger {
         }
     }
 
+    /// A call of `works.list`.
     fn grant(&mut self, now: Duration) -> Result<Grant, Hold> {
-        self.learnt.grant(&self.rules, now)
+        self.grant_of(whole("works.list"), now)
+    }
+
+    fn grant_of(&mut self, kind: AttemptKind, now: Duration) -> Result<Grant, Hold> {
+        self.learnt.grant(kind, &self.rules, now)
     }
 
     fn settle(&mut self, grant: Grant, settlement: Settlement, now: Duration) {
@@ -111,7 +141,7 @@ impl Ledger {
     }
 
     fn predict_wait(&self, ahead: u64, now: Duration) -> Duration {
-        self.learnt.predict_wait(ahead, &self.rules, now)
+        self.learnt.predict_wait(None, ahead, &self.rules, now)
     }
 
     fn view(&self, now: Duration) -> View {
@@ -425,14 +455,6 @@ fn a_429_without_a_time_concerns_that_attempt_alone() {
 }
 
 #[test]
-fn a_503_with_a_time_pauses_too() {
-    let mut ledger = Ledger::new(RULES);
-    ledger.attempt(answered(false, Some(9)), Duration::ZERO);
-    assert_eq!(ledger.grant(SECOND).unwrap_err().reason, HoldReason::Paused);
-    assert_eq!(ledger.view(SECOND).throttled, 0);
-}
-
-#[test]
 fn a_reset_that_attempts_waited_for_is_probed() {
     let mut ledger = learnt(RULES, 10, 60);
     let mut now = Duration::ZERO;
@@ -552,7 +574,8 @@ fn huge_numbers_do_not_overflow() {
 /// An event of a group; events happen in any order.
 #[derive(Clone, Debug)]
 enum Step {
-    Grant,
+    /// Of one of four operations, with a whole body or a streamed one.
+    Grant(usize),
     /// Upstream counts an attempt, and later its answer arrives, with other events in between.
     Count(usize),
     Answer(usize, AnswerKind),
@@ -567,6 +590,8 @@ enum AnswerKind {
     All,
     NoHeaders,
     Refused(Option<u64>),
+    /// A 503 with a time.
+    Unavailable(u64),
     /// Meaningless numbers.
     Nonsense(u64, u64, u64),
 }
@@ -576,9 +601,10 @@ fn step() -> impl Strategy<Value = Step> {
         8 => Just(AnswerKind::All),
         1 => Just(AnswerKind::NoHeaders),
         1 => prop::option::of(1u64..20).prop_map(AnswerKind::Refused),
+        1 => (1u64..20).prop_map(AnswerKind::Unavailable),
     ];
     prop_oneof![
-        8 => Just(Step::Grant),
+        8 => (0usize..8).prop_map(Step::Grant),
         6 => any::<usize>().prop_map(Step::Count),
         6 => (any::<usize>(), kind).prop_map(|(n, kind)| Step::Answer(n, kind)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(n, sent)| Step::Cancel(n, sent)),
@@ -644,8 +670,10 @@ fn play(
     for step in steps {
         let now = upstream.now();
         match step {
-            Step::Grant => {
-                let Ok(grant) = ledger.grant(now) else {
+            Step::Grant(n) => {
+                let operation = ["works.list", "works.get", "accounts.get", "invented"][n / 2];
+                let kind = [whole, streamed][n % 2](operation);
+                let Ok(grant) = ledger.grant_of(kind, now) else {
                     continue;
                 };
                 out.push(Attempt {
@@ -683,6 +711,7 @@ fn play(
                     }
                     AnswerKind::NoHeaders => good(),
                     AnswerKind::Refused(retry_after) => refused(*retry_after),
+                    AnswerKind::Unavailable(time) => unavailable(*time),
                     AnswerKind::Nonsense(limit, remaining, reset) => {
                         wild = true;
                         reported(*limit, *remaining, *reset, reset % 1000)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Ledger, LedgerRules, recovery::Recovery};
-use crate::label::label_enum;
+use crate::{label::label_enum, policy::operation::OperationId};
 
 label_enum! {
     /// The state of a group.
@@ -34,8 +34,10 @@ pub struct View {
     pub reset: Option<u64>,
     /// Time left in the window; `None` if none is known.
     pub resets_in: Option<Duration>,
-    /// Time left in the pause.
+    /// Time left in the group's pause.
     pub paused_for: Option<Duration>,
+    /// The operation that is paused by itself, and the time left.
+    pub paused_operation: Option<(OperationId, Duration)>,
     /// Units of the window that are reserved for use outside revgate.
     pub reserve: u64,
     /// Attempts in flight.
@@ -55,7 +57,7 @@ impl Ledger {
     pub fn view(&self, rules: &LedgerRules, now: Duration) -> View {
         let window = self.window.as_ref().filter(|window| window.ends > now);
         let paused_for = self.paused_until(now).map(|until| until - now);
-        let state = match (&self.recovery, window) {
+        let state = match (&self.pauses.group, window) {
             (Recovery::Paused { .. }, _) if paused_for.is_some() => Status::Paused,
             (Recovery::Paused { .. } | Recovery::Probing { .. }, _) => Status::Probing,
             (Recovery::Ramping { .. }, _) => Status::Ramping,
@@ -75,6 +77,9 @@ impl Ledger {
             resets_in,
             reserve: window.map_or(0, |window| rules.reserved(window.limit) as u64),
             paused_for,
+            paused_operation: self
+                .paused_operation(now)
+                .map(|(id, until)| (id, until - now)),
             in_flight: self.in_flight,
             external: (self.external, window.map_or(0, |window| window.external)),
             throttled: self.throttled,

@@ -22,6 +22,8 @@ use crate::{
             Verdict,
         },
         feedback::whole_seconds,
+        ledger::{AttemptKind, Payload},
+        operation::Operation,
         rate::Limiter,
         rewrite::Mode,
         token_health::FIRST_PAUSE,
@@ -75,7 +77,7 @@ pub(crate) fn explain(
         max_headers: plan.request.max_headers,
         max_body: plan.request.max_body,
         max_rewrite_body: plan.max_rewrite_body,
-        live: live.map(|state| live_state(plan, state, caller.as_ref())),
+        live: live.map(|state| live_state(plan, state, caller.as_ref(), &request)),
         caller,
         defaults: &Access::new(&config.defaults.allow, &config.defaults.deny),
         rules: &plan.rewrite,
@@ -179,7 +181,12 @@ fn describe<'a>(
     }
 }
 
-fn live_state(plan: &Plan, state: &State, caller: Option<&Caller<'_>>) -> LiveState {
+fn live_state(
+    plan: &Plan,
+    state: &State,
+    caller: Option<&Caller<'_>>,
+    request: &ExplainedRequest,
+) -> LiveState {
     LiveState {
         free_slots: caller.map_or(plan.max_in_flight as u64, |caller| {
             let claim = Claim::caller(caller.group.into(), caller.share);
@@ -191,7 +198,11 @@ fn live_state(plan: &Plan, state: &State, caller: Option<&Caller<'_>>) -> LiveSt
         group: caller.and_then(|caller| {
             let rules = &plan.quota.rules;
             let groups = &state.groups;
-            groups.forecast(caller.group, caller.share, caller.max_wait, rules)
+            let kind = AttemptKind {
+                operation: Operation::from_path(request.uri.path()).id(),
+                payload: Payload::Whole,
+            };
+            groups.forecast(caller.group, caller.share, caller.max_wait, kind, rules)
         }),
     }
 }

@@ -16,7 +16,7 @@ use super::{
         Clock,
         draining::{DRAIN_RETRY_AFTER, Draining},
     },
-    dispatcher::Dispatcher,
+    dispatcher::deliver,
     permit::Permit,
     wait_rules::WaitRules,
     waiting_room::{Slot, WaitingRoom},
@@ -28,57 +28,59 @@ use crate::{
     policy::{
         fair::{Priority, Queue, Share, Ticket},
         feedback::Feedback,
-        ledger::{Grant, HoldReason, Ledger, Settlement, View},
+        ledger::{AttemptKind, Grant, HoldReason, Ledger, Paused, Settlement, View},
+        operation::OperationId,
     },
     types::{Caller, QuotaRules},
 };
 
 pub(crate) struct Group {
     pub(super) name: Arc<str>,
-    clock: Clock,
+    pub(super) clock: Clock,
     waiting_room: Arc<WaitingRoom>,
     /// The latest plan.
     planned: Arc<ArcSwap<QuotaPlan>>,
-    state: Lock<GroupState>,
+    pub(super) state: Lock<GroupState>,
     /// Wakes the dispatcher early.
-    changed: Notify,
+    pub(super) changed: Notify,
 }
 
-struct GroupState {
-    ledger: Ledger,
-    queue: Queue<Waiter>,
+pub(super) struct GroupState {
+    pub(super) ledger: Ledger,
+    pub(super) queue: Queue<Waiter>,
     /// Whether a dispatcher runs.
-    dispatching: bool,
+    pub(super) dispatching: bool,
     /// Lower bound of the deadlines in the queue.
-    earliest_deadline: Duration,
+    pub(super) earliest_deadline: Duration,
+    /// No request of this operation waits with a deadline before this time.
+    pub(super) earliest_of_operation: Option<(OperationId, Duration)>,
     last_used: Duration,
 }
 
-struct Waiter {
+pub(super) struct Waiter {
+    pub(super) kind: AttemptKind,
     /// From the plan that its request sees.
-    rules: QuotaRules,
-    deadline: Duration,
-    sender: oneshot::Sender<WaitResult>,
+    pub(super) rules: QuotaRules,
+    pub(super) deadline: Duration,
+    pub(super) sender: oneshot::Sender<WaitResult>,
     #[allow(dead_code, reason = "held, not read")]
     slot: Slot,
 }
 
 /// How a wait ends.
-type WaitResult = Result<Permit, Error>;
+pub(super) type WaitResult = Result<Permit, Error>;
 
 /// Results to send after the lock is released: a permit whose receiver has gone is dropped, and dropping it takes the lock.
-type Deliveries = Vec<(oneshot::Sender<WaitResult>, WaitResult)>;
+pub(super) type Deliveries = Vec<(oneshot::Sender<WaitResult>, WaitResult)>;
 
 /// A request that waits for quota.
 pub(crate) struct WaitRequest {
+    pub kind: AttemptKind,
     pub rules: QuotaRules,
     pub caller: Arc<Caller>,
     pub arrived: Instant,
     pub deadline: Instant,
 }
-
-/// If it is unknown when the next unit is due, only an update wakes the dispatcher. This bounds its sleep all the same.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 impl Group {
     pub(super) fn new(
@@ -97,36 +99,44 @@ impl Group {
                 queue: Queue::default(),
                 dispatching: false,
                 earliest_deadline: Duration::ZERO,
+                earliest_of_operation: None,
                 last_used: clock.now(),
             }),
             changed: Notify::new(),
         })
     }
 
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.clock.now()
     }
 
-    fn wait_rules(&self, own: &QuotaRules) -> WaitRules {
+    pub(super) fn wait_rules(&self, own: &QuotaRules) -> WaitRules {
         WaitRules::new(own.ledger, self.planned.load().rules.ledger)
     }
 
-    /// A permit for one attempt, if nothing is queued and the ledger grants it.
+    /// A permit for one attempt, if the ledger grants it and nothing is queued that may go before it.
     ///
     /// # Errors
     /// Why the attempt must wait.
-    pub(crate) fn try_permit(self: &Arc<Self>, rules: &QuotaRules) -> Result<Permit, HoldReason> {
+    pub(crate) fn try_permit(
+        self: &Arc<Self>,
+        kind: AttemptKind,
+        rules: &QuotaRules,
+    ) -> Result<Permit, HoldReason> {
         let now = self.now();
         let mut state = self.state.lock();
         state.last_used = now;
-        if state.queue.is_empty() {
-            let grant = state.ledger.grant(&rules.ledger, now);
-            return Ok(self.permit(grant.map_err(|hold| hold.reason)?, *rules));
+        if !state.queue.is_empty() {
+            let gate = state.ledger.gate(now);
+            if let Some(hold) = gate.hold(&kind) {
+                return Err(hold.reason);
+            }
+            if state.queue.any(|waiter| gate.hold(&waiter.kind).is_none()) {
+                return Err(HoldReason::Spread);
+            }
         }
-        Err(state
-            .ledger
-            .paused_until(now)
-            .map_or(HoldReason::Spread, |_| HoldReason::Paused))
+        let grant = state.ledger.grant(kind, &rules.ledger, now);
+        Ok(self.permit(grant.map_err(|hold| hold.reason)?, kind, *rules))
     }
 
     /// Waits for a permit for one attempt. Dropping the future leaves the queue and returns the slot and any grant.
@@ -138,10 +148,10 @@ impl Group {
         request: WaitRequest,
         draining: &Draining,
     ) -> Result<Permit, Error> {
-        let (share, rules) = (&request.caller.share, request.rules);
+        let (share, kind, rules) = (&request.caller.share, request.kind, request.rules);
         let deadline = self.clock.time_of(request.deadline);
         let arrived = self.clock.time_of(request.arrived);
-        let wait = self.predict(share, (arrived, deadline), &rules);
+        let wait = self.predict(share, (arrived, deadline), kind, &rules);
         if self.now().saturating_add(wait) > deadline {
             return Err(Error::QuotaExhausted { retry_after: wait });
         }
@@ -150,6 +160,7 @@ impl Group {
         };
         let (sender, receiver) = oneshot::channel();
         let waiter = Waiter {
+            kind,
             rules,
             deadline,
             sender,
@@ -158,6 +169,9 @@ impl Group {
         let ticket = self.update(|state, now| {
             let times = (arrived, deadline);
             state.earliest_deadline = state.earliest_deadline.min(deadline);
+            state.earliest_of_operation = state
+                .earliest_of_operation
+                .filter(|(id, earliest)| *id != kind.operation || *earliest <= deadline);
             state.queue.push(share, times, now, waiter)
         });
         let _guard = QueueGuard {
@@ -170,42 +184,54 @@ impl Group {
             // The sender is dropped only after it has sent.
             result = receiver => result.unwrap_or(Err(Error::Internal)),
             () = sleep_until(request.deadline) => Err(Error::QuotaExhausted {
-                retry_after: self.predict(share, (arrived, deadline), &rules),
+                retry_after: self.predict(share, (arrived, deadline), kind, &rules),
             }),
             () = draining.begun() => Err(Error::Draining { retry_after: DRAIN_RETRY_AFTER }),
         }
     }
 
-    /// A snapshot, and the expected wait of a request with this share that arrives now and waits `max_wait` at most.
+    /// A snapshot, and the expected wait of a request of this kind and with this share that arrives now and waits `max_wait` at
+    /// most.
     pub(crate) fn forecast(
         &self,
         share: &Share,
         max_wait: Duration,
+        kind: AttemptKind,
         rules: &QuotaRules,
     ) -> (View, Duration) {
         let now = self.now();
         let times = (now, now.saturating_add(max_wait));
-        (self.view(rules).0, self.predict(share, times, rules))
+        (self.view(rules).0, self.predict(share, times, kind, rules))
     }
 
     /// The expected wait of a request with these times of arrival and deadline.
-    fn predict(&self, share: &Share, times: (Duration, Duration), rules: &QuotaRules) -> Duration {
+    fn predict(
+        &self,
+        share: &Share,
+        times: (Duration, Duration),
+        kind: AttemptKind,
+        rules: &QuotaRules,
+    ) -> Duration {
         let now = self.now();
         let rules = self.wait_rules(rules);
-        let state = self.state.lock();
-        let wait = rules.predict_wait(&state.ledger, state.queue.ahead(share, times.0), now);
+        let mut state = self.state.lock();
+        let gate = state.ledger.gate(now);
+        let counts = |waiter: &Waiter| !gate.passes(&kind, &waiter.kind);
+        let (queue, ledger) = (&state.queue, &state.ledger);
+        let wait_behind = |ahead| rules.predict_wait(ledger, Some(kind.operation), ahead, now);
+        let wait = wait_behind(queue.ahead(share, times.0, counts));
         if share.priority == Priority::Interactive {
             return wait;
         }
         // A batch request is passed over until it has aged, and then takes turns with interactive ones.
-        let ageing_wait = state.queue.ageing_wait(share, times, now);
+        let ageing_wait = queue.ageing_wait(share, times, now, counts);
         let aged = Share {
             priority: Priority::Interactive,
             weight: 1,
             ..share.clone()
         };
-        let ahead = state.queue.ahead(&aged, times.0) + state.queue.batch_callers();
-        wait.min(ageing_wait.saturating_add(rules.predict_wait(&state.ledger, ahead, now)))
+        let ahead = queue.ahead(&aged, times.0, counts) + queue.batch_callers();
+        wait.min(ageing_wait.saturating_add(wait_behind(ahead)))
     }
 
     /// Applies a change that may release units, and grants those to the queue.
@@ -223,73 +249,13 @@ impl Group {
         result
     }
 
-    /// Grants available units in the order of turns. Also returns when the next unit is due, if that is known.
-    fn dispatch(
+    pub(super) fn permit(
         self: &Arc<Self>,
-        state: &mut GroupState,
-        now: Duration,
-    ) -> (Deliveries, Option<Duration>) {
-        let mut deliveries = Deliveries::new();
-        while let Some(rules) = state.queue.peek(now).map(|waiter| waiter.rules) {
-            let wait_rules = self.wait_rules(&rules);
-            match wait_rules.grant(&mut state.ledger, now) {
-                Ok(grant) => match state.queue.take(now) {
-                    Some(waiter) => deliveries.push((waiter.sender, Ok(self.permit(grant, rules)))),
-                    // Not as a permit: dropped under the lock, that would deadlock.
-                    None => state
-                        .ledger
-                        .settle(grant, Settlement::Unsent, &rules.ledger, now),
-                },
-                Err(hold) => {
-                    if matches!(hold.reason, HoldReason::Paused | HoldReason::Spent) {
-                        state.refuse_unservable(wait_rules, now, &mut deliveries);
-                    }
-                    return (deliveries, hold.until);
-                }
-            }
-        }
-        (deliveries, None)
-    }
-
-    fn permit(self: &Arc<Self>, grant: Grant, rules: QuotaRules) -> Permit {
-        Permit::new(self.clone(), rules, grant)
-    }
-
-    /// Starts a dispatcher unless one runs or nothing is queued.
-    fn ensure_dispatcher(self: &Arc<Self>) {
-        let mut state = self.state.lock();
-        if !state.queue.is_empty() && !std::mem::replace(&mut state.dispatching, true) {
-            // Not under the lock: a runtime that shuts down drops the task at once, and its drop takes the lock.
-            drop(state);
-            Dispatcher::start(self.clone());
-        }
-    }
-
-    /// Dispatches, and returns when to do so next; `None` if the queue is empty, so the dispatcher ends.
-    pub(super) fn dispatch_due(self: &Arc<Self>) -> Option<Duration> {
-        let now = self.now();
-        let mut state = self.state.lock();
-        let (deliveries, next) = self.dispatch(&mut state, now);
-        let waits = !state.queue.is_empty();
-        state.dispatching = waits;
-        drop(state);
-        deliver(deliveries);
-        let longest = now.saturating_add(LONGEST_SLEEP);
-        waits.then(|| next.map_or(longest, |next| next.min(longest)))
-    }
-
-    /// Sleeps until then or until the next update.
-    pub(super) async fn sleep(&self, until: Duration) {
-        tokio::select! {
-            biased;
-            () = self.changed.notified() => {}
-            () = sleep_until(self.clock.instant(until)) => {}
-        }
-    }
-
-    /// The dispatcher was dropped while requests still wait.
-    pub(super) fn dispatcher_stopped(&self) {
-        self.state.lock().dispatching = false;
+        grant: Grant,
+        kind: AttemptKind,
+        rules: QuotaRules,
+    ) -> Permit {
+        Permit::new(self.clone(), kind, rules, grant)
     }
 
     /// Ends the wait of this caller's newest request, to free its slot.
@@ -300,7 +266,8 @@ impl Group {
         };
         let ahead = state.queue.len() as u64;
         let rules = self.wait_rules(&waiter.rules);
-        let retry_after = rules.predict_wait(&state.ledger, ahead, self.now());
+        let operation = Some(waiter.kind.operation);
+        let retry_after = rules.predict_wait(&state.ledger, operation, ahead, self.now());
         drop(state);
         let Waiter { sender, .. } = waiter;
         let _ = sender.send(Err(Error::WaitingRoomFull { retry_after }));
@@ -310,15 +277,41 @@ impl Group {
     pub(super) fn settle(
         self: &Arc<Self>,
         grant: Grant,
-        settlement: Settlement,
+        (kind, settlement): (AttemptKind, Settlement),
         rules: &QuotaRules,
     ) {
-        self.update(|state, now| state.ledger.settle(grant, settlement, &rules.ledger, now));
+        let paused =
+            self.update(|state, now| state.ledger.settle(grant, settlement, &rules.ledger, now));
+        self.log(paused, kind.operation);
     }
 
-    /// Pauses the group for this long; see [`Ledger::pause`].
-    pub(crate) fn pause(self: &Arc<Self>, time: Duration) {
-        self.update(|state, now| state.ledger.pause(now.saturating_add(time)));
+    /// An answer to this operation says to wait this long; see [`Ledger::refused`].
+    pub(crate) fn refused(
+        self: &Arc<Self>,
+        operation: OperationId,
+        throttled: bool,
+        time: Duration,
+    ) {
+        let paused = self.update(|state, now| {
+            let until = now.saturating_add(time);
+            state.ledger.refused(operation, throttled, until, now)
+        });
+        self.log(paused, operation);
+    }
+
+    fn log(&self, paused: Option<Paused>, operation: OperationId) {
+        let (group, operation) = (&*self.name, operation.label().label());
+        match paused {
+            Some(Paused::Group) => tracing::info!(group, operation, "DevRev has paused the group"),
+            Some(Paused::Operation) => {
+                tracing::info!(
+                    group,
+                    operation,
+                    "DevRev has paused one operation of the group"
+                );
+            }
+            None => {}
+        }
     }
 
     /// See [`Ledger::attribute`].
@@ -352,28 +345,6 @@ impl Group {
         let state = self.state.lock();
         let idle = state.queue.is_empty() && state.ledger.is_idle(self.now());
         (state.last_used, idle)
-    }
-}
-
-fn deliver(deliveries: Deliveries) {
-    for (sender, result) in deliveries {
-        // The receiver may have gone just now. Dropping the permit then returns it.
-        let _ = sender.send(result);
-    }
-}
-
-impl GroupState {
-    /// Refuses requests whose deadline comes before the next unit, now and not at the deadline.
-    fn refuse_unservable(&mut self, rules: WaitRules, now: Duration, deliveries: &mut Deliveries) {
-        let retry_after = rules.predict_wait(&self.ledger, 0, now);
-        let earliest = now.saturating_add(retry_after);
-        if earliest <= self.earliest_deadline {
-            return;
-        }
-        self.earliest_deadline = earliest;
-        for waiter in self.queue.retain(|waiter| waiter.deadline >= earliest) {
-            deliveries.push((waiter.sender, Err(Error::QuotaExhausted { retry_after })));
-        }
     }
 }
 

@@ -12,7 +12,11 @@ use serde_json::{Value, json};
 use super::{super::Clock, group::Group, waiting_room::WaitingRoom};
 use crate::{
     plan::QuotaPlan,
-    policy::{fair::Share, feedback::Feedback, ledger::View},
+    policy::{
+        fair::Share,
+        feedback::Feedback,
+        ledger::{AttemptKind, View},
+    },
     telemetry::quota::Sample,
     types::{QuotaRules, other},
     wall_clock,
@@ -144,15 +148,16 @@ impl Groups {
         })
     }
 
-    /// A snapshot of a group, and the expected wait of a request with this share that arrives now.
+    /// A snapshot of a group, and the expected wait of a request of this kind and with this share that arrives now.
     pub(crate) fn forecast(
         &self,
         name: &str,
         share: &Share,
         max_wait: Duration,
+        kind: AttemptKind,
         rules: &QuotaRules,
     ) -> Option<(View, Duration)> {
-        Some(self.find(name)?.forecast(share, max_wait, rules))
+        Some(self.find(name)?.forecast(share, max_wait, kind, rules))
     }
 
     /// All groups for the admin listener; times are in epoch seconds. A group that is no longer configured is shown until it is
@@ -173,6 +178,10 @@ impl Groups {
                 "reset": view.reset,
                 "resets_in_seconds": view.resets_in.map(|left| left.as_secs_f64().ceil()),
                 "paused_until": view.paused_for.map(epoch_in),
+                "paused_operation": view.paused_operation.map(|(operation, left)| json!({
+                    "operation": operation.label(),
+                    "paused_until": epoch_in(left),
+                })),
                 "runs_out_at": view.runs_out_in.map(epoch_in),
                 "reserve": view.reserve,
                 "in_flight": view.in_flight,

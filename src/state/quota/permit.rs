@@ -1,10 +1,10 @@
 //! Permission to send one attempt.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::group::Group;
 use crate::{
-    policy::ledger::{Grant, Settlement},
+    policy::ledger::{AttemptKind, Grant, Settlement},
     types::QuotaRules,
 };
 
@@ -12,15 +12,22 @@ use crate::{
 /// attempt was never sent; otherwise the unit is in doubt.
 pub(crate) struct Permit {
     group: Arc<Group>,
+    kind: AttemptKind,
     rules: QuotaRules,
     grant: Option<Grant>,
     sent: bool,
 }
 
 impl Permit {
-    pub(super) fn new(group: Arc<Group>, rules: QuotaRules, grant: Grant) -> Permit {
+    pub(super) fn new(
+        group: Arc<Group>,
+        kind: AttemptKind,
+        rules: QuotaRules,
+        grant: Grant,
+    ) -> Permit {
         Permit {
             group,
+            kind,
             rules,
             grant: Some(grant),
             sent: false,
@@ -32,13 +39,19 @@ impl Permit {
         self.sent = true;
     }
 
+    /// The answer says to wait this long. For when the attempt cannot be settled yet; see `Ledger::refused`.
+    pub(crate) fn refused(&self, throttled: bool, time: Duration) {
+        self.group.refused(self.kind.operation, throttled, time);
+    }
+
     pub(crate) fn settle(mut self, settlement: Settlement) {
         self.end(settlement);
     }
 
     fn end(&mut self, settlement: Settlement) {
         if let Some(grant) = self.grant.take() {
-            self.group.settle(grant, settlement, &self.rules);
+            let end = (self.kind, settlement);
+            self.group.settle(grant, end, &self.rules);
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::policy::ledger::{Grant, Hold, Ledger, LedgerRules};
+use crate::policy::{
+    ledger::{AttemptKind, Grant, Hold, Ledger, LedgerRules},
+    operation::OperationId,
+};
 
 /// What lets a waiting request go: the rules of its own plan, or those of the latest if they differ. Otherwise a reload that
 /// relaxes the rules would not help the requests that wait, nor those that come behind them.
@@ -18,22 +21,33 @@ impl WaitRules {
         WaitRules { own, latest }
     }
 
-    pub(super) fn grant(self, ledger: &mut Ledger, now: Duration) -> Result<Grant, Hold> {
-        ledger.grant(&self.own, now).or_else(|hold| {
+    pub(super) fn grant(
+        self,
+        ledger: &mut Ledger,
+        kind: AttemptKind,
+        now: Duration,
+    ) -> Result<Grant, Hold> {
+        ledger.grant(kind, &self.own, now).or_else(|hold| {
             let Some(latest) = &self.latest else {
                 return Err(hold);
             };
-            ledger.grant(latest, now).map_err(|latest| Hold {
+            ledger.grant(kind, latest, now).map_err(|latest| Hold {
                 until: hold.until.into_iter().chain(latest.until).min(),
                 ..hold
             })
         })
     }
 
-    pub(super) fn predict_wait(self, ledger: &Ledger, ahead: u64, now: Duration) -> Duration {
-        let wait = ledger.predict_wait(ahead, &self.own, now);
+    pub(super) fn predict_wait(
+        self,
+        ledger: &Ledger,
+        operation: Option<OperationId>,
+        ahead: u64,
+        now: Duration,
+    ) -> Duration {
+        let wait = ledger.predict_wait(operation, ahead, &self.own, now);
         self.latest.map_or(wait, |latest| {
-            wait.min(ledger.predict_wait(ahead, &latest, now))
+            wait.min(ledger.predict_wait(operation, ahead, &latest, now))
         })
     }
 }
