@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -24,6 +24,7 @@ pub struct InboundFault(Arc<Inbound>);
 struct Inbound {
     mark: AtomicU8,
     bytes: AtomicU64,
+    ended: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,15 @@ impl InboundFault {
     /// Bytes of the body that were read so far.
     pub fn bytes(&self) -> u64 {
         self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the body was read to its end, without a fault.
+    pub fn ended(&self) -> bool {
+        self.0.ended.load(Ordering::Acquire)
+    }
+
+    fn end(&self) {
+        self.0.ended.store(true, Ordering::Release);
     }
 
     fn read(&self, bytes: u64) {
@@ -256,7 +266,7 @@ impl Source {
             Source::Full(bytes) => Poll::Ready(take(bytes).map(Ok)),
             Source::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Source::Inbound { inner, left, fault } => {
-                let frame = ready!(Pin::new(inner).poll_frame(cx));
+                let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
                 match &frame {
                     Some(Err(_)) => fault.set(Fault::Broken),
                     Some(Ok(frame)) => {
@@ -269,8 +279,12 @@ impl Source {
                             )));
                         };
                         *left = rest;
+                        // hyper does not poll again if it knows the end from Content-Length.
+                        if inner.is_end_stream() {
+                            fault.end();
+                        }
                     }
-                    None => {}
+                    None => fault.end(),
                 }
                 Poll::Ready(frame.map(|f| f.map_err(Into::into)))
             }
