@@ -4,15 +4,16 @@
 //!
 //! | extension | written by | read by |
 //! |---|---|---|
-//! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `upstream` |
+//! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `circuit`, `upstream` |
 //! | [`AmbiguousFraming`](crate::types::AmbiguousFraming) | `serve` | `protocol` |
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
 //! | [`PeerAddress`](crate::types::PeerAddress) | `serve` | `telemetry` |
 //! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate` | `rescue`, `authenticate`, `headers` |
 //! | [`Record`](crate::record::Record) | `telemetry`, `authenticate` | `rescue`, `protocol`, `authenticate`, `authorize`, `rate_limit`, `rewrite`, `retry`, `quota`, `attempt` |
-//! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
-//! | [`Caller`](crate::types::Caller) | `authenticate` | `authorize`, `rate_limit`, `credential`, `quota` |
-//! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
+//! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate` | `authorize`, `rewrite`, `retry`, `circuit`, `credential`, `quota`, `attempt` |
+//! | [`Caller`](crate::types::Caller) | `authenticate` | `authorize`, `rate_limit`, `circuit`, `credential`, `quota` |
+//! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `circuit`, `credential` |
+//! | [`Unverified`](crate::types::Unverified) | `authenticate` | `circuit` |
 //! | [`Deadline`](crate::types::Deadline) | `authenticate` | `retry`, `quota` |
 //! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate` | `quota` |
 //! | `Probing` | `credential` | `credential` |

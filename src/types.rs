@@ -139,6 +139,10 @@ pub struct CallerToken {
     pub hash: [u8; 32],
 }
 
+/// It is not known yet whether the request's token is good, so that whoever sends it has no name of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Unverified;
+
 /// How long upstream's answer says to wait. The quota layer reads it from the answer, and the layers above use it.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryAfter(pub Duration);

@@ -33,7 +33,9 @@ use crate::{
         quota::Groups,
     },
     telemetry::{labels, metrics::Metrics},
-    types::{ArrivedAt, Caller, CallerToken, Deadline, QuotaRules, RequestId, RetryAfter},
+    types::{
+        ArrivedAt, Caller, CallerToken, Deadline, QuotaRules, RequestId, RetryAfter, Unverified,
+    },
     wall_clock,
 };
 
@@ -171,7 +173,9 @@ impl Introspector {
                 let deadline = requester.deadline;
                 let _permits = self.cache.admit(deadline).await?;
                 let group = group_of(hash);
-                let request = introspection_request(template, &group, unknown, requester, deadline);
+                let mut request =
+                    introspection_request(template, &group, unknown, requester, deadline);
+                request.extensions_mut().insert(Unverified);
                 self.send(request).await
             }
         };

@@ -16,11 +16,13 @@ use crate::{
     plan::{Identities, Plan},
     policy::{
         access::Access,
+        circuit::Origin,
         explain::{
             self, Caller, ExplainContext, ExplainedRequest, LiveState, Refusal, Step, TokenSource,
             Verdict,
         },
         feedback::whole_seconds,
+        operation::Operation,
         rate::Limiter,
         rewrite::Mode,
         token_health::FIRST_PAUSE,
@@ -74,7 +76,7 @@ pub(crate) fn explain(
         max_headers: plan.request.max_headers,
         max_body: plan.request.max_body,
         max_rewrite_body: plan.max_rewrite_body,
-        live: live.map(|state| live_state(plan, state, caller.as_ref())),
+        live: live.map(|state| live_state(plan, state, caller.as_ref(), &request)),
         caller,
         defaults: &Access::new(&config.defaults.allow, &config.defaults.deny),
         rules: &plan.rewrite,
@@ -178,10 +180,18 @@ fn describe<'a>(
     }
 }
 
-fn live_state(plan: &Plan, state: &State, caller: Option<&Caller<'_>>) -> LiveState {
+fn live_state(
+    plan: &Plan,
+    state: &State,
+    caller: Option<&Caller<'_>>,
+    request: &ExplainedRequest,
+) -> LiveState {
+    let name = caller.map_or("", |caller| caller.name);
+    let operation = Operation::from_path(request.uri.path());
+    let origin = Origin::new(name.into(), Some(&operation));
     LiveState {
         free_slots: plan.max_in_flight.saturating_sub(state.in_flight.count()),
-        circuit: state.circuit.view(&plan.circuit),
+        circuit: state.circuit.view_for(&origin, &plan.circuit),
         token_refused: caller
             .and_then(|caller| state.tokens.refused_for(caller.token.configured()?)),
         group: caller.and_then(|caller| {
