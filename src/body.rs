@@ -37,6 +37,8 @@ struct Inbound {
     latest: AtomicU64,
     /// Somebody waits for more of the body.
     awaited: AtomicBool,
+    /// It was read to its end.
+    ended: AtomicBool,
 }
 
 impl Default for Inbound {
@@ -47,6 +49,7 @@ impl Default for Inbound {
             begun: Instant::now(),
             latest: AtomicU64::default(),
             awaited: AtomicBool::default(),
+            ended: AtomicBool::default(),
         }
     }
 }
@@ -93,6 +96,15 @@ impl InboundFault {
     /// Whether somebody waits for the caller to send more of it.
     pub fn is_awaited(&self) -> bool {
         self.0.awaited.load(Ordering::Relaxed)
+    }
+
+    /// Whether the body was read to its end, without a fault.
+    pub fn ended(&self) -> bool {
+        self.0.ended.load(Ordering::Acquire)
+    }
+
+    fn end(&self) {
+        self.0.ended.store(true, Ordering::Release);
     }
 
     fn read(&self, bytes: u64) {
@@ -302,7 +314,7 @@ impl Source {
                 pace,
                 fault,
             } => {
-                let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) else {
+                let Poll::Ready(frame) = Pin::new(&mut *inner).poll_frame(cx) else {
                     fault.set_awaited(true);
                     ready!(pace.poll_stalled(cx));
                     fault.set(Fault::TooSlow);
@@ -322,8 +334,12 @@ impl Source {
                             )));
                         };
                         *left = rest;
+                        // hyper does not poll again if it knows the end from Content-Length.
+                        if inner.is_end_stream() {
+                            fault.end();
+                        }
                     }
-                    None => {}
+                    None => fault.end(),
                 }
                 Poll::Ready(frame.map(|f| f.map_err(Into::into)))
             }

@@ -4,16 +4,16 @@
 //!
 //! | extension | written by | read by |
 //! |---|---|---|
-//! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `upstream` |
+//! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `circuit`, `upstream` |
 //! | [`AmbiguousFraming`](crate::types::AmbiguousFraming) | `serve` | `protocol` |
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
 //! | [`PeerAddress`](crate::types::PeerAddress) | `serve` | `telemetry`, `authenticate`, `admission` |
 //! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate`, `credential` | `rescue`, `authenticate`, `headers` |
 //! | [`Record`](crate::record::Record) | `telemetry`, `authenticate` | `rescue`, `protocol`, `authenticate`, `authorize`, `rate_limit`, `rewrite`, `retry`, `quota`, `attempt` |
-//! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate`, `credential` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
-//! | [`Caller`](crate::types::Caller) | `authenticate`, `credential` | `admission`, `authorize`, `rate_limit`, `retry`, `credential`, `quota` |
-//! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
-//! | [`UnknownUser`](crate::types::UnknownUser) | `authenticate` | `retry` |
+//! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate`, `credential` | `authorize`, `rewrite`, `retry`, `circuit`, `credential`, `quota`, `attempt` |
+//! | [`Caller`](crate::types::Caller) | `authenticate`, `credential` | `admission`, `authorize`, `rate_limit`, `retry`, `circuit`, `credential`, `quota` |
+//! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `circuit`, `credential` |
+//! | [`UnknownUser`](crate::types::UnknownUser) | `authenticate` | `retry`, `circuit` |
 //! | [`Place`](crate::allocation::Place) | `admission`, `authenticate` | `allocation`, `quota` |
 //! | [`Deadline`](crate::types::Deadline) | `authenticate`, `credential` | `retry`, `credential`, `quota`, `upstream` |
 //! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate`, `credential` | `quota` |

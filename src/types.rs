@@ -150,8 +150,7 @@ pub struct CallerToken {
     pub hash: [u8; 32],
 }
 
-/// It is not known yet whose token this request carries. All such requests share one retry budget, because made-up tokens cost
-/// nothing.
+/// It is not known yet whose token this request carries. All such requests count as one caller, because made-up tokens cost nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct UnknownUser;
 

@@ -80,13 +80,13 @@ label_enum! {
 }
 
 section! {
-    /// When to stop calling a failing upstream.
+    /// When to stop calling what fails: one caller's use of an operation, a caller, an operation or the upstream.
     pub struct Circuit: Debug, Clone, Copy {
-        /// Consecutive failures that open the circuit. High enough that a few failed calls do not stop everyone.
+        /// Consecutive failures that open a circuit. High enough that a few failed calls stop nothing.
         failures: Count<u32> = 20;
         /// Time within which they must happen, so that failures of a quiet hour do not add up.
         within: Timeout = "10s";
-        /// Time that the circuit stays open before one probe. Short, because a probe costs one call.
+        /// Time that a circuit stays open before one probe. Short, because a probe costs one call.
         open: Timeout = "5s";
     }
 }

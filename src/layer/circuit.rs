@@ -1,4 +1,4 @@
-//! Protects an upstream that fails: while the circuit is open, attempts are refused at once.
+//! Protects an upstream that fails: while a circuit is open, the attempts that it concerns are refused at once.
 
 use std::{
     future::Future,
@@ -13,10 +13,14 @@ use tower::Service;
 
 use super::{Either, attempt_end};
 use crate::{
-    body::Body,
+    body::{Body, InboundFault},
     error::Error,
-    policy::circuit::{CircuitRules, Evidence, Pass, evidence},
+    policy::{
+        circuit::{CircuitRules, Evidence, Origin, Pass, evidence},
+        operation::Operation,
+    },
     state::circuit::UpstreamCircuit,
+    types::{Caller, CallerToken, UnknownUser, other},
 };
 
 /// See the module.
@@ -50,7 +54,11 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        match self.circuit.try_pass(&self.rules) {
+        let inbound = unread(&request);
+        match self
+            .circuit
+            .try_pass(&origin(&request), inbound.is_some(), &self.rules)
+        {
             Ok(pass) => {
                 // Made before the call, so that a panic in it returns the pass too.
                 let guard = PassGuard {
@@ -60,12 +68,36 @@ where
                 };
                 Either::inner(Passed {
                     inner: self.inner.call(request),
+                    inbound,
                     guard,
                 })
             }
             Err(retry_after) => Either::refused(Error::CircuitOpen { retry_after }),
         }
     }
+}
+
+/// Whose attempt it is. In mode "validate" a caller is a user of DevRev, whose group has its name. All clients whose
+/// token is not known yet are one caller: otherwise made-up tokens would pass for many.
+fn origin(request: &Request<Body>) -> Origin {
+    let extensions = request.extensions();
+    let caller = match extensions.get::<Arc<Caller>>() {
+        Some(_) if extensions.get::<UnknownUser>().is_some() => Arc::from("unverified"),
+        Some(caller) if extensions.get::<CallerToken>().is_some() => caller.group.clone(),
+        Some(caller) => caller.name.clone(),
+        None => other(),
+    };
+    Origin::new(caller, extensions.get::<Operation>())
+}
+
+/// A handle to the body, if some of it has not come from the caller yet.
+fn unread(request: &Request<Body>) -> Option<InboundFault> {
+    if request.body().is_read() {
+        return None;
+    }
+    let inbound = request.extensions().get::<InboundFault>();
+    let inbound = inbound.cloned().unwrap_or_default();
+    Some(inbound).filter(|inbound| !inbound.ended())
 }
 
 /// Holds the pass of one attempt and returns it when dropped before the attempt has ended, as when the client disconnects.
@@ -96,6 +128,7 @@ pin_project! {
     pub struct Passed<F> {
         #[pin]
         inner: F,
+        inbound: Option<InboundFault>,
         guard: PassGuard,
     }
 }
@@ -106,7 +139,8 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Passed<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
-        this.guard.settle(evidence(attempt_end(&result)));
+        let sent = this.inbound.as_ref().is_none_or(InboundFault::ended);
+        this.guard.settle(evidence(attempt_end(&result), sent));
         Poll::Ready(result)
     }
 }
@@ -118,6 +152,7 @@ mod tests {
         time::Duration,
     };
 
+    use bytes::Bytes;
     use http::StatusCode;
     use tower::{ServiceExt, service_fn};
 
@@ -155,12 +190,20 @@ mod tests {
             &self,
             end: impl Fn() -> Result<Response<Body>, Error>,
         ) -> Result<Response<Body>, Error> {
+            self.send(Request::new(Body::empty()), end).await
+        }
+
+        async fn send(
+            &self,
+            request: Request<Body>,
+            end: impl Fn() -> Result<Response<Body>, Error>,
+        ) -> Result<Response<Body>, Error> {
             let inner = service_fn(|_| {
                 self.sent.fetch_add(1, Ordering::Relaxed);
                 std::future::ready(end())
             });
             let service = CircuitBreaker::new(inner, self.circuit.clone(), RULES);
-            service.oneshot(Request::new(Body::empty())).await
+            service.oneshot(request).await
         }
 
         async fn open(&self) {
@@ -170,16 +213,24 @@ mod tests {
             assert_eq!(self.state(), Status::Open);
         }
 
-        /// The state that the admin listener shows; the metric must agree.
+        /// The state for this caller and operation. The metric must agree with that of the whole circuit.
         fn state(&self) -> Status {
-            let state = self.circuit.view(&RULES).state;
+            let whole = self.circuit.view(&RULES).state;
             let gauge = format!(
                 "\nrevgate_circuit_open {}\n",
-                u8::from(state != Status::Closed)
+                u8::from(whole != Status::Closed)
             );
-            assert!(self.metrics.encode().contains(&gauge), "{state:?}");
-            state
+            assert!(self.metrics.encode().contains(&gauge), "{whole:?}");
+            let origin = Origin::new(other(), None);
+            self.circuit.view_for(&origin, &RULES).state
         }
+    }
+
+    type Outcome = Result<Response<Body>, Error>;
+
+    /// A request whose body has not come from the caller yet.
+    fn upload() -> Request<Body> {
+        Request::new(Body::prefixed(Bytes::from_static(b"a"), Body::empty()))
     }
 
     fn answer(status: u16, retry_after: Option<Duration>) -> Result<Response<Body>, Error> {
@@ -277,5 +328,75 @@ mod tests {
             .await
             .expect("the next probe");
         assert_eq!(rig.state(), Status::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_sent_as_a_whole_says_nothing() {
+        let ends: [fn() -> Outcome; 3] = [
+            || answer(500, None),
+            || Err(Error::broken("reset")),
+            || Err(Error::UpstreamTimeout),
+        ];
+        for end in ends {
+            let rig = Rig::new();
+            for _ in 0..3 {
+                let _ = rig.send(upload(), end).await;
+            }
+            assert_eq!(rig.state(), Status::Closed, "{:?}", end().err());
+        }
+        // A success of such an attempt does not end the row either.
+        let rig = Rig::new();
+        let _ = rig.attempt(|| answer(500, None)).await;
+        let _ = rig.send(upload(), || answer(200, None)).await;
+        let _ = rig.attempt(|| answer(500, None)).await;
+        assert_eq!(rig.state(), Status::Open);
+        // That there is no connection is never the caller's doing.
+        let rig = Rig::new();
+        for _ in 0..2 {
+            let _ = rig
+                .send(upload(), || Err(Error::unreachable("refused")))
+                .await;
+        }
+        assert_eq!(rig.circuit.view(&RULES).state, Status::Open);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_does_not_move_holds_no_probe() {
+        let rig = Rig::new();
+        rig.open().await;
+        tokio::time::advance(OPEN).await;
+        let never =
+            service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Error>>());
+        let hangs = CircuitBreaker::new(never, rig.circuit.clone(), RULES);
+        let probe = tokio::spawn(hangs.oneshot(upload()));
+        tokio::task::yield_now().await;
+        let second = rig.send(upload(), || answer(200, None)).await;
+        assert!(matches!(second, Err(Error::CircuitOpen { retry_after }) if retry_after == OPEN));
+        rig.attempt(|| answer(200, None)).await.expect("the probe");
+        assert_eq!(rig.state(), Status::Closed);
+        probe.abort();
+    }
+
+    #[test]
+    fn clients_with_a_token_that_is_not_known_are_one_caller() {
+        let request = |group: &str, unverified: bool| {
+            let mut request = Request::new(Body::empty());
+            let mut caller = Caller::named("other");
+            caller.group = group.into();
+            let extensions = request.extensions_mut();
+            extensions.insert(Arc::new(caller));
+            extensions.insert(Operation::from_path("/auth-tokens.info"));
+            extensions.insert(CallerToken {
+                header: http::HeaderValue::from_static("Bearer a"),
+                hash: [0; 32],
+            });
+            if unverified {
+                extensions.insert(UnknownUser);
+            }
+            origin(&request)
+        };
+        assert_eq!(request("one", true), request("two", true));
+        assert_ne!(request("one", false), request("two", false));
+        assert_ne!(request("one", false), request("one", true));
     }
 }

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     error::{AuthFailure, Code},
     policy::{
+        circuit::Scope,
         operation::{Class, OperationLabel},
         retry::Reason,
         rewrite::Unreadable,
@@ -52,6 +53,7 @@ label_values!(
     OperationLabel,
     Reason,
     ReloadResult,
+    Scope,
     Source,
     SpanDrop,
     Unreadable,
@@ -100,6 +102,7 @@ labels! {
     ByCode { caller: Name, code: Code }
     ByAuthFailure { reason: AuthFailure }
     ByOutcome { outcome: AttemptOutcome }
+    ByCircuit { scope: Scope, operation: Option<OperationLabel> }
     ByRetry { reason: Reason }
     ByField { caller: Name, operation: OperationLabel, field: Name }
     ByUnreadable { reason: Unreadable }
@@ -178,7 +181,9 @@ metrics! {
     connections: Gauge = Gauge::default(),
         "connections", "Number of open connections from clients";
     circuit_open: Gauge = Gauge::default(),
-        "circuit_open", "1 while the circuit is open, so that DevRev is only probed, else 0";
+        "circuit_open", "1 while the circuit of the upstream is open, so that DevRev is only probed, else 0";
+    circuit_partly_open: Family<ByCircuit, Gauge> = Family::default(),
+        "circuit_partly_open", "Number of open circuits that stop only an operation, a caller, or a caller's use of an operation";
     spans_dropped: Family<BySpanDrop, Counter> = Family::default(),
         "trace_spans_dropped", "Number of spans that were not exported";
     _build_info: Family<ByVersion, Gauge> = build_info(),
@@ -351,6 +356,18 @@ impl Metrics {
         self.circuit_open.set(i64::from(open));
     }
 
+    /// The open circuits that stop less than everything, in place of those of the call before.
+    pub fn circuits_partly_open(
+        &self,
+        open: impl IntoIterator<Item = ((Scope, Option<OperationLabel>), i64)>,
+    ) {
+        self.circuit_partly_open.clear();
+        for ((scope, operation), count) in open {
+            let label = ByCircuit { scope, operation };
+            self.circuit_partly_open.get_or_create(&label).set(count);
+        }
+    }
+
     pub fn spans_dropped(&self, reason: SpanDrop, spans: u64) {
         self.spans_dropped
             .get_or_create(&BySpanDrop { reason })
@@ -415,6 +432,10 @@ mod tests {
         m.in_flight(1);
         m.connections(1);
         m.circuit_open(true);
+        m.circuits_partly_open([
+            ((Scope::Use, Some(works_list)), 2),
+            ((Scope::Caller, None), 1),
+        ]);
         m.spans_dropped(SpanDrop::QueueFull, 1);
         let text = m.encode();
         for line in [
@@ -444,6 +465,8 @@ mod tests {
             "revgate_in_flight 1",
             "revgate_connections 1",
             "revgate_circuit_open 1",
+            r#"revgate_circuit_partly_open{scope="use",operation="works.list"} 2"#,
+            r#"revgate_circuit_partly_open{scope="caller",operation=""} 1"#,
             r#"revgate_trace_spans_dropped_total{reason="queue_full"} 1"#,
             r#"revgate_build_info{version=""#,
             "revgate_log_lines_dropped_total 0",

@@ -245,7 +245,11 @@ test('states that take long to bring about', { timeout: 60_000 }, async t => {
       reports: { ...caller, priority: 'batch', remaining: 40, share: 0.375, waiting: 25, refused: 1250, refused_by_code: { quota_exhausted: 1240, circuit_open: 10 } },
       idle: { ...caller, requests: 0, last_seen: null, share: 0.004 },
     },
-    upstream: { url: 'https://api.devrev.ai/', circuit: { state: 'open', failures: 20, next_probe_in_seconds: 4.2 } },
+    upstream: { url: 'https://api.devrev.ai/', circuit: { state: 'open', failures: 20, next_probe_in_seconds: 4.2, stopped_total: 9, stopped: [
+      { scope: 'use', caller: 'billing', operation: 'works.create', state: 'open', next_probe_in_seconds: 3.2 },
+      { scope: 'caller', caller: 'reports', operation: null, state: 'half_open', next_probe_in_seconds: 0 },
+      { scope: 'operation', caller: null, operation: 'works.list', state: 'open', next_probe_in_seconds: 2 },
+    ] } },
     tokens: { main: { quota_group: 'main', expires_at: end - 7200, state: 'expired', refused: true, next_probe_in_seconds: 9 } },
     reload: { at: end - 65, result: 'refused', changed: [], problems: [{ path: 'callers.billing.rate', message: 'is not valid; write a rate such as "50/s"' }], restart_needed: ['listen.address'] },
   };
@@ -261,7 +265,9 @@ test('states that take long to bring about', { timeout: 60_000 }, async t => {
   assert.match(await text('quota'), /31 requests wait: reports 25, billing 6/);
   assert.match(await text('quota'), /used up in 1:0\d/);
   assert.match(await text('quota'), /560 used\n130 used outside revgate\n24 under way\n216 free\n70 kept for others/);
-  assert.match(await text('upstream'), /Nothing is sent: 20 attempts failed in a row. Next try in 0:0\d/);
+  assert.match(await text('upstream'), /Nothing is sent: 20 failures in a row. Next try in 0:0\d/);
+  assert.match(await text('upstream'), /stopped: works\.create, for billing alone\. Next try in 0:0\d/);
+  assert.match(await text('upstream'), /stopped: everything, for reports alone\. The next call is a try\.[^]*works\.list, for all\.[^]*And 6 more/);
   assert.match(await text('tokens'), /expired\n.*2 hours ago\nDevRev refuses it/);
   assert.match(await text('reload'), /was refused 1 minute ago[^]*callers\.billing\.rate is not[^]*from before goes on[^]*only after a restart: listen\.address/);
   for (const width of [1200, 800]) {

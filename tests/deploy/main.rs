@@ -10,6 +10,7 @@ use std::{
 use revgate::{
     error::Code,
     policy::{
+        circuit::Scope,
         operation::{Class, Operation},
         retry::Reason,
         rewrite::Unreadable,
@@ -59,6 +60,7 @@ fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     m.token_refused(&a, true);
     m.token_confirmation(Finding::Good);
     m.config_reload(ReloadResult::Applied);
+    m.circuits_partly_open([((Scope::Use, Some(operation)), 1)]);
     let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in m.encode().lines().filter(|line| !line.starts_with('#')) {
         let end = line.find(['{', ' ']).expect("a sample");

@@ -1,14 +1,41 @@
-//! The circuit: an upstream that fails gets no requests but probes.
+//! The circuits: what fails gets no requests but probes, and what works gets all of its own.
 
-use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use revgate::simulator::{Fault, FaultPlan, Rule, TextDuration};
-use tokio::time::timeout;
+use http_body_util::{BodyExt, Empty, combinators::BoxBody};
+use hyper::{
+    Method, Request,
+    body::{Body, Bytes, Frame},
+    client::conn::http2::{self, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use revgate::simulator::{self, Fault, FaultPlan, Rule, TextDuration};
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
 use crate::{
-    http::{Answer, Client, exchange, get},
-    rig::{self, KEY, Rig, gateway, plan, status},
+    http::{Answer, Client, exchange, get, request},
+    rig::{self, KEY, Rig, gateway, hash, plan, status},
 };
+
+/// A caller that does nothing wrong.
+const STEADY_KEY: &str = "steady-key-0005";
+
+/// As `rules`, with the steady caller.
+fn with_steady(failures: u32, open: &str) -> String {
+    let hash = hash(STEADY_KEY);
+    format!(
+        "[callers.steady]\nkey_sha256 = \"{hash}\"\nrate = \"1000/s\"\nburst = 1000\n{}",
+        rules(failures, open)
+    )
+}
 
 /// With one attempt per request.
 fn rules(failures: u32, open: &str) -> String {
@@ -46,9 +73,28 @@ async fn circuit(address: SocketAddr) -> serde_json::Value {
     admin(address, "/status").await.json()["upstream"]["circuit"].take()
 }
 
+/// Of billing's use of `works.list`.
 async fn state(rig: &Rig) -> String {
     let circuit = circuit(rig.gateway.admin_address()).await;
-    circuit["state"].as_str().expect("a state").to_owned()
+    let stopped = circuit["stopped"].as_array().expect("a list");
+    let found = stopped.iter().find(|one| {
+        (&one["scope"], &one["caller"], &one["operation"])
+            == (&"use".into(), &"billing".into(), &"works.list".into())
+    });
+    let state = found.map_or("closed", |one| one["state"].as_str().expect("a state"));
+    state.to_owned()
+}
+
+/// What is stopped short of everything, as "scope caller operation".
+async fn stopped(rig: &Rig) -> Vec<String> {
+    let circuit = circuit(rig.gateway.admin_address()).await;
+    assert_eq!(circuit["state"], "closed", "{circuit}");
+    let stopped = circuit["stopped"].as_array().expect("a list");
+    let words = stopped.iter().map(|one| {
+        let word = |name: &str| one[name].as_str().unwrap_or("-").to_owned();
+        [word("scope"), word("caller"), word("operation")].join(" ")
+    });
+    words.collect()
 }
 
 /// Polls until the circuit has this state, for a bounded time.
@@ -63,12 +109,9 @@ async fn becomes(rig: &Rig, wanted: &str) {
         .unwrap_or_else(|_| panic!("it never became {wanted}"));
 }
 
-async fn gauge(rig: &Rig) -> String {
-    let text = String::from_utf8(rig.admin("/metrics").await.body).expect("text");
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("revgate_circuit_open "));
-    line.expect("the gauge").to_owned()
+async fn has_metric(rig: &Rig, line: &str) -> bool {
+    let text = rig.admin("/metrics").await.text();
+    text.lines().any(|found| found == line)
 }
 
 /// Asserts a refusal by the circuit, with a Retry-After in this range.
@@ -95,29 +138,74 @@ async fn opened(open: &str) -> Rig {
 }
 
 #[tokio::test]
-async fn failures_in_a_row_open_the_circuit() {
-    let rig = Rig::new(&rules(3, NO_PROBE)).await;
+async fn failures_of_one_caller_in_one_operation_stop_that_and_no_more() {
+    let rig = Rig::new(&with_steady(3, NO_PROBE)).await;
     rig.devrev
-        .set_plan(FaultPlan::none().with(Rule::new("*", status(503, None)).times(3)));
+        .set_plan(plan("works.list", status(503, None), 3));
     for _ in 0..2 {
         upstream_says(&rig, 503).await;
     }
     assert_eq!(state(&rig).await, "closed");
     upstream_says(&rig, 503).await;
     is_refused(&call(&rig).await, 280..=300);
-    // Another operation of the same upstream.
-    let other = rig.call("POST", "/works.create", "{}").await;
-    is_refused(&other, 280..=300);
     assert_eq!(rig.devrev.received().len(), 3, "upstream is left alone");
+    assert_eq!(stopped(&rig).await, ["use billing works.list"]);
+    let partly = r#"revgate_circuit_partly_open{scope="use",operation="works.list"} 1"#;
+    assert!(has_metric(&rig, partly).await);
+    assert!(has_metric(&rig, "revgate_circuit_open 0").await);
+
+    let other_operation = rig.call("GET", "/accounts.list", "").await;
+    assert_eq!(other_operation.status, 200, "{other_operation:?}");
+    let other_caller = rig.send(get("/works.list", STEADY_KEY)).await;
+    assert_eq!(other_caller.status, 200, "{other_caller:?}");
+    assert_eq!(state(&rig).await, "open");
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_for_several_callers_stops_for_all() {
+    let rig = Rig::new(&with_steady(4, NO_PROBE)).await;
+    rig.devrev
+        .set_plan(FaultPlan::none().with(Rule::new("works.list", status(500, None))));
+    for key in [KEY, STEADY_KEY, KEY, STEADY_KEY] {
+        assert_eq!(rig.send(get("/works.list", key)).await.status, 500);
+    }
+    assert_eq!(stopped(&rig).await, ["operation - works.list"]);
+    for key in [KEY, STEADY_KEY, rig::OTHER_KEY] {
+        is_refused(&rig.send(get("/works.list", key)).await, 280..=300);
+        assert_eq!(
+            rig.send(get("/works.get?id=a", key))
+                .await
+                .header("proxy-status"),
+            None
+        );
+    }
+}
+
+#[tokio::test]
+async fn operations_that_fail_for_several_callers_open_the_whole_circuit() {
+    let rig = Rig::new(&with_steady(4, NO_PROBE)).await;
+    rig.devrev
+        .set_plan(FaultPlan::none().with(Rule::new("*", status(500, None))));
+    for _ in 0..2 {
+        for (operation, key) in [("/works.list", KEY), ("/parts.list", STEADY_KEY)] {
+            assert_eq!(rig.send(get(operation, key)).await.status, 500);
+        }
+    }
+    // Another caller, with another operation.
+    is_refused(
+        &rig.send(get("/tags.list", rig::OTHER_KEY)).await,
+        280..=300,
+    );
+    assert_eq!(rig.devrev.received().len(), 4, "upstream is left alone");
 
     let circuit = circuit(rig.gateway.admin_address()).await;
     assert_eq!(
         (&circuit["state"], &circuit["failures"]),
-        (&"open".into(), &3.into())
+        (&"open".into(), &4.into())
     );
     let left = circuit["next_probe_in_seconds"].as_f64().expect("a time");
     assert!((280.0..=300.0).contains(&left), "{left}");
-    assert_eq!(gauge(&rig).await, "revgate_circuit_open 1");
+    assert!(has_metric(&rig, "revgate_circuit_open 1").await);
 }
 
 #[tokio::test]
@@ -140,7 +228,6 @@ async fn one_probe_goes_and_its_success_closes_the_circuit() {
     assert_eq!(rig.devrev.received().len(), 3, "one probe and no more");
     assert_eq!(probe.answer().await.expect("an answer").status, 200);
     assert_eq!(state(&rig).await, "closed");
-    assert_eq!(gauge(&rig).await, "revgate_circuit_open 0");
     upstream_says(&rig, 200).await;
 }
 
@@ -238,4 +325,221 @@ async fn a_retry_that_meets_an_open_circuit_gives_upstreams_own_last_answer() {
         "no attempt was made: {next:?}"
     );
     assert_eq!(rig.devrev.received().len(), 2);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// A caller with a connection of its own for each call, or with one HTTP/2 connection for all.
+#[derive(Clone)]
+enum Caller {
+    Http1(SocketAddr, &'static str),
+    Http2(SendRequest<BoxBody<Bytes, Infallible>>, &'static str),
+}
+
+/// Its data, and then nothing more, ever.
+struct Endless(Option<Bytes>);
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.0.take() {
+            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Caller {
+    async fn connect(rig: &Rig, key: &'static str, protocol: Protocol) -> Caller {
+        if protocol == Protocol::Http1 {
+            return Caller::Http1(rig.address, key);
+        }
+        let stream = TcpStream::connect(rig.address).await.expect("connects");
+        let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (sender, connection) = handshake.await.expect("HTTP/2");
+        tokio::spawn(connection);
+        Caller::Http2(sender, key)
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<(usize, Bytes)>) -> u16 {
+        let answer = async {
+            match self {
+                Caller::Http1(address, key) => {
+                    let mut headers = vec![("Authorization", *key)];
+                    let length = body.as_ref().map(|(length, _)| length.to_string());
+                    headers.extend(length.iter().map(|length| ("Content-Length", &**length)));
+                    let mut client = Client::connect(*address).await;
+                    client
+                        .send(request(method.as_str(), path, &headers, ""))
+                        .await;
+                    client
+                        .send(body.map(|(_, data)| data).unwrap_or_default())
+                        .await;
+                    client.answer().await.expect("an answer").status
+                }
+                Caller::Http2(sender, key) => {
+                    let mut request = Request::builder()
+                        .method(method)
+                        .uri(format!("http://api.devrev.ai{path}"))
+                        .header("authorization", *key);
+                    if let Some((length, _)) = &body {
+                        request = request.header("content-length", *length);
+                    }
+                    let body = match body {
+                        Some((_, data)) => Endless(Some(data)).boxed(),
+                        None => Empty::new().boxed(),
+                    };
+                    let mut sender = sender.clone();
+                    sender.ready().await.expect("ready");
+                    let request = request.body(body).expect("a request");
+                    let answer = sender.send_request(request).await.expect("an answer");
+                    let status = answer.status().as_u16();
+                    answer.into_body().collect().await.expect("a body");
+                    status
+                }
+            }
+        };
+        timeout(Duration::from_secs(20), answer)
+            .await
+            .expect("an answer in time")
+    }
+
+    async fn get(&self, path: &str) -> u16 {
+        self.send(Method::GET, path, None).await
+    }
+
+    /// A POST that announces `length` bytes of body, sends `sent` of them, and no more.
+    async fn stalled(&self, path: &str, length: usize, sent: usize) -> u16 {
+        let data = Bytes::from(vec![b' '; sent]);
+        self.send(Method::POST, path, Some((length, data))).await
+    }
+}
+
+/// While billing misuses the gateway, every call of the steady caller succeeds. Any failure that counted for it would stop it until the end
+/// of the test.
+async fn leaves_the_steady_caller_alone<F>(misuse: impl Fn(Caller) -> F, wanted: &[&str])
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        // The quota is never short, so that no call waits for it.
+        let plenty = simulator::Options {
+            limit: 1_000_000,
+            ..simulator::Options::default()
+        };
+        let rig = Rig::with(&with_steady(2, NO_PROBE), plenty).await;
+        rig.devrev
+            .set_plan(FaultPlan::none().with(Rule::new("works.update", status(500, None))));
+        let billing = Caller::connect(&rig, KEY, protocol).await;
+        let steady = Caller::connect(&rig, STEADY_KEY, protocol).await;
+        let misuse = tokio::spawn(misuse(billing.clone()));
+        let mut calls = 0;
+        while !misuse.is_finished() || calls < 20 {
+            assert_eq!(steady.get("/works.list").await, 200, "{protocol:?} {calls}");
+            calls += 1;
+        }
+        misuse.await.expect("no panic");
+        // Without a success that hides it: nothing is stopped but what has failed.
+        assert_eq!(stopped(&rig).await, wanted, "{protocol:?}");
+        assert_eq!(steady.get("/accounts.list").await, 200, "{protocol:?}");
+        assert_eq!(billing.get("/works.list").await, 200, "{protocol:?}");
+    }
+}
+
+/// Two dozen at once of a POST whose body stops, each answered with one of these statuses.
+async fn two_dozen_stalled(caller: Caller, length: usize, sent: usize, wanted: &[u16]) {
+    let mut all = JoinSet::new();
+    for _ in 0..24 {
+        let caller = caller.clone();
+        all.spawn(async move { caller.stalled("/accounts.list", length, sent).await });
+    }
+    let statuses = all.join_all().await;
+    assert!(
+        statuses.iter().all(|status| wanted.contains(status)),
+        "{statuses:?}"
+    );
+}
+
+/// A body that streams counts once all of it is there.
+#[tokio::test]
+async fn failures_of_whole_uploads_count() {
+    let body = " ".repeat(100_000);
+    let authorization = ("Authorization", KEY);
+    let chunked = [authorization, ("Transfer-Encoding", "chunked")];
+    let mut in_chunks = request("POST", "/works.list", &chunked, "");
+    in_chunks.extend(format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).into_bytes());
+    let with_length = request("POST", "/works.list", &[authorization], &body);
+    for upload in [in_chunks, with_length] {
+        let rig = Rig::new(&rules(2, NO_PROBE)).await;
+        rig.devrev
+            .set_plan(plan("works.list", status(500, None), 2));
+        for _ in 0..2 {
+            assert_eq!(rig.send(&upload).await.status, 500);
+        }
+        is_refused(&call(&rig).await, 280..=300);
+    }
+}
+
+#[tokio::test]
+async fn stalled_uploads_stop_nobody() {
+    // More than retry.max_replay_body, so that each holds a connection.
+    let misuse = |caller| two_dozen_stalled(caller, 200_000, 70_000, &[408, 504]);
+    leaves_the_steady_caller_alone(misuse, &[]).await;
+}
+
+#[tokio::test]
+async fn declared_bodies_that_never_end_stop_nobody() {
+    let misuse = |caller| two_dozen_stalled(caller, 100, 10, &[400, 408]);
+    leaves_the_steady_caller_alone(misuse, &[]).await;
+}
+
+#[tokio::test]
+async fn one_operation_that_fails_stops_for_its_caller_alone() {
+    let misuse = |caller: Caller| async move {
+        let mut statuses = Vec::new();
+        for _ in 0..50 {
+            statuses.push(caller.send(Method::POST, "/works.update", None).await);
+        }
+        assert_eq!(statuses[..2], [500, 500]);
+        assert!(statuses[2..].iter().all(|status| *status == 503));
+    };
+    leaves_the_steady_caller_alone(misuse, &["use billing works.update"]).await;
+}
+
+#[tokio::test]
+async fn a_stalled_upload_holds_no_probe() {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let rig = opened(SHORT).await;
+        becomes(&rig, "half_open").await;
+        let billing = Caller::connect(&rig, KEY, protocol).await;
+        let upload = tokio::spawn({
+            let billing = billing.clone();
+            async move { billing.stalled("/works.list", 200_000, 70_000).await }
+        });
+        let probing = async {
+            loop {
+                let circuit = circuit(rig.gateway.admin_address()).await;
+                let left = circuit["stopped"][0]["next_probe_in_seconds"].as_f64();
+                if left.is_some_and(|left| left > 0.0) {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), probing)
+            .await
+            .expect("the upload is the probe");
+        assert_eq!(billing.get("/works.list").await, 200, "{protocol:?}");
+        assert_eq!(state(&rig).await, "closed", "{protocol:?}");
+        upload.abort();
+    }
 }

@@ -318,7 +318,7 @@ async fn when_the_leader_leaves_the_next_request_leads() {
 
 #[tokio::test]
 async fn a_flood_of_unknown_tokens_leaves_a_known_one_served() {
-    // Without this the failures would open the circuit for all.
+    // Without this the failures would stop all introspections of tokens that are not known.
     let rig = Rig::new("[upstream.circuit]\nfailures = 10000").await;
     let known = token("ada", 1);
     assert_eq!(rig.call(&known).await.status, 200);

@@ -27,7 +27,7 @@ function show(status) {
   // Durations become points in time, so that they count down between two answers.
   for (const group of Object.values(status.quota)) group.seen_at = status.now;
   const circuit = status.upstream.circuit;
-  circuit.probe_at = status.now + (circuit.next_probe_in_seconds ?? 0);
+  for (const one of [circuit, ...circuit.stopped]) one.probe_at = status.now + (one.next_probe_in_seconds ?? 0);
   $("main").hidden = false;
   for (const part of [header, traffic, quota, callers, upstream, tokens, reload, deprecations]) part(status);
 }

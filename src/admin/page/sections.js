@@ -40,12 +40,24 @@ function upstream({ upstream: { url, circuit } }) {
   const since = status => status.next_probe_in_seconds === null ? "" : " Next try in " + span(circuit.probe_at - now()) + ".";
   const line = {
     closed: circuit.failures
-      ? ["Calls go through, but the last " + count(circuit.failures, "attempt") + " failed in a row.", "warn"]
+      ? ["Calls go through, with " + count(circuit.failures, "failure") + " in a row so far.", "warn"]
       : ["Working: no attempt has failed recently.", "good"],
-    open: ["Nothing is sent: " + count(circuit.failures, "attempt") + " failed in a row." + since(circuit), "bad"],
+    open: ["Nothing is sent: " + count(circuit.failures, "failure") + " in a row." + since(circuit), "bad"],
     half_open: ["One request probes whether DevRev works again. Others are refused.", "warn"],
   }[circuit.state] ?? [circuit.state, ""];
-  lines($("upstream"), [[url, ""], line]);
+  const stopped = circuit.stopped.slice(0, SHOWN_CIRCUITS).map(one => [stop(one), "warn"]);
+  const more = circuit.stopped_total - stopped.length;
+  if (more > 0) stopped.push(["And " + number(more) + " more like these.", "warn"]);
+  lines($("upstream"), [[url, ""], line, ...stopped]);
+}
+
+const SHOWN_CIRCUITS = 8;
+
+// A circuit that stops less than everything.
+function stop(one) {
+  const what = one.operation === "other" ? "an unknown operation" : one.operation ?? "everything";
+  const next = one.probe_at > now() ? " Next try in " + span(one.probe_at - now()) + "." : " The next call is a try.";
+  return "Failing and stopped: " + what + (one.caller === null ? ", for all." : ", for " + one.caller + " alone.") + next;
 }
 
 const EXPIRY = { valid: ["good", "valid"], expires_soon: ["warn", "expires soon"], expired: ["bad", "expired"], unknown: ["dim", "tells no expiry"] };

@@ -96,6 +96,7 @@ impl<'a> TokenSource<'a> {
 pub struct LiveState {
     /// How many more requests may be in flight.
     pub free_slots: u64,
+    /// The one that matters most to the request.
     pub circuit: circuit::View,
     /// The time until a refused token of the caller's is probed; `None` if it is not refused.
     pub token_refused: Option<Duration>,

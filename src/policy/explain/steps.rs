@@ -345,12 +345,11 @@ impl<'a> Steps<'a> {
         let Some(live) = &self.context.live else {
             return Some(step("circuit", facts).passes(says));
         };
-        facts["state"] = json!(live.circuit.state);
-        let _ = write!(
-            says,
-            "; {} now",
-            live.circuit.state.label().replace('_', "-")
-        );
+        let circuit::View { scope, state, .. } = live.circuit;
+        facts["scope"] = json!(scope);
+        facts["state"] = json!(state);
+        let state = state.label().replace('_', "-");
+        let _ = write!(says, "; {}{state} now", scope.whose());
         let step = step("circuit", facts);
         Some(
             match live.circuit.next_probe.filter(|left| !left.is_zero()) {

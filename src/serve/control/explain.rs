@@ -17,6 +17,7 @@ use crate::{
     policy::{
         access::Access,
         allocator::Claim,
+        circuit::Origin,
         explain::{
             self, Caller, ExplainContext, ExplainedRequest, LiveState, Refusal, Step, TokenSource,
             Verdict,
@@ -187,12 +188,15 @@ fn live_state(
     caller: Option<&Caller<'_>>,
     request: &ExplainedRequest,
 ) -> LiveState {
+    let name = caller.map_or("", |caller| caller.name);
+    let operation = Operation::from_path(request.uri.path());
+    let origin = Origin::new(name.into(), Some(&operation));
     LiveState {
         free_slots: caller.map_or(plan.max_in_flight as u64, |caller| {
             let claim = Claim::caller(caller.group.into(), caller.share);
             state.in_flight.free_for(plan.max_in_flight as u64, &claim)
         }),
-        circuit: state.circuit.view(&plan.circuit),
+        circuit: state.circuit.view_for(&origin, &plan.circuit),
         token_refused: caller
             .and_then(|caller| state.tokens.refused_for(caller.token.configured()?)),
         group: caller.and_then(|caller| {

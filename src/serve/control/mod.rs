@@ -67,6 +67,8 @@ impl Control for GatewayControl {
     }
 
     fn metrics(&self) -> String {
+        let rules = &self.reloader.current().plan.circuit;
+        self.state.circuit.set_gauges(rules);
         self.state.metrics.encode()
     }
 

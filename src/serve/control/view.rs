@@ -89,12 +89,29 @@ fn would_refuse(metrics: &Metrics, caller: &Arc<str>) -> Vec<(Code, u64)> {
     counts.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
+/// Shown of the circuits that stop less than everything.
+const MAX_STOPPED: usize = 100;
+
 pub(super) fn circuit(plan: &Plan, state: &State) -> Value {
     let view = state.circuit.view(&plan.circuit);
+    let all = state.circuit.stopped(&plan.circuit);
+    let total = all.len();
+    let stopped = all.into_iter().take(MAX_STOPPED).map(|one| {
+        json!({
+            "scope": one.subject.scope,
+            "caller": one.subject.caller.as_deref(),
+            "operation": one.subject.operation,
+            "state": one.state,
+            "next_probe_in_seconds": one.next_probe.as_secs_f64(),
+        })
+    });
+    let stopped: Vec<_> = stopped.collect();
     json!({
         "state": view.state,
         "failures": view.failures,
         "next_probe_in_seconds": view.next_probe.map(|time| time.as_secs_f64()),
+        "stopped": stopped,
+        "stopped_total": total,
     })
 }
 
