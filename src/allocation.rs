@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use http::Extensions;
@@ -220,9 +219,6 @@ pub struct PlanPool {
     pub capacity: u64,
 }
 
-/// A retry may find units after this time: what holds them moves, and most of it ends within a second.
-pub const RETRY_AFTER: Duration = Duration::from_secs(1);
-
 impl PlanPool {
     /// Takes units without waiting.
     ///
@@ -230,9 +226,7 @@ impl PlanPool {
     /// [`Error::Overloaded`] if this claim may not take so many.
     pub fn take(&self, claim: &Claim, units: u64) -> Result<Allocation, Error> {
         let taken = self.pool.try_take(self.capacity, claim, units);
-        taken.ok_or(Error::Overloaded {
-            retry_after: RETRY_AFTER,
-        })
+        taken.ok_or(Error::OVERLOADED)
     }
 }
 
@@ -264,6 +258,8 @@ impl Drop for Parked<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::policy::fair::{Priority, Share};
 

@@ -140,6 +140,11 @@ impl Error {
         Error::Unreachable(Cause::from(cause.into()))
     }
 
+    /// What callers share is used up. What holds it moves, and most of it ends within a second.
+    pub const OVERLOADED: Error = Error::Overloaded {
+        retry_after: Duration::from_secs(1),
+    };
+
     /// The fault of a request's body, of which `max_bytes` are accepted.
     pub fn of_body(fault: Fault, max_bytes: u64) -> Error {
         match fault {

@@ -9,13 +9,14 @@
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
 //! | [`PeerAddress`](crate::types::PeerAddress) | `serve` | `telemetry`, `authenticate`, `admission` |
 //! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate`, `credential` | `rescue`, `authenticate`, `headers` |
-//! | [`Record`](crate::record::Record) | `telemetry`, `authenticate` | `rescue`, `protocol`, `authenticate`, `authorize`, `rate_limit`, `rewrite`, `retry`, `quota`, `attempt` |
+//! | [`Record`](crate::record::Record) | `telemetry`, `authenticate` | `rescue`, `protocol`, `authenticate`, `authorize`, `rate_limit`, `rewrite`, `retry`, `quota`, `lane`, `attempt` |
 //! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate`, `credential` | `authorize`, `rewrite`, `retry`, `circuit`, `credential`, `quota`, `attempt` |
 //! | [`Caller`](crate::types::Caller) | `authenticate`, `credential` | `admission`, `authorize`, `rate_limit`, `retry`, `circuit`, `credential`, `quota` |
 //! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `circuit`, `credential` |
 //! | [`UnknownUser`](crate::types::UnknownUser) | `authenticate` | `retry`, `circuit` |
 //! | [`Place`](crate::allocation::Place) | `admission`, `authenticate` | `allocation`, `quota` |
-//! | [`Deadline`](crate::types::Deadline) | `authenticate`, `credential` | `retry`, `credential`, `quota`, `upstream` |
+//! | [`Lane`](crate::upstream::Lane) | `lane` | `upstream` |
+//! | [`Deadline`](crate::types::Deadline) | `authenticate`, `credential` | `retry`, `credential`, `quota`, `lane` |
 //! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate`, `credential` | `quota` |
 //! | `Confirms`, on a confirmation | `credential` | `credential` |
 //! | `Unauthorized`, on the answer | `credential` | `credential` |
@@ -41,10 +42,11 @@ use crate::{
         },
         authorize, circuit, collect,
         credential::{self, token_gate},
-        headers, protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
+        headers, lane, protocol, quota, rate_limit, rescue, retry, rewrite, telemetry,
     },
     plan::{CallerCredentials, Identities, Plan},
     state::State,
+    upstream::Lanes,
 };
 
 /// The type-erased stack. One clone serves one request.
@@ -69,11 +71,11 @@ impl<S> Upstream for S where
 {
 }
 
-/// Builds the stack for one worker. Has no side effects. `state` must have been reconciled with `plan`.
-pub fn build(plan: &Plan, state: &State, upstream: impl Upstream) -> Stack {
+/// Builds the stack for one worker. `lanes` are those of `upstream`, if it has connections. Has no side effects. `state` must have been reconciled with `plan`.
+pub fn build(plan: &Plan, state: &State, upstream: impl Upstream, lanes: Option<Lanes>) -> Stack {
     let metrics = || state.metrics.clone();
     let limiters = state.limiters.of_plan();
-    let attempts = attempts(plan, state, upstream);
+    let attempts = attempts(plan, state, upstream, lanes);
     // Introspection is an attempt like any other.
     let introspection = Attempts::new(attempts.clone());
     let authenticator = Arc::new(authenticator(plan, state, introspection));
@@ -125,7 +127,12 @@ pub fn build(plan: &Plan, state: &State, upstream: impl Upstream) -> Stack {
 }
 
 /// The layers that every attempt goes through, outermost first.
-fn attempts(plan: &Plan, state: &State, upstream: impl Upstream) -> impl Upstream {
+fn attempts(
+    plan: &Plan,
+    state: &State,
+    upstream: impl Upstream,
+    lanes: Option<Lanes>,
+) -> impl Upstream {
     let metrics = || state.metrics.clone();
     let tokens = state.tokens.of_plan();
     let retry = Arc::new(retry::RetryParams {
@@ -158,12 +165,14 @@ fn attempts(plan: &Plan, state: &State, upstream: impl Upstream) -> impl Upstrea
         .layer_fn(|inner| token_gate::TokenGate::new(inner, tokens.clone()))
         // Every attempt waits its turn for a grant of its group; every answer updates the group.
         .layer_fn(|inner| quota::Quota::new(inner, quota.clone()))
+        // Every attempt waits its turn for a connection. Below `quota`, so that no wait for quota holds one.
+        .layer_fn(|inner| lane::Lane::new(inner, lanes.clone(), metrics()))
         // Strips headers that are not forwarded. Above `credential`: a caller's `Connection: authorization` must not strip the token.
         .layer_fn(|inner| headers::Headers::new(inner, plan.host.clone()))
         // Per attempt, so that a rotated token is used.
         .layer_fn(|inner| credential::Credential::new(inner, tokens.clone()))
         // Propagates the trace to DevRev and times the attempt: below is nothing but DevRev.
-        .layer_fn(attempt::Attempt::new)
+        .layer_fn(|inner| attempt::Attempt::new(inner, metrics()))
         // The only socket.
         .service(upstream)
 }

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -16,22 +17,26 @@ use crate::{
     body::Body,
     error::Error,
     policy::{
-        operation::{Operation, OperationLabel},
+        operation::{Class, Operation, OperationLabel},
         trace::{SpanId, TRACEPARENT, TRACESTATE},
     },
     record::Record,
-    telemetry::trace::{AttemptSpan, SpanEnd, Trace},
+    telemetry::{
+        metrics::Metrics,
+        trace::{AttemptSpan, SpanEnd, Trace},
+    },
 };
 
 /// See the module.
 #[derive(Clone)]
 pub(crate) struct Attempt<S> {
     inner: S,
+    metrics: Arc<Metrics>,
 }
 
 impl<S> Attempt<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Attempt { inner }
+    pub(crate) fn new(inner: S, metrics: Arc<Metrics>) -> Self {
+        Attempt { inner, metrics }
     }
 }
 
@@ -52,13 +57,12 @@ where
         let span = record
             .trace()
             .map(|trace| propagate(trace, request.headers_mut()));
+        let operation = request.extensions().get::<Operation>();
+        let class = operation.map_or(Class::Write, |operation| operation.class(request.method()));
         let in_progress = AttemptInProgress {
             span,
             method: request.method().clone(),
-            operation: request
-                .extensions()
-                .get::<Operation>()
-                .map_or(OperationLabel::OTHER, Operation::label),
+            operation: operation.map_or(OperationLabel::OTHER, Operation::label),
             record,
             start: Instant::now(),
             ended: false,
@@ -66,6 +70,8 @@ where
         AttemptFuture {
             below: self.inner.call(request),
             in_progress,
+            class,
+            metrics: self.metrics.clone(),
         }
     }
 }
@@ -129,6 +135,8 @@ pin_project! {
         #[pin]
         below: F,
         in_progress: AttemptInProgress,
+        class: Class,
+        metrics: Arc<Metrics>,
     }
 }
 
@@ -138,6 +146,10 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for AttemptFuture
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let result = ready!(this.below.poll(cx));
+        if result.is_ok() {
+            let seconds = this.in_progress.start.elapsed().as_secs_f64();
+            this.metrics.upstream_duration(*this.class, seconds);
+        }
         this.in_progress.end(match &result {
             Ok(response) => SpanEnd::Answered(response.status().as_u16()),
             Err(error) => SpanEnd::Failed(error.code()),
@@ -176,7 +188,7 @@ mod tests {
             let mut request = Request::new(Body::empty());
             *request.headers_mut() = headers.clone();
             request.extensions_mut().insert(record.clone());
-            let service = Attempt::new(inner.clone());
+            let service = Attempt::new(inner.clone(), Arc::default());
             service.oneshot(request).await.unwrap();
         }
         let seen = seen.lock().unwrap();
@@ -237,7 +249,7 @@ mod tests {
         let record = Record::default();
         let mut request = Request::new(Body::empty());
         request.extensions_mut().insert(record.clone());
-        let call = Attempt::new(inner).oneshot(request);
+        let call = Attempt::new(inner, Arc::default()).oneshot(request);
         let left = tokio::time::timeout(Duration::from_secs(3), call).await;
         assert!(left.is_err());
         let facts = record.facts();

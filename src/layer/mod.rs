@@ -10,6 +10,7 @@ pub(crate) mod circuit;
 pub(crate) mod collect;
 pub(crate) mod credential;
 pub(crate) mod headers;
+pub(crate) mod lane;
 pub(crate) mod protocol;
 pub mod quota;
 pub(crate) mod rate_limit;
@@ -29,7 +30,7 @@ use http::{Extensions, HeaderValue, Request, Response, Uri, header};
 use pin_project_lite::pin_project;
 
 use crate::{
-    allocation::{Allocation, PlanPool, RETRY_AFTER},
+    allocation::{Allocation, PlanPool},
     body::{Body, InboundFault, ReadAhead, read_up_to},
     error::Error,
     policy::{
@@ -171,9 +172,7 @@ impl BodyLimits {
         });
         match read.await {
             Ok(read) => Ok(Buffered { read, memory }),
-            Err(_) if is_full => Err(Error::Overloaded {
-                retry_after: RETRY_AFTER,
-            }),
+            Err(_) if is_full => Err(Error::OVERLOADED),
             Err(_) => Err(fault
                 .and_then(InboundFault::get)
                 .map_or(Error::BrokenBody, |fault| Error::of_body(fault, self.max))),

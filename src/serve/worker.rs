@@ -43,8 +43,9 @@ impl WorkerHandle {
     /// Serves new requests with this plan; requests in flight keep theirs. `state` must have been reconciled with `plan`.
     pub(crate) fn publish(&self, plan: &Arc<Plan>, state: &State) {
         let upstream = self.upstream.within(plan.upstream);
+        let lanes = upstream.lanes();
         self.published.0.store(Arc::new(Serving {
-            stack: stack::build(plan, state, upstream),
+            stack: stack::build(plan, state, upstream, Some(lanes)),
             plan: plan.clone(),
         }));
     }
@@ -80,7 +81,7 @@ impl Worker {
             Upstream::new(options, plan.upstream)
         };
         let published = Published(Arc::new(ArcSwap::from_pointee(Serving {
-            stack: stack::build(plan, state, upstream.clone()),
+            stack: stack::build(plan, state, upstream.clone(), Some(upstream.lanes())),
             plan: plan.clone(),
         })));
         let handle = WorkerHandle {

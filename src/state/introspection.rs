@@ -92,8 +92,6 @@ pub(crate) fn group_of(hash: &[u8; 32]) -> Arc<str> {
     URL_SAFE_NO_PAD.encode(&hash[..16]).into()
 }
 
-const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
-
 impl IntrospectionCache {
     /// At most `max_concurrent` unknown tokens are introspected at a time.
     ///
@@ -156,9 +154,7 @@ impl IntrospectionCache {
     /// so their number is bounded.
     pub async fn admit(&self, claim: &Claim, deadline: Instant) -> Result<Allocation, Error> {
         let permit = self.running.take(self.max_running, claim, 1, deadline);
-        permit.await.ok_or(Error::Overloaded {
-            retry_after: BUSY_RETRY_AFTER,
-        })
+        permit.await.ok_or(Error::OVERLOADED)
     }
 }
 

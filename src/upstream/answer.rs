@@ -7,9 +7,8 @@ use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::http1};
 use tokio::time::{Instant, timeout_at};
 
-use super::Inner;
+use super::{Inner, Lane};
 use crate::{
-    allocation::Allocation,
     body::{Body, Guard},
     error::Error,
     policy::progress::ProgressRules,
@@ -64,7 +63,7 @@ pub(super) struct Exchange {
     pub inner: Arc<Inner>,
     /// `None` over HTTP/2.
     pub sender: Option<http1::SendRequest<Body>>,
-    pub place: Allocation,
+    pub lane: Option<Lane>,
     pub idle_timeout: Duration,
 }
 
@@ -78,7 +77,7 @@ impl Exchange {
         let Exchange {
             inner,
             sender,
-            place,
+            lane,
             idle_timeout,
         } = self;
         let Some(mut sender) = sender else {
@@ -93,7 +92,7 @@ impl Exchange {
                 if matches!(timeout_at(deadline, sender.ready()).await, Ok(Ok(()))) {
                     inner.check_in(sender, idle_timeout);
                 }
-                drop(place);
+                drop(lane);
             });
         }
     }

@@ -6,6 +6,7 @@ mod answer;
 pub(crate) mod connector;
 pub(crate) mod fetch;
 mod form;
+mod lanes;
 mod pool;
 mod self_connection;
 pub(crate) mod tls;
@@ -14,10 +15,7 @@ use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
@@ -31,19 +29,19 @@ use tokio::{
 };
 use tower::Service;
 
+pub(crate) use self::lanes::{Lane, Lanes};
 pub(crate) use self::self_connection::OwnListeners;
 use self::{
     answer::Exchange,
     connector::{Connected, Connector},
     form::{set_absolute_form, set_origin_form},
+    lanes::MAX_STREAMS,
     pool::{Idle, reap},
 };
 use crate::{
-    allocation::{Allocation, Place, Pool, RETRY_AFTER},
     body::{Body, InboundFault},
     error::Error,
-    policy::{allocator::Claim, progress::ProgressRules},
-    types::Deadline,
+    policy::progress::ProgressRules,
 };
 
 /// How to connect to the upstream.
@@ -86,11 +84,7 @@ pub(crate) struct Upstream {
 struct Inner {
     options: Options,
     connector: Connector,
-    /// Each attempt holds one place: an HTTP/1.1 connection, or a stream of the HTTP/2 connection. A connection is opened only if none is
-    /// idle, so all connections together never exceed the places.
-    places: Arc<Pool>,
-    /// DevRev speaks HTTP/2.
-    http2: AtomicBool,
+    lanes: Lanes,
     idle: Mutex<VecDeque<Idle>>,
     /// Notified when a connection becomes idle, and when the pool is dropped.
     idle_changed: Arc<Notify>,
@@ -121,8 +115,7 @@ impl Upstream {
                 options.tls.clone(),
                 options.own_listeners.clone(),
             ),
-            places: Pool::new(),
-            http2: AtomicBool::new(options.http2_only),
+            lanes: Lanes::new(options.max_connections, options.http2_only),
             idle: Mutex::default(),
             multiplexed: tokio::sync::Mutex::default(),
             idle_changed: idle_changed.clone(),
@@ -130,6 +123,12 @@ impl Upstream {
         });
         tokio::spawn(reap(Arc::downgrade(&inner), idle_changed));
         Upstream { inner, bounds }
+    }
+
+    /// Where an attempt takes its lane before it is sent. One connection is opened for each attempt under way if none is idle, so all
+    /// connections together never exceed the lanes.
+    pub(crate) fn lanes(&self) -> Lanes {
+        self.inner.lanes.clone()
     }
 
     /// The same connections, used within other bounds.
@@ -166,20 +165,13 @@ impl Service<Request<Body>> for Upstream {
     }
 }
 
-/// One attempt, from the wait for its place to the head of the answer.
+/// One attempt, from its connection to the head of the answer.
 async fn attempt(
     inner: Arc<Inner>,
     bounds: Bounds,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, Error> {
-    let extensions = request.extensions();
-    let claim = Place::claim(extensions);
-    let deadline = extensions.get::<Deadline>();
-    let until = deadline.map_or_else(
-        || Instant::now() + bounds.attempt_timeout,
-        |deadline| deadline.0,
-    );
-    let place = inner.place(&claim, until).await?;
+    let lane = request.extensions_mut().remove::<Lane>();
     let sending = Sending::new(&request, bounds.attempt_timeout);
     loop {
         let lease = sending.until_overdue(inner.lease(bounds)).await;
@@ -201,7 +193,7 @@ async fn attempt(
                 let exchange = Exchange {
                     inner,
                     sender,
-                    place,
+                    lane,
                     idle_timeout: bounds.idle_timeout,
                 };
                 return answer::accept(response, exchange, bounds.progress);
@@ -261,18 +253,6 @@ impl Sending {
 }
 
 impl Inner {
-    /// Waits for a place in turn, as long as the caller waits for quota.
-    async fn place(&self, claim: &Claim, until: Instant) -> Result<Allocation, Error> {
-        let capacity = match self.http2.load(Ordering::Relaxed) {
-            true => MAX_STREAMS,
-            false => self.options.max_connections as u64,
-        };
-        let place = self.places.take(capacity, claim, 1, until).await;
-        place.ok_or(Error::Overloaded {
-            retry_after: RETRY_AFTER,
-        })
-    }
-
     async fn lease(&self, bounds: Bounds) -> Result<Lease, Error> {
         if self.options.http2_only {
             let mut shared = self.multiplexed.lock().await;
@@ -297,7 +277,7 @@ impl Inner {
             });
         }
         let Connected { stream, http2 } = self.connect(bounds).await?;
-        self.http2.store(http2, Ordering::Relaxed);
+        self.lanes.set_http2(http2);
         if http2 {
             let sender = http2_handshake(stream).await?;
             *self.multiplexed.lock().await = Some(sender.clone());
@@ -332,9 +312,6 @@ fn reuse(shared: &Option<http2::SendRequest<Body>>) -> Option<Lease> {
     })
 }
 
-/// Attempts at once on the HTTP/2 connection. RFC 9113 section 6.5.2 recommends that servers allow at least as many.
-const MAX_STREAMS: u64 = 100;
-
 /// What DevRev may send of one answer before it is read, in bytes. The default of RFC 9113 section 6.5.2; at 10 ms to DevRev it carries
 /// 6 MB/s.
 const STREAM_WINDOW: u32 = 65_535;
@@ -359,7 +336,7 @@ async fn http2_handshake(stream: connector::Stream) -> Result<http2::SendRequest
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
         // The windows of all streams together. If it were less, answers that nobody reads would use it up and stop all others.
-        .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS as u32)
+        .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .handshake(TokioIo::new(stream))
         .await

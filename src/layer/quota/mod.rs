@@ -26,7 +26,7 @@ use crate::{
     policy::{
         feedback,
         ledger::{AttemptKind, HoldReason, Payload, Settlement},
-        operation::{Class, Operation},
+        operation::Operation,
     },
     record::Record,
     state::{
@@ -96,19 +96,12 @@ where
                 }
                 None => None,
             };
-            let class = class(&request);
-            let start = Instant::now();
             if let Some(permit) = &mut permit {
                 permit.sent();
             }
             let result = inner.call(request).await;
             match result {
-                Ok(response) => {
-                    params
-                        .metrics
-                        .upstream_duration(class, start.elapsed().as_secs_f64());
-                    Ok(params.learn(permit, response).await)
-                }
+                Ok(response) => Ok(params.learn(permit, response).await),
                 Err(error) => {
                     if let Some(permit) = permit {
                         permit.settle(failed(&error));
@@ -118,11 +111,6 @@ where
             }
         })
     }
-}
-
-fn class(request: &Request<Body>) -> Class {
-    let operation = request.extensions().get::<Operation>();
-    operation.map_or(Class::Write, |operation| operation.class(request.method()))
 }
 
 fn kind(request: &Request<Body>) -> Result<AttemptKind, Error> {

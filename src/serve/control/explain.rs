@@ -10,7 +10,6 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::{
-    allocation,
     config::{AuthMode, CallerCredential, Config},
     error::{Code, Error},
     plan::{Identities, Plan},
@@ -360,10 +359,7 @@ impl fmt::Display for Explanation {
 /// The answer that the caller would get.
 fn error(refusal: &Refusal) -> Error {
     match refusal {
-        Refusal::Overloaded => {
-            let retry_after = allocation::RETRY_AFTER;
-            Error::Overloaded { retry_after }
-        }
+        Refusal::Overloaded => Error::OVERLOADED,
         Refusal::HeadersTooLarge => Error::HeadersTooLarge,
         Refusal::Target(fault) => Error::Target(*fault),
         Refusal::Framing(fault) => Error::Framing(*fault),

@@ -178,7 +178,7 @@ fn revgate(settings: &Settings, draining: Draining, model: Model) -> Target {
     let plan = Plan::of(&config).expect("its token fits a header");
     let state = State::new(&plan, draining, tokio::runtime::Handle::current());
     let state = state.expect("randomness");
-    BoxCloneService::new(stack::build(&plan, &state, model))
+    BoxCloneService::new(stack::build(&plan, &state, model, None))
 }
 
 /// Traffic with the same token that bypasses revgate.

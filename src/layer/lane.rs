@@ -1,0 +1,94 @@
+//! Each attempt waits in turn for a lane: a connection to DevRev, or a stream on it. The wait ends with the caller's own, as a wait for
+//! quota does.
+//!
+//! Below `quota`, so that no wait for quota holds a lane.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use tokio::time::Instant;
+use tower::Service;
+
+use super::{Either, record};
+use crate::{
+    allocation::Place,
+    body::Body,
+    error::Error,
+    policy::allocator::Claim,
+    record::Record,
+    telemetry::{labels::WaitReason, metrics::Metrics},
+    types::Deadline,
+    upstream::{Lane as UpstreamLane, Lanes},
+};
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct Lane<S> {
+    inner: S,
+    /// `None` for a model of DevRev without connections.
+    lanes: Option<Lanes>,
+    metrics: Arc<Metrics>,
+}
+
+impl<S> Lane<S> {
+    pub(crate) fn new(inner: S, lanes: Option<Lanes>, metrics: Arc<Metrics>) -> Self {
+        Lane {
+            inner,
+            lanes,
+            metrics,
+        }
+    }
+}
+
+impl<S> Service<Request<Body>> for Lane<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Either<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let Some(lanes) = &self.lanes else {
+            return Either::inner(self.inner.call(request));
+        };
+        let extensions = request.extensions();
+        let claim = Place::claim(extensions);
+        if let Ok(lane) = lanes.try_take(&claim) {
+            request.extensions_mut().insert(lane);
+            return Either::inner(self.inner.call(request));
+        }
+        let deadline = extensions.get::<Deadline>();
+        let until = deadline.map_or_else(Instant::now, |deadline| deadline.0);
+        let (lanes, metrics) = (lanes.clone(), self.metrics.clone());
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        Either::boxed(Box::pin(async move {
+            let record = record(&request);
+            let lane = wait(&lanes, &claim, until, &record, &metrics).await?;
+            request.extensions_mut().insert(lane);
+            inner.call(request).await
+        }))
+    }
+}
+
+async fn wait(
+    lanes: &Lanes,
+    claim: &Claim,
+    until: Instant,
+    record: &Record,
+    metrics: &Metrics,
+) -> Result<UpstreamLane, Error> {
+    let waiting = record.waiting(WaitReason::Connection);
+    let lane = lanes.take(claim, until).await;
+    metrics.wait(WaitReason::Connection, waiting.end().as_secs_f64());
+    lane
+}
