@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tower::BoxError;
 
 use self::pace::Pace;
-pub use self::read::{ReadAhead, read_up_to, read_whole};
+pub use self::read::{ReadAhead, Start, read_up_to};
 use crate::policy::progress::ProgressRules;
 
 /// The caller's fault in a request's body, if any, and how much of the body was read. Layers need it to tell the caller's faults from

@@ -1,6 +1,7 @@
 //! Reads bodies into memory.
 
 use bytes::{Bytes, BytesMut};
+use http_body::Frame;
 use http_body_util::BodyExt;
 use tower::BoxError;
 
@@ -29,11 +30,12 @@ impl Joined {
         self.all.extend_from_slice(&data);
     }
 
-    fn into_bytes(self) -> Bytes {
-        match self.all.is_empty() {
-            true => self.first,
-            false => self.all.freeze(),
+    /// All of them.
+    fn bytes(&mut self) -> Bytes {
+        if !self.all.is_empty() {
+            self.first = self.all.split().freeze();
         }
+        self.first.clone()
     }
 }
 
@@ -71,27 +73,72 @@ pub async fn read_up_to(
         joined.push(data);
     };
     Ok(ReadAhead {
-        bytes: joined.into_bytes(),
+        bytes: joined.bytes(),
         complete,
     })
 }
 
-/// The same body, read to its end or to its error. Its length must be known and small.
-pub async fn read_whole(mut body: Body) -> Body {
-    let (mut joined, mut last) = (Joined::default(), None);
-    while let Some(frame) = body.frame().await {
-        match frame.map(http_body::Frame::into_data) {
-            Ok(Ok(data)) => joined.push(data),
-            Ok(Err(trailers)) => last = Some(Ok(trailers)),
-            Err(error) => {
-                last = Some(Err(error));
-                break;
+/// The start of an answer's body, which is put back afterwards.
+#[derive(Default)]
+pub struct Start {
+    joined: Joined,
+    /// Trailers or an error that came.
+    last: Option<Result<Frame<Bytes>, BoxError>>,
+    ended: bool,
+}
+
+impl Start {
+    /// Reads until the body has ended, or broken off, or there are `limit` bytes. If this is dropped before, what was read is kept.
+    pub async fn take_in(&mut self, body: &mut Body, limit: usize) {
+        while self.joined.len() < limit && self.last.is_none() && !self.ended {
+            match body.frame().await.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => self.joined.push(data),
+                // The caller gets the same trailers, or the same error.
+                Some(Ok(Err(trailers))) => self.last = Some(Ok(trailers)),
+                Some(Err(error)) => self.last = Some(Err(error)),
+                None => self.ended = true,
             }
         }
     }
-    let bytes = joined.into_bytes();
-    match last {
-        None => Body::full(bytes),
-        last => Body::resumed(bytes, last, Body::empty()),
+
+    /// What was read.
+    pub fn bytes(&mut self) -> Bytes {
+        self.joined.bytes()
+    }
+
+    /// The body as it came.
+    pub fn put_back(mut self, rest: Body) -> Body {
+        let bytes = self.bytes();
+        if self.ended {
+            return Body::full(bytes);
+        }
+        Body::resumed(bytes, self.last, rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After it was taken in: whether the body still holds its connection, and its bytes.
+    async fn taken(body: Body, limit: usize) -> (bool, Bytes) {
+        let (mut start, mut body) = (Start::default(), body);
+        start.take_in(&mut body, limit).await;
+        let body = start.put_back(body);
+        let held = !body.is_read();
+        let bytes = body.collect().await.expect("a body").to_bytes();
+        (held, bytes)
+    }
+
+    #[tokio::test]
+    async fn a_small_answer_holds_no_connection_and_no_byte_is_lost() {
+        const LIMIT: usize = 1000;
+        for (size, held) in [(0, false), (300, false), (LIMIT + 1, true)] {
+            let bytes = Bytes::from(vec![b'x'; size]);
+            let rest = Bytes::from_static(b"rest");
+            let body = Body::prefixed(bytes.clone(), Body::full(rest.clone()));
+            let whole = Bytes::from([bytes, rest].concat());
+            assert_eq!(taken(body, LIMIT).await, (held, whole), "{size}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use tower::Service;
 use super::BoxFuture;
 use crate::{
     allocation::{Place, PlanPool},
-    body::{Body, read_whole},
+    body::{Body, Start},
     error::Error,
 };
 
@@ -61,7 +61,11 @@ where
                 _ => None,
             };
             let body = match memory {
-                Some(memory) => read_whole(body).await.guarded(memory),
+                Some(memory) => {
+                    let (mut start, mut body) = (Start::default(), body);
+                    start.take_in(&mut body, usize::MAX).await;
+                    start.put_back(body).guarded(memory)
+                }
                 None => body,
             };
             Ok(Response::from_parts(head, body))

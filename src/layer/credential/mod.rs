@@ -5,7 +5,6 @@
 //! speak of one value of a token.
 
 mod confirmation;
-mod held_answer;
 #[cfg(test)]
 mod tests;
 pub(crate) mod token_gate;

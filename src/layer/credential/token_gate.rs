@@ -19,10 +19,9 @@ use tower::Service;
 use super::{
     super::{BoxFuture, Either},
     Unauthorized, confirmation,
-    held_answer::HeldAnswer,
 };
 use crate::{
-    body::Body,
+    body::{Body, Start},
     error::Error,
     policy::{
         operation::Operation,
@@ -31,6 +30,9 @@ use crate::{
     state::tokens::{Confirming, Doubted, PlanTokens},
     types::{Caller, CallerToken, Deadline},
 };
+
+/// Of a 401 that waits for a confirmation. DevRev's errors are far smaller; a larger one stays on its connection.
+const MAX_TAKEN: usize = 8 * 1024;
 
 /// See the module.
 #[derive(Clone)]
@@ -165,17 +167,21 @@ where
                 outcome
             }
         };
-        let mut held = HeldAnswer::new(response);
+        // It is taken in while it waits, so that it holds no connection.
+        let (head, mut body) = response.into_parts();
+        let mut start = Start::default();
         let mut outcome = pin!(outcome.finding());
         let finding = tokio::select! {
             finding = &mut outcome => finding,
-            () = held.take_in() => outcome.await,
+            () = start.take_in(&mut body, MAX_TAKEN) => outcome.await,
         };
         match finding {
             Finding::Refused => Err(Error::TokenRefused {
                 retry_after: self.tokens.retry_after(&token),
             }),
-            Finding::Good | Finding::Unknown => Ok(held.into_response()),
+            Finding::Good | Finding::Unknown => {
+                Ok(Response::from_parts(head, start.put_back(body)))
+            }
         }
     }
 }

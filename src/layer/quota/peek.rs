@@ -4,9 +4,9 @@ use std::{io::Read, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, header};
-use http_body_util::BodyExt;
+use tokio::time::timeout;
 
-use crate::body::Body;
+use crate::body::{Body, Start};
 
 /// DevRev's refusals are far smaller.
 const MAX_PEEK: usize = 64 * 1024;
@@ -15,37 +15,10 @@ const PEEK_TIME: Duration = Duration::from_secs(1);
 
 pub(super) async fn peek(response: Response<Body>) -> (Response<Body>, Option<Bytes>) {
     let (head, mut body) = response.into_parts();
-    let (mut seen, mut last, mut ended) = (Vec::new(), None, false);
-    let read = tokio::time::timeout(PEEK_TIME, async {
-        while seen.len() < MAX_PEEK {
-            match body.frame().await {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => seen.extend_from_slice(&data),
-                    Err(trailers) => {
-                        last = Some(Ok(trailers));
-                        break;
-                    }
-                },
-                // The caller gets the same error.
-                Some(Err(error)) => {
-                    last = Some(Err(error));
-                    break;
-                }
-                None => {
-                    ended = true;
-                    break;
-                }
-            }
-        }
-    });
-    let _ = read.await;
-    let bytes = Bytes::from(seen);
-    let text = decode(&head.headers, &bytes);
-    let body = if ended {
-        Body::full(bytes)
-    } else {
-        Body::resumed(bytes, last, body)
-    };
+    let mut start = Start::default();
+    let _ = timeout(PEEK_TIME, start.take_in(&mut body, MAX_PEEK)).await;
+    let text = decode(&head.headers, &start.bytes());
+    let body = start.put_back(body);
     (Response::from_parts(head, body), text)
 }
 
