@@ -177,6 +177,12 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
         let (path, message) = ("listen.tls.cert".into(), message.into());
         config.warnings.push(Problem { path, message });
     }
+    let largest = (config.retry.max_replay_body as u64).max(config.limits.max_rewrite_body);
+    if (config.limits.max_buffered as u64) < largest {
+        let message = "is below retry.max_replay_body or limits.max_rewrite_body, so larger bodies are refused as overloaded; raise it, or lower those";
+        let (path, message) = ("limits.max_buffered".into(), message.into());
+        config.warnings.push(Problem { path, message });
+    }
     check_upstream(config, at);
     callers::check(config, &declared, at);
     let written = tree.get("rewrite").and_then(Value::as_array);

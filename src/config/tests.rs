@@ -45,6 +45,21 @@ fn defaults_hold() {
     assert_eq!(&*c.tokens["main"].quota_group, "main");
 }
 
+/// Bodies that can never be kept are refused one by one, so the operator learns of it first.
+#[test]
+fn too_little_memory_for_a_body_is_a_warning() {
+    for (more, warns) in [
+        ("", false),
+        ("[limits]\nmax_buffered = \"1MiB\"", false),
+        ("[limits]\nmax_buffered = \"1023KiB\"", true),
+        ("[retry]\nmax_replay_body = \"65MiB\"", true),
+    ] {
+        let warnings = from_toml(&good(more), &env()).unwrap().warnings;
+        let found = warnings.iter().any(|w| w.path == "limits.max_buffered");
+        assert_eq!(found, warns, "{more}");
+    }
+}
+
 #[test]
 fn callers_inherit_and_add() {
     let c = from_toml(
