@@ -16,7 +16,7 @@
 //! | [`UnknownUser`](crate::types::UnknownUser) | `authenticate` | `retry`, `circuit` |
 //! | [`Place`](crate::allocation::Place) | `admission`, `authenticate` | `allocation`, `quota` |
 //! | [`Lane`](crate::upstream::Lane) | `lane` | `upstream` |
-//! | [`Deadline`](crate::types::Deadline) | `authenticate`, `credential` | `retry`, `credential`, `quota`, `lane` |
+//! | [`Deadline`](crate::types::Deadline) | `authenticate`, `credential` | `rewrite`, `retry`, `credential`, `quota`, `lane` |
 //! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate`, `credential` | `quota` |
 //! | `Confirms`, on a confirmation | `credential` | `credential` |
 //! | `Unauthorized`, on the answer | `credential` | `credential` |
@@ -90,6 +90,10 @@ pub fn build(plan: &Plan, state: &State, upstream: impl Upstream, lanes: Option<
         rules: plan.rewrite.clone(),
         max_rewrite_body: plan.max_rewrite_body,
         body: body_limits(plan, state),
+        turns: PlanPool {
+            pool: state.rewriting.clone(),
+            capacity: 1,
+        },
         metrics: metrics(),
     });
 

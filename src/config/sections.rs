@@ -125,7 +125,7 @@ section! {
         min_rate: Size<u64> = "4KiB";
         /// Bytes of bodies and of small answers in memory at once, dealt among callers like requests in flight. A request that finds no room is refused as overloaded; an answer is passed on as it comes. Room for max_in_flight bodies of retry.max_replay_body.
         max_buffered: Size<usize> = "64MiB";
-        /// Largest body to which a rewrite rule applies, never above max_body, which bounds all others. Such a body is held whole. Rewriting 1 MiB of the costliest shape keeps a worker from other requests for at most 40 ms. Far above the JSON of a call.
+        /// Largest body to which a rewrite rule applies, never above max_body, which bounds all others. Such a body is held whole. Rewriting 1 MiB of the costliest shape takes at most 40 ms, on a thread of its own; callers take turns there. Far above the JSON of a call.
         max_rewrite_body: Size<u64> = "1MiB";
         /// Largest head of a request. Several times what common servers accept, so that revgate refuses nothing that DevRev would accept.
         max_header_bytes: Size<usize> = "64KiB";

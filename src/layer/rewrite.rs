@@ -4,23 +4,27 @@ use std::{
     collections::HashMap,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
+use tokio::{task::spawn_blocking, time::Instant};
 use tower::Service;
 
 use super::{BodyLimits, BoxFuture, Buffered};
 use crate::{
-    allocation::Place,
+    allocation::{Place, PlanPool},
     body::{Body, InboundFault},
     error::Error,
     policy::{
+        allocator::Claim,
         operation::Operation,
         rewrite::{RewriteFault, Rewritten, Rule, Skip, rewrite, skip},
     },
     record::Record,
     telemetry::metrics::Metrics,
+    types::Deadline,
 };
 
 /// What [`Rewrite`] needs.
@@ -30,8 +34,14 @@ pub(crate) struct RewriteParams {
     /// Upper bound of a body to which a rule applies, in bytes.
     pub max_rewrite_body: u64,
     pub body: BodyLimits,
+    /// Turns on a processor, for bodies that take long.
+    pub turns: PlanPool,
     pub metrics: Arc<Metrics>,
 }
+
+/// A larger body is rewritten on another thread, one at a time, so that it delays no other request: the costliest of this size takes about
+/// half a millisecond.
+const LONG: usize = 16 * 1024;
 
 /// See the module.
 #[derive(Clone)]
@@ -89,7 +99,11 @@ impl RewriteParams {
         }
     }
 
-    async fn apply(&self, rule: &Rule, request: Request<Body>) -> Result<Request<Body>, Error> {
+    async fn apply(
+        &self,
+        rule: &Arc<Rule>,
+        request: Request<Body>,
+    ) -> Result<Request<Body>, Error> {
         let (mut head, mut body) = request.into_parts();
         let max_bytes = self.max_rewrite_body;
         // With a Content-Length, its value: nothing is read of a body that is too large.
@@ -104,7 +118,18 @@ impl RewriteParams {
             return Err(Error::BodyTooLarge { max_bytes });
         }
         let bytes = read.bytes;
-        let (bytes, fields, fault) = match rewrite(&bytes, rule) {
+        let rewritten = match bytes.len() {
+            0..=LONG => rewrite(&bytes, rule),
+            _ => {
+                let deadline = head.extensions.get::<Deadline>();
+                // The caller's wait is for quota: one that does not wait for that waits a moment for its turn all the same.
+                let moment = Instant::now() + Duration::from_secs(1);
+                let until = deadline.map_or(moment, |deadline| deadline.0.max(moment));
+                self.rewrite_elsewhere(bytes.clone(), rule.clone(), &claim, until)
+                    .await?
+            }
+        };
+        let (bytes, fields, fault) = match rewritten {
             Ok(Rewritten::Unchanged) => (bytes, Vec::new(), None),
             Ok(Rewritten::Seen { fields }) => (bytes, fields, None),
             Ok(Rewritten::Changed { body, fields }) => (Bytes::from(body), fields, None),
@@ -136,5 +161,25 @@ impl RewriteParams {
         head.headers
             .insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         Ok(Request::from_parts(head, Body::full(bytes).guarded(memory)))
+    }
+
+    /// Rewrites on another thread, when it is this claim's turn.
+    async fn rewrite_elsewhere(
+        &self,
+        bytes: Bytes,
+        rule: Arc<Rule>,
+        claim: &Claim,
+        until: Instant,
+    ) -> Result<Result<Rewritten, RewriteFault>, Error> {
+        let PlanPool { pool, capacity } = &self.turns;
+        let turn = pool.take(*capacity, claim, 1, until).await;
+        let turn = turn.ok_or(Error::OVERLOADED)?;
+        let rewritten = spawn_blocking(move || {
+            let rewritten = rewrite(&bytes, &rule);
+            // It lasts as long as the work, also if the caller has gone.
+            drop(turn);
+            rewritten
+        });
+        rewritten.await.map_err(|_| Error::Internal)
     }
 }

@@ -51,6 +51,8 @@ pub struct State {
     pub in_flight: Arc<Pool>,
     /// Bytes of bodies and answers in memory.
     pub buffered: Arc<Pool>,
+    /// Turns to rewrite a body that takes long.
+    pub rewriting: Arc<Pool>,
     pub groups: Arc<Groups>,
     pub retry_budget: Arc<RetryBudget>,
     pub circuit: Arc<UpstreamCircuit>,
@@ -84,6 +86,7 @@ impl State {
             draining,
             in_flight: Pool::new(),
             buffered: Pool::new(),
+            rewriting: Pool::new(),
             groups,
             retry_budget: Arc::new(RetryBudget::new(clock)),
             circuit: Arc::new(UpstreamCircuit::new(clock, metrics.clone())),
