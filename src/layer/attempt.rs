@@ -20,7 +20,7 @@ use crate::{
         trace::{SpanId, TRACEPARENT, TRACESTATE},
     },
     record::Record,
-    telemetry::trace::{AttemptSpan, SpanEnd, Trace},
+    telemetry::trace::{AttemptSpan, SpanEnd, Trace, short_method},
 };
 
 /// See the module.
@@ -109,7 +109,7 @@ impl AttemptInProgress {
         };
         if let (Some(trace), Some(span)) = (self.record.trace(), self.span) {
             trace.record_attempt(span, self.start, || AttemptSpan {
-                method: self.method.clone(),
+                method: short_method(&self.method),
                 operation: self.operation,
                 earlier_attempts,
                 end,

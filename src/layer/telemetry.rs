@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -24,7 +24,7 @@ use crate::{
         log::ACCESS,
         metrics::Metrics,
         tally::{FinishedRequest, Tally},
-        trace::{RequestSpan, Spans, Trace},
+        trace::{RequestSpan, Spans, Trace, short_method},
     },
     types::{AccessLog, PeerAddress, RequestId, other},
     wall_clock,
@@ -97,7 +97,10 @@ where
 
 fn request_id<B>(request: &Request<B>) -> RequestId {
     match request.headers().get(RequestId::HEADER) {
-        Some(id) if sane_request_id(id) => RequestId(id.clone()),
+        // A copy: log, span and answer would keep the buffer of the whole head otherwise.
+        Some(id) if sane_request_id(id) => RequestId(
+            HeaderValue::from_bytes(id.as_bytes()).unwrap_or_else(|_| RequestId::random().0),
+        ),
         _ => RequestId::random(),
     }
 }
@@ -227,7 +230,7 @@ impl ReportOnDrop {
             return;
         };
         trace.record_request(self.start, || RequestSpan {
-            method: self.method.clone(),
+            method: short_method(&self.method),
             operation,
             caller: caller.clone(),
             request_id: self.id.0.clone(),
