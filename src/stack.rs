@@ -13,6 +13,7 @@
 //! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate` | `authorize`, `rewrite`, `retry`, `credential`, `quota`, `attempt` |
 //! | [`Caller`](crate::types::Caller) | `authenticate` | `admission`, `authorize`, `rate_limit`, `credential`, `quota` |
 //! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `credential` |
+//! | [`OpenConnection`](crate::state::connections::OpenConnection) | `serve` | `authenticate` |
 //! | [`Place`](crate::state::allocation::Place) | `admission`, `authenticate` | `quota` |
 //! | [`Deadline`](crate::types::Deadline) | `authenticate` | `retry`, `quota` |
 //! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate` | `quota` |
@@ -92,12 +93,9 @@ pub fn build(plan: &Plan, state: &State, upstream: impl Upstream) -> Stack {
     let places = Places {
         pool: state.in_flight.clone(),
         max: plan.max_in_flight,
+        heads: state.heads.clone(),
     };
-    // Without introspection anybody can make up a token, and each token is a caller.
-    let callers_are_known = match plan.identities {
-        Identities::Inject(_) => true,
-        Identities::Validate(_) => plan.introspection_ttl.is_some(),
-    };
+    let callers_are_known = authenticator.callers_are_known();
 
     let stack = ServiceBuilder::new()
         // Sees the final status, also of refusals, panics and callers that went away.

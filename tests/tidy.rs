@@ -314,6 +314,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "error",
             "hash",
             "layer",
+            "lock",
             "plan",
             "policy",
             "runtime",

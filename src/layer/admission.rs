@@ -68,7 +68,7 @@ where
     fn call(&mut self, mut request: Request<Body>) -> BoxFuture {
         let place = match self
             .claim(&request)
-            .and_then(|claim| self.places.take(&claim))
+            .and_then(|claim| self.places.take(&claim, request.headers()))
         {
             Ok(place) => place,
             Err(error) => return Box::pin(std::future::ready(Err(error))),

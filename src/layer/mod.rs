@@ -25,16 +25,16 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use pin_project_lite::pin_project;
 use tokio::time::timeout;
 
 use crate::{
     body::{Body, Fault, InboundFault, ReadAhead, read_up_to},
     error::Error,
-    policy::{allocator::Claim, retry::AttemptEnd},
+    policy::{allocator::Claim, retry::AttemptEnd, target::head_bytes},
     record::Record,
-    state::allocation::{Place, Pool},
+    state::allocation::{FREE_HEAD, HEADS, Place, Pool},
     telemetry::metrics::Metrics,
     types::{Caller, RetryAfter},
 };
@@ -90,22 +90,39 @@ pub(crate) fn record<B>(request: &Request<B>) -> Record {
         .unwrap_or_default()
 }
 
+/// The refusal of a request for which something that callers share has no room now.
+pub(crate) fn overloaded() -> Error {
+    Error::Overloaded {
+        retry_after: admission::RETRY_AFTER,
+    }
+}
+
 /// The places in flight, as one plan bounds them.
 #[derive(Clone)]
 pub(crate) struct Places {
     pub pool: Arc<Pool>,
     pub max: usize,
+    /// Bytes of large heads.
+    pub heads: Arc<Pool>,
 }
 
 impl Places {
+    /// A place for a request with these header fields.
+    ///
     /// # Errors
-    /// If none is free for this claim.
-    pub(crate) fn take(&self, claim: &Claim) -> Result<Place, Error> {
+    /// If none is free for this claim, or no room for its large head.
+    pub(crate) fn take(&self, claim: &Claim, headers: &HeaderMap) -> Result<Place, Error> {
         let place = self.pool.try_take(self.max as u64, claim, 1);
-        let place = place.ok_or(Error::Overloaded {
-            retry_after: admission::RETRY_AFTER,
-        })?;
-        Ok(Place(Arc::new(place)))
+        let in_flight = Arc::new(place.ok_or_else(overloaded)?);
+        let large = head_bytes(headers).saturating_sub(FREE_HEAD);
+        let head = match large {
+            0 => None,
+            bytes => {
+                let taken = self.heads.try_take(HEADS, claim, bytes as u64);
+                Some(Arc::new(taken.ok_or_else(overloaded)?))
+            }
+        };
+        Ok(Place { in_flight, head })
     }
 }
 

@@ -73,7 +73,7 @@ where
         request.extensions_mut().insert(id.clone());
         request.extensions_mut().insert(record.clone());
         self.params.metrics.in_flight(1);
-        let mut report = ReportOnDrop {
+        let mut report = ReportAtEnd {
             params: self.params.clone(),
             record,
             id,
@@ -84,6 +84,7 @@ where
             status: None,
             bytes: 0,
             complete: false,
+            reported: false,
         };
         let below = self.inner.call(request);
         Box::pin(async move {
@@ -105,8 +106,8 @@ fn request_id<B>(request: &Request<B>) -> RequestId {
     }
 }
 
-/// Lives until the answer's body ends or the client leaves, and reports the request then.
-struct ReportOnDrop {
+/// Reports the request when the answer's body ends or the client leaves. The body itself may be held longer, until it is written.
+struct ReportAtEnd {
     params: Arc<TelemetryParams>,
     record: Record,
     id: RequestId,
@@ -119,11 +120,13 @@ struct ReportOnDrop {
     /// Size of the answer's body.
     bytes: u64,
     complete: bool,
+    reported: bool,
 }
 
-impl Guard for ReportOnDrop {
+impl Guard for ReportAtEnd {
     fn finished(&mut self) {
         self.complete = true;
+        self.report();
     }
 
     fn data(&mut self, bytes: usize) {
@@ -134,8 +137,17 @@ impl Guard for ReportOnDrop {
 /// nginx's status for a client that left before the answer.
 const CALLER_LEFT: u16 = 499;
 
-impl Drop for ReportOnDrop {
+impl Drop for ReportAtEnd {
     fn drop(&mut self) {
+        self.report();
+    }
+}
+
+impl ReportAtEnd {
+    fn report(&mut self) {
+        if std::mem::replace(&mut self.reported, true) {
+            return;
+        }
         let TelemetryParams { metrics, tally, .. } = &*self.params;
         metrics.in_flight(-1);
         let facts = self.record.facts();
@@ -174,9 +186,7 @@ impl Drop for ReportOnDrop {
             self.log_access(&facts, &caller, operation, source);
         }
     }
-}
 
-impl ReportOnDrop {
     fn status(&self) -> u16 {
         self.status.unwrap_or(CALLER_LEFT)
     }

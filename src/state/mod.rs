@@ -6,6 +6,7 @@
 pub mod allocation;
 pub(crate) mod circuit;
 mod clock;
+pub mod connections;
 pub mod draining;
 pub(crate) mod handshakes;
 pub(crate) mod introspection;
@@ -50,6 +51,10 @@ pub struct State {
     pub draining: Draining,
     /// Places in flight.
     pub in_flight: Arc<Pool>,
+    /// Bytes of large request heads; see `allocation::HEADS`.
+    pub heads: Arc<Pool>,
+    /// Bytes that heads of HTTP/2 may take while they are decoded; see `allocation::DECODING`.
+    pub decoding: Arc<Pool>,
     pub groups: Arc<Groups>,
     pub retry_budget: Arc<RetryBudget>,
     pub circuit: Arc<UpstreamCircuit>,
@@ -82,6 +87,8 @@ impl State {
             spans: None,
             draining,
             in_flight: Pool::new(clock),
+            heads: Pool::new(clock),
+            decoding: Pool::new(clock),
             groups,
             retry_budget: Arc::new(RetryBudget::new(clock)),
             circuit: Arc::new(UpstreamCircuit::new(clock, metrics.clone())),

@@ -13,8 +13,8 @@ use prometheus_client::registry::Registry;
 
 use super::{
     labels::{
-        AttemptOutcome, HandshakeFailure, Introspection, KeyFetch, ReloadResult, Source, SpanDrop,
-        WaitReason,
+        AttemptOutcome, ConnectionEnd, HandshakeFailure, Introspection, KeyFetch, ReloadResult,
+        Source, SpanDrop, WaitReason,
     },
     process::{LogStats, ProcessStats},
     quota::{QuotaCollector, Sample},
@@ -44,6 +44,7 @@ label_values!(
     AuthFailure,
     Class,
     Code,
+    ConnectionEnd,
     HandshakeFailure,
     Introspection,
     KeyFetch,
@@ -106,6 +107,7 @@ labels! {
     ByIntrospection { result: Introspection }
     ByReload { result: ReloadResult }
     ByHandshake { reason: HandshakeFailure }
+    ByConnectionEnd { reason: ConnectionEnd }
     BySpanDrop { reason: SpanDrop }
     ByVersion { version: &'static str }
 }
@@ -168,6 +170,8 @@ metrics! {
         "introspections", "Number of introspections, that is of questions to DevRev about a caller's own token";
     tls_failures: Family<ByHandshake, Counter> = Family::default(),
         "tls_handshake_failures", "Number of TLS handshakes with clients that failed";
+    connections_ended: Family<ByConnectionEnd, Counter> = Family::default(),
+        "connections_ended", "Number of connections from clients that revgate ended before their time";
     in_flight: Gauge = Gauge::default(),
         "in_flight", "Number of requests in flight";
     connections: Gauge = Gauge::default(),
@@ -328,6 +332,10 @@ impl Metrics {
 
     pub fn tls_handshake_failure(&self, reason: HandshakeFailure) {
         count(&self.tls_failures, ByHandshake { reason });
+    }
+
+    pub fn connection_ended(&self, reason: ConnectionEnd) {
+        count(&self.connections_ended, ByConnectionEnd { reason });
     }
 
     pub fn in_flight(&self, delta: i64) {

@@ -31,5 +31,6 @@ mod token;
 mod traces;
 mod trial;
 mod unix;
+mod unknown;
 mod waiting;
 mod wire;

@@ -173,7 +173,7 @@ impl Introspector {
                 let deadline = requester.deadline;
                 let _permit = self
                     .cache
-                    .admit(requester.place.0.claim(), deadline)
+                    .admit(requester.place.in_flight.claim(), deadline)
                     .await?;
                 let group = group_of(hash);
                 let request = introspection_request(template, &group, unknown, requester, deadline);
@@ -357,6 +357,7 @@ mod tests {
         Places {
             pool: Pool::new(Clock::start()),
             max: 1024,
+            heads: Pool::new(Clock::start()),
         }
     }
 

@@ -700,6 +700,7 @@ async fn a_request_that_waits_is_not_in_flight() {
     let places = Places {
         pool: in_flight.clone(),
         max: 16,
+        heads: Pool::new(Clock::start()),
     };
     rig.pause(SECOND * 30);
     let send = |who: &str| {

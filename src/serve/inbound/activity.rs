@@ -45,13 +45,15 @@ impl Activity {
         self.state().busy == 0
     }
 
-    /// Bytes were read while no request was in flight, so a head has begun.
+    /// Bytes were read. `incomplete` means that they end within a head.
     ///
-    /// HTTP/2 sends other frames between requests, so only the first head of a connection is timed there.
-    pub(super) fn head_begins(&self, http2: bool) {
+    /// The first head of a connection is timed from its first byte on, whatever HTTP/2 sends before it.
+    pub(super) fn has_read(&self, incomplete: bool) {
         let mut state = self.state();
-        if !(http2 && state.served) {
+        if incomplete || !state.served {
             state.head.get_or_insert_with(Instant::now);
+        } else {
+            state.head = None;
         }
     }
 
@@ -73,10 +75,11 @@ impl Activity {
     /// When to end the connection if nothing more happens on it.
     pub(super) fn deadline(&self, header_timeout: Duration, idle_timeout: Duration) -> Instant {
         let state = self.state();
-        if state.busy > 0 {
-            return Instant::now() + idle_timeout;
-        }
-        let idle = state.since + idle_timeout;
+        let idle = match state.busy {
+            0 => state.since + idle_timeout,
+            _ => Instant::now() + idle_timeout,
+        };
+        // With HTTP/2 a head may also be incomplete while other requests are in flight.
         state.head.map_or(idle, |begun| begun + header_timeout)
     }
 }

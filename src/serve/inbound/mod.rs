@@ -2,6 +2,10 @@
 
 mod activity;
 pub(super) mod connection;
+pub(super) mod delivery;
+mod head;
+pub(super) mod http;
 pub(super) mod listener;
 mod refusal;
-mod tls;
+pub(super) mod tls;
+mod turn;
