@@ -4,6 +4,7 @@ pub(crate) mod control;
 mod core_dump;
 mod demo;
 mod inbound;
+pub mod memory;
 mod reload;
 mod signals;
 mod traces;

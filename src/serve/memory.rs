@@ -1,0 +1,153 @@
+//! How much memory a gateway may take: everything that grows with what clients, DevRev or receivers do, with its bound. A test adds the
+//! rows up for the default configuration and compares the sum with the memory limits in `deploy/`, and wants every limit of the
+//! configuration in a row.
+//!
+//! What the kernel holds in its socket buffers is not in it: when a container's memory is short, the kernel shrinks them.
+
+use super::inbound::{delivery::MAX_UNWRITTEN, http::STREAM_WINDOW, tls::MAX_TLS_UNSENT};
+use crate::{
+    config::Config,
+    policy::introspect,
+    state::allocation::{DECODING, FREE_HEAD, HEADS},
+    telemetry::{
+        export::{MAX_BATCH, MAX_QUEUED},
+        log::queue,
+        trace::MAX_SPAN,
+    },
+};
+
+/// One thing that takes memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    pub what: &'static str,
+    /// The keys of the configuration that bound it.
+    pub keys: &'static [&'static str],
+    /// How many there may be.
+    pub count: usize,
+    /// Bytes of each.
+    pub each: usize,
+}
+
+impl Bound {
+    /// Bytes of all.
+    pub fn bytes(&self) -> usize {
+        self.count.saturating_mul(self.each)
+    }
+}
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// The process without clients, with its code.
+const AT_REST: usize = 24 * MIB;
+
+/// A connection between two requests. Measured: some 20 to 35 KiB, most with HTTP/2 over TLS. What TLS may hold of an unread answer is
+/// beside it only while there is one.
+const CONNECTION: usize = 48 * KIB;
+
+const _: () = assert!(MAX_TLS_UNSENT < CONNECTION);
+
+/// A request: the futures of its layers, and hyper's buffer with its small head.
+const PLACE: usize = 2 * FREE_HEAD;
+
+/// Bodies that are kept in memory as a whole, or as far as they are read ahead.
+const MAX_BUFFERED: usize = 32 * MIB;
+
+/// A connection to DevRev, with hyper's buffer of up to one piece of an answer.
+const UPSTREAM_CONNECTION: usize = 256 * KIB;
+
+/// Rewriting a body takes up to so many times its size. A worker rewrites one at a time.
+const REWRITE: usize = 18;
+
+/// A span while it is encoded.
+const ENCODED_SPAN: usize = 4 * KIB;
+
+/// What is known of one token: its keyed hash, its place in the cache, and the user of a good one.
+const KNOWN_TOKEN: usize = 400;
+
+/// What may take memory under this configuration.
+pub fn bounds(config: &Config) -> Vec<Bound> {
+    let limits = &config.limits;
+    let requests = limits.max_in_flight + config.quota.max_waiting;
+    // A request leaves a part of its body unread only once so much of it is kept.
+    let kept = config.retry.max_replay_body.max(1);
+    let row = |what, keys, count, each| Bound {
+        what,
+        keys,
+        count,
+        each,
+    };
+    vec![
+        row("the process at rest", &[], 1, AT_REST),
+        row(
+            "clients' connections",
+            &["listen.max_connections"],
+            config.listen.max_connections,
+            CONNECTION,
+        ),
+        row(
+            "large heads of requests",
+            &["limits.max_header_bytes", "limits.max_headers"],
+            1,
+            usize::try_from(HEADS).unwrap_or(usize::MAX),
+        ),
+        row(
+            "heads of HTTP/2 while they are decoded",
+            &[],
+            1,
+            usize::try_from(DECODING).unwrap_or(usize::MAX),
+        ),
+        row(
+            "requests in flight, and requests that wait for quota",
+            &["limits.max_in_flight", "quota.max_waiting"],
+            requests,
+            PLACE,
+        ),
+        row("bodies that are kept", &[], 1, MAX_BUFFERED),
+        row(
+            "bodies that are not read yet",
+            &["retry.max_replay_body", "limits.max_body"],
+            requests.min(MAX_BUFFERED / kept),
+            STREAM_WINDOW as usize,
+        ),
+        row(
+            "bodies that are rewritten",
+            &["limits.max_rewrite_body"],
+            config.listen.workers,
+            usize::try_from(limits.max_rewrite_body)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(REWRITE),
+        ),
+        row(
+            "answers that are not written yet",
+            &["limits.max_in_flight"],
+            limits.max_in_flight,
+            MAX_UNWRITTEN,
+        ),
+        row(
+            "connections to DevRev",
+            &["upstream.max_connections"],
+            config.upstream.max_connections,
+            UPSTREAM_CONNECTION,
+        ),
+        row(
+            "the log's queue, and what is written of it",
+            &[],
+            2,
+            queue::MAX_BYTES,
+        ),
+        row(
+            "spans in the queue and in an export",
+            &[],
+            MAX_QUEUED + MAX_BATCH,
+            MAX_SPAN,
+        ),
+        row("an export of spans", &[], MAX_BATCH, ENCODED_SPAN),
+        row(
+            "known tokens, good and bad",
+            &[],
+            2 * introspect::DEFAULT_CAPACITY,
+            KNOWN_TOKEN,
+        ),
+    ]
+}
