@@ -14,7 +14,7 @@ use tower::BoxError;
 use crate::{body::Body, lock::Lock};
 
 /// Bytes of one answer that hyper may hold before it has to write some of them; it holds one piece of DevRev's answer in any case.
-pub(crate) const MAX_UNWRITTEN: usize = 16 * 1024;
+pub(crate) const MAX_UNWRITTEN: usize = 8 * 1024;
 
 /// An answer's body on its way to hyper.
 pub(super) struct Delivery {

@@ -48,8 +48,8 @@ pub(super) async fn handshake(
     }
 }
 
-/// Bytes that TLS keeps of what a client does not read. Enough for one record.
-pub(crate) const MAX_TLS_UNSENT: usize = 32 * 1024;
+/// Bytes that TLS keeps of what a client does not read.
+pub(crate) const MAX_TLS_UNSENT: usize = 8 * 1024;
 
 /// The error is the reason for the metric, and the details for the log.
 async fn try_handshake(
