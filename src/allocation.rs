@@ -21,6 +21,17 @@ use crate::{
     policy::allocator::{Allocator, Claim, Ticket},
 };
 
+/// Bytes that large heads of requests may take, all together: incomplete ones, and those of requests that hold a place. What usual calls
+/// need of it is nothing, so it is for the rare caller with heads of many KiB; unknown clients share half of it.
+pub const HEADS: u64 = 8 * 1024 * 1024;
+
+/// Bytes that heads of HTTP/2 may take from when they are read until their requests are first looked at. It is held for a moment, and waited
+/// for in turn.
+pub const DECODING: u64 = 8 * 1024 * 1024;
+
+/// Bytes of a head that draw on nothing, because what every connection and every place may cost includes them.
+pub const FREE_HEAD: usize = 8 * 1024;
+
 /// A bounded thing. Its capacity comes with each call, since a reload may change it.
 pub struct Pool {
     /// The zero of the allocator's time.
@@ -171,6 +182,11 @@ impl Allocation {
         &self.claim
     }
 
+    /// How many it holds.
+    pub fn units(&self) -> u64 {
+        self.units.load(Ordering::Acquire)
+    }
+
     /// Takes more units, or none.
     pub fn try_grow(&mut self, capacity: u64, units: u64) -> bool {
         let grown = {
@@ -232,13 +248,17 @@ impl PlanPool {
 
 /// An extension: the place in flight of the request. Whatever else is taken for the request, is taken with the same claim.
 #[derive(Clone)]
-pub struct Place(pub Arc<Allocation>);
+pub struct Place {
+    pub in_flight: Arc<Allocation>,
+    /// For a large head.
+    pub head: Option<Arc<Allocation>>,
+}
 
 impl Place {
     /// Whose the request is. Calls that revgate makes by itself have no place.
     pub fn claim(extensions: &Extensions) -> Claim {
         let place = extensions.get::<Place>();
-        place.map_or_else(Claim::own, |place| place.0.claim.clone())
+        place.map_or_else(Claim::own, |place| place.in_flight.claim.clone())
     }
 }
 

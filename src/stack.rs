@@ -14,6 +14,7 @@
 //! | [`Caller`](crate::types::Caller) | `authenticate`, `credential` | `admission`, `authorize`, `rate_limit`, `retry`, `circuit`, `credential`, `quota` |
 //! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `circuit`, `credential` |
 //! | [`UnknownUser`](crate::types::UnknownUser) | `authenticate` | `retry`, `circuit` |
+//! | [`OpenConnection`](crate::state::connections::OpenConnection) | `serve` | `authenticate` |
 //! | [`Place`](crate::allocation::Place) | `admission`, `authenticate` | `allocation`, `quota` |
 //! | [`Lane`](crate::upstream::Lane) | `lane` | `upstream` |
 //! | [`Deadline`](crate::types::Deadline) | `authenticate`, `credential` | `rewrite`, `retry`, `credential`, `quota`, `lane` |
@@ -35,7 +36,7 @@ use crate::{
     body::Body,
     error::Error,
     layer::{
-        BodyLimits, BoxFuture, admission, attempt,
+        BodyLimits, BoxFuture, Places, admission, attempt,
         authenticate::{
             self, Attempts, Authenticator, Introspector, Keys, KnownKey, Methods, Peers,
             SignedTokens,
@@ -97,15 +98,12 @@ pub fn build(plan: &Plan, state: &State, upstream: impl Upstream, lanes: Option<
         metrics: metrics(),
     });
 
-    let places = PlanPool {
+    let places = Places {
         pool: state.in_flight.clone(),
-        capacity: plan.max_in_flight as u64,
+        max: plan.max_in_flight,
+        heads: state.heads.clone(),
     };
-    // Without introspection anybody can make up a token, and each token is a caller.
-    let callers_are_known = match plan.identities {
-        Identities::Inject(_) => true,
-        Identities::Validate(_) => plan.introspection_ttl.is_some(),
-    };
+    let callers_are_known = authenticator.callers_are_known();
 
     let stack = ServiceBuilder::new()
         // Sees the final status, also of refusals, panics and callers that went away.

@@ -280,6 +280,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "state",
         &[
             "allocation",
+            "body",
             "error",
             "hash",
             "lock",
@@ -326,10 +327,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "serve",
         &[
             "admin",
+            "allocation",
             "body",
             "config",
             "error",
             "hash",
+            "lock",
             "plan",
             "policy",
             "runtime",

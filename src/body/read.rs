@@ -7,7 +7,10 @@ use tower::BoxError;
 
 use super::Body;
 
-/// Chunks that become one. The first is not copied unless another follows.
+/// A larger slice is at least half of the buffer it comes from.
+const SMALL: usize = 16 * 1024;
+
+/// Chunks that become one. The first is not copied unless another follows, or it is small.
 #[derive(Default)]
 struct Joined {
     first: Bytes,
@@ -34,6 +37,9 @@ impl Joined {
     fn bytes(&mut self) -> Bytes {
         if !self.all.is_empty() {
             self.first = self.all.split().freeze();
+        } else if self.first.len() < SMALL {
+            // It is a slice of hyper's buffer, and would keep all of it in memory.
+            self.first = Bytes::copy_from_slice(&self.first);
         }
         self.first.clone()
     }

@@ -30,9 +30,9 @@ section! {
         tls: Option<Tls>, restart, example({ "cert": "cert.pem", "key": "key.pem", "client_ca": "ca.pem", "client_auth": "required" });
         /// Threads that serve requests; "auto" is one per core. One by default, which serves far more than a DevRev quota allows.
         workers: Workers = 1, restart;
-        /// Connections open at once; more wait in the kernel, so that file descriptors do not run out. Far more than the services beside one gateway open.
-        max_connections: Count<usize> = 10000, restart;
-        /// Time for a request's head to arrive. Short, so that slow clients cannot hold connections.
+        /// Connections open at once. At the limit a new one takes the place of one that has brought no good credential, else of an idle one of the caller with most; else it waits in the kernel. More than the services beside one gateway open, and no more than fit into the memory of a small container: about 48 KiB each.
+        max_connections: Count<usize> = 1024, restart;
+        /// Time for a request's head to arrive, and for a new connection to bring a good credential; one that does not is ended. Short, so that slow or unknown clients cannot hold connections.
         header_timeout: Timeout = "10s", restart;
         /// Time that a caller's connection may stay idle. Above the 60s common among load balancers, so that they close first.
         idle_timeout: Timeout = "75s", restart;
@@ -123,8 +123,8 @@ section! {
         stall_timeout: Timeout = "10s";
         /// Bytes a second at which a body or an answer moves at least, on average; what stands still for less than its timeout catches up. Slower than any link between services.
         min_rate: Size<u64> = "4KiB";
-        /// Bytes of bodies and of small answers in memory at once, dealt among callers like requests in flight. A request that finds no room is refused as overloaded; an answer is passed on as it comes. Room for max_in_flight bodies of retry.max_replay_body.
-        max_buffered: Size<usize> = "64MiB";
+        /// Bytes of bodies and of small answers in memory at once, dealt among callers like requests in flight. A request that finds no room is refused as overloaded; an answer is passed on as it comes. Room for 384 bodies of retry.max_replay_body, and for many more usual ones.
+        max_buffered: Size<usize> = "24MiB";
         /// Largest body to which a rewrite rule applies, never above max_body, which bounds all others. Such a body is held whole. Rewriting 1 MiB of the costliest shape takes at most 40 ms, on a thread of its own; callers take turns there. Far above the JSON of a call.
         max_rewrite_body: Size<u64> = "1MiB";
         /// Largest head of a request. Several times what common servers accept, so that revgate refuses nothing that DevRev would accept.

@@ -52,7 +52,7 @@ fn too_little_memory_for_a_body_is_a_warning() {
         ("", false),
         ("[limits]\nmax_buffered = \"1MiB\"", false),
         ("[limits]\nmax_buffered = \"1023KiB\"", true),
-        ("[retry]\nmax_replay_body = \"65MiB\"", true),
+        ("[retry]\nmax_replay_body = \"25MiB\"", true),
     ] {
         let warnings = from_toml(&good(more), &env()).unwrap().warnings;
         let found = warnings.iter().any(|w| w.path == "limits.max_buffered");

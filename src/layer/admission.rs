@@ -11,9 +11,8 @@ use std::{
 use http::{Request, Response};
 use tower::Service;
 
-use super::BoxFuture;
+use super::{BoxFuture, Places};
 use crate::{
-    allocation::{Place, PlanPool},
     body::Body,
     error::Error,
     policy::allocator::Claim,
@@ -24,13 +23,13 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Admission<S> {
     inner: S,
-    places: PlanPool,
+    places: Places,
     /// False if anybody can make up another caller.
     callers_are_known: bool,
 }
 
 impl<S> Admission<S> {
-    pub(crate) fn new(inner: S, places: PlanPool, callers_are_known: bool) -> Self {
+    pub(crate) fn new(inner: S, places: Places, callers_are_known: bool) -> Self {
         Admission {
             inner,
             places,
@@ -64,8 +63,8 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> BoxFuture {
         let claim = self.claim(&request);
-        let place = match claim.and_then(|claim| self.places.take(&claim, 1)) {
-            Ok(place) => Place(Arc::new(place)),
+        let place = match claim.and_then(|claim| self.places.take(&claim, request.headers())) {
+            Ok(place) => place,
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
         request.extensions_mut().insert(place.clone());

@@ -23,7 +23,7 @@ use crate::{
     record::Record,
     telemetry::{
         metrics::Metrics,
-        trace::{AttemptSpan, SpanEnd, Trace},
+        trace::{AttemptSpan, SpanEnd, Trace, short_method},
     },
 };
 
@@ -115,7 +115,7 @@ impl AttemptInProgress {
         };
         if let (Some(trace), Some(span)) = (self.record.trace(), self.span) {
             trace.record_attempt(span, self.start, || AttemptSpan {
-                method: self.method.clone(),
+                method: short_method(&self.method),
                 operation: self.operation,
                 earlier_attempts,
                 end,

@@ -26,17 +26,18 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Extensions, HeaderValue, Request, Response, Uri, header};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response, Uri, header};
 use pin_project_lite::pin_project;
 
 use crate::{
-    allocation::{Allocation, PlanPool},
+    allocation::{Allocation, FREE_HEAD, HEADS, Place, PlanPool, Pool},
     body::{Body, InboundFault, ReadAhead, read_up_to},
     error::Error,
     policy::{
         allocator::Claim,
         operation::{Operation, TOKEN_INFO},
         retry::AttemptEnd,
+        target::head_bytes,
     },
     record::Record,
     telemetry::metrics::Metrics,
@@ -102,6 +103,35 @@ pub(crate) fn quota_group(extensions: &Extensions) -> Result<Option<&Arc<str>>, 
     let caller = extensions.get::<Arc<Caller>>().ok_or(Error::Internal)?;
     let operation = extensions.get::<Operation>().ok_or(Error::Internal)?;
     Ok(caller.quota_group(operation))
+}
+
+/// The places in flight, as one plan bounds them.
+#[derive(Clone)]
+pub(crate) struct Places {
+    pub pool: Arc<Pool>,
+    pub max: usize,
+    /// Bytes of large heads.
+    pub heads: Arc<Pool>,
+}
+
+impl Places {
+    /// A place for a request with these header fields.
+    ///
+    /// # Errors
+    /// If none is free for this claim, or no room for its large head.
+    pub(crate) fn take(&self, claim: &Claim, headers: &HeaderMap) -> Result<Place, Error> {
+        let place = self.pool.try_take(self.max as u64, claim, 1);
+        let in_flight = Arc::new(place.ok_or(Error::OVERLOADED)?);
+        let large = head_bytes(headers).saturating_sub(FREE_HEAD);
+        let head = match large {
+            0 => None,
+            bytes => {
+                let taken = self.heads.try_take(HEADS, claim, bytes as u64);
+                Some(Arc::new(taken.ok_or(Error::OVERLOADED)?))
+            }
+        };
+        Ok(Place { in_flight, head })
+    }
 }
 
 /// Refuses a request that breaks a rule of its caller. While the rules are not enforced, it counts the refusal and lets the request

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -24,7 +24,7 @@ use crate::{
         log::ACCESS,
         metrics::Metrics,
         tally::{FinishedRequest, Tally},
-        trace::{RequestSpan, Spans, Trace},
+        trace::{RequestSpan, Spans, Trace, short_method},
     },
     types::{AccessLog, PeerAddress, RequestId, other},
     wall_clock,
@@ -73,7 +73,7 @@ where
         request.extensions_mut().insert(id.clone());
         request.extensions_mut().insert(record.clone());
         self.params.metrics.in_flight(1);
-        let mut report = ReportOnDrop {
+        let mut report = ReportAtEnd {
             params: self.params.clone(),
             record,
             id,
@@ -84,6 +84,7 @@ where
             status: None,
             bytes: 0,
             complete: false,
+            reported: false,
         };
         let below = self.inner.call(request);
         Box::pin(async move {
@@ -97,13 +98,16 @@ where
 
 fn request_id<B>(request: &Request<B>) -> RequestId {
     match request.headers().get(RequestId::HEADER) {
-        Some(id) if sane_request_id(id) => RequestId(id.clone()),
+        // A copy: log, span and answer would keep the buffer of the whole head otherwise.
+        Some(id) if sane_request_id(id) => RequestId(
+            HeaderValue::from_bytes(id.as_bytes()).unwrap_or_else(|_| RequestId::random().0),
+        ),
         _ => RequestId::random(),
     }
 }
 
-/// Lives until the answer's body ends or the client leaves, and reports the request then.
-struct ReportOnDrop {
+/// Reports the request when the answer's body ends or the client leaves. The body itself may be held longer, until it is written.
+struct ReportAtEnd {
     params: Arc<TelemetryParams>,
     record: Record,
     id: RequestId,
@@ -116,11 +120,13 @@ struct ReportOnDrop {
     /// Size of the answer's body.
     bytes: u64,
     complete: bool,
+    reported: bool,
 }
 
-impl Guard for ReportOnDrop {
+impl Guard for ReportAtEnd {
     fn finished(&mut self) {
         self.complete = true;
+        self.report();
     }
 
     fn data(&mut self, bytes: usize) {
@@ -131,8 +137,17 @@ impl Guard for ReportOnDrop {
 /// nginx's status for a client that left before the answer.
 const CALLER_LEFT: u16 = 499;
 
-impl Drop for ReportOnDrop {
+impl Drop for ReportAtEnd {
     fn drop(&mut self) {
+        self.report();
+    }
+}
+
+impl ReportAtEnd {
+    fn report(&mut self) {
+        if std::mem::replace(&mut self.reported, true) {
+            return;
+        }
         let TelemetryParams { metrics, tally, .. } = &*self.params;
         metrics.in_flight(-1);
         let facts = self.record.facts();
@@ -171,9 +186,7 @@ impl Drop for ReportOnDrop {
             self.log_access(&facts, &caller, operation, source);
         }
     }
-}
 
-impl ReportOnDrop {
     fn status(&self) -> u16 {
         self.status.unwrap_or(CALLER_LEFT)
     }
@@ -227,7 +240,7 @@ impl ReportOnDrop {
             return;
         };
         trace.record_request(self.start, || RequestSpan {
-            method: self.method.clone(),
+            method: short_method(&self.method),
             operation,
             caller: caller.clone(),
             request_id: self.id.0.clone(),

@@ -181,10 +181,13 @@ fn split(value: &[u8], by: u8) -> Vec<&[u8]> {
     parts.map(<[u8]>::trim_ascii).collect()
 }
 
+/// The longest request id of a caller's that is kept.
+pub const MAX_REQUEST_ID: usize = 128;
+
 /// Whether a caller's request id can be kept: short visible ASCII, without characters that break lists or logs.
 pub fn sane_request_id(value: &HeaderValue) -> bool {
     let id = value.as_bytes();
-    (1..=128).contains(&id.len())
+    (1..=MAX_REQUEST_ID).contains(&id.len())
         && id
             .iter()
             .all(|b| b.is_ascii_graphic() && !b"\"',`\\".contains(b))

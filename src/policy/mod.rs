@@ -5,6 +5,7 @@
 pub mod access;
 pub mod allocator;
 pub mod circuit;
+pub mod connections;
 pub mod explain;
 pub mod fair;
 pub mod feedback;

@@ -97,11 +97,15 @@ pub fn check(
 
 /// Whether a header section is within its bounds. A field counts as name, colon, space, value, CR LF.
 pub fn head_fits(headers: &HeaderMap, max_fields: usize, max_bytes: usize) -> bool {
+    headers.len() <= max_fields && head_bytes(headers) <= max_bytes
+}
+
+/// Bytes of a head's fields, as HTTP/1.1 writes them.
+pub fn head_bytes(headers: &HeaderMap) -> usize {
     let fields = headers.iter();
-    let bytes: usize = fields
+    fields
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
-    headers.len() <= max_fields && bytes <= max_bytes
+        .sum()
 }
 
 /// Checks the fields that say where the body ends.

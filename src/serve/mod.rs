@@ -4,6 +4,7 @@ pub(crate) mod control;
 mod core_dump;
 mod demo;
 mod inbound;
+pub mod memory;
 mod reload;
 mod signals;
 mod traces;
@@ -18,7 +19,7 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::sync::{Semaphore, watch::Sender};
+use tokio::sync::watch::Sender;
 
 pub use self::demo::demo;
 use self::{
@@ -37,7 +38,7 @@ use crate::{
     plan::Plan,
     policy::self_connection::names_own_listener,
     runtime::ThreadRuntime,
-    state::{State, draining::Draining},
+    state::{State, connections::ConnectionTable, draining::Draining},
     telemetry::{
         client_lines::ClientLines,
         export::Exporter,
@@ -126,7 +127,7 @@ impl Gateway {
             header_timeout: config.listen.header_timeout,
             idle_timeout: config.listen.idle_timeout,
             drain_timeout: config.drain.timeout,
-            connections: Arc::new(Semaphore::new(config.listen.max_connections)),
+            connections: ConnectionTable::new(config.listen.max_connections),
             state: state.clone(),
         });
         let workers = listeners.into_iter().map(|listener| {

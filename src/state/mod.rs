@@ -5,6 +5,7 @@
 
 pub(crate) mod circuit;
 mod clock;
+pub mod connections;
 pub mod draining;
 pub(crate) mod handshakes;
 pub(crate) mod introspection;
@@ -53,6 +54,10 @@ pub struct State {
     pub buffered: Arc<Pool>,
     /// Turns to rewrite a body that takes long.
     pub rewriting: Arc<Pool>,
+    /// Bytes of large request heads; see `allocation::HEADS`.
+    pub heads: Arc<Pool>,
+    /// Bytes that heads of HTTP/2 may take while they are decoded; see `allocation::DECODING`.
+    pub decoding: Arc<Pool>,
     pub groups: Arc<Groups>,
     pub retry_budget: Arc<RetryBudget>,
     pub circuit: Arc<UpstreamCircuit>,
@@ -87,6 +92,8 @@ impl State {
             in_flight: Pool::new(),
             buffered: Pool::new(),
             rewriting: Pool::new(),
+            heads: Pool::new(),
+            decoding: Pool::new(),
             groups,
             retry_budget: Arc::new(RetryBudget::new(clock)),
             circuit: Arc::new(UpstreamCircuit::new(clock, metrics.clone())),

@@ -5,7 +5,10 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{labels::HandshakeFailure, log};
+use super::{
+    labels::{ConnectionEnd, HandshakeFailure},
+    log,
+};
 use crate::{
     error::{AuthFailure, Code},
     lock::Lock,
@@ -29,6 +32,8 @@ pub(crate) enum Topic {
     Handshake(HandshakeFailure),
     /// A connection that could not be accepted.
     Accept,
+    /// A connection that revgate ended.
+    Ended(ConnectionEnd),
 }
 
 /// A limit that threads share, by the clock.
@@ -105,6 +110,12 @@ fn log_summary(summary: &Summary<Topic>) {
             peers,
             "more TLS handshakes failed"
         ),
+        Topic::Ended(reason) => tracing::info!(
+            reason = reason.label(),
+            lines,
+            peers,
+            "more connections ended"
+        ),
         Topic::Accept => tracing::warn!(lines, "more connections could not be accepted"),
     }
 }
@@ -133,6 +144,7 @@ mod tests {
             Topic::Credential(certificate),
             Topic::Handshake(HandshakeFailure::UnknownAuthority),
             Topic::Accept,
+            Topic::Ended(ConnectionEnd::HeadsFull),
         ];
         let lines = Arc::new(ClientLines::default());
         let mut passed = 0;
@@ -144,7 +156,7 @@ mod tests {
             // Another second, so that the bound for all topics matters to none of these.
             tokio::time::advance(Duration::from_secs(1)).await;
         }
-        assert_eq!(passed, 6 * RATES.of_kind);
+        assert_eq!(passed, 7 * RATES.of_kind);
         // By itself, once a second.
         let keeps = lines.clone().keep_logging_summaries();
         let _ = tokio::time::timeout(Duration::from_secs(3), keeps).await;
@@ -177,6 +189,7 @@ mod tests {
             ),
             ("more TLS handshakes failed", "unknown_authority", Some(5)),
             ("more connections could not be accepted", "-", None),
+            ("more connections ended", "heads_full", Some(5)),
         ];
         let expected = expected.map(|(message, of, peers)| (message.into(), of.into(), peers));
         assert_eq!(told, expected);

@@ -40,10 +40,10 @@ pub(crate) struct Options {
     pub origin: Origin,
 }
 
-/// Spans in the queue, about half a KiB each. The default of OpenTelemetry's SDKs.
-const MAX_QUEUED: usize = 2048;
-/// Spans in one export, about 200 KiB. The default of OpenTelemetry's SDKs.
-const MAX_BATCH: usize = 512;
+/// Spans in the queue, of at most `MAX_SPAN` bytes each. The default of OpenTelemetry's SDKs.
+pub(crate) const MAX_QUEUED: usize = 2048;
+/// Spans in one export, about 200 KiB on the wire. The default of OpenTelemetry's SDKs.
+pub(crate) const MAX_BATCH: usize = 512;
 /// Between exports that are not full. Short, so that a trace can be looked up right after its request.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Tries of one export, the first included. Then the spans are dropped, since newer ones are more useful.

@@ -106,6 +106,20 @@ label_enum! {
 }
 
 label_enum! {
+    /// Why revgate ended a client's connection.
+    pub enum ConnectionEnd {
+        /// It brought no good credential in time.
+        Unproven = "unproven",
+        /// It made room for another one.
+        GaveWay = "gave_way",
+        /// There was no room for its incomplete head.
+        HeadsFull = "heads_full",
+        /// Its client did not read an answer.
+        Unread = "unread",
+    }
+}
+
+label_enum! {
     /// Why spans were dropped.
     pub enum SpanDrop {
         QueueFull = "queue_full",
@@ -138,6 +152,7 @@ mod tests {
         assert_labels!(KeyFetch: "ok" "failed");
         assert_labels!(Introspection: "good" "bad" "failed" "stale");
         assert_labels!(HandshakeFailure: "closed" "timeout" "not_tls" "incompatible" "no_certificate" "bad_certificate" "certificate_expired" "certificate_not_yet_valid" "unknown_authority" "refused_by_client" "other");
+        assert_labels!(ConnectionEnd: "unproven" "gave_way" "heads_full" "unread");
         assert_labels!(SpanDrop: "queue_full" "export_failed" "rejected");
         assert_labels!(ReloadResult: "applied" "unchanged" "refused");
         let outcomes: Vec<_> = AttemptOutcome::all().map(AttemptOutcome::label).collect();

@@ -2,7 +2,7 @@
 //! what does not fit.
 
 mod line;
-mod queue;
+pub(crate) mod queue;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;

@@ -13,8 +13,8 @@ use prometheus_client::registry::Registry;
 
 use super::{
     labels::{
-        AttemptOutcome, HandshakeFailure, Introspection, KeyFetch, ReloadResult, Source, SpanDrop,
-        WaitReason,
+        AttemptOutcome, ConnectionEnd, HandshakeFailure, Introspection, KeyFetch, ReloadResult,
+        Source, SpanDrop, WaitReason,
     },
     process::{LogStats, ProcessStats},
     quota::{QuotaCollector, Sample},
@@ -47,6 +47,7 @@ label_values!(
     Class,
     Code,
     Finding,
+    ConnectionEnd,
     HandshakeFailure,
     Introspection,
     KeyFetch,
@@ -112,6 +113,7 @@ labels! {
     ByIntrospection { result: Introspection }
     ByReload { result: ReloadResult }
     ByHandshake { reason: HandshakeFailure }
+    ByConnectionEnd { reason: ConnectionEnd }
     BySpanDrop { reason: SpanDrop }
     ByVersion { version: &'static str }
 }
@@ -176,6 +178,8 @@ metrics! {
         "introspections", "Number of introspections, that is of questions to DevRev about a caller's own token";
     tls_failures: Family<ByHandshake, Counter> = Family::default(),
         "tls_handshake_failures", "Number of TLS handshakes with clients that failed";
+    connections_ended: Family<ByConnectionEnd, Counter> = Family::default(),
+        "connections_ended", "Number of connections from clients that revgate ended before their time";
     in_flight: Gauge = Gauge::default(),
         "in_flight", "Number of requests in flight";
     connections: Gauge = Gauge::default(),
@@ -342,6 +346,10 @@ impl Metrics {
 
     pub fn tls_handshake_failure(&self, reason: HandshakeFailure) {
         count(&self.tls_failures, ByHandshake { reason });
+    }
+
+    pub fn connection_ended(&self, reason: ConnectionEnd) {
+        count(&self.connections_ended, ByConnectionEnd { reason });
     }
 
     pub fn in_flight(&self, delta: i64) {

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     error::Code,
     policy::{
+        headers::MAX_REQUEST_ID,
         operation::OperationLabel,
         trace::{Context, Flags, SpanId, TraceId, sampled},
     },
@@ -150,6 +151,24 @@ impl Live {
 /// Not cryptographic, as trace ids.
 fn span_id() -> SpanId {
     SpanId::from_random(random::id64())
+}
+
+/// Bytes that one span may hold in the queue: itself, a request id and its buffer. Everything else in it is a number, shared, or a name of
+/// the program's own.
+pub(crate) const MAX_SPAN: usize = 512;
+
+const _: () = assert!(size_of::<Span>() + MAX_REQUEST_ID + BUFFER <= MAX_SPAN);
+
+/// What an allocator and a `HeaderValue` add to the bytes of a text.
+const BUFFER: usize = 64;
+
+/// A client may send any method, as long as a head. Those that are not standard all become one in a span (see `otlp`).
+pub(crate) fn short_method(method: &Method) -> Method {
+    const MAX: usize = 7;
+    match method.as_str().len() <= MAX {
+        true => method.clone(),
+        false => Method::from_bytes(b"_OTHER").unwrap_or_default(),
+    }
 }
 
 /// A finished span.
@@ -287,6 +306,16 @@ mod tests {
         assert!(!kept(&not, 1.0));
         assert!(kept(&HeaderMap::new(), 1.0));
         assert!(!kept(&HeaderMap::new(), 0.0));
+    }
+
+    #[test]
+    fn a_method_of_any_length_is_short_in_a_span() {
+        let long = Method::from_bytes(&[b'A'; 60_000]).unwrap();
+        assert_eq!(short_method(&long).as_str(), "_OTHER");
+        for method in ["GET", "OPTIONS", "CONNECT", "PURGE"] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            assert_eq!(short_method(&method), method);
+        }
     }
 
     #[tokio::test]

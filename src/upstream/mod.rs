@@ -316,12 +316,19 @@ fn reuse(shared: &Option<http2::SendRequest<Body>>) -> Option<Lease> {
 /// 6 MB/s.
 const STREAM_WINDOW: u32 = 65_535;
 
+/// What DevRev may send of all answers before any is read.
+pub(crate) const MAX_UPSTREAM_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
+
+/// Bytes of an answer that hyper reads at once over HTTP/1.1, and so the largest head.
+pub(crate) const MAX_UPSTREAM_BUFFER: usize = 96 * 1024;
+
 /// More than DevRev sends. hyper's default.
 const MAX_RESPONSE_HEADERS: usize = 100;
 
 async fn http1_handshake(stream: connector::Stream) -> Result<http1::SendRequest<Body>, Error> {
     let (sender, connection) = http1::Builder::new()
         .max_headers(MAX_RESPONSE_HEADERS)
+        .max_buf_size(MAX_UPSTREAM_BUFFER)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(Error::unreachable)?;
@@ -336,7 +343,7 @@ async fn http2_handshake(stream: connector::Stream) -> Result<http2::SendRequest
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
         // The windows of all streams together. If it were less, answers that nobody reads would use it up and stop all others.
-        .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
+        .initial_connection_window_size(MAX_UPSTREAM_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
         .handshake(TokioIo::new(stream))
         .await

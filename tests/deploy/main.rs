@@ -1,5 +1,7 @@
 //! Checks that alerts and dashboard use existing metrics, labels and values, and that every alert has a runbook.
 
+mod memory;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -33,5 +33,6 @@ mod token_health;
 mod traces;
 mod trial;
 mod unix;
+mod unknown;
 mod waiting;
 mod wire;

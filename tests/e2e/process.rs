@@ -80,7 +80,7 @@ impl Process {
         self.signal("-TERM");
     }
 
-    fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         let status = Command::new("kill")
             .args([signal, &self.child.id().to_string()])
             .status()
@@ -265,7 +265,7 @@ fn sighup_reloads_and_a_bad_file_is_in_the_log() {
 }
 
 /// The process's peak memory in KiB.
-fn peak(process: &Process) -> u64 {
+pub fn peak(process: &Process) -> u64 {
     let status =
         std::fs::read_to_string(format!("/proc/{}/status", process.child.id())).expect("a process");
     let line = status

@@ -210,7 +210,7 @@ async fn a_key_that_needs_a_restart_is_named_and_the_rest_holds() {
     );
     let config = rig.admin("GET", "/config", "").await.json();
     assert_eq!(config["quota"]["reserve"], 0.25);
-    assert_eq!(config["listen"]["max_connections"], 10000);
+    assert_eq!(config["listen"]["max_connections"], 1024);
     assert_eq!(rig.call(KEY).await.status, 200, "the old upstream is asked");
 }
 

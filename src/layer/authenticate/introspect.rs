@@ -174,7 +174,7 @@ impl Introspector {
                 let deadline = requester.deadline;
                 let _permit = self
                     .cache
-                    .admit(requester.place.0.claim(), deadline)
+                    .admit(requester.place.in_flight.claim(), deadline)
                     .await?;
                 let group = group_of(hash);
                 let mut request =
@@ -306,12 +306,7 @@ mod tests {
         super::{Authenticate, Authenticator},
         *,
     };
-    use crate::{
-        allocation::{PlanPool, Pool},
-        plan::QuotaPlan,
-        policy::ledger,
-        state::Clock,
-    };
+    use crate::{allocation::Pool, layer::Places, plan::QuotaPlan, policy::ledger, state::Clock};
 
     const TTL: Duration = Duration::from_secs(60);
     const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -354,10 +349,11 @@ mod tests {
     /// Introspections: the group of each, and how long it may wait.
     type Introspections = Arc<Mutex<Vec<(Arc<str>, Duration)>>>;
 
-    fn places() -> PlanPool {
-        PlanPool {
+    fn places() -> Places {
+        Places {
             pool: Pool::new(),
-            capacity: 1024,
+            max: 1024,
+            heads: Pool::new(),
         }
     }
 

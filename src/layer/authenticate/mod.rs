@@ -25,12 +25,13 @@ pub(crate) use self::{
     peers::Peers,
     signed_token::SignedTokens,
 };
-use super::{Either, record};
+use super::{Either, Places, record};
 use crate::{
-    allocation::{Place, PlanPool},
+    allocation::Place,
     body::Body,
     error::Error,
     policy::{allocator::Claim, headers, jwt::looks_like_jwt},
+    state::connections::OpenConnection,
     telemetry::metrics::Metrics,
     types::{ArrivedAt, Caller, CallerToken, Deadline, Peer, PeerAddress, RequestId},
     wall_clock,
@@ -55,7 +56,7 @@ pub(crate) struct Authenticate<S> {
     inner: S,
     authenticator: Arc<Authenticator>,
     /// A request that must wait here takes one.
-    places: PlanPool,
+    places: Places,
     metrics: Arc<Metrics>,
 }
 
@@ -63,7 +64,7 @@ impl<S> Authenticate<S> {
     pub(crate) fn new(
         inner: S,
         authenticator: Arc<Authenticator>,
-        places: PlanPool,
+        places: Places,
         metrics: Arc<Metrics>,
     ) -> Self {
         Authenticate {
@@ -105,17 +106,21 @@ where
         request.headers_mut().remove(AUTHORIZATION);
         let identified = match identified {
             Identified::Caller(identity) => {
-                arrival.admit(&mut request, identity);
+                if let Err(error) = arrival.admit(&mut request, identity, &self.authenticator) {
+                    return Either::refused(error);
+                }
                 return Either::inner(self.inner.call(request));
             }
             must_wait => must_wait,
         };
         let address = request.extensions().get::<PeerAddress>();
         let claim = Claim::unknown(address.map(|address| address.0));
-        let place = match self.places.take(&claim, 1) {
-            Ok(place) => Place(Arc::new(place)),
+        let place = match self.places.take(&claim, request.headers()) {
+            Ok(place) => place,
             Err(error) => return Either::refused(error),
         };
+        let connection = request.extensions().get::<OpenConnection>();
+        let pending = connection.map(OpenConnection::pend);
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let (authenticator, metrics) = (self.authenticator.clone(), self.metrics.clone());
@@ -133,7 +138,8 @@ where
             let identity = identity.map_err(|error| counted(&metrics, error))?;
             // From here on it is the caller's own place that counts.
             drop(place);
-            arrival.admit(&mut request, identity);
+            arrival.admit(&mut request, identity, &authenticator)?;
+            drop(pending);
             inner.call(request).await
         }))
     }
@@ -166,19 +172,36 @@ impl Arrival {
         self.at + self.prefer_wait.map_or(max_wait, |wait| wait.min(max_wait))
     }
 
-    fn admit(&self, request: &mut Request<Body>, identity: Identity) {
+    /// # Errors
+    /// If the caller has too many connections.
+    fn admit(
+        &self,
+        request: &mut Request<Body>,
+        identity: Identity,
+        authenticator: &Authenticator,
+    ) -> Result<(), Error> {
         let Identity {
             caller,
             caller_token,
         } = identity;
         record(request).facts().caller = Some(caller.name.clone());
         let extensions = request.extensions_mut();
+        if let Some(connection) = extensions.get::<OpenConnection>() {
+            let claim = match authenticator.callers_are_known() {
+                true => Claim::caller(caller.group.clone(), &caller.share),
+                false => Claim::unknown(extensions.get().map(|PeerAddress(address)| *address)),
+            };
+            if !connection.prove(&claim) {
+                return Err(Error::OVERLOADED);
+            }
+        }
         if let Some(caller_token) = caller_token {
             extensions.insert(caller_token);
         }
         extensions.insert(ArrivedAt(self.at));
         extensions.insert(Deadline(self.deadline(caller.max_wait)));
         extensions.insert(caller);
+        Ok(())
     }
 }
 
@@ -249,6 +272,14 @@ impl Methods {
 }
 
 impl Authenticator {
+    /// False if anybody can make up another caller, because nobody asks DevRev about tokens.
+    pub(crate) fn callers_are_known(&self) -> bool {
+        match self {
+            Authenticator::Inject(_) => true,
+            Authenticator::Validate { introspector, .. } => introspector.is_some(),
+        }
+    }
+
     fn identify(
         &self,
         headers: &HeaderMap,

@@ -169,7 +169,7 @@ impl QuotaParams {
         };
         let waiting = record.waiting(reason);
         // A request that waits here is not in flight; otherwise many of them would shut out requests that need not wait.
-        let parked = place.as_ref().map(|Place(place)| place.park());
+        let parked = place.as_ref().map(|place| place.in_flight.park());
         let result = group.wait(request, &self.draining).await;
         drop(parked);
         let waited = waiting.end();

@@ -778,14 +778,15 @@ proptest! {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_waits_is_not_in_flight() {
     use crate::{
-        allocation::{PlanPool, Pool},
-        layer::admission,
+        allocation::Pool,
+        layer::{Places, admission},
     };
     let rig = Rig::new(1024, plenty());
     let in_flight = Pool::new();
-    let places = PlanPool {
+    let places = Places {
         pool: in_flight.clone(),
-        capacity: 16,
+        max: 16,
+        heads: Pool::new(),
     };
     rig.pause(SECOND * 30);
     let send = |who: &str| {

@@ -7,6 +7,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::delivery::Unread;
+
 use crate::body::Guard;
 
 /// What a connection is doing. Its stream and its service write it, and the timer that bounds the connection reads it.
@@ -22,6 +24,10 @@ struct ActivityState {
     head: Option<Instant>,
     /// There has been a request.
     served: bool,
+    /// Of HTTP/2, which may give up one answer and go on with the others.
+    http2: bool,
+    /// Answers on their way; some may be over.
+    answers: Vec<Unread>,
     /// The last head had both Transfer-Encoding and Content-Length. hyper drops the latter, so the stack cannot see it.
     ambiguous: bool,
 }
@@ -33,6 +39,8 @@ impl Activity {
             since: Instant::now(),
             head: None,
             served: false,
+            http2: false,
+            answers: Vec::new(),
             ambiguous: false,
         })))
     }
@@ -45,13 +53,15 @@ impl Activity {
         self.state().busy == 0
     }
 
-    /// Bytes were read while no request was in flight, so a head has begun.
+    /// Bytes were read. `incomplete` means that they end within a head.
     ///
-    /// HTTP/2 sends other frames between requests, so only the first head of a connection is timed there.
-    pub(super) fn head_begins(&self, http2: bool) {
+    /// The first head of a connection is timed from its first byte on, whatever HTTP/2 sends before it.
+    pub(super) fn has_read(&self, incomplete: bool) {
         let mut state = self.state();
-        if !(http2 && state.served) {
+        if incomplete || !state.served {
             state.head.get_or_insert_with(Instant::now);
+        } else {
+            state.head = None;
         }
     }
 
@@ -70,13 +80,37 @@ impl Activity {
         (Busy(self.clone()), ambiguous)
     }
 
+    /// An answer is on its way.
+    pub(super) fn answers(&self, unread: Unread, http2: bool) {
+        let mut state = self.state();
+        state.http2 = http2;
+        // Now and then, so that it takes little time and no more memory than twice the requests in flight.
+        if state.answers.len() > 2 * state.busy {
+            state.answers.retain(|answer| !answer.is_over());
+        }
+        state.answers.push(unread);
+    }
+
+    /// Gives up answers that the client does not read. Returns whether the connection can only be closed then.
+    pub(super) fn cut_unread(&self, now: Instant) -> bool {
+        // Not under the lock: what an answer held is dropped, `Busy` too.
+        let answers = std::mem::take(&mut self.state().answers);
+        let cut = answers.iter().filter(|answer| answer.cut_if_overdue(now));
+        let any = cut.count() > 0;
+        let mut state = self.state();
+        let left = answers.into_iter().filter(|answer| !answer.is_over());
+        state.answers.extend(left);
+        any && (!state.http2 || state.busy == 0)
+    }
+
     /// When to end the connection if nothing more happens on it.
     pub(super) fn deadline(&self, header_timeout: Duration, idle_timeout: Duration) -> Instant {
         let state = self.state();
-        if state.busy > 0 {
-            return Instant::now() + idle_timeout;
-        }
-        let idle = state.since + idle_timeout;
+        let idle = match state.busy {
+            0 => state.since + idle_timeout,
+            _ => Instant::now() + idle_timeout,
+        };
+        // With HTTP/2 a head may also be incomplete while other requests are in flight.
         state.head.map_or(idle, |begun| begun + header_timeout)
     }
 }

@@ -1,7 +1,7 @@
-//! Accepts connections, bounds and serves them, and ends them in a drain.
+//! Serves connections, bounds them, and ends them in a drain.
 
 use std::{
-    io,
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,15 +9,14 @@ use std::{
     time::Duration,
 };
 
-use http::Request;
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::Semaphore,
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
@@ -25,16 +24,22 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
+    accept::{Accepted, AsyncListener, Stream, accept},
     activity::Activity,
+    delivery::Delivery,
+    http::http_builder,
     listener::Listener,
     refusal::RefusalStream,
     tls::{TlsConnection, handshake},
 };
 use crate::{
     body::{Body, InboundFault},
-    serve::worker::Published,
-    state::State,
-    telemetry::client_lines::Topic,
+    serve::worker::{Published, Serving},
+    state::{
+        State,
+        connections::{ConnectionTable, OpenConnection},
+    },
+    telemetry::{client_lines::Topic, labels::ConnectionEnd},
     types::{AmbiguousFraming, Certificate, Peer, PeerAddress, RequestLimits},
 };
 
@@ -43,14 +48,9 @@ pub(crate) struct ConnectionSettings {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub drain_timeout: Duration,
-    /// `listen.max_connections`, for all workers together.
-    pub connections: Arc<Semaphore>,
+    /// As many as `listen.max_connections`, for all workers together.
+    pub connections: Arc<ConnectionTable>,
     pub state: Arc<State>,
-}
-
-enum AsyncListener {
-    Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener),
 }
 
 /// Serves until a drain has ended every connection, or `drain_timeout` is over.
@@ -59,64 +59,43 @@ pub(crate) async fn serve(
     published: Published,
     settings: Arc<ConnectionSettings>,
 ) {
-    let listener = match listener {
-        Listener::Tcp(listener) => {
-            tokio::net::TcpListener::from_std(listener).map(AsyncListener::Tcp)
-        }
-        Listener::Unix(listener) => {
-            tokio::net::UnixListener::from_std(listener).map(AsyncListener::Unix)
-        }
-    };
-    let listener = match listener {
+    let listener = match AsyncListener::new(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listener could not be used"),
     };
     let mut connections = JoinSet::new();
     let mut server = Server::new(published, settings);
+    // Not made anew in each round, because it may have accepted a connection that waits for its turn.
+    let table = server.settings.connections.clone();
+    let mut accepting = Box::pin(accept(&listener, &table));
     loop {
-        // At the limit, further connections wait in the kernel's backlog.
-        let accepted = async {
-            let permit = server
-                .settings
-                .connections
-                .clone()
-                .acquire_owned()
-                .await
-                .map_err(io::Error::other)?;
-            let stream = match &listener {
-                AsyncListener::Tcp(listener) => {
-                    let (stream, _) = listener.accept().await?;
-                    stream.set_nodelay(true)?;
-                    Stream::Tcp(stream)
-                }
-                AsyncListener::Unix(listener) => Stream::Unix(listener.accept().await?.0),
-            };
-            Ok::<_, io::Error>((permit, stream))
-        };
         tokio::select! {
             () = server.settings.state.draining.begun() => break,
-            accepted = accepted => match accepted {
-                Ok((permit, stream)) => {
-                    server.follow_limits();
-                    let (server, state) = (server.clone(), server.settings.state.clone());
-                    connections.spawn(async move {
-                        state.metrics.connections(1);
-                        server.accept(stream).await;
-                        state.metrics.connections(-1);
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    if server.settings.state.client_lines.try_pass(Topic::Accept, None) {
-                        tracing::warn!(%error, "a connection could not be accepted");
+            accepted = accepting.as_mut() => {
+                match accepted {
+                    Ok(accepted) => {
+                        server.follow_limits();
+                        let (server, state) = (server.clone(), server.settings.state.clone());
+                        connections.spawn(async move {
+                            state.metrics.connections(1);
+                            server.accept(accepted).await;
+                            state.metrics.connections(-1);
+                        });
                     }
-                    // Probably out of file descriptors; an immediate retry would spin.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    Err(error) => {
+                        if server.settings.state.client_lines.try_pass(Topic::Accept, None) {
+                            tracing::warn!(%error, "a connection could not be accepted");
+                        }
+                        // Probably out of file descriptors; an immediate retry would spin.
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
                 }
+                accepting = Box::pin(accept(&listener, &table));
             },
             Some(_) = connections.join_next() => {}
         }
     }
+    drop(accepting);
     drop(listener);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if timeout(server.settings.drain_timeout, all_ended)
@@ -130,9 +109,14 @@ pub(crate) async fn serve(
     }
 }
 
-enum Stream {
-    Tcp(tokio::net::TcpStream),
-    Unix(tokio::net::UnixStream),
+/// Of a connection that is served.
+struct Origin {
+    address: Option<PeerAddress>,
+    peer: Option<Peer>,
+    /// Cancelled when what let the client in is no longer valid.
+    retired: CancellationToken,
+    at: Instant,
+    open: OpenConnection,
 }
 
 /// Serves connections.
@@ -167,27 +151,40 @@ impl Server {
     }
 
     /// Does the TLS handshake on TCP, or reads the peer's uid on a unix socket, and serves the connection then.
-    async fn accept(self, stream: Stream) {
-        // Without certificates, nothing is ever retired.
-        let never = CancellationToken::new();
+    async fn accept(self, accepted: Accepted) {
         let settings = self.settings.clone();
-        let address = match &stream {
-            Stream::Tcp(stream) => stream.peer_addr().map(|peer| PeerAddress(peer.ip())).ok(),
-            Stream::Unix(_) => None,
+        let Accepted {
+            stream,
+            address,
+            at,
+            open,
+        } = accepted;
+        let mut origin = Origin {
+            address,
+            peer: None,
+            // Without certificates, nothing is ever retired.
+            retired: CancellationToken::new(),
+            at,
+            open,
         };
         match (stream, &settings.state.handshakes) {
             (Stream::Unix(stream), _) => {
-                let uid = stream.peer_cred().map(|peer| Peer::Uid(peer.uid())).ok();
-                self.serve(stream, address, uid, never).await;
+                origin.peer = stream.peer_cred().map(|peer| Peer::Uid(peer.uid())).ok();
+                self.serve(stream, origin).await;
             }
-            (Stream::Tcp(stream), None) => self.serve(stream, address, None, never).await,
+            (Stream::Tcp(stream), None) => self.serve(stream, origin).await,
             (Stream::Tcp(stream), Some(handshakes)) => {
                 let state = &settings.state;
                 let within = settings.header_timeout;
+                let give_way = origin.open.give_way().clone();
                 let connection = tokio::select! {
                     connection = handshake(handshakes, stream, within, state) => connection,
                     // No request has been sent yet, so none is lost.
                     () = settings.state.draining.begun() => None,
+                    () = give_way.cancelled() => {
+                        self.report_end(ConnectionEnd::GaveWay, address);
+                        None
+                    }
                 };
                 if let Some(TlsConnection {
                     stream,
@@ -195,35 +192,13 @@ impl Server {
                     retired,
                 }) = connection
                 {
-                    self.serve(stream, address, peer, retired).await;
+                    origin.peer = peer;
+                    origin.retired = retired;
+                    self.serve(stream, origin).await;
                 }
             }
         }
     }
-}
-
-fn http_builder(
-    settings: &ConnectionSettings,
-    limits: RequestLimits,
-) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    // hyper's own limits are above ours, so that a request slightly over the limit gets our answer.
-    let buffer = limits.max_header_bytes.saturating_mul(2).max(16 * 1024);
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        // hyper also runs this timer between requests. `Activity` enforces both times exactly.
-        .header_read_timeout(settings.header_timeout + settings.idle_timeout)
-        .max_buf_size(buffer)
-        .max_headers(limits.max_headers.saturating_mul(2));
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .max_concurrent_streams(200)
-        .max_header_list_size(u32::try_from(buffer.saturating_mul(4)).unwrap_or(u32::MAX));
-    builder
 }
 
 /// A peer whose certificate is no longer valid here: it still has one, but the certificate names no caller.
@@ -238,15 +213,17 @@ fn without_names(peer: &Peer) -> Peer {
 }
 
 impl Server {
-    async fn serve<I>(
-        self,
-        stream: I,
-        address: Option<PeerAddress>,
-        peer: Option<Peer>,
-        retired: CancellationToken,
-    ) where
+    async fn serve<I>(self, stream: I, origin: Origin)
+    where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let Origin {
+            address,
+            peer,
+            retired,
+            at,
+            open,
+        } = origin;
         let activity = Activity::new();
         let watch = activity.clone();
         // A client may keep using a connection that was asked to end. Its certificate names no caller from then on.
@@ -254,54 +231,58 @@ impl Server {
             Arc::new(AtomicBool::new(false)),
             peer.as_ref().map(without_names),
         );
-        let is_revoked = revoked.clone();
-        let Server {
-            published,
-            settings,
-            limits,
-            builder,
-        } = self;
+        let (is_revoked, on) = (revoked.clone(), open.clone());
+        let (published, settings) = (self.published.clone(), self.settings.clone());
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let (busy, ambiguous) = activity.begin();
+            let in_use = on.begin();
             // The request keeps this plan to its last attempt.
-            let (stack, limits) = {
-                let serving = published.load();
-                (serving.stack.clone(), serving.plan.request)
+            let (stack, limits, answers) = {
+                let Serving { stack, plan } = &**published.load();
+                (stack.clone(), plan.request, plan.upstream.progress)
             };
             let fault = InboundFault::default();
             let mut request = request
                 .map(|body| Body::inbound(body, limits.max_body, limits.progress, fault.clone()));
-            request.extensions_mut().insert(fault);
-            if let Some(PeerAddress(address)) = address {
-                request.extensions_mut().insert(PeerAddress(address));
+            let extensions = request.extensions_mut();
+            extensions.insert(fault);
+            extensions.insert::<OpenConnection>(on.clone());
+            if let Some(address) = address {
+                extensions.insert(address);
             }
             if ambiguous {
-                request.extensions_mut().insert(AmbiguousFraming);
+                extensions.insert(AmbiguousFraming);
             }
             let peer = match is_revoked.load(Ordering::Acquire) {
                 true => &peer_without_names,
                 false => &peer,
             };
             if let Some(peer) = peer {
-                request.extensions_mut().insert(peer.clone());
+                extensions.insert(peer.clone());
             }
+            let (activity, http2) = (activity.clone(), request.version() == Version::HTTP_2);
             async move {
-                stack
-                    .oneshot(request)
-                    .await
-                    .map(|response| response.map(|body| body.guarded(busy)))
+                let response = stack.oneshot(request).await?;
+                Ok::<_, Infallible>(response.map(|body| {
+                    let delivery = Delivery::new(body.guarded(busy).guarded(in_use), answers);
+                    activity.answers(delivery.unread(), http2);
+                    delivery
+                }))
             }
         });
         let stream = RefusalStream::new(
             stream,
             watch.clone(),
-            settings.state.metrics.clone(),
-            limits.max_header_bytes.saturating_mul(2),
+            settings.state.clone(),
+            (open.clone(), address),
+            self.limits,
         );
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let mut ending = false;
-        let mut until = Instant::now() + settings.header_timeout;
+        // Until then it has to bring a good credential.
+        let proof = at + settings.header_timeout;
+        let mut until = proof;
         loop {
             tokio::select! {
                 result = connection.as_mut() => {
@@ -311,25 +292,47 @@ impl Server {
                     return;
                 }
                 () = sleep_until(until) => {
+                    let now = Instant::now();
                     if retired.is_cancelled() {
                         revoked.store(true, Ordering::Release);
                     }
+                    if watch.cut_unread(now) {
+                        return self.report_end(ConnectionEnd::Unread, address);
+                    }
+                    // While it is being found out who the caller is, the connection has not failed to say so.
+                    let is_late = now >= proof && !open.is_proven() && !open.is_pending();
                     let deadline = watch.deadline(settings.header_timeout, settings.idle_timeout);
                     // A head may begin at any time, so check at least once per `header_timeout`.
-                    until = deadline.min(Instant::now() + settings.header_timeout);
-                    if ending || deadline <= Instant::now() {
-                        if ending && watch.is_idle() {
+                    until = deadline.min(now + settings.header_timeout);
+                    if !open.is_proven() {
+                        until = until.min(proof.max(now + Duration::from_secs(1)));
+                    }
+                    if ending || is_late || deadline <= now {
+                        // Whoever has no good credential keeps nothing by leaving an answer unread.
+                        if ending && (watch.is_idle() || is_late) {
                             return;
+                        }
+                        if is_late {
+                            self.report_end(ConnectionEnd::Unproven, address);
                         }
                         ending = true;
                         connection.as_mut().graceful_shutdown();
                         // Cut it if it does not end by then.
-                        until = Instant::now() + Duration::from_secs(1);
+                        until = now + Duration::from_secs(1);
                     }
                 }
                 () = settings.state.draining.begun(), if !ending => {
                     ending = true;
                     connection.as_mut().graceful_shutdown();
+                }
+                () = open.give_way().cancelled(), if !ending => {
+                    self.report_end(ConnectionEnd::GaveWay, address);
+                    if !open.is_proven() {
+                        return;
+                    }
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                    until = Instant::now() + Duration::from_secs(1);
                 }
                 () = retired.cancelled(), if !ending => {
                     ending = true;
@@ -338,6 +341,20 @@ impl Server {
                     until = Instant::now() + Duration::from_secs(1);
                 }
             }
+        }
+    }
+
+    /// Counts and reports that revgate ends a connection.
+    fn report_end(&self, reason: ConnectionEnd, address: Option<PeerAddress>) {
+        let state = &self.settings.state;
+        state.metrics.connection_ended(reason);
+        let peer = address.map(|PeerAddress(address)| address);
+        if state.client_lines.try_pass(Topic::Ended(reason), peer) {
+            tracing::info!(
+                peer = peer.map(tracing::field::display),
+                reason = reason.label(),
+                "connection ended"
+            );
         }
     }
 }

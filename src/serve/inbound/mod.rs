@@ -1,7 +1,12 @@
 //! The callers' side: listening sockets, TLS handshakes, connections.
 
+mod accept;
 mod activity;
 pub(super) mod connection;
+pub(super) mod delivery;
+mod head;
+pub(super) mod http;
 pub(super) mod listener;
 mod refusal;
-mod tls;
+pub(super) mod tls;
+mod turn;

@@ -1,5 +1,6 @@
 //! hyper answers a head that it cannot parse by itself, with a status and no body. This stream sits between hyper and the socket, and
-//! replaces that answer with a refusal in revgate's form.
+//! replaces that answer with a refusal in revgate's form. It also sees how much of a head has come, and ends a connection when there is
+//! no room for more of it.
 
 use std::{
     io,
@@ -13,48 +14,67 @@ use http_body_util::BodyExt;
 use memchr::memmem::find;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::activity::Activity;
+use super::{activity::Activity, head::HeadReader, turn::Turn};
 use crate::{
+    allocation::{Allocation, HEADS},
     error::Error,
     policy::operation::OperationLabel,
-    telemetry::{labels::Source, metrics::Metrics},
-    types::{RequestId, other},
+    state::{State, connections::OpenConnection},
+    telemetry::{
+        client_lines::Topic,
+        labels::{ConnectionEnd, Source},
+    },
+    types::{PeerAddress, RequestId, RequestLimits, other},
     wall_clock,
 };
 
 pub(super) struct RefusalStream<I> {
     inner: I,
     activity: Activity,
-    metrics: Arc<Metrics>,
+    state: Arc<State>,
+    open: OpenConnection,
+    address: Option<PeerAddress>,
     /// The answer that is written instead of hyper's, and how much of it is written.
     replacement: Option<(Vec<u8>, usize)>,
-    /// The head that is being read, in lower case, up to hyper's limit.
-    head: Vec<u8>,
+    head: HeadReader,
+    /// For the head that is incomplete.
+    room: Option<Allocation>,
+    turn: Turn,
     max_head: usize,
-    http2: bool,
-    /// `head` is complete, and the next byte begins another. It is kept until then, because hyper may refuse it.
-    complete: bool,
 }
 
 /// hyper's error has a status line and three fields.
 const MAX_HYPER_ERROR: usize = 256;
 
+/// hyper reads at most so much at once, so that its buffers stay small: it doubles one that a read has filled.
+const MAX_READ: usize = 16 * 1024 - 1;
+
+/// And so much where HTTP/2 may send heads; see `turn`.
+const MAX_READ_OF_HEADS: usize = 4 * 1024;
+
+/// What a header block may cost that HTTP/2 sends in several frames, times the limit of a head. h2 stops at about that limit, counting 32
+/// bytes for each field beside its name and value; in memory a field takes up to 120, in a vector that doubles.
+const CONTINUED: usize = 8;
+
 impl<I> RefusalStream<I> {
     pub(super) fn new(
         inner: I,
         activity: Activity,
-        metrics: Arc<Metrics>,
-        max_head: usize,
+        state: Arc<State>,
+        (open, address): (OpenConnection, Option<PeerAddress>),
+        limits: RequestLimits,
     ) -> Self {
         RefusalStream {
             inner,
             activity,
-            metrics,
+            state,
+            open,
+            address,
             replacement: None,
-            head: Vec::new(),
-            max_head,
-            http2: false,
-            complete: false,
+            head: HeadReader::new(),
+            room: None,
+            turn: Turn::default(),
+            max_head: limits.max_header_bytes,
         }
     }
 
@@ -69,24 +89,34 @@ impl<I> RefusalStream<I> {
             && self.activity.is_idle()
     }
 
-    fn refusal(&self, bytes: &[u8]) -> Vec<u8> {
+    /// The refusal instead of hyper's error.
+    fn instead_of(&self, bytes: &[u8]) -> Vec<u8> {
         // hyper also answers 431 if Content-Length does not fit its integer. Such a head is small.
-        let large =
-            self.head.len() >= self.max_head / 2 || find(&self.head, b"content-length").is_none();
-        let error = match &bytes[9..12] {
+        let large = match &self.head {
+            HeadReader::Http1(lines) => {
+                lines.bytes() >= self.max_head || !lines.has_content_length()
+            }
+            HeadReader::Undecided(_) | HeadReader::Http2(_) => true,
+        };
+        self.refusal(&match &bytes[9..12] {
             b"414" => Error::HeadersTooLarge,
             b"431" if large => Error::HeadersTooLarge,
             _ => Error::Malformed,
-        };
+        })
+    }
+
+    /// The bytes of a refusal in HTTP/1.1. Counts it, too.
+    fn refusal(&self, error: &Error) -> Vec<u8> {
         let status = error.status().as_u16();
-        self.metrics.request(
+        let metrics = &self.state.metrics;
+        metrics.request(
             &other(),
             OperationLabel::OTHER,
             status,
             Source::Gateway,
             0.0,
         );
-        self.metrics.refused(&other(), error.code());
+        metrics.refused(&other(), error.code());
         tracing::debug!(code = error.code().label(), "refused: {error}");
         let (mut head, body) = error.response(None).into_parts();
         // A refusal's body is one buffer, so this is ready at once.
@@ -128,7 +158,7 @@ impl<I: AsyncWrite + Unpin> RefusalStream<I> {
             if !self.is_hyper_error(bytes) {
                 return None;
             }
-            self.replacement = Some((self.refusal(bytes), 0));
+            self.replacement = Some((self.instead_of(bytes), 0));
         }
         Some(self.poll_replacement(cx).map_ok(|()| bytes.len()))
     }
@@ -149,42 +179,91 @@ impl<I: AsyncWrite + Unpin> RefusalStream<I> {
 }
 
 impl<I> RefusalStream<I> {
-    /// Reads a head on its way to hyper, for what hyper does not report.
-    fn inspect(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() || !self.activity.is_idle() {
-            self.head.clear();
-            return;
+    /// Reads what is on its way to hyper. False if there is no room for the head that it belongs to.
+    fn inspect(&mut self, bytes: &[u8]) -> bool {
+        let idle = self.activity.is_idle();
+        self.head.read(bytes, idle);
+        if self.head.is_http2() || idle && !bytes.is_empty() {
+            self.activity.has_read(self.head.is_incomplete());
         }
-        if std::mem::take(&mut self.complete) {
-            self.head.clear();
+        if let HeadReader::Http1(lines) = &self.head
+            && lines.is_ambiguous()
+        {
+            self.activity.ambiguous();
         }
-        self.http2 |= bytes.starts_with(b"PRI");
-        self.activity.head_begins(self.http2);
-        if self.http2 || self.head.len() + bytes.len() > self.max_head {
-            return;
-        }
-        self.head.extend(bytes.iter().map(u8::to_ascii_lowercase));
-        if let Some(end) = find(&self.head, b"\r\n\r\n") {
-            self.complete = true;
-            let head = &self.head[..end];
-            if find(head, b"\ntransfer-encoding").is_some()
-                && find(head, b"\ncontent-length").is_some()
-            {
-                self.activity.ambiguous();
+        let cost = self.head.cost(self.max_head.saturating_mul(CONTINUED)) as u64;
+        let Some(room) = self.room.as_mut().filter(|_| cost > 0) else {
+            self.room = None;
+            if cost > 0 {
+                self.room = self.state.heads.try_take(HEADS, self.open.claim(), cost);
             }
-        }
+            return cost == 0 || self.room.is_some();
+        };
+        let more = cost.saturating_sub(room.units());
+        more == 0 || room.try_grow(HEADS, more)
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for RefusalStream<I> {
+impl<I: AsyncWrite + Unpin> RefusalStream<I> {
+    /// Counts and reports that there is no room for this head. Answers if that can be done at once.
+    fn refuse_head(&mut self, cx: &mut Context<'_>) -> io::Error {
+        self.room = None;
+        if !self.head.is_http2() && self.replacement.is_none() {
+            let refusal = self.refusal(&Error::OVERLOADED);
+            let _ = Pin::new(&mut self.inner).poll_write(cx, &refusal);
+            let _ = Pin::new(&mut self.inner).poll_flush(cx);
+        }
+        let reason = ConnectionEnd::HeadsFull;
+        self.state.metrics.connection_ended(reason);
+        let peer = self.address.map(|PeerAddress(address)| address);
+        if self.state.client_lines.try_pass(Topic::Ended(reason), peer) {
+            tracing::info!(
+                peer = peer.map(tracing::field::display),
+                reason = reason.label(),
+                "connection ended: large heads of requests take all the room there is"
+            );
+        }
+        io::Error::other("no room for this head")
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for RefusalStream<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let limit = match &this.head {
+            HeadReader::Http2(frames) if frames.body_left() == 0 => {
+                if !ready!(this.turn.poll(cx, &this.state.decoding, &this.open)) {
+                    return Poll::Ready(Err(this.refuse_head(cx)));
+                }
+                MAX_READ_OF_HEADS
+            }
+            HeadReader::Http2(frames) => MAX_READ.min(frames.body_left()),
+            HeadReader::Undecided(_) | HeadReader::Http1(_) => MAX_READ,
+        };
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        self.inspect(&buf.filled()[before..]);
+        let read = if buf.remaining() > limit {
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(limit));
+            let read = Pin::new(&mut this.inner).poll_read(cx, &mut part);
+            let filled = part.filled().len();
+            buf.advance(filled);
+            read
+        } else {
+            Pin::new(&mut this.inner).poll_read(cx, buf)
+        };
+        let blocks = this.head.blocks();
+        if read.is_pending() {
+            this.turn.end(false);
+        }
+        ready!(read)?;
+        if !self.inspect(&buf.filled()[before..]) {
+            return Poll::Ready(Err(self.refuse_head(cx)));
+        }
+        let has_heads = self.head.blocks() > blocks;
+        self.turn.end(has_heads);
         Poll::Ready(Ok(()))
     }
 }

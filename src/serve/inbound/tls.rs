@@ -48,6 +48,9 @@ pub(super) async fn handshake(
     }
 }
 
+/// Bytes that TLS keeps of what a client does not read.
+pub(crate) const MAX_TLS_UNSENT: usize = 8 * 1024;
+
 /// The error is the reason for the metric, and the details for the log.
 async fn try_handshake(
     handshakes: &Handshakes,
@@ -60,7 +63,8 @@ async fn try_handshake(
         let why = "it took longer than listen.header_timeout";
         (HandshakeFailure::Timeout, why.to_owned())
     })?;
-    let stream = stream.map_err(|error| (reason(&error), error.to_string()))?;
+    let mut stream = stream.map_err(|error| (reason(&error), error.to_string()))?;
+    stream.get_mut().1.set_buffer_limit(Some(MAX_TLS_UNSENT));
     if generation.retired.is_cancelled() {
         let why = "the authorities changed during the handshake";
         return Err((HandshakeFailure::UnknownAuthority, why.to_owned()));

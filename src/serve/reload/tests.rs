@@ -64,7 +64,7 @@ impl Rig {
             header_timeout: config.listen.header_timeout,
             idle_timeout: config.listen.idle_timeout,
             drain_timeout: config.drain.timeout,
-            connections: Arc::new(tokio::sync::Semaphore::new(1)),
+            connections: crate::state::connections::ConnectionTable::new(1),
             state: state.clone(),
         });
         let options = upstream_options(&config, OwnListeners::default()).unwrap();

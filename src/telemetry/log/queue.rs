@@ -22,7 +22,7 @@ use super::line::{self, MAX_LINE};
 pub(super) const MAX_LINES: usize = 4096;
 
 /// Most bytes that wait: as many lines of 512 bytes. Small beside the memory that `deploy/` gives the process.
-pub(super) const MAX_BYTES: usize = MAX_LINES * 512;
+pub(crate) const MAX_BYTES: usize = MAX_LINES * 512;
 
 const _: () = assert!(MAX_LINE <= MAX_BYTES);
 

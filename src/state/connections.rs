@@ -1,0 +1,235 @@
+//! The connections of clients, of all workers together. `policy::connections` decides which of them make room for new ones.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    pin::pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    body::Guard,
+    lock::Lock,
+    policy::{allocator::Claim, connections::Connections},
+};
+
+/// All open connections.
+pub struct ConnectionTable {
+    max: usize,
+    table: Lock<Table>,
+    /// One has ended.
+    ended: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    connections: Connections,
+    give_way: BTreeMap<u64, CancellationToken>,
+}
+
+impl Table {
+    fn tell(&self, id: Option<u64>) {
+        if let Some(told) = id.and_then(|id| self.give_way.get(&id)) {
+            told.cancel();
+        }
+    }
+}
+
+impl ConnectionTable {
+    /// Room for `max`, and none is open.
+    pub fn new(max: usize) -> Arc<ConnectionTable> {
+        Arc::new(ConnectionTable {
+            max,
+            table: Lock::default(),
+            ended: Notify::new(),
+        })
+    }
+
+    /// Takes in a connection. At the limit another one is told to give way, and this waits until one has ended.
+    pub async fn open(self: &Arc<Self>, address: Option<IpAddr>) -> OpenConnection {
+        let claim = Claim::unknown(address);
+        loop {
+            let mut ended = pin!(self.ended.notified());
+            ended.as_mut().enable();
+            if let Some(open) = self.try_open(&claim) {
+                return open;
+            }
+            ended.await;
+        }
+    }
+
+    fn try_open(self: &Arc<Self>, claim: &Claim) -> Option<OpenConnection> {
+        let mut table = self.table.lock();
+        let Some(id) = table.connections.open(self.max, claim.clone()) else {
+            let chosen = table.connections.give_way();
+            table.tell(chosen);
+            return None;
+        };
+        let give_way = CancellationToken::new();
+        table.give_way.insert(id, give_way.clone());
+        Some(OpenConnection(Arc::new(Inner {
+            table: self.clone(),
+            id,
+            unknown: claim.clone(),
+            caller: OnceLock::new(),
+            pending: AtomicUsize::new(0),
+            give_way,
+        })))
+    }
+}
+
+/// An extension: the connection that a request came on.
+#[derive(Clone)]
+pub struct OpenConnection(Arc<Inner>);
+
+struct Inner {
+    table: Arc<ConnectionTable>,
+    id: u64,
+    /// What it claims until its caller is known.
+    unknown: Claim,
+    caller: OnceLock<Claim>,
+    pending: AtomicUsize,
+    give_way: CancellationToken,
+}
+
+impl OpenConnection {
+    /// The caller of a request on it is known. False if that caller has too many connections, all of them busy: the request is refused
+    /// then, and the connection ends.
+    #[must_use]
+    pub fn prove(&self, claim: &Claim) -> bool {
+        let Inner { table, id, .. } = &*self.0;
+        if self.0.caller.set(claim.clone()).is_err() {
+            return true;
+        }
+        let mut state = table.table.lock();
+        let gives_way = state.connections.prove(table.max, *id, claim);
+        match gives_way {
+            Ok(other) => state.tell(other),
+            Err(_) => self.0.give_way.cancel(),
+        }
+        gives_way.is_ok()
+    }
+
+    /// Whether it has brought a good credential.
+    pub fn is_proven(&self) -> bool {
+        self.0.caller.get().is_some()
+    }
+
+    /// With what its input claims anything shared.
+    pub fn claim(&self) -> &Claim {
+        self.0.caller.get().unwrap_or(&self.0.unknown)
+    }
+
+    /// Held while it is being found out whose a request is.
+    pub fn pend(&self) -> Pending {
+        self.0.pending.fetch_add(1, Ordering::AcqRel);
+        self.0.table.table.lock().connections.pend(self.0.id);
+        Pending(self.clone())
+    }
+
+    /// Whether that is being found out now.
+    pub fn is_pending(&self) -> bool {
+        self.0.pending.load(Ordering::Acquire) > 0
+    }
+
+    /// Held while a request is in flight.
+    pub fn begin(&self) -> InUse {
+        self.0.table.table.lock().connections.begin(self.0.id);
+        InUse(self.clone())
+    }
+
+    /// Cancelled when it is to make room for another.
+    pub fn give_way(&self) -> &CancellationToken {
+        &self.0.give_way
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        {
+            let mut table = self.table.table.lock();
+            table.connections.close(self.id);
+            table.give_way.remove(&self.id);
+        }
+        self.table.ended.notify_waiters();
+    }
+}
+
+/// See [`OpenConnection::pend`].
+pub struct Pending(OpenConnection);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.0.pending.fetch_sub(1, Ordering::AcqRel);
+        let table = &self.0.0.table.table;
+        table.lock().connections.settle(self.0.0.id);
+    }
+}
+
+/// See [`OpenConnection::begin`].
+pub struct InUse(OpenConnection);
+
+impl Guard for InUse {}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.0.table.table.lock().connections.end(self.0.0.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::policy::fair::{Priority, Share};
+
+    fn claim(name: &str) -> Claim {
+        let share = Share {
+            caller: name.into(),
+            weight: 1,
+            priority: Priority::Interactive,
+        };
+        Claim::caller("main".into(), &share)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_limit_a_newcomer_waits_for_the_one_that_gives_way() {
+        let table = ConnectionTable::new(2);
+        let known = table.open(None).await;
+        assert!(known.prove(&claim("a")));
+        let unproven = table.open(None).await;
+        let newcomer = tokio::spawn({
+            let table = table.clone();
+            async move { table.open(None).await }
+        });
+        unproven.give_way().cancelled().await;
+        assert!(!known.give_way().is_cancelled() && !newcomer.is_finished());
+        drop(unproven);
+        let newcomer = newcomer.await.expect("no panic");
+        drop((known, newcomer));
+        assert_eq!(table.table.lock().give_way.len(), 0);
+    }
+
+    /// What holds the extension longest decides; a task of HTTP/2 may outlive its connection for a moment.
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_free_when_nothing_of_the_connection_is_left() {
+        let table = ConnectionTable::new(1);
+        let first = table.open(None).await;
+        let (pending, in_use) = (first.pend(), first.begin());
+        assert!(first.is_pending() && !first.is_proven());
+        drop(first);
+        let wait = Duration::from_secs(1);
+        assert!(timeout(wait, table.open(None)).await.is_err());
+        drop((pending, in_use));
+        assert!(timeout(wait, table.open(None)).await.is_ok());
+    }
+}
