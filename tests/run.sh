@@ -32,6 +32,14 @@ has cmake || install cmake || printf 'note: cmake is missing; aws-lc-sys needs i
 
 cargo test --locked || fail "cargo test: see the first failing test above"
 
+# The rows of tests/isolation that need another program.
+has slowhttptest || install slowhttptest || true
+if has slowhttptest; then
+  cargo test --locked --test isolation -- --ignored || fail "tests/isolation: an attack of slowhttptest is felt by another caller"
+else
+  printf 'SKIPPED: slowhttptest (it is missing and could not be installed)\n' >&2
+fi
+
 if [ -e tests/clients/run.sh ]; then
   if ! { has node && has npm; }; then
     install nodejs npm || true
