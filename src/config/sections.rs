@@ -240,7 +240,7 @@ section! {
         level: Directives = "info";
         /// "json", "text", or "auto": text on a terminal, else JSON.
         format: LogFormat = "auto", restart;
-        /// Which requests are logged: "all", "refused" (refused by revgate, failed, or passed because of enforce = false) or "none". By default the log grows with problems, not with traffic.
+        /// Which requests are logged: "all", "refused" (refused by revgate, failed, or passed because of enforce = false) or "none". By default the log grows with problems, not with traffic; of one caller and code it has 64 lines a second, and a line that counts the rest.
         access: AccessLog = "refused";
     }
 }

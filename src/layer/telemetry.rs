@@ -199,8 +199,13 @@ impl ReportAtEnd {
             }
             AccessLog::None => false,
         };
-        // Anybody can be an unknown client, so its lines are limited.
-        chosen && (facts.caller.is_some() || self.unknown_client_passes(facts))
+        // Anybody can be an unknown client, so its lines are limited. Those of a caller are limited unless each is wanted.
+        chosen
+            && match &facts.caller {
+                None => self.unknown_client_passes(facts),
+                Some(_) if self.params.access == AccessLog::All => true,
+                Some(caller) => self.params.client_lines.try_pass_caller(caller, facts.code),
+            }
     }
 
     fn unknown_client_passes(&self, facts: &Facts) -> bool {

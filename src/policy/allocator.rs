@@ -83,7 +83,7 @@ pub struct Claim {
     pub party: Party,
     /// What it may hold is in proportion to this, compared with the others that hold some; 0 counts as 1.
     pub weight: u32,
-    /// A batch caller leaves more, and waits for interactive ones.
+    /// A batch caller leaves more, and waits for interactive ones. So does an unknown client that has shown a wrong credential.
     pub priority: Priority,
 }
 
@@ -123,8 +123,9 @@ impl Claim {
 const LEAVES_ONE_FOR: u64 = 7;
 /// A batch party leaves a quarter, so that it never reaches into what interactive ones leave.
 const BATCH_LEAVES_ONE_FOR: u64 = 3;
-/// All unknown clients together leave half.
-const UNKNOWN_LEAVE_ONE_FOR: u64 = 1;
+/// All unknown clients together leave half. What those may take who have shown a wrong credential is half of that.
+const UNKNOWN_LEAVE: u64 = 1;
+const FAILED_LEAVE: u64 = 3;
 
 /// A turn of one unit at weight 1, in virtual time; large enough that weights divide it well.
 const TURN: u64 = 1 << 20;
@@ -133,7 +134,7 @@ const TURN: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket {
     number: u64,
-    party: Party,
+    waiters: Waiters,
 }
 
 /// Units of a bounded thing and who holds them. How many there are comes with each call, because it belongs to the configuration.
@@ -146,7 +147,7 @@ pub struct Allocator {
     unknown: u64,
     by_address: BTreeMap<Address, u64>,
     /// No queue in it is empty.
-    waiting: BTreeMap<Party, Flow>,
+    waiting: BTreeMap<Waiters, Flow>,
     /// The start of the latest turn.
     virtual_time: u64,
     next_ticket: u64,
@@ -158,7 +159,16 @@ struct Holding {
     weight: u64,
 }
 
-/// A party that waits.
+/// Those who wait in one queue: a party, and whether it is batch. Only at one address there may be both.
+type Waiters = (Party, bool);
+
+impl Claim {
+    fn waiters(&self) -> Waiters {
+        (self.party.clone(), self.priority == Priority::Batch)
+    }
+}
+
+/// A queue.
 #[derive(Debug)]
 struct Flow {
     /// Of its next turn, in virtual time: each turn moves it on by the units taken over the weight.
@@ -197,8 +207,9 @@ impl Allocator {
 
     /// Takes so many units at once, or none. Whoever takes gives back as many.
     pub fn try_take(&mut self, capacity: u64, claim: &Claim, units: u64) -> bool {
-        // Whoever waits has been refused, and nothing has changed since, or it would not wait. Only its own party must not overtake it.
-        let may = !self.waiting.contains_key(&claim.party) && self.may_take(capacity, claim, units);
+        // Whoever waits has been refused, and nothing has changed since, or it would not wait. Only its own queue must not overtake it.
+        let may =
+            !self.waiting.contains_key(&claim.waiters()) && self.may_take(capacity, claim, units);
         if may {
             self.take_anyway(claim, units);
         }
@@ -267,7 +278,7 @@ impl Allocator {
     ) -> Ticket {
         self.next_ticket += 1;
         let number = self.next_ticket;
-        let flow = self.waiting.entry(claim.party.clone()).or_insert(Flow {
+        let flow = self.waiting.entry(claim.waiters()).or_insert(Flow {
             start: self.virtual_time,
             queue: VecDeque::new(),
         });
@@ -277,20 +288,20 @@ impl Allocator {
             units,
             ages: since.saturating_add(ageing_time(deadline.saturating_sub(since))),
         });
-        let party = claim.party.clone();
-        Ticket { number, party }
+        let waiters = claim.waiters();
+        Ticket { number, waiters }
     }
 
     /// Removes one that waits no longer. False if it is not there, because its turn came.
     pub fn leave(&mut self, ticket: &Ticket) -> bool {
-        let Some(flow) = self.waiting.get_mut(&ticket.party) else {
+        let Some(flow) = self.waiting.get_mut(&ticket.waiters) else {
             return false;
         };
         let before = flow.queue.len();
         flow.queue.retain(|waiter| waiter.number != ticket.number);
         let left = flow.queue.len() < before;
         if flow.queue.is_empty() {
-            self.waiting.remove(&ticket.party);
+            self.waiting.remove(&ticket.waiters);
         }
         left
     }
@@ -302,18 +313,18 @@ impl Allocator {
         let first = flows.filter_map(|flow| Some((flow.start, flow.queue.front()?)));
         let able = first.filter(|(_, waiter)| self.may_take(capacity, &waiter.claim, waiter.units));
         let (start, next) = able.min_by_key(|(start, waiter)| self.turn(*start, waiter, now))?;
-        let party = next.claim.party.clone();
-        let flow = self.waiting.get_mut(&party)?;
+        let waiters = next.claim.waiters();
+        let flow = self.waiting.get_mut(&waiters)?;
         let waiter = flow.queue.pop_front()?;
         let weight = u64::from(waiter.claim.weight.max(1));
         flow.start = start.saturating_add(waiter.units.saturating_mul(TURN) / weight);
         self.virtual_time = start;
         if flow.queue.is_empty() {
-            self.waiting.remove(&party);
+            self.waiting.remove(&waiters);
         }
         self.take_anyway(&waiter.claim, waiter.units);
         let number = waiter.number;
-        Some(Ticket { number, party })
+        Some(Ticket { number, waiters })
     }
 
     /// The smallest goes first.
@@ -343,13 +354,17 @@ impl Allocator {
         match claim.party {
             Party::Unknown(address) => {
                 let after = self.unknown + units;
+                let leave_for_each = match claim.priority {
+                    Priority::Interactive => UNKNOWN_LEAVE,
+                    Priority::Batch => FAILED_LEAVE,
+                };
                 let leave = match self.unknown {
                     0 => 0,
-                    _ => after / UNKNOWN_LEAVE_ONE_FOR,
+                    _ => after * leave_for_each,
                 };
                 let held = self.by_address.get(&address).copied().unwrap_or(0);
                 // What unknown clients could still take together, is shared by their addresses as all is by callers.
-                let headroom = left.saturating_sub(leave) / (UNKNOWN_LEAVE_ONE_FOR + 1);
+                let headroom = left.saturating_sub(leave) / (leave_for_each + 1);
                 left >= leave && (held == 0 || headroom >= (held + units) / LEAVES_ONE_FOR)
             }
             Party::Caller { .. } | Party::Gateway => {
@@ -462,6 +477,23 @@ mod tests {
         assert!(take_all(&mut allocator, 64, &named("known")) >= 28);
     }
 
+    /// Whoever floods with made-up credentials from an address leaves room to others at the same address.
+    #[test]
+    fn unknown_clients_that_have_failed_leave_more_and_go_later() {
+        let failed = Claim {
+            priority: Priority::Batch,
+            ..unknown(1)
+        };
+        let mut allocator = Allocator::default();
+        assert_eq!(take_all(&mut allocator, 64, &failed), 14);
+        assert_eq!(take_all(&mut allocator, 64, &unknown(1)), 14);
+        let old = allocator.wait(&failed, 1, TIMES);
+        let new = allocator.wait(&unknown(1), 1, TIMES);
+        allocator.give_back(&failed.party, 20);
+        assert_eq!(allocator.next(64, NOW), Some(new));
+        assert_eq!(allocator.next(64, NOW), Some(old));
+    }
+
     #[test]
     fn addresses_of_one_ipv6_network_are_one() {
         let of = |text: &str| Address::from(Some(text.parse::<IpAddr>().expect("an address")));
@@ -504,8 +536,8 @@ mod tests {
         for _ in 0..40 {
             allocator.give_back(&holder, 1);
             let ticket = allocator.next(1, NOW).expect("somebody waits");
-            turns += u32::from(ticket.party == heavy.party);
-            holder = ticket.party;
+            holder = ticket.waiters.0;
+            turns += u32::from(holder == heavy.party);
         }
         assert!((29..=31).contains(&turns), "{turns} of 40");
     }

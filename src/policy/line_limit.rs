@@ -35,7 +35,7 @@ pub struct LineRates {
 
 /// Passes the first lines of each kind in a second, and counts the rest. A kind that is frequent hides no other one.
 ///
-/// The number of kinds must be bounded by their type, because each is remembered.
+/// The number of kinds must be bounded by their type or by the configuration, because each is remembered.
 #[derive(Debug)]
 pub struct LineLimit<K> {
     rates: LineRates,
@@ -55,7 +55,7 @@ struct Count {
 }
 
 /// The lines of a kind that did not pass since the last summary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary<K> {
     /// What they are about.
     pub kind: K,
@@ -65,7 +65,7 @@ pub struct Summary<K> {
     pub peers: usize,
 }
 
-impl<K: Copy + Ord> LineLimit<K> {
+impl<K: Clone + Ord> LineLimit<K> {
     /// A limit that has counted nothing yet.
     pub fn new(rates: LineRates) -> LineLimit<K> {
         LineLimit {
@@ -104,7 +104,7 @@ impl<K: Copy + Ord> LineLimit<K> {
     pub fn take_summaries(&mut self) -> Vec<Summary<K>> {
         let left_out = self.kinds.iter_mut().filter(|(_, c)| c.left_out > 0);
         let summaries = left_out.map(|(kind, count)| Summary {
-            kind: *kind,
+            kind: kind.clone(),
             lines: std::mem::take(&mut count.left_out),
             peers: std::mem::take(&mut count.peers).len(),
         });

@@ -6,7 +6,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -79,6 +79,7 @@ impl ConnectionTable {
             unknown: claim.clone(),
             caller: OnceLock::new(),
             pending: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
             give_way,
         })))
     }
@@ -95,10 +96,22 @@ struct Inner {
     unknown: Claim,
     caller: OnceLock<Claim>,
     pending: AtomicUsize,
+    /// A credential that came on it was refused.
+    failed: AtomicBool,
     give_way: CancellationToken,
 }
 
 impl OpenConnection {
+    /// A credential that came on it is refused.
+    pub fn fail(&self) {
+        self.0.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one was. Others of its address then go before it: a flood of made-up credentials must not hold up those who try a good one.
+    pub fn has_failed(&self) -> bool {
+        self.0.failed.load(Ordering::Relaxed)
+    }
+
     /// The caller of a request on it is known. False if that caller has too many connections, all of them busy: the request is refused
     /// then, and the connection ends.
     #[must_use]

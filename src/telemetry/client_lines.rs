@@ -1,5 +1,5 @@
-//! Log lines that a client can cause before it is known who it is. The first of each topic in a second are written; the rest are summed
-//! up, so that no client can fill the log.
+//! Log lines that a client can cause before it is known who it is, and those of a caller's refused requests. The first of each topic in a
+//! second are written; the rest are summed up, so that nobody can fill the log.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -20,6 +20,13 @@ use crate::{
 const RATES: LineRates = LineRates {
     of_kind: 16,
     in_all: 64,
+};
+
+/// Of a caller's requests with one code: enough for whatever is looked at one by one.
+const RATES_OF_CALLERS: LineRates = LineRates {
+    of_kind: 64,
+    // One caller's lines leave out none of another's.
+    in_all: u32::MAX,
 };
 
 /// What a line is about.
@@ -43,16 +50,20 @@ pub(super) struct SharedLimit<K> {
     start: Instant,
 }
 
-impl<K: Copy + Ord> Default for SharedLimit<K> {
+impl<K: Clone + Ord> Default for SharedLimit<K> {
     fn default() -> Self {
-        SharedLimit {
-            limit: Lock::new(LineLimit::new(RATES)),
-            start: Instant::now(),
-        }
+        SharedLimit::new(RATES)
     }
 }
 
-impl<K: Copy + Ord> SharedLimit<K> {
+impl<K: Clone + Ord> SharedLimit<K> {
+    fn new(rates: LineRates) -> Self {
+        SharedLimit {
+            limit: Lock::new(LineLimit::new(rates)),
+            start: Instant::now(),
+        }
+    }
+
     pub(super) fn try_pass(&self, kind: K, peer: Option<IpAddr>) -> bool {
         self.limit.lock().try_pass(kind, peer, self.start.elapsed())
     }
@@ -63,18 +74,46 @@ impl<K: Copy + Ord> SharedLimit<K> {
 }
 
 /// Decides which of these lines are written. Shared by all workers.
-#[derive(Debug, Default)]
-pub struct ClientLines(SharedLimit<Topic>);
+#[derive(Debug)]
+pub struct ClientLines {
+    unknown: SharedLimit<Topic>,
+    /// By caller and code. The file bounds the callers.
+    callers: SharedLimit<(Arc<str>, Option<Code>)>,
+}
+
+impl Default for ClientLines {
+    fn default() -> Self {
+        ClientLines {
+            unknown: SharedLimit::default(),
+            callers: SharedLimit::new(RATES_OF_CALLERS),
+        }
+    }
+}
 
 impl ClientLines {
     /// Whether this line is written. If not, the next summary counts it.
     pub(crate) fn try_pass(&self, topic: Topic, peer: Option<IpAddr>) -> bool {
-        self.0.try_pass(topic, peer)
+        self.unknown.try_pass(topic, peer)
+    }
+
+    /// Whether the line of this caller's request is written. If not, the next summary counts it.
+    pub(crate) fn try_pass_caller(&self, caller: &Arc<str>, code: Option<Code>) -> bool {
+        self.callers.try_pass((caller.clone(), code), None)
     }
 
     /// Logs a summary for each topic with lines that were left out.
     pub(crate) fn log_summaries(&self) {
-        self.0.take_summaries().iter().for_each(log_summary);
+        self.unknown.take_summaries().iter().for_each(log_summary);
+        for Summary { kind, lines, .. } in self.callers.take_summaries() {
+            let (caller, code) = (&*kind.0, kind.1.map_or("", Code::label));
+            tracing::info!(
+                target: log::ACCESS,
+                caller,
+                code,
+                lines,
+                "more requests of a caller"
+            );
+        }
         log::log_library_summaries();
     }
 
@@ -126,6 +165,23 @@ mod tests {
 
     use super::*;
     use crate::{error::CredentialFault, policy::jwt::Fault, telemetry::captured::Captured};
+
+    #[tokio::test(start_paused = true)]
+    async fn one_callers_lines_leave_out_none_of_another() {
+        let lines = ClientLines::default();
+        let (a, b) = (Arc::from("a"), Arc::from("b"));
+        let refused = Some(Code::CallerRateLimited);
+        let passed = |caller: &Arc<str>, code| {
+            let passes = (0..1000).map(|_| lines.try_pass_caller(caller, code));
+            passes.filter(|passes| *passes).count()
+        };
+        assert_eq!(passed(&a, refused), 64);
+        assert_eq!(passed(&a, Some(Code::Forbidden)), 64);
+        assert_eq!(passed(&b, refused), 64);
+        let summaries = lines.callers.take_summaries();
+        let left_out: u64 = summaries.iter().map(|summary| summary.lines).sum();
+        assert_eq!((summaries.len(), left_out), (3, 3 * 936));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn each_topic_is_limited_by_itself_and_has_a_summary() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::{PENDING, ROWS};
+use crate::ROWS;
 
 /// Keys that bound something, but nothing that one caller can take from another.
 const NOT_SHARED: &[(&str, &str)] = &[
@@ -103,12 +103,4 @@ fn whatever_bounds_a_shared_thing_has_a_row() {
     );
     let gone: Vec<_> = named.difference(&known).collect();
     assert!(gone.is_empty(), "no such keys: {gone:?}");
-}
-
-#[test]
-fn what_is_pending_is_a_row() {
-    for pending in PENDING {
-        let is_row = ROWS.iter().any(|(name, _)| *name == pending.row);
-        assert!(is_row, "PENDING: no row {}", pending.row);
-    }
 }

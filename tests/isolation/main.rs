@@ -27,7 +27,7 @@ use std::time::Duration;
 use revgate::simulator::{Drip, Fault, FaultPlan, Rule, Status, TextDuration};
 
 use client::{Call, Protocol::Http1, Protocol::Http2};
-use harness::{Log, Pending, Row};
+use harness::{Log, Row};
 use misuse::{
     KEY, answers, calls, connections, floods, slowhttptest,
     stream::Reading,
@@ -56,174 +56,6 @@ macro_rules! rows {
     };
 }
 
-/// Rows that are known to fail, and why.
-const PENDING: &[Pending] = &[
-    Pending {
-        row: "half_sent_uploads",
-        reason: "each holds a connection to upstream until attempt_timeout",
-    },
-    Pending {
-        row: "half_sent_chunked_uploads",
-        reason: "each holds a connection to upstream until attempt_timeout",
-    },
-    Pending {
-        row: "trickled_uploads",
-        reason: "each holds a connection to upstream until attempt_timeout",
-    },
-    Pending {
-        row: "unread_small_answers",
-        reason: "each holds a connection to upstream for as long as its client likes",
-    },
-    Pending {
-        row: "one_unread_answer",
-        reason: "it uses up the window of the connection to upstream",
-    },
-    Pending {
-        row: "unread_large_answers",
-        reason: "each holds a connection to upstream for as long as its client likes",
-    },
-    Pending {
-        row: "answers_read_slowly",
-        reason: "each holds a connection to upstream for as long as its client likes",
-    },
-    Pending {
-        row: "trickling_upstream",
-        reason: "one operation may take all connections to upstream",
-    },
-    Pending {
-        row: "hanging_upstream",
-        reason: "one operation may take all connections to upstream",
-    },
-    Pending {
-        row: "batch_calls_on_two_connections",
-        reason: "connections to upstream are first come, first served",
-    },
-    Pending {
-        row: "heads_without_bodies",
-        reason: "places in flight are first come, first served, and held without a body",
-    },
-    Pending {
-        row: "small_bodies_one_byte_short",
-        reason: "places in flight are first come, first served, and held without a body",
-    },
-    Pending {
-        row: "stopped_uploads_and_the_circuit",
-        reason: "attempts that were not wholly sent open the circuit",
-    },
-    Pending {
-        row: "endless_uploads_and_the_circuit",
-        reason: "attempts that were not wholly sent open the circuit",
-    },
-    Pending {
-        row: "one_operation_answers_500",
-        reason: "failures of one operation open the circuit for all",
-    },
-    Pending {
-        row: "one_operation_is_slow",
-        reason: "failures of one operation open the circuit for all",
-    },
-    Pending {
-        row: "one_operation_breaks_its_connection",
-        reason: "failures of one operation open the circuit for all",
-    },
-    Pending {
-        row: "one_operation_answers_401",
-        reason: "one operation's 401 counts as a refused token",
-    },
-    Pending {
-        row: "endless_upload_as_the_probe",
-        reason: "one operation's 401 counts as a refused token, and a caller's upload probes it",
-    },
-    Pending {
-        row: "callback_answers_429",
-        reason: "what carries no token teaches the group",
-    },
-    Pending {
-        row: "callback_says_that_nothing_remains",
-        reason: "what carries no token teaches the group",
-    },
-    Pending {
-        row: "one_operation_answers_503_with_a_time",
-        reason: "a 503 with a time pauses all operations of the group",
-    },
-    Pending {
-        row: "failing_reads_use_up_the_retries",
-        reason: "one caller may use the whole retry budget",
-    },
-    Pending {
-        row: "costly_rewrites",
-        reason: "a worker rewrites the bodies of one caller one after another, and others wait",
-    },
-    Pending {
-        row: "rewrites_one_byte_short",
-        reason: "the bytes held for callers have no common budget",
-    },
-    Pending {
-        row: "unfinished_heads",
-        reason: "heads that are not complete have no common budget",
-    },
-    Pending {
-        row: "answers_never_read",
-        reason: "each refusal of a known caller is a line of the log, and a connection's turn on a worker is long",
-    },
-    Pending {
-        row: "refusals_never_read",
-        reason: "a connection's turn on a worker is long",
-    },
-    Pending {
-        row: "calls_above_the_rate",
-        reason: "each refusal of a known caller is a line of the log",
-    },
-    Pending {
-        row: "silent_connections",
-        reason: "connections are first come, first served, and last without a credential",
-    },
-    Pending {
-        row: "silent_connections_again_and_again",
-        reason: "connections are first come, first served, and last without a credential",
-    },
-    Pending {
-        row: "idle_connections_of_one_caller",
-        reason: "one caller may take all connections",
-    },
-    Pending {
-        row: "refusals_without_a_window",
-        reason: "connections are first come, first served, and last without a credential",
-    },
-    Pending {
-        row: "made_up_tokens",
-        reason: "introspections are first come, first served",
-    },
-    Pending {
-        row: "heads_that_unpack",
-        reason: "a connection's turn on a worker is long",
-    },
-    Pending {
-        row: "ping_flood",
-        reason: "a connection's turn on a worker is long",
-    },
-    Pending {
-        row: "window_flood",
-        reason: "a connection's turn on a worker is long",
-    },
-    Pending {
-        row: "calls_given_up",
-        reason: "upstream ends the one connection over one caller's resets, and each of its calls counts as a failure",
-    },
-    Pending {
-        row: "settings_flood",
-        reason: "a connection's turn on a worker is long",
-    },
-    Pending {
-        row: "slow_bodies",
-        reason: "each holds a connection to upstream until attempt_timeout",
-    },
-    Pending {
-        row: "slow_reads",
-        reason: "each holds a connection to upstream for as long as its client likes",
-    },
-];
-
 /// What upstream does with all calls of one operation.
 fn on(operation: &str, fault: Fault) -> FaultPlan {
     FaultPlan::none().with(Rule::new(operation, fault))
@@ -249,7 +81,7 @@ rows! {
 
     /// Uploads too large to be kept for a retry, half sent.
     half_sent_uploads = Row {
-        bounds: &["upstream.max_connections", "limits.max_body", "retry.max_replay_body"],
+        bounds: &["upstream.max_connections", "limits.max_body", "retry.max_replay_body", "limits.stall_timeout"],
         misuse: |scene| Box::pin(uploads::stopped(scene, 64, 1 << 20, STREAMED)),
         stays: true,
         ..Row::DEFAULT
@@ -262,7 +94,7 @@ rows! {
     };
     /// Uploads that go on, a byte at a time.
     trickled_uploads = Row {
-        bounds: &["upstream.max_connections"],
+        bounds: &["upstream.max_connections", "limits.min_rate"],
         misuse: |scene| Box::pin(uploads::trickled(scene, 64, 1 << 20, STREAMED)),
         stays: true,
         ..Row::DEFAULT
@@ -346,7 +178,7 @@ rows! {
     };
     /// Small bodies but for their last byte.
     small_bodies_one_byte_short = Row {
-        bounds: &["limits.max_in_flight", "retry.max_replay_body"],
+        bounds: &["limits.max_in_flight", "retry.max_replay_body", "limits.max_buffered"],
         config: "limits.max_in_flight = 100\ncallers.a = { rate = \"1000/s\", burst = 1000 }",
         misuse: |scene| Box::pin(uploads::stopped(scene, 200, 64 << 10, (64 << 10) - 1)),
         ..Row::DEFAULT

@@ -30,7 +30,7 @@ use crate::{
     allocation::Place,
     body::Body,
     error::Error,
-    policy::{allocator::Claim, headers, jwt::looks_like_jwt},
+    policy::{allocator::Claim, fair::Priority, headers, jwt::looks_like_jwt},
     state::connections::OpenConnection,
     telemetry::metrics::Metrics,
     types::{ArrivedAt, Caller, CallerToken, Deadline, Peer, PeerAddress, RequestId},
@@ -101,7 +101,10 @@ where
         };
         let identified = match self.authenticator.identify(request.headers(), &context) {
             Ok(identified) => identified,
-            Err(error) => return Either::refused(counted(&self.metrics, error)),
+            Err(error) => {
+                let connection = request.extensions().get::<OpenConnection>();
+                return Either::refused(counted(&self.metrics, connection, error));
+            }
         };
         request.headers_mut().remove(AUTHORIZATION);
         let identified = match identified {
@@ -114,12 +117,15 @@ where
             must_wait => must_wait,
         };
         let address = request.extensions().get::<PeerAddress>();
-        let claim = Claim::unknown(address.map(|address| address.0));
+        let mut claim = Claim::unknown(address.map(|address| address.0));
+        let connection = request.extensions().get::<OpenConnection>();
+        if connection.is_some_and(OpenConnection::has_failed) {
+            claim.priority = Priority::Batch;
+        }
         let place = match self.places.take(&claim, request.headers()) {
             Ok(place) => place,
             Err(error) => return Either::refused(error),
         };
-        let connection = request.extensions().get::<OpenConnection>();
         let pending = connection.map(OpenConnection::pend);
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
@@ -135,7 +141,8 @@ where
                     }
                 }
             };
-            let identity = identity.map_err(|error| counted(&metrics, error))?;
+            let connection = request.extensions().get::<OpenConnection>();
+            let identity = identity.map_err(|error| counted(&metrics, connection, error))?;
             // From here on it is the caller's own place that counts.
             drop(place);
             arrival.admit(&mut request, identity, &authenticator)?;
@@ -145,9 +152,12 @@ where
     }
 }
 
-fn counted(metrics: &Metrics, error: Error) -> Error {
+fn counted(metrics: &Metrics, connection: Option<&OpenConnection>, error: Error) -> Error {
     if let Some(failure) = error.auth_failure() {
         metrics.auth_failure(failure);
+        if let Some(connection) = connection {
+            connection.fail();
+        }
     }
     error
 }

@@ -31,6 +31,7 @@ use super::{
     listener::Listener,
     refusal::RefusalStream,
     tls::{TlsConnection, handshake},
+    worker_time::Starts,
 };
 use crate::{
     body::{Body, InboundFault},
@@ -233,6 +234,7 @@ impl Server {
         );
         let (is_revoked, on) = (revoked.clone(), open.clone());
         let (published, settings) = (self.published.clone(), self.settings.clone());
+        let starts = Starts::new();
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let (busy, ambiguous) = activity.begin();
             let in_use = on.begin();
@@ -261,8 +263,9 @@ impl Server {
                 extensions.insert(peer.clone());
             }
             let (activity, http2) = (activity.clone(), request.version() == Version::HTTP_2);
+            let start = starts.begin();
             async move {
-                let response = stack.oneshot(request).await?;
+                let response = start.run(stack.oneshot(request)).await?;
                 Ok::<_, Infallible>(response.map(|body| {
                     let delivery = Delivery::new(body.guarded(busy).guarded(in_use), answers);
                     activity.answers(delivery.unread(), http2);

@@ -10,3 +10,4 @@ pub(super) mod listener;
 mod refusal;
 pub(super) mod tls;
 mod turn;
+mod worker_time;

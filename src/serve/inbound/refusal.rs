@@ -14,7 +14,12 @@ use http_body_util::BodyExt;
 use memchr::memmem::find;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{activity::Activity, head::HeadReader, turn::Turn};
+use super::{
+    activity::Activity,
+    head::HeadReader,
+    turn::Turn,
+    worker_time::{READ, READ_OF_FRAMES, poll_take},
+};
 use crate::{
     allocation::{Allocation, HEADS},
     error::Error,
@@ -234,6 +239,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for RefusalStream<I> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        let units = match &this.head {
+            HeadReader::Http2(frames) if frames.body_left() == 0 => READ_OF_FRAMES,
+            _ => READ,
+        };
+        ready!(poll_take(cx, units));
         let limit = match &this.head {
             HeadReader::Http2(frames) if frames.body_left() == 0 => {
                 if !ready!(this.turn.poll(cx, &this.state.decoding, &this.open)) {
