@@ -60,13 +60,13 @@ section! {
         http2: Http2 = "auto", restart;
         /// Time for name look-up, TCP and TLS together. Short, because another attempt may reach a healthy address.
         connect_timeout: Timeout = "3s";
-        /// Time for one attempt, until the response's head arrives; also for a request's body to arrive. Long enough for a slow export, and no longer than callers wait for quota by default.
+        /// Time for one attempt, from the last byte of its request to the head of the response; and the longest that a response may stand still, be it DevRev that does not send or the caller that does not read (a stream of events may be silent for 5 minutes). Long enough for a slow export, and no longer than callers wait for quota by default.
         attempt_timeout: Timeout = "30s";
         /// Time that a pooled connection may stay idle. Below the 60s after which many servers close, so that a request does not meet a closing connection.
         idle_timeout: Timeout = "50s";
         /// When to stop calling a failing upstream, and how soon to probe it.
         circuit: Circuit;
-        /// Connections open at once, over all workers. At 100 ms a call, 64 carry about 600 calls a second, far above a DevRev quota.
+        /// Connections open at once, over all workers; with HTTP/2 one for each worker, with 100 calls at once. They are dealt among callers, in turn. At 100 ms a call, 64 carry about 600 calls a second, far above a DevRev quota.
         max_connections: Count<usize> = 64, restart;
     }
 }
