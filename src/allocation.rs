@@ -154,16 +154,13 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let waiter = {
-            let mut state = self.pool.state.lock();
-            state.waiters.remove(&self.ticket)
-        };
-        if waiter.is_some() {
-            // Its units may be enough for the next one of its party.
-            self.pool.update(|state| {
+        // Both under one lock: otherwise a turn could come to it in between, and nobody would give its units back. When it leaves, the next
+        // one of its party may have a turn.
+        self.pool.update(|state| {
+            if state.waiters.remove(&self.ticket).is_some() {
                 state.allocator.leave(&self.ticket);
-            });
-        }
+            }
+        });
     }
 }
 
@@ -358,6 +355,35 @@ mod tests {
         gone.abort();
         let _ = gone.await;
         assert!(next.await.expect("no panic").is_some());
+        assert!(is_unused(&pool));
+    }
+
+    /// From several threads: whoever leaves while its turn comes leaves no unit behind.
+    #[test]
+    fn no_unit_is_lost_between_threads() {
+        let pool = pool();
+        let threads: Vec<_> = (0..4)
+            .map(|number| {
+                let pool = pool.clone();
+                std::thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_time()
+                        .build()
+                        .expect("a runtime");
+                    let claim = claim(&number.to_string());
+                    runtime.block_on(async {
+                        for round in 0..2000 {
+                            // Some give up at once, some later, some get it.
+                            let until = Instant::now() + Duration::from_micros(round % 3);
+                            drop(pool.take(1, &claim, 1, until).await);
+                        }
+                    });
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
         assert!(is_unused(&pool));
     }
 
