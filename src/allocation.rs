@@ -358,32 +358,35 @@ mod tests {
         assert!(is_unused(&pool));
     }
 
-    /// From several threads: whoever leaves while its turn comes leaves no unit behind.
+    /// Whoever leaves in the moment in which another thread gives it its turn leaves no unit behind.
     #[test]
     fn no_unit_is_lost_between_threads() {
         let pool = pool();
-        let threads: Vec<_> = (0..4)
-            .map(|number| {
-                let pool = pool.clone();
-                std::thread::spawn(move || {
-                    let runtime = tokio::runtime::Builder::new_current_thread()
-                        .enable_time()
-                        .build()
-                        .expect("a runtime");
-                    let claim = claim(&number.to_string());
-                    runtime.block_on(async {
-                        for round in 0..2000 {
-                            // Some give up at once, some later, some get it.
-                            let until = Instant::now() + Duration::from_micros(round % 3);
-                            drop(pool.take(1, &claim, 1, until).await);
-                        }
-                    });
-                })
-            })
-            .collect();
-        for thread in threads {
-            thread.join().expect("no panic");
-        }
+        let (send, receive) = std::sync::mpsc::channel::<Allocation>();
+        let drops = std::thread::spawn(move || receive.into_iter().for_each(drop));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            for _ in 0..3000 {
+                let held = pool.take(1, &claim("a"), 1, soon()).await;
+                let waits: Vec<_> = (0..20)
+                    .map(|_| {
+                        let pool = pool.clone();
+                        tokio::spawn(async move { pool.take(1, &claim("b"), 1, soon()).await })
+                    })
+                    .collect();
+                tokio::task::yield_now().await;
+                send.send(held.expect("none is lost")).expect("a thread");
+                for wait in waits {
+                    wait.abort();
+                    drop(wait.await);
+                }
+            }
+        });
+        drop(send);
+        drops.join().expect("no panic");
         assert!(is_unused(&pool));
     }
 

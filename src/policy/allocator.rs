@@ -150,6 +150,8 @@ pub struct Allocator {
     waiting: BTreeMap<Waiters, Flow>,
     /// The start of the latest turn.
     virtual_time: u64,
+    /// Where the next turn starts of those whose last turn is ahead of that, so that leaving the queue does not erase their lead.
+    ahead: BTreeMap<Waiters, u64>,
     next_ticket: u64,
 }
 
@@ -278,8 +280,9 @@ impl Allocator {
     ) -> Ticket {
         self.next_ticket += 1;
         let number = self.next_ticket;
+        let ahead = self.ahead.get(&claim.waiters()).copied();
         let flow = self.waiting.entry(claim.waiters()).or_insert(Flow {
-            start: self.virtual_time,
+            start: ahead.unwrap_or(self.virtual_time),
             queue: VecDeque::new(),
         });
         flow.queue.push_back(Waiter {
@@ -318,7 +321,10 @@ impl Allocator {
         let waiter = flow.queue.pop_front()?;
         let weight = u64::from(waiter.claim.weight.max(1));
         flow.start = start.saturating_add(waiter.units.saturating_mul(TURN) / weight);
-        self.virtual_time = start;
+        let time = self.virtual_time.max(start);
+        self.virtual_time = time;
+        self.ahead.insert(waiters.clone(), flow.start);
+        self.ahead.retain(|_, start| *start > time);
         if flow.queue.is_empty() {
             self.waiting.remove(&waiters);
         }
@@ -540,6 +546,30 @@ mod tests {
             turns += u32::from(holder == heavy.party);
         }
         assert!((29..=31).contains(&turns), "{turns} of 40");
+    }
+
+    /// Neither does one that always has one more in the queue.
+    #[test]
+    fn who_comes_back_at_once_does_not_go_before_who_waits() {
+        let mut allocator = Allocator::default();
+        let (busy, patient) = (named("busy"), named("patient"));
+        assert!(allocator.try_take(1, &busy, 1));
+        let mut turns = 0;
+        let _ = allocator.wait(&busy, 1, TIMES);
+        for _ in 0..40 {
+            let _ = allocator.wait(&patient, 1, TIMES);
+        }
+        let mut holder = busy.party.clone();
+        for _ in 0..40 {
+            allocator.give_back(&holder, 1);
+            holder = allocator.next(1, NOW).expect("somebody waits").waiters.0;
+            if holder == busy.party {
+                let _ = allocator.wait(&busy, 1, TIMES);
+            } else {
+                turns += 1;
+            }
+        }
+        assert!((19..=21).contains(&turns), "{turns} of 40");
     }
 
     #[test]

@@ -23,8 +23,8 @@ use crate::{
 pub struct ConnectionTable {
     max: usize,
     table: Lock<Table>,
-    /// One has ended.
-    ended: Notify,
+    /// One has ended, or another one may be chosen to give way.
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -47,28 +47,31 @@ impl ConnectionTable {
         Arc::new(ConnectionTable {
             max,
             table: Lock::default(),
-            ended: Notify::new(),
+            changed: Notify::new(),
         })
     }
 
-    /// Takes in a connection. At the limit another one is told to give way, and this waits until one has ended.
+    /// Takes in a connection. At the limit another one is told to give way, and this waits until one has ended. If another becomes idle
+    /// meanwhile, that one is told as well.
     pub async fn open(self: &Arc<Self>, address: Option<IpAddr>) -> OpenConnection {
         let claim = Claim::unknown(address);
         loop {
-            let mut ended = pin!(self.ended.notified());
-            ended.as_mut().enable();
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
             if let Some(open) = self.try_open(&claim) {
                 return open;
             }
-            ended.await;
+            changed.await;
         }
     }
 
     fn try_open(self: &Arc<Self>, claim: &Claim) -> Option<OpenConnection> {
         let mut table = self.table.lock();
         let Some(id) = table.connections.open(self.max, claim.clone()) else {
-            let chosen = table.connections.give_way();
-            table.tell(chosen);
+            if !table.connections.is_making_room() {
+                let chosen = table.connections.give_way();
+                table.tell(chosen);
+            }
             return None;
         };
         let give_way = CancellationToken::new();
@@ -170,7 +173,7 @@ impl Drop for Inner {
             table.connections.close(self.id);
             table.give_way.remove(&self.id);
         }
-        self.table.ended.notify_waiters();
+        self.table.changed.notify_waiters();
     }
 }
 
@@ -180,8 +183,9 @@ pub struct Pending(OpenConnection);
 impl Drop for Pending {
     fn drop(&mut self) {
         self.0.0.pending.fetch_sub(1, Ordering::AcqRel);
-        let table = &self.0.0.table.table;
-        table.lock().connections.settle(self.0.0.id);
+        let table = &self.0.0.table;
+        table.table.lock().connections.settle(self.0.0.id);
+        table.changed.notify_waiters();
     }
 }
 
@@ -192,7 +196,10 @@ impl Guard for InUse {}
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.0.0.table.table.lock().connections.end(self.0.0.id);
+        let table = &self.0.0.table;
+        if table.table.lock().connections.end(self.0.0.id) {
+            table.changed.notify_waiters();
+        }
     }
 }
 
@@ -230,6 +237,34 @@ mod tests {
         let newcomer = newcomer.await.expect("no panic");
         drop((known, newcomer));
         assert_eq!(table.table.lock().give_way.len(), 0);
+    }
+
+    /// None may be chosen at first, and later one may.
+    #[tokio::test(start_paused = true)]
+    async fn a_newcomer_learns_of_one_that_becomes_idle() {
+        let table = ConnectionTable::new(2);
+        let (one, other) = (table.open(None).await, table.open(None).await);
+        let pending = (one.pend(), other.pend());
+        let newcomer = tokio::spawn({
+            let table = table.clone();
+            async move { table.open(None).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!one.give_way().is_cancelled() && !other.give_way().is_cancelled());
+        assert!(one.prove(&claim("a")) && other.prove(&claim("a")));
+        let in_use = (one.begin(), other.begin());
+        drop(pending);
+        tokio::task::yield_now().await;
+        drop(in_use);
+        timeout(Duration::from_secs(1), async {
+            tokio::select! {
+                () = one.give_way().cancelled() => drop(one),
+                () = other.give_way().cancelled() => drop(other),
+            }
+            newcomer.await.expect("no panic")
+        })
+        .await
+        .expect("one gives way");
     }
 
     /// What holds the extension longest decides; a task of HTTP/2 may outlive its connection for a moment.

@@ -116,7 +116,7 @@ mod tests {
         let started = started.lock().unwrap();
         assert_eq!(started.len(), 55);
         let last_of_few = started.iter().rposition(|connection| *connection == "few");
-        assert!(last_of_few < Some(15), "{started:?}");
+        assert!(last_of_few.is_some_and(|last| last < 15), "{started:?}");
     }
 
     #[tokio::test]
@@ -136,6 +136,6 @@ mod tests {
         }
         let runs = runs.lock().unwrap();
         let before = runs.iter().position(|name| *name == "other");
-        assert!(before <= Some(8), "{runs:?}");
+        assert!(before.is_some_and(|before| before <= 8), "{runs:?}");
     }
 }
