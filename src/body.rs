@@ -159,6 +159,8 @@ pub trait Guard: Send + 'static {
     fn finished(&mut self) {}
     /// Called for every chunk of data.
     fn data(&mut self, _bytes: usize) {}
+    /// Called when nobody will read the rest of the body, although the body is kept.
+    fn given_up(&mut self) {}
 }
 
 impl Body {
@@ -212,6 +214,14 @@ impl Body {
     /// Whether the whole body is in memory, so that keeping it holds no connection.
     pub fn is_read(&self) -> bool {
         matches!(self.source, Source::Full(_))
+    }
+
+    /// Forgets the rest of the body, with its connection. What was read of it may still be in memory, so the guards that stand for that stay.
+    pub fn give_up(&mut self) {
+        self.source = Source::Full(Bytes::new());
+        for guard in &mut self.guards {
+            guard.given_up();
+        }
     }
 
     /// Takes the bytes of a body that is wholly in memory, with what holds their memory; `None` if it is not.

@@ -60,7 +60,7 @@ section! {
         http2: Http2 = "auto", restart;
         /// Time for name look-up, TCP and TLS together. Short, because another attempt may reach a healthy address.
         connect_timeout: Timeout = "3s";
-        /// Time for one attempt, from the last byte of its request to the head of the response; and the longest that a response may stand still, be it DevRev that does not send or the caller that does not read (a stream of events may be silent for 5 minutes). Long enough for a slow export, and no longer than callers wait for quota by default.
+        /// Time for one attempt, connecting included, to the head of the response; a body that is streamed starts it anew with each part; and the longest that a response may stand still, be it DevRev that does not send or the caller that does not read (a stream of events may be silent for 5 minutes). Long enough for a slow export, and no longer than callers wait for quota by default.
         attempt_timeout: Timeout = "30s";
         /// Time that a pooled connection may stay idle. Below the 60s after which many servers close, so that a request does not meet a closing connection.
         idle_timeout: Timeout = "50s";
@@ -115,7 +115,7 @@ label_enum! {
 section! {
     /// Limits that bound the memory of one gateway.
     pub struct Limits: Debug, Clone, Copy {
-        /// Requests in flight, dealt among callers: one that takes all it can leaves an eighth to the others, a batch caller a quarter. More are refused as overloaded. Even if every body is kept for a retry, 1024 take 64 MiB.
+        /// Requests in flight, dealt among callers: one that takes all it can leaves an eighth to the others, a batch caller a quarter. More are refused as overloaded. Bodies that are kept are bounded by max_buffered.
         max_in_flight: Count<usize> = 1024;
         /// Largest request body. Far above the JSON that DevRev accepts; files are uploaded elsewhere.
         max_body: Size<u64> = "16MiB";

@@ -73,8 +73,13 @@ where
         let mut inner = std::mem::replace(&mut self.inner, clone);
         Either::boxed(Box::pin(async move {
             let record = record(&request);
-            let lane = wait(&lanes, &claim, until, &record, &metrics).await?;
-            request.extensions_mut().insert(lane);
+            let place = request.extensions().get::<Place>().cloned();
+            // As while it waits for quota, the request is not in flight: otherwise those of one caller that come back from a pause together
+            // would take all places.
+            let parked = place.as_ref().map(|place| place.in_flight.park());
+            let lane = wait(&lanes, &claim, until, &record, &metrics).await;
+            drop(parked);
+            request.extensions_mut().insert(lane?);
             inner.call(request).await
         }))
     }

@@ -29,6 +29,26 @@ pub struct ProgressRules {
     pub min_rate: Option<NonZeroU64>,
 }
 
+/// How long a stream of events may be silent. Servers send a comment every half minute or so, to keep it open (WHATWG HTML section 9.2.7
+/// advises 15 s).
+const EVENTS_STALL: Duration = Duration::from_secs(300);
+
+impl ProgressRules {
+    /// These rules for an answer with this `Content-Type`: events come when they come.
+    #[must_use]
+    pub fn for_answer(self, content_type: Option<&[u8]>) -> ProgressRules {
+        let events = b"text/event-stream";
+        let start = content_type.and_then(|kind| kind.get(..events.len()));
+        if !start.is_some_and(|start| start.eq_ignore_ascii_case(events)) {
+            return self;
+        }
+        ProgressRules {
+            stall: self.stall.max(EVENTS_STALL),
+            min_rate: None,
+        }
+    }
+}
+
 /// How much longer one message may take if nothing more of it comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience(Duration);
@@ -110,6 +130,15 @@ mod tests {
         assert_eq!(patience.left(), RULES.stall);
         patience.waited(&rules, Duration::from_secs(9), 0);
         assert_eq!(patience.left(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_stream_of_events_may_be_silent() {
+        let events = RULES.for_answer(Some(b"Text/Event-Stream; charset=utf-8"));
+        assert_eq!((events.stall, events.min_rate), (EVENTS_STALL, None));
+        for other in [None, Some(&b"text/plain"[..]), Some(b"text/event")] {
+            assert_eq!(RULES.for_answer(other), RULES);
+        }
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::http1};
 use tokio::time::{Instant, timeout_at};
@@ -13,10 +13,6 @@ use crate::{
     error::Error,
     policy::progress::ProgressRules,
 };
-
-/// How long a stream of events may be silent. Servers send a comment every half minute or so, to keep it open (WHATWG HTML section 9.2.7
-/// advises 15 s).
-const EVENTS_STALL: Duration = Duration::from_secs(300);
 
 /// Makes the answer from its head. Its connection returns to the pool when the body ends.
 ///
@@ -35,7 +31,9 @@ pub(super) fn accept(
     if head.headers.contains_key(header::TRANSFER_ENCODING) {
         head.headers.remove(header::CONTENT_LENGTH);
     }
-    let body = Body::answer(body, progress(&head.headers, rules));
+    let kind = head.headers.get(header::CONTENT_TYPE);
+    let rules = rules.for_answer(kind.map(HeaderValue::as_bytes));
+    let body = Body::answer(body, rules);
     let body = match body.is_end_stream() {
         true => {
             exchange.end();
@@ -44,18 +42,6 @@ pub(super) fn accept(
         false => body.guarded(InProgress(Some(exchange))),
     };
     Ok(Response::from_parts(head, body))
-}
-
-fn progress(headers: &HeaderMap, rules: ProgressRules) -> ProgressRules {
-    let kind = headers.get(header::CONTENT_TYPE);
-    let is_events = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-    match is_events {
-        true => ProgressRules {
-            stall: rules.stall.max(EVENTS_STALL),
-            min_rate: None,
-        },
-        false => rules,
-    }
 }
 
 /// A request and its answer on a connection.
@@ -106,5 +92,9 @@ impl Guard for InProgress {
         if let Some(exchange) = self.0.take() {
             exchange.end();
         }
+    }
+
+    fn given_up(&mut self) {
+        self.0 = None;
     }
 }

@@ -32,6 +32,15 @@ struct ActivityState {
     ambiguous: bool,
 }
 
+/// How many of a connection's answers its client does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreads {
+    None,
+    /// Others go on.
+    Some,
+    All,
+}
+
 impl Activity {
     pub(super) fn new() -> Self {
         Activity(Arc::new(Mutex::new(ActivityState {
@@ -91,16 +100,18 @@ impl Activity {
         state.answers.push(unread);
     }
 
-    /// Gives up answers that the client does not read. Returns whether the connection can only be closed then.
-    pub(super) fn cut_unread(&self, now: Instant) -> bool {
-        // Not under the lock: what an answer held is dropped, `Busy` too.
-        let answers = std::mem::take(&mut self.state().answers);
-        let cut = answers.iter().filter(|answer| answer.cut_if_overdue(now));
-        let any = cut.count() > 0;
+    /// Gives up answers that the client does not read. They hold what hyper has of them until the connection ends, so it takes no more
+    /// requests then.
+    pub(super) fn cut_unread(&self, now: Instant) -> Unreads {
         let mut state = self.state();
-        let left = answers.into_iter().filter(|answer| !answer.is_over());
-        state.answers.extend(left);
-        any && (!state.http2 || state.busy == 0)
+        state.answers.retain(|answer| !answer.is_over());
+        let cut = state.answers.iter();
+        let cut = cut.filter(|answer| answer.cut_if_overdue(now)).count();
+        match cut {
+            0 => Unreads::None,
+            _ if !state.http2 || cut >= state.busy => Unreads::All,
+            _ => Unreads::Some,
+        }
     }
 
     /// When to end the connection if nothing more happens on it.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Version};
+use http::{HeaderValue, Request, Version, header};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -25,7 +25,7 @@ use tower::ServiceExt;
 
 use super::{
     accept::{Accepted, AsyncListener, Stream, accept},
-    activity::Activity,
+    activity::{Activity, Unreads},
     delivery::Delivery,
     http::http_builder,
     listener::Listener,
@@ -266,8 +266,10 @@ impl Server {
             let start = starts.begin();
             async move {
                 let response = start.run(stack.oneshot(request)).await?;
+                let kind = response.headers().get(header::CONTENT_TYPE);
+                let rules = answers.for_answer(kind.map(HeaderValue::as_bytes));
                 Ok::<_, Infallible>(response.map(|body| {
-                    let delivery = Delivery::new(body.guarded(busy).guarded(in_use), answers);
+                    let delivery = Delivery::new(body.guarded(busy).guarded(in_use), rules);
                     activity.answers(delivery.unread(), http2);
                     delivery
                 }))
@@ -299,7 +301,8 @@ impl Server {
                     if retired.is_cancelled() {
                         revoked.store(true, Ordering::Release);
                     }
-                    if watch.cut_unread(now) {
+                    let unread = watch.cut_unread(now);
+                    if unread == Unreads::All {
                         return self.report_end(ConnectionEnd::Unread, address);
                     }
                     // While it is being found out who the caller is, the connection has not failed to say so.
@@ -310,7 +313,7 @@ impl Server {
                     if !open.is_proven() {
                         until = until.min(proof.max(now + Duration::from_secs(1)));
                     }
-                    if ending || is_late || deadline <= now {
+                    if ending || is_late || unread != Unreads::None || deadline <= now {
                         // Whoever has no good credential keeps nothing by leaving an answer unread.
                         if ending && (watch.is_idle() || is_late) {
                             return;

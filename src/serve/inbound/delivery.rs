@@ -35,6 +35,8 @@ struct Unwritten(Lock<UnwrittenState>);
 struct UnwrittenState {
     /// With its guards. Dropped with the last of its bytes.
     body: Option<Body>,
+    /// Of the latest piece of the body, what hyper has not got yet.
+    rest: Bytes,
     bytes: usize,
     /// Waits for room.
     waker: Option<Waker>,
@@ -68,6 +70,7 @@ impl Delivery {
     pub(super) fn new(body: Body, rules: ProgressRules) -> Self {
         Delivery(Arc::new(Unwritten(Lock::new(UnwrittenState {
             body: Some(body),
+            rest: Bytes::new(),
             bytes: 0,
             waker: None,
             ended: false,
@@ -90,22 +93,23 @@ impl Unread {
         self.0.strong_count() == 0
     }
 
-    /// Gives up an answer for which the client has let it wait too long, with all that it holds. Returns whether it has.
+    /// Whether the client has let the answer wait too long. The rest of it is given up then, and its connection to DevRev. It keeps its place
+    /// and its memory while hyper holds pieces of it: until the client's connection ends.
     pub(super) fn cut_if_overdue(&self, now: Instant) -> bool {
         let Some(unwritten) = self.0.upgrade() else {
             return false;
         };
-        let body = {
-            let mut state = unwritten.0.lock();
-            let is_overdue = |since: Instant| since + state.patience.left() <= now;
-            if !state.since.is_some_and(is_overdue) {
-                return false;
-            }
+        let mut state = unwritten.0.lock();
+        let is_overdue = |since: Instant| since + state.patience.left() <= now;
+        if !state.cut && state.since.is_some_and(is_overdue) {
             state.cut = true;
             state.since = None;
-            state.body.take()
-        };
-        body.is_some()
+            state.rest = Bytes::new();
+            if let Some(body) = &mut state.body {
+                body.give_up();
+            }
+        }
+        state.cut
     }
 }
 
@@ -133,44 +137,55 @@ impl HttpBody for Delivery {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut state = self.0.0.lock();
-        if std::mem::take(&mut state.cut) {
+        if state.cut {
             return Poll::Ready(Some(Err("the client did not read the answer".into())));
         }
         if state.bytes >= MAX_UNWRITTEN {
             state.waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let Some(body) = &mut state.body else {
-            return Poll::Ready(None);
-        };
-        let frame = Pin::new(body).poll_frame(cx);
-        state.source_waits = frame.is_pending();
-        state.has_read(0);
-        let Poll::Ready(frame) = frame else {
-            return Poll::Pending;
-        };
-        Poll::Ready(frame.map(|frame| {
-            frame.map(|frame| {
-                frame.map_data(|bytes| {
-                    state.bytes += bytes.len();
-                    Bytes::from_owner(Piece {
-                        bytes,
-                        unwritten: self.0.clone(),
-                    })
-                })
-            })
-        }))
+        if state.rest.is_empty() {
+            let Some(body) = &mut state.body else {
+                return Poll::Ready(None);
+            };
+            let frame = Pin::new(body).poll_frame(cx);
+            state.source_waits = frame.is_pending();
+            state.has_read(0);
+            match frame.map_ok(Frame::into_data) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Some(Ok(Err(trailers)))) => return Poll::Ready(Some(Ok(trailers))),
+                Poll::Ready(Some(Ok(Ok(data)))) => state.rest = data,
+            }
+        }
+        // In small pieces, so that progress shows before a large one is written.
+        let size = state.rest.len().min(MAX_UNWRITTEN);
+        let bytes = state.rest.split_to(size);
+        state.bytes += size;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(Piece {
+            bytes,
+            unwritten: self.0.clone(),
+        })))))
     }
 
     fn is_end_stream(&self) -> bool {
         let state = self.0.0.lock();
-        !state.cut && state.body.as_ref().is_none_or(HttpBody::is_end_stream)
+        let is_over = state.body.as_ref().is_none_or(HttpBody::is_end_stream);
+        is_over && state.rest.is_empty() && !state.cut
     }
 
     fn size_hint(&self) -> SizeHint {
         let state = self.0.0.lock();
         let body = state.body.as_ref();
-        body.map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+        let hint = body.map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint);
+        let rest = state.rest.len() as u64;
+        let mut with_rest = SizeHint::new();
+        with_rest.set_lower(hint.lower() + rest);
+        if let Some(upper) = hint.upper() {
+            with_rest.set_upper(upper + rest);
+        }
+        with_rest
     }
 }
 
@@ -298,8 +313,9 @@ mod tests {
         let unread = delivery.unread();
         assert!(!is_cut_after(&unread, 9).await);
         assert!(is_cut_after(&unread, 1).await);
-        assert!(!held.load(Ordering::SeqCst), "it holds nothing more");
         assert!(delivery.frame().await.expect("a frame").is_err());
+        drop(delivery);
+        assert!(!held.load(Ordering::SeqCst), "it holds nothing more");
     }
 
     #[tokio::test(start_paused = true)]
@@ -310,9 +326,24 @@ mod tests {
         drop(delivery);
         assert!(!is_cut_after(&unread, 9).await);
         assert!(is_cut_after(&unread, 1).await);
-        assert!(!held.load(Ordering::SeqCst), "it holds nothing more");
+        assert!(held.load(Ordering::SeqCst), "its bytes are in memory");
         drop(unwritten);
-        assert!(unread.is_over());
+        assert!(unread.is_over() && !held.load(Ordering::SeqCst));
+    }
+
+    /// Half of a large piece is written slowly, which is progress.
+    #[tokio::test(start_paused = true)]
+    async fn a_large_piece_is_handed_on_in_small_ones() {
+        let (mut delivery, _held) = held(Body::full(vec![1; 5 * MAX_UNWRITTEN / 2].into()));
+        let unread = delivery.unread();
+        assert_eq!(delivery.size_hint().exact(), Some(40_960));
+        let mut sizes = Vec::new();
+        while !delivery.is_end_stream() {
+            let unwritten = piece(&mut delivery).expect("a piece");
+            sizes.push(unwritten.len());
+            assert!(!is_cut_after(&unread, 9).await);
+        }
+        assert_eq!(sizes, [MAX_UNWRITTEN, MAX_UNWRITTEN, MAX_UNWRITTEN / 2]);
     }
 
     #[tokio::test(start_paused = true)]
