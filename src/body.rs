@@ -1,122 +1,24 @@
 //! The body type of the whole stack, and guards that live until a body ends.
 
+mod inbound;
 mod pace;
+mod pump;
 mod read;
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
-    },
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Instant;
 use tower::BoxError;
 
-use self::pace::Pace;
+pub use self::inbound::{Fault, InboundFault};
 pub use self::read::{ReadAhead, Start, read_up_to};
+use self::{pace::Pace, pump::Pump};
 use crate::policy::progress::ProgressRules;
-
-/// The caller's fault in a request's body, if any, and how much of the body was read. Layers need it to tell the caller's faults from
-/// DevRev's: hyper reports both as an error of the upstream call.
-#[derive(Clone, Debug, Default)]
-pub struct InboundFault(Arc<Inbound>);
-
-#[derive(Debug)]
-struct Inbound {
-    mark: AtomicU8,
-    bytes: AtomicU64,
-    begun: Instant,
-    /// When the latest bytes came, in milliseconds since the beginning.
-    latest: AtomicU64,
-    /// Somebody waits for more of the body.
-    awaited: AtomicBool,
-    /// It was read to its end.
-    ended: AtomicBool,
-}
-
-impl Default for Inbound {
-    fn default() -> Self {
-        Inbound {
-            mark: AtomicU8::default(),
-            bytes: AtomicU64::default(),
-            begun: Instant::now(),
-            latest: AtomicU64::default(),
-            awaited: AtomicBool::default(),
-            ended: AtomicBool::default(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The body was malformed or incomplete.
-    Broken,
-    /// The body exceeds the limit.
-    TooLarge,
-    /// The body made no progress.
-    TooSlow,
-}
-
-impl InboundFault {
-    pub fn get(&self) -> Option<Fault> {
-        match self.0.mark.load(Ordering::Acquire) {
-            1 => Some(Fault::Broken),
-            2 => Some(Fault::TooLarge),
-            3 => Some(Fault::TooSlow),
-            _ => None,
-        }
-    }
-
-    fn set(&self, fault: Fault) {
-        let mark = match fault {
-            Fault::Broken => 1,
-            Fault::TooLarge => 2,
-            Fault::TooSlow => 3,
-        };
-        self.0.mark.store(mark, Ordering::Release);
-    }
-
-    /// Bytes of the body that were read so far.
-    pub fn bytes(&self) -> u64 {
-        self.0.bytes.load(Ordering::Relaxed)
-    }
-
-    /// When the latest bytes of it came; the request's arrival if none have.
-    pub fn latest(&self) -> Instant {
-        self.0.begun + Duration::from_millis(self.0.latest.load(Ordering::Relaxed))
-    }
-
-    /// Whether somebody waits for the caller to send more of it.
-    pub fn is_awaited(&self) -> bool {
-        self.0.awaited.load(Ordering::Relaxed)
-    }
-
-    /// Whether the body was read to its end, without a fault.
-    pub fn ended(&self) -> bool {
-        self.0.ended.load(Ordering::Acquire)
-    }
-
-    fn end(&self) {
-        self.0.ended.store(true, Ordering::Release);
-    }
-
-    fn read(&self, bytes: u64) {
-        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let latest = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.latest.store(latest, Ordering::Relaxed);
-    }
-
-    fn set_awaited(&self, awaited: bool) {
-        self.0.awaited.store(awaited, Ordering::Relaxed);
-    }
-}
 
 /// The body of a request or an answer.
 pub struct Body {
@@ -128,6 +30,8 @@ pub struct Body {
 enum Source {
     /// In memory; empty once it has been read.
     Full(Bytes),
+    /// An answer's body that a task reads into memory.
+    Pumped(Pump),
     /// An answer's body.
     Answer { inner: Incoming, pace: Pace },
     /// A caller's body, with a limit, whose faults are recorded.
@@ -216,6 +120,12 @@ impl Body {
         matches!(self.source, Source::Full(_))
     }
 
+    /// Of a small answer: read into memory at once, whoever reads it and when.
+    #[must_use]
+    pub fn pumped(self, size: u64) -> Body {
+        Source::Pumped(Pump::start(self, size)).into()
+    }
+
     /// Forgets the rest of the body, with its connection. What was read of it may still be in memory, so the guards that stand for that stay.
     pub fn give_up(&mut self) {
         self.source = Source::Full(Bytes::new());
@@ -285,6 +195,7 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Pumped(pump) => SizeHint::with_exact(pump.left()),
             Source::Answer { inner: body, .. } | Source::Inbound { inner: body, .. } => {
                 body.size_hint()
             }
@@ -310,6 +221,7 @@ impl Source {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
             Source::Full(bytes) => Poll::Ready(take(bytes).map(Ok)),
+            Source::Pumped(pump) => pump.poll(cx),
             Source::Answer { inner, pace } => {
                 let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) else {
                     ready!(pace.poll_stalled(cx));
@@ -375,6 +287,7 @@ impl Source {
     fn is_end(&self) -> bool {
         match self {
             Source::Full(bytes) => bytes.is_empty(),
+            Source::Pumped(pump) => pump.is_end(),
             Source::Answer { inner: body, .. } | Source::Inbound { inner: body, .. } => {
                 body.is_end_stream()
             }

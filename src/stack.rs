@@ -141,6 +141,7 @@ fn attempts(
         rules: plan.retry.rules,
         budget: state.retry_budget.clone(),
         budget_ratio: plan.retry.budget_ratio,
+        throttled: state.throttled_budget.clone(),
         max_replay_body: plan.retry.max_replay_body,
         body: body_limits(plan, state),
         draining: state.draining.clone(),
@@ -156,7 +157,7 @@ fn attempts(
     ServiceBuilder::new()
         // Each attempt of a request goes through the layers below. Waits hold no connection to DevRev.
         .layer_fn(|inner| retry::Retry::new(inner, retry.clone()))
-        // Above `quota`, which learns from the head.
+        // Above `quota`, which may put back a part of what it has read.
         .layer_fn(|inner| collect::Collect::new(inner, buffered(plan, state)))
         // Per attempt, so that each counts and an open circuit stops retries too. Above `quota`: a refused attempt takes no unit
         // and waits for none, and answers come with the retry-after that `quota` has read.

@@ -60,7 +60,7 @@ section! {
         http2: Http2 = "auto", restart;
         /// Time for name look-up, TCP and TLS together. Short, because another attempt may reach a healthy address.
         connect_timeout: Timeout = "3s";
-        /// Time for one attempt, connecting included, to the head of the response; a body that is streamed starts it anew with each part; and the longest that a response may stand still, be it DevRev that does not send or the caller that does not read (a stream of events may be silent for 5 minutes). Long enough for a slow export, and no longer than callers wait for quota by default.
+        /// Time for one attempt, connecting included, to the head of the response; a body that is streamed starts it anew with each part. Long enough for a slow export, and no longer than callers wait for quota by default.
         attempt_timeout: Timeout = "30s";
         /// Time that a pooled connection may stay idle. Below the 60s after which many servers close, so that a request does not meet a closing connection.
         idle_timeout: Timeout = "50s";
@@ -121,7 +121,7 @@ section! {
         max_body: Size<u64> = "16MiB";
         /// Time that a request's body may stand still, at most upstream.attempt_timeout; then the request is refused as request_timeout. As short as listen.header_timeout, so that slow clients hold nothing for long.
         stall_timeout: Timeout = "10s";
-        /// Bytes a second at which a body or an answer moves at least, on average; what stands still for less than its timeout catches up. Slower than any link between services.
+        /// Bytes a second at which a body or an answer moves at least, on average; what stands still for less than its timeout catches up. Slower than any link between services. A response may stand still for 30 s, be it DevRev that does not send or the caller that does not read, and a stream of events for 5 minutes.
         min_rate: Size<u64> = "4KiB";
         /// Bytes of bodies and of small answers in memory at once, dealt among callers like requests in flight. A request that finds no room is refused as overloaded; an answer is passed on as it comes. Room for 384 bodies of retry.max_replay_body, and for many more usual ones.
         max_buffered: Size<usize> = "24MiB";
@@ -141,7 +141,7 @@ section! {
         max_attempts: Integer<u32, 1, 100> = 4;
         /// Exponential backoff with full jitter, for when upstream names no time.
         backoff: Backoff;
-        /// Retries that a caller has per request of its own over the last 10 s, in addition to 10 per 10 s. Each caller, and in mode "validate" each user, has a budget of its own, so that one whose calls fail takes no retries from others. All callers together are bounded by this share of all requests plus 10 per caller. A retry after a 429 that names a time draws nothing: the pause of its group bounds it. Keeps retries from multiplying an outage.
+        /// Retries that a caller has per request of its own over the last 10 s, in addition to 10 per 10 s. Each caller, and in mode "validate" each user, has a budget of its own, so that one whose calls fail takes no retries from others. All callers together are bounded by this share of all requests plus 10 per caller. A retry after a 429 that names a time draws nothing: the pause of its group bounds it. Retries after a 429 that names none have a budget of their own, of one per request. Keeps retries from multiplying an outage.
         budget: Share<100> = 0.2;
         /// Largest body that is kept for a retry, in memory until the response; a larger one is streamed and never retried. About the size of a large JSON call.
         max_replay_body: Size<usize> = "64KiB";
@@ -240,7 +240,7 @@ section! {
         level: Directives = "info";
         /// "json", "text", or "auto": text on a terminal, else JSON.
         format: LogFormat = "auto", restart;
-        /// Which requests are logged: "all", "refused" (refused by revgate, failed, or passed because of enforce = false) or "none". By default the log grows with problems, not with traffic; of one caller and code it has 64 lines a second, and a line that counts the rest.
+        /// Which requests are logged: "all", "refused" (refused by revgate, failed, or passed because of enforce = false) or "none". By default the log grows with problems, not with traffic; of one caller and code it has 200 lines a second, and a line that counts the rest.
         access: AccessLog = "refused";
     }
 }

@@ -1,10 +1,11 @@
-//! Takes a small answer in as a whole before it is passed on, so that a caller who does not read it holds no connection to DevRev. One
-//! that breaks off is passed on as far as it came, and breaks off there too.
+//! Reads a small answer into memory at once, whether the caller reads it or not, so that a caller who does not holds no connection to
+//! DevRev. The answer is passed on as it comes.
 //!
-//! Above `quota`, which learns from an answer as soon as its head is there.
+//! Above `quota`, which may put back a part that it has read.
 
 use std::task::{Context, Poll};
 
+use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::Body as _;
 use tower::Service;
@@ -63,8 +64,14 @@ where
             let body = match memory {
                 Some(memory) => {
                     let (mut start, mut body) = (Start::default(), body);
-                    start.take_in(&mut body, usize::MAX).await;
-                    start.put_back(body).guarded(memory)
+                    // Most small answers are there with their head.
+                    let _ = start.take_in(&mut body, usize::MAX).now_or_never();
+                    let body = start.put_back(body);
+                    let left = body.size_hint().exact();
+                    match left.filter(|_| !body.is_read()) {
+                        Some(left) => body.pumped(left).guarded(memory),
+                        None => body.guarded(memory),
+                    }
                 }
                 None => body,
             };

@@ -42,12 +42,18 @@ pub(crate) struct RetryParams {
     pub budget: Arc<RetryBudget>,
     /// Retries that the budget allows per request.
     pub budget_ratio: f64,
+    /// Of retries after a 429 for which no pause of a group makes the request wait. A budget of their own, since such a 429 was refused before
+    /// any work: it may be as many as there are requests, and leaves the other budget to failures.
+    pub throttled: Arc<RetryBudget>,
     pub max_replay_body: usize,
     /// Of a replayable body, which arrives before the first attempt.
     pub body: BodyLimits,
     pub draining: Draining,
     pub metrics: Arc<Metrics>,
 }
+
+/// See [`RetryParams::throttled`].
+const THROTTLED_RATIO: f64 = 1.0;
 
 /// See the module.
 #[derive(Clone)]
@@ -183,6 +189,7 @@ impl RetryParams {
         S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
     {
         self.budget.request(&call.budget);
+        self.throttled.request(&call.budget);
         let mut number = 0;
         // Upstream's last answer: what comes back when no further try is allowed.
         let mut last: Option<(Response<Body>, Duration)> = None;
@@ -231,8 +238,13 @@ impl RetryParams {
                     after,
                     draws_budget,
                 } => {
-                    let in_budget =
-                        !draws_budget || self.budget.try_retry(&call.budget, self.budget_ratio);
+                    let in_budget = !draws_budget
+                        || match reason {
+                            Reason::Throttled => {
+                                self.throttled.try_retry(&call.budget, THROTTLED_RATIO)
+                            }
+                            _ => self.budget.try_retry(&call.budget, self.budget_ratio),
+                        };
                     (Some(after), in_budget)
                 }
                 Decision::Stop { retry_after } => (retry_after, false),
@@ -372,6 +384,7 @@ mod tests {
             },
             budget: Arc::new(RetryBudget::new(crate::state::Clock::start())),
             budget_ratio: 1.0,
+            throttled: Arc::new(RetryBudget::new(crate::state::Clock::start())),
             max_replay_body: 1024,
             body: BodyLimits {
                 max: 1024,

@@ -26,7 +26,7 @@ use crate::{
     config::{CallerRules, Config, Problem, Problems},
     policy::{
         circuit, ledger,
-        progress::ProgressRules,
+        progress::{ANSWER_STALL, ProgressRules},
         rate::RateLimit,
         retry,
         rewrite::{Mode, Rule},
@@ -169,7 +169,7 @@ impl Plan {
                 idle_timeout: config.upstream.idle_timeout,
                 max_body: config.limits.max_body,
                 progress: ProgressRules {
-                    stall: config.upstream.attempt_timeout,
+                    stall: ANSWER_STALL,
                     min_rate,
                 },
             },

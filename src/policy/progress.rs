@@ -29,6 +29,9 @@ pub struct ProgressRules {
     pub min_rate: Option<NonZeroU64>,
 }
 
+/// How long an answer may stand still, be it DevRev that does not send or the caller that does not read.
+pub const ANSWER_STALL: Duration = Duration::from_secs(30);
+
 /// How long a stream of events may be silent. Servers send a comment every half minute or so, to keep it open (WHATWG HTML section 9.2.7
 /// advises 15 s).
 const EVENTS_STALL: Duration = Duration::from_secs(300);

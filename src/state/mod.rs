@@ -60,6 +60,8 @@ pub struct State {
     pub decoding: Arc<Pool>,
     pub groups: Arc<Groups>,
     pub retry_budget: Arc<RetryBudget>,
+    /// Of retries after a 429 that names no time.
+    pub throttled_budget: Arc<RetryBudget>,
     pub circuit: Arc<UpstreamCircuit>,
     pub limiters: Limiters,
     pub tokens: Arc<Tokens>,
@@ -96,6 +98,7 @@ impl State {
             decoding: Pool::new(),
             groups,
             retry_budget: Arc::new(RetryBudget::new(clock)),
+            throttled_budget: Arc::new(RetryBudget::new(clock)),
             circuit: Arc::new(UpstreamCircuit::new(clock, metrics.clone())),
             limiters: Limiters::new(&plan.rates, clock),
             tokens: Arc::new(Tokens::new(&plan.tokens, clock, metrics.clone())),

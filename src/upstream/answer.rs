@@ -32,7 +32,11 @@ pub(super) fn accept(
         head.headers.remove(header::CONTENT_LENGTH);
     }
     let kind = head.headers.get(header::CONTENT_TYPE);
-    let rules = rules.for_answer(kind.map(HeaderValue::as_bytes));
+    let mut rules = rules.for_answer(kind.map(HeaderValue::as_bytes));
+    if body.size_hint().exact().is_none() {
+        // It may be made as it goes, in whatever pieces.
+        rules.min_rate = None;
+    }
     let body = Body::answer(body, rules);
     let body = match body.is_end_stream() {
         true => {

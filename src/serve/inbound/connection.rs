@@ -235,6 +235,7 @@ impl Server {
         let (is_revoked, on) = (revoked.clone(), open.clone());
         let (published, settings) = (self.published.clone(), self.settings.clone());
         let starts = Starts::new();
+        let tell = at + settings.header_timeout / 2;
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let (busy, ambiguous) = activity.begin();
             let in_use = on.begin();
@@ -263,9 +264,14 @@ impl Server {
                 extensions.insert(peer.clone());
             }
             let (activity, http2) = (activity.clone(), request.version() == Version::HTTP_2);
-            let start = starts.begin();
+            let (start, on) = (starts.begin(), on.clone());
             async move {
-                let response = start.run(stack.oneshot(request)).await?;
+                let mut response = start.run(stack.oneshot(request)).await?;
+                // Told on an answer, so that the client does not lose a request when the connection ends.
+                if !http2 && Instant::now() >= tell && !on.is_proven() {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
                 let kind = response.headers().get(header::CONTENT_TYPE);
                 let rules = answers.for_answer(kind.map(HeaderValue::as_bytes));
                 Ok::<_, Infallible>(response.map(|body| {
