@@ -17,7 +17,7 @@ use tower::BoxError;
 
 pub use self::inbound::{Fault, InboundFault};
 pub use self::read::{ReadAhead, Start, read_up_to};
-use self::{pace::Pace, pump::Pump};
+use self::{inbound::Received, pace::Pace, pump::Pump};
 use crate::policy::progress::ProgressRules;
 
 /// The body of a request or an answer.
@@ -36,7 +36,7 @@ enum Source {
     Answer { inner: Incoming, pace: Pace },
     /// A caller's body, with a limit, whose faults are recorded.
     Inbound {
-        inner: Incoming,
+        inner: Received,
         left: u64,
         pace: Pace,
         fault: InboundFault,
@@ -86,12 +86,18 @@ impl Body {
     }
 
     /// A caller's body, of at most `limit` bytes, which ends with an error if the caller stops sending it.
-    pub fn inbound(inner: Incoming, limit: u64, rules: ProgressRules, fault: InboundFault) -> Self {
+    pub fn inbound(
+        inner: Incoming,
+        http2: bool,
+        limit: u64,
+        rules: ProgressRules,
+        fault: InboundFault,
+    ) -> Self {
         if inner.is_end_stream() {
             return Body::empty();
         }
         Source::Inbound {
-            inner,
+            inner: Received::new(inner, http2),
             left: limit,
             pace: Pace::new(rules),
             fault,
@@ -196,9 +202,8 @@ impl HttpBody for Body {
         match &self.source {
             Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Pumped(pump) => SizeHint::with_exact(pump.left()),
-            Source::Answer { inner: body, .. } | Source::Inbound { inner: body, .. } => {
-                body.size_hint()
-            }
+            Source::Answer { inner, .. } => inner.size_hint(),
+            Source::Inbound { inner, .. } => inner.size_hint(),
             Source::Prefixed {
                 first, last, rest, ..
             } => {
@@ -288,9 +293,8 @@ impl Source {
         match self {
             Source::Full(bytes) => bytes.is_empty(),
             Source::Pumped(pump) => pump.is_end(),
-            Source::Answer { inner: body, .. } | Source::Inbound { inner: body, .. } => {
-                body.is_end_stream()
-            }
+            Source::Answer { inner, .. } => inner.is_end_stream(),
+            Source::Inbound { inner, .. } => inner.is_end_stream(),
             Source::Prefixed {
                 first, last, rest, ..
             } => first.is_empty() && last.is_none() && rest.is_end_stream(),

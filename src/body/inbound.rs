@@ -1,14 +1,23 @@
 //! What is known of a caller's body while it is read.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout},
+};
 
 /// The caller's fault in a request's body, if any, and how much of the body was read. Layers need it to tell the caller's faults from
 /// DevRev's: hyper reports both as an error of the upstream call.
@@ -102,5 +111,72 @@ impl InboundFault {
 
     pub(super) fn set_awaited(&self, awaited: bool) {
         self.0.awaited.store(awaited, Ordering::Relaxed);
+    }
+}
+
+/// A caller's body as it comes from hyper.
+pub(super) struct Received {
+    /// `None` only while it is dropped.
+    body: Option<Incoming>,
+    /// Over HTTP/2 an answer to a body that is not read to its end is followed by a reset of the stream, for which some clients drop the answer.
+    http2: bool,
+}
+
+/// Of a body that nobody wants, so much is read and forgotten: what the client may send before it learns of the answer.
+const FORGOTTEN: usize = 64 * 1024;
+
+/// It is on its way, so it comes soon or never.
+const FORGOTTEN_WITHIN: Duration = Duration::from_secs(1);
+
+impl Received {
+    pub(super) fn new(body: Incoming, http2: bool) -> Received {
+        Received {
+            body: Some(body),
+            http2,
+        }
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if let Some(mut body) = self.body.take()
+            && self.http2
+            && !body.is_end_stream()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(timeout(FORGOTTEN_WITHIN, async move {
+                let mut read = 0;
+                while read < FORGOTTEN
+                    && let Some(Ok(frame)) = body.frame().await
+                {
+                    read += frame.data_ref().map_or(0, Bytes::len);
+                }
+            }));
+        }
+    }
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body
+            .as_ref()
+            .map_or_else(SizeHint::new, Body::size_hint)
     }
 }

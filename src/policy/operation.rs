@@ -157,6 +157,11 @@ pub struct OperationId {
 }
 
 impl OperationId {
+    /// Whether it is one that DevRev documents.
+    pub fn is_known(self) -> bool {
+        self.label != OperationLabel::OTHER
+    }
+
     /// The operation's name, or "other".
     pub fn label(self) -> OperationLabel {
         self.label

@@ -151,7 +151,8 @@ impl Pauses {
                 first.until = first.until.max(until);
                 first.recovery.pause(until);
             }
-            Some(first) if first.is_first_of_two(now) => {
+            // Anybody can invent an operation, so one that is not known is no second witness.
+            Some(first) if first.is_first_of_two(now) && id.is_known() && first.id.is_known() => {
                 self.group.pause(until);
                 return Paused::Group;
             }

@@ -4,13 +4,17 @@
 //! An attempt whose body is streamed may be an upload that never ends. So it probes too, but it counts against streamed attempts
 //! only: whole attempts are held by whole ones alone.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Hold, HoldReason};
 
 /// A probe without an answer for this long no longer holds the other attempts, and another probe is sent. Well above the
 /// latency of an ordinary answer, and well below that of a slow one, so that one slow probe does not delay the whole group.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An attempt of the ramp that has no answer after this time no longer counts: DevRev refuses with 429 before it does any work, so this one
+/// was let in. Otherwise a few slow calls would hold all others.
+const LET_IN: Duration = Duration::from_secs(1);
 
 /// The ramp ends when it allows this many attempts at once: the default of `upstream.max_connections`.
 const RAMP_END: u64 = 64;
@@ -58,12 +62,24 @@ pub(super) struct Probes {
     streamed: Option<(u64, Duration)>,
 }
 
-/// Attempts of a ramp.
+/// Attempts of a ramp, by number, and when each was sent.
 #[derive(Debug, Default)]
-pub(super) struct InFlight {
-    count: u64,
-    /// When the latest was granted.
-    latest: Duration,
+pub(super) struct InFlight(BTreeMap<u64, Duration>);
+
+impl InFlight {
+    /// Until when each of those counts that count now.
+    fn counting(&self, now: Duration) -> impl Iterator<Item = Duration> + use<'_> {
+        let ends = self.0.values().map(|sent| sent.saturating_add(LET_IN));
+        ends.filter(move |end| *end > now)
+    }
+}
+
+/// Until when these hold others, if so many are allowed.
+fn full_until(in_flight: impl Iterator<Item = Duration>, allowed: u64) -> Option<Duration> {
+    let mut ends: Vec<Duration> = in_flight.collect();
+    ends.sort_unstable();
+    let over = ends.len().checked_sub(usize::try_from(allowed).ok()?)?;
+    ends.get(over).copied()
 }
 
 /// What holds attempts with a whole body, and those whose body is streamed. What holds the former holds the latter too.
@@ -117,14 +133,14 @@ impl Recovery {
                 whole,
                 streamed,
                 ..
-            } => Holds {
-                whole: (whole.count >= *allowed)
-                    .then(|| probing(whole.latest))
-                    .flatten(),
-                streamed: (whole.count + streamed.count >= *allowed)
-                    .then(|| probing(whole.latest.max(streamed.latest)))
-                    .flatten(),
-            },
+            } => {
+                let ramping = |until| hold(HoldReason::Probing, until);
+                let all = whole.counting(now).chain(streamed.counting(now));
+                Holds {
+                    whole: full_until(whole.counting(now), *allowed).and_then(ramping),
+                    streamed: full_until(all, *allowed).and_then(ramping),
+                }
+            }
         }
     }
 
@@ -134,9 +150,7 @@ impl Recovery {
             Recovery::Ramping {
                 whole, streamed, ..
             } => {
-                let in_flight = payload.choose(whole, streamed);
-                in_flight.count += 1;
-                in_flight.latest = now;
+                payload.choose(whole, streamed).0.insert(number, now);
             }
             Recovery::Open | Recovery::Paused { .. } => {}
         }
@@ -166,8 +180,7 @@ impl Recovery {
                 whole,
                 streamed,
             } if number >= *first => {
-                let in_flight = payload.choose(whole, streamed);
-                in_flight.count = in_flight.count.saturating_sub(1);
+                payload.choose(whole, streamed).0.remove(&number);
                 if result == ProbeResult::Success {
                     *allowed += 1;
                     if *allowed >= RAMP_END {

@@ -245,8 +245,12 @@ impl Server {
                 (stack.clone(), plan.request, plan.upstream.progress)
             };
             let fault = InboundFault::default();
-            let mut request = request
-                .map(|body| Body::inbound(body, limits.max_body, limits.progress, fault.clone()));
+            let http2 = request.version() == Version::HTTP_2;
+            let RequestLimits {
+                max_body, progress, ..
+            } = limits;
+            let mut request =
+                request.map(|body| Body::inbound(body, http2, max_body, progress, fault.clone()));
             let extensions = request.extensions_mut();
             extensions.insert(fault);
             extensions.insert::<OpenConnection>(on.clone());
@@ -263,7 +267,7 @@ impl Server {
             if let Some(peer) = peer {
                 extensions.insert(peer.clone());
             }
-            let (activity, http2) = (activity.clone(), request.version() == Version::HTTP_2);
+            let activity = activity.clone();
             let (start, on) = (starts.begin(), on.clone());
             async move {
                 let mut response = start.run(stack.oneshot(request)).await?;
