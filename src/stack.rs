@@ -16,7 +16,7 @@
 //! | [`UnknownUser`](crate::types::UnknownUser) | `authenticate` | `retry`, `circuit` |
 //! | [`OpenConnection`](crate::state::connections::OpenConnection) | `serve` | `authenticate` |
 //! | [`Place`](crate::allocation::Place) | `admission`, `authenticate` | `allocation`, `quota`, `lane` |
-//! | [`Lane`](crate::upstream::Lane) | `lane` | `upstream` |
+//! | `Lane` | `lane` | `upstream` |
 //! | [`Deadline`](crate::types::Deadline) | `authenticate`, `credential` | `rewrite`, `retry`, `credential`, `quota`, `lane` |
 //! | [`ArrivedAt`](crate::types::ArrivedAt) | `authenticate`, `credential` | `quota` |
 //! | `Confirms`, on a confirmation | `credential` | `credential` |
