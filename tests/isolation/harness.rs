@@ -46,9 +46,9 @@ const MOST_STRETCH: f64 = 12.0;
 /// Within this time a misuse is under way.
 const UNDER_WAY: Duration = Duration::from_secs(20);
 
-/// Within this time nothing may be left of a misuse that has ended, or that nothing moves any more: the longest timeout that the rows
-/// leave at its default is 30 s.
-const GONE: Duration = Duration::from_secs(40);
+/// Within this time nothing may be left of a misuse that has ended, or that nothing moves any more. The longest timeout that the rows leave
+/// at its default is 30 s, and a request that waits for as long for a connection begins when the first of the others have ended.
+const GONE: Duration = Duration::from_secs(80);
 
 /// One bounded thing, and a way to misuse it.
 pub struct Row {

@@ -114,6 +114,15 @@ impl Activity {
         }
     }
 
+    /// When the first of its answers will have waited too long for the client.
+    pub(super) fn next_overdue(&self) -> Option<Instant> {
+        self.state()
+            .answers
+            .iter()
+            .filter_map(Unread::overdue)
+            .min()
+    }
+
     /// When to end the connection if nothing more happens on it.
     pub(super) fn deadline(&self, header_timeout: Duration, idle_timeout: Duration) -> Instant {
         let state = self.state();

@@ -320,6 +320,9 @@ impl Server {
                     let deadline = watch.deadline(settings.header_timeout, settings.idle_timeout);
                     // A head may begin at any time, so check at least once per `header_timeout`.
                     until = deadline.min(now + settings.header_timeout);
+                    if let Some(overdue) = watch.next_overdue() {
+                        until = until.min(overdue.max(now + Duration::from_millis(100)));
+                    }
                     if !open.is_proven() {
                         until = until.min(proof.max(now + Duration::from_secs(1)));
                     }

@@ -88,6 +88,14 @@ impl Delivery {
 }
 
 impl Unread {
+    /// When the client has let it wait too long, if nothing happens before.
+    pub(super) fn overdue(&self) -> Option<Instant> {
+        let unwritten = self.0.upgrade()?;
+        let state = unwritten.0.lock();
+        let since = state.since.filter(|_| !state.cut)?;
+        Some(since + state.patience.left())
+    }
+
     /// Whether all of it is written.
     pub(super) fn is_over(&self) -> bool {
         self.0.strong_count() == 0
