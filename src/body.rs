@@ -25,6 +25,8 @@ pub struct Body {
     source: Source,
     /// Dropped with the body: permits, counters, connections.
     guards: Vec<Box<dyn Guard>>,
+    /// It has broken off. The error waits until hyper has had an opportunity to write what came before, which it drops with the error.
+    error: Option<BoxError>,
 }
 
 enum Source {
@@ -46,8 +48,6 @@ enum Source {
         first: Bytes,
         /// Trailers or an error that came while reading ahead.
         last: Option<Result<Frame<Bytes>, BoxError>>,
-        /// hyper had an opportunity to write what came before an error; with the error it drops what it has not written.
-        written: bool,
         rest: Box<Body>,
     },
 }
@@ -115,7 +115,6 @@ impl Body {
         Source::Prefixed {
             first,
             last,
-            written: false,
             rest: Box::new(rest),
         }
         .into()
@@ -163,6 +162,7 @@ impl From<Source> for Body {
         Body {
             source,
             guards: Vec::new(),
+            error: None,
         }
     }
 }
@@ -176,12 +176,19 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let frame = ready!(this.source.poll(cx));
-        let data = match &frame {
-            Some(Err(_)) => return Poll::Ready(frame),
-            Some(Ok(frame)) => frame.data_ref(),
+        if let Some(error) = this.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let frame = match ready!(this.source.poll(cx)) {
+            Some(Err(error)) => {
+                this.error = Some(error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Some(Ok(frame)) => Some(frame),
             None => None,
         };
+        let data = frame.as_ref().and_then(Frame::data_ref);
         for guard in &mut this.guards {
             if let Some(data) = data {
                 guard.data(data.len());
@@ -191,11 +198,11 @@ impl HttpBody for Body {
                 guard.finished();
             }
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.is_end()
+        self.error.is_none() && self.source.is_end()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -204,9 +211,7 @@ impl HttpBody for Body {
             Source::Pumped(pump) => SizeHint::with_exact(pump.left()),
             Source::Answer { inner, .. } => inner.size_hint(),
             Source::Inbound { inner, .. } => inner.size_hint(),
-            Source::Prefixed {
-                first, last, rest, ..
-            } => {
+            Source::Prefixed { first, last, rest } => {
                 let first = first.len() as u64;
                 let rest = rest.size_hint();
                 let mut hint = SizeHint::new();
@@ -270,17 +275,7 @@ impl Source {
                 }
                 Poll::Ready(frame.map(|f| f.map_err(Into::into)))
             }
-            Source::Prefixed {
-                first,
-                last,
-                written,
-                rest,
-            } => {
-                if first.is_empty() && matches!(last, Some(Err(_))) && !*written {
-                    *written = true;
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
+            Source::Prefixed { first, last, rest } => {
                 match take(first).map(Ok).or_else(|| last.take()) {
                     Some(frame) => Poll::Ready(Some(frame)),
                     None => Pin::new(&mut **rest).poll_frame(cx),

@@ -79,3 +79,80 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http_body_util::BodyExt;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+        sync::oneshot,
+    };
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{allocation::Pool, body::Guard, policy::progress::ProgressRules};
+
+    /// Dropped when the answer has left its connection.
+    struct Lane(#[allow(dead_code, reason = "held, not read")] oneshot::Sender<()>);
+
+    impl Guard for Lane {
+        fn finished(&mut self) {
+            let (nobody, _) = oneshot::channel();
+            self.0 = nobody;
+        }
+    }
+
+    /// An answer whose head and first half are there, the other end of its connection, and the end of its lane.
+    async fn half_an_answer() -> (Response<Body>, DuplexStream, oneshot::Receiver<()>) {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let io = hyper_util::rt::TokioIo::new(near);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::new(http_body_util::Empty::<Bytes>::new());
+        let answer = tokio::spawn(async move { sender.send_request(request).await });
+        far.read_u8().await.unwrap();
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfirst";
+        far.write_all(head).await.unwrap();
+        let rules = ProgressRules {
+            stall: Duration::from_secs(30),
+            min_rate: None,
+        };
+        let (lane, left) = oneshot::channel();
+        let answer = answer.await.unwrap().unwrap();
+        let answer = answer.map(|body| Body::answer(body, rules).guarded(Lane(lane)));
+        (answer, far, left)
+    }
+
+    /// It leaves its lane though nobody reads it, its head has not waited for that, and no byte is lost.
+    #[tokio::test]
+    async fn a_small_answer_is_passed_on_as_it_comes_and_holds_no_lane() {
+        let (answer, mut far, left) = half_an_answer().await;
+        let pool = Pool::new();
+        let buffered = PlanPool {
+            pool: pool.clone(),
+            capacity: 100,
+        };
+        let mut answer = Some(answer);
+        let below = service_fn(move |_: Request<Body>| {
+            let answer = answer.take().expect("one call");
+            std::future::ready(Ok::<_, Error>(answer))
+        });
+        let passed_on = Collect::new(below, buffered)
+            .oneshot(Request::new(Body::empty()))
+            .now_or_never()
+            .expect("at once")
+            .unwrap();
+        assert_eq!(
+            (pool.used(), passed_on.body().size_hint().exact()),
+            (10, Some(10))
+        );
+        far.write_all(b" half").await.unwrap();
+        assert!(left.await.is_err(), "the lane is free");
+        let bytes = passed_on.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(bytes, "first half");
+        assert_eq!(pool.used(), 0);
+    }
+}

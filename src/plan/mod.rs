@@ -245,3 +245,18 @@ fn rewrite(config: &Config) -> HashMap<String, Arc<Rule>> {
     }
     rules
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `attempt_timeout` is about the head of an answer. A body may take longer, whatever it is.
+    #[test]
+    fn a_short_attempt_ends_no_answer() {
+        let file = "[upstream]\nattempt_timeout = \"1s\"\n[auth]\nmode = \"validate\"";
+        let config = crate::config::from_toml(file, &BTreeMap::new()).unwrap();
+        let plan = Plan::of(&config).unwrap();
+        assert_eq!(plan.upstream.progress.stall, ANSWER_STALL);
+        assert_eq!(plan.request.progress.stall, Duration::from_secs(1));
+    }
+}

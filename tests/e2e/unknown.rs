@@ -502,3 +502,20 @@ async fn heads_that_grow_when_they_are_decoded_are_decoded_in_turn() {
         assert!(mib < 64, "{mib} MiB, {workers} workers");
     }
 }
+
+/// It is told on an answer that its connection ends, so that no request is lost.
+#[tokio::test]
+async fn a_client_whose_credential_is_refused_again_and_again_loses_no_request() {
+    let program = Program::start(1, false, "header_timeout = \"1s\"", "").await;
+    let mut client = Client::connect(program.address).await;
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        assert!(Instant::now() < until, "the connection does not end");
+        client.send(get("/works.list", "Bearer wrong")).await;
+        let answer = client.answer().await.expect("an answer to every request");
+        assert_eq!(answer.status, 401);
+        if answer.header("connection") == Some("close") {
+            return;
+        }
+    }
+}

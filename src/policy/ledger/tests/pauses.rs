@@ -86,6 +86,43 @@ fn a_second_operation_that_says_so_pauses_the_group() {
     assert_eq!(ledger.held(LIST, SECOND * 2), paused(30));
 }
 
+/// Anybody can invent operations, so none of them is a witness, neither first nor second.
+#[test]
+fn an_operation_that_is_not_known_pauses_no_group() {
+    for (first, second) in [
+        (LIST, "invented"),
+        ("invented", LIST),
+        ("invented", "other"),
+    ] {
+        let mut ledger = Ledger::new(RULES);
+        ledger.attempt_of(first, unavailable(5), Duration::ZERO);
+        ledger.attempt_of(second, unavailable(7), SECOND);
+        assert_eq!(ledger.held(GET, SECOND * 2), None, "{first} {second}");
+    }
+}
+
+/// What DevRev works on for long was let in, so it holds nobody else.
+#[test]
+fn slow_attempts_hold_a_ramp_for_a_second_only() {
+    let mut ledger = Ledger::new(RULES);
+    ledger.attempt(refused(Some(5)), Duration::ZERO);
+    let mut now = SECOND * 5;
+    ledger.attempt(good(), now);
+    let mut slow = Vec::new();
+    for _ in 0..10 {
+        let round = ledger.all_grants(now);
+        assert_eq!(round.len(), 2);
+        slow.extend(round);
+        let hold = ledger.held(LIST, now).expect("the ramp is full");
+        now += SECOND;
+        assert_eq!(hold, (HoldReason::Probing, Some(now)));
+    }
+    // Answers still widen it, and nothing of the slow ones is left in the end.
+    ledger.attempt(good(), now);
+    assert_eq!(ledger.all_grants(now).len(), 3);
+    ledger.settle_all(slow, good(), now);
+}
+
 #[test]
 fn an_operation_that_works_again_is_not_the_first_of_two() {
     let mut ledger = Ledger::new(RULES);
