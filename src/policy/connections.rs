@@ -1,15 +1,23 @@
 //! Which connections stay while as many are open as may be.
 //!
 //! Until a connection has brought a good credential it is unproven, and gives way to whoever comes: of the address that has most
-//! such connections, the oldest. After that it counts for its caller. A caller may hold connections as it may hold units of anything
+//! such connections, the oldest, but none before it had time to bring one. After that it counts for its caller. A caller may hold connections as it may hold units of anything
 //! that is shared (see [`allocator`](super::allocator)), so that some stay free; where several callers have taken those as well, an idle
 //! connection of the caller that has most gives way, and if it has no idle one, one of its others once its requests are done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::allocator::{Allocator, Claim, Party};
 
-/// The open connections.
+/// How long a connection stays without a credential, whoever comes. In a flood of connections the oldest is a few ms old, which is less
+/// than a client may need to send a request and a busy worker to read it. The longer this is, the fewer newcomers a second find a place
+/// in a flood: with the default of `listen.max_connections`, 10,000.
+pub const TIME_TO_BEGIN: Duration = Duration::from_millis(100);
+
+/// The open connections. Times are since any fixed instant.
 #[derive(Debug, Default)]
 pub struct Connections {
     /// Counts all of them.
@@ -27,6 +35,7 @@ pub struct Connections {
 struct Connection {
     claim: Claim,
     proven: bool,
+    opened: Duration,
     /// Requests in flight.
     busy: usize,
     /// Requests of which is being found out whose they are.
@@ -35,13 +44,24 @@ struct Connection {
     used: u64,
 }
 
+/// Who makes room for a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GiveWay {
+    /// This one.
+    Chosen(u64),
+    /// Nobody before this time.
+    NotBefore(Duration),
+    /// Nobody now.
+    None,
+}
+
 /// The caller has as many connections as it may have, and none of them is idle.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooMany;
 
 impl Connections {
     /// Takes in a connection from this address; `None` if `max` are open.
-    pub fn open(&mut self, max: usize, claim: Claim) -> Option<u64> {
+    pub fn open(&mut self, max: usize, claim: Claim, now: Duration) -> Option<u64> {
         if self.all.len() >= max {
             return None;
         }
@@ -52,6 +72,7 @@ impl Connections {
         let connection = Connection {
             claim,
             proven: false,
+            opened: now,
             busy: 0,
             pending: 0,
             used: id,
@@ -75,15 +96,22 @@ impl Connections {
         self.chosen.iter().any(is_idle)
     }
 
-    /// Chooses the connection that makes room for a new one; each is chosen once. `None` if none may be chosen now.
-    pub fn give_way(&mut self) -> Option<u64> {
-        let id = self
-            .oldest_unproven()
+    /// Chooses the connection that makes room for a new one; each is chosen once.
+    pub fn give_way(&mut self, now: Duration) -> GiveWay {
+        let chosen = match self.oldest_unproven() {
+            Some((id, opened)) if opened + TIME_TO_BEGIN <= now => Some(id),
+            Some((_, opened)) => return GiveWay::NotBefore(opened + TIME_TO_BEGIN),
+            None => None,
+        };
+        let chosen = chosen
             .or_else(|| self.of_largest_caller(true))
-            .or_else(|| self.of_largest_caller(false))?;
+            .or_else(|| self.of_largest_caller(false));
+        let Some(id) = chosen else {
+            return GiveWay::None;
+        };
         self.no_longer_gives_way(id);
         self.chosen.insert(id);
-        Some(id)
+        GiveWay::Chosen(id)
     }
 
     /// The connection has brought a good credential, so it counts for this claim from now on. Returns an idle connection of the same
@@ -157,17 +185,17 @@ impl Connections {
         self.latest
     }
 
-    fn oldest_unproven(&self) -> Option<u64> {
-        let may = |id: &&u64| {
-            self.all
-                .get(id)
-                .is_some_and(|connection| connection.pending == 0)
+    /// And when it was opened.
+    fn oldest_unproven(&self) -> Option<(u64, Duration)> {
+        let may = |id: &u64| {
+            let connection = self.all.get(id)?;
+            (connection.pending == 0).then_some((*id, connection.opened))
         };
         let oldest = self
             .unproven
             .values()
-            .filter_map(|ids| Some((ids.len(), *ids.iter().find(may)?)));
-        oldest.max_by_key(|(most, _)| *most).map(|(_, id)| id)
+            .filter_map(|ids| Some((ids.len(), ids.iter().find_map(may)?)));
+        oldest.max_by_key(|(most, _)| *most).map(|(_, found)| found)
     }
 
     /// Of the caller that has most for its weight, if that is beyond an equal share.
@@ -226,6 +254,17 @@ mod tests {
     use super::*;
     use crate::policy::fair::Priority;
 
+    const START: Duration = Duration::from_secs(7);
+    /// All that is opened at the start may give way.
+    const LATER: Duration = START.saturating_add(TIME_TO_BEGIN);
+
+    fn make_room(all: &mut Connections) -> Option<u64> {
+        match all.give_way(LATER) {
+            GiveWay::Chosen(id) => Some(id),
+            GiveWay::NotBefore(_) | GiveWay::None => None,
+        }
+    }
+
     fn from(last: u8) -> Claim {
         Claim::unknown(Some(IpAddr::from([192, 0, 2, last])))
     }
@@ -242,7 +281,7 @@ mod tests {
     }
 
     fn open(all: &mut Connections, max: usize, claim: &Claim) -> u64 {
-        all.open(max, claim.clone()).expect("a place")
+        all.open(max, claim.clone(), START).expect("a place")
     }
 
     fn proven(all: &mut Connections, max: usize, name: &str) -> u64 {
@@ -257,16 +296,26 @@ mod tests {
         let known = proven(&mut all, 6, "a");
         let single = open(&mut all, 6, &from(2));
         let many: Vec<_> = (0..4).map(|_| open(&mut all, 6, &from(3))).collect();
-        assert_eq!(all.open(6, from(4)), None);
+        assert_eq!(all.open(6, from(4), START), None);
         // Whether a request of it was refused makes no difference; that it is being found out whose it is, does.
         all.begin(many[0]);
         all.pend(many[1]);
-        let chosen: Vec<_> = std::iter::from_fn(|| all.give_way()).collect();
-        assert_eq!(chosen[..2], [many[0], many[2]]);
-        assert_eq!(chosen.len(), 4, "{chosen:?} without {known}");
-        assert!(chosen.contains(&single));
+        let gave_way: Vec<_> = std::iter::from_fn(|| make_room(&mut all)).collect();
+        assert_eq!(gave_way[..2], [many[0], many[2]]);
+        assert_eq!(gave_way.len(), 4, "{gave_way:?} without {known}");
+        assert!(gave_way.contains(&single));
         all.settle(many[1]);
-        assert_eq!(all.give_way(), Some(many[1]));
+        assert_eq!(make_room(&mut all), Some(many[1]));
+    }
+
+    #[test]
+    fn none_gives_way_before_it_had_time_to_begin_nor_a_proven_one_instead() {
+        let mut all = Connections::default();
+        proven(&mut all, 2, "a");
+        let id = open(&mut all, 2, &from(1));
+        let just_before = LATER.saturating_sub(Duration::from_millis(1));
+        assert_eq!(all.give_way(just_before), GiveWay::NotBefore(LATER));
+        assert_eq!(all.give_way(LATER), GiveWay::Chosen(id));
     }
 
     #[test]
@@ -280,10 +329,10 @@ mod tests {
         }
         all.end(a[2]);
         all.end(a[1]);
-        assert_eq!(all.give_way(), Some(a[2]), "idle longest");
-        assert_eq!(all.give_way(), Some(a[1]));
+        assert_eq!(make_room(&mut all), Some(a[2]), "idle longest");
+        assert_eq!(make_room(&mut all), Some(a[1]));
         // Neither b nor c has more than a share, so one of a's is next, although it is busy.
-        assert_eq!(all.give_way(), Some(a[0]), "{b} {c}");
+        assert_eq!(make_room(&mut all), Some(a[0]), "{b} {c}");
     }
 
     #[test]
@@ -317,12 +366,12 @@ mod tests {
             for (step, which, who) in steps {
                 let one = (!live.is_empty()).then(|| live[which % live.len().max(1)]);
                 match (step, one) {
-                    (0 | 1, _) => match all.open(MAX, from(who)) {
+                    (0 | 1, _) => match all.open(MAX, from(who), START) {
                         Some(id) => live.push(id),
                         None => {
                             prop_assert_eq!(live.len(), MAX);
                             let could = all.unproven.values().flatten().any(|id| all.all[id].pending == 0);
-                            let gives_way = all.give_way();
+                            let gives_way = make_room(&mut all);
                             prop_assert!(gives_way.is_some() || !could);
                             if let Some(id) = gives_way {
                                 prop_assert!(live.contains(&id) && !chosen.contains(&id));

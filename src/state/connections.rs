@@ -8,20 +8,26 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::Guard,
     lock::Lock,
-    policy::{allocator::Claim, connections::Connections},
+    policy::{
+        allocator::Claim,
+        connections::{Connections, GiveWay},
+    },
+    state::Clock,
 };
 
 /// All open connections.
 pub struct ConnectionTable {
     max: usize,
+    clock: Clock,
     table: Lock<Table>,
     /// One has ended, or another one may be chosen to give way.
     changed: Notify,
@@ -46,6 +52,7 @@ impl ConnectionTable {
     pub fn new(max: usize) -> Arc<ConnectionTable> {
         Arc::new(ConnectionTable {
             max,
+            clock: Clock::start(),
             table: Lock::default(),
             changed: Notify::new(),
         })
@@ -58,25 +65,38 @@ impl ConnectionTable {
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
-            if let Some(open) = self.try_open(&claim) {
-                return open;
+            match self.try_open(&claim) {
+                Ok(open) => return open,
+                Err(None) => changed.await,
+                Err(Some(until)) => tokio::select! {
+                    () = changed => {}
+                    () = sleep_until(self.clock.instant(until)) => {}
+                },
             }
-            changed.await;
         }
     }
 
-    fn try_open(self: &Arc<Self>, claim: &Claim) -> Option<OpenConnection> {
+    /// # Errors
+    /// If there is no place; with the time at which one may be made, if that is known.
+    fn try_open(self: &Arc<Self>, claim: &Claim) -> Result<OpenConnection, Option<Duration>> {
         let mut table = self.table.lock();
-        let Some(id) = table.connections.open(self.max, claim.clone()) else {
-            if !table.connections.is_making_room() {
-                let chosen = table.connections.give_way();
-                table.tell(chosen);
+        let now = self.clock.now();
+        let Some(id) = table.connections.open(self.max, claim.clone(), now) else {
+            if table.connections.is_making_room() {
+                return Err(None);
             }
-            return None;
+            return Err(match table.connections.give_way(now) {
+                GiveWay::Chosen(id) => {
+                    table.tell(Some(id));
+                    None
+                }
+                GiveWay::NotBefore(time) => Some(time),
+                GiveWay::None => None,
+            });
         };
         let give_way = CancellationToken::new();
         table.give_way.insert(id, give_way.clone());
-        Some(OpenConnection(Arc::new(Inner {
+        Ok(OpenConnection(Arc::new(Inner {
             table: self.clone(),
             id,
             unknown: claim.clone(),
@@ -207,10 +227,13 @@ impl Drop for InUse {
 mod tests {
     use std::time::Duration;
 
-    use tokio::time::timeout;
+    use tokio::time::{Instant, timeout};
 
     use super::*;
-    use crate::policy::fair::{Priority, Share};
+    use crate::policy::{
+        connections::TIME_TO_BEGIN,
+        fair::{Priority, Share},
+    };
 
     fn claim(name: &str) -> Claim {
         let share = Share {
@@ -237,6 +260,22 @@ mod tests {
         let newcomer = newcomer.await.expect("no panic");
         drop((known, newcomer));
         assert_eq!(table.table.lock().give_way.len(), 0);
+    }
+
+    /// In a flood of connections nobody would otherwise be there for as long as a request takes.
+    #[tokio::test(start_paused = true)]
+    async fn a_newcomer_waits_until_the_oldest_had_time_to_begin() {
+        let table = ConnectionTable::new(1);
+        let first = table.open(None).await;
+        let start = Instant::now();
+        let newcomer = tokio::spawn({
+            let table = table.clone();
+            async move { table.open(None).await }
+        });
+        first.give_way().cancelled().await;
+        assert_eq!(start.elapsed(), TIME_TO_BEGIN);
+        drop(first);
+        newcomer.await.expect("no panic");
     }
 
     /// None may be chosen at first, and later one may.

@@ -126,7 +126,6 @@ where
             Ok(place) => place,
             Err(error) => return Either::refused(error),
         };
-        let pending = connection.map(OpenConnection::pend);
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let (authenticator, metrics) = (self.authenticator.clone(), self.metrics.clone());
@@ -146,7 +145,6 @@ where
             // From here on it is the caller's own place that counts.
             drop(place);
             arrival.admit(&mut request, identity, &authenticator)?;
-            drop(pending);
             inner.call(request).await
         }))
     }

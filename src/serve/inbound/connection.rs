@@ -268,9 +268,12 @@ impl Server {
                 extensions.insert(peer.clone());
             }
             let activity = activity.clone();
+            // From here on and not from the layer that authenticates: with HTTP/2 the request is a task of its own, which has yet to run.
+            let pending = (!on.is_proven()).then(|| on.pend());
             let (start, on) = (starts.begin(), on.clone());
             async move {
                 let mut response = start.run(stack.oneshot(request)).await?;
+                drop(pending);
                 // Told on an answer, so that the client does not lose a request when the connection ends.
                 if !http2 && Instant::now() >= tell && !on.is_proven() {
                     let close = HeaderValue::from_static("close");
@@ -296,10 +299,12 @@ impl Server {
         tokio::pin!(connection);
         let mut ending = false;
         // Until then it has to bring a good credential.
-        let proof = at + settings.header_timeout;
+        let mut proof = at + settings.header_timeout;
         let mut until = proof;
         loop {
             tokio::select! {
+                // A request that has come is read before the connection is looked at.
+                biased;
                 result = connection.as_mut() => {
                     if let Err(error) = result {
                         tracing::debug!(%error, "connection ended");
@@ -346,12 +351,13 @@ impl Server {
                 }
                 () = open.give_way().cancelled(), if !ending => {
                     self.report_end(ConnectionEnd::GaveWay, address);
-                    if !open.is_proven() {
+                    if !open.is_proven() && !open.is_pending() {
                         return;
                     }
                     ending = true;
                     connection.as_mut().graceful_shutdown();
-                    until = Instant::now() + Duration::from_secs(1);
+                    proof = Instant::now();
+                    until = proof + Duration::from_secs(1);
                 }
                 () = retired.cancelled(), if !ending => {
                     ending = true;
