@@ -14,6 +14,7 @@ use crate::{
     body::{Body, Fault},
     label::label_enum,
     policy::{
+        browser::BrowserFault,
         feedback::whole_seconds,
         jwt,
         target::{FramingFault, TargetFault},
@@ -45,6 +46,9 @@ pub enum Error {
     ExpiredCertificate,
     #[error("operation not allowed")]
     Forbidden,
+    /// It carries no credential that only its sender can have, and a page may have sent it.
+    #[error("no credential, and {0}")]
+    Browser(BrowserFault),
     #[error("bad request target: {0}")]
     Target(TargetFault),
     #[error("bad message framing: {0}")]
@@ -131,6 +135,10 @@ label_enum! {
         Refused = "refused_credential",
         UnknownCertificate = "unknown_certificate",
         ExpiredCertificate = "expired_certificate",
+        /// None is needed, and another site's name may stand for this machine.
+        ForeignHost = "foreign_host",
+        /// None is needed, and a page of another origin sends the request.
+        ForeignPage = "foreign_page",
     }
 }
 
@@ -169,7 +177,7 @@ impl Error {
             | Error::BadToken(_)
             | Error::UnknownCertificate
             | Error::ExpiredCertificate => Code::Unauthenticated,
-            Error::Forbidden => Code::Forbidden,
+            Error::Forbidden | Error::Browser(_) => Code::Forbidden,
             Error::Target(_)
             | Error::Framing(_)
             | Error::Loop
@@ -209,6 +217,8 @@ impl Error {
             Error::RefusedCredential => CredentialFault::Refused,
             Error::UnknownCertificate => CredentialFault::UnknownCertificate,
             Error::ExpiredCertificate => CredentialFault::ExpiredCertificate,
+            Error::Browser(BrowserFault::Host) => CredentialFault::ForeignHost,
+            Error::Browser(BrowserFault::Page) => CredentialFault::ForeignPage,
             Error::BadToken(fault) => return Some(AuthFailure::Token(*fault)),
             _ => return None,
         };
@@ -237,6 +247,7 @@ impl Error {
             Error::NoCredential => "Send your revgate key as `Authorization: Bearer KEY`.",
             Error::ExpiredCredential => "This token has expired.",
             Error::RefusedCredential => "DevRev refuses this token.",
+            Error::Browser(_) => "This request may come from a page of another site.",
             Error::UnknownCertificate => "This client certificate belongs to no caller of revgate.",
             Error::ExpiredCertificate => "This client certificate has expired.",
             Error::Target(_) => "The request's target or Host is not acceptable.",
@@ -269,6 +280,7 @@ impl Error {
             "detail": match self {
                 Error::Target(fault) => format!("{label}: {fault}"),
                 Error::Framing(fault) => format!("{label}: {fault}"),
+                Error::Browser(fault) => format!("{label}: {fault}"),
                 _ => format!("{label}: {}", self.message()),
             },
         });
@@ -354,13 +366,22 @@ mod tests {
             reasons.extend(error.auth_failure().map(AuthFailure::label));
         }
         assert_eq!(reasons.len(), all.len(), "{reasons:?}");
+        for fault in [BrowserFault::Host, BrowserFault::Page] {
+            let error = Error::Browser(fault);
+            assert_eq!(error.status(), StatusCode::FORBIDDEN);
+            assert!(
+                error
+                    .auth_failure()
+                    .is_some_and(|failure| reasons.insert(failure.label()))
+            );
+        }
         assert_eq!(Error::Forbidden.auth_failure(), None);
     }
 
     #[test]
     fn labels_are_as_documented() {
         assert_labels!(CredentialFault: "no_credential" "unknown_credential" "expired_credential"
-            "refused_credential" "unknown_certificate" "expired_certificate");
+            "refused_credential" "unknown_certificate" "expired_certificate" "foreign_host" "foreign_page");
     }
 
     #[test]

@@ -239,5 +239,6 @@ fn methods(credentials: &CallerCredentials, state: &State) -> Methods {
             uids: credentials.uids.clone(),
         },
         anonymous: credentials.anonymous.clone(),
+        hosts: credentials.hosts.clone(),
     }
 }

@@ -1,14 +1,13 @@
 //! Which requests the admin listener accepts.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, USER_AGENT};
-use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::hash::sha256;
+use crate::{hash::sha256, policy::browser};
 
 type Refusal = (StatusCode, &'static str);
 
@@ -27,40 +26,29 @@ impl AccessGuard {
         }
     }
 
-    /// Against DNS rebinding: another site can point a name of its own at 127.0.0.1 and read this listener through a browser on
-    /// this machine. Such a request has that name in Host.
+    /// Against DNS rebinding, through which another site could read this listener in a browser on this machine.
     ///
     /// On other addresses the right names are not known. There a POST needs the key, which no such site has, and GET is open to the
     /// network anyway.
-    pub(super) fn host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
-        let host = host(headers);
-        // RFC 9112 section 3.2.2: the authority of a target in absolute form overrides Host. Browsers never send one.
-        let same = uri.authority().is_none_or(|a| Some(a) == host.as_ref());
-        if same && (!self.loopback || host.is_some_and(|h| is_loopback(&h))) {
+    pub(super) fn host<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
+        if !self.loopback {
             return Ok(());
         }
-        Err((
-            StatusCode::FORBIDDEN,
-            "the Host must be localhost or a loopback address",
-        ))
+        browser::check_host(&[], request.uri(), request.version(), request.headers()).map_err(
+            |_| {
+                (
+                    StatusCode::FORBIDDEN,
+                    "the Host must be localhost or a loopback address",
+                )
+            },
+        )
     }
 
-    /// Against cross-site requests: refuses what a browser says comes from another origin. It also refuses what a page can send
-    /// without a preflight (a form, a beacon), in case the browser sends no origin.
-    pub(super) fn post(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let site = headers
-            .get_all("sec-fetch-site")
-            .iter()
-            .all(|s| s == "same-origin" || s == "none");
-        let authority = |origin: &HeaderValue| {
-            let (_, authority) = origin.to_str().ok()?.split_once("://")?;
-            authority.parse::<Authority>().ok()
-        };
-        let origin = headers.get_all(ORIGIN).iter().all(|origin| {
-            let origin = authority(origin);
-            origin.is_some() && origin == host(headers)
-        });
-        if !site || !origin {
+    /// Refuses what a page of another site can send: what its browser says comes from another origin, and what needs no preflight (a
+    /// form, a beacon), in case the browser sends no origin.
+    pub(super) fn post<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
+        let headers = request.headers();
+        if browser::check_page(request.uri(), headers).is_err() {
             return Err((
                 StatusCode::FORBIDDEN,
                 "a page of another site may not do this",
@@ -97,16 +85,6 @@ impl AccessGuard {
     }
 }
 
-/// The only Host; `None` if there are none or several, or it is malformed.
-fn host(headers: &HeaderMap) -> Option<Authority> {
-    let mut all = headers.get_all(HOST).iter();
-    let first = all.next()?;
-    if all.next().is_some() {
-        return None;
-    }
-    Authority::try_from(first.as_bytes()).ok()
-}
-
 /// Every browser's User-Agent begins with "Mozilla/", and no page can change it.
 fn is_browser(headers: &HeaderMap) -> bool {
     let named = |name: &HeaderValue| name.as_bytes().starts_with(b"Mozilla/");
@@ -118,17 +96,4 @@ fn is_browser(headers: &HeaderMap) -> bool {
 fn is_json(kind: &HeaderValue) -> bool {
     let essence = kind.as_bytes().split(|b| *b == b';').next();
     essence.is_some_and(|e| e.trim_ascii().eq_ignore_ascii_case(b"application/json"))
-}
-
-fn is_loopback(authority: &Authority) -> bool {
-    let host = authority.host();
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|h| h.strip_suffix(']'))
-        .unwrap_or(host);
-    let named = host.eq_ignore_ascii_case("localhost")
-        || bare
-            .parse::<IpAddr>()
-            .is_ok_and(|ip| ip.to_canonical().is_loopback());
-    named && !authority.as_str().contains('@')
 }

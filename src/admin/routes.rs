@@ -53,7 +53,7 @@ pub(super) async fn answer(
 }
 
 async fn route(state: &AdminState, request: Request<Incoming>) -> Answer {
-    if let Err((status, why)) = state.guard.host(request.uri(), request.headers()) {
+    if let Err((status, why)) = state.guard.host(&request) {
         return error(status, why);
     }
     let path = request.uri().path().to_owned();
@@ -119,7 +119,7 @@ async fn post(
     group: Option<&str>,
     request: Request<Incoming>,
 ) -> Answer {
-    if let Err((status, why)) = state.guard.post(request.headers()) {
+    if let Err((status, why)) = state.guard.post(&request) {
         let mut refused = error(status, why);
         if status == StatusCode::UNAUTHORIZED {
             refused

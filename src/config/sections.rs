@@ -26,6 +26,8 @@ section! {
         address: Address = "127.0.0.1:8080", restart;
         /// Permissions of the unix socket's file, in octal. By default its owner and its group may connect: a caller under another uid needs only the group, and the kernel turns away everyone else.
         mode: Mode = "0660", restart;
+        /// Further names by which clients without a credential may address the gateway, such as one of /etc/hosts. Names of loopback and the host of upstream.url are always good; a client with a key may use any name. None by default, so that no website gets in through a name of its own that points at this machine.
+        hosts: Hosts = [], restart;
         /// TLS for callers; client_ca enables client certificates. None by default: plain HTTP. revgate watches the files, so their contents may change without a restart.
         tls: Option<Tls>, restart, example({ "cert": "cert.pem", "key": "key.pem", "client_ca": "ca.pem", "client_auth": "required" });
         /// Threads that serve requests; "auto" is one per core. One by default, which serves far more than a DevRev quota allows.

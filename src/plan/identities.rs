@@ -5,9 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use http::Uri;
 
 use crate::{
-    config::{AuthMode, CallerCredential, CallerRules, Config, Jwks},
+    config::{Address, AuthMode, CallerCredential, CallerRules, Config, Jwks},
     policy::{
         access::Access,
+        browser::BrowserRules,
         fair::Share,
         jwt::{Expected, KeySet},
         san::San,
@@ -35,6 +36,8 @@ pub struct CallerCredentials {
     /// By the uid of the client of a unix socket.
     pub uids: Arc<HashMap<u32, Arc<Caller>>>,
     pub anonymous: Option<Arc<Caller>>,
+    /// What an anonymous request may name as its host, besides loopback.
+    pub hosts: Arc<[Box<str>]>,
 }
 
 /// Callers by the `sub` of a signed token.
@@ -81,6 +84,9 @@ impl Identities {
                 CallerCredential::Anonymous => credentials.anonymous = Some(caller),
             }
         }
+        let upstream = config.upstream.url.host().map(str::to_ascii_lowercase);
+        let hosts = config.listen.hosts.iter().cloned().chain(upstream);
+        credentials.hosts = hosts.map(String::into_boxed_str).collect();
         credentials.sans = Arc::new(sans);
         credentials.uids = Arc::new(uids);
         credentials.signed = config.auth.jwt.as_ref().map(|jwt| SignedTokenPlan {
@@ -106,6 +112,19 @@ impl Identities {
         match self {
             Identities::Validate(template) => Some(template).filter(has_name),
             Identities::Inject(credentials) => credentials.callers().find(has_name),
+        }
+    }
+
+    /// What requests of this caller obey so that no page can send them; `layer::authenticate` decides it by the connection.
+    pub fn browser_rules(&self, config: &Config, name: &str) -> BrowserRules<'_> {
+        let credential = config.callers.get(name).map(|caller| &caller.credential);
+        let is_socket = matches!(config.listen.address, Address::Unix(_));
+        match (credential, self) {
+            (Some(CallerCredential::San(_)), _) => BrowserRules::Page,
+            (Some(CallerCredential::Anonymous), Identities::Inject(all)) if !is_socket => {
+                BrowserRules::HostAndPage(&all.hosts)
+            }
+            _ => BrowserRules::None,
         }
     }
 }

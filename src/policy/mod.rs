@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod allocator;
+pub mod browser;
 pub mod circuit;
 pub mod connections;
 pub mod explain;

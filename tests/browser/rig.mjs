@@ -62,10 +62,11 @@ export async function gateway(t, dir, toml, env) {
   return start(t, ['run', '-c', file], ['proxy', 'admin'], env);
 }
 
-// A browser with an empty profile that resolves no name but the admin listener's.
-export async function browser(t, dir, options) {
+// A browser with an empty profile, with further `flags` if options has some.
+export async function browser(t, dir, options = {}) {
+  const { flags = [], ...rest } = options;
   const context = await chromium.launchPersistentContext(join(dir, 'profile'), {
-    executablePath: process.env.CHROMIUM, args: FLAGS, chromiumSandbox: false, ...options,
+    executablePath: process.env.CHROMIUM, args: [...FLAGS, ...flags], chromiumSandbox: false, ...rest,
   });
   t.after(() => context.close());
   return context;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Opens the status page in a headless Chromium. Needs node 20.11 or later, npm, a package registry and Chromium.
+# Opens the status page in a headless Chromium, and pages of other sites beside a gateway. Needs node 20.11 or later, npm, a package registry and Chromium.
 # REVGATE_BIN names a binary to use in place of building one, CHROMIUM a browser in place of the one on the PATH,
 # SCREENSHOTS a directory to keep pictures in.
 set -euo pipefail
@@ -20,4 +20,4 @@ export CHROMIUM
 
 cd -- "$here"
 npm ci --ignore-scripts --no-audit --no-fund
-exec node --test page.test.mjs
+exec node --test page.test.mjs anonymous.test.mjs

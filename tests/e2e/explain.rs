@@ -141,7 +141,7 @@ impl Row {
         match named {
             true => String::from_utf8(text)
                 .expect("text")
-                .replacen("Host: api.devrev.ai\r\n", "", 1)
+                .replacen("Host: localhost\r\n", "", 1)
                 .into_bytes(),
             false => text,
         }
@@ -306,6 +306,20 @@ fn what_check_prints_is_a_file_that_check_takes() {
     let once = print(&file("127.0.0.1:1", &trial()));
     assert_eq!(print(&once), once);
     assert!(!once.contains(TOKEN), "{once}");
+}
+
+#[test]
+fn a_page_of_another_site_is_explained_too() {
+    let anonymous = "[tokens.main]\nenv = \"DEVREV_TOKEN\"\n[callers.app]\nanonymous = true\n";
+    for header in ["Host: evil.example", "Origin: https://evil.example"] {
+        let output = check(anonymous, None, &["POST /works.create", "--header", header]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{said}{output:?}");
+        assert!(
+            said.contains("refused by authenticate: 403 forbidden"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

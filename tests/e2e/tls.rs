@@ -357,6 +357,82 @@ async fn a_certificate_identifies_the_caller() {
     }
 }
 
+/// A browser shows its user's certificate for any page, so only what the user's own pages send counts.
+#[tokio::test]
+async fn a_page_of_another_site_gets_nothing_by_a_certificate() {
+    let anonymous = "[callers.any]\nanonymous = true\ntoken = \"any\"\n";
+    let rig = Rig::mutual("optional", anonymous).await;
+    let certificate = rig.clients.client(BILLING);
+    for alpn in [&b"http/1.1"[..], b"h2"] {
+        for (shown, host, origin, want) in [
+            (true, "gateway.internal", None, Some("spiffe")),
+            (
+                true,
+                "gateway.internal",
+                Some("https://gateway.internal"),
+                Some("spiffe"),
+            ),
+            (true, "gateway.internal", Some("https://evil.example"), None),
+            (false, "localhost", None, Some("any")),
+            (false, "localhost", Some("https://evil.example"), None),
+            (false, "gateway.internal", None, None),
+        ] {
+            let pair = shown.then_some(&certificate);
+            let config = rig.client_of(pair, rustls::DEFAULT_VERSIONS, &[alpn]);
+            let stream = TokioIo::new(rig.shake(&config).await.expect("a handshake"));
+            let is_http2 = alpn == b"h2";
+            let uri = match is_http2 {
+                true => format!("https://{host}/dev-users.self"),
+                false => "/dev-users.self".to_owned(),
+            };
+            let mut request = hyper::Request::get(uri);
+            if !is_http2 {
+                request = request.header("host", host);
+            }
+            if let Some(origin) = origin {
+                request = request.header("origin", origin);
+            }
+            let request = request
+                .body(Empty::<bytes::Bytes>::new())
+                .expect("a request");
+            let before = rig.devrev.received().len();
+            let status = if is_http2 {
+                let (mut sender, connection) =
+                    hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+                        .await
+                        .expect("HTTP/2");
+                tokio::spawn(connection);
+                sender
+                    .send_request(request)
+                    .await
+                    .expect("an answer")
+                    .status()
+            } else {
+                let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
+                    .await
+                    .expect("HTTP/1.1");
+                tokio::spawn(connection);
+                sender
+                    .send_request(request)
+                    .await
+                    .expect("an answer")
+                    .status()
+            };
+            let says = format!("{shown} {host} {origin:?} {is_http2}");
+            match want {
+                Some(token) => {
+                    assert_eq!(status, 200, "{says}");
+                    assert_eq!(rig.last(), token, "{says}");
+                }
+                None => {
+                    assert_eq!(status, 403, "{says}");
+                    assert_eq!(rig.devrev.received().len(), before, "{says}");
+                }
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_bad_certificate_fails_the_handshake() {
     for auth in ["required", "optional"] {

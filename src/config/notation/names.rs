@@ -64,6 +64,42 @@ notation! {
     },
 }
 
+/// Names of hosts, or IP addresses, without a port.
+pub struct Hosts;
+
+const HOST: &str = r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]";
+
+/// In lower case, because names are compared in lower case.
+fn host(text: &str) -> Option<String> {
+    let in_brackets = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let is_label = |label: &str| {
+        let fits = label
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        fits && !label.is_empty()
+    };
+    let is_host = match in_brackets {
+        Some(address) => {
+            !address.is_empty()
+                && address
+                    .bytes()
+                    .all(|b| b.is_ascii_hexdigit() || b":.".contains(&b))
+        }
+        None => text.split('.').all(is_label),
+    };
+    is_host.then(|| text.to_ascii_lowercase())
+}
+
+notation! {
+    [] Hosts => Vec<String>,
+    expected "a list of names of hosts such as \"devrev.internal\", without a port",
+    parse |value| texts(value, host),
+    show |out| out.as_slice(),
+    schema |defs| texts_schema(text(&[HOST]), HOST),
+}
+
 /// Whole names of operations, at least one.
 pub struct Operations;
 

@@ -44,6 +44,8 @@ const VALUES: &str = r#"
 !|localhost:80|127.0.0.1|:80|256.0.0.1:80|01.0.0.1:1|127.0.0.1:65536|127.0.0.1:80 |::1:80|unix:
 "admin.address: 127.0.0.1:80|[::1]:8080
 !unix:/x|127.0.0.1|x
+"listen.hosts: devrev.internal|a|A_b-1.c| a , b |[::1]|10.0.0.1|
+!a:80|a b|*.internal|a..b|.a|http://a|[x]
 "listen.mode: 0660|660|0o666|0600|0777|220
 !0060|0440|4755|0680|66|00660|+660|rw-rw----|
 "upstream.url: https://x|HTTPS://x|http://x:80/|https://api.devrev.ai|http://[::1]:80|http://127.0.0.1
@@ -76,6 +78,8 @@ quota.reserve: 0|1|0.5
 !-1|1.5|2|true
 callers.a.enforce: true|false
 !1|[]
+listen.hosts: []|['a', 'b.c']
+![1]|['']|['a:1']|['a,b']|{}
 callers.a.allow: []|['works.*', ' *']
 ![1]|['']|['wo*']|['a,b']|{}
 callers.a.priority: 'batch'

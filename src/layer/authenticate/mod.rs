@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
+use http::{HeaderMap, Request, Response, Uri, Version, header::AUTHORIZATION};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -30,7 +30,9 @@ use crate::{
     allocation::Place,
     body::Body,
     error::Error,
-    policy::{allocator::Claim, fair::Priority, headers, jwt::looks_like_jwt},
+    policy::{
+        allocator::Claim, browser::BrowserRules, fair::Priority, headers, jwt::looks_like_jwt,
+    },
     state::connections::OpenConnection,
     telemetry::metrics::Metrics,
     types::{ArrivedAt, Caller, CallerToken, Deadline, Peer, PeerAddress, RequestId},
@@ -96,6 +98,8 @@ where
         };
         let context = RequestContext {
             peer: request.extensions().get::<Peer>(),
+            target: request.uri(),
+            version: request.version(),
             now: wall_clock::now(),
             prefer_wait: arrival.prefer_wait,
         };
@@ -163,6 +167,8 @@ fn counted(metrics: &Metrics, connection: Option<&OpenConnection>, error: Error)
 /// What identifies a caller besides its credential.
 struct RequestContext<'a> {
     peer: Option<&'a Peer>,
+    target: &'a Uri,
+    version: Version,
     now: SystemTime,
     /// See [`Arrival`].
     prefer_wait: Option<Duration>,
@@ -253,6 +259,8 @@ pub(crate) struct Methods {
     pub signed: Option<Arc<SignedTokens>>,
     pub peers: Peers,
     pub anonymous: Option<Arc<Caller>>,
+    /// What an anonymous request may name as its host, besides loopback.
+    pub hosts: Arc<[Box<str>]>,
 }
 
 impl Methods {
@@ -261,12 +269,13 @@ impl Methods {
     fn identify(
         &self,
         credential: Option<&[u8]>,
+        headers: &HeaderMap,
         context: &RequestContext<'_>,
     ) -> Result<Identified, Error> {
         let Some(credential) = credential else {
-            let caller = self.peers.identify(context.peer, context.now)?;
-            let caller = caller.or_else(|| self.anonymous.clone());
-            return caller.map(Identified::from).ok_or(Error::NoCredential);
+            return self
+                .without_credential(headers, context)
+                .map(Identified::from);
         };
         let key = self.keys.identify(credential);
         if key.is_err()
@@ -276,6 +285,25 @@ impl Methods {
             return signed.identify(credential, context.now, context.prefer_wait);
         }
         key.map(Identified::from)
+    }
+
+    /// Nothing here is known to the sender alone: a browser on this machine can connect too, and shows its certificate for any page.
+    fn without_credential(
+        &self,
+        headers: &HeaderMap,
+        context: &RequestContext<'_>,
+    ) -> Result<Arc<Caller>, Error> {
+        let by_peer = self.peers.identify(context.peer, context.now)?;
+        let rules = match (context.peer, &by_peer) {
+            // No browser connects to a unix socket.
+            (Some(Peer::Uid(_)), _) => BrowserRules::None,
+            (_, Some(_)) => BrowserRules::Page,
+            (_, None) => BrowserRules::HostAndPage(&self.hosts),
+        };
+        let caller = by_peer.or_else(|| self.anonymous.clone());
+        let caller = caller.ok_or(Error::NoCredential)?;
+        let checked = rules.check(context.target, context.version, headers);
+        checked.map(|()| caller).map_err(Error::Browser)
     }
 }
 
@@ -295,7 +323,7 @@ impl Authenticator {
     ) -> Result<Identified, Error> {
         let credential = single_credential(headers)?;
         match self {
-            Authenticator::Inject(methods) => methods.identify(credential, context),
+            Authenticator::Inject(methods) => methods.identify(credential, headers, context),
             Authenticator::Validate {
                 template,
                 introspector,
@@ -358,7 +386,7 @@ fn single_credential(headers: &HeaderMap) -> Result<Option<&[u8]>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderValue, header::HOST};
 
     use super::*;
     use crate::{hash::sha256, policy::san::San, types::Certificate};
@@ -375,8 +403,11 @@ mod tests {
             ..Methods::default()
         });
         let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static("localhost"));
         let context = RequestContext {
             peer: None,
+            target: &Uri::from_static("/works.list"),
+            version: Version::HTTP_11,
             now: wall_clock::now(),
             prefer_wait: None,
         };
@@ -413,8 +444,11 @@ mod tests {
                 },
                 anonymous: anonymous.then(|| caller("anonymous")),
                 signed: None,
+                hosts: Arc::default(),
             }
         };
+        let target = Uri::from_static("/works.list");
+        let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("localhost"))]);
         let (good, bad) = (Some(&b"key"[..]), Some(&b"wrong"[..]));
         let (known, unknown) = (Some(certificate("known")), Some(certificate("unknown")));
         let (uid, other_uid) = (Some(Peer::Uid(7)), Some(Peer::Uid(8)));
@@ -435,16 +469,97 @@ mod tests {
             for (anonymous, want) in [(true, with), (false, without)] {
                 let context = RequestContext {
                     peer: peer.as_ref(),
+                    target: &target,
+                    version: Version::HTTP_11,
                     now,
                     prefer_wait: None,
                 };
-                let got = match methods(anonymous).identify(credential, &context) {
+                let got = match methods(anonymous).identify(credential, &headers, &context) {
                     Ok(Identified::Caller(identity)) => identity.caller.name.to_string(),
                     Ok(_) => panic!("nothing to wait for"),
                     Err(error) => error.to_string(),
                 };
                 assert_eq!(got, want, "{credential:?} {peer:?} {anonymous}");
             }
+        }
+    }
+
+    /// What a browser brings by itself is no proof that its user wants the request.
+    #[test]
+    fn a_page_becomes_a_caller_only_by_a_credential() {
+        let now = wall_clock::now();
+        let certificate = Peer::Certificate(Arc::new(Certificate {
+            names: vec![San::dns("known")],
+            not_after: now,
+        }));
+        let by_key = KnownKey {
+            caller: caller("by-key"),
+            usage: Arc::default(),
+        };
+        let methods = Methods {
+            keys: Keys([(sha256(b"key"), by_key)].into()),
+            peers: Peers {
+                sans: Arc::new([(San::dns("known"), caller("by-certificate"))].into()),
+                uids: Arc::new([(7, caller("by-uid"))].into()),
+                client_lines: Arc::default(),
+            },
+            anonymous: Some(caller("anonymous")),
+            signed: None,
+            hosts: ["devrev".into()].into(),
+        };
+        let target = Uri::from_static("/works.list");
+        let foreign = ("origin", "https://evil.example");
+        let host = "no credential, and without a credential, Host must be";
+        let page = "no credential, and a page of another origin";
+        let (uid, other_uid) = (Peer::Uid(7), Peer::Uid(8));
+        for (credential, peer, fields, want) in [
+            (None, None, vec![("host", "devrev")], "anonymous"),
+            (None, None, vec![("host", "evil.example")], host),
+            (None, None, vec![("host", "devrev"), foreign], page),
+            (
+                Some(&b"key"[..]),
+                None,
+                vec![("host", "evil.example"), foreign],
+                "by-key",
+            ),
+            (
+                None,
+                Some(&certificate),
+                vec![("host", "any.internal")],
+                "by-certificate",
+            ),
+            (
+                None,
+                Some(&certificate),
+                vec![("host", "any.internal"), foreign],
+                page,
+            ),
+            (None, Some(&uid), vec![("host", "x"), foreign], "by-uid"),
+            (
+                None,
+                Some(&other_uid),
+                vec![("host", "x"), foreign],
+                "anonymous",
+            ),
+        ] {
+            let context = RequestContext {
+                peer,
+                target: &target,
+                version: Version::HTTP_11,
+                now,
+                prefer_wait: None,
+            };
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
+                .collect();
+            let headers = HeaderMap::from_iter(fields);
+            let got = match methods.identify(credential, &headers, &context) {
+                Ok(Identified::Caller(identity)) => identity.caller.name.to_string(),
+                Ok(_) => panic!("nothing to wait for"),
+                Err(error) => error.to_string(),
+            };
+            assert!(got.starts_with(want), "{headers:?} {peer:?}: {got}");
         }
     }
 }

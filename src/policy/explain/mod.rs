@@ -13,6 +13,7 @@ use serde_json::Value;
 use self::steps::Steps;
 use super::{
     access::Access,
+    browser::{BrowserFault, BrowserRules},
     circuit,
     fair::Share,
     headers, ledger,
@@ -60,6 +61,8 @@ pub struct Caller<'a> {
     pub name: &'a str,
     /// How the caller authenticates.
     pub credential: &'a str,
+    /// What a request of it obeys so that no page can send it.
+    pub browser: BrowserRules<'a>,
     pub access: &'a Access,
     pub enforce: bool,
     pub quota: rate::RateLimit,
@@ -134,6 +137,7 @@ pub enum Refusal {
     Loop,
     BodyTooLarge(u64),
     Unauthenticated,
+    Browser(BrowserFault),
     Forbidden,
     Rate(Duration),
     Parse,

@@ -123,6 +123,12 @@ impl<'a> Steps<'a> {
             "caller": caller.name, "credential": caller.credential, "enforce": caller.enforce,
             "max_wait_seconds": self.max_wait.as_secs_f64(),
         });
+        let request = self.request;
+        let rules = caller.browser;
+        if let Err(fault) = rules.check(&request.uri, Version::HTTP_11, &request.headers) {
+            let says = format!("it may come from a page of another site: {fault}");
+            return Some(step("authenticate", facts).refused(Refusal::Browser(fault), says));
+        }
         let mut says = format!("the caller {}, by {}", caller.name, caller.credential);
         if !caller.enforce {
             says += "; enforce = false: what its rate, allow or deny would refuse passes and is counted";

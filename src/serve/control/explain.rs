@@ -142,7 +142,7 @@ fn unknown(config: &Config, name: &str) -> String {
 
 fn describe<'a>(
     config: &Config,
-    plan: &Plan,
+    plan: &'a Plan,
     caller: &'a types::Caller,
     live: Option<&State>,
 ) -> Caller<'a> {
@@ -163,6 +163,7 @@ fn describe<'a>(
             Some(CallerCredential::Anonymous) => "showing no credential",
             None => "a DevRev token of its own",
         },
+        browser: plan.identities.browser_rules(config, &caller.name),
         access: &caller.access,
         enforce: caller.enforce,
         quota,
@@ -365,6 +366,7 @@ fn error(refusal: &Refusal) -> Error {
         Refusal::Framing(fault) => Error::Framing(*fault),
         Refusal::BodyTooLarge(bytes) => Error::BodyTooLarge { max_bytes: *bytes },
         Refusal::Unauthenticated => Error::NoCredential,
+        Refusal::Browser(fault) => Error::Browser(*fault),
         Refusal::Forbidden => Error::Forbidden,
         Refusal::Rate(time) => Error::CallerRateLimited { retry_after: *time },
         Refusal::Parse => Error::Parse,
