@@ -321,7 +321,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
-    ("admin", &["hash", "runtime"]),
+    ("admin", &["hash", "policy", "runtime"]),
     ("simulator", &["config", "runtime", "wall_clock"]),
     (
         "serve",

@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::runtime::ThreadRuntime;
+use crate::{policy::exposition::Exposition, runtime::ThreadRuntime};
 
 const MAX_CONNECTIONS: usize = 64;
 /// For a request's head to arrive, and again for its body.
@@ -30,7 +30,7 @@ pub(crate) trait Control: Send + Sync + 'static {
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
-    fn metrics(&self) -> String;
+    fn metrics(&self, form: Exposition) -> String;
     fn config(&self) -> serde_json::Value;
     fn status(&self) -> serde_json::Value;
     fn quota(&self) -> serde_json::Value;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use super::{Control, READ_TIMEOUT, guard::AccessGuard, page};
+use crate::policy::exposition;
 
 const MAX_BODY: usize = 64 * 1024;
 type Answer = Response<Full<Bytes>>;
@@ -57,7 +58,6 @@ async fn route(state: &AdminState, request: Request<Incoming>) -> Answer {
         return error(status, why);
     }
     let path = request.uri().path().to_owned();
-    let query = request.uri().query().unwrap_or_default().to_owned();
     let group = path
         .strip_prefix("/quota/")
         .and_then(|p| p.strip_suffix("/resume"))
@@ -68,29 +68,44 @@ async fn route(state: &AdminState, request: Request<Incoming>) -> Answer {
         _ if acts && *method == Method::POST => post(state, &path, group, request).await,
         _ if acts => not_allowed("POST"),
         None => error(StatusCode::NOT_FOUND, "no such path"),
-        Some(view) if [Method::GET, Method::HEAD].contains(method) => view(&*state.control, &query),
+        Some(view) if [Method::GET, Method::HEAD].contains(method) => {
+            let asked = Asked {
+                query: request.uri().query().unwrap_or_default(),
+                headers: request.headers(),
+            };
+            view(&*state.control, &asked)
+        }
         Some(_) => not_allowed("GET, HEAD"),
     }
 }
 
-/// Answers a request that changes nothing, from the gateway and the request's query.
-type View = fn(&dyn Control, &str) -> Answer;
+/// What a request that changes nothing asks for, besides its path.
+struct Asked<'a> {
+    query: &'a str,
+    headers: &'a HeaderMap,
+}
+
+/// Answers such a request.
+type View = fn(&dyn Control, &Asked<'_>) -> Answer;
 
 fn view(path: &str) -> Option<View> {
     let view: View = match path {
         "/" => |_, _| text("text/html; charset=utf-8", page::HTML.clone()),
         "/healthz" | "/livez" => |_, _| text("text/plain; charset=utf-8", "ok".into()),
         "/readyz" => |control, _| readiness(control),
-        "/metrics" => |control, _| {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            text(kind, control.metrics())
+        "/metrics" => |control, asked| {
+            let form = exposition::choose(asked.headers.get_all(header::ACCEPT));
+            let mut answer = text(form.content_type(), control.metrics(form));
+            let vary = HeaderValue::from_static("Accept");
+            answer.headers_mut().insert(header::VARY, vary);
+            answer
         },
         "/config" => |control, _| value(StatusCode::OK, &control.config()),
         "/status" => |control, _| value(StatusCode::OK, &control.status()),
         "/quota" => |control, _| value(StatusCode::OK, &control.quota()),
         "/callers" => |control, _| value(StatusCode::OK, &control.callers()),
         "/deprecations" => |control, _| value(StatusCode::OK, &control.deprecations()),
-        "/explain" => |control, query| match control.explain(query) {
+        "/explain" => |control, asked| match control.explain(asked.query) {
             Ok(explanation) => value(StatusCode::OK, &explanation),
             Err(why) => error(StatusCode::BAD_REQUEST, &why),
         },

@@ -14,8 +14,11 @@ impl Control for Fake {
             vec!["draining".into()]
         }
     }
-    fn metrics(&self) -> String {
-        "# EOF\n".into()
+    fn metrics(&self, form: Exposition) -> String {
+        match form {
+            Exposition::Text => "a 1\n".into(),
+            Exposition::OpenMetrics => "# EOF\n".into(),
+        }
     }
     fn config(&self) -> Value {
         json!({"c": 1})
@@ -117,6 +120,39 @@ fn reads() {
     let b = run("127.0.0.1:0", false);
     assert_eq!(status(&b, "GET /readyz", "", ""), 503);
     assert!(send(&b, "GET /readyz", "", "").contains("draining"));
+}
+
+#[test]
+fn metrics_have_the_form_that_is_asked_for() {
+    let a = run("127.0.0.1:0", true);
+    let open = "Accept: application/openmetrics-text; version=1.0.0\r\n";
+    for (accept, kind, length) in [
+        ("", "text/plain; version=0.0.4; charset=utf-8", 4),
+        (
+            "Accept: */*\r\n",
+            "text/plain; version=0.0.4; charset=utf-8",
+            4,
+        ),
+        (
+            open,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            6,
+        ),
+    ] {
+        for line in ["GET /metrics", "HEAD /metrics"] {
+            let answer = send(&a, line, accept, "");
+            let says = format!("{line} {accept}: {answer}");
+            assert!(
+                answer.contains(&format!("content-type: {kind}\r\n")),
+                "{says}"
+            );
+            assert!(
+                answer.contains(&format!("content-length: {length}\r\n")),
+                "{says}"
+            );
+            assert!(answer.contains("vary: Accept\r\n"), "{says}");
+        }
+    }
 }
 
 #[test]

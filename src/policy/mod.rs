@@ -8,6 +8,7 @@ pub mod browser;
 pub mod circuit;
 pub mod connections;
 pub mod explain;
+pub mod exposition;
 pub mod fair;
 pub mod feedback;
 pub mod headers;

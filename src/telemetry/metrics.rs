@@ -398,12 +398,12 @@ impl Metrics {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::policy::{jwt::Fault, operation::Operation};
 
-    #[test]
-    fn every_metric_is_exposed() {
+    /// Metrics with a value for each.
+    pub(in super::super) fn every_metric() -> Metrics {
         let mut m = Metrics::new();
         let a: Arc<str> = "a".into();
         let sample = Sample {
@@ -445,7 +445,15 @@ mod tests {
             ((Scope::Caller, None), 1),
         ]);
         m.spans_dropped(SpanDrop::QueueFull, 1);
-        let text = m.encode();
+        m.introspection(Introspection::ALL[0]);
+        m.tls_handshake_failure(HandshakeFailure::ALL[0]);
+        m.connection_ended(ConnectionEnd::ALL[0]);
+        m
+    }
+
+    #[test]
+    fn every_metric_is_exposed() {
+        let text = every_metric().encode();
         for line in [
             r#"revgate_requests_total{caller="a",operation="works.list",status="200",source="upstream"} 1"#,
             r#"revgate_request_duration_seconds_count{source="upstream"} 1"#,

@@ -3,6 +3,7 @@
 pub(crate) mod captured;
 pub mod client_lines;
 pub(crate) mod export;
+mod exposition;
 mod history;
 pub mod labels;
 pub mod log;

@@ -87,4 +87,8 @@ step "Prometheus: promtool check and test; the dashboard's queries as rules"
 cp deploy/prometheus/alerts.yaml tests/deploy/alerts.test.yaml "$work"
 "$promtool" check rules --lint-fatal "$work/alerts.yaml" "$work/dashboard-queries.yaml" >/dev/null
 "$promtool" test rules "$work/alerts.test.yaml" >/dev/null
+
+step "/metrics: promtool check metrics, and the OpenMetrics parser of Prometheus' Python client"
+PROMTOOL=$promtool PYTHON=$bin/python cargo test --locked -q --lib -- --ignored telemetry::exposition >/dev/null \
+  || fail "/metrics: run PROMTOOL=$promtool PYTHON=$bin/python cargo test --lib -- --ignored telemetry::exposition"
 echo "deploy: all validated"

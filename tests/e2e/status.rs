@@ -7,7 +7,7 @@ use revgate::simulator;
 use serde_json::{Value, json};
 
 use crate::{
-    http::request,
+    http::{exchange, request},
     rig::{self, KEY, OTHER_KEY, Rig, hash, plan, status},
 };
 
@@ -24,6 +24,40 @@ fn sum(status: &Value, key: &str) -> u64 {
         .iter()
         .map(|point| point[key].as_u64().expect("a count"))
         .sum()
+}
+
+/// Each form in its own syntax, with the same samples.
+#[tokio::test]
+async fn metrics_come_in_the_form_that_is_asked_for() {
+    let rig = Rig::new("").await;
+    assert_eq!(call(&rig, KEY).await, 200);
+    let scrape = async |accept: &str| {
+        let bytes = request("GET", "/metrics", &[("Accept", accept)], "");
+        let answer = exchange(rig.gateway.admin_address(), bytes).await;
+        assert_eq!(
+            (answer.status, answer.header("vary")),
+            (200, Some("Accept"))
+        );
+        let kind = answer.header("content-type").expect("a type").to_owned();
+        (kind, String::from_utf8(answer.body).expect("text"))
+    };
+    let (kind, text) = scrape("*/*").await;
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    let (kind, open) = scrape("application/openmetrics-text; version=1.0.0").await;
+    assert_eq!(
+        kind,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    assert!(text.contains("# TYPE revgate_requests_total counter\n") && !text.contains("# EOF"));
+    assert!(open.contains("# TYPE revgate_requests counter\n") && open.ends_with("# EOF\n"));
+    let series = |text: &str| -> Vec<String> {
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let names = samples.map(|line| line.rsplit_once(' ').expect("a value").0.to_owned());
+        let mut names: Vec<_> = names.collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(series(&text), series(&open));
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use self::explain::{ExplainQuery, explain};
 use super::reload::Reloader;
 use crate::{
     admin::Control,
+    policy::exposition::Exposition,
     state::State,
     telemetry::{labels::ReloadResult, log::LevelHandle},
     wall_clock,
@@ -66,10 +67,10 @@ impl Control for GatewayControl {
         token_status::warnings(&self.reloader.current().config, &self.state)
     }
 
-    fn metrics(&self) -> String {
+    fn metrics(&self, form: Exposition) -> String {
         let rules = &self.reloader.current().plan.circuit;
         self.state.circuit.set_gauges(rules);
-        self.state.metrics.encode()
+        self.state.metrics.expose(form)
     }
 
     fn config(&self) -> Value {
