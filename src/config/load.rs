@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{
     Address, AuthMode, CallerRules, Config, Problem, Problems,
     callers::{self, Declared},
+    environment::{Overrides, strays},
     reading::{Context, Location, read_quietly},
     section::Notation,
     sections,
@@ -31,9 +32,9 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 pub fn referenced_files(path: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     if let Ok(text) = std::fs::read_to_string(path)
-        && let Ok(tree) = merge(&text, &environment())
+        && let Ok(merged) = merge(&text, &environment())
     {
-        collect_files(&tree, &mut files);
+        collect_files(&merged.tree, &mut files);
     }
     files
 }
@@ -47,7 +48,12 @@ fn environment() -> BTreeMap<String, String> {
 
 /// Loads `text` with `env` as the environment, for overrides and for references.
 pub fn from_toml(text: &str, env: &BTreeMap<String, String>) -> Result<Config, Problems> {
-    let tree = merge(text, env)?;
+    let Merged {
+        tree,
+        file,
+        overrides,
+    } = merge(text, env)?;
+    let keys = Config::keys();
     let mut context = Context {
         env: Some(env),
         ..Context::default()
@@ -63,9 +69,14 @@ pub fn from_toml(text: &str, env: &BTreeMap<String, String>) -> Result<Config, P
         check(&mut config, &tree, &at);
         config
     });
-    let problems = context.problems.take();
+    let mut problems = context.problems.take();
+    overrides.explain(&mut problems, &keys, &file);
+    problems.extend(overrides.problems);
     match config {
-        Some(config) if problems.is_empty() => Ok(config),
+        Some(mut config) if problems.is_empty() => {
+            config.warnings.extend(strays(env, &keys, &tree));
+            Ok(config)
+        }
         _ => Err(Problems(problems)),
     }
 }
@@ -79,8 +90,16 @@ fn file_problem(message: String) -> Problems {
 const UNMERGEABLE: &str =
     "the file and the REVGATE__ variables cannot be merged; check the variables' names";
 
+/// The layers in one tree.
+struct Merged {
+    tree: Value,
+    /// Without the environment.
+    file: Value,
+    overrides: Overrides,
+}
+
 /// Merges the defaults, the file and the environment into one tree.
-fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Value, Problems> {
+fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Merged, Problems> {
     // Parsed here first, because an error of `config` quotes the line, which may contain a secret.
     if let Err(e) = toml::from_str::<toml::Table>(text) {
         let before = e.span().and_then(|span| text.get(..span.start));
@@ -89,21 +108,25 @@ fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Value, Problems> 
         return Err(file_problem(message));
     }
     let source = |text: &str| ::config::File::from_str(text, ::config::FileFormat::Toml);
-    let overrides = env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-    // Values stay text: parsing would change a secret or a name such as 007.
-    let environment = ::config::Environment::with_prefix("REVGATE")
-        .prefix_separator("__")
-        .separator("__")
-        .try_parsing(false)
-        .source(Some(overrides));
+    let build = |layers: &[&str]| -> Result<Value, Problems> {
+        let mut all = ::config::Config::builder();
+        for layer in layers {
+            all = all.add_source(source(layer));
+        }
+        all.build()
+            .and_then(::config::Config::try_deserialize)
+            .map_err(|_| file_problem(UNMERGEABLE.into()))
+    };
     let defaults = toml::to_string(&Config::defaults()).unwrap_or_default();
-    ::config::Config::builder()
-        .add_source(source(&defaults))
-        .add_source(source(text))
-        .add_source(environment)
-        .build()
-        .and_then(::config::Config::try_deserialize)
-        .map_err(|_| file_problem(UNMERGEABLE.into()))
+    let file = build(&[&defaults, text])?;
+    let overrides = Overrides::read(env, &file);
+    // Values stay text: parsing would change a secret or a name such as 007.
+    let environment = toml::to_string(&overrides.table).unwrap_or_default();
+    Ok(Merged {
+        tree: build(&[&defaults, text, &environment])?,
+        file,
+        overrides,
+    })
 }
 
 /// Collects the path of every `file = "…"` in the tree.

@@ -10,6 +10,7 @@
 //! spans keys is a row in `load::check`.
 
 mod callers;
+mod environment;
 mod jwt;
 mod load;
 mod notation;
