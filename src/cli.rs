@@ -21,6 +21,7 @@ use crate::{
     config,
     hash::{hex, sha256},
     plan::Plan,
+    policy::key_strength,
     serve::control::explain::{ExplainQuery, explain},
     telemetry::log,
 };
@@ -58,8 +59,12 @@ enum Command {
     },
     /// Print the JSON Schema of the configuration file.
     Schema,
-    /// Read a caller's key from standard input, print the SHA-256 for `key_sha256`.
-    HashKey,
+    /// Read a caller's key from standard input, print the SHA-256 for `key_sha256`. Refuses a key that can be guessed.
+    HashKey {
+        /// Taken only to be refused with the reason.
+        #[arg(hide = true, allow_hyphen_values = true, num_args = 0..)]
+        keys: Vec<String>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -202,7 +207,8 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             crate::simulator::run(listen, limit, window, plan)
         }
         Command::Schema => print(config::reference::schema_json().trim_end()),
-        Command::HashKey => print(hash_key(std::io::stdin().lock())?),
+        Command::HashKey { keys } if !keys.is_empty() => Err(Misuse(KEY_IN_ARGUMENT.into()).into()),
+        Command::HashKey { .. } => print(hash_key(std::io::stdin().lock())?),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
@@ -214,6 +220,9 @@ fn print(text: impl fmt::Display) -> anyhow::Result<()> {
         _ => Ok(()),
     }
 }
+
+const KEY_IN_ARGUMENT: &str = "the key is read from standard input: in an argument, other users and the shell's history see it. Make a new one \
+     and pipe it in: printf %s \"$KEY\" | revgate hash-key";
 
 /// Trims the key as the gateway trims a key's file, so that both give the same hash.
 fn hash_key(mut input: impl Read) -> anyhow::Result<String> {
@@ -228,6 +237,9 @@ fn hash_key(mut input: impl Read) -> anyhow::Result<String> {
         key.bytes().all(|b| b.is_ascii_graphic()),
         "the key must be visible ASCII on one line, as it goes into a header"
     );
+    if let Some(weakness) = key_strength::weakness(key) {
+        anyhow::bail!("the key can be guessed: {weakness}; {}", config::MAKE_A_KEY);
+    }
     Ok(hex(&sha256(key.as_bytes())))
 }
 
@@ -237,10 +249,12 @@ mod tests {
 
     #[test]
     fn hashes_a_key_without_its_newline() {
-        let hash = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(hash_key("abc\n".as_bytes()).unwrap(), hash);
-        for bad in ["", "\n", "a b"] {
-            assert!(hash_key(bad.as_bytes()).is_err());
+        let hash = "7bb1c6f913cb2426160ad6c7fe489a7ed0f46ab93067a4b5de09caf83865b04e";
+        let key = "7d8f1c0b9e34a256f7013c8ae92b645d\n";
+        assert_eq!(hash_key(key.as_bytes()).unwrap(), hash);
+        for bad in ["", "\n", "a b", "abc", "secret-key-for-the-billing-service"] {
+            let error = hash_key(bad.as_bytes()).unwrap_err().to_string();
+            assert!(!error.contains("billing"), "{error}");
         }
     }
 

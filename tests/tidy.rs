@@ -347,7 +347,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     (
         "cli",
-        &["config", "hash", "plan", "serve", "simulator", "telemetry"],
+        &[
+            "config",
+            "hash",
+            "plan",
+            "policy",
+            "serve",
+            "simulator",
+            "telemetry",
+        ],
     ),
 ];
 

@@ -33,7 +33,7 @@ pub use self::{
     jwt::{Jwks, Jwt},
     load::{from_toml, load, referenced_files},
     reading::{Problem, Problems},
-    secret::{Secret, SecretSource},
+    secret::{MAKE_A_KEY, Secret, SecretSource},
     sections::*,
     tls::{ClientAuth, Tls},
 };
@@ -87,7 +87,7 @@ section! {
 }
 
 fn collected(at: &Location<'_>) -> Option<(Vec<PathBuf>, Vec<Problem>)> {
-    Some((at.context.files.take(), Vec::new()))
+    Some((at.context.files.take(), at.context.warnings.take()))
 }
 
 impl Config {

@@ -45,6 +45,8 @@ pub struct Context<'a> {
     /// The value of `upstream.roots`.
     pub upstream_roots: Option<Roots>,
     pub problems: RefCell<Vec<Problem>>,
+    /// What keeps nothing from being used.
+    pub warnings: RefCell<Vec<Problem>>,
     pub files: RefCell<Vec<PathBuf>>,
 }
 
@@ -88,6 +90,13 @@ impl<'a> Location<'a> {
         let (path, message) = (join(&self.path, key), message.into());
         let mut problems = self.context.problems.borrow_mut();
         problems.push(Problem { path, message });
+    }
+
+    /// Warns about `key` in this table; about the value itself if `key` is empty.
+    pub fn warn(&self, key: &str, message: impl Into<String>) {
+        let (path, message) = (join(&self.path, key), message.into());
+        let mut warnings = self.context.warnings.borrow_mut();
+        warnings.push(Problem { path, message });
     }
 
     /// Reports why the value cannot be used.

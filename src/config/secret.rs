@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::Read,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +17,7 @@ use super::{
     notation::{any_case, notation, text},
     reading::Location,
 };
-use crate::hash::sha256;
+use crate::{hash::sha256, policy::key_strength};
 
 section! {
     /// A reference to a secret, never the secret itself.
@@ -117,6 +118,9 @@ impl Secret {
     }
 }
 
+/// What to do about a key that can be guessed.
+pub const MAKE_A_KEY: &str = "make one of 256 random bits: openssl rand -hex 32";
+
 /// A caller's key; only its hash is kept.
 #[derive(Debug, Clone)]
 pub struct HashedKey {
@@ -127,6 +131,12 @@ pub struct HashedKey {
 impl HashedKey {
     fn read(value: &Value, at: &Location<'_>) -> Option<HashedKey> {
         let key = PlainSecret::read(value, at)?;
+        if let Some(weakness) = key_strength::weakness(key.value.expose_secret()) {
+            at.warn(
+                "",
+                format!("the key can be guessed: {weakness}; {MAKE_A_KEY}"),
+            );
+        }
         let hash = key.digest();
         Some(HashedKey {
             source: key.source,
@@ -233,7 +243,10 @@ fn resolve(
                     .into(),
             ),
         },
-        SecretSource::File(path) => read_file(path, allowed),
+        SecretSource::File(path) => {
+            warn_if_exposed(path, at, key);
+            read_file(path, allowed)
+        }
     };
     value.map_err(|message| at.report(key, message)).ok()
 }
@@ -243,6 +256,39 @@ fn read_file(path: &Path, allowed: Allowed) -> Result<SecretString, String> {
     match std::str::from_utf8(&bytes) {
         Ok(text) => validate(text, allowed),
         Err(_) => Err("the file is not text; point it at a file that holds only the secret".into()),
+    }
+}
+
+/// Warns if any user of the machine can read the secret in this file, or write another one there. That its group can is often on purpose, as
+/// with an `fsGroup` in Kubernetes.
+pub(super) fn warn_if_exposed(path: &Path, at: &Location<'_>, key: &str) {
+    // Where a link leads, as in a volume of Kubernetes, is what counts: a link has no permissions of its own.
+    let Ok(path) = std::fs::canonicalize(path) else {
+        return;
+    };
+    let mode = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.mode());
+    let folders = path.ancestors().skip(1).flat_map(mode);
+    let can = match exposure(mode(&path).unwrap_or(0), folders) {
+        Some(can) => can,
+        None => return,
+    };
+    let message = format!(
+        "every user of the machine can {can} the file; `chmod o= FILE`, or defaultMode: 0440 for a volume in Kubernetes"
+    );
+    at.warn(key, message);
+}
+
+/// What others can do with a file, by its permissions and those of the folders above it.
+fn exposure(mode: u32, folders: impl IntoIterator<Item = u32>) -> Option<&'static str> {
+    // Nobody gets at a file in a folder that they may not enter.
+    if folders.into_iter().any(|folder| folder & 0o001 == 0) {
+        return None;
+    }
+    match (mode & 0o004 != 0, mode & 0o002 != 0) {
+        (true, true) => Some("read and write"),
+        (true, false) => Some("read"),
+        (false, true) => Some("write"),
+        (false, false) => None,
     }
 }
 
@@ -294,4 +340,134 @@ fn validate(text: &str, allowed: Allowed) -> Result<SecretString, String> {
         );
     }
     Ok(SecretString::from(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
+
+    use super::{super::from_toml, *};
+
+    #[test]
+    fn exposed_is_what_others_can_open() {
+        for (mode, folders, want) in [
+            (0o400, &[0o755, 0o755][..], None),
+            (0o600, &[0o755], None),
+            // A group is chosen on purpose: `fsGroup` gives it the files.
+            (0o440, &[0o755], None),
+            (0o660, &[0o755], None),
+            (0o644, &[0o755, 0o755], Some("read")),
+            (0o100_644, &[0o1777, 0o755], Some("read")),
+            (0o604, &[0o711], Some("read")),
+            (0o602, &[0o755], Some("write")),
+            (0o666, &[0o755], Some("read and write")),
+            (0o777, &[], Some("read and write")),
+            // A folder that they cannot enter, at any height.
+            (0o644, &[0o700, 0o755], None),
+            (0o644, &[0o755, 0o750, 0o755], None),
+            (0o666, &[0o744], None),
+        ] {
+            let folders = folders.iter().copied();
+            assert_eq!(
+                exposure(mode, folders.clone()),
+                want,
+                "{mode:o} {folders:?}"
+            );
+        }
+    }
+
+    /// Every file that the configuration names as a secret, behind links as in a volume of Kubernetes.
+    #[test]
+    fn every_file_of_a_secret_that_others_can_read_is_a_warning() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap()
+        };
+        let root = folder.path();
+        let is_reachable = root
+            .ancestors()
+            .skip(1)
+            .all(|above| fs::metadata(above).unwrap().mode() & 0o001 != 0);
+        let data = root.join("..2026_11_26");
+        fs::create_dir(&data).unwrap();
+        symlink("..2026_11_26", root.join("..data")).unwrap();
+        let pair = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+        for (name, content) in [
+            ("token", "token-value".to_owned()),
+            ("key", "7d8f1c0b9e34a256f7013c8ae92b645d".to_owned()),
+            ("admin", "admin-key".to_owned()),
+            ("header", "header-value".to_owned()),
+            ("cert.pem", pair.cert.pem()),
+            ("key.pem", pair.signing_key.serialize_pem()),
+        ] {
+            fs::write(data.join(name), content).unwrap();
+            symlink(format!("..data/{name}"), root.join(name)).unwrap();
+        }
+        let at = root.display();
+        let text = format!(
+            "[listen]\ntls = {{ cert = \"{at}/cert.pem\", key = \"{at}/key.pem\" }}\n[admin]\nkey = {{ file = \"{at}/admin\" }}\n\
+             [tokens.main]\nfile = \"{at}/token\"\n[callers.a]\nkey = {{ file = \"{at}/key\" }}\n\
+             [trace]\notlp = \"http://127.0.0.1:1\"\nheaders = {{ x-key = {{ file = \"{at}/header\" }} }}\n"
+        );
+        let secrets = ["token", "key", "admin", "header", "key.pem"];
+        for (mode, folder_mode, warns) in [
+            (0o644, 0o755, true),
+            (0o440, 0o755, false),
+            (0o644, 0o750, false),
+        ] {
+            open(root, folder_mode);
+            open(&data, 0o755);
+            open(&data.join("cert.pem"), 0o644);
+            for name in secrets {
+                open(&data.join(name), mode);
+            }
+            let config = from_toml(&text, &Default::default())
+                .unwrap_or_else(|problems| panic!("{problems}"));
+            let mut paths: Vec<_> = config
+                .warnings
+                .iter()
+                .map(|warning| warning.path.as_str())
+                .collect();
+            paths.sort_unstable();
+            let all = [
+                "admin.key",
+                "callers.a.key",
+                "listen.tls.key",
+                "tokens.main.file",
+                "trace.headers.x-key",
+            ];
+            let want = if warns && is_reachable { &all[..] } else { &[] };
+            assert_eq!(paths, want, "{mode:o} {folder_mode:o}");
+            for warning in &config.warnings {
+                assert!(
+                    warning
+                        .message
+                        .starts_with("every user of the machine can read the file"),
+                    "{warning:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_can_be_guessed_is_a_warning() {
+        let text = "[tokens.main]\nenv = \"T\"\n[callers.a]\nkey = [{ env = \"GOOD\" }, { env = \"BAD\" }]\n";
+        let env = [
+            ("T", "t"),
+            ("GOOD", "7d8f1c0b9e34a256f7013c8ae92b645d"),
+            ("BAD", "billing-key-for-the-billing-service"),
+        ];
+        let env = env.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let warnings = from_toml(text, &env).unwrap().warnings;
+        assert_eq!(warnings.len(), 1);
+        assert_eq!(warnings[0].path, "callers.a.key[1]");
+        let message = &warnings[0].message;
+        assert!(
+            message.starts_with("the key can be guessed") && !message.contains("billing"),
+            "{message}"
+        );
+    }
 }

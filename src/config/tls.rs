@@ -135,6 +135,9 @@ fn load_files(
     let report = |name: &'static str| move |message: String| at.report(name, message);
     let load_chain = |path| certificates(path, LIMIT).map_err(report("cert")).ok();
     let load_key = |path| private_key(path).map_err(report("key")).ok();
+    if let Some(path) = key {
+        secret::warn_if_exposed(path, at, "key");
+    }
     let load_roots = |path: &PathBuf| {
         certificates(path, LIMIT)
             .and_then(roots)
@@ -238,7 +241,7 @@ fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime)
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs};
+    use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
 
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 
@@ -247,7 +250,11 @@ mod tests {
     /// A folder with an authority, certificates signed by it, and invalid files of many kinds.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        };
         let key = || KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -297,7 +304,7 @@ mod tests {
         for name in ["now.pem", "now.key", "ca.pem"] {
             assert!(config.files.contains(&folder.path().join(name)), "{name}");
         }
-        assert!(config.warnings.is_empty());
+        assert_eq!(config.warnings, []);
         let optional = load(&folder, &format!("{pair}, client_auth = \"optional\"")).unwrap();
         assert_eq!(optional.differences(&config), ["listen.tls.client_auth"]);
         // No output shows the private key.

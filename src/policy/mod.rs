@@ -14,6 +14,7 @@ pub mod feedback;
 pub mod headers;
 pub mod introspect;
 pub mod jwt;
+pub mod key_strength;
 pub mod ledger;
 pub mod line_limit;
 pub mod operation;

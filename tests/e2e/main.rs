@@ -10,6 +10,7 @@
 mod browser;
 mod circuit;
 mod deprecations;
+mod environment;
 mod explain;
 mod hostile;
 mod http;

@@ -237,6 +237,8 @@ fn write(cert: &Path, pair: &Pair) {
 fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).expect("written");
+    let own = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&new, own).expect("permitted");
     std::fs::rename(new, path).expect("renamed");
 }
 
