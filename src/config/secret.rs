@@ -268,9 +268,8 @@ pub(super) fn warn_if_exposed(path: &Path, at: &Location<'_>, key: &str) {
     };
     let mode = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.mode());
     let folders = path.ancestors().skip(1).flat_map(mode);
-    let can = match exposure(mode(&path).unwrap_or(0), folders) {
-        Some(can) => can,
-        None => return,
+    let Some(can) = exposure(mode(&path).unwrap_or(0), folders) else {
+        return;
     };
     let message = format!(
         "every user of the machine can {can} the file; `chmod o= FILE`, or defaultMode: 0440 for a volume in Kubernetes"
@@ -384,7 +383,7 @@ mod tests {
     fn every_file_of_a_secret_that_others_can_read_is_a_warning() {
         let folder = tempfile::tempdir().unwrap();
         let open = |path: &Path, mode| {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap()
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         };
         let root = folder.path();
         let is_reachable = root

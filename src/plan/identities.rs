@@ -20,7 +20,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub enum Identities {
     /// Callers prove themselves to revgate.
-    Inject(CallerCredentials),
+    Inject(Box<CallerCredentials>),
     /// Callers send a DevRev token of their own. This is the caller of every such token, but for its group.
     Validate(Arc<Caller>),
 }
@@ -103,7 +103,7 @@ impl Identities {
                 },
             },
         });
-        Identities::Inject(credentials)
+        Identities::Inject(Box::new(credentials))
     }
 
     /// The caller with this name: one of the file, or in mode "validate" the one of every token.

@@ -160,16 +160,10 @@ fn bits_of_character(key: &[u8]) -> f64 {
     } else if is_hex(|b| !b.is_ascii_uppercase()) || is_hex(|b| !b.is_ascii_lowercase()) {
         16
     } else {
-        let classes: [(fn(&u8) -> bool, u32); 3] = [
-            (u8::is_ascii_lowercase, 26),
-            (u8::is_ascii_uppercase, 26),
-            (u8::is_ascii_digit, 10),
-        ];
-        classes
-            .iter()
-            .filter(|(class, _)| has(*class))
-            .map(|(_, size)| size)
-            .sum()
+        let size_of = |class: fn(&u8) -> bool, size| if has(class) { size } else { 0 };
+        size_of(u8::is_ascii_lowercase, 26)
+            + size_of(u8::is_ascii_uppercase, 26)
+            + size_of(u8::is_ascii_digit, 10)
     };
     f64::from(size).log2()
 }
