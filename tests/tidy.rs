@@ -129,6 +129,45 @@ fn policy_is_pure() {
     none(&faults);
 }
 
+/// What is set, read or stripped must not be reached by another spelling, so all of it is in one table.
+#[test]
+fn every_field_that_is_used_is_in_the_table_of_fields() {
+    const TABLE: &str = "policy/headers.rs";
+    // `Accept` is of revgate's own calls, and `Link` of its answers.
+    const OTHERS: [&str; 2] = ["ACCEPT", "LINK"];
+    let all = sources();
+    let table = all.iter().find(|file| file.path == TABLE);
+    let table = table.expect("the table").code();
+    let has = |name: &str| table.contains(&format!("(\"{name}\", "));
+    let mut faults = Vec::new();
+    let ours = |path: &str| path.starts_with("layer/") || path.starts_with("policy/");
+    for file in all.iter().filter(|file| ours(&file.path)) {
+        let code = file.code();
+        let mut names = BTreeSet::new();
+        for (at, needle) in code.match_indices("header::") {
+            let rest = &code[at + needle.len()..];
+            let end = match rest.starts_with('{') {
+                true => rest.find('}'),
+                false => rest.find(|c| !is_word(c)),
+            };
+            let words = rest[..end.unwrap_or(rest.len())].split(|c| !is_word(c));
+            let constant = |word: &&str| word.len() > 1 && *word == word.to_uppercase();
+            names.extend(words.filter(constant).filter(|word| !OTHERS.contains(word)));
+        }
+        for name in names {
+            let name = name.to_lowercase().replace('_', "-");
+            let mut dashes = name.match_indices('-');
+            if !has(&name) && !dashes.any(|(at, _)| has(&name[..=at])) {
+                faults.push(format!(
+                    "src/{}: uses {name}; give it a row in src/{TABLE}",
+                    file.path
+                ));
+            }
+        }
+    }
+    none(&faults);
+}
+
 #[test]
 fn files_are_short() {
     let mut faults = Vec::new();
