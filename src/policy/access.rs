@@ -225,7 +225,7 @@ mod tests {
             "/x\\auth-tokens.create", "/x%5cauth-tokens.create", "/auth-tokens.create%3fx", "/auth-tokens.create%23",
             "/auth-tokens.create;a=b/c", "/auth-tokens.create%20/", "/auth-tokens.create.", "/a%3fb/auth-tokens.create%23c",
             "/auth-to%e2%84%aaens.create", "/auth-tokens%ef%bc%8ecreate", "/%41uth-tokens.create", "/%25252541",
-            "/internal/snap-ins.update", "/v2/works.get", "/x/v2//works.get", "/v2%2fworks.get;x", "/x;v2;works.get",
+            "/auth-tokens.create%20HTTP/1.1", "/x=auth-tokens.create&y", "/(auth-tokens.create)", "/internal/snap-ins.update", "/v2/works.get", "/x/v2//works.get", "/v2%2fworks.get;x", "/x;v2;works.get",
         ];
         for path in denied {
             assert!(!access.permits_path(path), "{path}");
@@ -259,7 +259,7 @@ mod tests {
         );
         #[rustfmt::skip]
         let allowed = [
-            "/works.list", "/works.list/", "//works.list", "/Works.LIST", "/works%2elist", "/works.list;v=1", "/parts.get",
+            "/works.list", "/works.list/", "//works.list", "/Works.LIST", "/works%2elist", "/works.list;v=1", "/works.a%20b", "/parts.get",
             "/%70arts.get", "/internal/search.hybrid", "/internal%2fsearch.hybrid", "/v2/parts.list",
         ];
         for path in allowed {
@@ -269,7 +269,7 @@ mod tests {
         let refused = [
             "/works.x/accounts.delete", "/works.x%2faccounts.delete", "/works.x\\accounts.delete", "/works.x%5caccounts.delete",
             "/works.x%3f/accounts.delete", "/works.x%23/accounts.delete", "/works.x;/accounts.delete", "/accounts.delete%3fworks.x",
-            "/accounts.delete/works.x", "/works.x%253f/accounts.delete", "/parts.get;v=1", "/parts.get%3fx", "/parts%252eget",
+            "/accounts.delete/works.x", "/works.x%253f/accounts.delete", "/parts.get;v=1", "/parts.get%3fx", "/parts.get%20x", "/parts.get:x", "/parts%252eget",
             "/internal/search.hybrid/x", "/internal;x/search.hybrid", "/v2/parts.x/accounts.delete", "/works", "/", "",
         ];
         for path in refused {

@@ -8,8 +8,8 @@
 //!
 //! Two kinds of readings suffice for every verdict:
 //!
-//! - [`segments`](Readings::segments): what lies between any two characters that can separate. Whatever a server takes for the operation,
-//!   it is one of them or a run of them. They answer "does any reading name it?"
+//! - [`segments`](Readings::segments): what lies between any two characters that no operation's name has. Whatever a server takes for the
+//!   operation, it is one of them or a run of them. They answer "does any reading name it?"
 //! - [`wholes`](Readings::wholes): the shortest and the longest path that a server may see after each decoding. They answer "does every
 //!   reading name it?"
 
@@ -22,12 +22,15 @@ use super::super::target::TargetFault;
 /// How often a path may be decoded. Deeper nesting is refused: no server decodes that often, and each round reads the whole path.
 const DECODINGS: usize = 3;
 
-/// Between two of them lies a segment, for some server. All end one; only the slashes begin one, but a server that decodes late may
-/// see one before others do.
-const SEPARATORS: [char; 5] = ['/', '\\', '?', '#', ';'];
+/// Whether a name of an operation, or a pattern for one, can have this character.
+fn is_of_names(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')
+}
 
-/// What ends a path for some server, and belongs to it for others.
-const ENDS: [char; 3] = ['?', '#', ';'];
+/// Whether some server may end a path here, as at `?`, `#` and `;`, or at a space when it writes the path into another request.
+fn may_end(c: char) -> bool {
+    !is_of_names(c) && !SLASHES.contains(&c)
+}
 
 const SLASH: &[char] = &['/'];
 const SLASHES: &[char] = &['/', '\\'];
@@ -69,8 +72,8 @@ impl<'a> Readings<'a> {
         if text.chars().any(char::is_control) {
             return Err(TargetFault::ControlCharacter);
         }
-        let dots = |segment: &str| matches!(segment.trim(), "." | "..");
-        if text.split(SEPARATORS).any(dots) {
+        let dots = |segment: &str| segment == "." || segment == "..";
+        if text.split(|c| !is_of_names(c)).any(dots) {
             return Err(TargetFault::DotSegment);
         }
         let mut decoded = decoded.into_iter();
@@ -92,12 +95,11 @@ impl<'a> Readings<'a> {
         self.further.last().map_or(&*self.first, String::as_str)
     }
 
-    /// Every segment that some reading has, in their order. What lies around one (spaces, dots at its end) is trimmed, as some file
-    /// systems do.
+    /// Every segment that some reading has, in their order; without dots at its end, as some file systems have it.
     pub fn segments(&self) -> impl Iterator<Item = &str> + Clone {
-        let segments = self.last().split(SEPARATORS);
+        let segments = self.last().split(|c| !is_of_names(c));
         segments
-            .map(|segment| segment.trim().trim_end_matches('.'))
+            .map(|segment| segment.trim_end_matches('.'))
             .filter(|segment| !segment.is_empty())
     }
 
@@ -105,7 +107,7 @@ impl<'a> Readings<'a> {
     /// a slash, and as any other character. Every other reading is between two of these.
     pub fn wholes(&self) -> impl Iterator<Item = Whole<'_>> {
         let texts = std::iter::once(&*self.first).chain(self.further.iter().map(String::as_str));
-        let cut = texts.flat_map(|text| [Some(text), text.find(ENDS).map(|end| &text[..end])]);
+        let cut = texts.flat_map(|text| [Some(text), text.find(may_end).map(|end| &text[..end])]);
         cut.flatten().flat_map(|text| {
             let of = |slashes| Whole { text, slashes };
             let both = text.contains('\\').then(|| of(SLASHES));
@@ -147,8 +149,8 @@ impl<'a> Whole<'a> {
     }
 }
 
-/// Whether there is one reading, up to the case and empty segments: nothing to decode, nothing that ends the path or a segment for some
-/// servers only, and no segment of dots. Reads the path once.
+/// Whether there is one reading, up to the case and empty segments: there are names and slashes alone, and no segment of dots. Reads the
+/// path once.
 fn is_plain(path: &[u8]) -> bool {
     let mut dots = 0;
     let mut others = false;
@@ -157,8 +159,7 @@ fn is_plain(path: &[u8]) -> bool {
             b'/' if dots > 0 && !others => return false,
             b'/' => (dots, others) = (0, false),
             b'.' => dots += 1,
-            b'%' | b'\\' | b'?' | b'#' | b';' => return false,
-            b'!'..=b'~' => others = true,
+            _ if is_of_names(b.into()) => others = true,
             _ => return false,
         }
     }
@@ -249,7 +250,7 @@ mod tests {
     fn the_readings_of_a_path() {
         // Its segments, and its whole readings.
         type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
-        let table: [Row<'_>; 10] = [
+        let table: [Row<'_>; 11] = [
             ("/works.list", &["works.list"], &["works.list"]),
             ("//Works.LIST/", &["works.list"], &["works.list"]),
             (
@@ -261,8 +262,9 @@ mod tests {
             ("/a%3f/b", &["a", "b"], &["a?/b", "a"]),
             ("/a;x/b", &["a", "x", "b"], &["a;x/b", "a"]),
             ("/a%5cb", &["a", "b"], &["a\\b", "a/b"]),
-            ("/a%2523b", &["a", "b"], &["a%23b", "a#b", "a"]),
-            ("/%20a.%20/b", &["a", "b"], &[" a. /b"]),
+            ("/a%2523b", &["a", "b"], &["a%23b", "a", "a#b", "a"]),
+            ("/%20a.%20/b", &["a", "b"], &[" a. /b", ""]),
+            ("/a:b,c", &["a", "b", "c"], &["a:b,c", "a"]),
             ("/", &[], &[""]),
         ];
         for (path, segments, wholes) in table {

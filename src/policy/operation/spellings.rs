@@ -21,7 +21,7 @@ pub(crate) struct Server {
 }
 
 pub(crate) fn server() -> impl Strategy<Value = Server> {
-    let ends = prop::sample::subsequence(vec!['?', '#', ';'], 0..=3);
+    let ends = prop::sample::subsequence(vec!['?', '#', ';', ' ', ':', '&'], 0..=6);
     let of = (0usize..4, 0usize..3, ends, any::<[bool; 3]>());
     (of, prop::option::of(0usize..4)).prop_map(|((before, after, ends, flags), segment)| Server {
         before,
@@ -78,7 +78,7 @@ fn encoded(c: char, times: usize) -> String {
 
 fn piece() -> impl Strategy<Value = String> {
     let separator = prop::sample::select(vec![
-        '/', '/', '\\', '?', '#', ';', '.', ' ', '%', '\n', '\0', '\t', '=',
+        '/', '/', '\\', '?', '#', ';', '.', ' ', '%', '\n', '\0', '\t', '=', ':', '&',
     ]);
     let encoded = (separator, 0usize..4).prop_map(|(c, times)| encoded(c, times));
     let word = prop::sample::select(vec![
