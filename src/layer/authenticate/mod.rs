@@ -31,7 +31,7 @@ use crate::{
     body::Body,
     error::Error,
     policy::{allocator::Claim, fair::Priority, headers, jwt::looks_like_jwt},
-    state::connections::OpenConnection,
+    state::{connections::OpenConnection, introspection::Verdict},
     telemetry::metrics::Metrics,
     types::{ArrivedAt, Caller, CallerToken, Deadline, Peer, PeerAddress, RequestId},
     wall_clock,
@@ -191,6 +191,7 @@ impl Arrival {
         let Identity {
             caller,
             caller_token,
+            verdict,
         } = identity;
         record(request).facts().caller = Some(caller.name.clone());
         let extensions = request.extensions_mut();
@@ -205,6 +206,9 @@ impl Arrival {
         }
         if let Some(caller_token) = caller_token {
             extensions.insert(caller_token);
+        }
+        if let Some(verdict) = verdict {
+            extensions.insert(verdict);
         }
         extensions.insert(ArrivedAt(self.at));
         extensions.insert(Deadline(self.deadline(caller.max_wait)));
@@ -229,6 +233,8 @@ enum Identified {
 struct Identity {
     caller: Arc<Caller>,
     caller_token: Option<CallerToken>,
+    /// That its token is good.
+    verdict: Option<Verdict>,
 }
 
 impl From<Arc<Caller>> for Identity {
@@ -236,6 +242,7 @@ impl From<Arc<Caller>> for Identity {
         Identity {
             caller,
             caller_token: None,
+            verdict: None,
         }
     }
 }
@@ -338,7 +345,9 @@ impl Authenticator {
             let user = user.await?;
             let caller_token = user.caller_token(token.caller_token.header);
             let group = user.group.clone();
-            Ok(devrev_token::identity(template, caller_token, group))
+            let mut identity = devrev_token::identity(template, caller_token, group);
+            identity.verdict = Some(introspector.cache.verdict(token.key));
+            Ok(identity)
         })
     }
 }
