@@ -25,7 +25,7 @@ pub const STALE_IF_ERROR: Duration = Duration::from_secs(300);
 /// one to fail.
 pub const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A 401 to a call makes its token's good result count no more. If DevRev then accepts the token, the 401 was the operation's own, and
+/// A 401 to a call makes its token's good result stale. If DevRev then accepts the token, the 401 was the operation's own, and
 /// for this long another one changes nothing; twice as long after the next, and so on. An operation that always answers 401 must not
 /// cost an introspection each time.
 pub const FIRST_DOUBT_PAUSE: Duration = Duration::from_secs(5);
@@ -85,7 +85,7 @@ pub enum Outcome<V> {
 struct Good<V> {
     value: V,
     fresh_until: Duration,
-    /// It counts no more: DevRev has answered a call with 401 since.
+    /// It is stale: DevRev has answered a call with 401 since.
     doubted: bool,
     /// Until then it cannot be doubted.
     certain_until: Duration,
@@ -135,11 +135,10 @@ impl<K: Copy + Ord + Hash, V: Clone, F: Clone> TokenCache<K, V, F> {
             return Join::Follow(follow.clone());
         }
         self.in_flight.insert(*key, start());
-        let stale = self.good.get(key, now).filter(|good| !good.doubted);
-        Join::Lead(stale.map(|good| good.value.clone()))
+        Join::Lead(self.good.get(key, now).map(|good| good.value.clone()))
     }
 
-    /// DevRev has answered a call with this token with 401: a good result counts no more, so that the next request introspects the token
+    /// DevRev has answered a call with this token with 401: a good result becomes a stale one, so that the next request introspects the token
     /// again. False if that changes nothing: there is none, or DevRev has accepted the token just after such a 401.
     pub fn doubt(&mut self, key: &K, now: Duration) -> bool {
         let good = self.good.get_mut(key, now);
@@ -185,9 +184,15 @@ impl<K: Copy + Ord + Hash, V: Clone, F: Clone> TokenCache<K, V, F> {
                 None
             }
             Outcome::Failed => {
-                let good = self.good.get_mut(key, now).filter(|good| !good.doubted)?;
+                let good = self.good.get_mut(key, now)?;
                 let next = now.saturating_add(RETRY_INTERVAL);
-                good.fresh_until = good.fresh_until.max(next);
+                good.fresh_until = match good.doubted {
+                    true => next,
+                    false => good.fresh_until.max(next),
+                };
+                // Till then it is in use again, and another 401 says nothing new.
+                good.doubted = false;
+                good.certain_until = good.certain_until.max(next);
                 Some(good.value.clone())
             }
             Outcome::Abandoned => None,
@@ -481,11 +486,16 @@ mod tests {
         assert!(cache.doubt(&1, at(0)));
         assert_eq!(cache.lookup(&1, at(0)), Lookup::Miss);
         assert!(!cache.doubt(&1, at(0)), "once");
-        // What is doubted is not used if introspection fails.
-        assert_eq!(cache.join(&1, at(1), || 0), Join::Lead(None));
-        assert_eq!(cache.finish(&1, Outcome::Failed, at(1)), None);
-        assert_eq!(cache.lookup(&1, at(1)), Lookup::Miss);
+        // It is a stale result: in use while introspection fails, and not for as long as the first one was.
+        assert_eq!(cache.join(&1, at(1), || 0), Join::Lead(Some(7)));
+        assert_eq!(cache.finish(&1, Outcome::Failed, at(1)), Some(7));
+        assert_eq!(cache.lookup(&1, at(5)), Lookup::Good(7));
+        assert!(!cache.doubt(&1, at(5)), "not with every call");
+        assert_eq!(cache.join(&1, at(6), || 0), Join::Lead(Some(7)));
         // A token whose every call is answered with 401 although it is good.
+        let mut cache = Small::new(4);
+        cache.finish(&1, good(7, None), at(0));
+        cache.doubt(&1, at(0));
         let mut introspections = Vec::new();
         for now in 1..=120 {
             if cache.lookup(&1, at(now)) == Lookup::Miss {
@@ -550,7 +560,6 @@ mod tests {
                         Join::Lead(stale) => {
                             prop_assert!(in_flight.insert(key), "two lead for {key}");
                             if let Some(stale) = stale {
-                                prop_assert!(!doubted.contains(&key));
                                 let Some((when, Outcome::Good { value, ttl, expires })) = outcomes.get(&key) else {
                                     return Err(TestCaseError::fail("stale without a good outcome"));
                                 };
@@ -573,8 +582,10 @@ mod tests {
                     Step::Finish(key, outcome) => {
                         in_flight.remove(&key);
                         cache.finish(&key, outcome, now);
-                        if matches!(outcome, Outcome::Good { .. } | Outcome::Bad) {
+                        if outcome != Outcome::Abandoned {
                             doubted.remove(&key);
+                        }
+                        if matches!(outcome, Outcome::Good { .. } | Outcome::Bad) {
                             outcomes.insert(key, (now, outcome));
                         }
                     }
