@@ -129,6 +129,38 @@ fn policy_is_pure() {
     none(&faults);
 }
 
+/// Whoever compares a path by itself has one reading of it, and a server behind may have another.
+#[test]
+fn only_the_operation_looks_at_the_path() {
+    // They make an operation of it.
+    const ASK: &str = "Operation::from_path(";
+    let mut faults = Vec::new();
+    let others = |path: &str| {
+        // The simulator is a server, the admin listener has paths of its own, and the configuration has URLs.
+        ["simulator/", "admin/", "config/"]
+            .iter()
+            .any(|folder| path.starts_with(folder))
+    };
+    for file in sources().iter().filter(|file| !others(&file.path)) {
+        let code: String = file.code().split_whitespace().collect();
+        for call in ["uri.path()", "uri().path()"] {
+            for (at, _) in code.match_indices(call) {
+                let asks =
+                    code[..at].ends_with(ASK) || code[..at].ends_with(&format!("{ASK}request."));
+                // The form of a target: a slash or an asterisk.
+                let form = file.path == "policy/target.rs";
+                if !asks && !form {
+                    faults.push(format!(
+                        "src/{}: looks at the path; ask the operation",
+                        file.path
+                    ));
+                }
+            }
+        }
+    }
+    none(&faults);
+}
+
 /// What is set, read or stripped must not be reached by another spelling, so all of it is in one table.
 #[test]
 fn every_field_that_is_used_is_in_the_table_of_fields() {
