@@ -129,6 +129,77 @@ fn policy_is_pure() {
     none(&faults);
 }
 
+/// Whoever compares a path by itself has one reading of it, and a server behind may have another.
+#[test]
+fn only_the_operation_looks_at_the_path() {
+    // They make an operation of it.
+    const ASK: &str = "Operation::from_path(";
+    let mut faults = Vec::new();
+    let others = |path: &str| {
+        // The simulator is a server, the admin listener has paths of its own, and the configuration has URLs.
+        ["simulator/", "admin/", "config/"]
+            .iter()
+            .any(|folder| path.starts_with(folder))
+    };
+    for file in sources().iter().filter(|file| !others(&file.path)) {
+        let code: String = file.code().split_whitespace().collect();
+        for call in ["uri.path()", "uri().path()"] {
+            for (at, _) in code.match_indices(call) {
+                let asks =
+                    code[..at].ends_with(ASK) || code[..at].ends_with(&format!("{ASK}request."));
+                // The form of a target: a slash or an asterisk.
+                let form = file.path == "policy/target.rs";
+                if !asks && !form {
+                    faults.push(format!(
+                        "src/{}: looks at the path; ask the operation",
+                        file.path
+                    ));
+                }
+            }
+        }
+    }
+    none(&faults);
+}
+
+/// What is set, read or stripped must not be reached by another spelling, so all of it is in one table.
+#[test]
+fn every_field_that_is_used_is_in_the_table_of_fields() {
+    const TABLE: &str = "policy/headers.rs";
+    // `Accept` is of revgate's own calls, and `Link` of its answers.
+    const OTHERS: [&str; 2] = ["ACCEPT", "LINK"];
+    let all = sources();
+    let table = all.iter().find(|file| file.path == TABLE);
+    let table = table.expect("the table").code();
+    let has = |name: &str| table.contains(&format!("(\"{name}\", "));
+    let mut faults = Vec::new();
+    let ours = |path: &str| path.starts_with("layer/") || path.starts_with("policy/");
+    for file in all.iter().filter(|file| ours(&file.path)) {
+        let code = file.code();
+        let mut names = BTreeSet::new();
+        for (at, needle) in code.match_indices("header::") {
+            let rest = &code[at + needle.len()..];
+            let end = match rest.starts_with('{') {
+                true => rest.find('}'),
+                false => rest.find(|c| !is_word(c)),
+            };
+            let words = rest[..end.unwrap_or(rest.len())].split(|c| !is_word(c));
+            let constant = |word: &&str| word.len() > 1 && *word == word.to_uppercase();
+            names.extend(words.filter(constant).filter(|word| !OTHERS.contains(word)));
+        }
+        for name in names {
+            let name = name.to_lowercase().replace('_', "-");
+            let mut dashes = name.match_indices('-');
+            if !has(&name) && !dashes.any(|(at, _)| has(&name[..=at])) {
+                faults.push(format!(
+                    "src/{}: uses {name}; give it a row in src/{TABLE}",
+                    file.path
+                ));
+            }
+        }
+    }
+    none(&faults);
+}
+
 #[test]
 fn files_are_short() {
     let mut faults = Vec::new();

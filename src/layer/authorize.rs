@@ -56,7 +56,7 @@ where
         ) else {
             return Either::refused(Error::Internal);
         };
-        if !caller.access.permits(operation.name()) {
+        if !caller.access.permits(operation) {
             let record = record(&request);
             let refused = refuse_if_enforced(Error::Forbidden, caller, &record, &self.metrics);
             if let Err(error) = refused {

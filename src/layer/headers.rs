@@ -40,7 +40,13 @@ where
         let exact = http_body::Body::size_hint(request.body()).exact();
         let id = request.extensions().get::<RequestId>().cloned();
         let fields = request.headers_mut();
-        headers::strip_request(fields);
+        let ignored = headers::strip_request(fields);
+        if !ignored.is_empty() {
+            tracing::debug!(
+                fields = ?ignored,
+                "header fields that would say what is to be done, or that a server may take for others, are not forwarded"
+            );
+        }
         if exact.is_none() {
             // Without it, hyper sends a GET without its body.
             fields.remove(header::CONTENT_LENGTH);

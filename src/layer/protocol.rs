@@ -43,6 +43,9 @@ where
             return Either::refused(error);
         }
         let operation = Operation::from_path(request.uri().path());
+        if let Some(fault) = operation.fault() {
+            return Either::refused(Error::Target(fault));
+        }
         let record = record(&request);
         record.facts().operation = Some(operation.label());
         record.facts().deprecated_operation = operation.is_deprecated();

@@ -7,44 +7,69 @@ use http::header::{CONNECTION, HeaderMap, HeaderName, VIA};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// Fields of one connection (RFC 9110 section 7.6.1, and what older specifications counted among them).
-const HOP_BY_HOP: &[&str] = &[
-    "connection",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "transfer-encoding",
-    "upgrade",
+/// What revgate does with a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Of one connection (RFC 9110 section 7.6.1, and what older specifications counted among them): not forwarded, either way.
+    Hop,
+    /// Of a request, about its caller or this hop: not forwarded. `Trailer` goes with `TE`; `Expect` is answered by the gateway
+    /// (RFC 9110 section 10.1.1).
+    Private,
+    /// Of a request: for some servers it says what is to be done, or where, instead of the request line and Host that were checked.
+    /// Not forwarded.
+    Command,
+    /// End-to-end: revgate sets it, reads it or relies on it. It stays even if Connection lists it, which a sender must not do (RFC 9110
+    /// section 7.6.1): otherwise a caller could remove a credential or a body's length.
+    EndToEnd,
+}
+
+use Fate::{Command, EndToEnd, Hop, Private};
+
+/// The fields that revgate strips, sets, reads or relies on, sorted by name. A name that ends with a dash stands for all names that begin
+/// with it. All other fields are forwarded.
+#[rustfmt::skip]
+static TABLE: &[(&str, Fate)] = &[
+    ("accept-encoding", EndToEnd), ("authorization", EndToEnd), ("cache-control", EndToEnd), ("connection", Hop),
+    ("content-", EndToEnd), ("cookie", EndToEnd), ("date", EndToEnd), ("etag", EndToEnd), ("expect", Private),
+    ("forwarded", Private), ("host", Private), ("http2-settings", Hop), ("idempotency-key", EndToEnd), ("keep-alive", Hop),
+    ("location", EndToEnd), ("origin", EndToEnd), ("prefer", EndToEnd),
+    // CGI makes `HTTP_PROXY` of it, which programs take for the proxy that they are to use (CVE-2016-5385 and its kin).
+    ("proxy", Command),
+    ("proxy-authenticate", Hop), ("proxy-authorization", Hop), ("proxy-connection", Hop), ("retry-after", EndToEnd),
+    ("sec-fetch-", EndToEnd), ("set-cookie", EndToEnd), ("te", Hop), ("traceparent", EndToEnd), ("tracestate", EndToEnd),
+    ("trailer", Private), ("transfer-encoding", Hop), ("upgrade", Hop), ("via", EndToEnd), ("www-authenticate", EndToEnd),
+    // Of nginx and Rack: which file to send.
+    ("x-accel-", Command),
+    ("x-devrev-", EndToEnd),
+    // Of Envoy: how to route, how often to try, and the path before a rewrite.
+    ("x-envoy-", Command),
+    ("x-forwarded", Private), ("x-forwarded-", Private), ("x-host", Command), ("x-http-destinationurl", Command),
+    ("x-http-host-override", Command), ("x-http-method", Command), ("x-http-method-override", Command),
+    ("x-http-path-override", Command), ("x-method-override", Command), ("x-original-host", Command),
+    ("x-original-method", Command), ("x-original-path", Command), ("x-original-uri", Command), ("x-original-url", Command),
+    ("x-override-method", Command), ("x-override-url", Command), ("x-proxy-url", Command), ("x-ratelimit-", EndToEnd),
+    ("x-real-ip", Private), ("x-request-id", EndToEnd), ("x-rewrite-path", Command), ("x-rewrite-uri", Command),
+    ("x-rewrite-url", Command), ("x-sendfile-type", Command),
 ];
 
-/// Further fields of a request that are not forwarded, because they are about the caller or this hop.
-/// `Trailer` goes with `TE`; `Expect` is answered by the gateway (RFC 9110 section 10.1.1).
-const REQUEST_ONLY: &[&str] = &["expect", "forwarded", "host", "trailer", "x-real-ip"];
+/// The row of a field, if it has one.
+fn fate(name: &str) -> Option<Fate> {
+    let row = |name: &str| {
+        let at = TABLE.binary_search_by(|row| row.0.cmp(name)).ok()?;
+        Some(TABLE[at].1)
+    };
+    row(name).or_else(|| {
+        let mut dashes = name.match_indices('-');
+        dashes.find_map(|(at, _)| row(&name[..=at]))
+    })
+}
 
-/// End-to-end fields, which a sender must not list in Connection (RFC 9110 section 7.6.1). They stay even if it does: otherwise a caller
-/// could remove a credential or a body's length. Whole names.
-const END_TO_END: &[&str] = &[
-    "authorization",
-    "cache-control",
-    "cookie",
-    "date",
-    "etag",
-    "location",
-    "retry-after",
-    "set-cookie",
-    "via",
-    "www-authenticate",
-    "x-request-id",
-];
-
-/// Prefixes of further end-to-end fields.
-const END_TO_END_PREFIXES: &[&str] = &["content-", "x-devrev-", "x-ratelimit-"];
-
-/// Fields that the gateway sets or relies on, besides those that it strips.
-const CONTROLLED: &[&str] = &["authorization", "content-length", "via", "x-request-id"];
+/// Whether the name is that of a row to a back end that does not tell `_`, `.`, `-` and other marks apart, such as one with CGI's variables
+/// (RFC 3875 section 4.1.18).
+fn folds(name: &str) -> bool {
+    let mark = |c: char| !c.is_ascii_alphanumeric() && c != '-';
+    name.contains(mark) && fate(&name.replace(mark, "-")).is_some()
+}
 
 /// The gateway's name in `Via`.
 const PSEUDONYM: &str = "revgate";
@@ -62,31 +87,36 @@ pub fn is_loop(headers: &HeaderMap) -> bool {
         })
 }
 
-/// Strips from a request what must not reach DevRev: fields of this connection, fields about the caller and its path, and names that a
-/// CGI-style back end (RFC 3875 section 4.1.18) would fold into a field that the gateway controls.
-pub fn strip_request(headers: &mut HeaderMap) {
-    strip(headers, |name| {
-        ends_here(name) || {
-            // Such a back end maps `_`, `.` and `-` to the same character.
-            name.contains(['_', '.']) && {
-                let plain = name.replace(['_', '.'], "-");
-                ends_here(&plain) || CONTROLLED.contains(&plain.as_str())
+/// Strips from a request what must not reach DevRev: fields of this connection, fields about the caller and its path, fields that say what is
+/// to be done, and names that a back end may take for one that revgate strips, sets or relies on. Returns those of the last two kinds:
+/// whoever sends them expects that they have an effect.
+pub fn strip_request(headers: &mut HeaderMap) -> Vec<HeaderName> {
+    let mut ignored = Vec::new();
+    strip(headers, |name| match fate(name.as_str()) {
+        Some(EndToEnd) => false,
+        Some(Hop | Private) => true,
+        Some(Command) => {
+            ignored.push(name.clone());
+            true
+        }
+        None => {
+            let folds = folds(name.as_str());
+            if folds {
+                ignored.push(name.clone());
             }
+            folds
         }
     });
+    ignored
 }
 
 /// Strips the fields of the upstream connection from an answer. `Trailer` stays, because trailers are passed on and HTTP/1.1 sends
 /// only announced ones (RFC 9110 section 6.6.2: it is not a field of one connection).
 pub fn strip_response(headers: &mut HeaderMap) {
-    strip(headers, |name| HOP_BY_HOP.contains(&name));
+    strip(headers, |name| fate(name.as_str()) == Some(Hop));
 }
 
-fn ends_here(name: &str) -> bool {
-    HOP_BY_HOP.contains(&name) || REQUEST_ONLY.contains(&name) || name.starts_with("x-forwarded-")
-}
-
-fn strip(headers: &mut HeaderMap, ends: impl Fn(&str) -> bool) {
+fn strip(headers: &mut HeaderMap, mut ends: impl FnMut(&HeaderName) -> bool) {
     let mut gone: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(CONNECTION) {
         let nominated = value
@@ -94,20 +124,15 @@ fn strip(headers: &mut HeaderMap, ends: impl Fn(&str) -> bool) {
             .split(|&b| b == b',')
             .map(<[u8]>::trim_ascii);
         let nominated = nominated.filter_map(|name| HeaderName::from_bytes(name).ok());
-        gone.extend(nominated.filter(|name| headers.contains_key(name) && !end_to_end(name)));
+        gone.extend(
+            nominated
+                .filter(|name| headers.contains_key(name) && fate(name.as_str()) != Some(EndToEnd)),
+        );
     }
-    gone.extend(headers.keys().filter(|name| ends(name.as_str())).cloned());
+    gone.extend(headers.keys().filter(|name| ends(name)).cloned());
     for name in gone {
         headers.remove(name);
     }
-}
-
-fn end_to_end(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    END_TO_END.contains(&name)
-        || END_TO_END_PREFIXES
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
 }
 
 /// Removes `Prefer: wait=SECONDS` (RFC 7240 section 4.3) and keeps the other preferences. The first valid one counts (section 2);
@@ -276,6 +301,64 @@ mod tests {
     }
 
     #[test]
+    fn the_table_is_sorted() {
+        assert!(TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        let plain = |name: &str| {
+            name.bytes()
+                .all(|b| b.is_ascii_lowercase() || b == b'-' || b == b'2')
+        };
+        assert!(TABLE.iter().all(|(name, _)| plain(name)));
+    }
+
+    /// The names that go on, of those sent.
+    fn forwarded(names: &[&str]) -> Vec<String> {
+        let fields: Vec<_> = names.iter().map(|name| (*name, "1")).collect();
+        let mut headers = with(&fields);
+        strip_request(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(ToString::to_string).collect();
+        left.sort_unstable();
+        left
+    }
+
+    #[test]
+    fn what_says_what_is_to_be_done_is_not_forwarded() {
+        #[rustfmt::skip]
+        let commands = [
+            "X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-Method",
+            "X-Forwarded-Uri", "X-Forwarded-Path", "X-Forwarded-Prefix", "X-Forwarded-Method", "X-Forwarded-Host", "X-Forwarded",
+            "X-Original-Uri", "X-Original-Host", "X-Host", "X-Envoy-Original-Path", "X-Accel-Redirect", "X-Override-URL", "Proxy",
+            "X-Http_Method-Override", "x.original.url", "X_Rewrite_Url", "x_envoy_original_path",
+        ];
+        assert_eq!(forwarded(&commands), [""; 0]);
+        #[rustfmt::skip]
+        let others = ["override", "x-http", "x-method", "x-original", "x-original-request", "x-rewrite", "x-url"];
+        assert_eq!(forwarded(&others), others);
+        let mut headers = with(&[
+            ("x-original-url", "/"),
+            ("x_request_id", "1"),
+            ("te", "1"),
+            ("a", "1"),
+        ]);
+        let mut ignored = strip_request(&mut headers);
+        ignored.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        assert_eq!(ignored, ["x-original-url", "x_request_id"]);
+    }
+
+    #[test]
+    fn no_name_is_taken_for_one_of_ours() {
+        #[rustfmt::skip]
+        let folded = [
+            "x_request_id", "X.Request.Id", "X-Request_Id", "Transfer_Encoding", "transfer.encoding", "content_length", "content~type",
+            "content_encoding", "keep_alive", "proxy_connection", "x_forwarded_for", "x-forwarded_for", "x.real.ip", "accept_encoding",
+            "x+request+id", "http2.settings", "idempotency_key", "sec_fetch_site", "www_authenticate", "x_devrev_scope", "http2'settings",
+        ];
+        assert_eq!(forwarded(&folded), [""; 0]);
+        #[rustfmt::skip]
+        let others = ["authorization_", "my_own", "request_id", "trace_parent", "x__request_id"];
+        assert_eq!(forwarded(&others), others);
+    }
+
+    #[test]
     fn a_response_keeps_its_trailers_announcement() {
         let mut headers = with(&[
             ("connection", "x-mine, x-ratelimit-reset"),
@@ -338,13 +421,32 @@ mod tests {
     }
 
     proptest! {
+        /// To a back end that folds names, in whatever way, no field of a request but our own has the name of one of ours.
+        #[test]
+        fn folding_gives_no_field_a_name_of_ours(
+            row in prop::sample::select(TABLE.to_vec()),
+            marks in prop::collection::vec(prop::sample::select(b"-_.!#$%&'*+^`|~".to_vec()), 40),
+            rest in "[a-z]{1,3}",
+        ) {
+            let name = match row.0.strip_suffix('-') {
+                Some(_) => format!("{}{rest}", row.0),
+                None => row.0.to_owned(),
+            };
+            let mut marks = marks.into_iter().map(char::from);
+            let spelled: String = name.chars().map(|c| if c == '-' { marks.next().unwrap_or(c) } else { c }).collect();
+            let mut headers = with(&[(&spelled, "1")]);
+            strip_request(&mut headers);
+            let stays = spelled == name && row.1 == EndToEnd;
+            prop_assert_eq!(headers.contains_key(&spelled), stays, "{}", spelled);
+        }
+
         #[test]
         fn stripping_twice_strips_no_more(
             fields in prop::collection::vec(("(connection|te|x_forwarded_for|content-length|prefer|[a-c._-]{1,3})",
                 "[a-c,=\" ]{0,8}|wait=[0-9]{1,3}|content-length, a|connection, te"), 0..10),
         ) {
             let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-            for strip in [strip_request, strip_response, |headers: &mut HeaderMap| { take_prefer_wait(headers); }] {
+            for strip in [|headers: &mut HeaderMap| { strip_request(headers); }, strip_response, |headers: &mut HeaderMap| { take_prefer_wait(headers); }] {
                 let mut once = with(&fields);
                 strip(&mut once);
                 let mut twice = once.clone();

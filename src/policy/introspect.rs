@@ -10,6 +10,9 @@ use std::{
     time::Duration,
 };
 
+use serde_json::{Map, Value};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
 /// How long a token stays bad. Short, because DevRev may accept it again. Long enough that a caller which tries a bad token in
 /// a loop costs six introspections a minute and not six hundred.
 pub const BAD_TTL: Duration = Duration::from_secs(10);
@@ -21,6 +24,14 @@ pub const STALE_IF_ERROR: Duration = Duration::from_secs(300);
 /// The time between two introspections of a token while a stale result is in use. Without it every request would wait for
 /// one to fail.
 pub const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A 401 to a call makes its token's good result stale. If DevRev then accepts the token, the 401 was the operation's own, and
+/// for this long another one changes nothing; twice as long after the next, and so on. An operation that always answers 401 must not
+/// cost an introspection each time.
+pub const FIRST_DOUBT_PAUSE: Duration = Duration::from_secs(5);
+
+/// The longest of these pauses.
+pub const MAX_DOUBT_PAUSE: Duration = Duration::from_secs(60);
 
 /// Capacity of the cache for good tokens, and of that for bad ones: some 2 MB, and more than a sidecar has callers.
 pub const DEFAULT_CAPACITY: usize = 10_000;
@@ -74,6 +85,12 @@ pub enum Outcome<V> {
 struct Good<V> {
     value: V,
     fresh_until: Duration,
+    /// It is stale: DevRev has answered a call with 401 since.
+    doubted: bool,
+    /// Until then it cannot be doubted.
+    certain_until: Duration,
+    /// The pause that led to `certain_until`.
+    doubt_pause: Duration,
 }
 
 /// Results of introspection by token, and the introspections under way. Times are since any fixed instant and never go back. `F` is
@@ -98,7 +115,7 @@ impl<K: Copy + Ord + Hash, V: Clone, F: Clone> TokenCache<K, V, F> {
     /// The result for this token while it is valid.
     pub fn lookup(&self, key: &K, now: Duration) -> Lookup<V> {
         let good = self.good.get(key, now);
-        if let Some(good) = good.filter(|good| now < good.fresh_until) {
+        if let Some(good) = good.filter(|good| !good.doubted && now < good.fresh_until) {
             return Lookup::Good(good.value.clone());
         }
         match self.bad.get(key, now) {
@@ -121,6 +138,17 @@ impl<K: Copy + Ord + Hash, V: Clone, F: Clone> TokenCache<K, V, F> {
         Join::Lead(self.good.get(key, now).map(|good| good.value.clone()))
     }
 
+    /// DevRev has answered a call with this token with 401: a good result becomes a stale one, so that the next request introspects the token
+    /// again. False if that changes nothing: there is none, or DevRev has accepted the token just after such a 401.
+    pub fn doubt(&mut self, key: &K, now: Duration) -> bool {
+        let good = self.good.get_mut(key, now);
+        let Some(good) = good.filter(|good| !good.doubted && now >= good.certain_until) else {
+            return false;
+        };
+        good.doubted = true;
+        true
+    }
+
     /// The introspection of this token has ended. Returns the stale result to use if it failed.
     pub fn finish(&mut self, key: &K, outcome: Outcome<V>, now: Duration) -> Option<V> {
         self.in_flight.remove(key);
@@ -134,7 +162,18 @@ impl<K: Copy + Ord + Hash, V: Clone, F: Clone> TokenCache<K, V, F> {
                 let fresh_until = now.saturating_add(ttl);
                 let end = fresh_until.saturating_add(STALE_IF_ERROR);
                 let end = expires.map_or(end, |expires| expires.min(end));
-                let good = Good { value, fresh_until };
+                let before = self.good.get(key, now).filter(|good| good.doubted);
+                let doubt_pause = before.map_or(Duration::ZERO, |good| {
+                    let next = good.doubt_pause.saturating_mul(2);
+                    next.clamp(FIRST_DOUBT_PAUSE, MAX_DOUBT_PAUSE)
+                });
+                let good = Good {
+                    value,
+                    fresh_until,
+                    doubted: false,
+                    certain_until: now.saturating_add(doubt_pause),
+                    doubt_pause,
+                };
                 self.good.insert(*key, end, good, now);
                 None
             }
@@ -147,7 +186,13 @@ impl<K: Copy + Ord + Hash, V: Clone, F: Clone> TokenCache<K, V, F> {
             Outcome::Failed => {
                 let good = self.good.get_mut(key, now)?;
                 let next = now.saturating_add(RETRY_INTERVAL);
-                good.fresh_until = good.fresh_until.max(next);
+                good.fresh_until = match good.doubted {
+                    true => next,
+                    false => good.fresh_until.max(next),
+                };
+                // Till then it is in use again, and another 401 says nothing new.
+                good.doubted = false;
+                good.certain_until = good.certain_until.max(next);
                 Some(good.value.clone())
             }
             Outcome::Abandoned => None,
@@ -165,15 +210,45 @@ impl<K: Copy + Ord + Hash, V: Clone, F: Clone> TokenCache<K, V, F> {
 /// Users' ids have some fifty bytes.
 const MAX_USER: usize = 256;
 
-/// The user that an answer of `auth-tokens.info` names: `user_id`, else `subject`, as DevRev's specification has them. `None` for
-/// anything else, because the server may deviate from its specification.
-pub fn user_of(body: &[u8]) -> Option<String> {
-    let map: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
-    ["user_id", "subject"].into_iter().find_map(|name| {
-        let id = map.get(name)?.as_str()?;
-        let sane = (1..=MAX_USER).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
-        sane.then(|| id.to_owned())
-    })
+/// What an answer of `auth-tokens.info` says about the token. Nothing for what is missing or odd, because the server may deviate from its
+/// specification.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenFacts {
+    /// `user_id`, else `subject`.
+    pub user: Option<String>,
+    /// `expires_at`, since the Unix epoch.
+    pub expires_at: Option<Duration>,
+}
+
+impl TokenFacts {
+    pub fn read(body: &[u8]) -> TokenFacts {
+        let read = serde_json::from_slice::<Map<String, Value>>(body);
+        let map = read.unwrap_or_default();
+        let user = ["user_id", "subject"].into_iter().find_map(|name| {
+            let id = map.get(name)?.as_str()?;
+            let sane =
+                (1..=MAX_USER).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
+            sane.then(|| id.to_owned())
+        });
+        let expires_at = map.get("expires_at").and_then(time_of);
+        TokenFacts { user, expires_at }
+    }
+}
+
+/// A time as RFC 3339 writes it, or in epoch seconds. Not the beginning of an epoch, by which servers say that there is none.
+fn time_of(value: &Value) -> Option<Duration> {
+    let since_epoch = match value {
+        Value::String(text) => {
+            let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+            Duration::new(
+                u64::try_from(time.unix_timestamp()).ok()?,
+                time.nanosecond(),
+            )
+        }
+        Value::Number(seconds) => Duration::try_from_secs_f64(seconds.as_f64()?).ok()?,
+        _ => return None,
+    };
+    (!since_epoch.is_zero()).then_some(since_epoch)
 }
 
 /// A map whose entries expire. At capacity, expired entries are evicted first, then those that expire soonest.
@@ -368,8 +443,73 @@ mod tests {
             ("<html>", None),
             ("", None),
         ] {
-            assert_eq!(user_of(body.as_bytes()).as_deref(), user, "{body}");
+            let facts = TokenFacts::read(body.as_bytes());
+            assert_eq!(facts.user.as_deref(), user, "{body}");
         }
+    }
+
+    #[test]
+    fn an_expiry_is_believed_if_it_is_one() {
+        for (value, seconds) in [
+            (r#""2026-01-01T00:00:00.500Z""#, Some(1_767_225_600.5)),
+            (r#""2026-01-01T02:00:00+02:00""#, Some(1_767_225_600.0)),
+            (r#""2099-01-01t00:00:00z""#, Some(4_070_908_800.0)),
+            (r#""1970-01-01T00:00:01Z""#, Some(1.0)),
+            ("1767225600", Some(1_767_225_600.0)),
+            ("1767225600.5", Some(1_767_225_600.5)),
+            ("1e300", None),
+            ("-5", None),
+            ("0", None),
+            (r#""1970-01-01T00:00:00Z""#, None),
+            (r#""0001-01-01T00:00:00Z""#, None),
+            (r#""9999-12-31T23:59:59Z""#, Some(253_402_300_799.0)),
+            (r#""2026-01-01""#, None),
+            (r#""2026-13-01T00:00:00Z""#, None),
+            (r#""soon""#, None),
+            (r#""""#, None),
+            ("null", None),
+            ("{}", None),
+        ] {
+            let body = format!(r#"{{"user_id":"ada","expires_at":{value}}}"#);
+            let facts = TokenFacts::read(body.as_bytes());
+            let found = facts.expires_at.map(|at| at.as_secs_f64());
+            assert_eq!(found, seconds, "{value}");
+            assert_eq!(facts.user.as_deref(), Some("ada"), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_401_ends_a_good_result_and_an_operations_own_401s_cost_little() {
+        let mut cache = Small::new(4);
+        assert!(!cache.doubt(&1, at(0)), "nothing is known");
+        cache.finish(&1, good(7, None), at(0));
+        assert!(cache.doubt(&1, at(0)));
+        assert_eq!(cache.lookup(&1, at(0)), Lookup::Miss);
+        assert!(!cache.doubt(&1, at(0)), "once");
+        // It is a stale result: in use while introspection fails, and not for as long as the first one was.
+        assert_eq!(cache.join(&1, at(1), || 0), Join::Lead(Some(7)));
+        assert_eq!(cache.finish(&1, Outcome::Failed, at(1)), Some(7));
+        assert_eq!(cache.lookup(&1, at(5)), Lookup::Good(7));
+        assert!(!cache.doubt(&1, at(5)), "not with every call");
+        assert_eq!(cache.join(&1, at(6), || 0), Join::Lead(Some(7)));
+        // A token whose every call is answered with 401 although it is good.
+        let mut cache = Small::new(4);
+        cache.finish(&1, good(7, None), at(0));
+        cache.doubt(&1, at(0));
+        let mut introspections = Vec::new();
+        for now in 1..=120 {
+            if cache.lookup(&1, at(now)) == Lookup::Miss {
+                introspections.push(now);
+                cache.finish(&1, good(7, None), at(now));
+            }
+            cache.doubt(&1, at(now));
+        }
+        assert_eq!(introspections, [1, 7, 18, 39, 80]);
+        // Another token's 401 changes nothing, and neither does one to a token that is bad.
+        assert!(!cache.doubt(&2, at(120)));
+        cache.finish(&2, Outcome::Bad, at(120));
+        assert!(!cache.doubt(&2, at(120)));
+        assert_eq!(cache.lookup(&2, at(120)), Lookup::Bad);
     }
 
     #[derive(Clone, Debug)]
@@ -377,6 +517,7 @@ mod tests {
         Wait(u16),
         Join(u8),
         Finish(u8, Outcome<u32>),
+        Doubt(u8),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -396,6 +537,7 @@ mod tests {
             (0u16..120).prop_map(Step::Wait),
             (0u8..12).prop_map(Step::Join),
             (0u8..12, outcome).prop_map(|(key, outcome)| Step::Finish(key, outcome)),
+            (0u8..12).prop_map(Step::Doubt),
         ]
     }
 
@@ -410,6 +552,7 @@ mod tests {
             let mut in_flight = BTreeSet::new();
             // The last outcome for each token, with its time.
             let mut outcomes: HashMap<u8, (Duration, Outcome<u32>)> = HashMap::new();
+            let mut doubted = BTreeSet::new();
             for step in steps {
                 match step {
                     Step::Wait(seconds) => now += at(seconds.into()),
@@ -431,9 +574,17 @@ mod tests {
                         }
                         Join::Good(_) | Join::Bad => {}
                     },
+                    Step::Doubt(key) => {
+                        if cache.doubt(&key, now) {
+                            prop_assert!(doubted.insert(key));
+                        }
+                    }
                     Step::Finish(key, outcome) => {
                         in_flight.remove(&key);
                         cache.finish(&key, outcome, now);
+                        if outcome != Outcome::Abandoned {
+                            doubted.remove(&key);
+                        }
                         if matches!(outcome, Outcome::Good { .. } | Outcome::Bad) {
                             outcomes.insert(key, (now, outcome));
                         }
@@ -449,6 +600,7 @@ mod tests {
                             prop_assert!(now < *when + BAD_TTL);
                         }
                         (Lookup::Good(seen), Some((when, Outcome::Good { value, ttl, expires }))) => {
+                            prop_assert!(!doubted.contains(&key));
                             prop_assert_eq!(seen, *value);
                             prop_assert!(now < *when + *ttl + STALE_IF_ERROR);
                             prop_assert!(expires.is_none_or(|expires| now < expires));

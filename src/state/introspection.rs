@@ -150,11 +150,36 @@ impl IntrospectionCache {
         }
     }
 
+    /// The good result for this token, as a request carries it.
+    pub fn verdict(self: &Arc<Self>, key: Key) -> Verdict {
+        Verdict {
+            cache: self.clone(),
+            key,
+        }
+    }
+
     /// Waits for its turn to introspect an unknown token, which lasts while the permit is held. Each that waits holds a place in flight,
     /// so their number is bounded.
     pub async fn admit(&self, claim: &Claim, deadline: Instant) -> Result<Allocation, Error> {
         let permit = self.running.take(self.max_running, claim, 1, deadline);
         permit.await.ok_or(Error::OVERLOADED)
+    }
+}
+
+/// The good result that a request went on with.
+#[derive(Clone)]
+pub struct Verdict {
+    cache: Arc<IntrospectionCache>,
+    key: Key,
+}
+
+impl Verdict {
+    /// DevRev has answered the request with 401, so the next one finds out anew whether the token is good.
+    pub fn doubt(&self) {
+        let now = self.cache.now();
+        if self.cache.tokens.lock().doubt(&self.key, now) {
+            tracing::debug!("DevRev answered a call with 401, so its token is introspected again");
+        }
     }
 }
 

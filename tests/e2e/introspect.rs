@@ -376,6 +376,141 @@ async fn an_undocumented_answer_is_good_and_names_no_user() {
 }
 
 #[tokio::test]
+async fn a_401_to_a_call_has_its_token_introspected_again() {
+    for worker in ["1", "2"] {
+        let devrev = rig::simulator().await;
+        let gateway = gateway(devrev.addr(), "", &[("REVGATE__LISTEN__WORKERS", worker)]);
+        let rig = Rig { devrev, gateway };
+        let (revoked, other) = (token("ada", 1), token("bob", 2));
+        for token in [&revoked, &other] {
+            assert_eq!(rig.call(token).await.status, 200);
+        }
+        assert_eq!((rig.asked(INFO), rig.asked("works.list")), (2, 2));
+        rig.devrev.revoke(&revoked);
+        // Its result is valid for a minute, so the call goes to DevRev, whose own answer is passed on.
+        let answer = rig.call(&revoked).await;
+        assert_eq!((answer.status, answer.header("proxy-status")), (401, None));
+        assert_eq!((rig.asked(INFO), rig.asked("works.list")), (2, 3));
+        // From then on it goes no further, and DevRev is asked about it once.
+        for _ in 0..3 {
+            let answer = rig.call(&revoked).await;
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (401, "unauthenticated")
+            );
+        }
+        assert_eq!((rig.asked(INFO), rig.asked("works.list")), (3, 3));
+        assert_eq!(rig.call(&other).await.status, 200);
+        assert_eq!(rig.asked(INFO), 3, "another token's result stays");
+    }
+}
+
+#[tokio::test]
+async fn a_401_at_the_head_of_a_stream_over_http2_counts_too() {
+    let rig = Rig::new("").await;
+    let token = token("ada", 1);
+    assert_eq!(rig.call(&token).await.status, 200);
+    let mut refusal = Status::new(401);
+    refusal
+        .headers
+        .insert("content-type".to_owned(), "text/event-stream".to_owned());
+    refusal.body = Some("data: no\n\n".into());
+    rig.devrev
+        .set_plan(plan("works.list", Fault::Status(refusal), 1));
+    let stream = tokio::net::TcpStream::connect(rig.gateway.address().expect("TCP")).await;
+    let io = hyper_util::rt::TokioIo::new(stream.expect("connects"));
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let handshake = hyper::client::conn::http2::handshake(executor, io).await;
+    let (mut sender, connection) = handshake.expect("HTTP/2");
+    tokio::spawn(connection);
+    let call = || {
+        hyper::Request::get("http://gateway/works.list")
+            .header("authorization", format!("Bearer {token}"))
+            .body(http_body_util::Empty::<bytes::Bytes>::new())
+            .expect("a request")
+    };
+    // Only its head is read.
+    let refused = sender.send_request(call()).await.expect("an answer");
+    assert_eq!((refused.status().as_u16(), rig.asked(INFO)), (401, 1));
+    let answer = sender.send_request(call()).await.expect("an answer");
+    assert_eq!((answer.status().as_u16(), rig.asked(INFO)), (200, 2));
+}
+
+#[tokio::test]
+async fn an_operation_that_always_answers_401_causes_few_introspections() {
+    let rig = Rig::new("").await;
+    rig.devrev
+        .set_plan(FaultPlan::none().with(Rule::new("works.list", status(401, None))));
+    for _ in 0..60 {
+        assert_eq!(rig.call(&token("ada", 1)).await.status, 401);
+    }
+    assert_eq!(rig.asked("works.list"), 60, "the token is good");
+    assert_eq!(
+        rig.asked(INFO),
+        2,
+        "the first 401 was doubted, the others were not"
+    );
+}
+
+/// An answer of `auth-tokens.info` with this `expires_at`.
+fn expiring(expires_at: &serde_json::Value) -> FaultPlan {
+    let mut answer = Status::new(200);
+    answer.body = Some(serde_json::json!({ "user_id": "ada", "expires_at": expires_at }));
+    info(Fault::Status(answer))
+}
+
+#[tokio::test]
+async fn the_expiry_that_devrev_names_ends_a_result() {
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = || now().expect("after 1970").as_secs_f64();
+    let token = token("ada", 1);
+    // In the past: the token is bad now.
+    for past in [
+        serde_json::json!("2001-09-09T01:46:40.000Z"),
+        (now() - 1.0).into(),
+    ] {
+        let rig = Rig::with("", expiring(&past)).await;
+        for _ in 0..2 {
+            let answer = rig.call(&token).await;
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (401, "unauthenticated"),
+                "{past}"
+            );
+        }
+        assert_eq!((rig.asked(INFO), rig.asked("works.list")), (1, 0), "{past}");
+    }
+    // Later than the result is valid, or no time: it changes nothing.
+    for other in [
+        serde_json::json!("2099-01-01T00:00:00Z"),
+        "soon".into(),
+        0.into(),
+        "0001-01-01T00:00:00Z".into(),
+        (-7).into(),
+        serde_json::Value::Null,
+    ] {
+        let rig = Rig::with("", expiring(&other)).await;
+        for _ in 0..2 {
+            assert_eq!(rig.call(&token).await.status, 200, "{other}");
+        }
+        assert_eq!(rig.asked(INFO), 1, "{other}");
+    }
+    // Earlier: the result ends with it, and is not used as a stale one.
+    let rig = Rig::with("", expiring(&(now() + 1.0).into())).await;
+    assert_eq!(rig.call(&token).await.status, 200);
+    rig.devrev.set_plan(expiring(&(now() - 1.0).into()));
+    let answered = std::time::Instant::now();
+    while rig.call(&token).await.status == 200 {
+        assert!(
+            answered.elapsed() < Duration::from_secs(10),
+            "it never ends"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(rig.asked(INFO), 2);
+}
+
+#[tokio::test]
 async fn no_token_is_shown_anywhere() {
     let rig = Rig::new("").await;
     let (good, bad) = (token("ada", 1), bad_token(1));

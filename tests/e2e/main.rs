@@ -23,6 +23,7 @@ mod lossy_log;
 mod neighbours;
 mod process;
 mod quota;
+mod readings;
 mod reload;
 mod rewrite;
 mod rig;

@@ -32,6 +32,7 @@ pub(super) fn identity(template: &Caller, caller_token: CallerToken, group: Arc<
     Identity {
         caller: caller(template, group),
         caller_token: Some(caller_token),
+        verdict: None,
     }
 }
 

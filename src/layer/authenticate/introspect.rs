@@ -24,7 +24,7 @@ use crate::{
     error::Error,
     policy::{
         feedback::{self, Feedback},
-        introspect::{Lookup, Outcome, user_of},
+        introspect::{Lookup, Outcome, TokenFacts},
         operation::{Operation, TOKEN_INFO},
     },
     record::Record,
@@ -71,7 +71,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// A token without a valid result.
 pub(super) struct UnknownToken {
     pub caller_token: CallerToken,
-    key: Key,
+    pub key: Key,
     /// By the cache's clock.
     expires: Option<Duration>,
 }
@@ -97,7 +97,8 @@ impl Introspector {
         match self.cache.lookup(&key) {
             Lookup::Good(user) => {
                 let caller_token = user.caller_token(header_of(token)?);
-                let identity = identity(template, caller_token, user.group.clone());
+                let mut identity = identity(template, caller_token, user.group.clone());
+                identity.verdict = Some(self.cache.verdict(key));
                 Ok(Identified::Caller(identity))
             }
             Lookup::Bad => Err(Error::RefusedCredential),
@@ -184,7 +185,12 @@ impl Introspector {
             }
         };
         match answer {
-            Ok(TokenInfo::Accepted { user, feedback }) => {
+            Ok(TokenInfo::Accepted {
+                user,
+                expires_in,
+                feedback,
+            }) => {
+                let expires_at = expires_in.map(|left| self.cache.now().saturating_add(left));
                 let user = Arc::new(match user {
                     Some(id) => User::named(&id),
                     // DevRev accepts the token, which is what matters, but does not say whose it is.
@@ -200,7 +206,7 @@ impl Introspector {
                     Outcome::Good {
                         value: user.clone(),
                         ttl: self.ttl,
-                        expires: unknown.expires,
+                        expires: [unknown.expires, expires_at].into_iter().flatten().min(),
                     },
                     |_| IntrospectionResult::Good(user.clone()),
                 );
@@ -250,8 +256,20 @@ impl Introspector {
                     timeout(RENEWAL_TIMEOUT, read_up_to(&mut body, MAX_ANSWER, |_| true)).await;
                 let read = read.map_err(|_elapsed| Error::UpstreamTimeout)?;
                 let read = read.map_err(Error::broken)?;
-                let user = read.complete.then(|| user_of(&read.bytes)).flatten();
-                Ok(TokenInfo::Accepted { user, feedback })
+                let facts = match read.complete {
+                    true => TokenFacts::read(&read.bytes),
+                    false => TokenFacts::default(),
+                };
+                let now = wall_clock::since_epoch();
+                let expires_in = facts.expires_at.map(|at| at.saturating_sub(now));
+                if expires_in.is_some_and(|left| left.is_zero()) {
+                    return Ok(TokenInfo::Refused);
+                }
+                Ok(TokenInfo::Accepted {
+                    user: facts.user,
+                    expires_in,
+                    feedback,
+                })
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(TokenInfo::Refused),
             StatusCode::TOO_MANY_REQUESTS => Err(Error::QuotaExhausted { retry_after }),
@@ -265,9 +283,12 @@ enum TokenInfo {
     Accepted {
         /// The token's user, if the answer names it.
         user: Option<String>,
+        /// The time until the token expires, if the answer names it.
+        expires_in: Option<Duration>,
         /// What the answer says about quota.
         feedback: Feedback,
     },
+    /// Or it has expired.
     Refused,
 }
 

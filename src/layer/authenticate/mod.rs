@@ -33,7 +33,7 @@ use crate::{
     policy::{
         allocator::Claim, browser::BrowserRules, fair::Priority, headers, jwt::looks_like_jwt,
     },
-    state::connections::OpenConnection,
+    state::{connections::OpenConnection, introspection::Verdict},
     telemetry::metrics::Metrics,
     types::{ArrivedAt, Caller, CallerToken, Deadline, Peer, PeerAddress, RequestId},
     wall_clock,
@@ -197,6 +197,7 @@ impl Arrival {
         let Identity {
             caller,
             caller_token,
+            verdict,
         } = identity;
         record(request).facts().caller = Some(caller.name.clone());
         let extensions = request.extensions_mut();
@@ -211,6 +212,9 @@ impl Arrival {
         }
         if let Some(caller_token) = caller_token {
             extensions.insert(caller_token);
+        }
+        if let Some(verdict) = verdict {
+            extensions.insert(verdict);
         }
         extensions.insert(ArrivedAt(self.at));
         extensions.insert(Deadline(self.deadline(caller.max_wait)));
@@ -235,6 +239,8 @@ enum Identified {
 struct Identity {
     caller: Arc<Caller>,
     caller_token: Option<CallerToken>,
+    /// That its token is good.
+    verdict: Option<Verdict>,
 }
 
 impl From<Arc<Caller>> for Identity {
@@ -242,6 +248,7 @@ impl From<Arc<Caller>> for Identity {
         Identity {
             caller,
             caller_token: None,
+            verdict: None,
         }
     }
 }
@@ -366,7 +373,9 @@ impl Authenticator {
             let user = user.await?;
             let caller_token = user.caller_token(token.caller_token.header);
             let group = user.group.clone();
-            Ok(devrev_token::identity(template, caller_token, group))
+            let mut identity = devrev_token::identity(template, caller_token, group);
+            identity.verdict = Some(introspector.cache.verdict(token.key));
+            Ok(identity)
         })
     }
 }

@@ -26,7 +26,10 @@ use crate::{
         operation::{Operation, OperationLabel},
         token_health::FIRST_PAUSE,
     },
-    state::tokens::{PlanTokens, Token},
+    state::{
+        introspection::Verdict,
+        tokens::{PlanTokens, Token},
+    },
     types::{Caller, CallerToken},
 };
 
@@ -83,14 +86,18 @@ where
             }
         };
         request.headers_mut().insert(AUTHORIZATION, header);
+        let verdict = request.extensions().get::<Verdict>().cloned();
         let below = self.inner.call(request);
-        let Some(injected) = injected else {
-            return Box::pin(below);
-        };
         Box::pin(async move {
             let mut response = below.await?;
             if response.status() == StatusCode::UNAUTHORIZED {
-                response.extensions_mut().insert::<Unauthorized>(injected);
+                match (injected, verdict) {
+                    (Some(injected), _) => {
+                        response.extensions_mut().insert::<Unauthorized>(injected);
+                    }
+                    (None, Some(verdict)) => verdict.doubt(),
+                    (None, None) => {}
+                }
             }
             Ok(response)
         })
@@ -100,8 +107,8 @@ where
 /// What an attempt is sent with.
 enum Credentials {
     None,
-    /// A 401 says nothing about a configured token: it is passed to the caller, who alone can replace a token of its own. A
-    /// confirmation, too, takes its answer as it is.
+    /// A 401 says nothing about a configured token: it is passed to the caller, who alone can replace a token of its own. What was
+    /// known of that token counts no more. A confirmation takes its answer as it is.
     Own(HeaderValue),
     Injected(Unauthorized),
 }

@@ -47,11 +47,7 @@ mod recent;
 mod tests;
 mod view;
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 
@@ -61,7 +57,7 @@ use self::{
     recent::Recent,
 };
 use super::{
-    operation::{Operation, OperationLabel},
+    operation::{Operation, OperationId, OperationLabel},
     retry::AttemptEnd,
 };
 use crate::label::label_enum;
@@ -160,30 +156,15 @@ impl Scope {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     caller: Arc<str>,
-    operation: OperationKey,
+    operation: OperationId,
 }
 
 impl Origin {
     /// Requests without an operation count as one.
     pub fn new(caller: Arc<str>, operation: Option<&Operation>) -> Self {
-        let label = operation.map_or(OperationLabel::OTHER, Operation::label);
-        let unknown = operation.filter(|operation| !operation.is_known());
-        let hash = unknown.map_or(0, |operation| {
-            let mut hasher = DefaultHasher::new();
-            operation.name().hash(&mut hasher);
-            hasher.finish()
-        });
-        let operation = OperationKey { label, hash };
+        let operation = operation.map_or(OperationId::NONE, Operation::id);
         Origin { caller, operation }
     }
-}
-
-/// Tells operations apart within a fixed size: a path may be long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct OperationKey {
-    label: OperationLabel,
-    /// Of the name of an unknown operation.
-    hash: u64,
 }
 
 /// Permission for one attempt. [`Circuit::settle`] or [`Circuit::abandon`] takes it back.
@@ -244,7 +225,7 @@ pub struct Circuit {
 #[derive(Debug)]
 struct OfCaller {
     caller: Breaker,
-    uses: Recent<OperationKey, Breaker>,
+    uses: Recent<OperationId, Breaker>,
 }
 
 impl Default for Circuit {
@@ -322,7 +303,7 @@ impl Circuit {
                 return;
             }
             if let Some(opened) = breaker.settle(number, &origin, verdict, latest, rules, now) {
-                let subject = Subject::new(scope, &origin.caller, origin.operation.label);
+                let subject = Subject::new(scope, &origin.caller, origin.operation.label());
                 changes.push(Change { subject, opened });
             }
         });
@@ -338,9 +319,9 @@ impl Circuit {
     /// Makes the circuits that count a failure of this origin.
     fn insert(&mut self, origin: &Origin, now: Duration) {
         let Origin { caller, operation } = origin;
-        if operation.label != OperationLabel::OTHER {
+        if operation.is_known() {
             let new = || Breaker::new(Scope::Operation);
-            self.operations.get_or_insert(&operation.label, now, new);
+            self.operations.get_or_insert(&operation.label(), now, new);
         }
         let circuits = self.callers.get_or_insert(caller, now, || OfCaller {
             caller: Breaker::new(Scope::Caller),
@@ -353,7 +334,7 @@ impl Circuit {
     /// The circuits that concern this origin, the one that stops most first.
     fn each(&mut self, origin: &Origin, now: Duration, mut f: impl FnMut(Scope, &mut Breaker)) {
         f(Scope::Upstream, &mut self.upstream);
-        if let Some(circuit) = self.operations.get_mut(&origin.operation.label, now) {
+        if let Some(circuit) = self.operations.get_mut(&origin.operation.label(), now) {
             f(Scope::Operation, circuit);
         }
         if let Some(circuits) = self.callers.get_mut(&origin.caller, now) {

@@ -70,7 +70,7 @@ impl Circuit {
         let others = [
             (
                 Scope::Operation,
-                self.operations.get(&origin.operation.label),
+                self.operations.get(&origin.operation.label()),
             ),
             (Scope::Caller, of_caller.map(|circuits| &circuits.caller)),
             (Scope::Use, uses),
@@ -118,7 +118,7 @@ impl Circuit {
             let any = OperationLabel::OTHER;
             add(Scope::Caller, caller, any, used, &circuits.caller);
             for (operation, used, circuit) in circuits.uses.iter() {
-                add(Scope::Use, caller, operation.label, used, circuit);
+                add(Scope::Use, caller, operation.label(), used, circuit);
             }
         }
         stopped.sort_by(|one, other| one.subject.cmp(&other.subject));

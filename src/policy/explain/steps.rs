@@ -66,7 +66,7 @@ impl<'a> Steps<'a> {
             "protocol",
             json!({
                 "operation": operation.name(), "known": known, "label": operation.label(), "class": class,
-                "beta": operation.is_beta(), "deprecated": operation.is_deprecated(),
+                "beta": operation.is_beta(), "deprecated": operation.is_deprecated(), "ambiguous": operation.is_ambiguous(),
             }),
         );
         if !target::head_fits(
@@ -83,7 +83,7 @@ impl<'a> Steps<'a> {
             Version::HTTP_11,
             &request.headers,
         );
-        if let Err(fault) = checked {
+        if let Some(fault) = checked.err().or(operation.fault()) {
             return Some(step.refused(Refusal::Target(fault), fault.to_string()));
         }
         if let Err(fault) = target::framing(&request.headers, &Version::HTTP_11) {
@@ -105,6 +105,9 @@ impl<'a> Steps<'a> {
             ", which revgate does not know: forwarded all the same, `other` in metrics"
         };
         let _ = write!(says, "; it {}s", class.label());
+        if operation.is_ambiguous() {
+            says += "; servers may read this path in different ways, so what is strictest for any of them holds";
+        }
         if operation.is_beta() {
             says += "; beta, so DevRev wants `X-Devrev-Scope: beta`";
         }
@@ -141,7 +144,7 @@ impl<'a> Steps<'a> {
 
     fn authorize(&self) -> Option<Step> {
         let caller = self.context.caller.as_ref()?;
-        let decision = caller.access.decide(self.operation.name());
+        let decision = caller.access.decide(&self.operation);
         let shared = self.context.defaults.shares(decision);
         let (list, pattern) = match decision {
             Decision::Allowed(pattern) => ("allow", Some(pattern.to_string())),
@@ -153,6 +156,9 @@ impl<'a> Steps<'a> {
         let says = match (&pattern, shared) {
             (Some(pattern), true) => format!("{list} has \"{pattern}\", as the defaults do"),
             (Some(pattern), false) => format!("{list} has \"{pattern}\", this caller's own"),
+            (None, _) if self.operation.is_ambiguous() => {
+                "no pattern of allow matches every reading of the path".to_owned()
+            }
             (None, _) => "no pattern of allow matches".to_owned(),
         };
         let step = step("authorize", facts);

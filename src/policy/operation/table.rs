@@ -1,241 +1,21 @@
-//! DevRev's operations: their names, and what follows from a name.
-//!
-//! Every operation can be called by POST, so the name and not the method decides whether it is a read or a write.
-//!
-//! ```
-//! use http::Method;
-//! use revgate::policy::operation::Operation;
-//!
-//! let list = Operation::from_path("/works.list");
-//! assert!(list.is_read(&Method::POST));
-//! assert_eq!(Operation::from_path("//Works%2ELIST/").name(), list.name(), "one spelling");
-//! let invented = Operation::from_path("/invented");
-//! assert_eq!(invented.label().label(), "other", "labels stay bounded");
-//! ```
-
-use std::{
-    borrow::Cow,
-    hash::{DefaultHasher, Hash, Hasher},
-};
-
-use http::Method;
-use percent_encoding::percent_decode_str;
-use serde::{Serialize, Serializer};
-
-use crate::label::label_enum;
-
-/// An OAuth callback. It takes no credential, and has side effects even when called by GET.
-const CALLBACK: &str = "keyrings.authorize";
-
-/// Last segments that mean a read, for operations that are not in the table.
-const READING: &[&str] = &["get", "list", "count", "export", "info", "self", "fetch"];
-
-/// The most rounds of percent-decoding. No server decodes this often, and each round reads the whole path.
-const DECODINGS: usize = 8;
+//! Every operation of DevRev's OpenAPI documents.
 
 /// What the table says about an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Facts {
-    beta: bool,
-    reads: bool,
-    deprecated: bool,
+pub(super) struct Facts {
+    pub beta: bool,
+    pub reads: bool,
+    pub deprecated: bool,
 }
 
-type Row = (&'static str, Facts);
+pub(super) type Row = (&'static str, Facts);
 
-#[derive(Clone, Debug)]
-enum Name {
-    Known(&'static Row),
-    Unknown(String),
-}
-
-/// The operation that a request's path names.
-#[derive(Clone, Debug)]
-pub struct Operation(Name);
-
-impl Operation {
-    /// The operation of a path. Its name is normalised, so that no spelling avoids a rule: percent-decoded (RFC 3986
-    /// section 2.1; nested escapes too), in lower case, without superfluous slashes, cut at a `;` (section 3.3).
-    ///
-    /// Allocates nothing for a known operation in its usual spelling.
-    pub fn from_path(path: &str) -> Operation {
-        let plain = path.strip_prefix('/').unwrap_or(path);
-        if let Some(row) = find(plain) {
-            return Operation(Name::Known(row));
-        }
-        let name = normalise(plain);
-        match find(&name) {
-            Some(row) => Operation(Name::Known(row)),
-            None => Operation(Name::Unknown(name)),
-        }
-    }
-
-    /// The name in its normalised spelling.
-    pub fn name(&self) -> &str {
-        match &self.0 {
-            Name::Known(row) => row.0,
-            Name::Unknown(name) => name,
-        }
-    }
-
-    /// The name for a metric: one of a fixed set.
-    pub fn label(&self) -> OperationLabel {
-        match self.0 {
-            Name::Known(row) => OperationLabel(row.0),
-            Name::Unknown(_) => OperationLabel::OTHER,
-        }
-    }
-
-    /// What tells it from other operations.
-    pub fn id(&self) -> OperationId {
-        let hash = match &self.0 {
-            Name::Known(_) => 0,
-            Name::Unknown(name) => {
-                let mut hasher = DefaultHasher::new();
-                name.hash(&mut hasher);
-                hasher.finish()
-            }
-        };
-        OperationId {
-            label: self.label(),
-            hash,
-        }
-    }
-
-    /// Whether the table has it.
-    pub fn is_known(&self) -> bool {
-        matches!(self.0, Name::Known(_))
-    }
-
-    /// Whether the call only reads, so that it may be repeated.
-    pub fn is_read(&self, method: &Method) -> bool {
-        match &self.0 {
-            Name::Known(row) => row.1.reads,
-            Name::Unknown(name) => {
-                let last = name.rsplit(['.', '/']).next().unwrap_or_default();
-                method == Method::GET || method == Method::HEAD || READING.contains(&last)
-            }
-        }
-    }
-
-    /// Whether DevRev has deprecated the operation as a whole.
-    pub fn is_deprecated(&self) -> bool {
-        matches!(self.0, Name::Known(row) if row.1.deprecated)
-    }
-
-    /// Whether the operation is beta at DevRev, so that it needs `X-Devrev-Scope: beta`.
-    pub fn is_beta(&self) -> bool {
-        matches!(self.0, Name::Known(row) if row.1.beta)
-    }
-
-    /// Whether the call carries a DevRev token. One that does not takes no quota; see
-    /// [`Caller::quota_group`](crate::types::Caller::quota_group).
-    pub fn takes_credential(&self) -> bool {
-        self.name() != CALLBACK
-    }
-
-    /// What kind of call it is, for a metric.
-    pub fn class(&self, method: &Method) -> Class {
-        if self.is_read(method) {
-            Class::Read
-        } else {
-            Class::Write
-        }
-    }
-}
-
-/// The target of revgate's own calls about a token. Of the operations that only read and need no argument, it is the one that is
-/// about the token itself: any token may ask it, whereas `dev-users.self` answers for developers alone.
-pub const TOKEN_INFO: &str = "/auth-tokens.info";
-
-/// Tells operations apart, in little memory however long a name is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OperationId {
-    label: OperationLabel,
-    /// Of an unknown operation's name.
-    hash: u64,
-}
-
-impl OperationId {
-    /// Whether it is one that DevRev documents.
-    pub fn is_known(self) -> bool {
-        self.label != OperationLabel::OTHER
-    }
-
-    /// The operation's name, or "other".
-    pub fn label(self) -> OperationLabel {
-        self.label
-    }
-}
-
-/// An operation's name in metrics, the log and spans: one that the table has, or "other", so that labels stay bounded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OperationLabel(&'static str);
-
-impl OperationLabel {
-    /// Every operation that is not in the table.
-    pub const OTHER: OperationLabel = OperationLabel("other");
-
-    /// The name.
-    pub const fn label(self) -> &'static str {
-        self.0
-    }
-
-    /// The name, of an operation that the table has.
-    pub fn known(self) -> Option<&'static str> {
-        (self != OperationLabel::OTHER).then_some(self.0)
-    }
-}
-
-impl Serialize for OperationLabel {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.0)
-    }
-}
-
-label_enum! {
-    /// Whether repeating a call changes anything.
-    pub enum Class {
-        Read = "read",
-        Write = "write",
-    }
-}
-
-fn find(name: &str) -> Option<&'static Row> {
+/// The row of this name, in its usual spelling.
+pub(super) fn find(name: &str) -> Option<&'static Row> {
     TABLE
         .binary_search_by(|row| row.0.cmp(name))
         .ok()
         .map(|at| &TABLE[at])
-}
-
-fn normalise(path: &str) -> String {
-    let mut text = Cow::Borrowed(path);
-    for _ in 0..DECODINGS {
-        if !text.contains('%') {
-            break;
-        }
-        let decoded = percent_decode_str(&text).decode_utf8_lossy().into_owned();
-        if decoded == *text {
-            break;
-        }
-        text = Cow::Owned(decoded);
-    }
-    // A server that decodes before it splits ends the path at an encoded `?` or `#`.
-    let path = text.split(['?', '#']).next().unwrap_or_default();
-    let mut name = String::with_capacity(path.len());
-    // Parameters end with their segment: a server that drops them reads on behind them.
-    for segment in path.split(['/', '\\']) {
-        let segment = segment.split(';').next().unwrap_or_default();
-        let segment = segment.trim_matches(|c: char| c.is_whitespace() || c.is_control());
-        if segment.is_empty() {
-            continue;
-        }
-        if !name.is_empty() {
-            name.push('/');
-        }
-        name.push_str(&segment.to_ascii_lowercase());
-    }
-    name
 }
 
 const fn facts(beta: bool, reads: bool, deprecated: bool) -> Facts {
@@ -253,7 +33,7 @@ const BETA_WRITE: Facts = facts(true, false, false);
 /// Both deprecated operations write and are beta (beta changelog of 2025-03-27).
 const OLD_WRITE: Facts = facts(true, false, true);
 
-/// Every operation of DevRev's OpenAPI documents, sorted by name for the binary search.
+/// Sorted by name for the binary search.
 #[rustfmt::skip]
 static TABLE: &[Row] = &[
     ("accounts.create", WRITE), ("accounts.delete", WRITE), ("accounts.export", READ), ("accounts.get", READ),
@@ -352,64 +132,10 @@ static TABLE: &[Row] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::label::assert_labels;
-
-    #[test]
-    fn classes_are_called_as_the_metrics_call_them() {
-        assert_labels!(Class: "read" "write");
-    }
 
     #[test]
     fn the_table_is_sorted_and_complete() {
         assert_eq!(TABLE.len(), 283);
         assert!(TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
-    }
-
-    #[test]
-    fn no_spelling_avoids_a_rule() {
-        #[rustfmt::skip]
-        let spellings = [
-            "/works.list", "works.list", "//works.list/", "/Works.LIST", "/works%2elist", "/works%2Elist;v=1",
-            "/%77orks.list", "/works%252elist", "/works.list/;x", "/works.list%3Fx", "/%2fworks.list",
-        ];
-        for path in spellings {
-            let operation = Operation::from_path(path);
-            assert_eq!(operation.name(), "works.list", "{path}");
-            assert_eq!(operation.label().label(), "works.list");
-        }
-    }
-
-    #[test]
-    fn unknown_operations_share_a_label() {
-        let operation = Operation::from_path("/internal//Things.get/");
-        assert_eq!(operation.name(), "internal/things.get");
-        assert_eq!(operation.label(), OperationLabel::OTHER);
-        assert!(operation.is_read(&Method::POST));
-        assert!(!Operation::from_path("/mcp/v1").is_read(&Method::POST));
-        assert!(Operation::from_path("/mcp/v1").is_read(&Method::GET));
-    }
-
-    #[test]
-    fn the_name_decides_what_is_a_read() {
-        let class = |path, method| Operation::from_path(path).class(&method);
-        assert_eq!(class("/works.list", Method::POST), Class::Read);
-        assert_eq!(class("/audit-logs.fetch", Method::POST), Class::Read);
-        assert_eq!(class("/works.create", Method::GET), Class::Write);
-        assert_eq!(class("/works.create", Method::POST), Class::Write);
-    }
-
-    #[test]
-    fn the_callback_takes_no_credential_and_never_reads() {
-        let callback = Operation::from_path("/Keyrings.authorize");
-        assert!(!callback.takes_credential());
-        assert!(!callback.is_read(&Method::GET));
-        assert!(Operation::from_path("/works.list").takes_credential());
-    }
-
-    #[test]
-    fn deprecated_and_beta() {
-        assert!(Operation::from_path("/rev-users.link").is_deprecated());
-        assert!(Operation::from_path("/rev-users.unlink").is_beta());
-        assert!(!Operation::from_path("/rev-users.get").is_deprecated());
     }
 }
