@@ -246,6 +246,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("lock", &[]),
     ("random", &[]),
     ("runtime", &[]),
+    ("tcp", &[]),
     ("wall_clock", &[]),
     ("policy", &["hash", "label"]),
     ("body", &["policy"]),
@@ -258,7 +259,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("allocation", &["body", "error", "lock", "policy"]),
     (
         "upstream",
-        &["allocation", "body", "error", "policy", "types"],
+        &["allocation", "body", "error", "policy", "tcp", "types"],
     ),
     (
         "telemetry",
@@ -321,7 +322,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
-    ("admin", &["hash", "runtime"]),
+    ("admin", &["hash", "runtime", "tcp"]),
     ("simulator", &["config", "runtime", "wall_clock"]),
     (
         "serve",
@@ -339,6 +340,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "simulator",
             "stack",
             "state",
+            "tcp",
             "telemetry",
             "types",
             "upstream",

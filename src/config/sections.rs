@@ -121,7 +121,7 @@ section! {
         max_body: Size<u64> = "16MiB";
         /// Time that a request's body may stand still, at most upstream.attempt_timeout; then the request is refused as request_timeout. As short as listen.header_timeout, so that slow clients hold nothing for long.
         stall_timeout: Timeout = "10s";
-        /// Bytes a second at which a body or an answer moves at least, on average; what stands still for less than its timeout catches up. Slower than any link between services. A response may stand still for 30 s, be it DevRev that does not send or the caller that does not read, and a stream of events for 5 minutes.
+        /// Bytes a second at which a body or an answer moves at least, on average; what stands still for less than its timeout catches up. Slower than any link between services. A response may stand still for 30 s, be it DevRev that does not send or the caller that does not read, and a stream of events for 5 minutes. A peer whose TCP acknowledges nothing, or has room for nothing, for 60 s counts as gone.
         min_rate: Size<u64> = "4KiB";
         /// Bytes of bodies and of small answers in memory at once, dealt among callers like requests in flight. A request that finds no room is refused as overloaded; an answer is passed on as it comes. Room for 384 bodies of retry.max_replay_body, and for many more usual ones.
         max_buffered: Size<usize> = "24MiB";

@@ -10,6 +10,7 @@ use tokio_util::either::Either;
 use tower::BoxError;
 
 use super::OwnListeners;
+use crate::tcp;
 
 pub(crate) struct Connector {
     host: String,
@@ -65,8 +66,7 @@ impl Connector {
                 "upstream.url leads to a listener of this gateway itself; name DevRev's API".into(),
             );
         }
-        // Requests are small and written as a whole, so Nagle's algorithm would only delay them.
-        stream.set_nodelay(true)?;
+        tcp::set_options(&stream);
         let Some(config) = &self.tls else {
             return Ok(Connected {
                 stream: Either::Left(stream),

@@ -34,5 +34,6 @@ mod traces;
 mod trial;
 mod unix;
 mod unknown;
+mod vanished;
 mod waiting;
 mod wire;
