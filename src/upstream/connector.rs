@@ -1,23 +1,33 @@
 //! Connects: name look-up, TCP and TLS, within one timeout.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use http::Uri;
 use rustls_pki_types::ServerName;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 use tower::BoxError;
 
-use super::OwnListeners;
-use crate::tcp;
+use super::{OwnListeners, failure_log::FailureLog, race::first_to_connect};
+use crate::{policy::addresses::attempt_order, tcp};
 
 pub(crate) struct Connector {
     host: String,
     port: u16,
     tls: Option<Arc<rustls::ClientConfig>>,
     own_listeners: OwnListeners,
+    look_up: LookUp,
+    /// `None` if whoever connects reports failures itself.
+    failures: Option<FailureLog>,
 }
+
+/// Finds the addresses of a host.
+type LookUp = fn(&str, u16) -> BoxFuture<'_, io::Result<Vec<SocketAddr>>>;
 
 /// A connection without or with TLS.
 pub(crate) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
@@ -35,30 +45,66 @@ impl Connector {
         own_listeners: OwnListeners,
     ) -> Self {
         let default_port = if tls.is_some() { 443 } else { 80 };
-        // Only a URI has brackets around an IPv6 address.
-        let host = url
-            .host()
-            .unwrap_or_default()
-            .trim_matches(['[', ']'])
-            .to_owned();
-        let port = url.port_u16().unwrap_or(default_port);
         Connector {
-            host,
-            port,
+            host: unbracketed(url.host().unwrap_or_default()).to_owned(),
+            port: url.port_u16().unwrap_or(default_port),
             tls,
             own_listeners,
+            look_up: system_look_up,
+            failures: None,
         }
     }
 
+    /// Reports in the log that DevRev cannot be reached.
+    #[must_use]
+    pub(crate) fn reporting(self) -> Self {
+        Connector {
+            failures: Some(FailureLog::default()),
+            ..self
+        }
+    }
+
+    /// # Errors
+    /// What went wrong, on one line.
     pub(crate) async fn connect(&self, within: Duration) -> Result<Connected, BoxError> {
-        match timeout(within, self.connect_untimed()).await {
-            Ok(result) => result,
-            Err(_elapsed) => Err("connecting took too long".into()),
+        let connected = self.connect_until(Instant::now() + within).await;
+        if let (Err(error), Some(failures)) = (&connected, &self.failures) {
+            failures.report(&error.to_string());
         }
+        connected
     }
 
-    async fn connect_untimed(&self) -> Result<Connected, BoxError> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+    async fn connect_until(&self, until: Instant) -> Result<Connected, BoxError> {
+        let target = host_and_port(&self.host, self.port);
+        let stream = self.connect_tcp(&self.host, self.port, until).await?;
+        let Some(config) = &self.tls else {
+            return Ok(Connected {
+                stream: Either::Left(stream),
+                http2: false,
+            });
+        };
+        let name = ServerName::try_from(self.host.clone())?;
+        let handshake = TlsConnector::from(config.clone()).connect(name, stream);
+        let stream = in_time(until, format!("TLS with {target}"), handshake).await?;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(Connected {
+            stream: Either::Right(Box::new(stream)),
+            http2,
+        })
+    }
+
+    async fn connect_tcp(
+        &self,
+        host: &str,
+        port: u16,
+        until: Instant,
+    ) -> Result<TcpStream, BoxError> {
+        let host = unbracketed(host);
+        let found = (self.look_up)(host, port);
+        let found = in_time(until, format!("the look-up of {host}"), found).await?;
+        let race = first_to_connect(attempt_order(found), TcpStream::connect);
+        let step = format!("the connection to {}", host_and_port(host, port));
+        let stream = in_time(until, step, race).await?;
         // Checked for the address to which the name resolved, before anything is written.
         let local = stream.local_addr().ok().map(|local| local.ip());
         if self.own_listeners.contains(stream.peer_addr()?, local) {
@@ -67,20 +113,163 @@ impl Connector {
             );
         }
         tcp::set_options(&stream);
-        let Some(config) = &self.tls else {
-            return Ok(Connected {
-                stream: Either::Left(stream),
-                http2: false,
-            });
+        Ok(stream)
+    }
+}
+
+/// Only a URI has brackets around an IPv6 address.
+fn unbracketed(host: &str) -> &str {
+    host.trim_matches(['[', ']'])
+}
+
+fn host_and_port(host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
+/// Asks the system, which answers for both families.
+fn system_look_up(host: &str, port: u16) -> BoxFuture<'_, io::Result<Vec<SocketAddr>>> {
+    Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
+}
+
+/// Does one step of connecting. An error names it.
+async fn in_time<T, E: fmt::Display>(
+    until: Instant,
+    step: String,
+    doing: impl Future<Output = Result<T, E>>,
+) -> Result<T, BoxError> {
+    match timeout_at(until, doing).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(format!("{step} failed: {error}").into()),
+        Err(_elapsed) => Err(format!("{step} took too long").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener as StdListener;
+
+    use socket2::{Domain, Socket, Type};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_secs(3);
+
+    /// A listener whose backlog is full, so that the kernel drops further SYNs; and what fills it.
+    struct Silent(
+        #[expect(dead_code, reason = "held")] Socket,
+        Vec<std::net::TcpStream>,
+    );
+
+    impl Silent {
+        fn at(address: SocketAddr) -> io::Result<Silent> {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.bind(&address.into())?;
+            socket.listen(0)?;
+            let mut silent = Silent(socket, Vec::new());
+            let soon = Duration::from_millis(300);
+            while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, soon) {
+                silent.1.push(stream);
+            }
+            Ok(silent)
+        }
+    }
+
+    /// A listener on 127.0.0.1, and silent ones on the same port of 127.0.0.2 and 127.0.0.3.
+    fn some_silent() -> (TcpListener, u16, Vec<Silent>) {
+        loop {
+            let listener = StdListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let silent = [2, 3].map(|last| Silent::at(([127, 0, 0, last], port).into()));
+            // Someone else may have the port of another address.
+            if let Ok(silent) = silent.into_iter().collect() {
+                listener.set_nonblocking(true).unwrap();
+                return (TcpListener::from_std(listener).unwrap(), port, silent);
+            }
+        }
+    }
+
+    /// The silent addresses first. On the port behind it nothing listens at all.
+    fn several(_: &str, port: u16) -> BoxFuture<'_, io::Result<Vec<SocketAddr>>> {
+        let addresses = [2, 3, 4, 1].map(|last| ([127, 0, 0, last], port).into());
+        Box::pin(async move { Ok(addresses.into()) })
+    }
+
+    fn unknown(_: &str, _: u16) -> BoxFuture<'_, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async { Err(io::Error::other("no such name")) })
+    }
+
+    fn endless(_: &str, _: u16) -> BoxFuture<'_, io::Result<Vec<SocketAddr>>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn connector(url: &str, look_up: LookUp) -> Connector {
+        let url: Uri = url.parse().unwrap();
+        Connector {
+            look_up,
+            ..Connector::new(&url, None, OwnListeners::default())
+        }
+    }
+
+    #[tokio::test]
+    async fn addresses_that_do_not_answer_cost_a_quarter_of_a_second_each() {
+        let (listener, port, _silent) = some_silent();
+        let start = Instant::now();
+        let url = format!("http://devrev.example:{port}");
+        let connecting = connector(&url, several);
+        let (connected, accepted) = tokio::join!(connecting.connect(WITHIN), listener.accept());
+        let Either::Left(stream) = connected.unwrap().stream else {
+            panic!("no TLS");
         };
-        let name = ServerName::try_from(self.host.clone())?;
-        let stream = TlsConnector::from(config.clone())
-            .connect(name, stream)
-            .await?;
-        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok(Connected {
-            stream: Either::Right(Box::new(stream)),
-            http2,
-        })
+        assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
+        assert_eq!(stream.local_addr().unwrap(), accepted.unwrap().1);
+        // Two are silent, one refuses.
+        let took = start.elapsed();
+        let range = Duration::from_millis(500)..WITHIN / 2;
+        assert!(range.contains(&took), "{took:?}");
+        tcp::assert_options(&stream);
+    }
+
+    #[tokio::test]
+    async fn an_error_names_the_step_and_comes_in_time() {
+        let silent = some_silent();
+        let refusing = StdListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let (silent_at, refusing) = (format!("127.0.0.2:{}", silent.1), refusing.to_string());
+        for (url, look_up, want) in [
+            (
+                "devrev.example",
+                unknown as LookUp,
+                "the look-up of devrev.example failed: no such name".to_owned(),
+            ),
+            (
+                "devrev.example",
+                endless,
+                "the look-up of devrev.example took too long".into(),
+            ),
+            (
+                &silent_at,
+                system_look_up,
+                format!("the connection to {silent_at} took too long"),
+            ),
+            (
+                &refusing,
+                system_look_up,
+                format!("the connection to {refusing} failed: {refusing}: Connection refused"),
+            ),
+        ] {
+            let start = Instant::now();
+            let connecting = connector(&format!("http://{url}"), look_up);
+            let Err(error) = connecting.connect(WITHIN / 10).await else {
+                panic!("{want}");
+            };
+            assert!(error.to_string().starts_with(&want), "{want}: {error}");
+            assert!(start.elapsed() < WITHIN, "{want}");
+        }
     }
 }

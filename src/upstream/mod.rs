@@ -4,10 +4,12 @@
 
 mod answer;
 pub(crate) mod connector;
+mod failure_log;
 pub(crate) mod fetch;
 mod form;
 mod lanes;
 mod pool;
+mod race;
 mod self_connection;
 pub(crate) mod tls;
 
@@ -114,7 +116,8 @@ impl Upstream {
                 &options.url,
                 options.tls.clone(),
                 options.own_listeners.clone(),
-            ),
+            )
+            .reporting(),
             lanes: Lanes::new(options.max_connections, options.http2_only),
             idle: Mutex::default(),
             multiplexed: tokio::sync::Mutex::default(),
