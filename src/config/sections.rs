@@ -9,7 +9,7 @@ use super::{
     jwt::Jwt,
     notation::*,
     reading::{Location, read_quietly},
-    secret::{Headers, PlainSecret},
+    secret::{HeaderSecret, Headers, PlainSecret},
     section::{Notation, section},
     tls::Tls,
 };
@@ -54,6 +54,10 @@ section! {
     pub struct Upstream: Debug, Clone {
         /// Scheme and host, without path, query or user. DevRev's public API by default.
         url: Origin = "https://api.devrev.ai", restart;
+        /// An HTTP proxy through which DevRev is reached, and an issuer's keys (CONNECT); spans are sent without it. None by default. Variables such as HTTPS_PROXY and NO_PROXY are not read.
+        proxy: Option<ProxyUrl>, restart, example("http://proxy.example:3128");
+        /// The user and the password for the proxy, as user:password. None by default.
+        proxy_credentials: Option<HeaderSecret>, example({ "file": "/run/secrets/proxy" });
         /// Trusted certificate authorities: "bundled", "system" or { file = "ca.pem" }. Bundled by default, which works in an empty image.
         roots: Roots = "bundled", restart;
         /// "auto" negotiates by ALPN, "never" uses HTTP/1.1, "always" uses HTTP/2 (with prior knowledge on http://). By default upstream chooses.

@@ -1,4 +1,4 @@
-//! Connects: name look-up, TCP and TLS, within one timeout.
+//! Connects: name look-up, TCP, the proxy's tunnel and TLS, within one timeout.
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,7 +13,12 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 use tower::BoxError;
 
-use super::{OwnListeners, failure_log::FailureLog, race::first_to_connect};
+use super::{
+    OwnListeners,
+    failure_log::FailureLog,
+    proxy::{Proxy, Tunnel},
+    race::first_to_connect,
+};
 use crate::{policy::addresses::attempt_order, tcp};
 
 pub(crate) struct Connector {
@@ -21,6 +26,7 @@ pub(crate) struct Connector {
     port: u16,
     tls: Option<Arc<rustls::ClientConfig>>,
     own_listeners: OwnListeners,
+    proxy: Option<Proxy>,
     look_up: LookUp,
     /// `None` if whoever connects reports failures itself.
     failures: Option<FailureLog>,
@@ -29,8 +35,11 @@ pub(crate) struct Connector {
 /// Finds the addresses of a host.
 type LookUp = fn(&str, u16) -> BoxFuture<'_, io::Result<Vec<SocketAddr>>>;
 
+/// A connection to the host itself, or through the proxy.
+type Transport = Either<TcpStream, Tunnel>;
+
 /// A connection without or with TLS.
-pub(crate) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+pub(crate) type Stream = Either<Transport, Box<TlsStream<Transport>>>;
 
 pub(crate) struct Connected {
     pub stream: Stream,
@@ -43,6 +52,7 @@ impl Connector {
         url: &Uri,
         tls: Option<Arc<rustls::ClientConfig>>,
         own_listeners: OwnListeners,
+        proxy: Option<Proxy>,
     ) -> Self {
         let default_port = if tls.is_some() { 443 } else { 80 };
         Connector {
@@ -50,6 +60,7 @@ impl Connector {
             port: url.port_u16().unwrap_or(default_port),
             tls,
             own_listeners,
+            proxy,
             look_up: system_look_up,
             failures: None,
         }
@@ -76,15 +87,23 @@ impl Connector {
 
     async fn connect_until(&self, until: Instant) -> Result<Connected, BoxError> {
         let target = host_and_port(&self.host, self.port);
-        let stream = self.connect_tcp(&self.host, self.port, until).await?;
+        let transport = match &self.proxy {
+            None => Either::Left(self.connect_tcp(&self.host, self.port, until).await?),
+            Some(proxy) => {
+                let stream = self.connect_tcp(&proxy.host, proxy.port, until).await?;
+                let tunnel = proxy.open(stream, &target);
+                let step = format!("the tunnel to {target} through the proxy {proxy}");
+                Either::Right(in_time(until, step, tunnel).await?)
+            }
+        };
         let Some(config) = &self.tls else {
             return Ok(Connected {
-                stream: Either::Left(stream),
+                stream: Either::Left(transport),
                 http2: false,
             });
         };
         let name = ServerName::try_from(self.host.clone())?;
-        let handshake = TlsConnector::from(config.clone()).connect(name, stream);
+        let handshake = TlsConnector::from(config.clone()).connect(name, transport);
         let stream = in_time(until, format!("TLS with {target}"), handshake).await?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(Connected {
@@ -108,8 +127,12 @@ impl Connector {
         // Checked for the address to which the name resolved, before anything is written.
         let local = stream.local_addr().ok().map(|local| local.ip());
         if self.own_listeners.contains(stream.peer_addr()?, local) {
+            let (key, instead) = match self.proxy {
+                Some(_) => ("upstream.proxy", "name the proxy"),
+                None => ("upstream.url", "name DevRev's API"),
+            };
             return Err(
-                "upstream.url leads to a listener of this gateway itself; name DevRev's API".into(),
+                format!("{key} leads to a listener of this gateway itself; {instead}").into(),
             );
         }
         tcp::set_options(&stream);
@@ -152,7 +175,10 @@ mod tests {
     use std::net::TcpListener as StdListener;
 
     use socket2::{Domain, Socket, Type};
-    use tokio::net::TcpListener;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
 
     use super::*;
 
@@ -206,11 +232,12 @@ mod tests {
         Box::pin(std::future::pending())
     }
 
-    fn connector(url: &str, look_up: LookUp) -> Connector {
+    fn connector(url: &str, proxy: Option<&str>, look_up: LookUp) -> Connector {
+        let proxy = proxy.map(|proxy| Proxy::new(&proxy.parse().unwrap()));
         let url: Uri = url.parse().unwrap();
         Connector {
             look_up,
-            ..Connector::new(&url, None, OwnListeners::default())
+            ..Connector::new(&url, None, OwnListeners::default(), proxy)
         }
     }
 
@@ -219,10 +246,10 @@ mod tests {
         let (listener, port, _silent) = some_silent();
         let start = Instant::now();
         let url = format!("http://devrev.example:{port}");
-        let connecting = connector(&url, several);
+        let connecting = connector(&url, None, several);
         let (connected, accepted) = tokio::join!(connecting.connect(WITHIN), listener.accept());
-        let Either::Left(stream) = connected.unwrap().stream else {
-            panic!("no TLS");
+        let Either::Left(Either::Left(stream)) = connected.unwrap().stream else {
+            panic!("neither a tunnel nor TLS");
         };
         assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
         assert_eq!(stream.local_addr().unwrap(), accepted.unwrap().1);
@@ -234,6 +261,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_proxy_has_several_addresses_too() {
+        let (listener, port, _silent) = some_silent();
+        let proxy = format!("http://proxy.example:{port}");
+        let connecting = connector("http://devrev.example", Some(&proxy), several);
+        let answering = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\n\r\nhello")
+                .await
+                .unwrap();
+            String::from_utf8(head).unwrap()
+        };
+        let (connected, head) = tokio::join!(connecting.connect(WITHIN), answering);
+        assert!(
+            head.starts_with("CONNECT devrev.example:80 HTTP/1.1\r\n"),
+            "{head}"
+        );
+        let mut hello = String::new();
+        let mut stream = connected.unwrap().stream;
+        stream.read_to_string(&mut hello).await.unwrap();
+        assert_eq!(hello, "hello");
+    }
+
+    #[tokio::test]
     async fn an_error_names_the_step_and_comes_in_time() {
         let silent = some_silent();
         let refusing = StdListener::bind("127.0.0.1:0")
@@ -241,30 +296,49 @@ mod tests {
             .local_addr()
             .unwrap();
         let (silent_at, refusing) = (format!("127.0.0.2:{}", silent.1), refusing.to_string());
-        for (url, look_up, want) in [
+        // Nobody accepts here, but the kernel connects.
+        let stalling = StdListener::bind("127.0.0.1:0").unwrap();
+        let stalling = format!("http://{}", stalling.local_addr().unwrap());
+        for (url, proxy, look_up, want) in [
             (
                 "devrev.example",
+                None,
                 unknown as LookUp,
                 "the look-up of devrev.example failed: no such name".to_owned(),
             ),
             (
                 "devrev.example",
+                None,
                 endless,
                 "the look-up of devrev.example took too long".into(),
             ),
             (
                 &silent_at,
+                None,
                 system_look_up,
                 format!("the connection to {silent_at} took too long"),
             ),
             (
                 &refusing,
+                None,
                 system_look_up,
                 format!("the connection to {refusing} failed: {refusing}: Connection refused"),
             ),
+            (
+                "[::1]:9",
+                Some(&*stalling),
+                system_look_up,
+                format!("the tunnel to [::1]:9 through the proxy {stalling} took too long"),
+            ),
+            (
+                "devrev.example",
+                Some("http://proxy.example:1"),
+                unknown,
+                "the look-up of proxy.example failed".into(),
+            ),
         ] {
             let start = Instant::now();
-            let connecting = connector(&format!("http://{url}"), look_up);
+            let connecting = connector(&format!("http://{url}"), proxy, look_up);
             let Err(error) = connecting.connect(WITHIN / 10).await else {
                 panic!("{want}");
             };

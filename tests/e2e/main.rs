@@ -20,6 +20,7 @@ mod logs;
 mod lossy_log;
 mod neighbours;
 mod process;
+mod proxy;
 mod quota;
 mod reload;
 mod rewrite;
