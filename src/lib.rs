@@ -19,6 +19,7 @@ pub mod serve;
 pub mod simulator;
 pub mod stack;
 pub mod state;
+mod tcp;
 pub mod telemetry;
 pub mod types;
 mod upstream;

@@ -317,6 +317,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("lock", &[]),
     ("random", &[]),
     ("runtime", &[]),
+    ("tcp", &[]),
     ("wall_clock", &[]),
     ("policy", &["hash", "label"]),
     ("body", &["policy"]),
@@ -329,7 +330,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("allocation", &["body", "error", "lock", "policy"]),
     (
         "upstream",
-        &["allocation", "body", "error", "policy", "types"],
+        &["allocation", "body", "error", "policy", "tcp", "types"],
     ),
     (
         "telemetry",
@@ -392,7 +393,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
-    ("admin", &["hash", "policy", "runtime"]),
+    ("admin", &["hash", "policy", "runtime", "tcp"]),
     ("simulator", &["config", "runtime", "wall_clock"]),
     (
         "serve",
@@ -410,6 +411,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "simulator",
             "stack",
             "state",
+            "tcp",
             "telemetry",
             "types",
             "upstream",

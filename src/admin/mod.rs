@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{policy::exposition::Exposition, runtime::ThreadRuntime};
+use crate::{policy::exposition::Exposition, runtime::ThreadRuntime, tcp};
 
 const MAX_CONNECTIONS: usize = 64;
 /// For a request's head to arrive, and again for its body.
@@ -115,6 +115,7 @@ async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::AdminState>
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
+            Err(error) if tcp::concerns_one_connection(&error) => continue,
             Err(error) => {
                 // Probably out of file descriptors; an immediate retry would spin.
                 warn!(%error, "the admin listener cannot accept");
@@ -122,6 +123,7 @@ async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::AdminState>
                 continue;
             }
         };
+        tcp::set_options(&stream);
         // At the limit, the oldest connection is closed, so that idle or stalled connections never block a health probe.
         open.retain(|connection| !connection.is_finished());
         if open.len() >= MAX_CONNECTIONS

@@ -36,6 +36,8 @@ section! {
         file: Option<PathBuf>, example("/etc/revgate/jwks.json");
         /// Certificate authorities for url. Those of upstream.roots by default.
         roots: Option<Roots>, example({ "file": "/etc/revgate/issuer-ca.pem" });
+        /// Whether url is fetched through upstream.proxy, if there is one. True by default, because where DevRev is reached through a proxy, a public issuer is too; false for an issuer in your own network. A url on loopback is always fetched directly.
+        proxy: Option<bool>, example(false);
     }
 }
 
@@ -43,7 +45,12 @@ section! {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Jwks {
     /// `https`, or `http` on loopback, without user info. Without roots of their own, those of the upstream.
-    Url { url: Uri, roots: Roots },
+    Url {
+        url: Uri,
+        roots: Roots,
+        /// As in the file.
+        proxy: Option<bool>,
+    },
     /// With the keys that it held when the configuration was loaded.
     File { path: PathBuf, keys: KeySet },
 }
@@ -51,27 +58,40 @@ pub enum Jwks {
 notation! {
     [] Jwks => Jwks,
     read |value, at| {
-        let JwksTable { url, file, roots } = JwksTable::read(value, at)?;
+        let JwksTable { url, file, roots, proxy } = JwksTable::read(value, at)?;
         if file.is_some() && roots.is_some() {
             at.report("roots", "applies only to a url; remove it");
+        }
+        if file.is_some() && proxy.is_some() {
+            at.report("proxy", "applies only to a url; remove it");
         }
         if (url.is_some() || at.has_problem("url")) == (file.is_some() || at.has_problem("file")) {
             return at.reject("needs exactly one of `url` and `file`; write { url = ... } or { file = ... }");
         }
         if let Some(url) = url {
             let roots = roots.or_else(|| at.context.upstream_roots.clone()).unwrap_or(Roots::Bundled);
-            return Some(Jwks::Url { url, roots });
+            return Some(Jwks::Url { url, roots, proxy });
         }
         let path = file?;
         let keys = keys_of(&path).map_err(|message| at.report("file", message)).ok()?;
         Some(Jwks::File { path, keys })
     },
     show |out, view| {
-        let (url, file, roots) = match out {
-            Jwks::Url { url, roots } => (Some(url.clone()), None, Some(roots.clone())),
-            Jwks::File { path, .. } => (None, Some(path.clone()), None),
+        let table = match out {
+            Jwks::Url { url, roots, proxy } => JwksTable {
+                url: Some(url.clone()),
+                file: None,
+                roots: Some(roots.clone()),
+                proxy: *proxy,
+            },
+            Jwks::File { path, .. } => JwksTable {
+                url: None,
+                file: Some(path.clone()),
+                roots: None,
+                proxy: None,
+            },
         };
-        let mut shown = JwksTable::show(&JwksTable { url, file, roots }, view);
+        let mut shown = JwksTable::show(&table, view);
         if let (View::Compared, Jwks::File { keys, .. }) = (view, out) {
             shown[""] = format!("{keys:?}").into();
         }

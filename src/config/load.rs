@@ -5,17 +5,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use super::{
-    Address, AuthMode, CallerRules, Config, Problem, Problems,
+    Address, AuthMode, CallerRules, Config, Problem, Problems, Secret,
     callers::{self, Declared},
     environment::{Overrides, strays},
     reading::{Context, Location, read_quietly},
     section::Notation,
     sections,
 };
-use crate::{policy::self_connection::names_own_listener, types::Roots, wall_clock};
+use crate::{
+    policy::self_connection::{is_on_loopback, names_own_listener},
+    types::Roots,
+    wall_clock,
+};
 
 /// Loads the file at `path` and the process's environment.
 pub fn load(path: &Path) -> Result<Config, Problems> {
@@ -157,6 +162,7 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
     let is_socket = matches!(config.listen.address, Address::Unix(_));
     let is_exposed = !config.admin.address.ip().is_loopback();
     let backoff = config.retry.backoff;
+    let credentials = config.upstream.proxy_credentials.as_ref();
     for (broken, key, message) in [
         (
             is_socket && tree.pointer("/listen/tls").is_some(),
@@ -184,6 +190,16 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
             "no caller in mode \"inject\"; add [callers.NAME] with key_sha256 = ...",
         ),
         (
+            config.upstream.proxy.is_none() && credentials.is_some() && is_good("upstream.proxy"),
+            "upstream.proxy_credentials",
+            "is for upstream.proxy, which is not set; add that, or remove this",
+        ),
+        (
+            credentials.is_some_and(|secret| !is_user_and_password(secret)),
+            "upstream.proxy_credentials",
+            "the secret is not user:password; store both there, with a colon between them",
+        ),
+        (
             backoff.min > backoff.max && is_good("retry.backoff"),
             "retry.backoff",
             "min is above max; raise max or lower min",
@@ -206,6 +222,13 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
         let (path, message) = ("limits.max_buffered".into(), message.into());
         config.warnings.push(Problem { path, message });
     }
+    if let Some(variable) = unused_proxy(config, at) {
+        let message = format!(
+            "the environment has {variable}, which revgate does not use; if DevRev is to be reached through that proxy, write its URL here, else unset the variable"
+        );
+        let path = "upstream.proxy".into();
+        config.warnings.push(Problem { path, message });
+    }
     check_upstream(config, at);
     callers::check(config, &declared, at);
     let written = tree.get("rewrite").and_then(Value::as_array);
@@ -213,22 +236,60 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
     sections::add_built_in(&mut config.rewrite, written, &at.key("rewrite"));
 }
 
-/// Reports an upstream that is one of the gateway's own listeners, as far as the file can tell. Ports of 0 and names that need a look-up are
+/// RFC 7617 section 2: the first colon ends the user.
+fn is_user_and_password(secret: &Secret) -> bool {
+    matches!(secret.value.expose_secret().find(':'), Some(1..))
+}
+
+/// The variable that names a proxy to other programs, if the file names none. Its value may hold a password.
+fn unused_proxy(config: &Config, at: &Location<'_>) -> Option<&'static str> {
+    const VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    // What is on this machine needs no proxy.
+    if config.upstream.proxy.is_some() || is_on_loopback(&config.upstream.url) {
+        return None;
+    }
+    let is_set = |name: &&str| {
+        at.context
+            .env
+            .and_then(|env| env.get(*name))
+            .is_some_and(|value| !value.is_empty())
+    };
+    VARIABLES.into_iter().find(is_set)
+}
+
+/// Reports an upstream, or a proxy, that is one of the gateway's own listeners, as far as the file can tell. Ports of 0 and names that need a look-up are
 /// checked on connecting.
 fn check_upstream(config: &Config, at: &Location<'_>) {
-    let proxy = match config.listen.address {
+    let for_callers = match config.listen.address {
         Address::Tcp(address) => Some(address),
         Address::Unix(_) => None,
     };
     let own = [
-        ("listen.address", proxy),
+        ("listen.address", for_callers),
         ("admin.address", Some(config.admin.address)),
     ];
     for (key, address) in own {
         let bound = address.filter(|address| address.port() != 0 && !at.has_problem(key));
-        let is_own = |address| names_own_listener(&config.upstream.url, &[address]);
-        if bound.is_some_and(is_own) && !at.has_problem("upstream.url") {
-            at.report("upstream.url", format!("is the gateway's own {key}, so requests would loop; write the URL of DevRev's API"));
+        let urls = [
+            (
+                "upstream.url",
+                Some(&config.upstream.url),
+                "write the URL of DevRev's API",
+            ),
+            (
+                "upstream.proxy",
+                config.upstream.proxy.as_ref(),
+                "write the URL of the proxy",
+            ),
+        ];
+        for (named, url, instead) in urls {
+            let is_own = |address| url.is_some_and(|url| names_own_listener(url, &[address]));
+            if bound.is_some_and(is_own) && !at.has_problem(named) {
+                at.report(
+                    named,
+                    format!("is the gateway's own {key}, so requests would loop; {instead}"),
+                );
+            }
         }
     }
 }

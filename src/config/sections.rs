@@ -9,7 +9,7 @@ use super::{
     jwt::Jwt,
     notation::*,
     reading::{Location, read_quietly},
-    secret::{Headers, PlainSecret},
+    secret::{HeaderSecret, Headers, PlainSecret},
     section::{Notation, section},
     tls::Tls,
 };
@@ -56,6 +56,10 @@ section! {
     pub struct Upstream: Debug, Clone {
         /// Scheme and host, without path, query or user. DevRev's public API by default.
         url: Origin = "https://api.devrev.ai", restart;
+        /// An HTTP proxy through which DevRev is reached, and an issuer's keys (CONNECT); spans are sent without it. None by default. Variables such as HTTPS_PROXY and NO_PROXY are not read.
+        proxy: Option<ProxyUrl>, restart, example("http://proxy.example:3128");
+        /// The user and the password for the proxy, as user:password. None by default.
+        proxy_credentials: Option<HeaderSecret>, example({ "file": "/run/secrets/proxy" });
         /// Trusted certificate authorities: "bundled", "system" or { file = "ca.pem" }. Bundled by default, which works in an empty image.
         roots: Roots = "bundled", restart;
         /// "auto" negotiates by ALPN, "never" uses HTTP/1.1, "always" uses HTTP/2 (with prior knowledge on http://). By default upstream chooses.
@@ -123,7 +127,7 @@ section! {
         max_body: Size<u64> = "16MiB";
         /// Time that a request's body may stand still, at most upstream.attempt_timeout; then the request is refused as request_timeout. As short as listen.header_timeout, so that slow clients hold nothing for long.
         stall_timeout: Timeout = "10s";
-        /// Bytes a second at which a body or an answer moves at least, on average; what stands still for less than its timeout catches up. Slower than any link between services. A response may stand still for 30 s, be it DevRev that does not send or the caller that does not read, and a stream of events for 5 minutes.
+        /// Bytes a second at which a body or an answer moves at least, on average; what stands still for less than its timeout catches up. Slower than any link between services. A response may stand still for 30 s, be it DevRev that does not send or the caller that does not read, and a stream of events for 5 minutes. A peer whose TCP acknowledges nothing, or has room for nothing, for 60 s counts as gone.
         min_rate: Size<u64> = "4KiB";
         /// Bytes of bodies and of small answers in memory at once, dealt among callers like requests in flight. A request that finds no room is refused as overloaded; an answer is passed on as it comes. Room for 384 bodies of retry.max_replay_body, and for many more usual ones.
         max_buffered: Size<usize> = "24MiB";

@@ -9,9 +9,14 @@ const HASH: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f200
 const SECRET: &str = "s3cr3t-value-007";
 
 fn env() -> BTreeMap<String, String> {
-    [("T", SECRET), ("K", "abc"), ("U", "another")]
-        .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        .into()
+    [
+        ("T", SECRET),
+        ("K", "abc"),
+        ("U", "another"),
+        ("P", "user:s3cr3t-value-007"),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .into()
 }
 
 /// A valid file, with `more` at its end.
@@ -57,6 +62,35 @@ fn too_little_memory_for_a_body_is_a_warning() {
         let warnings = from_toml(&good(more), &env()).unwrap().warnings;
         let found = warnings.iter().any(|w| w.path == "limits.max_buffered");
         assert_eq!(found, warns, "{more}");
+    }
+}
+
+/// Other programs would use such a proxy, so its operator expects it of revgate.
+#[test]
+fn a_proxy_of_the_environment_that_is_not_used_is_a_warning() {
+    let local = "[upstream]\nurl = \"http://localhost:8081\"";
+    let proxy = "[upstream]\nproxy = \"http://h:3128\"";
+    for (variable, value, more, warns) in [
+        ("HTTPS_PROXY", "http://u:s3cr3t-value-007@p:1", "", true),
+        ("https_proxy", "p:1", "", true),
+        ("ALL_PROXY", "socks5://p:1", "", true),
+        ("all_proxy", "socks5://p:1", "", true),
+        ("NO_PROXY", "*", "", false),
+        ("HTTPS_PROXY", "", "", false),
+        ("HTTPS_PROXY", "http://p:1", proxy, false),
+        ("HTTPS_PROXY", "http://p:1", local, false),
+    ] {
+        let mut env = env();
+        env.insert(variable.to_owned(), value.to_owned());
+        let warnings = from_toml(&good(more), &env).unwrap().warnings;
+        let found = warnings.iter().find(|w| w.path == "upstream.proxy");
+        assert_eq!(found.is_some(), warns, "{variable} {more}");
+        if let Some(Problem { message, .. }) = found {
+            assert!(
+                message.contains(variable) && !message.contains("p:1"),
+                "{message}"
+            );
+        }
     }
 }
 
@@ -133,6 +167,18 @@ anonymous = true => callers.a: has several
 [upstream]\nurl = "https://x?y" => upstream.url
 [upstream]\nurl = "https://u:p@x" => upstream.url
 [upstream]\nurl = "ftp://x" => upstream.url
+[upstream]\nproxy = "proxy.corp:3128" => upstream.proxy: is not valid; write http://
+[upstream]\nproxy = "http://proxy.corp" => upstream.proxy: is not valid; write http:// with the proxy's host and port
+[upstream]\nproxy = "https://proxy.corp:3128" => upstream.proxy: is not valid
+[upstream]\nproxy = "socks5://proxy.corp:1080" => upstream.proxy: is not valid
+[upstream]\nproxy = "http://proxy.corp:3128/x" => upstream.proxy: is not valid
+[upstream]\nproxy = "http://user@proxy.corp:3128" => upstream.proxy: has a user or a password in it; store user:password in a file
+[upstream]\nproxy = "http://user:s3cr3t-value-007@proxy.corp:3128" => upstream.proxy: has a user or a password
+[upstream]\nproxy = "http://127.0.0.1:8080" => upstream.proxy: is the gateway's own listen.address
+[upstream]\nproxy = "http://localhost:9901" => upstream.proxy: is the gateway's own admin.address
+[upstream]\nproxy_credentials = { env = "P" } => upstream.proxy_credentials: is for upstream.proxy, which is not set
+[upstream]\nproxy = "http://h:1"\nproxy_credentials = "s3cr3t-value-007" => upstream.proxy_credentials: must be a reference
+[upstream]\nproxy = "http://h:1"\nproxy_credentials = { env = "T" } => upstream.proxy_credentials: the secret is not user:password
 [upstream]\ncircuit = { failures = 0 } => upstream.circuit.failures
 [upstream]\ncircuit = { opne = "1s" } => did you mean `open`
 [auth]\njwt = { issuer = "i", audience = "a" } => auth.jwt.jwks: is missing
@@ -232,6 +278,11 @@ fn signed_tokens_are_read_shown_and_compared() {
     let file = format!("file = {path:?}");
     let old = load(&file);
     assert_eq!(old.files, std::slice::from_ref(&path));
+    let with_proxy = good(&jwt(more, &format!("{file}, proxy = false")));
+    assert_eq!(
+        problems(&with_proxy),
+        "auth.jwt.jwks.proxy: applies only to a url; remove it"
+    );
     assert!(load(&file).differences(&old).is_empty());
     std::fs::write(&path, two).unwrap();
     assert_eq!(load(&file).differences(&old), ["auth.jwt.jwks"]);
@@ -290,13 +341,29 @@ fn never_a_secret() {
         format!("[callers.a]\nkey = \"{s}\"\ntoken = \"{s}\""),
         format!("[callers.a]\nkey_sha256 = \"{s}\""),
         format!("[upstream]\nurl = \"https://u:{s}@h\""),
+        format!("[upstream]\nproxy = \"http://u:{s}@h:1\""),
+        format!("[upstream]\nproxy = \"http://{s}@h\""),
+        format!("[upstream]\nproxy = \"http://h:1\"\nproxy_credentials = {{ env = \"{s}\" }}"),
         format!("[tokens.main]\nfile = \"{s}"),
     ] {
         let got = problems(&bad);
         assert!(!got.is_empty() && !got.contains(s), "{bad}\n{got}");
     }
-    let config = from_toml(&good(""), &env()).unwrap();
-    let shown = format!("{} {config:?}", config.redacted());
+    let proxy = "[upstream]\nproxy = \"http://h:3128\"\nproxy_credentials = { env = \"P\" }";
+    let config = from_toml(&good(proxy), &env()).unwrap();
+    let plan = crate::plan::Plan::of(&config).unwrap();
+    let credentials = plan
+        .proxy
+        .as_ref()
+        .and_then(|proxy| proxy.credentials.clone());
+    // RFC 7617: base64 of user:s3cr3t-value-007.
+    assert_eq!(credentials.unwrap(), "Basic dXNlcjpzM2NyM3QtdmFsdWUtMDA3");
+    let shown = format!(
+        "{} {} {config:?} {plan:?}",
+        config.redacted(),
+        config.effective()
+    );
+    assert!(shown.contains("http://h:3128") && !shown.contains("dXNlcjpz"));
     assert!(!shown.contains(s) && !config.redacted().to_string().contains(HASH));
     assert!(
         toml::to_string(&config.redacted())

@@ -12,6 +12,7 @@ use crate::{
         fair::Share,
         jwt::{Expected, KeySet},
         san::San,
+        self_connection::is_on_loopback,
     },
     types::{Caller, OTHER, Roots},
 };
@@ -54,7 +55,12 @@ pub enum KeySource {
     /// A file.
     Fixed(KeySet),
     /// An issuer that publishes them.
-    Published { url: Uri, roots: Roots },
+    Published {
+        url: Uri,
+        roots: Roots,
+        /// Whether they are fetched through the proxy to DevRev, if there is one.
+        proxy: bool,
+    },
 }
 
 impl Identities {
@@ -97,9 +103,10 @@ impl Identities {
             subjects: Arc::new(subjects),
             source: match &jwt.jwks {
                 Jwks::File { keys, .. } => KeySource::Fixed(keys.clone()),
-                Jwks::Url { url, roots } => KeySource::Published {
+                Jwks::Url { url, roots, proxy } => KeySource::Published {
                     url: url.clone(),
                     roots: roots.clone(),
+                    proxy: proxy.unwrap_or(true) && !is_on_loopback(url),
                 },
             },
         });

@@ -5,6 +5,7 @@
 //! attempt.
 
 mod identities;
+mod proxy;
 mod tls;
 mod token_value;
 
@@ -19,6 +20,7 @@ use http::HeaderValue;
 
 pub use self::{
     identities::{CallerCredentials, Identities, KeySource, SignedTokenPlan},
+    proxy::ProxyPlan,
     tls::ServerTls,
     token_value::TokenValue,
 };
@@ -59,6 +61,7 @@ pub struct Plan {
     /// Bytes of bodies and answers in memory at once.
     pub max_buffered: u64,
     pub upstream: Bounds,
+    pub proxy: Option<ProxyPlan>,
     /// The upstream's authority.
     pub host: HeaderValue,
     pub access_log: AccessLog,
@@ -173,6 +176,7 @@ impl Plan {
                     min_rate,
                 },
             },
+            proxy: ProxyPlan::of(config),
             host,
             access_log: config.log.access,
             tls,

@@ -3,6 +3,7 @@
 #![warn(clippy::disallowed_types)]
 
 pub mod access;
+pub mod addresses;
 pub mod allocator;
 pub mod browser;
 pub mod circuit;

@@ -35,6 +35,12 @@ pub fn literal_addresses(host: &str) -> Vec<IpAddr> {
     Vec::new()
 }
 
+/// Whether `url` names this machine, as far as that is known without a DNS query.
+pub fn is_on_loopback(url: &Uri) -> bool {
+    let addresses = literal_addresses(url.host().unwrap_or_default());
+    addresses.iter().any(IpAddr::is_loopback)
+}
+
 /// Whether `url` names one of these listeners, as far as that is known without a DNS query.
 pub fn names_own_listener(url: &Uri, listeners: &[SocketAddr]) -> bool {
     let default_port = if url.scheme_str() == Some("https") {

@@ -44,7 +44,7 @@ use crate::{
         export::Exporter,
         log::{self, LevelHandle},
     },
-    upstream::{self, OwnListeners},
+    upstream::{self, OwnListeners, Proxy},
 };
 
 /// `revgate run`: serves until a signal ends it.
@@ -117,7 +117,7 @@ impl Gateway {
         let summaries = client_lines.clone().keep_logging_summaries();
         background.handle().spawn(summaries);
         let own_listeners = OwnListeners::default();
-        let options = upstream_options(&config, own_listeners.clone())?;
+        let options = upstream_options(&config, own_listeners.clone(), state.proxy.clone())?;
         let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
             let address = &config.listen.address;
             format!("listen.address \"{address}\" cannot be bound")
@@ -155,6 +155,11 @@ impl Gateway {
         anyhow::ensure!(
             !names_own_listener(&config.upstream.url, &listeners),
             "upstream.url names a listener of this gateway itself; name DevRev's API"
+        );
+        let proxy = config.upstream.proxy.as_ref();
+        anyhow::ensure!(
+            !proxy.is_some_and(|proxy| names_own_listener(proxy, &listeners)),
+            "upstream.proxy names a listener of this gateway itself; name the proxy"
         );
         own_listeners.set(listeners);
         let workers = workers.into_iter().enumerate();
@@ -226,6 +231,7 @@ impl Drop for Gateway {
 fn upstream_options(
     config: &Config,
     own_listeners: OwnListeners,
+    proxy: Option<Proxy>,
 ) -> anyhow::Result<upstream::Options> {
     let settings = &config.upstream;
     let https = settings.url.scheme_str() == Some("https");
@@ -241,5 +247,6 @@ fn upstream_options(
         http2_only: settings.http2 == Http2::Always && !https,
         max_connections: settings.max_connections.div_ceil(config.listen.workers),
         own_listeners,
+        proxy,
     })
 }

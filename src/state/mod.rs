@@ -37,6 +37,7 @@ use crate::{
     allocation::Pool,
     plan::{Identities, KeySource, Plan},
     telemetry::{client_lines::ClientLines, metrics::Metrics, tally::Tally, trace::Spans},
+    upstream::Proxy,
 };
 
 /// All shared state; see the module.
@@ -70,6 +71,8 @@ pub struct State {
     /// What introspection says about callers' own tokens.
     pub introspection: Arc<IntrospectionCache>,
     pub signing_keys: SigningKeyStore,
+    /// The proxy to DevRev, with the credentials of the latest plan.
+    pub(crate) proxy: Option<Proxy>,
     /// `None` if clients connect without TLS.
     pub handshakes: Option<Handshakes>,
 }
@@ -86,6 +89,7 @@ impl State {
         let watched = groups.clone();
         metrics.watch_quota(move || watched.samples());
         let metrics = Arc::new(metrics);
+        let proxy = plan.proxy.as_ref().map(|proxy| Proxy::new(&proxy.url));
         let state = State {
             tally: Arc::default(),
             client_lines: Arc::default(),
@@ -104,7 +108,8 @@ impl State {
             tokens: Arc::new(Tokens::new(&plan.tokens, clock, metrics.clone())),
             key_usage: KeyUsage::default(),
             introspection: Arc::new(IntrospectionCache::new(plan.max_introspections, clock)?),
-            signing_keys: SigningKeyStore::new(background, clock, metrics.clone()),
+            signing_keys: SigningKeyStore::new(background, clock, metrics.clone(), proxy.clone()),
+            proxy,
             handshakes: plan.tls.clone().map(Handshakes::new),
             metrics,
         };
@@ -115,6 +120,10 @@ impl State {
     /// Adds what this plan names and keeps what is known of everything that stays the same. Cannot fail, and changes no answer
     /// by itself: requests follow a new plan when stacks built for it are published.
     pub fn reconcile(&self, plan: &Plan) {
+        // First, because keys may be fetched through it from here on.
+        if let (Some(proxy), Some(plan)) = (&self.proxy, &plan.proxy) {
+            proxy.set_credentials(plan.credentials.clone());
+        }
         self.groups.reconcile(plan.quota.clone());
         self.limiters.reconcile(&plan.rates);
         self.tokens.reconcile(&plan.tokens);

@@ -142,7 +142,12 @@ impl Sender {
         Sender {
             target: target(&options.url),
             // Connecting needs no bound of its own: the export's timeout includes it.
-            connector: Connector::new(&options.url, options.tls.clone(), OwnListeners::default()),
+            connector: Connector::new(
+                &options.url,
+                options.tls.clone(),
+                OwnListeners::default(),
+                None,
+            ),
             options,
             metrics,
             stop,

@@ -10,7 +10,10 @@ use hyper_util::rt::TokioIo;
 use tokio::{task::JoinSet, time::timeout};
 use tower::BoxError;
 
-use super::connector::{Connected, Connector};
+use super::{
+    OwnListeners, Proxy,
+    connector::{Connected, Connector},
+};
 
 /// From the name look-up to the last byte. A slower answer is an error.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -31,14 +34,19 @@ pub(crate) struct Document {
 pub(crate) async fn document(
     url: &Uri,
     tls: Option<Arc<rustls::ClientConfig>>,
+    proxy: Option<Proxy>,
 ) -> Result<Document, BoxError> {
-    timeout(WITHIN, get(url, tls))
+    timeout(WITHIN, get(url, tls, proxy))
         .await
         .unwrap_or_else(|_elapsed| Err("no whole answer within 5s".into()))
 }
 
-async fn get(url: &Uri, tls: Option<Arc<rustls::ClientConfig>>) -> Result<Document, BoxError> {
-    let connector = Connector::new(url, tls, super::OwnListeners::default());
+async fn get(
+    url: &Uri,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    proxy: Option<Proxy>,
+) -> Result<Document, BoxError> {
+    let connector = Connector::new(url, tls, OwnListeners::default(), proxy);
     let Connected { stream, .. } = connector.connect(CONNECT_WITHIN).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Dropped with this function, which ends the connection.

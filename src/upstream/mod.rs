@@ -4,10 +4,13 @@
 
 mod answer;
 pub(crate) mod connector;
+mod failure_log;
 pub(crate) mod fetch;
 mod form;
 mod lanes;
 mod pool;
+mod proxy;
+mod race;
 mod self_connection;
 pub(crate) mod tls;
 
@@ -30,6 +33,7 @@ use tokio::{
 use tower::Service;
 
 pub(crate) use self::lanes::{Lane, Lanes};
+pub(crate) use self::proxy::Proxy;
 pub(crate) use self::self_connection::OwnListeners;
 use self::{
     answer::Exchange,
@@ -57,6 +61,7 @@ pub(crate) struct Options {
     pub max_connections: usize,
     /// No attempt may go to these.
     pub own_listeners: OwnListeners,
+    pub proxy: Option<Proxy>,
 }
 
 /// Bounds that a reload may change while connections stay open.
@@ -114,7 +119,9 @@ impl Upstream {
                 &options.url,
                 options.tls.clone(),
                 options.own_listeners.clone(),
-            ),
+                options.proxy.clone(),
+            )
+            .reporting(),
             lanes: Lanes::new(options.max_connections, options.http2_only),
             idle: Mutex::default(),
             multiplexed: tokio::sync::Mutex::default(),

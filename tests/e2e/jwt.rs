@@ -40,7 +40,7 @@ fn claims(others: Value) -> String {
     claims.to_string()
 }
 
-fn one() -> String {
+pub fn one() -> String {
     key_set(&[RSA.jwk(json!({"kid": "one", "alg": "RS256", "use": "sig"}))])
 }
 
@@ -51,7 +51,7 @@ fn both() -> String {
     ])
 }
 
-fn good() -> String {
+pub fn good() -> String {
     RSA.token(&header("RS256", "one"), &claims(json!({})))
 }
 
@@ -60,7 +60,7 @@ fn next() -> String {
 }
 
 /// The part of a configuration that is about signed tokens.
-fn signed(jwks: &str) -> String {
+pub fn signed(jwks: &str) -> String {
     format!(
         "[callers.shop]\njwt_subject = \"shop\"\nrate = \"1000/s\"\nburst = 1000\n\
          [callers.anyone]\nanonymous = true\n\

@@ -72,7 +72,7 @@ impl Process {
     }
 
     /// The next line with this message.
-    fn says(&mut self, message: &str) -> serde_json::Value {
+    pub fn says(&mut self, message: &str) -> serde_json::Value {
         self.line(|value| value["message"] == message)
     }
 

@@ -1,6 +1,6 @@
 //! The protocols on both sides: HTTP/2, TLS with each result of ALPN, unix sockets, and recorded requests of DevRev's real clients.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -96,7 +96,16 @@ async fn http2_by_prior_knowledge_on_the_same_port() {
 
 /// Terminates TLS in front of the simulator, offering `alpn`.
 async fn terminator(devrev: &Simulator, alpn: &[&[u8]]) -> (u16, tempfile::NamedTempFile) {
-    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    terminator_of("localhost", devrev.addr(), alpn).await
+}
+
+/// Terminates TLS in front of `upstream`, as `host` and offering `alpn`. Returns its port, and a file with its certificate.
+pub async fn terminator_of(
+    host: &str,
+    upstream: SocketAddr,
+    alpn: &[&[u8]],
+) -> (u16, tempfile::NamedTempFile) {
+    let own = rcgen::generate_simple_self_signed([host.to_owned()]).expect("a certificate");
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), own.cert.pem()).expect("written");
     let key = PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
@@ -109,7 +118,7 @@ async fn terminator(devrev: &Simulator, alpn: &[&[u8]]) -> (u16, tempfile::Named
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let (port, upstream) = (listener.local_addr().expect("bound").port(), devrev.addr());
+    let port = listener.local_addr().expect("bound").port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();

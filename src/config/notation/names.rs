@@ -196,10 +196,14 @@ pub(crate) fn is_port_sound(uri: &Uri) -> bool {
 /// A pattern for the scheme `http`.
 pub(crate) const HTTP: &str = "[Hh][Tt][Tt][Pp]";
 
+fn host() -> &'static str {
+    r"(?:[A-Za-z0-9._~!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])"
+}
+
 /// A pattern for a host and an optional port.
 pub(crate) fn authority() -> String {
     let port = integer_pattern(0, u16::MAX.into());
-    format!(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::{port})?")
+    format!("{}(?::{port})?", host())
 }
 
 fn origin(text: &str) -> Option<Uri> {
@@ -225,6 +229,28 @@ notation! {
     parse |value| origin(value.as_str()?),
     show |out| without_slash(out),
     schema |shared| text(&[&format!("{HTTP}[Ss]?://{}/?", authority())]),
+}
+
+/// An HTTP proxy. Credentials in it are refused, and never shown.
+pub struct ProxyUrl;
+
+notation! {
+    [] ProxyUrl => Uri,
+    expected "http:// with the proxy's host and port, such as \"http://proxy.example:3128\"; connections to the proxy itself are without TLS",
+    parse |value| {
+        let text = value.as_str().filter(|text| !text.contains(['#', '?']))?;
+        let uri: Uri = text.parse().ok()?;
+        let authority = uri.authority()?.as_str();
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let origin = origin(&format!("{}://{host}{}", uri.scheme_str()?, uri.path_and_query()?))?;
+        let has_port = origin.port_u16().is_some_and(|port| port != 0);
+        (origin.scheme_str() == Some("http") && has_port).then_some(uri)
+    },
+    invalid |out| out.authority().is_some_and(|authority| authority.as_str().contains('@')).then(|| {
+        "has a user or a password in it; store user:password in a file or a variable, and name that in upstream.proxy_credentials".into()
+    }),
+    show |out| without_slash(out),
+    schema |shared| text(&[&format!("{HTTP}://{}:{}/?", host(), integer_pattern(1, u16::MAX.into()))]),
 }
 
 /// The base URL of a receiver of spans: an origin and an optional path.

@@ -50,6 +50,8 @@ const VALUES: &str = r#"
 !0060|0440|4755|0680|66|00660|+660|rw-rw----|
 "upstream.url: https://x|HTTPS://x|http://x:80/|https://api.devrev.ai|http://[::1]:80|http://127.0.0.1
 !x|ftp://x|https://|https://x/y|https://x?y|https://x#y|https://u:p@x|https://x:99999|https://a b
+"upstream.proxy: http://proxy.example:3128|HTTP://x:1/|http://[::1]:3128|http://127.0.0.1:65535
+!|x:3128|http://x|https://x:1|http://u@x:1|http://u:p@x:1|http://x:1/y|http://x:1?y|http://x:1#y|http://x:0|http://x:65536|socks5://x:1
 "trace.otlp: http://127.0.0.1:4318|https://h/base/
 !127.0.0.1:4318|http://user@h|http://h/?key=1|grpc://h:4317|http://h#x
 "upstream.roots: bundled|system
@@ -102,13 +104,15 @@ upstream.roots: 'system'|{ file = 'src/config/tests/ca.pem' }
 !{}|{ file = '' }|{ file = 'src/config/tests/ca.pem', x = 1 }|true
 admin.key: { env = 'T' }
 !'plain'|{}|{ env = '' }|{ env = 'T', file = 'x' }|{ nev = 'T' }|[{ env = 'T' }]
+upstream.proxy_credentials: { env = 'P' }
+!'plain'|{}|{ env = '' }|{ env = 'P', file = 'x' }|{ nev = 'P' }|[{ env = 'P' }]
 tokens.two: { env = 'T' }|{ env = 'T', quota_group = 'main' }
 !'plain'|{}|{ env = '' }|{ quota_group = 'x' }|{ env = 'T', file = 'x' }|{ env = 'T', nev = 1 }
 trace.headers: {}|{ x-key = { env = 'T' } }
 !'x'|{ x-key = 'x' }|{ Host = { env = 'T' } }|{ 'a b' = { env = 'T' } }
 upstream.circuit: {}|{ failures = 3 }
 !{ failures = 0 }|{ opne = '1s' }|1
-auth.jwt: { issuer = 'i', audience = 'a', jwks = { url = 'https://i/k?x', roots = 'system' } }|{ issuer = 'i', audience = 'a', jwks = { url = 'http://127.0.0.1:9/' } }
+auth.jwt: { issuer = 'i', audience = 'a', jwks = { url = 'https://i/k?x', roots = 'system' } }|{ issuer = 'i', audience = 'a', jwks = { url = 'http://127.0.0.1:9/', proxy = false } }
 !{}|{ issuer = 'i', audience = 'a' }|{ issuer = 'i', audience = 'a', jwks = {} }|{ issuer = 'i', audience = 'a', jwks = { uri = 'https://i/k' } }|{ issuer = 'i', audience = 'a', jwks = { url = 'http://i/k' } }|{ issuer = 'i', audience = 'a', jwks = { url = 'https://u@i/k' } }|{ issuer = 'i', audience = 'a', jwks = { url = 'https://i:99999/k' } }|{ issuer = 'i', audience = 'a', jwks = { url = 'https://i/k', file = 'x' } }
 rewrite: []|[{ operations = 'a.b,c.d', rename = { a = 'b' }, mode = 'off', link = 'https://x/y' }]
 !{}|[1]|[{ operations = ['a.b'] }]|[{ rename = { a = 'b' } }]|[{ operations = [], rename = { a = 'b' } }]|[{ operations = ',', rename = { a = 'b' } }]|[{ operations = ['a.*'], rename = { a = 'b' } }]|[{ operations = ['a.b'], rename = {} }]|[{ operations = ['a.b'], rename = { a = '' } }]|[{ operations = ['a.b'], rename = { a = 'b' }, mode = 'Off' }]|[{ operations = ['a.b'], rename = { a = 'b' }, link = 'x' }]
@@ -128,6 +132,7 @@ fn with(path: &str, value: &str) -> String {
     };
     let needs = match path {
         "callers.b.unix_uid" => "listen.address = 'unix:/x'",
+        "upstream.proxy_credentials" => "upstream.proxy = 'http://x:1'",
         "callers.b.jwt_subject" => {
             "auth.jwt = { issuer = 'i', audience = 'a', jwks = { url = 'https://i/k' } }"
         }

@@ -52,6 +52,8 @@ pub struct ExplainContext<'a> {
     pub circuit: circuit::CircuitRules,
     /// Scheme and authority.
     pub upstream: &'a str,
+    /// The URL of the proxy through which it is reached.
+    pub proxy: Option<&'a str>,
     /// `None` without a running gateway.
     pub live: Option<LiveState>,
 }

@@ -37,15 +37,21 @@ impl Steps<'_> {
         let url = format!("{}{target}", self.context.upstream);
         let takes = self.operation.takes_credential();
         let token = caller.token.configured().filter(|_| takes);
-        let step = step("credential", json!({ "token": token, "url": url }));
+        let proxy = self.context.proxy;
+        let step = step(
+            "credential",
+            json!({ "token": token, "url": url, "proxy": proxy }),
+        );
+        let to = match proxy {
+            Some(proxy) => format!("to {url} through the proxy {proxy}"),
+            None => format!("to {url}"),
+        };
         if !takes {
-            return Some(step.passes(format!(
-                "none: this operation takes no credential; to {url}"
-            )));
+            return Some(step.passes(format!("none: this operation takes no credential; {to}")));
         }
         Some(match caller.token {
-            TokenSource::Configured(token) => step.passes(format!("the token {token}; to {url}")),
-            TokenSource::FromCaller => step.passes(format!("the caller's own token; to {url}")),
+            TokenSource::Configured(token) => step.passes(format!("the token {token}; {to}")),
+            TokenSource::FromCaller => step.passes(format!("the caller's own token; {to}")),
             TokenSource::Missing => {
                 step.refused(Refusal::NoToken, "no token is configured for this caller")
             }

@@ -72,6 +72,7 @@ pub(crate) fn explain(
         .map(|caller| describe(config, plan, caller, live));
     let off = config.rewrite.iter().filter(|rule| rule.mode == Mode::Off);
     let upstream = config.upstream.url.to_string();
+    let proxy = config.upstream.proxy.as_ref().map(ToString::to_string);
     let context = ExplainContext {
         max_header_bytes: plan.request.max_header_bytes,
         max_headers: plan.request.max_headers,
@@ -88,6 +89,7 @@ pub(crate) fn explain(
         max_replay_body: plan.retry.max_replay_body,
         circuit: plan.circuit,
         upstream: upstream.trim_end_matches('/'),
+        proxy: proxy.as_deref().map(|proxy| proxy.trim_end_matches('/')),
     };
     let steps = explain::explain(&request, &context);
     Ok(Explanation {

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::listener::Listener;
 use crate::{
     state::connections::{ConnectionTable, OpenConnection},
+    tcp,
     types::PeerAddress,
 };
 
@@ -49,8 +50,13 @@ pub(super) async fn accept(
 ) -> io::Result<Accepted> {
     let (stream, address) = match listener {
         AsyncListener::Tcp(listener) => {
-            let (stream, peer) = listener.accept().await?;
-            stream.set_nodelay(true)?;
+            let (stream, peer) = loop {
+                match listener.accept().await {
+                    Err(error) if tcp::concerns_one_connection(&error) => {}
+                    accepted => break accepted?,
+                }
+            };
+            tcp::set_options(&stream);
             (Stream::Tcp(stream), Some(PeerAddress(peer.ip())))
         }
         AsyncListener::Unix(listener) => (Stream::Unix(listener.accept().await?.0), None),
@@ -62,4 +68,26 @@ pub(super) async fn accept(
         at: Instant::now(),
         open,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_accepted_connection_has_the_options() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let listener = AsyncListener::new(Listener::Tcp(listener)).unwrap();
+        let table = ConnectionTable::new(2);
+        let connecting = tokio::net::TcpStream::connect(address);
+        let (client, accepted) = tokio::join!(connecting, accept(&listener, &table));
+        let (client, accepted) = (client.unwrap(), accepted.unwrap());
+        let Stream::Tcp(stream) = accepted.stream else {
+            panic!("TCP");
+        };
+        assert_eq!(stream.peer_addr().unwrap(), client.local_addr().unwrap());
+        tcp::assert_options(&stream);
+    }
 }

@@ -44,6 +44,14 @@ pub(super) fn keep_what_needs_a_restart(
         ));
     }
     let mut put_back = new.keep_restart_only(old);
+    // Credentials of a proxy that is not in use yet must not go to the one that is.
+    if put_back.iter().any(|key| key == "upstream.proxy") {
+        let credentials = old.upstream.proxy_credentials.clone();
+        let after = std::mem::replace(&mut new.upstream.proxy_credentials, credentials);
+        if after.is_some() || new.upstream.proxy_credentials.is_some() {
+            put_back.push("upstream.proxy_credentials".to_owned());
+        }
+    }
     put_back.sort_unstable();
     is_in_time(old.listen.tls.as_ref(), new.listen.tls.as_ref())?;
     Ok((new.differences(old), put_back))

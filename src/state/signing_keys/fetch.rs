@@ -14,17 +14,19 @@ use crate::{
     policy::jwt::{KeySet, RETRY_AFTER_FAILURE, freshness},
     telemetry::{labels::KeyFetch, metrics::Metrics},
     types::Roots,
-    upstream::{fetch, tls},
+    upstream::{Proxy, fetch, tls},
 };
 
 pub(super) struct Issuer {
     url: Uri,
     roots: Roots,
+    /// `None` if the issuer is reached without one.
+    proxy: Option<Proxy>,
 }
 
 impl Issuer {
-    pub(super) fn new(url: Uri, roots: Roots) -> Self {
-        Issuer { url, roots }
+    pub(super) fn new(url: Uri, roots: Roots, proxy: Option<Proxy>) -> Self {
+        Issuer { url, roots, proxy }
     }
 
     /// Made for each fetch, because the CA may be rotated too.
@@ -39,7 +41,7 @@ impl Issuer {
         // Reads files, perhaps slow ones, on a thread that nothing else waits for.
         let issuer = self.clone();
         let tls = tokio::task::spawn_blocking(move || issuer.tls()).await??;
-        let document = fetch::document(&self.url, tls).await?;
+        let document = fetch::document(&self.url, tls, self.proxy.clone()).await?;
         let set = KeySet::parse(&document.body)?;
         Ok((set, freshness(document.cache_control.as_deref())))
     }

@@ -18,6 +18,7 @@ use crate::{
     plan::KeySource,
     policy::jwt::{FetchDecision, FetchSchedule, KeySet},
     telemetry::metrics::Metrics,
+    upstream::Proxy,
 };
 
 /// The keys of the plan that was reconciled last.
@@ -25,16 +26,23 @@ pub struct SigningKeyStore {
     runtime: Handle,
     clock: Clock,
     metrics: Arc<Metrics>,
+    proxy: Option<Proxy>,
     current: ArcSwapOption<(KeySource, Arc<SigningKeys>)>,
 }
 
 impl SigningKeyStore {
     /// No keys yet; `runtime` is where they are fetched.
-    pub fn new(runtime: Handle, clock: Clock, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        runtime: Handle,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        proxy: Option<Proxy>,
+    ) -> Self {
         SigningKeyStore {
             runtime,
             clock,
             metrics,
+            proxy,
             current: ArcSwapOption::empty(),
         }
     }
@@ -48,9 +56,10 @@ impl SigningKeyStore {
         let next = source.map(|source| {
             let keys = match source {
                 KeySource::Fixed(set) => SigningKeys::fixed(set.clone(), self.clock),
-                KeySource::Published { url, roots } => {
+                KeySource::Published { url, roots, proxy } => {
                     let (keys, fetch_requests) = SigningKeys::fetched(self.clock);
-                    let issuer = Issuer::new(url.clone(), roots.clone());
+                    let proxy = self.proxy.clone().filter(|_| *proxy);
+                    let issuer = Issuer::new(url.clone(), roots.clone(), proxy);
                     let weak = Arc::downgrade(&keys);
                     let fetcher = issuer.keep_fresh(weak, fetch_requests, self.metrics.clone());
                     self.runtime.spawn(fetcher);
