@@ -196,14 +196,14 @@ pub(crate) fn is_port_sound(uri: &Uri) -> bool {
 /// A pattern for the scheme `http`.
 pub(crate) const HTTP: &str = "[Hh][Tt][Tt][Pp]";
 
-fn host() -> &'static str {
+fn host_pattern() -> &'static str {
     r"(?:[A-Za-z0-9._~!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])"
 }
 
 /// A pattern for a host and an optional port.
 pub(crate) fn authority() -> String {
     let port = integer_pattern(0, u16::MAX.into());
-    format!("{}(?::{port})?", host())
+    format!("{}(?::{port})?", host_pattern())
 }
 
 fn origin(text: &str) -> Option<Uri> {
@@ -250,7 +250,7 @@ notation! {
         "has a user or a password in it; store user:password in a file or a variable, and name that in upstream.proxy_credentials".into()
     }),
     show |out| without_slash(out),
-    schema |shared| text(&[&format!("{HTTP}://{}:{}/?", host(), integer_pattern(1, u16::MAX.into()))]),
+    schema |shared| text(&[&format!("{HTTP}://{}:{}/?", host_pattern(), integer_pattern(1, u16::MAX.into()))]),
 }
 
 /// The base URL of a receiver of spans: an origin and an optional path.
