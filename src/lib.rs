@@ -2,6 +2,7 @@
 
 mod admin;
 pub mod allocation;
+mod bind;
 pub mod body;
 pub mod cli;
 pub mod config;

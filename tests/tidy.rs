@@ -245,6 +245,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("label", &[]),
     ("lock", &[]),
     ("random", &[]),
+    ("bind", &[]),
     ("runtime", &[]),
     ("wall_clock", &[]),
     ("policy", &["hash", "label"]),
@@ -322,12 +323,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("admin", &["hash", "runtime"]),
-    ("simulator", &["config", "runtime", "wall_clock"]),
+    ("simulator", &["bind", "config", "runtime", "wall_clock"]),
     (
         "serve",
         &[
             "admin",
             "allocation",
+            "bind",
             "body",
             "config",
             "error",

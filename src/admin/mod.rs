@@ -47,7 +47,8 @@ pub(crate) trait Control: Send + Sync + 'static {
 
 #[derive(Debug)]
 pub(crate) struct Options {
-    pub address: SocketAddr,
+    /// Must not block.
+    pub listener: TcpListener,
     pub key: Option<secrecy::SecretString>,
 }
 
@@ -80,18 +81,19 @@ impl Drop for Admin {
     }
 }
 
-/// Binds before it returns, so that a port in use is an error of the start. The new thread runs `runtime`.
+/// The new thread runs `runtime`.
+///
+/// # Errors
+/// When the thread cannot be started.
 pub(crate) fn start(
     options: Options,
     control: Arc<dyn Control>,
     runtime: ThreadRuntime,
 ) -> std::io::Result<Admin> {
-    let listener = TcpListener::bind(options.address)?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
+    let address = options.listener.local_addr()?;
     let listener = {
         let _inside = runtime.enter();
-        tokio::net::TcpListener::from_std(listener)?
+        tokio::net::TcpListener::from_std(options.listener)?
     };
     let stop = CancellationToken::new();
     let until = stop.clone();

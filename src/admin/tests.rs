@@ -55,7 +55,7 @@ impl Control for Fake {
 
 fn run(address: &str, ready: bool) -> Admin {
     let options = Options {
-        address: address.parse().unwrap(),
+        listener: crate::bind::tcp(address.parse().unwrap()).unwrap(),
         key: Some("secret".to_owned().into()),
     };
     let runtime = ThreadRuntime::new().unwrap();

@@ -14,7 +14,11 @@ use super::{
     section::Notation,
     sections,
 };
-use crate::{policy::self_connection::names_own_listener, types::Roots, wall_clock};
+use crate::{
+    policy::{listeners::overlap, self_connection::names_own_listener},
+    types::Roots,
+    wall_clock,
+};
 
 /// Loads the file at `path` and the process's environment.
 pub fn load(path: &Path) -> Result<Config, Problems> {
@@ -183,11 +187,26 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
         let (path, message) = ("limits.max_buffered".into(), message.into());
         config.warnings.push(Problem { path, message });
     }
+    check_listeners(config, at);
     check_upstream(config, at);
     callers::check(config, &declared, at);
     let written = tree.get("rewrite").and_then(Value::as_array);
     let written = written.map_or(&[][..], Vec::as_slice);
     sections::add_built_in(&mut config.rewrite, written, &at.key("rewrite"));
+}
+
+/// Reports an admin listener that takes the port of the one for callers.
+fn check_listeners(config: &Config, at: &Location<'_>) {
+    let is_good = !at.has_problem("listen.address") && !at.has_problem("admin.address");
+    if let Address::Tcp(address) = config.listen.address
+        && is_good
+        && overlap(address, config.admin.address)
+    {
+        at.report(
+            "admin.address",
+            "takes the port of listen.address; each needs a port of its own, such as 9901 for this one",
+        );
+    }
 }
 
 /// Reports an upstream that is one of the gateway's own listeners, as far as the file can tell. Ports of 0 and names that need a look-up are

@@ -14,6 +14,7 @@ pub mod introspect;
 pub mod jwt;
 pub mod ledger;
 pub mod line_limit;
+pub mod listeners;
 pub mod operation;
 pub mod progress;
 pub mod rate;

@@ -33,7 +33,7 @@ use self::{
     worker::Worker,
 };
 use crate::{
-    admin,
+    admin, bind,
     config::{self, Address, Config, Http2},
     plan::Plan,
     policy::self_connection::names_own_listener,
@@ -106,6 +106,16 @@ impl Gateway {
         level: Option<LevelHandle>,
     ) -> anyhow::Result<Gateway> {
         let plan = Arc::new(Plan::of(&config)?);
+        // Before anything is started, so that a port in use is the only thing that is reported.
+        let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
+            let address = &config.listen.address;
+            format!("listen.address \"{address}\" cannot be bound")
+        })?;
+        let address = listeners[0].address()?;
+        let admin = bind::tcp(config.admin.address).with_context(|| {
+            let address = config.admin.address;
+            format!("admin.address \"{address}\" cannot be bound")
+        })?;
         let (drain, draining) = Draining::new();
         // The runtime of the admin listener's thread. No request of a caller runs on it.
         let background = ThreadRuntime::new()?;
@@ -118,11 +128,6 @@ impl Gateway {
         background.handle().spawn(summaries);
         let own_listeners = OwnListeners::default();
         let options = upstream_options(&config, own_listeners.clone())?;
-        let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
-            let address = &config.listen.address;
-            format!("listen.address \"{address}\" cannot be bound")
-        })?;
-        let address = listeners[0].address()?;
         let settings = Arc::new(ConnectionSettings {
             header_timeout: config.listen.header_timeout,
             idle_timeout: config.listen.idle_timeout,
@@ -143,11 +148,11 @@ impl Gateway {
         let current = reloader.current();
         let config = &current.config;
         let admin = admin::Options {
-            address: config.admin.address,
+            listener: admin,
             key: config.admin.key.as_ref().map(|key| key.value.clone()),
         };
         let admin = admin::start(admin, control.clone(), background)
-            .with_context(|| format!("admin.address {} cannot be bound", config.admin.address))?;
+            .context("the admin listener could not start")?;
         let mut listeners = vec![admin.addr()];
         if let Address::Tcp(address) = address {
             listeners.push(address);
