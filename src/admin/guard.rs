@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, USER_AGENT};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::hash::sha256;
@@ -32,8 +32,23 @@ impl AccessGuard {
     ///
     /// On other addresses the right names are not known. There a POST needs the key, which no such site has, and GET is open to the
     /// network anyway.
-    pub(super) fn host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn host<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
+        let (uri, headers) = (request.uri(), request.headers());
+        // HTTP/1.0 knows no Host, and probes of load balancers speak it. No browser does.
+        if request.version() == Version::HTTP_10
+            && !headers.contains_key(HOST)
+            && uri.authority().is_none()
+        {
+            return Ok(());
+        }
         let host = host(headers);
+        if host.is_none() {
+            // RFC 9112 section 3.2.
+            return Err((
+                StatusCode::BAD_REQUEST,
+                "the request needs one valid Host field",
+            ));
+        }
         // RFC 9112 section 3.2.2: the authority of a target in absolute form overrides Host. Browsers never send one.
         let same = uri.authority().is_none_or(|a| Some(a) == host.as_ref());
         if same && (!self.loopback || host.is_some_and(|h| is_loopback(&h))) {

@@ -53,7 +53,7 @@ pub(super) async fn answer(
 }
 
 async fn route(state: &AdminState, request: Request<Incoming>) -> Answer {
-    if let Err((status, why)) = state.guard.host(request.uri(), request.headers()) {
+    if let Err((status, why)) = state.guard.host(&request) {
         return error(status, why);
     }
     let path = request.uri().path().to_owned();
