@@ -1,25 +1,21 @@
 //! The command line.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the one place that prints"
-)]
-
 use std::{
-    fmt,
-    io::{Read, Write},
+    fmt::Display,
+    io::Read,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::{
     config,
     hash::{hex, sha256},
+    output::{complain, print},
     plan::Plan,
     serve::control::explain::{ExplainQuery, explain},
     telemetry::log,
@@ -100,11 +96,11 @@ impl Check {
     fn run(self) -> anyhow::Result<ExitCode> {
         let config = config::load(&self.file.path())?;
         for config::Problem { path, message } in &config.warnings {
-            eprintln!("warning: {path}: {message}");
+            complain(format_args!("warning: {path}: {message}"));
         }
         let plan = Plan::of(&config)?;
         let Some(request) = self.explain else {
-            print(toml::to_string(&config.effective())?.trim_end())?;
+            say(toml::to_string(&config.effective())?.trim_end())?;
             return Ok(ExitCode::SUCCESS);
         };
         let body = self.body.as_deref().map(read_body).transpose()?;
@@ -116,9 +112,9 @@ impl Check {
         };
         let explanation = explain(&config, &plan, query, None).map_err(Misuse)?;
         if self.json {
-            print(format!("{:#}", explanation.json()))?;
+            say(format!("{:#}", explanation.json()))?;
         } else {
-            print(&explanation)?;
+            say(&explanation)?;
         }
         Ok(match explanation.forwarded() {
             true => ExitCode::SUCCESS,
@@ -176,7 +172,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let text = format!("{error:#}");
             if !log::try_write(&text) {
-                eprintln!("{text}");
+                complain(text);
             }
             match error.is::<Misuse>() {
                 true => ExitCode::from(2),
@@ -190,7 +186,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     let done = match command {
         Command::Check(check) => return check.run(),
         Command::Run(file) => crate::serve::run(file.path()),
-        Command::Demo => crate::serve::demo(|text| println!("{text}")),
+        Command::Demo => crate::serve::demo(|text| print(text)),
         Command::Mock {
             listen,
             limit,
@@ -201,18 +197,14 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             log::log_panics();
             crate::simulator::run(listen, limit, window, plan)
         }
-        Command::Schema => print(config::reference::schema_json().trim_end()),
-        Command::HashKey => print(hash_key(std::io::stdin().lock())?),
+        Command::Schema => say(config::reference::schema_json().trim_end()),
+        Command::HashKey => say(hash_key(std::io::stdin().lock())?),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
 
-/// A closed pipe is no error: `head` closes it early.
-fn print(text: impl fmt::Display) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout().lock(), "{text}") {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
-        _ => Ok(()),
-    }
+fn say(text: impl Display) -> anyhow::Result<()> {
+    print(text).context("standard output cannot be written")
 }
 
 /// Trims the key as the gateway trims a key's file, so that both give the same hash.

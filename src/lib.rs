@@ -11,6 +11,7 @@ mod hash;
 mod label;
 pub mod layer;
 mod lock;
+mod output;
 pub mod plan;
 pub mod policy;
 mod random;

@@ -19,7 +19,7 @@ const KEY: &str = "demo-key";
 ///
 /// # Errors
 /// When no port can be bound.
-pub fn demo(announce: impl Fn(&str)) -> anyhow::Result<()> {
+pub fn demo(announce: impl Fn(&str) -> std::io::Result<()>) -> anyhow::Result<()> {
     let level = log::init("info", config::LogFormat::Auto)?;
     log::log_panics();
     let runtime = ThreadRuntime::new()?;
@@ -58,7 +58,8 @@ access = "all"
             gateway.admin_address(),
             devrev.addr(),
             devrev.addr(),
-        ));
+        ))
+        .context("standard output cannot be written")?;
         signals.run_until_shutdown(gateway).await
     })
 }

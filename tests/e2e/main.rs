@@ -19,6 +19,7 @@ mod keys;
 mod logs;
 mod lossy_log;
 mod neighbours;
+mod output;
 mod ports;
 mod process;
 mod quota;
