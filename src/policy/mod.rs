@@ -9,6 +9,7 @@ pub mod connections;
 pub mod explain;
 pub mod fair;
 pub mod feedback;
+pub mod file_changes;
 pub mod headers;
 pub mod introspect;
 pub mod jwt;

@@ -24,6 +24,7 @@ mod ports;
 mod process;
 mod quota;
 mod reload;
+mod restless;
 mod rewrite;
 mod rig;
 mod scenarios;
