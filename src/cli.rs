@@ -17,7 +17,10 @@ use crate::{
     hash::{hex, sha256},
     output::{complain, print},
     plan::Plan,
-    serve::control::explain::{ExplainQuery, explain},
+    serve::{
+        control::explain::{ExplainQuery, explain},
+        descriptors,
+    },
     telemetry::log,
 };
 
@@ -95,8 +98,8 @@ struct Misuse(String);
 impl Check {
     fn run(self) -> anyhow::Result<ExitCode> {
         let config = config::load(&self.file.path())?;
-        for config::Problem { path, message } in &config.warnings {
-            complain(format_args!("warning: {path}: {message}"));
+        for problem in config.warnings.iter().chain(&descriptors::check(&config)) {
+            complain(format_args!("warning: {problem}"));
         }
         let plan = Plan::of(&config)?;
         let Some(request) = self.explain else {
@@ -195,6 +198,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         } => {
             log::init("info", config::LogFormat::Auto)?;
             log::log_panics();
+            descriptors::raise();
             crate::simulator::run(listen, limit, window, plan)
         }
         Command::Schema => say(config::reference::schema_json().trim_end()),

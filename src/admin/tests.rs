@@ -56,6 +56,7 @@ impl Control for Fake {
 fn run(address: &str, ready: bool) -> Admin {
     let options = Options {
         listener: crate::bind::tcp(address.parse().unwrap()).unwrap(),
+        max_connections: MAX_CONNECTIONS,
         key: Some("secret".to_owned().into()),
     };
     let runtime = ThreadRuntime::new().unwrap();

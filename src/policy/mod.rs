@@ -6,6 +6,7 @@ pub mod access;
 pub mod allocator;
 pub mod circuit;
 pub mod connections;
+pub mod descriptors;
 pub mod explain;
 pub mod fair;
 pub mod feedback;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 
-use super::{Gateway, signals::Signals};
+use super::{Gateway, descriptors, signals::Signals};
 use crate::{
     config,
     hash::{hex, sha256},
@@ -22,6 +22,7 @@ const KEY: &str = "demo-key";
 pub fn demo(announce: impl Fn(&str) -> std::io::Result<()>) -> anyhow::Result<()> {
     let level = log::init("info", config::LogFormat::Auto)?;
     log::log_panics();
+    descriptors::raise();
     let runtime = ThreadRuntime::new()?;
     runtime.block_on(async {
         let signals = Signals::install()?;

@@ -3,6 +3,7 @@
 pub(crate) mod control;
 mod core_dump;
 mod demo;
+pub(crate) mod descriptors;
 mod inbound;
 pub mod memory;
 mod reload;
@@ -52,10 +53,13 @@ use crate::{
 /// # Errors
 /// When a listener cannot be bound or the upstream's TLS cannot be set up.
 pub fn run(file: PathBuf) -> anyhow::Result<()> {
-    let config = config::load(&file)?;
+    let mut config = config::load(&file)?;
     let level = log::init(&config.log.level, config.log.format)?;
     log::log_panics();
     core_dump::forbid();
+    descriptors::raise();
+    // Here first, because with too few descriptors nothing that follows works.
+    descriptors::fit(&mut config)?;
     // Dropping it does not wait for blocking work, so that a second signal ends the process at once.
     let runtime = ThreadRuntime::new()?;
     runtime.block_on(async {
@@ -102,9 +106,10 @@ impl Gateway {
 
     fn launch(
         file: Option<PathBuf>,
-        config: Config,
+        mut config: Config,
         level: Option<LevelHandle>,
     ) -> anyhow::Result<Gateway> {
+        let admin_connections = descriptors::fit(&mut config)?;
         let plan = Arc::new(Plan::of(&config)?);
         // Before anything is started, so that a port in use is the only thing that is reported.
         let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
@@ -149,6 +154,7 @@ impl Gateway {
         let config = &current.config;
         let admin = admin::Options {
             listener: admin,
+            max_connections: admin_connections,
             key: config.admin.key.as_ref().map(|key| key.value.clone()),
         };
         let admin = admin::start(admin, control.clone(), background)

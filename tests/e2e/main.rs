@@ -9,6 +9,7 @@
 
 mod circuit;
 mod deprecations;
+mod descriptors;
 mod explain;
 mod hostile;
 mod http;

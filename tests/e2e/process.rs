@@ -30,8 +30,23 @@ impl Drop for Process {
 
 impl Process {
     pub fn start(arguments: &[&str], level: &str) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_revgate"))
-            .args(arguments)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_revgate"));
+        command.args(arguments);
+        Process::spawn(command, level)
+    }
+
+    /// Under limits of the shell's, such as `ulimit -n 64`.
+    pub fn limited(limits: &str, arguments: &[&str], level: &str) -> Process {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("{limits} && exec \"$@\""), "sh"])
+            .arg(env!("CARGO_BIN_EXE_revgate"))
+            .args(arguments);
+        Process::spawn(command, level)
+    }
+
+    fn spawn(mut command: Command, level: &str) -> Process {
+        let mut child = command
             .env("DEVREV_TOKEN", TOKEN)
             .env("REVGATE__LOG__LEVEL", level)
             .stderr(Stdio::piped())

@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 
 pub(super) use self::{report::Report, watch::FileWatcher};
 use self::{restart::keep_what_needs_a_restart, watch::Fingerprint};
-use super::{control::expiry::ExpiryNotices, worker::WorkerHandle};
+use super::{control::expiry::ExpiryNotices, descriptors, worker::WorkerHandle};
 use crate::{
     config::{self, Config, Problem, Problems, SecretSource},
     plan::Plan,
@@ -204,7 +204,12 @@ impl Reloader {
                 "",
                 "the file is not a regular one any more; put one in its place",
             )),
-            Some(file) => config::load(file),
+            Some(file) => {
+                let mut config = config::load(file)?;
+                // As at the start, so that what was lowered there has not changed.
+                descriptors::fit(&mut config)?;
+                Ok(config)
+            }
             None => Err(problem(
                 "",
                 "this gateway was not started from a file; start it with -c FILE",
