@@ -1,28 +1,27 @@
 //! The command line.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the one place that prints"
-)]
-
 use std::{
-    fmt,
-    io::{Read, Write},
+    fmt::Display,
+    io::Read,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::{
     config,
     hash::{hex, sha256},
+    output::{complain, print},
     plan::Plan,
     policy::key_strength,
-    serve::control::explain::{ExplainQuery, explain},
+    serve::{
+        control::explain::{ExplainQuery, explain},
+        descriptors,
+    },
     telemetry::log,
 };
 
@@ -104,12 +103,12 @@ struct Misuse(String);
 impl Check {
     fn run(self) -> anyhow::Result<ExitCode> {
         let config = config::load(&self.file.path())?;
-        for config::Problem { path, message } in &config.warnings {
-            eprintln!("warning: {path}: {message}");
+        for problem in config.warnings.iter().chain(&descriptors::check(&config)) {
+            complain(format_args!("warning: {problem}"));
         }
         let plan = Plan::of(&config)?;
         let Some(request) = self.explain else {
-            print(toml::to_string(&config.effective())?.trim_end())?;
+            say(toml::to_string(&config.effective())?.trim_end())?;
             return Ok(ExitCode::SUCCESS);
         };
         let body = self.body.as_deref().map(read_body).transpose()?;
@@ -121,9 +120,9 @@ impl Check {
         };
         let explanation = explain(&config, &plan, query, None).map_err(Misuse)?;
         if self.json {
-            print(format!("{:#}", explanation.json()))?;
+            say(format!("{:#}", explanation.json()))?;
         } else {
-            print(&explanation)?;
+            say(&explanation)?;
         }
         Ok(match explanation.forwarded() {
             true => ExitCode::SUCCESS,
@@ -181,7 +180,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let text = format!("{error:#}");
             if !log::try_write(&text) {
-                eprintln!("{text}");
+                complain(text);
             }
             match error.is::<Misuse>() {
                 true => ExitCode::from(2),
@@ -195,7 +194,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     let done = match command {
         Command::Check(check) => return check.run(),
         Command::Run(file) => crate::serve::run(file.path()),
-        Command::Demo => crate::serve::demo(|text| println!("{text}")),
+        Command::Demo => crate::serve::demo(|text| print(text)),
         Command::Mock {
             listen,
             limit,
@@ -204,21 +203,18 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         } => {
             log::init("info", config::LogFormat::Auto)?;
             log::log_panics();
+            descriptors::raise();
             crate::simulator::run(listen, limit, window, plan)
         }
-        Command::Schema => print(config::reference::schema_json().trim_end()),
+        Command::Schema => say(config::reference::schema_json().trim_end()),
         Command::HashKey { keys } if !keys.is_empty() => Err(Misuse(KEY_IN_ARGUMENT.into()).into()),
-        Command::HashKey { .. } => print(hash_key(std::io::stdin().lock())?),
+        Command::HashKey { .. } => say(hash_key(std::io::stdin().lock())?),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
 
-/// A closed pipe is no error: `head` closes it early.
-fn print(text: impl fmt::Display) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout().lock(), "{text}") {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
-        _ => Ok(()),
-    }
+fn say(text: impl Display) -> anyhow::Result<()> {
+    print(text).context("standard output cannot be written")
 }
 
 const KEY_IN_ARGUMENT: &str = "the key is read from standard input: in an argument, other users and the shell's history see it. Make a new one \

@@ -2,6 +2,7 @@
 
 mod admin;
 pub mod allocation;
+mod bind;
 pub mod body;
 pub mod cli;
 pub mod config;
@@ -10,6 +11,7 @@ mod hash;
 mod label;
 pub mod layer;
 mod lock;
+mod output;
 pub mod plan;
 pub mod policy;
 mod random;

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, USER_AGENT};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{hash::sha256, policy::browser};
@@ -31,17 +32,30 @@ impl AccessGuard {
     /// On other addresses the right names are not known. There a POST needs the key, which no such site has, and GET is open to the
     /// network anyway.
     pub(super) fn host<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
+        let (uri, headers) = (request.uri(), request.headers());
+        // HTTP/1.0 knows no Host, and probes of load balancers speak it.
+        if request.version() >= Version::HTTP_11 && uri.authority().is_none() {
+            let mut hosts = headers.get_all(HOST).iter();
+            let host = hosts
+                .next()
+                .map(|host| Authority::try_from(host.as_bytes()));
+            if !matches!(host, Some(Ok(_))) || hosts.next().is_some() {
+                // RFC 9112 section 3.2.
+                return Err((
+                    StatusCode::BAD_REQUEST,
+                    "the request needs one valid Host field",
+                ));
+            }
+        }
         if !self.loopback {
             return Ok(());
         }
-        browser::check_host(&[], request.uri(), request.version(), request.headers()).map_err(
-            |_| {
-                (
-                    StatusCode::FORBIDDEN,
-                    "the Host must be localhost or a loopback address",
-                )
-            },
-        )
+        browser::check_host(&[], uri, request.version(), headers).map_err(|_| {
+            (
+                StatusCode::FORBIDDEN,
+                "the Host must be localhost or a loopback address",
+            )
+        })
     }
 
     /// Refuses what a page of another site can send: what its browser says comes from another origin, and what needs no preflight (a

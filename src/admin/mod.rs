@@ -7,18 +7,19 @@ mod routes;
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread;
 use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{policy::exposition::Exposition, runtime::ThreadRuntime, tcp};
 
-const MAX_CONNECTIONS: usize = 64;
+/// Open at once, if there are descriptors for as many.
+pub(crate) const MAX_CONNECTIONS: usize = 64;
 /// For a request's head to arrive, and again for its body.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,7 +48,10 @@ pub(crate) trait Control: Send + Sync + 'static {
 
 #[derive(Debug)]
 pub(crate) struct Options {
-    pub address: SocketAddr,
+    /// Must not block.
+    pub listener: TcpListener,
+    /// Open at once.
+    pub max_connections: usize,
     pub key: Option<secrecy::SecretString>,
 }
 
@@ -56,7 +60,7 @@ pub(crate) struct Options {
 pub(crate) struct Admin {
     address: SocketAddr,
     stop: CancellationToken,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Admin {
@@ -80,28 +84,28 @@ impl Drop for Admin {
     }
 }
 
-/// Binds before it returns, so that a port in use is an error of the start. The new thread runs `runtime`.
+/// The new thread runs `runtime`.
+///
+/// # Errors
+/// When the thread cannot be started.
 pub(crate) fn start(
     options: Options,
     control: Arc<dyn Control>,
     runtime: ThreadRuntime,
 ) -> std::io::Result<Admin> {
-    let listener = TcpListener::bind(options.address)?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
+    let address = options.listener.local_addr()?;
     let listener = {
         let _inside = runtime.enter();
-        tokio::net::TcpListener::from_std(listener)?
+        tokio::net::TcpListener::from_std(options.listener)?
     };
     let stop = CancellationToken::new();
     let until = stop.clone();
     let guard = guard::AccessGuard::new(address, options.key.as_ref());
     let state = Arc::new(routes::AdminState { guard, control });
-    let thread = std::thread::Builder::new()
-        .name("admin".into())
-        .spawn(move || {
-            runtime.block_on(until.run_until_cancelled(serve(listener, state)));
-        })?;
+    let thread = thread::Builder::new().name("admin".into()).spawn(move || {
+        let serving = serve(listener, state, options.max_connections);
+        runtime.block_on(until.run_until_cancelled(serving));
+    })?;
     info!(listener = "admin", address = %address, "listening");
     Ok(Admin {
         address,
@@ -110,8 +114,12 @@ pub(crate) fn start(
     })
 }
 
-async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::AdminState>) {
-    let mut open = VecDeque::<AbortHandle>::new();
+async fn serve(
+    listener: tokio::net::TcpListener,
+    state: Arc<routes::AdminState>,
+    max_connections: usize,
+) {
+    let mut open = VecDeque::<JoinHandle<()>>::new();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -126,10 +134,12 @@ async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::AdminState>
         tcp::set_options(&stream);
         // At the limit, the oldest connection is closed, so that idle or stalled connections never block a health probe.
         open.retain(|connection| !connection.is_finished());
-        if open.len() >= MAX_CONNECTIONS
+        if open.len() >= max_connections
             && let Some(oldest) = open.pop_front()
         {
             oldest.abort();
+            // Its descriptor is closed by then.
+            let _ = oldest.await;
         }
         let state = Arc::clone(&state);
         let connection = tokio::spawn(async move {
@@ -144,7 +154,7 @@ async fn serve(listener: tokio::net::TcpListener, state: Arc<routes::AdminState>
                 debug!(%error, "an admin connection ended early");
             }
         });
-        open.push_back(connection.abort_handle());
+        open.push_back(connection);
     }
 }
 

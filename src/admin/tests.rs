@@ -58,7 +58,8 @@ impl Control for Fake {
 
 fn run(address: &str, ready: bool) -> Admin {
     let options = Options {
-        address: address.parse().unwrap(),
+        listener: crate::bind::tcp(address.parse().unwrap()).unwrap(),
+        max_connections: MAX_CONNECTIONS,
         key: Some("secret".to_owned().into()),
     };
     let runtime = ThreadRuntime::new().unwrap();
@@ -237,6 +238,44 @@ fn a_rebound_name_is_refused() {
     }
     let absolute = "GET http://evil.example/config";
     assert_eq!(status(&a, absolute, "", ""), 403);
+}
+
+/// The status of a request with exactly this head.
+fn raw(admin: &Admin, head: &str) -> u16 {
+    let mut stream = TcpStream::connect(("127.0.0.1", admin.addr().port())).unwrap();
+    write!(stream, "{head}\r\n\r\n").unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    std::str::from_utf8(&answer[9..]).unwrap().parse().unwrap()
+}
+
+/// Old load balancers probe with HTTP/1.0, which has no Host.
+#[test]
+fn http_1_0_needs_no_host_and_a_wrong_one_is_refused_all_the_same() {
+    for address in ["127.0.0.1:0", "0.0.0.0:0"] {
+        let a = run(address, true);
+        let open = address.starts_with('0');
+        let foreign = if open { 200 } else { 403 };
+        let posted = if open { 401 } else { 409 };
+        for (head, want) in [
+            ("GET /readyz HTTP/1.0", 200),
+            ("HEAD /livez HTTP/1.0", 200),
+            ("GET /metrics HTTP/1.0", 200),
+            ("GET /config HTTP/1.0\r\nHost: localhost", 200),
+            ("POST /reload HTTP/1.0", posted),
+            ("POST /reload HTTP/1.0\r\nOrigin: http://evil.example", 403),
+            ("GET /readyz HTTP/1.0\r\nHost: evil.example", foreign),
+            ("GET /readyz HTTP/1.0\r\nHost: a\r\nHost: a", 400),
+            ("GET /readyz HTTP/1.0\r\nHost: a b", 400),
+            ("GET http://evil.example/readyz HTTP/1.0", 400),
+            ("GET /readyz HTTP/1.1", 400),
+            ("GET /readyz HTTP/1.1\r\nHost: a\r\nHost: a", 400),
+            ("GET /readyz HTTP/1.1\r\nHost: localhost", 200),
+            ("GET /readyz HTTP/1.1\r\nHost: evil.example", foreign),
+        ] {
+            assert_eq!(raw(&a, head), want, "{address} {head:?}");
+        }
+    }
 }
 
 /// What a form or a beacon can send without a preflight, if the browser sends no origin.

@@ -17,7 +17,10 @@ use super::{
     sections,
 };
 use crate::{
-    policy::self_connection::{is_on_loopback, names_own_listener},
+    policy::{
+        listeners::overlap,
+        self_connection::{is_on_loopback, names_own_listener},
+    },
     types::Roots,
     wall_clock,
 };
@@ -222,6 +225,7 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
         let (path, message) = ("limits.max_buffered".into(), message.into());
         config.warnings.push(Problem { path, message });
     }
+    check_listeners(config, at);
     if let Some(variable) = unused_proxy(config, at) {
         let message = format!(
             "the environment has {variable}, which revgate does not use; if DevRev is to be reached through that proxy, write its URL here, else unset the variable"
@@ -234,6 +238,20 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
     let written = tree.get("rewrite").and_then(Value::as_array);
     let written = written.map_or(&[][..], Vec::as_slice);
     sections::add_built_in(&mut config.rewrite, written, &at.key("rewrite"));
+}
+
+/// Reports an admin listener that takes the port of the one for callers.
+fn check_listeners(config: &Config, at: &Location<'_>) {
+    let is_good = !at.has_problem("listen.address") && !at.has_problem("admin.address");
+    if let Address::Tcp(address) = config.listen.address
+        && is_good
+        && overlap(address, config.admin.address)
+    {
+        at.report(
+            "admin.address",
+            "takes the port of listen.address; each needs a port of its own, such as 9901 for this one",
+        );
+    }
 }
 
 /// RFC 7617 section 2: the first colon ends the user.

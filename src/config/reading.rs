@@ -25,12 +25,19 @@ pub struct Problems(pub Vec<Problem>);
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, Problem { path, message }) in self.0.iter().enumerate() {
+        for (i, problem) in self.0.iter().enumerate() {
             let line = if i == 0 { "" } else { "\n" };
-            let colon = if path.is_empty() { "" } else { ": " };
-            write!(f, "{line}{path}{colon}{message}")?;
+            write!(f, "{line}{problem}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem { path, message } = self;
+        let colon = if path.is_empty() { "" } else { ": " };
+        write!(f, "{path}{colon}{message}")
     }
 }
 

@@ -32,7 +32,7 @@ section! {
         tls: Option<Tls>, restart, example({ "cert": "cert.pem", "key": "key.pem", "client_ca": "ca.pem", "client_auth": "required" });
         /// Threads that serve requests; "auto" is one per core. One by default, which serves far more than a DevRev quota allows.
         workers: Workers = 1, restart;
-        /// Connections open at once. At the limit a new one takes the place of one that has brought no good credential, else of an idle one of the caller with most; else it waits in the kernel. More than the services beside one gateway open, and no more than fit into the memory of a small container: about 48 KiB each.
+        /// Connections open at once. At the limit a new one takes the place of one that has brought no good credential, else of an idle one of the caller with most; else it waits in the kernel. Fewer, with a warning, if the limit on open files allows no more. More than the services beside one gateway open, and no more than fit into the memory of a small container: about 48 KiB each.
         max_connections: Count<usize> = 1024, restart;
         /// Time for a request's head to arrive, and for a new connection to bring a good credential; one that does not is ended. Short, so that slow or unknown clients cannot hold connections.
         header_timeout: Timeout = "10s", restart;
@@ -72,7 +72,7 @@ section! {
         idle_timeout: Timeout = "50s";
         /// When to stop calling a failing upstream, and how soon to probe it.
         circuit: Circuit;
-        /// Connections open at once, over all workers; with HTTP/2 one for each worker, with 100 calls at once. They are dealt among callers, in turn. At 100 ms a call, 64 carry about 600 calls a second, far above a DevRev quota.
+        /// Connections open at once, over all workers; with HTTP/2 one for each worker, with 100 calls at once. They are dealt among callers, in turn. Fewer, with a warning, if the limit on open files allows no more. At 100 ms a call, 64 carry about 600 calls a second, far above a DevRev quota.
         max_connections: Count<usize> = 64, restart;
     }
 }

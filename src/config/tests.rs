@@ -50,6 +50,27 @@ fn defaults_hold() {
     assert_eq!(&*c.tokens["main"].quota_group, "main");
 }
 
+#[test]
+fn listeners_that_take_one_port_are_a_problem() {
+    for (listen, admin, is_problem) in [
+        ("127.0.0.1:8080", "127.0.0.1:8080", true),
+        ("0.0.0.0:8080", "127.0.0.1:8080", true),
+        ("127.0.0.1:9901", "", true),
+        ("127.0.0.1:8080", "127.0.0.1:8081", false),
+        ("127.0.0.1:0", "127.0.0.1:0", false),
+        ("unix:/run/s", "127.0.0.1:8080", false),
+    ] {
+        let mut more = format!("[listen]\naddress = \"{listen}\"\n");
+        if !admin.is_empty() {
+            more += &format!("[admin]\naddress = \"{admin}\"\n");
+        }
+        let found = problems(&good(&more));
+        let says = found.contains("admin.address: takes the port of listen.address");
+        assert_eq!(says, is_problem, "{listen} {admin}: {found}");
+        assert_eq!(!found.is_empty(), is_problem, "{listen} {admin}: {found}");
+    }
+}
+
 /// Bodies that can never be kept are refused one by one, so the operator learns of it first.
 #[test]
 fn too_little_memory_for_a_body_is_a_warning() {

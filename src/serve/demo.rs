@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 
-use super::{Gateway, signals::Signals};
+use super::{Gateway, descriptors, signals::Signals};
 use crate::{
     config,
     hash::{hex, sha256},
@@ -19,9 +19,10 @@ const KEY: &str = "demo-key";
 ///
 /// # Errors
 /// When no port can be bound.
-pub fn demo(announce: impl Fn(&str)) -> anyhow::Result<()> {
+pub fn demo(announce: impl Fn(&str) -> std::io::Result<()>) -> anyhow::Result<()> {
     let level = log::init("info", config::LogFormat::Auto)?;
     log::log_panics();
+    descriptors::raise();
     let runtime = ThreadRuntime::new()?;
     runtime.block_on(async {
         let signals = Signals::install()?;
@@ -58,7 +59,8 @@ access = "all"
             gateway.admin_address(),
             devrev.addr(),
             devrev.addr(),
-        ));
+        ))
+        .context("standard output cannot be written")?;
         signals.run_until_shutdown(gateway).await
     })
 }

@@ -3,6 +3,7 @@
 pub(crate) mod control;
 mod core_dump;
 mod demo;
+pub(crate) mod descriptors;
 mod inbound;
 pub mod memory;
 mod reload;
@@ -33,7 +34,7 @@ use self::{
     worker::Worker,
 };
 use crate::{
-    admin,
+    admin, bind,
     config::{self, Address, Config, Http2},
     plan::Plan,
     policy::self_connection::names_own_listener,
@@ -52,10 +53,13 @@ use crate::{
 /// # Errors
 /// When a listener cannot be bound or the upstream's TLS cannot be set up.
 pub fn run(file: PathBuf) -> anyhow::Result<()> {
-    let config = config::load(&file)?;
+    let mut config = config::load(&file)?;
     let level = log::init(&config.log.level, config.log.format)?;
     log::log_panics();
     core_dump::forbid();
+    descriptors::raise();
+    // Here first, because with too few descriptors nothing that follows works.
+    descriptors::fit(&mut config)?;
     // Dropping it does not wait for blocking work, so that a second signal ends the process at once.
     let runtime = ThreadRuntime::new()?;
     runtime.block_on(async {
@@ -102,10 +106,21 @@ impl Gateway {
 
     fn launch(
         file: Option<PathBuf>,
-        config: Config,
+        mut config: Config,
         level: Option<LevelHandle>,
     ) -> anyhow::Result<Gateway> {
+        let admin_connections = descriptors::fit(&mut config)?;
         let plan = Arc::new(Plan::of(&config)?);
+        // Before anything is started, so that a port in use is the only thing that is reported.
+        let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
+            let address = &config.listen.address;
+            format!("listen.address \"{address}\" cannot be bound")
+        })?;
+        let address = listeners[0].address()?;
+        let admin = bind::tcp(config.admin.address).with_context(|| {
+            let address = config.admin.address;
+            format!("admin.address \"{address}\" cannot be bound")
+        })?;
         let (drain, draining) = Draining::new();
         // The runtime of the admin listener's thread. No request of a caller runs on it.
         let background = ThreadRuntime::new()?;
@@ -118,11 +133,6 @@ impl Gateway {
         background.handle().spawn(summaries);
         let own_listeners = OwnListeners::default();
         let options = upstream_options(&config, own_listeners.clone(), state.proxy.clone())?;
-        let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
-            let address = &config.listen.address;
-            format!("listen.address \"{address}\" cannot be bound")
-        })?;
-        let address = listeners[0].address()?;
         let settings = Arc::new(ConnectionSettings {
             header_timeout: config.listen.header_timeout,
             idle_timeout: config.listen.idle_timeout,
@@ -143,11 +153,12 @@ impl Gateway {
         let current = reloader.current();
         let config = &current.config;
         let admin = admin::Options {
-            address: config.admin.address,
+            listener: admin,
+            max_connections: admin_connections,
             key: config.admin.key.as_ref().map(|key| key.value.clone()),
         };
         let admin = admin::start(admin, control.clone(), background)
-            .with_context(|| format!("admin.address {} cannot be bound", config.admin.address))?;
+            .context("the admin listener could not start")?;
         let mut listeners = vec![admin.addr()];
         if let Address::Tcp(address) = address {
             listeners.push(address);

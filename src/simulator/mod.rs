@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
@@ -35,7 +36,7 @@ use answers::{Answer, Content};
 use faults::Body;
 use request_log::RequestLog;
 
-use crate::{runtime::ThreadRuntime, wall_clock};
+use crate::{bind, runtime::ThreadRuntime, wall_clock};
 
 /// How much of a request's body is kept. The rest is read and dropped.
 const BODY_KEPT: usize = 1024 * 1024;
@@ -104,8 +105,12 @@ impl Drop for Simulator {
     }
 }
 
+#[expect(
+    clippy::unused_async,
+    reason = "so that it can only be called on a runtime"
+)]
 pub async fn start(options: Options) -> io::Result<Simulator> {
-    let listener = TcpListener::bind(options.listen).await?;
+    let listener = TcpListener::from_std(bind::tcp(options.listen)?)?;
     let addr = listener.local_addr()?;
     let state = Arc::new(SimulatorState {
         windows: Mutex::new(Windows::new(options.limit, options.window)),
@@ -139,7 +144,8 @@ pub fn run(
             window,
             plan,
         };
-        let simulator = start(options).await?;
+        let cannot = || format!("--listen {listen} cannot be bound");
+        let simulator = start(options).await.with_context(cannot)?;
         info!(listener = "mock", address = %simulator.addr(), "listening");
         tokio::select! {
             _ = terminate.recv() => {}

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use revgate::{
     config,
+    policy::descriptors::{Connections, needed},
     serve::memory::{Bound, bounds},
 };
 use serde_json::Value;
@@ -77,6 +78,24 @@ fn what_may_take_memory_by_default_fits_into_every_limit() {
             assert!(!is_bound, "{file}: {line}");
         }
     }
+}
+
+#[test]
+fn the_unit_allows_as_many_files_as_the_default_needs() {
+    let config = default_config();
+    let wished = Connections {
+        clients: config.listen.max_connections,
+        upstream: config.upstream.max_connections,
+        admin: 64,
+    };
+    let needed = needed(wished, config.listen.workers);
+    let unit = read("deploy/systemd/revgate.service");
+    let limit: usize = after(&unit, "[Service]", "LimitNOFILE=")
+        .parse()
+        .expect("a number");
+    assert!(needed <= limit, "{needed} of {limit}");
+    let guide = read("deploy/README.md");
+    assert!(guide.contains(&format!("{needed} by default")), "{needed}");
 }
 
 /// Keys that begin as a bound does, and bound no memory.

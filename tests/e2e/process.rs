@@ -16,7 +16,8 @@ const SECOND: &str = "devrev-token-second";
 
 pub struct Process {
     pub child: Child,
-    stderr: BufReader<std::process::ChildStderr>,
+    /// `None` once it is closed.
+    stderr: Option<BufReader<std::process::ChildStderr>>,
     pub seen: String,
 }
 
@@ -29,8 +30,23 @@ impl Drop for Process {
 
 impl Process {
     pub fn start(arguments: &[&str], level: &str) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_revgate"))
-            .args(arguments)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_revgate"));
+        command.args(arguments);
+        Process::spawn(command, level)
+    }
+
+    /// Under limits of the shell's, such as `ulimit -n 64`.
+    pub fn limited(limits: &str, arguments: &[&str], level: &str) -> Process {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("{limits} && exec \"$@\""), "sh"])
+            .arg(env!("CARGO_BIN_EXE_revgate"))
+            .args(arguments);
+        Process::spawn(command, level)
+    }
+
+    fn spawn(mut command: Command, level: &str) -> Process {
+        let mut child = command
             .env("DEVREV_TOKEN", TOKEN)
             .env("REVGATE__LOG__LEVEL", level)
             .stderr(Stdio::piped())
@@ -40,9 +56,18 @@ impl Process {
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         Process {
             child,
-            stderr,
+            stderr: Some(stderr),
             seen: String::new(),
         }
+    }
+
+    fn stderr(&mut self) -> &mut BufReader<std::process::ChildStderr> {
+        self.stderr.as_mut().expect("open")
+    }
+
+    /// Reads no more of its log.
+    pub fn close(&mut self) {
+        self.stderr = None;
     }
 
     /// The next log line for which `meant` is true.
@@ -50,7 +75,7 @@ impl Process {
         loop {
             let mut line = String::new();
             assert!(
-                self.stderr.read_line(&mut line).expect("reads") > 0,
+                self.stderr().read_line(&mut line).expect("reads") > 0,
                 "ended: {}",
                 self.seen
             );
@@ -90,7 +115,7 @@ impl Process {
 
     pub fn end(&mut self) -> (Option<i32>, String) {
         let mut rest = String::new();
-        self.stderr.read_to_string(&mut rest).expect("reads");
+        self.stderr().read_to_string(&mut rest).expect("reads");
         let status = self.child.wait().expect("ends");
         (status.code(), format!("{}{rest}", self.seen))
     }

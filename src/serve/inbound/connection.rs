@@ -159,6 +159,7 @@ impl Server {
             address,
             at,
             open,
+            counted: _counted,
         } = accepted;
         let mut origin = Origin {
             address,

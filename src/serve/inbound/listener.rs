@@ -1,66 +1,58 @@
-//! Listening sockets: one TCP socket per worker on the same port, or one unix socket shared by all workers.
+//! The listening socket for callers. All workers accept from the same one.
 
 use std::{
-    fs, io,
-    net::SocketAddr,
+    fs::{self, TryLockError},
+    io,
+    net::TcpListener,
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::UnixListener,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::{Address, Listen};
+use super::workload::Workload;
+use crate::{
+    bind::{self, BACKLOG},
+    config::{Address, Listen},
+};
 
-pub(crate) enum Listener {
-    Tcp(std::net::TcpListener),
+/// A worker's descriptor of the socket.
+pub(crate) struct Listener {
+    pub(super) socket: ListeningSocket,
+    pub(super) workload: Workload,
+}
+
+pub(super) enum ListeningSocket {
+    Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-/// How many connections may wait in the kernel to be accepted.
-const BACKLOG: i32 = 1024;
-
-/// Binds a listener for each worker. Also returns the file of a unix socket.
+/// Binds the socket and gives each worker a descriptor of it. Also returns the file of a unix socket.
+///
+/// One socket, and not one per worker with SO_REUSEPORT: that would let another process of the same user join the port and take a part
+/// of the connections. It would also leave those waiting that the kernel has dealt to a worker which is busy or hangs.
 pub(crate) fn bind(listen: &Listen) -> io::Result<(Vec<Listener>, Option<SocketFile>)> {
-    let workers = listen.workers;
-    match &listen.address {
-        Address::Tcp(address) => {
-            let first = bind_tcp(*address, workers > 1)?;
-            // For port 0 the first socket gets a port, and the others share it.
-            let bound = first.local_addr()?;
-            let mut all = vec![Listener::Tcp(first)];
-            for _ in 1..workers {
-                all.push(Listener::Tcp(bind_tcp(bound, true)?));
-            }
-            Ok((all, None))
-        }
+    let (socket, file) = match &listen.address {
+        Address::Tcp(address) => (ListeningSocket::Tcp(bind::tcp(*address)?), None),
         Address::Unix(path) => {
-            let (first, file) = bind_unix(path, listen.mode)?;
-            let mut all = Vec::new();
-            for _ in 1..workers {
-                all.push(Listener::Unix(first.try_clone()?));
-            }
-            all.push(Listener::Unix(first));
-            Ok((all, Some(file)))
+            let (listener, file) = bind_unix(path, listen.mode)?;
+            (ListeningSocket::Unix(listener), Some(file))
         }
-    }
-}
-
-/// `shared` allows further workers on the port. With one worker the port is exclusive, so that a second gateway fails to start
-/// instead of taking half the traffic.
-fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    };
+    let workers = Workload::of_workers(listen.workers).into_iter();
+    let listener = |workload| {
+        let socket = socket.try_clone()?;
+        Ok(Listener { socket, workload })
+    };
+    Ok((workers.map(listener).collect::<io::Result<_>>()?, file))
 }
 
 fn bind_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
+    let _alone = lock_folder(path)?;
     remove_stale_socket(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -70,6 +62,35 @@ fn bind_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     socket.listen(BACKLOG)?;
     Ok((socket.into(), file))
+}
+
+/// Keeps other gateways from binding in this folder meanwhile: of two that start at once over a stale socket, one would remove what the
+/// other has just bound. `None` where the file system has no such locks.
+fn lock_folder(path: &Path) -> io::Result<Option<fs::File>> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let Ok(folder) = fs::File::open(folder.unwrap_or(Path::new("."))) else {
+        return Ok(None);
+    };
+    for _ in 0..100 {
+        match folder.try_lock() {
+            Ok(()) => return Ok(Some(folder)),
+            Err(TryLockError::Error(_)) => return Ok(None),
+            // Held for as long as it takes to bind.
+            Err(TryLockError::WouldBlock) => wait_a_moment(),
+        }
+    }
+    let why = "another process has locked the folder for a second; stop it, or name another folder";
+    Err(io::Error::new(io::ErrorKind::AddrInUse, why))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "at the start, before anything is served"
+)]
+fn wait_a_moment() {
+    std::thread::sleep(Duration::from_millis(10));
 }
 
 /// Removes a stale socket: one that refuses connections was left by a process that died. Any other file is an error.
@@ -125,11 +146,20 @@ fn id(path: &Path) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
+impl ListeningSocket {
+    fn try_clone(&self) -> io::Result<ListeningSocket> {
+        Ok(match self {
+            ListeningSocket::Tcp(listener) => ListeningSocket::Tcp(listener.try_clone()?),
+            ListeningSocket::Unix(listener) => ListeningSocket::Unix(listener.try_clone()?),
+        })
+    }
+}
+
 impl Listener {
     pub(crate) fn address(&self) -> io::Result<Address> {
-        match self {
-            Listener::Tcp(listener) => Ok(Address::Tcp(listener.local_addr()?)),
-            Listener::Unix(listener) => {
+        match &self.socket {
+            ListeningSocket::Tcp(listener) => Ok(Address::Tcp(listener.local_addr()?)),
+            ListeningSocket::Unix(listener) => {
                 let address = listener.local_addr()?;
                 Ok(Address::Unix(
                     address.as_pathname().unwrap_or(Path::new("")).to_owned(),
@@ -173,6 +203,29 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains("another process serves it"));
         UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn of_those_that_start_at_once_one_has_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let path = folder.path().join(round.to_string());
+            drop(UnixListener::bind(&path).unwrap());
+            let start = std::sync::Barrier::new(8);
+            let bound: Vec<_> = std::thread::scope(|scope| {
+                let bind = || {
+                    start.wait();
+                    bind_unix(&path, 0o660)
+                };
+                let all: Vec<_> = (0..8).map(|_| scope.spawn(bind)).collect();
+                let all = all.into_iter().map(|thread| thread.join().unwrap());
+                all.filter_map(Result::ok).collect()
+            });
+            assert_eq!(bound.len(), 1);
+            UnixStream::connect(&path).unwrap();
+            let (listener, _file) = &bound[0];
+            listener.accept().unwrap();
+        }
     }
 
     #[test]

@@ -11,3 +11,4 @@ mod refusal;
 pub(super) mod tls;
 mod turn;
 mod worker_time;
+mod workload;

@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 
 pub(super) use self::{report::Report, watch::FileWatcher};
 use self::{restart::keep_what_needs_a_restart, watch::Fingerprint};
-use super::{control::expiry::ExpiryNotices, worker::WorkerHandle};
+use super::{control::expiry::ExpiryNotices, descriptors, worker::WorkerHandle};
 use crate::{
     config::{self, Config, Problem, Problems, SecretSource},
     plan::Plan,
@@ -46,6 +46,9 @@ pub(crate) struct Reloader {
     reload_lock: Mutex<()>,
     last: Mutex<LastReload>,
 }
+
+/// How often files are read in one reload while they keep changing.
+const MAX_READS: usize = 5;
 
 struct LastReload {
     /// Of the files, taken before they were read.
@@ -102,11 +105,6 @@ impl Reloader {
         self.last_reload().fingerprint.clone()
     }
 
-    /// Whether the files are as they were when last read.
-    pub(crate) fn is_current(&self, now: &Fingerprint) -> bool {
-        self.last_reload().fingerprint == *now
-    }
-
     /// Reports tokens that have expired or expire soon, once each.
     pub(crate) fn report_expiry(&self) {
         let current = self.current.load();
@@ -120,15 +118,9 @@ impl Reloader {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let old = self.current();
-        // Taken before the files are read, so that a change in between is noticed. It includes the files to which the new file
-        // refers, so that a secret written later than its configuration is noticed as well.
-        let mut fingerprint = Fingerprint::of(self.file(), &old.config.files);
-        if let Some(file) = self.regular_file() {
-            fingerprint.extend(&config::referenced_files(file));
-        }
-        let now = fingerprint.clone();
-        let before = std::mem::replace(&mut self.last_reload().fingerprint, fingerprint);
-        let report = match self.load().and_then(|new| self.apply(&old.config, new)) {
+        let (now, loaded) = self.load_unchanging(&old.config);
+        let before = std::mem::replace(&mut self.last_reload().fingerprint, now.clone());
+        let report = match loaded.and_then(|new| self.apply(&old.config, new)) {
             Ok(report) => report,
             Err(Problems(problems)) => Report {
                 problems,
@@ -188,13 +180,36 @@ impl Reloader {
         self.file().filter(regular)
     }
 
+    /// Loads the files, again if one of them changed meanwhile: it may have been half written. The fingerprint is that of the files before
+    /// they were read, so that a change during the last try is noticed later.
+    fn load_unchanging(&self, old: &Config) -> (Fingerprint, Result<Config, Problems>) {
+        let mut tries = 0..MAX_READS;
+        loop {
+            // It includes the files to which the new file refers, so that a secret written later than its configuration is noticed too.
+            let mut fingerprint = Fingerprint::of(self.file(), &old.files);
+            if let Some(file) = self.regular_file() {
+                fingerprint.extend(&config::referenced_files(file));
+            }
+            let loaded = self.load();
+            tries.next();
+            if tries.is_empty() || fingerprint.refreshed() == fingerprint {
+                return (fingerprint, loaded);
+            }
+        }
+    }
+
     fn load(&self) -> Result<Config, Problems> {
         match &self.file {
             Some(file) if file.exists() && self.regular_file().is_none() => Err(problem(
                 "",
                 "the file is not a regular one any more; put one in its place",
             )),
-            Some(file) => config::load(file),
+            Some(file) => {
+                let mut config = config::load(file)?;
+                // As at the start, so that what was lowered there has not changed.
+                descriptors::fit(&mut config)?;
+                Ok(config)
+            }
             None => Err(problem(
                 "",
                 "this gateway was not started from a file; start it with -c FILE",

@@ -8,16 +8,26 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        mpsc::{self, RecvTimeoutError, Sender},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     time::Duration,
 };
 
 use super::Reloader;
+use crate::{
+    policy::file_changes::{Changes, Verdict},
+    state::Clock,
+    telemetry::labels::ReloadResult,
+};
 
-/// Between two polls, each a few `stat` calls. A change counts once two polls see the same files, so that a file is not read while it is
-/// being written.
+/// Between two polls, each a few `stat` calls.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// While files keep changing, they are read after so long without a change, as they are probably whole then.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// How often such a moment is looked for.
+const TRIES: usize = 10;
 
 /// The result of `stat` for each file; `None` for a missing one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,8 +72,15 @@ impl Fingerprint {
         of(self) != of(before)
     }
 
+    /// The files that differ from what they were, as they are now.
+    fn changed_since(&self, before: &Fingerprint) -> Vec<(PathBuf, Option<Stat>)> {
+        let files = self.0.iter();
+        let changed = files.filter(|(path, _)| self.differs(before, path));
+        changed.cloned().collect()
+    }
+
     /// Of the same files now.
-    fn refreshed(&self) -> Fingerprint {
+    pub(crate) fn refreshed(&self) -> Fingerprint {
         let files = self.0.iter();
         Fingerprint(files.map(|(path, _)| (path.clone(), stat(path))).collect())
     }
@@ -90,25 +107,47 @@ impl FileWatcher {
         std::thread::Builder::new()
             .name("watch".into())
             .spawn(move || {
-                let mut before = None;
+                let (clock, mut changes) = (Clock::start(), Changes::default());
                 while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                    before = check_files(&reloader, before);
+                    check_files(&reloader, &mut changes, clock.now(), &stopped);
                 }
             })?;
         Ok(FileWatcher(sender))
     }
 }
 
-/// One poll. Returns a change that the next poll has to confirm.
-fn check_files(reloader: &Reloader, before: Option<Fingerprint>) -> Option<Fingerprint> {
+/// One poll.
+fn check_files(
+    reloader: &Reloader,
+    changes: &mut Changes<PathBuf, Option<Stat>>,
+    now: Duration,
+    stopped: &Receiver<()>,
+) {
     reloader.report_expiry();
-    let now = reloader.last_fingerprint().refreshed();
-    if reloader.is_current(&now) {
-        return None;
+    let last = reloader.last_fingerprint();
+    let current = last.refreshed();
+    let Verdict::Read { restless } = changes.poll(now, current.changed_since(&last)) else {
+        return;
+    };
+    if restless && !await_quiet(current, stopped) {
+        return;
     }
-    if before.as_ref() != Some(&now) {
-        return Some(now);
+    if reloader.reload().result == ReloadResult::Refused && restless {
+        changes.was_not_whole();
     }
-    reloader.reload();
-    None
+}
+
+/// Waits a moment for one in which no file changes. False if the watch has ended meanwhile.
+fn await_quiet(mut before: Fingerprint, stopped: &Receiver<()>) -> bool {
+    for _ in 0..TRIES {
+        if stopped.recv_timeout(QUIET) != Err(RecvTimeoutError::Timeout) {
+            return false;
+        }
+        let now = before.refreshed();
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+    true
 }

@@ -173,7 +173,9 @@ impl<W: Write> Write for Output<W> {
     /// The queue is empty.
     fn flush(&mut self) -> io::Result<()> {
         self.report();
-        self.out.flush()
+        // Its caller would print an error, on the same standard error.
+        let _ = self.out.flush();
+        Ok(())
     }
 }
 

@@ -1,0 +1,117 @@
+//! The limit on open files: raised as far as it goes, and connections bounded to what fits below it.
+
+use procfs::process::{LimitValue, Process};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::{
+    admin,
+    config::{Config, Problem, Problems},
+    policy::descriptors::{Connections, TooFew, divide, needed},
+};
+
+/// Raises the soft limit to the hard one. A low soft limit is for programs that use select(2).
+pub(crate) fn raise() {
+    let Some((soft, hard)) = limits() else {
+        return;
+    };
+    if soft >= hard {
+        return;
+    }
+    let hard = (hard != usize::MAX).then_some(hard as u64);
+    let raised = Rlimit {
+        current: hard,
+        maximum: hard,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on open files could not be raised");
+    }
+}
+
+/// The soft and the hard limit; `None` without a readable /proc.
+fn limits() -> Option<(usize, usize)> {
+    let limits = Process::myself().ok()?.limits().ok()?;
+    let value = |limit| match limit {
+        LimitValue::Unlimited => usize::MAX,
+        LimitValue::Value(most) => usize::try_from(most).unwrap_or(usize::MAX),
+    };
+    let files = limits.max_open_files;
+    Some((value(files.soft_limit), value(files.hard_limit)))
+}
+
+/// Lowers the connections in `config` to what fits, with a warning for each key. Returns how many the admin listener may have.
+///
+/// # Errors
+/// If the limit is so low that no gateway works with it.
+pub(crate) fn fit(config: &mut Config) -> Result<usize, Problems> {
+    let Some((soft, _)) = limits() else {
+        return Ok(admin::MAX_CONNECTIONS);
+    };
+    let fitting = divided(soft, config).map_err(|problem| Problems(vec![problem]))?;
+    config.warnings.extend(warnings(soft, config, fitting));
+    config.listen.max_connections = fitting.clients;
+    config.upstream.max_connections = fitting.upstream;
+    Ok(fitting.admin)
+}
+
+/// What [`fit`] would say about `config` in a process with the limits of this one.
+pub(crate) fn check(config: &Config) -> Vec<Problem> {
+    let Some((_, hard)) = limits() else {
+        return Vec::new();
+    };
+    match divided(hard, config) {
+        Ok(fitting) => warnings(hard, config, fitting),
+        Err(problem) => vec![problem],
+    }
+}
+
+fn wished(config: &Config) -> Connections {
+    Connections {
+        clients: config.listen.max_connections,
+        upstream: config.upstream.max_connections,
+        admin: admin::MAX_CONNECTIONS,
+    }
+}
+
+const RAISE: &str = "`ulimit -n`, or LimitNOFILE= in a unit of systemd";
+
+fn divided(limit: usize, config: &Config) -> Result<Connections, Problem> {
+    let workers = config.listen.workers;
+    divide(limit, wished(config), workers).map_err(|TooFew { least }| Problem {
+        path: String::new(),
+        message: format!(
+            "the limit on open files is {limit}, and revgate needs {least} at least with listen.workers = {workers}; raise it: {RAISE}"
+        ),
+    })
+}
+
+fn warnings(limit: usize, config: &Config, fitting: Connections) -> Vec<Problem> {
+    let wished = wished(config);
+    let needed = needed(wished, config.listen.workers);
+    let warning = |path: &str, what: &str, wished: usize, fitting: usize| {
+        let message = format!(
+            "is {wished}, but all connections need {needed} open files, and the limit is {limit}; only {fitting} {what} are open at once. \
+             Raise the limit ({RAISE}), or lower this key"
+        );
+        (fitting < wished).then(|| Problem {
+            path: path.to_owned(),
+            message,
+        })
+    };
+    let clients = (wished.clients, fitting.clients);
+    let upstream = (wished.upstream, fitting.upstream);
+    let both = [
+        warning(
+            "listen.max_connections",
+            "connections of clients",
+            clients.0,
+            clients.1,
+        ),
+        warning(
+            "upstream.max_connections",
+            "connections to DevRev",
+            upstream.0,
+            upstream.1,
+        ),
+    ];
+    both.into_iter().flatten().collect()
+}
