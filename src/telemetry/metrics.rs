@@ -1,14 +1,14 @@
 //! The metrics. Each gateway has its own registry, so that two in one process (tests, `demo`) do not share counts.
 
+mod exposition;
+
 use std::fmt::{Error, Write};
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::{
+    counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
+};
 use prometheus_client::registry::Registry;
 
 use super::{
@@ -398,12 +398,12 @@ impl Metrics {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use crate::policy::{jwt::Fault, operation::Operation};
 
     /// Metrics with a value for each.
-    pub(in super::super) fn every_metric() -> Metrics {
+    pub(super) fn every_metric() -> Metrics {
         let mut m = Metrics::new();
         let a: Arc<str> = "a".into();
         let sample = Sample {

@@ -3,7 +3,6 @@
 pub(crate) mod captured;
 pub mod client_lines;
 pub(crate) mod export;
-mod exposition;
 mod history;
 pub mod labels;
 pub mod log;

@@ -1,6 +1,6 @@
 //! The metrics in the form that a scraper asks for. `prometheus_client` writes OpenMetrics text and has no encoder for Prometheus' own.
 
-use super::metrics::Metrics;
+use super::Metrics;
 use crate::policy::exposition::Exposition;
 
 impl Metrics {
