@@ -15,6 +15,7 @@ use crate::{
     label::label_enum,
     policy::{
         feedback::whole_seconds,
+        http1::HeadFault,
         jwt,
         target::{FramingFault, TargetFault},
     },
@@ -53,6 +54,8 @@ pub enum Error {
     Loop,
     #[error("malformed request head")]
     Malformed,
+    #[error("request head not acceptable: {0}")]
+    Head(HeadFault),
     #[error("the request's body was malformed or broke off")]
     BrokenBody,
     #[error("the body is not one JSON object with distinct keys")]
@@ -134,6 +137,16 @@ label_enum! {
     }
 }
 
+impl From<HeadFault> for Error {
+    fn from(fault: HeadFault) -> Error {
+        match fault {
+            HeadFault::Framing(fault) => Error::Framing(fault),
+            HeadFault::FieldNameTooLong => Error::HeadersTooLarge,
+            fault => Error::Head(fault),
+        }
+    }
+}
+
 impl Error {
     /// A connection could not be made.
     pub fn unreachable(cause: impl Into<BoxError>) -> Error {
@@ -174,6 +187,7 @@ impl Error {
             | Error::Framing(_)
             | Error::Loop
             | Error::Malformed
+            | Error::Head(_)
             | Error::BrokenBody => Code::BadRequest,
             Error::RequestTimeout => Code::RequestTimeout,
             Error::Parse => Code::ParseError,
@@ -253,6 +267,7 @@ impl Error {
             self,
             Error::Target(_)
                 | Error::Framing(_)
+                | Error::Head(_)
                 | Error::BrokenBody
                 | Error::RequestTimeout
                 | Error::HeadersTooLarge
@@ -269,6 +284,7 @@ impl Error {
             "detail": match self {
                 Error::Target(fault) => format!("{label}: {fault}"),
                 Error::Framing(fault) => format!("{label}: {fault}"),
+                Error::Head(fault) => format!("{label}: {fault}"),
                 _ => format!("{label}: {}", self.message()),
             },
         });

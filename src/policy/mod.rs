@@ -10,6 +10,7 @@ pub mod explain;
 pub mod fair;
 pub mod feedback;
 pub mod headers;
+pub mod http1;
 pub mod introspect;
 pub mod jwt;
 pub mod ledger;

@@ -9,7 +9,9 @@
 
 mod circuit;
 mod deprecations;
+mod edge;
 mod explain;
+mod heads;
 mod hostile;
 mod http;
 mod introspect;

@@ -7,10 +7,36 @@ use hyper_util::{
     server::conn::auto,
 };
 
-use super::{connection::ConnectionSettings, delivery::MAX_UNWRITTEN};
+use super::{connection::ConnectionSettings, delivery::MAX_UNWRITTEN, head::Speaks};
 use crate::types::RequestLimits;
 
-pub(super) fn http_builder(
+/// Those of connections with the same limits.
+pub(super) struct Builders {
+    either: auto::Builder<TokioExecutor>,
+    http1: auto::Builder<TokioExecutor>,
+    http2: auto::Builder<TokioExecutor>,
+}
+
+impl Builders {
+    pub(super) fn new(settings: &ConnectionSettings, limits: RequestLimits) -> Builders {
+        let either = http_builder(settings, limits);
+        Builders {
+            http1: either.clone().http1_only(),
+            http2: either.clone().http2_only(),
+            either,
+        }
+    }
+
+    pub(super) fn of(&self, speaks: Speaks) -> &auto::Builder<TokioExecutor> {
+        match speaks {
+            Speaks::Either => &self.either,
+            Speaks::Http1 => &self.http1,
+            Speaks::Http2 => &self.http2,
+        }
+    }
+}
+
+fn http_builder(
     settings: &ConnectionSettings,
     limits: RequestLimits,
 ) -> auto::Builder<TokioExecutor> {
