@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tower::BoxError;
@@ -18,7 +19,7 @@ use tower::BoxError;
 pub use self::inbound::{Fault, InboundFault};
 pub use self::read::{ReadAhead, Start, read_up_to};
 use self::{inbound::Received, pace::Pace, pump::Pump};
-use crate::policy::progress::ProgressRules;
+use crate::policy::{progress::ProgressRules, trailers};
 
 /// The body of a request or an answer.
 pub struct Body {
@@ -238,7 +239,14 @@ impl Source {
                     return Poll::Ready(Some(Err("DevRev stopped sending its answer".into())));
                 };
                 pace.came(data_len(&frame));
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+                let frame = frame.map(|frame| frame.map_err(Into::into).map(without_forbidden));
+                // Trailers of which nothing is left.
+                let nothing =
+                    |frame: &Frame<Bytes>| frame.trailers_ref().is_some_and(HeaderMap::is_empty);
+                match frame {
+                    Some(Ok(frame)) if nothing(&frame) => Poll::Ready(None),
+                    frame => Poll::Ready(frame),
+                }
             }
             Source::Inbound {
                 inner,
@@ -256,6 +264,11 @@ impl Source {
                 pace.came(data_len(&frame));
                 match &frame {
                     Some(Err(_)) => fault.set(Fault::Broken),
+                    // They are not passed on, so that nothing comes behind what was checked, such as a second credential.
+                    Some(Ok(frame)) if frame.is_trailers() => {
+                        fault.end();
+                        return Poll::Ready(None);
+                    }
                     Some(Ok(frame)) => {
                         let size = frame.data_ref().map_or(0, Bytes::len) as u64;
                         fault.read(size);
@@ -295,6 +308,14 @@ impl Source {
             } => first.is_empty() && last.is_none() && rest.is_end_stream(),
         }
     }
+}
+
+/// Without the trailer fields that must not be passed on.
+fn without_forbidden(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        trailers::strip(trailers);
+    }
+    frame
 }
 
 fn data_len<E>(frame: &Option<Result<Frame<Bytes>, E>>) -> usize {

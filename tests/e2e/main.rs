@@ -33,6 +33,7 @@ mod tls;
 mod token;
 mod token_health;
 mod traces;
+mod trailers;
 mod trial;
 mod unix;
 mod unknown;
