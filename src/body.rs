@@ -8,6 +8,7 @@ mod read;
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -42,6 +43,8 @@ enum Source {
         inner: Received,
         left: u64,
         pace: Pace,
+        /// Instead of `pace`, while the caller may wait for a 100 that it does not get.
+        expects: Option<Pace>,
         fault: InboundFault,
     },
     /// A part that was read ahead, then the rest.
@@ -86,10 +89,12 @@ impl Body {
         .into()
     }
 
-    /// A caller's body, of at most `limit` bytes, which ends with an error if the caller stops sending it.
+    /// A caller's body, of at most `limit` bytes, which ends with an error if the caller stops sending it. `expects` means that the
+    /// caller may wait for a 100 first.
     pub fn inbound(
         inner: Incoming,
         http2: bool,
+        expects: bool,
         limit: u64,
         rules: ProgressRules,
         fault: InboundFault,
@@ -101,6 +106,8 @@ impl Body {
             inner: Received::new(inner, http2),
             left: limit,
             pace: Pace::new(rules),
+            // Over HTTP/1.1 hyper sends it as soon as somebody wants the body. Over HTTP/2 it cannot.
+            expects: (http2 && expects).then(|| Pace::new(without_100(rules))),
             fault,
         }
         .into()
@@ -252,15 +259,22 @@ impl Source {
                 inner,
                 left,
                 pace,
+                expects,
                 fault,
             } => {
                 let Poll::Ready(frame) = Pin::new(&mut *inner).poll_frame(cx) else {
                     fault.set_awaited(true);
+                    if let Some(pace) = expects {
+                        ready!(pace.poll_stalled(cx));
+                        fault.set(Fault::Expects);
+                        return Poll::Ready(Some(Err("the caller waits for a 100".into())));
+                    }
                     ready!(pace.poll_stalled(cx));
                     fault.set(Fault::TooSlow);
                     return Poll::Ready(Some(Err("the caller stopped sending its body".into())));
                 };
                 fault.set_awaited(false);
+                *expects = None;
                 pace.came(data_len(&frame));
                 match &frame {
                     Some(Err(_)) => fault.set(Fault::Broken),
@@ -307,6 +321,16 @@ impl Source {
                 first, last, rest, ..
             } => first.is_empty() && last.is_none() && rest.is_end_stream(),
         }
+    }
+}
+
+/// How long a client may wait for a 100 that it does not get. Most send their body after a second without one.
+const WITHOUT_100: Duration = Duration::from_secs(2);
+
+fn without_100(rules: ProgressRules) -> ProgressRules {
+    ProgressRules {
+        stall: rules.stall.min(WITHOUT_100),
+        ..rules
     }
 }
 

@@ -66,6 +66,9 @@ pub enum Error {
     DeprecatedField { field: Arc<str> },
     #[error("the request's body made no progress")]
     RequestTimeout,
+    /// RFC 9110 section 15.5.18: the client repeats the request without the expectation.
+    #[error("the caller waits for a 100, which HTTP/2 cannot send here")]
+    Expects,
     #[error("body too large")]
     BodyTooLarge { max_bytes: u64 },
     #[error("headers too large")]
@@ -164,6 +167,7 @@ impl Error {
             Fault::Broken => Error::BrokenBody,
             Fault::TooLarge => Error::BodyTooLarge { max_bytes },
             Fault::TooSlow => Error::RequestTimeout,
+            Fault::Expects => Error::Expects,
         }
     }
 
@@ -190,6 +194,7 @@ impl Error {
             | Error::Head(_)
             | Error::BrokenBody => Code::BadRequest,
             Error::RequestTimeout => Code::RequestTimeout,
+            Error::Expects => Code::ExpectationFailed,
             Error::Parse => Code::ParseError,
             Error::FieldConflict { .. } => Code::FieldConflict,
             Error::DeprecatedField { .. } => Code::DeprecatedField,

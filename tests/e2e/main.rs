@@ -10,6 +10,7 @@
 mod circuit;
 mod deprecations;
 mod edge;
+mod expect;
 mod explain;
 mod heads;
 mod hostile;

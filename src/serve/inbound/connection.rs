@@ -25,7 +25,7 @@ use super::{
     activity::{Activity, Unreads},
     delivery::Delivery,
     head::Speaks,
-    http::Builders,
+    http::{Builders, expects_100},
     listener::Listener,
     refusal::RefusalStream,
     tls::{TlsConnection, handshake},
@@ -252,8 +252,11 @@ impl Server {
             let RequestLimits {
                 max_body, progress, ..
             } = limits;
-            let mut request =
-                request.map(|body| Body::inbound(body, http2, max_body, progress, fault.clone()));
+            let expects = expects_100(&request);
+            let mut request = request
+                .map(|body| Body::inbound(body, http2, expects, max_body, progress, fault.clone()));
+            // The client need not send the body of which it is told before, and hyper does not wait for it.
+            let body = (expects && !http2).then(|| fault.clone());
             let extensions = request.extensions_mut();
             extensions.insert(fault);
             extensions.insert::<OpenConnection>(on.clone());
@@ -274,8 +277,9 @@ impl Server {
             async move {
                 let mut response = start.run(stack.oneshot(request)).await?;
                 drop(pending);
+                let is_unread = body.is_some_and(|body| body.bytes() == 0 && !body.ended());
                 // Told on an answer, so that the client does not lose a request when the connection ends.
-                let ends = Instant::now() >= tell && !on.is_proven();
+                let ends = is_unread || Instant::now() >= tell && !on.is_proven();
                 if http2 {
                     response.headers_mut().remove(header::CONNECTION);
                 } else if ends {

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use http::{HeaderValue, Request, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
     server::conn::auto,
@@ -63,6 +66,13 @@ fn http_builder(
         .max_pending_accept_reset_streams(MAX_RESETS)
         .max_header_list_size(u32::try_from(head).unwrap_or(u32::MAX));
     builder
+}
+
+/// Whether the client may wait for a 100 before it sends its body (RFC 9110 section 10.1.1).
+pub(super) fn expects_100(request: &Request<Incoming>) -> bool {
+    let value = request.headers().get(header::EXPECT);
+    let is_100 = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    value.is_some_and(is_100) && !request.body().is_end_stream()
 }
 
 /// Requests at once on a connection of HTTP/2; RFC 9113 section 6.5.2 recommends no fewer.
