@@ -8,9 +8,11 @@ mod read;
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tower::BoxError;
@@ -18,7 +20,7 @@ use tower::BoxError;
 pub use self::inbound::{Fault, InboundFault};
 pub use self::read::{ReadAhead, Start, read_up_to};
 use self::{inbound::Received, pace::Pace, pump::Pump};
-use crate::policy::progress::ProgressRules;
+use crate::policy::{progress::ProgressRules, trailers};
 
 /// The body of a request or an answer.
 pub struct Body {
@@ -41,6 +43,8 @@ enum Source {
         inner: Received,
         left: u64,
         pace: Pace,
+        /// Instead of `pace`, while the caller may wait for a 100 that it does not get.
+        expects: Option<Pace>,
         fault: InboundFault,
     },
     /// A part that was read ahead, then the rest.
@@ -85,10 +89,12 @@ impl Body {
         .into()
     }
 
-    /// A caller's body, of at most `limit` bytes, which ends with an error if the caller stops sending it.
+    /// A caller's body, of at most `limit` bytes, which ends with an error if the caller stops sending it. `expects` means that the
+    /// caller may wait for a 100 first.
     pub fn inbound(
         inner: Incoming,
         http2: bool,
+        expects: bool,
         limit: u64,
         rules: ProgressRules,
         fault: InboundFault,
@@ -100,6 +106,8 @@ impl Body {
             inner: Received::new(inner, http2),
             left: limit,
             pace: Pace::new(rules),
+            // Over HTTP/1.1 hyper sends it as soon as somebody wants the body. Over HTTP/2 it cannot.
+            expects: (http2 && expects).then(|| Pace::new(without_100(rules))),
             fault,
         }
         .into()
@@ -238,24 +246,43 @@ impl Source {
                     return Poll::Ready(Some(Err("DevRev stopped sending its answer".into())));
                 };
                 pace.came(data_len(&frame));
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+                let frame = frame.map(|frame| frame.map_err(Into::into).map(without_forbidden));
+                // Trailers of which nothing is left.
+                let nothing =
+                    |frame: &Frame<Bytes>| frame.trailers_ref().is_some_and(HeaderMap::is_empty);
+                match frame {
+                    Some(Ok(frame)) if nothing(&frame) => Poll::Ready(None),
+                    frame => Poll::Ready(frame),
+                }
             }
             Source::Inbound {
                 inner,
                 left,
                 pace,
+                expects,
                 fault,
             } => {
                 let Poll::Ready(frame) = Pin::new(&mut *inner).poll_frame(cx) else {
                     fault.set_awaited(true);
+                    if let Some(pace) = expects {
+                        ready!(pace.poll_stalled(cx));
+                        fault.set(Fault::Expects);
+                        return Poll::Ready(Some(Err("the caller waits for a 100".into())));
+                    }
                     ready!(pace.poll_stalled(cx));
                     fault.set(Fault::TooSlow);
                     return Poll::Ready(Some(Err("the caller stopped sending its body".into())));
                 };
                 fault.set_awaited(false);
+                *expects = None;
                 pace.came(data_len(&frame));
                 match &frame {
                     Some(Err(_)) => fault.set(Fault::Broken),
+                    // They are not passed on, so that nothing comes behind what was checked, such as a second credential.
+                    Some(Ok(frame)) if frame.is_trailers() => {
+                        fault.end();
+                        return Poll::Ready(None);
+                    }
                     Some(Ok(frame)) => {
                         let size = frame.data_ref().map_or(0, Bytes::len) as u64;
                         fault.read(size);
@@ -295,6 +322,24 @@ impl Source {
             } => first.is_empty() && last.is_none() && rest.is_end_stream(),
         }
     }
+}
+
+/// How long a client may wait for a 100 that it does not get. Most send their body after a second without one.
+const WITHOUT_100: Duration = Duration::from_secs(2);
+
+fn without_100(rules: ProgressRules) -> ProgressRules {
+    ProgressRules {
+        stall: rules.stall.min(WITHOUT_100),
+        ..rules
+    }
+}
+
+/// Without the trailer fields that must not be passed on.
+fn without_forbidden(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        trailers::strip(trailers);
+    }
+    frame
 }
 
 fn data_len<E>(frame: &Option<Result<Frame<Bytes>, E>>) -> usize {

@@ -16,6 +16,7 @@ use crate::{
     policy::{
         browser::BrowserFault,
         feedback::whole_seconds,
+        http1::HeadFault,
         jwt,
         target::{FramingFault, TargetFault},
     },
@@ -57,6 +58,8 @@ pub enum Error {
     Loop,
     #[error("malformed request head")]
     Malformed,
+    #[error("request head not acceptable: {0}")]
+    Head(HeadFault),
     #[error("the request's body was malformed or broke off")]
     BrokenBody,
     #[error("the body is not one JSON object with distinct keys")]
@@ -67,6 +70,9 @@ pub enum Error {
     DeprecatedField { field: Arc<str> },
     #[error("the request's body made no progress")]
     RequestTimeout,
+    /// RFC 9110 section 15.5.18: the client repeats the request without the expectation.
+    #[error("the caller waits for a 100, which HTTP/2 cannot send here")]
+    Expects,
     #[error("body too large")]
     BodyTooLarge { max_bytes: u64 },
     #[error("headers too large")]
@@ -142,6 +148,16 @@ label_enum! {
     }
 }
 
+impl From<HeadFault> for Error {
+    fn from(fault: HeadFault) -> Error {
+        match fault {
+            HeadFault::Framing(fault) => Error::Framing(fault),
+            HeadFault::FieldNameTooLong => Error::HeadersTooLarge,
+            fault => Error::Head(fault),
+        }
+    }
+}
+
 impl Error {
     /// A connection could not be made.
     pub fn unreachable(cause: impl Into<BoxError>) -> Error {
@@ -159,6 +175,7 @@ impl Error {
             Fault::Broken => Error::BrokenBody,
             Fault::TooLarge => Error::BodyTooLarge { max_bytes },
             Fault::TooSlow => Error::RequestTimeout,
+            Fault::Expects => Error::Expects,
         }
     }
 
@@ -182,8 +199,10 @@ impl Error {
             | Error::Framing(_)
             | Error::Loop
             | Error::Malformed
+            | Error::Head(_)
             | Error::BrokenBody => Code::BadRequest,
             Error::RequestTimeout => Code::RequestTimeout,
+            Error::Expects => Code::ExpectationFailed,
             Error::Parse => Code::ParseError,
             Error::FieldConflict { .. } => Code::FieldConflict,
             Error::DeprecatedField { .. } => Code::DeprecatedField,
@@ -264,6 +283,7 @@ impl Error {
             self,
             Error::Target(_)
                 | Error::Framing(_)
+                | Error::Head(_)
                 | Error::BrokenBody
                 | Error::RequestTimeout
                 | Error::HeadersTooLarge
@@ -281,6 +301,7 @@ impl Error {
                 Error::Target(fault) => format!("{label}: {fault}"),
                 Error::Framing(fault) => format!("{label}: {fault}"),
                 Error::Browser(fault) => format!("{label}: {fault}"),
+                Error::Head(fault) => format!("{label}: {fault}"),
                 _ => format!("{label}: {}", self.message()),
             },
         });

@@ -5,7 +5,6 @@
 //! | extension | written by | read by |
 //! |---|---|---|
 //! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `circuit`, `upstream` |
-//! | [`AmbiguousFraming`](crate::types::AmbiguousFraming) | `serve` | `protocol` |
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
 //! | [`PeerAddress`](crate::types::PeerAddress) | `serve` | `telemetry`, `authenticate`, `admission` |
 //! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate`, `credential` | `rescue`, `authenticate`, `headers` |

@@ -158,11 +158,6 @@ pub struct UnknownUser;
 #[derive(Clone, Copy, Debug)]
 pub struct RetryAfter(pub Duration);
 
-/// The head had both Transfer-Encoding and Content-Length (RFC 9112 section 6.1). hyper drops one of them, so only the bytes
-/// on the wire show it.
-#[derive(Clone, Copy, Debug)]
-pub struct AmbiguousFraming;
-
 /// How quota is shared, from the plan that a request sees.
 #[derive(Clone, Copy, Debug)]
 pub struct QuotaRules {

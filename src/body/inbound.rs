@@ -58,6 +58,8 @@ pub enum Fault {
     TooLarge,
     /// The body made no progress.
     TooSlow,
+    /// The body has not begun, because the caller waits for a 100 that it cannot get.
+    Expects,
 }
 
 impl InboundFault {
@@ -66,6 +68,7 @@ impl InboundFault {
             1 => Some(Fault::Broken),
             2 => Some(Fault::TooLarge),
             3 => Some(Fault::TooSlow),
+            4 => Some(Fault::Expects),
             _ => None,
         }
     }
@@ -75,6 +78,7 @@ impl InboundFault {
             Fault::Broken => 1,
             Fault::TooLarge => 2,
             Fault::TooSlow => 3,
+            Fault::Expects => 4,
         };
         self.0.mark.store(mark, Ordering::Release);
     }

@@ -49,6 +49,8 @@ codes! {
         "The request is not well-formed HTTP.";
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "bad_request", "http_request_error",
         "The request's body did not arrive in time.";
+    ExpectationFailed = "expectation_failed", EXPECTATION_FAILED, "bad_request", "http_request_error",
+        "Over HTTP/2 revgate sends no 100 (Continue); send the body without waiting for it, or repeat the request without Expect.";
     ParseError = "parse_error", BAD_REQUEST, "parse_error", "http_request_error",
         "The body is not one JSON object with distinct keys.";
     FieldConflict = "field_conflict", BAD_REQUEST, "invalid_field", "http_request_error",
@@ -123,6 +125,7 @@ mod tests {
             ("forbidden", 403, "forbidden"),
             ("bad_request", 400, "bad_request"),
             ("request_timeout", 408, "bad_request"),
+            ("expectation_failed", 417, "bad_request"),
             ("parse_error", 400, "parse_error"),
             ("field_conflict", 400, "invalid_field"),
             ("deprecated_field", 400, "invalid_field"),

@@ -1,4 +1,4 @@
-//! Strips hop-by-hop fields and fields about the caller, both ways, and sets Host, Via and the request id.
+//! Strips hop-by-hop fields and fields about the caller, both ways, joins cookies, and sets Host, Via and the request id.
 
 use std::task::{Context, Poll};
 
@@ -6,7 +6,12 @@ use http::{HeaderValue, Request, Response, header};
 use tower::Service;
 
 use super::BoxFuture;
-use crate::{body::Body, error::Error, policy::headers, types::RequestId};
+use crate::{
+    body::Body,
+    error::Error,
+    policy::{cookies, headers},
+    types::RequestId,
+};
 
 const VIA: HeaderValue = HeaderValue::from_static("1.1 revgate");
 
@@ -47,6 +52,7 @@ where
                 "header fields that would say what is to be done, or that a server may take for others, are not forwarded"
             );
         }
+        cookies::join(fields);
         if exact.is_none() {
             // Without it, hyper sends a GET without its body.
             fields.remove(header::CONTENT_LENGTH);

@@ -9,8 +9,8 @@ use super::{Either, record};
 use crate::{
     body::Body,
     error::Error,
-    policy::{headers, operation::Operation, target},
-    types::{AmbiguousFraming, RequestLimits},
+    policy::{headers, http1, operation::Operation, target},
+    types::RequestLimits,
 };
 
 /// See the module.
@@ -59,11 +59,9 @@ fn check(request: &Request<Body>, limits: &RequestLimits) -> Result<(), Error> {
     if !target::head_fits(fields, limits.max_headers, limits.max_header_bytes) {
         return Err(Error::HeadersTooLarge);
     }
+    http1::check(request.method(), request.uri(), fields)?;
     target::check(request.method(), request.uri(), request.version(), fields)
         .map_err(Error::Target)?;
-    if request.extensions().get::<AmbiguousFraming>().is_some() {
-        return Err(Error::Framing(target::FramingFault::Both));
-    }
     target::framing(fields, &request.version()).map_err(Error::Framing)?;
     if headers::is_loop(fields) {
         return Err(Error::Loop);

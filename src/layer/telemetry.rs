@@ -16,12 +16,12 @@ use tower::Service;
 use crate::{
     body::{Body, Guard, InboundFault},
     error::Code,
-    policy::{headers::sane_request_id, operation::OperationLabel},
+    policy::{headers::sane_request_id, http1::MAX_METHOD, operation::OperationLabel},
     record::{Facts, Record},
     telemetry::{
         client_lines::{ClientLines, Topic},
         labels::Source,
-        log::ACCESS,
+        log::{ACCESS, short},
         metrics::Metrics,
         tally::{FinishedRequest, Tally},
         trace::{RequestSpan, Spans, Trace, short_method},
@@ -222,7 +222,7 @@ impl ReportAtEnd {
             request_id = self.id.as_str(),
             trace_id = trace_id.map(tracing::field::display),
             caller,
-            method = self.method.as_str(),
+            method = short(self.method.as_str(), MAX_METHOD),
             operation = operation.label(),
             status = self.status(),
             source = source.label(),

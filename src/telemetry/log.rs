@@ -8,7 +8,9 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
 use std::sync::{Arc, OnceLock};
 
-use tracing::{Event, Level, Metadata, Subscriber, subscriber::Interest};
+use tracing::{
+    Event, Level, Metadata, Subscriber, level_filters::LevelFilter, subscriber::Interest,
+};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -25,7 +27,8 @@ use crate::{
 pub(crate) const ACCESS: &str = "revgate::access";
 
 /// Crates that handle raw headers. Below INFO they log header values and frames, and with them keys and tokens, so they stay at INFO
-/// whatever level is set.
+/// whatever level is set. What they warn of is a client's or DevRev's doing, and no operator can act on it. So a level says nothing about
+/// them unless it is below INFO; a directive that names one does.
 const CAPPED: [&str; 5] = ["h2", "hyper", "hyper_util", "rustls", "tokio_rustls"];
 
 static INSTALLED: OnceLock<Installed> = OnceLock::new();
@@ -49,7 +52,7 @@ pub struct LevelHandle {
 impl LevelHandle {
     /// Sets a level, or directives of `EnvFilter`. Invalid ones change nothing.
     pub fn set(&self, directives: &str) -> Result<(), String> {
-        let filter = directives_of(directives)?;
+        let filter = filter_of(directives)?;
         // Held across the reload, so that `get` always returns the directives in force.
         let mut current = self.directives.lock();
         self.filter.reload(filter).map_err(|e| e.to_string())?;
@@ -65,7 +68,7 @@ impl LevelHandle {
 
 /// Starts the log. A second call in one process (tests) only changes the level of the first.
 pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
-    let filter = directives_of(level).map_err(anyhow::Error::msg)?;
+    let filter = filter_of(level).map_err(anyhow::Error::msg)?;
     if let Some(installed) = INSTALLED.get() {
         installed.level.set(level).map_err(anyhow::Error::msg)?;
         return Ok(installed.level.clone());
@@ -104,6 +107,26 @@ pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
         });
     }
     Ok(handle)
+}
+
+/// The filter of a level, or of directives.
+fn filter_of(directives: &str) -> Result<EnvFilter, String> {
+    directives_of(directives)?;
+    let words = directives.split(',').map(str::trim);
+    let mut levels = words.filter_map(|word| word.parse::<LevelFilter>().ok());
+    // EnvFilter's own level is ERROR.
+    let level = levels.next_back().unwrap_or(LevelFilter::ERROR);
+    let quiet: String = match level {
+        LevelFilter::OFF | LevelFilter::DEBUG | LevelFilter::TRACE => String::new(),
+        _ => CAPPED.map(|name| format!("{name}=error,")).concat(),
+    };
+    // Of two for the same target the later one holds.
+    directives_of(&format!("{quiet}{directives}"))
+}
+
+/// The start of a text that somebody else decides, of so many bytes at most.
+pub(crate) fn short(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
 }
 
 /// From now on panics go to the log. The standard library writes them to standard error itself, and would wait for a reader that has
@@ -247,6 +270,39 @@ mod tests {
         assert_eq!(line["listener"], "proxy");
         assert_eq!(line["address"], "127.0.0.1:1");
         assert!(line["timestamp"].is_string() && line["target"].is_string());
+    }
+
+    #[test]
+    fn a_library_is_heard_only_if_an_operator_asks_for_it() {
+        for (directives, want) in [
+            ("info", "revgate error"),
+            ("warn", "revgate error"),
+            ("revgate=info", "revgate error"),
+            ("off", ""),
+            ("error", "error"),
+            ("info,h2=warn", "revgate warn error"),
+            ("h2::proto=warn,info", "revgate warn error"),
+            ("debug", "revgate warn error"),
+            ("revgate=debug,trace", "revgate warn error"),
+        ] {
+            let captured = Captured::default();
+            let subscriber = tracing_subscriber::registry()
+                .with(filter_of(directives).unwrap())
+                .with(json_lines().with_writer(captured.clone()));
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::warn!(target: "revgate::serve", "revgate");
+                tracing::warn!(target: "h2::proto::ping_pong", "warn");
+                tracing::error!(target: "h2::proto::ping_pong", "error");
+            });
+            let text = captured.text();
+            let lines = text.lines().map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                line["message"].as_str().unwrap_or_default().to_owned()
+            });
+            let messages: Vec<_> = lines.collect();
+            assert_eq!(messages.join(" "), want, "{directives}");
+        }
+        assert!(filter_of("loud").is_err() && filter_of("").is_err());
     }
 
     #[test]

@@ -77,6 +77,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         read > 0
     }
 
+    /// What comes up to and with this text; `None` if the connection ends before.
+    pub async fn until(&mut self, end: &str) -> Option<String> {
+        loop {
+            let found = self.1.windows(end.len()).position(|w| w == end.as_bytes());
+            if let Some(at) = found {
+                let text = self.1.drain(..at + end.len()).collect();
+                return String::from_utf8(text).ok();
+            }
+            if !self.more().await {
+                return None;
+            }
+        }
+    }
+
+    /// All that comes until the connection ends.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        while self.more().await {}
+        std::mem::take(&mut self.1)
+    }
+
     pub async fn head(&mut self) -> Option<(u16, Vec<(String, String)>)> {
         loop {
             if let Some(end) = self.1.windows(4).position(|w| w == b"\r\n\r\n") {

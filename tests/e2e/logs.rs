@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use revgate::simulator::{Fault, Simulator};
 use serde_json::Value;
+use tokio::net::TcpStream;
 
 use crate::{
     http::{Answer, Client, request},
@@ -267,5 +268,123 @@ async fn without_a_receiver_there_is_no_exporter() {
         let (code, log) = running.gateway.end();
         assert_eq!(code, Some(0));
         assert!(!log.contains(TOKEN), "{log}");
+    }
+}
+
+/// A request in which one thing that its client decides is long.
+struct Long {
+    what: &'static str,
+    http1: Vec<u8>,
+    /// `None` if a URI cannot be so long.
+    http2: Option<http::Request<()>>,
+}
+
+fn long_requests(length: usize) -> Vec<Long> {
+    let long = "x".repeat(length);
+    let fields = [
+        "authorization",
+        "content-type",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "origin",
+        "prefer",
+        "referer",
+        "traceparent",
+        "tracestate",
+        "user-agent",
+        "via",
+        "x-forwarded-for",
+        "x-request-id",
+    ];
+    let mut all = vec![
+        ("method", long.clone(), "/works.list".to_owned(), None),
+        ("path", "GET".into(), format!("/{long}"), None),
+        ("query", "GET".into(), format!("/works.list?{long}"), None),
+        (
+            "bearer",
+            "GET".into(),
+            "/works.list".into(),
+            Some(("authorization", format!("Bearer {long}"))),
+        ),
+        (
+            "name",
+            "GET".into(),
+            "/works.list".into(),
+            Some((&*long, "b".into())),
+        ),
+    ];
+    for name in fields {
+        all.push((
+            name,
+            "GET".into(),
+            "/works.list".into(),
+            Some((name, long.clone())),
+        ));
+    }
+    let requests = all.into_iter().map(|(what, method, target, field)| {
+        let mut bytes = format!("{method} {target} HTTP/1.1\r\n");
+        if what != "host" {
+            bytes += "Host: a\r\n";
+        }
+        let method = http::Method::from_bytes(method.as_bytes()).expect("a method");
+        let mut request = http::Request::builder().method(method);
+        if let Some((name, value)) = &field {
+            bytes += &format!("{name}: {value}\r\n");
+            request = request.header(*name, value);
+        }
+        if what != "authorization" && what != "bearer" {
+            bytes += &format!("Authorization: {KEY}\r\n");
+            request = request.header("authorization", KEY);
+        }
+        Long {
+            what,
+            http1: (bytes + "\r\n").into_bytes(),
+            http2: request.uri(format!("http://a{target}")).body(()).ok(),
+        }
+    });
+    requests.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_line_is_long_whatever_a_client_sends() {
+    for level in ["info", "debug"] {
+        let more = "[log]\naccess = \"all\"\n[limits]\nmax_header_bytes = \"256KiB\"";
+        let mut running = Running::start(level, more).await;
+        // What is refused, and what may be forwarded.
+        for length in [100_000, 60_000, 250] {
+            for Long { what, http1, http2 } in long_requests(length) {
+                let mut client = Client::connect(running.proxy).await;
+                client.send(&http1).await;
+                assert!(client.answer().await.is_some(), "{what}");
+                let Some(request) = http2 else { continue };
+                let stream = TcpStream::connect(running.proxy).await.expect("connects");
+                let (sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+                tokio::spawn(connection);
+                let mut sender = sender.ready().await.expect("ready");
+                // The client itself may refuse it.
+                if let Ok((answer, _)) = sender.send_request(request, true) {
+                    let _ = answer.await;
+                }
+            }
+        }
+        let metrics = rig::admin(running.admin, "GET", "/metrics", "")
+            .await
+            .text();
+        assert!(!metrics.contains("xxxxxxxx"));
+        running.gateway.terminate();
+        let (status, text) = running.gateway.end();
+        assert_eq!(status, Some(0));
+        let lines = text
+            .lines()
+            .filter(|line| line.contains("\"request\""))
+            .count();
+        assert!(lines > 80, "{lines}");
+        for line in text.lines() {
+            assert!(line.len() < 1000, "{line}");
+            // The longest is a request id.
+            assert!(!line.contains(&"x".repeat(129)), "{line}");
+        }
     }
 }

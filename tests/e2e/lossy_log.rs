@@ -442,28 +442,45 @@ async fn refused_credentials_and_handshakes_are_summed_up() {
     assert_eq!(single + summed, 400);
 }
 
+/// h2 warns of each acknowledgement of a ping that it has not sent, and hyper of refusals that name the connection.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_library_is_bounded_too() {
-    let mut program = Program::start(1, "json").await;
-    // h2 warns of each acknowledgement of a ping that it has not sent.
-    let mut client = Client::connect(program.proxy).await;
-    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    let ping = [0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
-    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-    client.send(settings).await.send(ping.repeat(4000)).await;
-    // Its own ping is acknowledged when the others have been read.
-    let mut own = ping;
-    own[4] = 0;
-    client.send(own).await;
-    let acknowledged = ping;
-    let mut read = Vec::new();
-    while !read.windows(ping.len()).any(|frame| frame == acknowledged) {
-        assert!(client.more().await, "the connection ended");
-        read.append(&mut client.1);
+async fn a_library_is_heard_only_if_asked_for_and_is_bounded_then() {
+    for (level, asked) in [("", false), ("level = \"info,h2=warn\"", true)] {
+        let mut program = Program::with(1, "json", "", level).await;
+        let mut client = Client::connect(program.proxy).await;
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let ping = [0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        client.send(settings).await.send(ping.repeat(4000)).await;
+        // Its own ping is acknowledged when the others have been read.
+        let mut own = ping;
+        own[4] = 0;
+        client.send(own).await;
+        let acknowledged = ping;
+        let mut read = Vec::new();
+        while !read.windows(ping.len()).any(|frame| frame == acknowledged) {
+            assert!(client.more().await, "the connection ended");
+            read.append(&mut client.1);
+        }
+        drop(client);
+        let mut http2 = Sender::connect(program.proxy, Http2).await;
+        let malformed = Call {
+            path: "/a/../b",
+            ..WITHOUT_A_KEY
+        };
+        assert_eq!(http2.send(malformed).await, 400);
+        let lines = program.rest().await;
+        let (single, summed) = count(&lines, "PING ack", "more lines of a library");
+        match asked {
+            true => {
+                assert!((16..400).contains(&single), "{single}");
+                assert_eq!(single + summed, 4000, "{lines:?}");
+            }
+            false => {
+                assert_eq!((single, summed), (0, 0), "{lines:?}");
+                let other = |line: &&String| !line.contains("\"target\":\"revgate");
+                assert_eq!(lines.iter().find(other), None);
+            }
+        }
     }
-    drop(client);
-    let lines = program.rest().await;
-    let (single, summed) = count(&lines, "PING ack", "more lines of a library");
-    assert!((16..400).contains(&single), "{single}");
-    assert_eq!(single + summed, 4000, "{lines:?}");
 }

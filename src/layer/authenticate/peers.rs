@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 use crate::{
     error::{AuthFailure, CredentialFault, Error},
     policy::san::San,
-    telemetry::client_lines::{ClientLines, Topic},
+    telemetry::{
+        client_lines::{ClientLines, Topic},
+        log::short,
+    },
     types::{Caller, Certificate, Peer},
 };
 
@@ -77,11 +80,13 @@ impl Peers {
     }
 }
 
-/// For the log. Bounded, because the issuer decides how many names there are.
+const MAX_NAMES: usize = 512;
+
+/// For the log. Bounded, because the issuer decides how many names there are, and how long each is.
 fn show(certificate: &Certificate) -> String {
     let names: Vec<_> = certificate.names.iter().take(8).collect();
     let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-    names.join(" ")
+    short(&names.join(" "), MAX_NAMES).to_owned()
 }
 
 #[cfg(test)]

@@ -20,16 +20,16 @@ struct ActivityState {
     busy: usize,
     /// Since when none is in flight.
     since: Instant,
-    /// When the first byte of an incomplete head was read.
+    /// When the first byte of an incomplete head was read; with HTTP/1.1, when the requests before it were over, if that was later.
     head: Option<Instant>,
+    /// An incomplete head of HTTP/1.1 came while a request was in flight.
+    partial: bool,
     /// There has been a request.
     served: bool,
     /// Of HTTP/2, which may give up one answer and go on with the others.
     http2: bool,
     /// Answers on their way; some may be over.
     answers: Vec<Unread>,
-    /// The last head had both Transfer-Encoding and Content-Length. hyper drops the latter, so the stack cannot see it.
-    ambiguous: bool,
 }
 
 /// How many of a connection's answers its client does not read.
@@ -47,10 +47,10 @@ impl Activity {
             busy: 0,
             since: Instant::now(),
             head: None,
+            partial: false,
             served: false,
             http2: false,
             answers: Vec::new(),
-            ambiguous: false,
         })))
     }
 
@@ -65,28 +65,27 @@ impl Activity {
     /// Bytes were read. `incomplete` means that they end within a head.
     ///
     /// The first head of a connection is timed from its first byte on, whatever HTTP/2 sends before it.
-    pub(super) fn has_read(&self, incomplete: bool) {
+    pub(super) fn has_read(&self, incomplete: bool, http2: bool) {
         let mut state = self.state();
-        if incomplete || !state.served {
+        let while_busy = !http2 && state.busy > 0;
+        state.partial = while_busy && incomplete;
+        if while_busy {
+            // Timed when they are over.
+        } else if incomplete || !state.served {
             state.head.get_or_insert_with(Instant::now);
         } else {
             state.head = None;
         }
     }
 
-    pub(super) fn ambiguous(&self) {
-        self.state().ambiguous = true;
-    }
-
-    /// A request has arrived. Also returns whether its head was ambiguous.
-    pub(super) fn begin(&self) -> (Busy, bool) {
+    /// A request has arrived.
+    pub(super) fn begin(&self) -> Busy {
         let mut state = self.state();
         state.busy += 1;
         state.head = None;
         state.served = true;
-        let ambiguous = std::mem::take(&mut state.ambiguous);
         drop(state);
-        (Busy(self.clone()), ambiguous)
+        Busy(self.clone())
     }
 
     /// An answer is on its way.
@@ -145,5 +144,8 @@ impl Drop for Busy {
         let mut state = self.0.state();
         state.busy -= 1;
         state.since = Instant::now();
+        if state.busy == 0 && state.partial {
+            state.head = Some(state.since);
+        }
     }
 }

@@ -11,10 +11,7 @@ use std::{
 
 use http::{HeaderValue, Request, Version, header};
 use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::JoinSet,
@@ -27,7 +24,8 @@ use super::{
     accept::{Accepted, AsyncListener, Stream, accept},
     activity::{Activity, Unreads},
     delivery::Delivery,
-    http::http_builder,
+    head::Speaks,
+    http::{Builders, expects_100},
     listener::Listener,
     refusal::RefusalStream,
     tls::{TlsConnection, handshake},
@@ -41,7 +39,7 @@ use crate::{
         connections::{ConnectionTable, OpenConnection},
     },
     telemetry::{client_lines::Topic, labels::ConnectionEnd},
-    types::{AmbiguousFraming, Certificate, Peer, PeerAddress, RequestLimits},
+    types::{Certificate, Peer, PeerAddress, RequestLimits},
 };
 
 /// What all connections have in common.
@@ -116,6 +114,7 @@ struct Origin {
     peer: Option<Peer>,
     /// Cancelled when what let the client in is no longer valid.
     retired: CancellationToken,
+    speaks: Speaks,
     at: Instant,
     open: OpenConnection,
 }
@@ -128,14 +127,14 @@ struct Server {
     /// Those of the plan that was in use when the last connection was accepted. A connection keeps them.
     limits: RequestLimits,
     /// For `limits`.
-    builder: Arc<auto::Builder<TokioExecutor>>,
+    builders: Arc<Builders>,
 }
 
 impl Server {
     fn new(published: Published, settings: Arc<ConnectionSettings>) -> Self {
         let limits = published.load().plan.request;
         Server {
-            builder: Arc::new(http_builder(&settings, limits)),
+            builders: Arc::new(Builders::new(&settings, limits)),
             published,
             settings,
             limits,
@@ -147,7 +146,7 @@ impl Server {
         let limits = self.published.load().plan.request;
         if limits != self.limits {
             self.limits = limits;
-            self.builder = Arc::new(http_builder(&self.settings, limits));
+            self.builders = Arc::new(Builders::new(&self.settings, limits));
         }
     }
 
@@ -166,6 +165,7 @@ impl Server {
             peer: None,
             // Without certificates, nothing is ever retired.
             retired: CancellationToken::new(),
+            speaks: Speaks::Either,
             at,
             open,
         };
@@ -192,10 +192,12 @@ impl Server {
                     stream,
                     peer,
                     retired,
+                    speaks,
                 }) = connection
                 {
                     origin.peer = peer;
                     origin.retired = retired;
+                    origin.speaks = speaks;
                     self.serve(stream, origin).await;
                 }
             }
@@ -223,6 +225,7 @@ impl Server {
             address,
             peer,
             retired,
+            speaks,
             at,
             open,
         } = origin;
@@ -238,7 +241,7 @@ impl Server {
         let starts = Starts::new();
         let tell = at + settings.header_timeout / 2;
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let (busy, ambiguous) = activity.begin();
+            let busy = activity.begin();
             let in_use = on.begin();
             // The request keeps this plan to its last attempt.
             let (stack, limits, answers) = {
@@ -250,16 +253,16 @@ impl Server {
             let RequestLimits {
                 max_body, progress, ..
             } = limits;
-            let mut request =
-                request.map(|body| Body::inbound(body, http2, max_body, progress, fault.clone()));
+            let expects = expects_100(&request);
+            let mut request = request
+                .map(|body| Body::inbound(body, http2, expects, max_body, progress, fault.clone()));
+            // The client need not send the body of which it is told before, and hyper does not wait for it.
+            let body = (expects && !http2).then(|| fault.clone());
             let extensions = request.extensions_mut();
             extensions.insert(fault);
             extensions.insert::<OpenConnection>(on.clone());
             if let Some(address) = address {
                 extensions.insert(address);
-            }
-            if ambiguous {
-                extensions.insert(AmbiguousFraming);
             }
             let peer = match is_revoked.load(Ordering::Acquire) {
                 true => &peer_without_names,
@@ -275,8 +278,12 @@ impl Server {
             async move {
                 let mut response = start.run(stack.oneshot(request)).await?;
                 drop(pending);
+                let is_unread = body.is_some_and(|body| body.bytes() == 0 && !body.ended());
                 // Told on an answer, so that the client does not lose a request when the connection ends.
-                if !http2 && Instant::now() >= tell && !on.is_proven() {
+                let ends = is_unread || Instant::now() >= tell && !on.is_proven();
+                if http2 {
+                    response.headers_mut().remove(header::CONNECTION);
+                } else if ends {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }
@@ -295,8 +302,12 @@ impl Server {
             settings.state.clone(),
             (open.clone(), address),
             self.limits,
+            speaks,
         );
-        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
+        let connection = self
+            .builders
+            .of(speaks)
+            .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let mut ending = false;
         // Until then it has to bring a good credential.

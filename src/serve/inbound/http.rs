@@ -2,15 +2,44 @@
 
 use std::time::Duration;
 
+use http::{HeaderValue, Request, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
     server::conn::auto,
 };
 
-use super::{connection::ConnectionSettings, delivery::MAX_UNWRITTEN};
+use super::{connection::ConnectionSettings, delivery::MAX_UNWRITTEN, head::Speaks};
 use crate::types::RequestLimits;
 
-pub(super) fn http_builder(
+/// Those of connections with the same limits.
+pub(super) struct Builders {
+    either: auto::Builder<TokioExecutor>,
+    http1: auto::Builder<TokioExecutor>,
+    http2: auto::Builder<TokioExecutor>,
+}
+
+impl Builders {
+    pub(super) fn new(settings: &ConnectionSettings, limits: RequestLimits) -> Builders {
+        let either = http_builder(settings, limits);
+        Builders {
+            http1: either.clone().http1_only(),
+            http2: either.clone().http2_only(),
+            either,
+        }
+    }
+
+    pub(super) fn of(&self, speaks: Speaks) -> &auto::Builder<TokioExecutor> {
+        match speaks {
+            Speaks::Either => &self.either,
+            Speaks::Http1 => &self.http1,
+            Speaks::Http2 => &self.http2,
+        }
+    }
+}
+
+fn http_builder(
     settings: &ConnectionSettings,
     limits: RequestLimits,
 ) -> auto::Builder<TokioExecutor> {
@@ -37,6 +66,13 @@ pub(super) fn http_builder(
         .max_pending_accept_reset_streams(MAX_RESETS)
         .max_header_list_size(u32::try_from(head).unwrap_or(u32::MAX));
     builder
+}
+
+/// Whether the client may wait for a 100 before it sends its body (RFC 9110 section 10.1.1).
+pub(super) fn expects_100(request: &Request<Incoming>) -> bool {
+    let value = request.headers().get(header::EXPECT);
+    let is_100 = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    value.is_some_and(is_100) && !request.body().is_end_stream()
 }
 
 /// Requests at once on a connection of HTTP/2; RFC 9113 section 6.5.2 recommends no fewer.

@@ -1,6 +1,7 @@
 //! hyper answers a head that it cannot parse by itself, with a status and no body. This stream sits between hyper and the socket, and
-//! replaces that answer with a refusal in revgate's form. It also sees how much of a head has come, and ends a connection when there is
-//! no room for more of it.
+//! replaces that answer with a refusal in revgate's form. It also follows the input. Where a head of HTTP/1.1 goes wrong, or there is no
+//! room for more of it, hyper gets bytes that no head can have instead: so it answers when the requests before it have their answers, and
+//! reads nothing more. Where a body goes wrong, hyper gets an error.
 
 use std::{
     io,
@@ -16,14 +17,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     activity::Activity,
-    head::HeadReader,
+    head::{HeadReader, PREFACE, Speaks},
     turn::Turn,
     worker_time::{READ, READ_OF_FRAMES, poll_take},
 };
 use crate::{
     allocation::{Allocation, HEADS},
     error::Error,
-    policy::operation::OperationLabel,
+    policy::{http1::Cut, operation::OperationLabel},
     state::{State, connections::OpenConnection},
     telemetry::{
         client_lines::Topic,
@@ -46,7 +47,19 @@ pub(super) struct RefusalStream<I> {
     room: Option<Allocation>,
     turn: Turn,
     max_head: usize,
+    /// What hyper reads next, if the input went wrong.
+    end: Option<End>,
 }
+
+/// The end of an input that went wrong.
+enum End {
+    /// In a head, for this reason. hyper gets the rest of [`NO_HEAD`].
+    Head(Error, &'static [u8]),
+    Body,
+}
+
+/// No head of HTTP/1.1 goes on with this, wherever it begins: hyper looks at a head when its last line has come, and finds the first byte.
+pub(super) const NO_HEAD: &[u8] = b"\0\r\n\r\n";
 
 /// hyper's error has a status line and three fields.
 const MAX_HYPER_ERROR: usize = 256;
@@ -68,6 +81,7 @@ impl<I> RefusalStream<I> {
         state: Arc<State>,
         (open, address): (OpenConnection, Option<PeerAddress>),
         limits: RequestLimits,
+        speaks: Speaks,
     ) -> Self {
         RefusalStream {
             inner,
@@ -76,17 +90,19 @@ impl<I> RefusalStream<I> {
             open,
             address,
             replacement: None,
-            head: HeadReader::new(),
+            head: HeadReader::new(speaks),
             room: None,
             turn: Turn::default(),
             max_head: limits.max_header_bytes,
+            end: None,
         }
     }
 
     /// Whether `bytes` are an error of hyper's own: a short head without a body, while no request is in flight, and without the
     /// request id that every answer of the stack has.
     fn is_hyper_error(&self, bytes: &[u8]) -> bool {
-        bytes.starts_with(b"HTTP/1.1 4")
+        bytes.starts_with(b"HTTP/1.")
+            && bytes.get(8..10) == Some(b" 4")
             && bytes.len() < MAX_HYPER_ERROR
             && bytes.ends_with(b"\r\n\r\n")
             && find(bytes, b"content-length: 0").is_some()
@@ -96,18 +112,11 @@ impl<I> RefusalStream<I> {
 
     /// The refusal instead of hyper's error.
     fn instead_of(&self, bytes: &[u8]) -> Vec<u8> {
-        // hyper also answers 431 if Content-Length does not fit its integer. Such a head is small.
-        let large = match &self.head {
-            HeadReader::Http1(lines) => {
-                lines.bytes() >= self.max_head || !lines.has_content_length()
-            }
-            HeadReader::Undecided(_) | HeadReader::Http2(_) => true,
-        };
-        self.refusal(&match &bytes[9..12] {
-            b"414" => Error::HeadersTooLarge,
-            b"431" if large => Error::HeadersTooLarge,
-            _ => Error::Malformed,
-        })
+        match (&self.end, &bytes[9..12]) {
+            (Some(End::Head(error, _)), _) => self.refusal(error),
+            (_, b"414" | b"431") => self.refusal(&Error::HeadersTooLarge),
+            _ => self.refusal(&Error::Malformed),
+        }
     }
 
     /// The bytes of a refusal in HTTP/1.1. Counts it, too.
@@ -122,7 +131,21 @@ impl<I> RefusalStream<I> {
             0.0,
         );
         metrics.refused(&other(), error.code());
-        tracing::debug!(code = error.code().label(), "refused: {error}");
+        let code = error.code();
+        let peer = self.address.map(|PeerAddress(address)| address);
+        let id = RequestId::random();
+        if self
+            .state
+            .client_lines
+            .try_pass(Topic::Request(Some(code)), peer)
+        {
+            tracing::info!(
+                request_id = id.as_str(),
+                peer = peer.map(tracing::field::display),
+                code = code.label(),
+                "a request was refused by its head: {error}"
+            );
+        }
         let (mut head, body) = error.response(None).into_parts();
         // A refusal's body is one buffer, so this is ready at once.
         let body = body.collect();
@@ -137,8 +160,7 @@ impl<I> RefusalStream<I> {
         if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(wall_clock::now())) {
             head.headers.insert(header::DATE, date);
         }
-        head.headers
-            .insert(RequestId::HEADER, RequestId::random().0);
+        head.headers.insert(RequestId::HEADER, id.0);
         let mut out = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
         for (name, value) in &head.headers {
             out.extend_from_slice(name.as_str().as_bytes());
@@ -184,18 +206,31 @@ impl<I: AsyncWrite + Unpin> RefusalStream<I> {
 }
 
 impl<I> RefusalStream<I> {
-    /// Reads what is on its way to hyper. False if there is no room for the head that it belongs to.
-    fn inspect(&mut self, bytes: &[u8]) -> bool {
+    /// Follows what is on its way to hyper. The error is where that ends, and how.
+    fn inspect(&mut self, bytes: &[u8]) -> Result<(), (usize, End)> {
         let idle = self.activity.is_idle();
-        self.head.read(bytes, idle);
-        if self.head.is_http2() || idle && !bytes.is_empty() {
-            self.activity.has_read(self.head.is_incomplete());
+        let read = self.head.read(bytes);
+        if !bytes.is_empty() {
+            let incomplete = self.head.is_incomplete();
+            self.activity.has_read(incomplete, self.head.is_http2());
         }
-        if let HeadReader::Http1(lines) = &self.head
-            && lines.is_ambiguous()
-        {
-            self.activity.ambiguous();
+        read.map_err(|Cut { at, fault, in_body }| match in_body {
+            true => (at, End::Body),
+            false => (at, End::Head(Error::from(fault), NO_HEAD)),
+        })?;
+        match idle || self.head.is_http2() {
+            // Before hyper has served the requests that it has, it reads no more than its buffer holds.
+            false => Ok(()),
+            true if self.has_room() => Ok(()),
+            true => {
+                self.report_no_room();
+                Err((0, End::Head(Error::OVERLOADED, NO_HEAD)))
+            }
         }
+    }
+
+    /// Takes the memory that the incomplete head may cost. False if there is none.
+    fn has_room(&mut self) -> bool {
         let cost = self.head.cost(self.max_head.saturating_mul(CONTINUED)) as u64;
         let Some(room) = self.room.as_mut().filter(|_| cost > 0) else {
             self.room = None;
@@ -207,17 +242,10 @@ impl<I> RefusalStream<I> {
         let more = cost.saturating_sub(room.units());
         more == 0 || room.try_grow(HEADS, more)
     }
-}
 
-impl<I: AsyncWrite + Unpin> RefusalStream<I> {
-    /// Counts and reports that there is no room for this head. Answers if that can be done at once.
-    fn refuse_head(&mut self, cx: &mut Context<'_>) -> io::Error {
+    /// Counts and reports that there is no room for this head.
+    fn report_no_room(&mut self) {
         self.room = None;
-        if !self.head.is_http2() && self.replacement.is_none() {
-            let refusal = self.refusal(&Error::OVERLOADED);
-            let _ = Pin::new(&mut self.inner).poll_write(cx, &refusal);
-            let _ = Pin::new(&mut self.inner).poll_flush(cx);
-        }
         let reason = ConnectionEnd::HeadsFull;
         self.state.metrics.connection_ended(reason);
         let peer = self.address.map(|PeerAddress(address)| address);
@@ -228,7 +256,21 @@ impl<I: AsyncWrite + Unpin> RefusalStream<I> {
                 "connection ended: large heads of requests take all the room there is"
             );
         }
-        io::Error::other("no room for this head")
+    }
+
+    /// What hyper gets instead of input that went wrong. After that there is none.
+    fn poll_end(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        match &mut self.end {
+            Some(End::Head(_, rest)) if !self.head.is_http2() => {
+                let (now, later) = rest.split_at(buf.remaining().min(rest.len()));
+                buf.put_slice(now);
+                *rest = later;
+                Ok(())
+            }
+            Some(End::Head(..)) => Err(io::Error::other("no room for this head")),
+            Some(End::Body) => Err(io::Error::other("the body is malformed")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -238,6 +280,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for RefusalStream<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.end.is_some() {
+            return Poll::Ready(self.poll_end(buf));
+        }
         let this = &mut *self;
         let units = match &this.head {
             HeadReader::Http2(frames) if frames.body_left() == 0 => READ_OF_FRAMES,
@@ -247,11 +292,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for RefusalStream<I> {
         let limit = match &this.head {
             HeadReader::Http2(frames) if frames.body_left() == 0 => {
                 if !ready!(this.turn.poll(cx, &this.state.decoding, &this.open)) {
-                    return Poll::Ready(Err(this.refuse_head(cx)));
+                    this.report_no_room();
+                    return Poll::Ready(Err(io::Error::other("no turn for its heads")));
                 }
                 MAX_READ_OF_HEADS
             }
             HeadReader::Http2(frames) => MAX_READ.min(frames.body_left()),
+            // The frames behind it wait for their turn.
+            HeadReader::Preface(matched) => PREFACE.len() - matched,
             HeadReader::Undecided(_) | HeadReader::Http1(_) => MAX_READ,
         };
         let before = buf.filled().len();
@@ -269,8 +317,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for RefusalStream<I> {
             this.turn.end(false);
         }
         ready!(read)?;
-        if !self.inspect(&buf.filled()[before..]) {
-            return Poll::Ready(Err(self.refuse_head(cx)));
+        if let Err((good, end)) = self.inspect(&buf.filled()[before..]) {
+            self.end = Some(end);
+            buf.set_filled(before + good);
+            if good == 0 || !matches!(self.end, Some(End::Body)) {
+                return Poll::Ready(self.poll_end(buf));
+            }
         }
         let has_heads = self.head.blocks() > blocks;
         self.turn.end(has_heads);

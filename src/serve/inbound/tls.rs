@@ -17,10 +17,11 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
+use super::head::Speaks;
 use crate::{
     policy::san::San,
     state::{State, handshakes::Handshakes},
-    telemetry::{client_lines::Topic, labels::HandshakeFailure},
+    telemetry::{client_lines::Topic, labels::HandshakeFailure, log::short},
     types::{Certificate, Peer},
 };
 
@@ -29,6 +30,8 @@ pub(super) struct TlsConnection {
     pub stream: TlsStream<TcpStream>,
     pub peer: Option<Peer>,
     pub retired: CancellationToken,
+    /// What ALPN agreed on; without ALPN, HTTP/1.1.
+    pub speaks: Speaks,
 }
 
 /// `None` if the handshake failed. The client gets TLS's own alert; the reason goes to the log and a metric.
@@ -80,8 +83,13 @@ async fn try_handshake(
             Some(Peer::Certificate(Arc::new(certificate)))
         }
     };
+    let speaks = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Speaks::Http2,
+        _ => Speaks::Http1,
+    };
     Ok(TlsConnection {
         stream,
+        speaks,
         peer,
         retired: generation.retired.clone(),
     })
@@ -110,8 +118,13 @@ fn end_of_second(epoch: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(epoch.saturating_add(1).min(1 << 40))
 }
 
+/// Longer than rustls's own texts.
+const MAX_WHY: usize = 256;
+
 fn report(state: &State, peer: Option<SocketAddr>, reason: HandshakeFailure, why: &str) {
     state.metrics.tls_handshake_failure(reason);
+    // Some of it is what the client sent.
+    let why = short(why, MAX_WHY);
     let address = peer.map(|peer| peer.ip());
     let peer = peer.map(|peer| peer.to_string());
     match reason {
