@@ -25,3 +25,4 @@ pub mod target;
 pub mod token_claims;
 pub mod token_health;
 pub mod trace;
+pub mod upstream;
