@@ -258,7 +258,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("allocation", &["body", "error", "lock", "policy"]),
     (
         "upstream",
-        &["allocation", "body", "error", "policy", "types"],
+        &[
+            "allocation",
+            "body",
+            "error",
+            "lock",
+            "policy",
+            "random",
+            "types",
+        ],
     ),
     (
         "telemetry",

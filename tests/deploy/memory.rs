@@ -80,8 +80,9 @@ fn what_may_take_memory_by_default_fits_into_every_limit() {
 }
 
 /// Keys that begin as a bound does, and bound no memory.
-const NO_MEMORY: [&str; 4] = [
+const NO_MEMORY: [&str; 5] = [
     "max_wait",
+    "upstream.max_age",
     "limits.min_rate",
     "retry.max_attempts",
     "retry.max_retry_after",

@@ -9,6 +9,7 @@
 
 mod circuit;
 mod deprecations;
+mod double;
 mod explain;
 mod hostile;
 mod http;
@@ -34,5 +35,6 @@ mod traces;
 mod trial;
 mod unix;
 mod unknown;
+mod upstream;
 mod waiting;
 mod wire;

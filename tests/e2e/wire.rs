@@ -96,6 +96,14 @@ async fn http2_by_prior_knowledge_on_the_same_port() {
 
 /// Terminates TLS in front of the simulator, offering `alpn`.
 async fn terminator(devrev: &Simulator, alpn: &[&[u8]]) -> (u16, tempfile::NamedTempFile) {
+    terminate(devrev.addr(), alpn).await
+}
+
+/// Terminates TLS in front of this address, offering `alpn`. Returns the port, and the certificate for `localhost`.
+pub async fn terminate(
+    upstream: std::net::SocketAddr,
+    alpn: &[&[u8]],
+) -> (u16, tempfile::NamedTempFile) {
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), own.cert.pem()).expect("written");
@@ -109,7 +117,7 @@ async fn terminator(devrev: &Simulator, alpn: &[&[u8]]) -> (u16, tempfile::Named
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let (port, upstream) = (listener.local_addr().expect("bound").port(), devrev.addr());
+    let port = listener.local_addr().expect("bound").port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
