@@ -31,6 +31,9 @@ pub const MAX_STREAMS: usize = 100;
 /// timeout. The time between two attempts to connect of RFC 8305.
 pub const SLOW_CONNECT: Duration = Duration::from_millis(250);
 
+/// How long a new connection is kept for those who have waited for it, however short its idle time and its age may be.
+const FIRST_USE: Duration = Duration::from_secs(1);
+
 /// The share of `max_age` by which connections differ, so that those that were opened together do not end together.
 const AGE_SPREAD: f64 = 0.2;
 
@@ -269,8 +272,7 @@ impl Connections {
     /// When the next idle connection ends by itself.
     pub fn next_sweep(&self, rules: &Rules) -> Option<Duration> {
         let idle = self.open.values().filter(|c| c.in_flight == 0);
-        let ends = idle.map(|c| (c.used + rules.idle_timeout).min(c.retires(rules)));
-        ends.min()
+        idle.map(|connection| connection.ends(rules)).min()
     }
 
     /// How many attempts can be under way at once: each has a place, or finds one on a connection that may be opened.
@@ -316,8 +318,20 @@ impl Connection {
 
     /// Whether it takes exchanges, now or when some have ended.
     fn takes(&self, rules: &Rules, now: Duration) -> bool {
-        let fresh = self.in_flight > 0 || now < self.used + rules.idle_timeout;
-        !self.closing && self.suspect.is_none() && fresh && now < self.retires(rules)
+        let until = match self.in_flight {
+            0 => self.ends(rules),
+            _ => self.retires(rules),
+        };
+        !self.closing && self.suspect.is_none() && now < until
+    }
+
+    /// When it ends, if it is not used before.
+    fn ends(&self, rules: &Rules) -> Duration {
+        let ends = self.retires(rules).min(self.used + rules.idle_timeout);
+        match self.reused {
+            true => ends,
+            false => ends.max(self.opened + FIRST_USE),
+        }
     }
 
     /// When it is too old.
@@ -445,6 +459,34 @@ mod tests {
             all.opened(id, 1, jitter, at(0));
             assert_eq!(all.open[&id].retires(&RULES), at(retires));
             all.ended(id);
+        }
+    }
+
+    /// Otherwise whoever waits for a connection could find it gone, again and again.
+    #[test]
+    fn a_new_connection_is_there_for_those_who_wait_for_it() {
+        let rules = Rules {
+            idle_timeout: Duration::from_millis(1),
+            max_age: Duration::from_millis(1),
+            ..RULES
+        };
+        for (later, used_before, expected) in [
+            (Duration::from_millis(999), false, true),
+            (Duration::from_secs(1), false, false),
+            (Duration::from_millis(1), true, false),
+        ] {
+            let mut all = Connections::new(None);
+            let id = open(&mut all, 1, at(0));
+            if used_before {
+                assert_eq!(used(all.choose(&rules, at(0))), Some(id));
+                all.end(id, at(0));
+            }
+            assert_eq!(all.sweep(&rules, later).is_empty(), expected, "{later:?}");
+            assert_eq!(
+                used(all.choose(&rules, later)).is_some(),
+                expected,
+                "{later:?}"
+            );
         }
     }
 

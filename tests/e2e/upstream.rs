@@ -36,6 +36,36 @@ fn gateway(double: &Double, protocol: Protocol, upstream: &str, more: &str) -> G
     gateway_to(&url, &format!("http2 = \"{http2}\"\n{upstream}"), more)
 }
 
+/// As `gateway`, with TLS to the double.
+async fn gateway_over_tls(
+    double: &Double,
+    protocol: Protocol,
+    upstream: &str,
+    more: &str,
+) -> Gateway {
+    let (port, roots) = match protocol {
+        H1 => terminate(double.address, &[b"http/1.1"]).await,
+        H2 => terminate(double.address, &[b"h2", b"http/1.1"]).await,
+    };
+    let roots = format!("roots = {{ file = {:?} }}\n{upstream}", roots.path());
+    gateway_to(&format!("https://localhost:{port}"), &roots, more)
+}
+
+/// All ways to DevRev.
+const WAYS: [(Protocol, bool); 4] = [(H1, false), (H2, false), (H1, true), (H2, true)];
+
+async fn gateway_by(
+    (protocol, tls): (Protocol, bool),
+    double: &Double,
+    upstream: &str,
+    more: &str,
+) -> Gateway {
+    match tls {
+        true => gateway_over_tls(double, protocol, upstream, more).await,
+        false => gateway(double, protocol, upstream, more),
+    }
+}
+
 fn gateway_to(url: &str, upstream: &str, more: &str) -> Gateway {
     let text = format!(
         "[admin]\naddress = \"127.0.0.1:0\"\n[tokens.main]\nenv = \"DEVREV_TOKEN\"\n\
@@ -96,9 +126,10 @@ async fn answering(protocol: Protocol) -> Double {
 
 #[tokio::test]
 async fn a_connection_ends_when_it_was_idle_for_its_time() {
-    for protocol in [H1, H2] {
+    for way in WAYS {
+        let protocol = way.0;
         let double = answering(protocol).await;
-        let gateway = gateway(&double, protocol, "idle_timeout = \"300ms\"", "");
+        let gateway = gateway_by(way, &double, "idle_timeout = \"300ms\"", "").await;
         assert_eq!(call(&gateway).await.status, 200, "{protocol:?}");
         assert_eq!(call(&gateway).await.status, 200, "{protocol:?}");
         assert_eq!(double.opened(), 1, "{protocol:?}");
@@ -139,9 +170,10 @@ async fn a_call_after_the_idle_timeout_goes_out_on_a_new_connection() {
 
 #[tokio::test]
 async fn a_connection_that_is_too_old_is_replaced_under_steady_traffic() {
-    for protocol in [H1, H2] {
+    for way in WAYS {
+        let protocol = way.0;
         let double = answering(protocol).await;
-        let gateway = gateway(&double, protocol, "max_age = \"500ms\"", "");
+        let gateway = gateway_by(way, &double, "max_age = \"500ms\"", "").await;
         let begun = Instant::now();
         let mut calls = 0;
         while double.opened() < 3 {
@@ -312,11 +344,14 @@ async fn what_devrev_surely_did_not_process_is_sent_again() {
         (Refusal::GoAwayAndClose(1), 1, 502, 200),
         (Refusal::Reset(INTERNAL_ERROR), 1, 502, 200),
     ];
-    for (number, (how, connections, write, read)) in cases.into_iter().enumerate() {
+    let cases = cases
+        .into_iter()
+        .flat_map(|case| [(case, false), (case, true)]);
+    for (number, ((how, connections, write, read), tls)) in cases.enumerate() {
         let double = refusing(how).await;
         let begun = Instant::now();
         let slow = "[retry]\nbackoff = { min = \"10s\", max = \"10s\" }\n";
-        let to_write = gateway(&double, H2, "", slow);
+        let to_write = gateway_by((H2, tls), &double, "", slow).await;
         let answer = create(&to_write).await;
         assert_eq!(answer.status, write, "case {number}: {answer:?}");
         let sent = if write == 200 { 2 } else { 1 };
@@ -381,12 +416,12 @@ async fn slow(settings: &'static [(u16, u32)], most: Arc<AtomicUsize>) -> Double
 
 #[tokio::test]
 async fn calls_beyond_the_streams_that_devrev_allows_wait_in_turn() {
-    for (workers, connections) in [(1, 1), (1, 2), (2, 2)] {
+    for (workers, connections, tls) in [(1, 1, false), (1, 2, false), (2, 2, false), (1, 1, true)] {
         let most = Arc::new(AtomicUsize::new(0));
         let double = slow(&[(MAX_CONCURRENT_STREAMS, 2)], most.clone()).await;
         let upstream = format!("attempt_timeout = \"400ms\"\nmax_connections = {connections}");
         let more = format!("workers = {workers}\n{ONCE}");
-        let gateway = gateway(&double, H2, &upstream, &more);
+        let gateway = gateway_by((H2, tls), &double, &upstream, &more).await;
         let waited = async || {
             let metrics = rig::admin(gateway.admin_address(), "GET", "/metrics", "").await;
             metrics
@@ -514,15 +549,11 @@ async fn a_burst_on_a_cold_gateway_shares_a_connection() {
     }
     // Which protocol it is, ALPN tells.
     let double = answering(H2).await;
-    let (port, roots) = terminate(double.address, &[b"h2", b"http/1.1"]).await;
-    let roots = format!("roots = {{ file = {:?} }}", roots.path());
-    let gateway = gateway_to(&format!("https://localhost:{port}"), &roots, "");
+    let gateway = gateway_over_tls(&double, H2, "", "").await;
     assert_eq!(statuses(&calls(&gateway, 8).await), [200; 8]);
     assert_eq!(double.opened(), 1);
     let double = answering(H1).await;
-    let (port, roots) = terminate(double.address, &[b"http/1.1"]).await;
-    let roots = format!("roots = {{ file = {:?} }}", roots.path());
-    let gateway = gateway_to(&format!("https://localhost:{port}"), &roots, "");
+    let gateway = gateway_over_tls(&double, H1, "", "").await;
     assert_eq!(statuses(&calls(&gateway, 8).await), [200; 8]);
 }
 
