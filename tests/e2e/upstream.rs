@@ -422,22 +422,24 @@ async fn calls_beyond_the_streams_that_devrev_allows_wait_in_turn() {
         let upstream = format!("attempt_timeout = \"400ms\"\nmax_connections = {connections}");
         let more = format!("workers = {workers}\n{ONCE}");
         let gateway = gateway_by((H2, tls), &double, &upstream, &more).await;
-        let waited = async || {
-            let metrics = rig::admin(gateway.admin_address(), "GET", "/metrics", "").await;
-            metrics
-                .text()
-                .contains("revgate_wait_seconds_count{reason=\"connection\"}")
-        };
-        assert!(!waited().await);
+        assert!(!has_waited(&gateway).await);
         for _ in 0..2 {
             let answers = calls(&gateway, 8).await;
             assert_eq!(statuses(&answers), [200; 8], "{answers:?}");
         }
-        assert!(waited().await);
+        assert!(has_waited(&gateway).await);
         assert!(most.load(Ordering::SeqCst) <= 2, "{most:?}");
         assert!(double.opened() <= connections, "{}", double.opened());
         assert_eq!(double.requests(), 16);
     }
+}
+
+/// Whether a call has waited for a place.
+async fn has_waited(gateway: &Gateway) -> bool {
+    let metrics = rig::admin(gateway.admin_address(), "GET", "/metrics", "").await;
+    metrics
+        .text()
+        .contains("revgate_wait_seconds_count{reason=\"connection\"}")
 }
 
 /// A stream is open until both its answer and its request have ended, so the place is taken as long.
@@ -469,6 +471,10 @@ async fn an_answer_before_the_end_of_its_request_frees_no_place() {
     assert_eq!(double.requests(), 1);
     upload.send_data(body.slice(4000..), true).expect("sent");
     assert_eq!(other.answer().await.expect("an answer").status, 200);
+    assert!(
+        has_waited(&gateway).await,
+        "it was sent, and no stream was free"
+    );
 }
 
 #[tokio::test]
