@@ -116,6 +116,11 @@ impl Pool {
         timeout_at(until, receiver).await.ok()?.ok()
     }
 
+    /// There are so many units from now on. Those who wait get what is free.
+    pub fn resize(self: &Arc<Self>, capacity: u64) {
+        self.update(|state| state.capacity = capacity);
+    }
+
     fn allocation(self: &Arc<Self>, claim: Claim, units: u64) -> Allocation {
         Allocation {
             pool: self.clone(),

@@ -96,8 +96,14 @@ pub enum Error {
     TokenRefused { retry_after: Duration },
     #[error("no connection to the upstream")]
     Unreachable(#[source] Cause),
+    /// As `Unreachable`, for one of several that waited for the same connection. One of them is `Unreachable`.
+    #[error("no connection to the upstream")]
+    AlsoUnreachable(#[source] Cause),
     #[error("the upstream connection broke before a response")]
     Broken(#[source] Cause),
+    /// As `Broken`, but upstream said that it has not begun to process the request.
+    #[error("the upstream refused the request before any work")]
+    NotProcessed(#[source] Cause),
     #[error("the upstream did not answer in time")]
     UpstreamTimeout,
     #[error("internal error")]
@@ -184,6 +190,11 @@ impl Error {
         Error::Broken(Cause::from(cause.into()))
     }
 
+    /// Upstream has not begun to process the request.
+    pub fn not_processed(cause: impl Into<BoxError>) -> Error {
+        Error::NotProcessed(Cause::from(cause.into()))
+    }
+
     /// The code of the answer.
     pub fn code(&self) -> Code {
         match self {
@@ -216,8 +227,8 @@ impl Error {
             Error::CircuitOpen { .. } => Code::CircuitOpen,
             Error::TokenUnavailable { .. } | Error::TokenRefused { .. } => Code::TokenUnavailable,
             Error::TokenUnverified { .. } => Code::TokenUnverified,
-            Error::Unreachable(_) => Code::UpstreamUnreachable,
-            Error::Broken(_) => Code::UpstreamBroken,
+            Error::Unreachable(_) | Error::AlsoUnreachable(_) => Code::UpstreamUnreachable,
+            Error::Broken(_) | Error::NotProcessed(_) => Code::UpstreamBroken,
             Error::UpstreamTimeout => Code::UpstreamTimeout,
             Error::Internal => Code::Internal,
         }

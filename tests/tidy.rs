@@ -332,7 +332,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("allocation", &["body", "error", "lock", "policy"]),
     (
         "upstream",
-        &["allocation", "body", "error", "policy", "tcp", "types"],
+        &[
+            "allocation",
+            "body",
+            "error",
+            "lock",
+            "policy",
+            "random",
+            "tcp",
+            "types",
+        ],
     ),
     (
         "telemetry",

@@ -4,6 +4,8 @@
 //! Below `quota`, so that no wait for quota holds a lane.
 
 use std::{
+    future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -14,14 +16,14 @@ use tower::Service;
 
 use super::{Either, record};
 use crate::{
-    allocation::Place,
+    allocation::{Allocation, Place},
     body::Body,
     error::Error,
     policy::allocator::Claim,
     record::Record,
     telemetry::{labels::WaitReason, metrics::Metrics},
     types::Deadline,
-    upstream::{Lane as UpstreamLane, Lanes},
+    upstream::{Lane as UpstreamLane, Lanes, Turn},
 };
 
 /// See the module.
@@ -61,39 +63,53 @@ where
             return Either::inner(self.inner.call(request));
         };
         let extensions = request.extensions();
-        let claim = Place::claim(extensions);
-        if let Ok(lane) = lanes.try_take(&claim) {
+        let deadline = extensions.get::<Deadline>();
+        let turn = Arc::new(LaneTurn {
+            lanes: lanes.clone(),
+            claim: Place::claim(extensions),
+            until: deadline.map_or_else(Instant::now, |deadline| deadline.0),
+            place: extensions.get::<Place>().cloned(),
+            record: record(&request),
+            metrics: self.metrics.clone(),
+        });
+        if let Ok(lane) = lanes.try_take(&turn.claim) {
+            let lane = UpstreamLane::new(lane, turn);
             request.extensions_mut().insert(lane);
             return Either::inner(self.inner.call(request));
         }
-        let deadline = extensions.get::<Deadline>();
-        let until = deadline.map_or_else(Instant::now, |deadline| deadline.0);
-        let (lanes, metrics) = (lanes.clone(), self.metrics.clone());
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         Either::boxed(Box::pin(async move {
-            let record = record(&request);
-            let place = request.extensions().get::<Place>().cloned();
-            // As while it waits for quota, the request is not in flight: otherwise those of one caller that come back from a pause together
-            // would take all places.
-            let parked = place.as_ref().map(|place| place.in_flight.park());
-            let lane = wait(&lanes, &claim, until, &record, &metrics).await;
-            drop(parked);
-            request.extensions_mut().insert(lane?);
+            let lane = UpstreamLane::new(turn.again().await?, turn);
+            request.extensions_mut().insert(lane);
             inner.call(request).await
         }))
     }
 }
 
-async fn wait(
-    lanes: &Lanes,
-    claim: &Claim,
+struct LaneTurn {
+    lanes: Lanes,
+    claim: Claim,
     until: Instant,
-    record: &Record,
-    metrics: &Metrics,
-) -> Result<UpstreamLane, Error> {
-    let waiting = record.waiting(WaitReason::Connection);
-    let lane = lanes.take(claim, until).await;
-    metrics.wait(WaitReason::Connection, waiting.end().as_secs_f64());
-    lane
+    place: Option<Place>,
+    record: Record,
+    metrics: Arc<Metrics>,
+}
+
+impl Turn for LaneTurn {
+    fn again(&self) -> Pin<Box<dyn Future<Output = Result<Allocation, Error>> + Send>> {
+        let (lanes, claim, until) = (self.lanes.clone(), self.claim.clone(), self.until);
+        let (record, metrics) = (self.record.clone(), self.metrics.clone());
+        let place = self.place.clone();
+        Box::pin(async move {
+            // As while it waits for quota, the request is not in flight: otherwise those of one caller that come back from a pause together
+            // would take all places.
+            let parked = place.as_ref().map(|place| place.in_flight.park());
+            let waiting = record.waiting(WaitReason::Connection);
+            let lane = lanes.take(&claim, until).await;
+            metrics.wait(WaitReason::Connection, waiting.end().as_secs_f64());
+            drop(parked);
+            lane
+        })
+    }
 }

@@ -218,6 +218,8 @@ pub(crate) fn attempt_end(result: &Result<Response<Body>, Error>) -> Option<Atte
             retry_after: response.extensions().get().map(|RetryAfter(time)| *time),
         }),
         Err(Error::Unreachable(_)) => Some(AttemptEnd::NotWritten),
+        Err(Error::AlsoUnreachable(_)) => Some(AttemptEnd::AlsoNotWritten),
+        Err(Error::NotProcessed(_)) => Some(AttemptEnd::NotProcessed),
         Err(Error::Broken(_)) => Some(AttemptEnd::Lost),
         Err(Error::UpstreamTimeout) => Some(AttemptEnd::TimedOut),
         Err(_) => None,

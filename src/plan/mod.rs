@@ -170,6 +170,7 @@ impl Plan {
                 connect_timeout: config.upstream.connect_timeout,
                 attempt_timeout: config.upstream.attempt_timeout,
                 idle_timeout: config.upstream.idle_timeout,
+                max_age: config.upstream.max_age,
                 max_body: config.limits.max_body,
                 progress: ProgressRules {
                     stall: ANSWER_STALL,

@@ -35,3 +35,4 @@ pub mod token_claims;
 pub mod token_health;
 pub mod trace;
 pub mod trailers;
+pub mod upstream;

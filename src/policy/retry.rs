@@ -57,6 +57,10 @@ pub enum AttemptEnd {
     },
     /// The connection failed before any of the request was written.
     NotWritten,
+    /// As `NotWritten`, for one of several attempts that waited for the same connection. One of them ended as `NotWritten`.
+    AlsoNotWritten,
+    /// Upstream said that it has not begun to process the request: it refused the stream, or its GOAWAY left it out.
+    NotProcessed,
     /// The connection broke after the request, or some of it, was written.
     Lost,
     /// No response head arrived in time.
@@ -74,6 +78,8 @@ label_enum! {
         ServerError = "server_error",
         /// See [`AttemptEnd::NotWritten`].
         NotWritten = "not_written",
+        /// See [`AttemptEnd::NotProcessed`].
+        NotProcessed = "not_processed",
         /// See [`AttemptEnd::Lost`].
         Lost = "lost",
         /// See [`AttemptEnd::TimedOut`].
@@ -85,7 +91,8 @@ impl AttemptEnd {
     /// Why the attempt failed; `None` if its answer is final.
     pub fn reason(self) -> Option<Reason> {
         Some(match self {
-            AttemptEnd::NotWritten => Reason::NotWritten,
+            AttemptEnd::NotWritten | AttemptEnd::AlsoNotWritten => Reason::NotWritten,
+            AttemptEnd::NotProcessed => Reason::NotProcessed,
             AttemptEnd::Lost => Reason::Lost,
             AttemptEnd::TimedOut => Reason::TimedOut,
             AttemptEnd::Status { status, .. } => match status {
@@ -153,6 +160,9 @@ pub fn decide(rules: &RetryRules, attempt: &Attempt, jitter: f64) -> Decision {
         Reason::Throttled => (retry_after.is_none() || !attempt.in_group, retry_after),
         // Nothing took effect, so any operation may be sent again.
         Reason::Unavailable | Reason::NotWritten => (true, retry_after),
+        // Usually the connection is about to end, and another one takes it at once. A server that goes on refusing is left alone.
+        Reason::NotProcessed if attempt.number == 1 => (true, Some(Duration::ZERO)),
+        Reason::NotProcessed => (true, None),
         // It may have taken effect, so only a read may be sent again. DevRev documents a retry-after for 429 and 503 only, so
         // it is ignored here.
         Reason::ServerError | Reason::Lost | Reason::TimedOut if attempt.reads => (true, None),
@@ -365,7 +375,27 @@ mod tests {
         assert_eq!(named(503), retry(SECOND, true));
         assert_eq!(after(status(429, None), false), retry(backoff, true));
         assert_eq!(after(status(503, None), false), retry(backoff, true));
-        assert_eq!(after(AttemptEnd::NotWritten, false), retry(backoff, true));
+        for end in [AttemptEnd::NotWritten, AttemptEnd::AlsoNotWritten] {
+            assert_eq!(after(end, false), retry(backoff, true));
+        }
+    }
+
+    #[test]
+    fn what_was_not_processed_goes_again_at_once_and_then_with_pauses() {
+        for reads in [false, true] {
+            let first = first(AttemptEnd::NotProcessed, reads, true);
+            assert_eq!(decide(&RULES, &first, 1.0), retry(Duration::ZERO, true));
+            let second = Attempt { number: 2, ..first };
+            assert_eq!(
+                decide(&RULES, &second, 1.0),
+                retry(RULES.backoff_min * 2, true)
+            );
+            let streamed = Attempt {
+                replayable: false,
+                ..first
+            };
+            assert_eq!(decide(&RULES, &streamed, 1.0), STOP);
+        }
     }
 
     #[test]
@@ -426,7 +456,7 @@ mod tests {
 
     #[test]
     fn reasons_have_the_names_that_dashboards_use() {
-        assert_labels!(Reason: "throttled" "unavailable" "server_error" "not_written" "lost" "timeout");
+        assert_labels!(Reason: "throttled" "unavailable" "server_error" "not_written" "not_processed" "lost" "timeout");
     }
 
     #[test]

@@ -8,13 +8,13 @@ use super::inbound::{delivery::MAX_UNWRITTEN, http::STREAM_WINDOW, tls::MAX_TLS_
 use crate::{
     allocation::{DECODING, FREE_HEAD, HEADS},
     config::Config,
-    policy::introspect,
+    policy::{introspect, upstream::MAX_STREAMS},
     telemetry::{
         export::{MAX_BATCH, MAX_QUEUED},
         log::queue,
         trace::MAX_SPAN,
     },
-    upstream::{MAX_UPSTREAM_BUFFER, MAX_UPSTREAM_WINDOW},
+    upstream::{MAX_HTTP2_HEAD, MAX_UPSTREAM_BUFFER, MAX_UPSTREAM_WINDOW},
 };
 
 /// One thing that takes memory.
@@ -48,8 +48,14 @@ const CONNECTION: usize = 48 * KIB;
 /// A request: the futures of its layers, and hyper's buffer with its small head.
 const PLACE: usize = 2 * FREE_HEAD;
 
-/// A connection to DevRev over HTTP/1.1: hyper's buffer, which may hold one piece of an answer while it reads the next.
-const UPSTREAM_CONNECTION: usize = 2 * MAX_UPSTREAM_BUFFER + 64 * KIB;
+/// A connection to DevRev, without what comes on it.
+const UPSTREAM_CONNECTION: usize = 64 * KIB;
+
+/// An attempt over HTTP/1.1: hyper's buffer, which may hold one piece of an answer while it reads the next.
+const UPSTREAM_BUFFERS: usize = 2 * MAX_UPSTREAM_BUFFER;
+
+/// An attempt over HTTP/2: its head, and what DevRev may send before any is read.
+const UPSTREAM_STREAM: usize = MAX_HTTP2_HEAD + MAX_UPSTREAM_WINDOW as usize / MAX_STREAMS;
 
 /// Rewriting a body takes up to so many times its size. Large ones are rewritten one at a time.
 const REWRITE: usize = 18;
@@ -59,6 +65,16 @@ const ENCODED_SPAN: usize = 4 * KIB;
 
 /// What is known of one token: its keyed hash, its place in the cache, and the user of a good one.
 const KNOWN_TOKEN: usize = 400;
+
+/// A worker has attempts over one protocol or the other, and a lane for each.
+fn upstream_input(config: &Config) -> usize {
+    let http1 = config
+        .upstream
+        .max_connections
+        .saturating_mul(UPSTREAM_BUFFERS);
+    let streams = config.listen.workers.saturating_mul(MAX_STREAMS);
+    http1.max(streams.saturating_mul(UPSTREAM_STREAM))
+}
 
 /// What may take memory under this configuration.
 pub fn bounds(config: &Config) -> Vec<Bound> {
@@ -131,10 +147,10 @@ pub fn bounds(config: &Config) -> Vec<Bound> {
             UPSTREAM_CONNECTION,
         ),
         row(
-            "a connection to DevRev over HTTP/2, with the windows of its streams",
+            "what comes on them, over the protocol that takes more",
             &[],
-            config.listen.workers,
-            MAX_UPSTREAM_WINDOW as usize,
+            1,
+            upstream_input(config),
         ),
         row(
             "the log's queue, and what is written of it",

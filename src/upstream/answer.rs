@@ -1,23 +1,31 @@
-//! An answer, from its head on: how long it holds its connection.
+//! An answer, from its head on: what is too much of it, and how long it holds its connection.
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::http1};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Inner, Lane};
+use super::{Lane, lease::Slot, open::Sender, wire::Interim};
 use crate::{
     body::{Body, Guard},
     error::Error,
+    lock::Lock,
     policy::progress::ProgressRules,
 };
+
+/// Bytes of an answer's head, over either protocol: names and values, and 32 for each field (RFC 9113 section 6.5.2). What a request may
+/// have by default.
+pub(crate) const MAX_HEAD: usize = 64 * 1024;
+
+/// More than DevRev sends. What a request may have by default.
+pub(super) const MAX_FIELDS: usize = 100;
 
 /// Makes the answer from its head. Its connection returns to the pool when the body ends.
 ///
 /// # Errors
-/// If it is no answer to the request.
+/// If it is no answer to the request, or its head is too large.
 pub(super) fn accept(
     response: Response<Incoming>,
     exchange: Exchange,
@@ -27,6 +35,7 @@ pub(super) fn accept(
         return Err(Error::broken("a 101 without an upgrade request"));
     }
     let (mut head, body) = response.into_parts();
+    check(&head.headers)?;
     // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length, which must be removed.
     if head.headers.contains_key(header::TRANSFER_ENCODING) {
         head.headers.remove(header::CONTENT_LENGTH);
@@ -48,14 +57,70 @@ pub(super) fn accept(
     Ok(Response::from_parts(head, body))
 }
 
+fn check(headers: &HeaderMap) -> Result<(), Error> {
+    let fields = headers.len();
+    if fields > MAX_FIELDS {
+        return Err(Error::broken(format!(
+            "the answer's head has {fields} fields; at most {MAX_FIELDS} are accepted"
+        )));
+    }
+    let sizes = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 32);
+    let bytes: usize = sizes.sum();
+    if bytes > MAX_HEAD {
+        return Err(Error::broken(format!(
+            "the answer's head has {bytes} bytes; at most {MAX_HEAD} are accepted"
+        )));
+    }
+    Ok(())
+}
+
 /// A request and its answer on a connection.
 pub(super) struct Exchange {
-    pub inner: Arc<Inner>,
     /// `None` over HTTP/2.
-    pub sender: Option<http1::SendRequest<Body>>,
-    pub lane: Option<Lane>,
-    pub idle_timeout: Duration,
+    pub sender: Option<(http1::SendRequest<Body>, Interim)>,
+    pub held: Arc<Held>,
 }
+
+/// What an attempt holds until its answer has been read and its request has been sent. Over HTTP/2 a stream is open as long as either goes
+/// on.
+#[derive(Default)]
+pub(super) struct Held(Lock<(Option<Slot>, Option<Lane>)>);
+
+impl Held {
+    pub(super) fn new(lane: Option<Lane>) -> Arc<Held> {
+        Arc::new(Held(Lock::new((None, lane))))
+    }
+
+    /// Holds this place from now on.
+    pub(super) fn hold(&self, slot: Slot) {
+        let _old = self.0.lock().0.replace(slot);
+    }
+
+    pub(super) fn take_slot(&self) -> Option<Slot> {
+        self.0.lock().0.take()
+    }
+
+    pub(super) fn take_lane(&self) -> Option<Lane> {
+        self.0.lock().1.take()
+    }
+
+    pub(super) fn set_lane(&self, lane: Lane) {
+        self.0.lock().1 = Some(lane);
+    }
+
+    pub(super) fn suspect(&self) {
+        if let Some(slot) = &self.0.lock().0 {
+            slot.suspect();
+        }
+    }
+}
+
+/// Holds it as long as the request's body.
+pub(super) struct WithRequest(#[allow(dead_code, reason = "held, not read")] pub Arc<Held>);
+
+impl Guard for WithRequest {}
 
 /// How long a connection may take to be ready after its answer has ended. Usually its task needs one poll. It takes longer if DevRev
 /// answers without reading the request's body; then a new connection is cheaper.
@@ -64,23 +129,22 @@ const READY_TIMEOUT: Duration = Duration::from_secs(1);
 impl Exchange {
     /// The answer was read completely, so the connection returns to the pool. Otherwise it is closed.
     fn end(self) {
-        let Exchange {
-            inner,
-            sender,
-            lane,
-            idle_timeout,
-        } = self;
-        let Some(mut sender) = sender else {
+        let Exchange { sender, held } = self;
+        let Some((mut sender, interim)) = sender else {
+            return;
+        };
+        let (slot, lane) = (held.take_slot(), held.take_lane());
+        let Some(slot) = slot else {
             return;
         };
         if sender.is_ready() {
-            inner.check_in(sender, idle_timeout);
+            slot.give_back(Sender::Http1(sender, interim));
         } else if !sender.is_closed() {
             // Its task has not noticed the end yet, or the request's body is not written completely: wait a little.
             tokio::spawn(async move {
                 let deadline = Instant::now() + READY_TIMEOUT;
                 if matches!(timeout_at(deadline, sender.ready()).await, Ok(Ok(()))) {
-                    inner.check_in(sender, idle_timeout);
+                    slot.give_back(Sender::Http1(sender, interim));
                 }
                 drop(lane);
             });

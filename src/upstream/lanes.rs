@@ -1,8 +1,12 @@
 //! The places on connections to DevRev. Attempts take them one level up, where waits are counted.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::time::Instant;
@@ -13,45 +17,69 @@ use crate::{
     policy::allocator::Claim,
 };
 
-/// The lanes of one worker. Each attempt holds one: an HTTP/1.1 connection, or a stream of the HTTP/2 connection.
+/// The lanes of one worker. Each attempt holds one: an HTTP/1.1 connection, or a stream of an HTTP/2 connection.
 #[derive(Clone)]
 pub struct Lanes(Arc<Inner>);
 
 struct Inner {
     pool: Arc<Pool>,
-    /// DevRev speaks HTTP/2.
-    http2: AtomicBool,
-    max_connections: u64,
+    /// As many as there are places on the connections that are open or may be opened.
+    capacity: AtomicUsize,
 }
-
-/// Attempts at once on the HTTP/2 connection. RFC 9113 section 6.5.2 recommends that servers allow at least as many.
-pub(super) const MAX_STREAMS: u32 = 100;
 
 /// An extension: the lane of an attempt.
 #[derive(Clone)]
-pub struct Lane(#[allow(dead_code, reason = "held, not read")] pub Arc<Allocation>);
+pub(crate) struct Lane {
+    #[allow(dead_code, reason = "held, not read")]
+    allocation: Arc<Allocation>,
+    turn: Arc<dyn Turn>,
+}
+
+/// How an attempt waits for a lane.
+pub(crate) trait Turn: Send + Sync {
+    /// Waits in turn, as it did the first time.
+    fn again(&self) -> Pin<Box<dyn Future<Output = Result<Allocation, Error>> + Send>>;
+}
+
+impl Lane {
+    pub(crate) fn new(allocation: Allocation, turn: Arc<dyn Turn>) -> Lane {
+        Lane {
+            allocation: Arc::new(allocation),
+            turn,
+        }
+    }
+
+    /// Gives the lane back and waits for another, because DevRev allows fewer than it did.
+    ///
+    /// # Errors
+    /// If none is free before the wait is over.
+    pub(super) async fn again(self) -> Result<Lane, Error> {
+        let Lane { allocation, turn } = self;
+        drop(allocation);
+        let allocation = turn.again().await?;
+        Ok(Lane::new(allocation, turn))
+    }
+}
 
 impl Lanes {
-    pub(super) fn new(max_connections: usize, http2: bool) -> Lanes {
+    pub(super) fn new(capacity: usize) -> Lanes {
         Lanes(Arc::new(Inner {
             pool: Pool::new(),
-            http2: AtomicBool::new(http2),
-            max_connections: max_connections as u64,
+            capacity: AtomicUsize::new(capacity),
         }))
     }
 
-    /// What the latest connection has negotiated.
-    pub(super) fn set_http2(&self, http2: bool) {
-        self.0.http2.store(http2, Ordering::Relaxed);
+    /// There are so many from now on.
+    pub(super) fn set_capacity(&self, capacity: usize) {
+        if self.0.capacity.swap(capacity, Ordering::Relaxed) != capacity {
+            self.0.pool.resize(capacity as u64);
+        }
     }
 
     fn plan_pool(&self) -> PlanPool {
         PlanPool {
             pool: self.0.pool.clone(),
-            capacity: match self.0.http2.load(Ordering::Relaxed) {
-                true => u64::from(MAX_STREAMS),
-                false => self.0.max_connections,
-            },
+            capacity: self.0.capacity.load(Ordering::Relaxed) as u64,
         }
     }
 
@@ -59,19 +87,17 @@ impl Lanes {
     ///
     /// # Errors
     /// If none is, for this claim.
-    pub fn try_take(&self, claim: &Claim) -> Result<Lane, Error> {
-        let lane = self.plan_pool().take(claim, 1);
-        lane.map(|lane| Lane(Arc::new(lane)))
+    pub fn try_take(&self, claim: &Claim) -> Result<Allocation, Error> {
+        self.plan_pool().take(claim, 1)
     }
 
     /// Waits for a lane in turn.
     ///
     /// # Errors
     /// If none is free by then.
-    pub async fn take(&self, claim: &Claim, until: Instant) -> Result<Lane, Error> {
+    pub async fn take(&self, claim: &Claim, until: Instant) -> Result<Allocation, Error> {
         let PlanPool { pool, capacity } = self.plan_pool();
         let lane = pool.take(capacity, claim, 1, until).await;
-        lane.map(|lane| Lane(Arc::new(lane)))
-            .ok_or(Error::OVERLOADED)
+        lane.ok_or(Error::OVERLOADED)
     }
 }

@@ -7,45 +7,48 @@ pub(crate) mod connector;
 mod failure_log;
 pub(crate) mod fetch;
 mod form;
+mod frames;
 mod lanes;
+mod lease;
+mod open;
 mod pool;
 mod proxy;
 mod race;
 mod self_connection;
 pub(crate) mod tls;
+mod wire;
 
 use std::{
-    collections::VecDeque,
+    error::Error as _,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use http::{Request, Response, Uri};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tower::Service;
 
-pub(crate) use self::lanes::{Lane, Lanes};
-pub(crate) use self::proxy::Proxy;
-pub(crate) use self::self_connection::OwnListeners;
+pub(crate) use self::{
+    answer::MAX_HEAD,
+    lanes::{Lane, Lanes, Turn},
+    open::{MAX_HTTP2_HEAD, MAX_UPSTREAM_BUFFER, MAX_UPSTREAM_WINDOW},
+    proxy::Proxy,
+    self_connection::OwnListeners,
+};
 use self::{
-    answer::Exchange,
-    connector::{Connected, Connector},
+    answer::{Exchange, Held, MAX_FIELDS, WithRequest},
     form::{set_absolute_form, set_origin_form},
-    lanes::MAX_STREAMS,
-    pool::{Idle, reap},
+    lease::Lease,
+    open::Sender,
+    pool::Pool,
 };
 use crate::{
     body::{Body, InboundFault},
     error::Error,
-    policy::progress::ProgressRules,
+    policy::{progress::ProgressRules, upstream::Rules},
 };
 
 /// How to connect to the upstream.
@@ -57,7 +60,7 @@ pub(crate) struct Options {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// HTTP/2 by prior knowledge on `http://`.
     pub http2_only: bool,
-    /// HTTP/1.1 connections of this worker, in use and idle together.
+    /// Connections of this worker that take exchanges, or are being opened.
     pub max_connections: usize,
     /// No attempt may go to these.
     pub own_listeners: OwnListeners,
@@ -73,76 +76,51 @@ pub struct Bounds {
     pub attempt_timeout: Duration,
     /// Of a pooled connection.
     pub idle_timeout: Duration,
+    /// An older connection takes no more attempts.
+    pub max_age: Duration,
     /// For the answer to a body over the limit.
     pub max_body: u64,
     /// How fast an answer must arrive.
     pub progress: ProgressRules,
 }
 
+impl Bounds {
+    fn rules(&self, max_connections: usize) -> Rules {
+        Rules {
+            idle_timeout: self.idle_timeout,
+            max_age: self.max_age,
+            max_connections,
+        }
+    }
+}
+
 /// The client of the upstream. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Upstream {
-    inner: Arc<Inner>,
+    pool: Arc<Pool>,
     bounds: Bounds,
-}
-
-struct Inner {
-    options: Options,
-    connector: Connector,
-    lanes: Lanes,
-    idle: Mutex<VecDeque<Idle>>,
-    /// Notified when a connection becomes idle, and when the pool is dropped.
-    idle_changed: Arc<Notify>,
-    /// The only HTTP/2 connection, once there is one. With `http2_only` the lock is held while connecting, so that a burst opens one
-    /// connection.
-    multiplexed: tokio::sync::Mutex<Option<http2::SendRequest<Body>>>,
-}
-
-/// A connection for one attempt.
-struct Lease {
-    sender: Sender,
-    /// An attempt used it before, so DevRev may have closed it meanwhile.
-    reused: bool,
-}
-
-enum Sender {
-    Http1(http1::SendRequest<Body>),
-    Http2(http2::SendRequest<Body>),
 }
 
 impl Upstream {
     /// Must be called on the runtime that will drive the connections.
     pub(crate) fn new(options: Options, bounds: Bounds) -> Self {
-        let idle_changed = Arc::new(Notify::new());
-        let inner = Arc::new(Inner {
-            connector: Connector::new(
-                &options.url,
-                options.tls.clone(),
-                options.own_listeners.clone(),
-                options.proxy.clone(),
-            )
-            .reporting(),
-            lanes: Lanes::new(options.max_connections, options.http2_only),
-            idle: Mutex::default(),
-            multiplexed: tokio::sync::Mutex::default(),
-            idle_changed: idle_changed.clone(),
-            options,
-        });
-        tokio::spawn(reap(Arc::downgrade(&inner), idle_changed));
-        Upstream { inner, bounds }
+        Upstream {
+            pool: Pool::new(options, bounds),
+            bounds,
+        }
     }
 
-    /// Where an attempt takes its lane before it is sent. One connection is opened for each attempt under way if none is idle, so all
-    /// connections together never exceed the lanes.
+    /// Where an attempt takes its lane before it is sent. There are as many as places on the connections that are open or may be opened.
     pub(crate) fn lanes(&self) -> Lanes {
-        self.inner.lanes.clone()
+        self.pool.lanes.clone()
     }
 
-    /// The same connections, used within other bounds.
+    /// The same connections, from now on within other bounds.
     #[must_use]
     pub(crate) fn within(&self, bounds: Bounds) -> Self {
+        self.pool.set_bounds(bounds);
         Upstream {
-            inner: self.inner.clone(),
+            pool: self.pool.clone(),
             bounds,
         }
     }
@@ -158,11 +136,11 @@ impl Service<Request<Body>> for Upstream {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Upstream { inner, bounds } = self.clone();
+        let Upstream { pool, bounds } = self.clone();
         Box::pin(async move {
             let fault = request.extensions().get::<InboundFault>().cloned();
             let max_body = bounds.max_body;
-            let result = attempt(inner, bounds, request).await;
+            let result = attempt(pool, bounds, request).await;
             // hyper reports an error of the caller's body as an error of the upstream call.
             match fault.and_then(|fault| fault.get()) {
                 Some(fault) if result.is_err() => Err(Error::of_body(fault, max_body)),
@@ -174,45 +152,96 @@ impl Service<Request<Body>> for Upstream {
 
 /// One attempt, from its connection to the head of the answer.
 async fn attempt(
-    inner: Arc<Inner>,
+    pool: Arc<Pool>,
     bounds: Bounds,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, Error> {
-    let lane = request.extensions_mut().remove::<Lane>();
-    let sending = Sending::new(&request, bounds.attempt_timeout);
+    let held = Held::new(request.extensions_mut().remove::<Lane>());
+    let mut sending = Sending::new(&request, bounds.attempt_timeout);
+    let mut held_by_request = false;
     loop {
-        let lease = sending.until_overdue(inner.lease(bounds)).await;
-        let Lease { sender, reused } = lease.unwrap_or(Err(Error::UpstreamTimeout))?;
+        let lease = sending
+            .until_overdue(pool.lease(bounds.connect_timeout))
+            .await;
+        let lease = lease.unwrap_or(Err(Error::UpstreamTimeout))?;
+        let Some(Lease {
+            sender,
+            reused,
+            slot,
+        }) = lease
+        else {
+            // DevRev allows fewer attempts than when this one took its lane.
+            let lane = held.take_lane().ok_or(Error::OVERLOADED)?;
+            held.set_lane(lane.again().await?);
+            sending = Sending::new(&request, bounds.attempt_timeout);
+            continue;
+        };
+        held.hold(slot);
+        let upstream = &pool.options.url;
         let (result, sender) = match sender {
-            Sender::Http1(mut sender) => {
-                set_origin_form(&mut request, &inner.options.url);
+            Sender::Http1(mut sender, interim) => {
+                set_origin_form(&mut request, upstream);
+                interim.count(&mut request);
                 let sent = sender.try_send_request(request);
-                (sending.until_overdue(sent).await?, Some(sender))
+                (sending.until_overdue(sent).await?, Some((sender, interim)))
             }
-            Sender::Http2(mut sender) => {
-                set_absolute_form(&mut request, &inner.options.url);
+            Sender::Http2(mut sender, _) => {
+                set_absolute_form(&mut request, upstream);
+                if !std::mem::replace(&mut held_by_request, true) {
+                    request = request.map(|body| match http_body::Body::is_end_stream(&body) {
+                        true => body,
+                        false => body.guarded(WithRequest(held.clone())),
+                    });
+                }
                 let sent = sender.try_send_request(request);
-                (sending.until_overdue(sent).await?, None)
+                let sent = sending.until_overdue(sent).await;
+                if matches!(sent, Err(Error::UpstreamTimeout)) {
+                    held.suspect();
+                }
+                (sent?, None)
             }
         };
         match result {
             Ok(response) => {
-                let exchange = Exchange {
-                    inner,
-                    sender,
-                    lane,
-                    idle_timeout: bounds.idle_timeout,
-                };
-                return answer::accept(response, exchange, bounds.progress);
+                return answer::accept(response, Exchange { sender, held }, bounds.progress);
             }
             Err(mut error) => match error.take_message() {
-                // DevRev closed the idle connection before anything of the request was written. Use another one. This loop ends,
-                // because each round takes a connection out of the pool.
-                Some(unsent) if reused => request = unsent,
+                // DevRev closed the connection before anything of the request was written. Use another one. This loop ends, because each round
+                // takes a connection out of the pool.
+                Some(unsent) if reused => {
+                    if let Some(slot) = held.take_slot() {
+                        slot.close();
+                    }
+                    request = unsent;
+                }
                 Some(_) => return Err(Error::unreachable(error.into_error())),
-                None => return Err(Error::broken(error.into_error())),
+                None => return Err(failed(error.into_error())),
             },
         }
+    }
+}
+
+/// An attempt that ended on its connection without an answer, after some of it may have been written.
+fn failed(error: hyper::Error) -> Error {
+    let of_http2 = error
+        .source()
+        .and_then(|source| source.downcast_ref::<h2::Error>());
+    match of_http2 {
+        // RFC 9113 sections 6.8 and 8.7: this stream was above the last one of a GOAWAY, or was refused before any work. A stream that DevRev
+        // may have worked on ends with another error.
+        Some(http2)
+            if http2.is_remote()
+                && (http2.is_go_away() || http2.reason() == Some(h2::Reason::REFUSED_STREAM)) =>
+        {
+            Error::not_processed(error)
+        }
+        Some(http2) if http2.is_library() && http2.is_reset() => Error::broken(format!(
+            "the answer's head is malformed, or has more than {MAX_HTTP2_HEAD} bytes: {http2}"
+        )),
+        _ if error.is_parse_too_large() => Error::broken(format!(
+            "the answer's head has more than {MAX_FIELDS} fields or {MAX_UPSTREAM_BUFFER} bytes"
+        )),
+        _ => Error::broken(error),
     }
 }
 
@@ -257,113 +286,4 @@ impl Sending {
         let latest = self.inbound.as_ref().map(InboundFault::latest);
         latest.map_or(self.begun, |latest| latest.max(self.begun)) + self.timeout
     }
-}
-
-impl Inner {
-    async fn lease(&self, bounds: Bounds) -> Result<Lease, Error> {
-        if self.options.http2_only {
-            let mut shared = self.multiplexed.lock().await;
-            if let Some(lease) = reuse(&shared) {
-                return Ok(lease);
-            }
-            let Connected { stream, .. } = self.connect(bounds).await?;
-            let sender = http2_handshake(stream).await?;
-            *shared = Some(sender.clone());
-            return Ok(Lease::new(Sender::Http2(sender)));
-        }
-        // Locked only for the moment in which a connection is stored. An attempt in that moment opens one more.
-        if let Ok(shared) = self.multiplexed.try_lock()
-            && let Some(lease) = reuse(&shared)
-        {
-            return Ok(lease);
-        }
-        if let Some(sender) = self.check_out(bounds.idle_timeout) {
-            return Ok(Lease {
-                sender: Sender::Http1(sender),
-                reused: true,
-            });
-        }
-        let Connected { stream, http2 } = self.connect(bounds).await?;
-        self.lanes.set_http2(http2);
-        if http2 {
-            let sender = http2_handshake(stream).await?;
-            *self.multiplexed.lock().await = Some(sender.clone());
-            return Ok(Lease::new(Sender::Http2(sender)));
-        }
-        let sender = http1_handshake(stream).await?;
-        Ok(Lease::new(Sender::Http1(sender)))
-    }
-
-    async fn connect(&self, bounds: Bounds) -> Result<Connected, Error> {
-        let connected = self.connector.connect(bounds.connect_timeout).await;
-        connected.map_err(Error::unreachable)
-    }
-}
-
-impl Lease {
-    /// Of a new connection.
-    fn new(sender: Sender) -> Self {
-        Lease {
-            sender,
-            reused: false,
-        }
-    }
-}
-
-/// The shared HTTP/2 connection, if it is open.
-fn reuse(shared: &Option<http2::SendRequest<Body>>) -> Option<Lease> {
-    let sender = shared.as_ref().filter(|sender| !sender.is_closed())?;
-    Some(Lease {
-        sender: Sender::Http2(sender.clone()),
-        reused: true,
-    })
-}
-
-/// What DevRev may send of one answer before it is read, in bytes. The default of RFC 9113 section 6.5.2; at 10 ms to DevRev it carries
-/// 6 MB/s.
-const STREAM_WINDOW: u32 = 65_535;
-
-/// What DevRev may send of all answers before any is read.
-pub(crate) const MAX_UPSTREAM_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
-
-/// Bytes of an answer that hyper reads at once over HTTP/1.1, and so the largest head.
-pub(crate) const MAX_UPSTREAM_BUFFER: usize = 96 * 1024;
-
-/// More than DevRev sends. hyper's default.
-const MAX_RESPONSE_HEADERS: usize = 100;
-
-async fn http1_handshake(stream: connector::Stream) -> Result<http1::SendRequest<Body>, Error> {
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(MAX_RESPONSE_HEADERS)
-        .max_buf_size(MAX_UPSTREAM_BUFFER)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(Error::unreachable)?;
-    drive(connection);
-    Ok(sender)
-}
-
-async fn http2_handshake(stream: connector::Stream) -> Result<http2::SendRequest<Body>, Error> {
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        // Detects a dead connection within 30 s, long before TCP does.
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10))
-        // The windows of all streams together. If it were less, answers that nobody reads would use it up and stop all others.
-        .initial_connection_window_size(MAX_UPSTREAM_WINDOW)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(Error::unreachable)?;
-    drive(connection);
-    Ok(sender)
-}
-
-/// Runs a connection in the background, until either side closes it.
-fn drive(connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "upstream connection ended");
-        }
-    });
 }

@@ -99,8 +99,9 @@ fn the_unit_allows_as_many_files_as_the_default_needs() {
 }
 
 /// Keys that begin as a bound does, and bound no memory.
-const NO_MEMORY: [&str; 4] = [
+const NO_MEMORY: [&str; 5] = [
     "max_wait",
+    "upstream.max_age",
     "limits.min_rate",
     "retry.max_attempts",
     "retry.max_retry_after",

@@ -96,10 +96,15 @@ async fn http2_by_prior_knowledge_on_the_same_port() {
 
 /// Terminates TLS in front of the simulator, offering `alpn`.
 async fn terminator(devrev: &Simulator, alpn: &[&[u8]]) -> (u16, tempfile::NamedTempFile) {
-    terminator_of("localhost", devrev.addr(), alpn).await
+    terminate(devrev.addr(), alpn).await
 }
 
-/// Terminates TLS in front of `upstream`, as `host` and offering `alpn`. Returns its port, and a file with its certificate.
+/// Terminates TLS in front of this address, as `localhost` and offering `alpn`. Returns the port, and a file with its certificate.
+pub async fn terminate(upstream: SocketAddr, alpn: &[&[u8]]) -> (u16, tempfile::NamedTempFile) {
+    terminator_of("localhost", upstream, alpn).await
+}
+
+/// As [`terminate`], as this host.
 pub async fn terminator_of(
     host: &str,
     upstream: SocketAddr,

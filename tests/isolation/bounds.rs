@@ -41,6 +41,10 @@ const NOT_SHARED: &[(&str, &str)] = &[
         "the quota is dealt out by weight, which tests/bench/fairness.rs shows",
     ),
     ("upstream.idle_timeout", "of connections that nobody uses"),
+    (
+        "upstream.max_age",
+        "a connection that is too old takes nothing from a call: another is opened",
+    ),
 ];
 
 /// The kinds of values that are numbers, sizes, shares or times.

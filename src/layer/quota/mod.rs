@@ -147,9 +147,11 @@ fn wait_request(
 /// Whether an attempt without an answer may have cost a unit.
 fn failed(error: &Error) -> Settlement {
     match error {
-        Error::Unreachable(_) | Error::Overloaded { .. } | Error::TokenUnavailable { .. } => {
-            Settlement::Unsent
-        }
+        Error::Unreachable(_)
+        | Error::AlsoUnreachable(_)
+        | Error::NotProcessed(_)
+        | Error::Overloaded { .. }
+        | Error::TokenUnavailable { .. } => Settlement::Unsent,
         _ => Settlement::InDoubt,
     }
 }

@@ -109,8 +109,11 @@ pub fn evidence(end: Option<AttemptEnd>, sent: bool) -> Evidence {
     match end {
         None => Evidence::Neutral,
         Some(AttemptEnd::NotWritten) => Evidence::NoConnection,
+        // One connection that cannot be opened is one failure, however many wait for it.
+        Some(AttemptEnd::AlsoNotWritten) => Evidence::Neutral,
         Some(_) if !sent => Evidence::Neutral,
-        Some(AttemptEnd::Lost) => Evidence::Lost,
+        // A GOAWAY ends many at once.
+        Some(AttemptEnd::Lost | AttemptEnd::NotProcessed) => Evidence::Lost,
         Some(AttemptEnd::TimedOut) => Evidence::Failure,
         Some(AttemptEnd::Status {
             status,

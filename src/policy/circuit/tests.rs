@@ -125,7 +125,11 @@ fn evidence_of_each_end() {
     }
     assert_eq!(evidence(status(503, Some(SECOND)), true), Neutral);
     assert_eq!(evidence(status(429, Some(SECOND)), true), Success);
-    for (end, expected) in [(AttemptEnd::Lost, Lost), (AttemptEnd::TimedOut, Failure)] {
+    for (end, expected) in [
+        (AttemptEnd::Lost, Lost),
+        (AttemptEnd::NotProcessed, Lost),
+        (AttemptEnd::TimedOut, Failure),
+    ] {
         assert_eq!(evidence(Some(end), true), expected, "{end:?}");
         assert_eq!(evidence(Some(end), false), Neutral, "{end:?}");
     }
@@ -135,6 +139,8 @@ fn evidence_of_each_end() {
     for sent in [true, false] {
         let end = Some(AttemptEnd::NotWritten);
         assert_eq!(evidence(end, sent), NoConnection, "{sent}");
+        let end = Some(AttemptEnd::AlsoNotWritten);
+        assert_eq!(evidence(end, sent), Neutral, "{sent}");
         assert_eq!(evidence(None, sent), Neutral, "{sent}");
     }
 }

@@ -292,6 +292,7 @@ impl<'a> Steps<'a> {
             ("429", status(StatusCode::TOO_MANY_REQUESTS)),
             ("503", status(StatusCode::SERVICE_UNAVAILABLE)),
             ("no connection", AttemptEnd::NotWritten),
+            ("a stream that was refused", AttemptEnd::NotProcessed),
             ("500", status(StatusCode::INTERNAL_SERVER_ERROR)),
             ("502", status(StatusCode::BAD_GATEWAY)),
             ("504", status(StatusCode::GATEWAY_TIMEOUT)),
