@@ -35,7 +35,12 @@ pub struct Edge {
 }
 
 impl Edge {
+    /// `extra` goes behind all, or into the section "listen" if it begins with that.
     pub fn start(upstream: &Upstream, (workers, tls): (usize, bool), extra: &str) -> Edge {
+        let (listen, extra) = match extra.strip_prefix("[listen]") {
+            Some(listen) => (listen, ""),
+            None => ("", extra),
+        };
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name).display().to_string();
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a pair");
@@ -46,7 +51,7 @@ impl Edge {
             false => String::new(),
         };
         let text = format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\nworkers = {workers}\n{secure}\n\
+            "[listen]\naddress = \"127.0.0.1:0\"\nworkers = {workers}\n{secure}\n{listen}\n\
              [admin]\naddress = \"127.0.0.1:0\"\n[tokens.main]\nenv = \"DEVREV_TOKEN\"\n\
              [callers.billing]\nkey_sha256 = \"{}\"\nrate = \"1000/s\"\nburst = 10000\n\
              [upstream]\nurl = \"http://{}\"\nhttp2 = \"{}\"\n{extra}\n",

@@ -418,3 +418,20 @@ async fn over_tls_the_protocol_is_the_one_agreed_on() {
     }
     assert_eq!(upstream.seen().len(), 2);
 }
+
+/// Which has come while a request was in flight.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unfinished_head_behind_a_request_is_timed_too() {
+    for tls in [false, true] {
+        let upstream = Upstream::http1(&[OK]).await;
+        let listen = "[listen]\nheader_timeout = \"500ms\"";
+        let edge = Edge::start(&upstream, (1, tls), listen);
+        let mut client = edge.http1().await;
+        let get = head("GET /works.list HTTP/1.1", "");
+        client.send(get + "GET /works.list HTTP/1.1\r\nHost:").await;
+        let answer = client.answer().await.expect("an answer");
+        assert_eq!(answer.status, 200);
+        let ends = timeout(Duration::from_secs(5), client.rest()).await;
+        assert!(ends.is_ok(), "TLS {tls}");
+    }
+}

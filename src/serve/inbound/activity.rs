@@ -22,7 +22,7 @@ struct ActivityState {
     since: Instant,
     /// When the first byte of an incomplete head was read; with HTTP/1.1, when the requests before it were over, if that was later.
     head: Option<Instant>,
-    /// An incomplete head of HTTP/1.1 came while a request was in flight.
+    /// What was read last of HTTP/1.1 ends within a head, maybe behind requests that are in flight.
     partial: bool,
     /// There has been a request.
     served: bool,
@@ -67,9 +67,8 @@ impl Activity {
     /// The first head of a connection is timed from its first byte on, whatever HTTP/2 sends before it.
     pub(super) fn has_read(&self, incomplete: bool, http2: bool) {
         let mut state = self.state();
-        let while_busy = !http2 && state.busy > 0;
-        state.partial = while_busy && incomplete;
-        if while_busy {
+        state.partial = !http2 && incomplete;
+        if !http2 && state.busy > 0 {
             // Timed when they are over.
         } else if incomplete || !state.served {
             state.head.get_or_insert_with(Instant::now);

@@ -100,6 +100,14 @@ impl HeadReader {
         }
     }
 
+    /// Bytes of the head of HTTP/1.1 that is incomplete.
+    pub(super) fn unfinished(&self) -> usize {
+        match self {
+            HeadReader::Http1(input) => input.incomplete_head(),
+            HeadReader::Undecided(_) | HeadReader::Preface(_) | HeadReader::Http2(_) => 0,
+        }
+    }
+
     /// What the incomplete head may cost in bytes, beyond what every connection costs; a head of HTTP/2 that goes on in further frames
     /// costs up to `continued`, because hyper decodes it as it comes, and a byte can stand for a whole field.
     pub(super) fn cost(&self, continued: usize) -> usize {

@@ -224,7 +224,9 @@ impl<I> RefusalStream<I> {
             true if self.has_room() => Ok(()),
             true => {
                 self.report_no_room();
-                Err((0, End::Head(Error::OVERLOADED, NO_HEAD)))
+                // The requests before this head are served.
+                let good = bytes.len().saturating_sub(self.head.unfinished());
+                Err((good, End::Head(Error::OVERLOADED, NO_HEAD)))
             }
         }
     }
