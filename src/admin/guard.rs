@@ -33,19 +33,21 @@ impl AccessGuard {
     /// network anyway.
     pub(super) fn host<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
         let (uri, headers) = (request.uri(), request.headers());
-        // HTTP/1.0 knows no Host, and probes of load balancers speak it.
-        if request.version() >= Version::HTTP_11 && uri.authority().is_none() {
-            let mut hosts = headers.get_all(HOST).iter();
-            let host = hosts
-                .next()
-                .map(|host| Authority::try_from(host.as_bytes()));
-            if !matches!(host, Some(Ok(_))) || hosts.next().is_some() {
-                // RFC 9112 section 3.2.
-                return Err((
-                    StatusCode::BAD_REQUEST,
-                    "the request needs one valid Host field",
-                ));
-            }
+        let mut hosts = headers.get_all(HOST).iter();
+        let host = hosts
+            .next()
+            .map(|host| Authority::try_from(host.as_bytes()));
+        let is_good = match host {
+            // HTTP/1.0 knows no Host, and probes of load balancers speak it.
+            None => request.version() <= Version::HTTP_10 && uri.authority().is_none(),
+            Some(host) => host.is_ok() && hosts.next().is_none(),
+        };
+        if !is_good {
+            // RFC 9112 section 3.2.
+            return Err((
+                StatusCode::BAD_REQUEST,
+                "the request needs one valid Host field",
+            ));
         }
         if !self.loopback {
             return Ok(());
