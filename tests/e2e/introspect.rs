@@ -24,7 +24,7 @@ struct Rig {
 fn gateway(upstream: SocketAddr, extra: &str, env: &[(&str, &str)]) -> Gateway {
     let text = format!(
         "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
-         [upstream]\nurl = \"http://{upstream}\"\nattempt_timeout = \"1s\"\n\
+         [upstream]\nurl = \"http://{upstream}\"\nattempt_timeout = \"3s\"\n\
          [defaults]\nrate = \"1000/s\"\nburst = 1000\nmax_wait = \"5s\"\n\
          [auth]\nmode = \"validate\"\n{extra}\n"
     );

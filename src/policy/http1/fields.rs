@@ -1,6 +1,6 @@
 //! The fields of a head or of trailers, byte by byte.
 
-use super::{FramingFault, HeadFault, MAX_FIELD_NAME, is_token};
+use super::{FramingFault, HeadFault, MAX_FIELD_NAME, is_token, run, with_controls};
 
 /// What a byte of the fields was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +112,14 @@ impl Fields {
         }
     }
 
+    /// How many bytes come next that change nothing: those within a value that says nothing about the body.
+    pub(super) fn skip(&self, bytes: &[u8]) -> usize {
+        if !matches!(self.at, At::Value(Interest::None)) {
+            return 0;
+        }
+        run(bytes, are_plain, is_of_value)
+    }
+
     pub(super) fn read(&mut self, byte: u8) -> Result<Read, HeadFault> {
         self.at = match (self.at, byte) {
             (At::Line, b'\r') => At::EndLf,
@@ -135,7 +143,7 @@ impl Fields {
             (At::Line | At::Name, _) => return Err(HeadFault::Field),
             (At::Value(interest), b'\r') => At::Lf(interest),
             (At::Value(_), b'\n') => return Err(HeadFault::LineEnd),
-            (At::Value(interest), b'\t' | b' '..=b'~' | 0x80..) => {
+            (At::Value(interest), _) if is_of_value(byte) => {
                 if !matches!(interest, Interest::None) {
                     self.value.push(byte);
                 }
@@ -203,4 +211,14 @@ impl Fields {
             }
         }
     }
+}
+
+/// RFC 9110 section 5.5.
+fn is_of_value(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
+}
+
+/// Whether none of these is a control character. A tab is one, too.
+fn are_plain(eight: u64) -> bool {
+    with_controls(eight, b' ') == 0
 }

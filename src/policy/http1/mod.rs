@@ -136,6 +136,21 @@ impl Input {
                     read.bytes
                 }),
                 At::Broken(fault, _) => Err(*fault),
+                At::Fields(_, fields) => match fields.skip(&bytes[at..]) {
+                    0 => self.read_head(bytes[at]).map(|()| 1),
+                    some => {
+                        self.head += some;
+                        Ok(some)
+                    }
+                },
+                // Most of a large head is its values, or its target. Whoever sends many of them should not take a worker's time with it.
+                At::Target(true) => match run(&bytes[at..], are_graphic, is_of_target) {
+                    0 => self.read_head(bytes[at]).map(|()| 1),
+                    some => {
+                        self.head += some;
+                        Ok(some)
+                    }
+                },
                 _ => self.read_head(bytes[at]).map(|()| 1),
             };
             match step {
@@ -232,6 +247,30 @@ fn is_token(byte: u8) -> bool {
 /// Visible ASCII. The parser of targets knows the rest.
 fn is_of_target(byte: u8) -> bool {
     byte.is_ascii_graphic()
+}
+
+/// How many bytes at the start are good. Judges eight at once while all of those are.
+fn run(bytes: &[u8], are_good: impl Fn(u64) -> bool, is_good: impl Fn(u8) -> bool) -> usize {
+    let (eights, _) = bytes.as_chunks::<8>();
+    let eights = eights.iter().map(|eight| u64::from_ne_bytes(*eight));
+    let good = eights.take_while(|eight| are_good(*eight)).count() * 8;
+    let rest = bytes[good..].iter();
+    good + rest.take_while(|byte| is_good(**byte)).count()
+}
+
+const ONES: u64 = u64::MAX / 0xff;
+const TOPS: u64 = ONES << 7;
+
+/// Not 0 if one of these is an ASCII character below `least`, or DEL: subtracting borrows from its highest bit.
+fn with_controls(eight: u64, least: u8) -> u64 {
+    let below = eight.wrapping_sub(ONES * u64::from(least)) & !eight;
+    let no_del = eight ^ (ONES * 0x7f);
+    let del = no_del.wrapping_sub(ONES) & !no_del;
+    (below | del) & TOPS
+}
+
+fn are_graphic(eight: u64) -> bool {
+    (with_controls(eight, b'!') | eight & TOPS) == 0
 }
 
 #[cfg(test)]
@@ -475,6 +514,21 @@ mod tests {
         assert_eq!(of(&"A".repeat(MAX_METHOD + 1), b"/"), Err(MethodTooLong));
         assert_eq!(of("GET", "/\u{e4}".as_bytes()), Err(Target));
         assert_eq!(of("GET", "/?\u{a0}".as_bytes()), Err(Target));
+    }
+
+    proptest! {
+        /// Also where nearly all are good.
+        #[test]
+        fn eight_at_once_are_judged_like_each(random: [u8; 8], at in 0..8usize, byte: u8, fill in b'!'..=b'~') {
+            let mut nearly = [fill; 8];
+            nearly[at] = byte;
+            for eight in [random, nearly] {
+                let at_once = u64::from_ne_bytes(eight);
+                prop_assert_eq!(are_graphic(at_once), eight.iter().all(|byte| is_of_target(*byte)));
+                let is_plain = |byte: &u8| *byte >= b' ' && *byte != 0x7f;
+                prop_assert_eq!(with_controls(at_once, b' ') == 0, eight.iter().all(is_plain));
+            }
+        }
     }
 
     proptest! {
