@@ -119,6 +119,13 @@ impl Service {
         std::mem::take(&mut *self.outcome.lock().expect("not poisoned"))
     }
 
+    /// Waits until so many calls have ended since [`Service::take`].
+    pub async fn has_made(&self, calls: usize) {
+        while self.outcome.lock().expect("not poisoned").calls() < calls {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Ends after the calls in progress, and closes its connections.
     pub async fn stop(mut self) -> Outcome {
         self.stop.store(true, Ordering::Relaxed);
