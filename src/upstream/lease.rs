@@ -1,6 +1,13 @@
 //! A place on a connection: how an attempt waits for one, and gives it back.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -25,27 +32,41 @@ pub(super) struct Lease {
 pub(super) enum Found {
     Lease(Lease),
     /// It waits for a connection that is being opened, and looks again by then.
-    Wait(Awaited, Option<Instant>),
+    Wait(watch::Receiver<Outcome>, Option<Instant>),
     Full,
 }
 
-/// A connection that is being opened, for an attempt that waits for it.
-pub(super) struct Awaited {
-    pub outcome: watch::Receiver<Outcome>,
-    /// This attempt is the one that had it opened.
-    pub own: bool,
+/// Why a connection could not be opened, for those who waited for it. To the first that learns of it, it is a failure; to the others it is
+/// the same one. Not to the one that had it opened, which may have gone, or may wait for an older one.
+#[derive(Clone)]
+pub(super) struct Failed {
+    error: Error,
+    is_counted: Arc<AtomicBool>,
 }
 
-impl Awaited {
-    async fn ended(&mut self) -> Result<(), Error> {
-        let outcome = match self.outcome.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
-            Err(_gone) => Err(Error::unreachable("connecting was given up")),
-        };
-        outcome.map_err(|error| match error {
-            Error::Unreachable(cause) if !self.own => Error::AlsoUnreachable(cause),
+impl Failed {
+    pub(super) fn new(error: Error) -> Failed {
+        Failed {
+            error,
+            is_counted: Arc::default(),
+        }
+    }
+
+    fn learn(self) -> Error {
+        match self.error {
+            Error::Unreachable(cause) if self.is_counted.swap(true, Ordering::Relaxed) => {
+                Error::AlsoUnreachable(cause)
+            }
             error => error,
-        })
+        }
+    }
+}
+
+/// Waits for a connection that is being opened.
+async fn opened(connect: &mut watch::Receiver<Outcome>) -> Result<(), Error> {
+    match connect.wait_for(Option::is_some).await {
+        Ok(outcome) => outcome.clone().unwrap_or(Ok(())).map_err(Failed::learn),
+        Err(_gone) => Err(Error::unreachable("connecting was given up")),
     }
 }
 
@@ -58,7 +79,7 @@ impl Pool {
     pub(super) async fn lease(self: &Arc<Self>, within: Duration) -> Result<Option<Lease>, Error> {
         let mut waiting = None;
         // The first for which it waits: if that fails, it fails. A place on any other serves as well.
-        let mut awaited: Option<Awaited> = None;
+        let mut awaited: Option<watch::Receiver<Outcome>> = None;
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
@@ -73,7 +94,7 @@ impl Pool {
             };
             let ended = async {
                 match &mut awaited {
-                    Some(awaited) => awaited.ended().await,
+                    Some(connect) => opened(connect).await,
                     None => std::future::pending().await,
                 }
             };
@@ -161,5 +182,84 @@ impl Drop for Slot {
             state.connections.end(id, now);
         });
         self.pool.freed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+    use crate::{
+        policy::progress::{ANSWER_STALL, ProgressRules},
+        upstream::{Bounds, Options, OwnListeners},
+    };
+
+    const WITHIN: Duration = Duration::from_secs(3);
+
+    /// A pool whose connections cannot be opened: the kernel accepts them, and nobody sends SETTINGS.
+    fn silent() -> (std::net::TcpListener, Arc<Pool>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let options = Options {
+            url: url.parse().unwrap(),
+            tls: None,
+            http2_only: true,
+            max_connections: 8,
+            own_listeners: OwnListeners::default(),
+            proxy: None,
+        };
+        let bounds = Bounds {
+            connect_timeout: WITHIN,
+            attempt_timeout: WITHIN * 10,
+            idle_timeout: WITHIN * 10,
+            max_age: WITHIN * 10,
+            max_body: 0,
+            progress: ProgressRules {
+                stall: ANSWER_STALL,
+                min_rate: None,
+            },
+        };
+        (listener, Pool::new(options, bounds))
+    }
+
+    /// However many wait for it, and whether or not the one that had it opened is among them.
+    #[tokio::test(start_paused = true)]
+    async fn each_connection_that_cannot_be_opened_is_one_failure() {
+        // When each attempt begins and leaves, in milliseconds.
+        for (attempts, want) in [
+            (
+                &[(0, 9000), (0, 9000), (0, 9000)][..],
+                &["failure", "same", "same"][..],
+            ),
+            // One of the first two begins the second connection, and waits for the first.
+            (
+                &[(0, 9000), (100, 9000), (300, 9000), (310, 9000)],
+                &["failure", "same", "failure", "same"],
+            ),
+            // Whoever began the first leaves.
+            (&[(0, 150), (100, 9000)], &["left", "failure"]),
+        ] {
+            let (_listener, pool) = silent();
+            let attempts = attempts.iter().map(|(begins, leaves)| {
+                let pool = &pool;
+                async move {
+                    sleep(Duration::from_millis(*begins)).await;
+                    let stays = Duration::from_millis(leaves - begins);
+                    match timeout(stays, pool.lease(WITHIN)).await {
+                        Ok(Err(Error::Unreachable(_))) => "failure",
+                        Ok(Err(Error::AlsoUnreachable(_))) => "same",
+                        Ok(_) => "something else",
+                        Err(_elapsed) => "left",
+                    }
+                }
+            });
+            let mut found = join_all(attempts).await;
+            found[..2].sort_unstable();
+            let mut want = want.to_vec();
+            want[..2].sort_unstable();
+            assert_eq!(found, want);
+        }
     }
 }

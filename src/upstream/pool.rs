@@ -19,12 +19,11 @@ use super::{
     Bounds, Options,
     connector::Connector,
     lanes::Lanes,
-    lease::{Awaited, Found, Lease, Slot},
+    lease::{Failed, Found, Lease, Slot},
     open::{Opened, Sender, open},
     wire::Wire,
 };
 use crate::{
-    error::Error,
     lock::Lock,
     policy::upstream::{Choice, Connections, Id, MAX_STREAMS, Rules},
     random,
@@ -52,7 +51,7 @@ pub(super) struct State {
 }
 
 /// Of a connect; `None` while it goes on.
-pub(super) type Outcome = Option<Result<(), Error>>;
+pub(super) type Outcome = Option<Result<(), Failed>>;
 
 impl Pool {
     /// Must be called on the runtime that will drive the connections.
@@ -130,11 +129,8 @@ impl Pool {
                             state.connections.failed(connect);
                             continue;
                         };
-                        let awaited = Awaited {
-                            outcome: outcome.clone(),
-                            own: connects.iter().any(|(id, _)| *id == connect),
-                        };
-                        return Found::Wait(awaited, again.map(|again| self.start + again));
+                        let again = again.map(|again| self.start + again);
+                        return Found::Wait(outcome.clone(), again);
                     }
                     Choice::Full => return Found::Full,
                 }
@@ -166,7 +162,7 @@ impl Pool {
             tokio::spawn(drive(Arc::downgrade(&self), id, connection, wire));
         });
         drop(connecting);
-        outcome.send_replace(Some(result));
+        outcome.send_replace(Some(result.map_err(Failed::new)));
     }
 
     /// Changes what is known of the connections, drops those that are over, and tells whoever waits.
