@@ -15,7 +15,6 @@ use tower::BoxError;
 
 use super::{
     OwnListeners,
-    failure_log::FailureLog,
     proxy::{Proxy, Tunnel},
     race::first_to_connect,
 };
@@ -28,8 +27,6 @@ pub(crate) struct Connector {
     own_listeners: OwnListeners,
     proxy: Option<Proxy>,
     look_up: LookUp,
-    /// `None` if whoever connects reports failures itself.
-    failures: Option<FailureLog>,
 }
 
 /// Finds the addresses of a host.
@@ -62,30 +59,13 @@ impl Connector {
             own_listeners,
             proxy,
             look_up: system_look_up,
-            failures: None,
-        }
-    }
-
-    /// Reports in the log that DevRev cannot be reached.
-    #[must_use]
-    pub(crate) fn reporting(self) -> Self {
-        Connector {
-            failures: Some(FailureLog::default()),
-            ..self
         }
     }
 
     /// # Errors
     /// What went wrong, on one line.
     pub(crate) async fn connect(&self, within: Duration) -> Result<Connected, BoxError> {
-        let connected = self.connect_until(Instant::now() + within).await;
-        if let (Err(error), Some(failures)) = (&connected, &self.failures) {
-            failures.report(&error.to_string());
-        }
-        connected
-    }
-
-    async fn connect_until(&self, until: Instant) -> Result<Connected, BoxError> {
+        let until = Instant::now() + within;
         let target = host_and_port(&self.host, self.port);
         let transport = match &self.proxy {
             None => Either::Left(self.connect_tcp(&self.host, self.port, until).await?),

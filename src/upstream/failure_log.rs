@@ -1,17 +1,16 @@
 //! Logs why DevRev cannot be reached, without a line for each attempt.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Between two lines at least. Soon enough to see that something else is wrong now.
+use crate::lock::Lock;
+
+/// Between two lines at least. Soon enough to see that something else has gone wrong.
 const PAUSE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
-pub(super) struct FailureLog(Mutex<Failures>);
+pub(super) struct FailureLog(Lock<Failures>);
 
 #[derive(Default)]
 struct Failures {
@@ -31,7 +30,7 @@ impl FailureLog {
     /// How many failures had no line since the last one; `None` if this one has none either.
     fn pass(&self) -> Option<u64> {
         let now = Instant::now();
-        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.0.lock();
         if failures.last_line.is_some_and(|last| now < last + PAUSE) {
             failures.unwritten += 1;
             return None;

@@ -1,6 +1,6 @@
 //! Opens a connection: to the point where it can take exchanges, over HTTP/2 with DevRev's first SETTINGS.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{error::Error as _, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -74,9 +74,7 @@ pub(super) async fn open(
     };
     let opened = timeout_at(deadline, handshake).await;
     opened.unwrap_or_else(|_elapsed| {
-        Err(Error::unreachable(
-            "connecting took too long: no SETTINGS came",
-        ))
+        Err(Error::unreachable("HTTP/2 took too long: no SETTINGS came"))
     })
 }
 
@@ -121,7 +119,10 @@ async fn http2_handshake(stream: Stream) -> Result<Opened, Error> {
             ended = &mut connection => {
                 return Err(match ended {
                     Ok(()) => Error::unreachable("the connection was closed before any SETTINGS came"),
-                    Err(error) => Error::unreachable(error),
+                    Err(error) => {
+                        let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+                        Error::unreachable(format!("HTTP/2 failed: {cause}"))
+                    }
                 });
             }
         }

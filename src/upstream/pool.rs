@@ -18,12 +18,14 @@ use tokio::{
 use super::{
     Bounds, Options,
     connector::Connector,
+    failure_log::FailureLog,
     lanes::Lanes,
     lease::{Failed, Found, Lease, Slot},
     open::{Opened, Sender, open},
     wire::Wire,
 };
 use crate::{
+    error::Error,
     lock::Lock,
     policy::upstream::{Choice, Connections, Id, MAX_STREAMS, Rules},
     random,
@@ -32,6 +34,7 @@ use crate::{
 pub(super) struct Pool {
     pub(super) options: Options,
     connector: Connector,
+    failures: FailureLog,
     pub(super) lanes: Lanes,
     /// The zero of the times in `Connections`.
     pub(super) start: Instant,
@@ -69,11 +72,11 @@ impl Pool {
             options.tls.clone(),
             options.own_listeners.clone(),
             options.proxy.clone(),
-        )
-        .reporting();
+        );
         let pool = Arc::new(Pool {
             lanes: Lanes::new(connections.capacity(&rules, Duration::ZERO)),
             connector,
+            failures: FailureLog::default(),
             start: Instant::now(),
             state: Lock::new(State {
                 rules,
@@ -162,6 +165,9 @@ impl Pool {
             tokio::spawn(drive(Arc::downgrade(&self), id, connection, wire));
         });
         drop(connecting);
+        if let Err(Error::Unreachable(cause)) = &result {
+            self.failures.report(&cause.to_string());
+        }
         outcome.send_replace(Some(result.map_err(Failed::new)));
     }
 
