@@ -34,8 +34,14 @@ pub struct TooFew {
 
 /// The descriptors that these connections need, with all else.
 pub fn needed(wished: Connections, workers: usize) -> usize {
-    let connections = wished.clients + wished.admin + wished.upstream * PER_LANE;
+    let upstream = on_workers(wished.upstream, workers);
+    let connections = wished.clients + wished.admin + upstream * PER_LANE;
     connections.saturating_add(fixed(workers))
+}
+
+/// How many there are if each worker has as many as the others.
+fn on_workers(upstream: usize, workers: usize) -> usize {
+    upstream.div_ceil(workers.max(1)).saturating_mul(workers)
 }
 
 fn fixed(workers: usize) -> usize {
@@ -65,7 +71,8 @@ pub fn divide(limit: usize, wished: Connections, workers: usize) -> Result<Conne
     let for_upstream = (rest / 3).max(rest.saturating_sub(wished.clients));
     let per_worker = (for_upstream / PER_LANE / workers).max(1);
     let upstream = wished.upstream.min(per_worker * workers);
-    let clients = wished.clients.min(rest - upstream * PER_LANE);
+    let upstream_needs = on_workers(upstream, workers) * PER_LANE;
+    let clients = wished.clients.min(rest - upstream_needs);
     Ok(Connections {
         clients,
         upstream,
@@ -114,6 +121,8 @@ mod tests {
         // What clients do not want is for connections to DevRev, and the other way round.
         assert_eq!(divide(256, of(10, 500, 64), 1), Ok(of(10, 91, 27)));
         assert_eq!(divide(256, of(1000, 2, 64), 1), Ok(of(189, 2, 27)));
+        // Each of 8 workers has one.
+        assert_eq!(divide(256, of(1000, 2, 64), 8), Ok(of(140, 2, 22)));
     }
 
     proptest! {
