@@ -64,7 +64,7 @@ section! {
         roots: Roots = "bundled", restart;
         /// "auto" negotiates by ALPN, "never" uses HTTP/1.1, "always" uses HTTP/2 (with prior knowledge on http://). By default upstream chooses.
         http2: Http2 = "auto", restart;
-        /// Time for name look-up, TCP and TLS together. Short, because another attempt may reach a healthy address.
+        /// Time for name look-up, TCP, the proxy's tunnel, TLS and the first SETTINGS of HTTP/2 together. Short, because another attempt may reach a healthy address.
         connect_timeout: Timeout = "3s";
         /// Time for one attempt, connecting included, to the head of the response; a body that is streamed starts it anew with each part. Long enough for a slow export, and no longer than callers wait for quota by default.
         attempt_timeout: Timeout = "30s";
@@ -74,7 +74,7 @@ section! {
         max_age: Timeout = "10m";
         /// When to stop calling a failing upstream, and how soon to probe it.
         circuit: Circuit;
-        /// Connections open at once, over all workers. Over HTTP/2 each carries as many calls at once as DevRev allows on it, and all of a worker 100. They are dealt among callers, in turn. Fewer, with a warning, if the limit on open files allows no more. At 100 ms a call, 64 of HTTP/1.1 carry about 600 calls a second, far above a DevRev quota.
+        /// Connections that take calls, over all workers; one that is too old or closing stays open beside them until its last call has ended. Over HTTP/2 each carries as many calls at once as DevRev allows on it, and all of a worker 100. They are dealt among callers, in turn. Fewer, with a warning, if the limit on open files allows no more. At 100 ms a call, 64 of HTTP/1.1 carry about 600 calls a second, far above a DevRev quota.
         max_connections: Count<usize> = 64, restart;
     }
 }

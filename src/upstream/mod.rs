@@ -70,7 +70,7 @@ pub(crate) struct Options {
 /// Bounds that a reload may change while connections stay open.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Name look-up, TCP and TLS together.
+    /// For all that it takes to open a connection.
     pub connect_timeout: Duration,
     /// One attempt, from the end of its request to the answer's head.
     pub attempt_timeout: Duration,
