@@ -1,9 +1,10 @@
 //! Which connections stay while as many are open as may be.
 //!
 //! Until a connection has brought a good credential it is unproven, and gives way to whoever comes: of the address that has most
-//! such connections, the oldest, but none before it had time to bring one. After that it counts for its caller. A caller may hold connections as it may hold units of anything
-//! that is shared (see [`allocator`](super::allocator)), so that some stay free; where several callers have taken those as well, an idle
-//! connection of the caller that has most gives way, and if it has no idle one, one of its others once its requests are done.
+//! such connections, the oldest, but none before it had time to bring one. After that it counts for its caller. A caller may hold connections
+//! as it may hold units of anything that is shared (see [`allocator`](super::allocator)), so that some stay free; where several callers have
+//! taken those as well, an idle connection of the caller that has most gives way, and if it has no idle one, one of its others once its
+//! requests are done.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,5 +1,6 @@
 //! Follows what DevRev sends over HTTP/2, as far as it decides which connection takes a call: SETTINGS and GOAWAY. hyper obeys both and
-//! reports neither. And counts heads that no answer follows, which hyper does not bound. Keeps nothing of the input but a few bytes, and believes nothing: what breaks the protocol ends the connection in h2.
+//! reports neither. Also counts heads that no answer follows, which hyper does not bound. Keeps nothing of the input but a few bytes, and
+//! believes nothing: what breaks the protocol ends the connection in h2.
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
