@@ -1,4 +1,4 @@
-//! Worker threads. Each has its own runtime, listening socket and upstream connections.
+//! Worker threads. Each has its own runtime, descriptor of the listening socket, and upstream connections.
 
 use std::{sync::Arc, thread::JoinHandle};
 
