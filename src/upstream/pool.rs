@@ -71,6 +71,7 @@ impl Pool {
             options.own_listeners.clone(),
             options.proxy.clone(),
         )
+        .racing(options.sockets_per_connect)
         .reporting();
         let pool = Arc::new(Pool {
             lanes: Lanes::new(connections.capacity(&rules, Duration::ZERO)),
