@@ -27,6 +27,8 @@ pub(super) enum Found {
     /// It waits for a connection that is being opened, and looks again by then.
     Wait(Awaited, Option<Instant>),
     Full,
+    /// DevRev has closed a new connection before anything was sent on it.
+    Closed,
 }
 
 /// A connection that is being opened, for an attempt that waits for it.
@@ -36,36 +38,55 @@ pub(super) struct Awaited {
     pub own: bool,
 }
 
+/// Whether what an attempt waited for has failed meanwhile, and how.
+fn failure(awaited: Option<&Awaited>) -> Result<(), Error> {
+    awaited.map_or(Ok(()), |awaited| match &*awaited.outcome.borrow() {
+        Some(Err(error)) => Err(awaited.own_or_anothers(error.clone())),
+        _ => Ok(()),
+    })
+}
+
 impl Awaited {
     async fn ended(&mut self) -> Result<(), Error> {
         let outcome = match self.outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
             Err(_gone) => Err(Error::unreachable("connecting was given up")),
         };
-        outcome.map_err(|error| match error {
+        outcome.map_err(|error| self.own_or_anothers(error))
+    }
+
+    fn own_or_anothers(&self, error: Error) -> Error {
+        match error {
             Error::Unreachable(cause) if !self.own => Error::AlsoUnreachable(cause),
             error => error,
-        })
+        }
     }
 }
+
+/// Why a new connection is of no use.
+pub(super) const CLOSED: &str = "DevRev closed a new connection before anything was sent";
 
 impl Pool {
     /// A place on a connection, as soon as there is one; `None` if DevRev allows fewer than there are lanes, so that the attempt must wait
     /// for a lane again.
     ///
     /// # Errors
-    /// When the connection for which it has waited cannot be opened.
+    /// When the connection for which it has waited cannot be opened, or ended before anybody could use it: then the next may end so as well.
     pub(super) async fn lease(self: &Arc<Self>, within: Duration) -> Result<Option<Lease>, Error> {
         let mut waiting = None;
         // The first for which it waits: if that fails, it fails. A place on any other serves as well.
         let mut awaited: Option<Awaited> = None;
+        // One that was opened. Others may have taken its places.
+        let mut before: Option<Awaited> = None;
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
             let again = match self.find(waiting.is_some(), within) {
                 Found::Lease(lease) => return Ok(Some(lease)),
                 Found::Full => return Ok(None),
+                Found::Closed => return Err(Error::unreachable(CLOSED)),
                 Found::Wait(connect, again) => {
+                    failure(before.as_ref())?;
                     waiting.get_or_insert_with(|| Waiting::new(self));
                     awaited.get_or_insert(connect);
                     again
@@ -87,7 +108,7 @@ impl Pool {
                 biased;
                 outcome = ended => {
                     outcome?;
-                    awaited = None;
+                    before = awaited.take();
                 }
                 () = changed => {}
                 () = again => {}

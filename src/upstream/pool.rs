@@ -4,7 +4,7 @@
 //! anybody up, and an attempt that ends leaves a connection for the next.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     pin::pin,
     sync::{Arc, Weak},
     time::Duration,
@@ -19,7 +19,7 @@ use super::{
     Bounds, Options,
     connector::Connector,
     lanes::Lanes,
-    lease::{Awaited, Found, Lease, Slot},
+    lease::{Awaited, CLOSED, Found, Lease, Slot},
     open::{Opened, Sender, open},
     wire::Wire,
 };
@@ -49,6 +49,8 @@ pub(super) struct State {
     /// What sends on each open connection. HTTP/1.1's is away while an exchange has it.
     pub(super) senders: HashMap<Id, Sender>,
     connects: HashMap<Id, watch::Receiver<Outcome>>,
+    /// Connections that nothing was sent on, until they have ended.
+    unused: HashSet<Id>,
 }
 
 /// Of a connect; `None` while it goes on.
@@ -82,6 +84,7 @@ impl Pool {
                 connections,
                 senders: HashMap::new(),
                 connects: HashMap::new(),
+                unused: HashSet::new(),
             }),
             changed: Notify::new(),
             idle_changed: idle_changed.clone(),
@@ -112,8 +115,13 @@ impl Pool {
                         let Some(sender) = state.take(connection) else {
                             state.connections.close(connection);
                             state.connections.end(connection, now);
-                            continue;
+                            // An attempt that has not waited took one that was left over.
+                            match waits && !reused {
+                                true => return Found::Closed,
+                                false => continue,
+                            }
                         };
+                        state.unused.remove(&connection);
                         let slot = Slot::new(self.clone(), connection);
                         return Found::Lease(Lease {
                             sender,
@@ -150,7 +158,7 @@ impl Pool {
     async fn connect(self: Arc<Self>, id: Id, outcome: watch::Sender<Outcome>, within: Duration) {
         let connecting = Connecting { pool: &self, id };
         let result = open(&self.connector, self.options.http2_only, within).await;
-        let result = result.map(|opened| {
+        let opened = result.map(|opened| {
             let Opened {
                 sender,
                 places,
@@ -163,11 +171,21 @@ impl Pool {
             self.change(|state, now| {
                 state.connections.opened(id, places, random::jitter(), now);
                 state.senders.insert(id, sender);
+                state.unused.insert(id);
             });
-            tokio::spawn(drive(Arc::downgrade(&self), id, connection, wire));
+            (connection, wire)
         });
         drop(connecting);
-        outcome.send_replace(Some(result));
+        match opened {
+            Ok((connection, wire)) => {
+                outcome.send_replace(Some(Ok(())));
+                let driving = drive(Arc::downgrade(&self), id, connection, wire, outcome);
+                tokio::spawn(driving);
+            }
+            Err(error) => {
+                outcome.send_replace(Some(Err(error)));
+            }
+        }
     }
 
     /// Changes what is known of the connections, drops those that are over, and tells whoever waits.
@@ -230,12 +248,13 @@ impl State {
     }
 }
 
-/// Runs a connection until either side closes it.
+/// Runs a connection until either side closes it. If nobody has used it by then, that is its `outcome`.
 async fn drive(
     pool: Weak<Pool>,
     id: Id,
     connection: impl Future<Output = hyper::Result<()>>,
     wire: Option<Arc<Wire>>,
+    outcome: watch::Sender<Outcome>,
 ) {
     let mut connection = pin!(connection);
     let result = match &wire {
@@ -255,6 +274,10 @@ async fn drive(
     let Some(pool) = pool.upgrade() else {
         return;
     };
+    let unused = pool.state.lock().unused.remove(&id);
+    if unused {
+        outcome.send_replace(Some(Err(Error::unreachable(CLOSED))));
+    }
     pool.change(|state, _| match wire {
         // After a GOAWAY its exchanges go on.
         Some(_) => state.connections.close(id),
