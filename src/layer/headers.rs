@@ -14,6 +14,7 @@ use crate::{
 };
 
 const VIA: HeaderValue = HeaderValue::from_static("1.1 revgate");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// See the module.
 #[derive(Clone)]
@@ -45,6 +46,7 @@ where
         let exact = http_body::Body::size_hint(request.body()).exact();
         let id = request.extensions().get::<RequestId>().cloned();
         let fields = request.headers_mut();
+        let takes_trailers = headers::takes_trailers(fields);
         let ignored = headers::strip_request(fields);
         if !ignored.is_empty() {
             tracing::debug!(
@@ -60,6 +62,10 @@ where
                 header::TRANSFER_ENCODING,
                 HeaderValue::from_static("chunked"),
             );
+        }
+        if takes_trailers {
+            // DevRev's trailers are passed on, and DevRev may send some only to who takes them (RFC 9110 section 6.5.1).
+            fields.insert(header::TE, TRAILERS);
         }
         fields.insert(header::HOST, self.host.clone());
         fields.append(header::VIA, VIA);

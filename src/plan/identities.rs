@@ -128,7 +128,8 @@ impl Identities {
         let is_socket = matches!(config.listen.address, Address::Unix(_));
         match (credential, self) {
             (Some(CallerCredential::San(_)), _) => BrowserRules::Page,
-            (Some(CallerCredential::Anonymous), Identities::Inject(all)) if !is_socket => {
+            (Some(CallerCredential::Anonymous), _) if is_socket => BrowserRules::Page,
+            (Some(CallerCredential::Anonymous), Identities::Inject(all)) => {
                 BrowserRules::HostAndPage(&all.hosts)
             }
             _ => BrowserRules::None,

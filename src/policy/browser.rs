@@ -40,9 +40,10 @@ pub enum BrowserFault {
 /// What a request must obey, by what it is accepted for.
 #[derive(Clone, Copy, Debug)]
 pub enum BrowserRules<'a> {
-    /// A credential that no browser adds by itself, or a socket that none can reach.
+    /// A credential that no browser adds by itself.
     None,
-    /// A credential that a browser may add by itself, such as a client certificate. A false name fails in the handshake.
+    /// A credential that a browser may add by itself, such as a client certificate, with which a false name fails in the handshake; or a
+    /// socket that has no name.
     Page,
     /// That it reaches this listener. Its names are those of loopback and these, in lower case.
     HostAndPage(&'a [Box<str>]),

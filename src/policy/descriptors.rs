@@ -1,5 +1,7 @@
 //! How the descriptors that the process may open are divided, so that clients never take those with which the rest works.
 
+use super::addresses::MAX_ADDRESSES;
+
 /// What is open at rest, with a thread that exports spans: runtimes, signals, listeners and standard streams. A test compares it with a
 /// running gateway.
 pub const AT_REST: usize = 20;
@@ -11,8 +13,11 @@ pub const PER_WORKER: usize = 6;
 /// about to be closed.
 pub const SPARE: usize = 10;
 
-/// While it connects: a look-up of a name, or sockets to two addresses.
+/// While it connects: a look-up of a name, or sockets to two addresses. To more, if there is more; see [`sockets_per_connect`].
 pub const PER_LANE: usize = 2;
+
+/// Sockets that a connect to anything else than DevRev has at once: a fetch of keys and an export of spans fit into [`SPARE`].
+pub const PER_OTHER_CONNECT: usize = 4;
 
 const LEAST_CLIENTS: usize = 4;
 const LEAST_ADMIN: usize = 2;
@@ -80,6 +85,13 @@ pub fn divide(limit: usize, wished: Connections, workers: usize) -> Result<Conne
     })
 }
 
+/// To how many addresses of DevRev's a connect may have sockets at once, so that all connects together fit below the limit.
+pub fn sockets_per_connect(limit: usize, found: Connections, workers: usize) -> usize {
+    let others = fixed(workers.max(1)) + found.clients + found.admin;
+    let of_each = limit.saturating_sub(others) / found.upstream.max(1);
+    of_each.clamp(PER_LANE, MAX_ADDRESSES)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -118,6 +130,18 @@ mod tests {
             let found = divide(limit, DEFAULT, workers);
             assert_eq!(found, want, "{limit} with {workers} workers");
         }
+        for (limit, want) in [
+            (44, 2),
+            (64, 2),
+            (1252, 2),
+            (1400, 4),
+            (1636, 8),
+            (1_048_576, 8),
+            (usize::MAX, 8),
+        ] {
+            let found = divide(limit, DEFAULT, 1).expect("enough");
+            assert_eq!(sockets_per_connect(limit, found, 1), want, "{limit}");
+        }
         // What clients do not want is for connections to DevRev, and the other way round.
         assert_eq!(divide(256, of(10, 500, 64), 1), Ok(of(10, 91, 27)));
         assert_eq!(divide(256, of(1000, 2, 64), 1), Ok(of(189, 2, 27)));
@@ -140,6 +164,8 @@ mod tests {
                 return Ok(());
             };
             prop_assert!(needed(found, workers) <= limit, "{:?}", found);
+            let connecting = found.upstream * sockets_per_connect(limit, found, workers);
+            prop_assert!(fixed(workers) + found.clients + found.admin + connecting <= limit);
             prop_assert!(found.clients <= clients && found.clients >= clients.min(LEAST_CLIENTS));
             prop_assert!(found.upstream <= upstream && found.upstream >= upstream.min(workers));
             prop_assert!((LEAST_ADMIN..=64).contains(&found.admin));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderValue;
-use http::header::{CONNECTION, HeaderMap, HeaderName, VIA};
+use http::header::{CONNECTION, HeaderMap, HeaderName, TE, VIA};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
@@ -85,6 +85,14 @@ pub fn is_loop(headers: &HeaderMap) -> bool {
             let received_by = words.nth(1).unwrap_or_default();
             received_by.eq_ignore_ascii_case(PSEUDONYM.as_bytes())
         })
+}
+
+/// Whether the sender says that it takes trailers (RFC 9110 section 10.1.4).
+pub fn takes_trailers(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(TE).iter();
+    codings
+        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+        .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Strips from a request what must not reach DevRev: fields of this connection, fields about the caller and its path, fields that say what is
@@ -262,6 +270,20 @@ mod tests {
             headers.append(VIA, HeaderValue::from_static("1.1 other"));
             headers.append(VIA, HeaderValue::from_static(via));
             assert_eq!(is_loop(&headers), want, "{via}");
+        }
+    }
+
+    #[test]
+    fn who_takes_trailers() {
+        for (te, want) in [
+            (&["trailers"][..], true),
+            (&["gzip;q=0.5", "deflate, Trailers"], true),
+            (&["gzip", "x-trailers, trailers-x"], false),
+            (&[""], false),
+            (&[], false),
+        ] {
+            let fields: Vec<_> = te.iter().map(|value| ("te", *value)).collect();
+            assert_eq!(takes_trailers(&with(&fields)), want, "{te:?}");
         }
     }
 

@@ -6,7 +6,10 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use crate::{
     admin,
     config::{Config, Problem, Problems},
-    policy::descriptors::{Connections, TooFew, divide, needed},
+    policy::{
+        addresses::MAX_ADDRESSES,
+        descriptors::{Connections, TooFew, divide, needed, sockets_per_connect},
+    },
 };
 
 /// Raises the soft limit to the hard one. A low soft limit is for programs that use select(2).
@@ -38,19 +41,32 @@ fn limits() -> Option<(usize, usize)> {
     Some((value(files.soft_limit), value(files.hard_limit)))
 }
 
-/// Lowers the connections in `config` to what fits, with a warning for each key. Returns how many the admin listener may have.
+/// What fits below the limit, beside the connections that have a key.
+pub(crate) struct Fitting {
+    pub admin_connections: usize,
+    /// Of a connect to DevRev.
+    pub sockets_per_connect: usize,
+}
+
+/// Lowers the connections in `config` to what fits, with a warning for each key.
 ///
 /// # Errors
 /// If the limit is so low that no gateway works with it.
-pub(crate) fn fit(config: &mut Config) -> Result<usize, Problems> {
+pub(crate) fn fit(config: &mut Config) -> Result<Fitting, Problems> {
     let Some((soft, _)) = limits() else {
-        return Ok(admin::MAX_CONNECTIONS);
+        return Ok(Fitting {
+            admin_connections: admin::MAX_CONNECTIONS,
+            sockets_per_connect: MAX_ADDRESSES,
+        });
     };
     let fitting = divided(soft, config).map_err(|problem| Problems(vec![problem]))?;
     config.warnings.extend(warnings(soft, config, fitting));
     config.listen.max_connections = fitting.clients;
     config.upstream.max_connections = fitting.upstream;
-    Ok(fitting.admin)
+    Ok(Fitting {
+        admin_connections: fitting.admin,
+        sockets_per_connect: sockets_per_connect(soft, fitting, config.listen.workers),
+    })
 }
 
 /// What [`fit`] would say about `config` in a process with the limits of this one.

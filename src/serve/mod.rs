@@ -109,7 +109,7 @@ impl Gateway {
         mut config: Config,
         level: Option<LevelHandle>,
     ) -> anyhow::Result<Gateway> {
-        let admin_connections = descriptors::fit(&mut config)?;
+        let fitting = descriptors::fit(&mut config)?;
         let plan = Arc::new(Plan::of(&config)?);
         // Before anything is started, so that a port in use is the only thing that is reported.
         let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
@@ -132,7 +132,12 @@ impl Gateway {
         let summaries = client_lines.clone().keep_logging_summaries();
         background.handle().spawn(summaries);
         let own_listeners = OwnListeners::default();
-        let options = upstream_options(&config, own_listeners.clone(), state.proxy.clone())?;
+        let options = upstream_options(
+            &config,
+            fitting.sockets_per_connect,
+            own_listeners.clone(),
+            state.proxy.clone(),
+        )?;
         let settings = Arc::new(ConnectionSettings {
             header_timeout: config.listen.header_timeout,
             idle_timeout: config.listen.idle_timeout,
@@ -154,7 +159,7 @@ impl Gateway {
         let config = &current.config;
         let admin = admin::Options {
             listener: admin,
-            max_connections: admin_connections,
+            max_connections: fitting.admin_connections,
             key: config.admin.key.as_ref().map(|key| key.value.clone()),
         };
         let admin = admin::start(admin, control.clone(), background)
@@ -241,6 +246,7 @@ impl Drop for Gateway {
 
 fn upstream_options(
     config: &Config,
+    sockets_per_connect: usize,
     own_listeners: OwnListeners,
     proxy: Option<Proxy>,
 ) -> anyhow::Result<upstream::Options> {
@@ -257,6 +263,7 @@ fn upstream_options(
         tls,
         http2_only: settings.http2 == Http2::Always && !https,
         max_connections: settings.max_connections.div_ceil(config.listen.workers),
+        sockets_per_connect,
         own_listeners,
         proxy,
     })

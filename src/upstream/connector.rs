@@ -18,7 +18,10 @@ use super::{
     proxy::{Proxy, Tunnel},
     race::first_to_connect,
 };
-use crate::{policy::addresses::attempt_order, tcp};
+use crate::{
+    policy::{addresses::attempt_order, descriptors::PER_OTHER_CONNECT},
+    tcp,
+};
 
 pub(crate) struct Connector {
     host: String,
@@ -27,6 +30,8 @@ pub(crate) struct Connector {
     own_listeners: OwnListeners,
     proxy: Option<Proxy>,
     look_up: LookUp,
+    /// Sockets of one connect.
+    at_once: usize,
 }
 
 /// Finds the addresses of a host.
@@ -59,7 +64,14 @@ impl Connector {
             own_listeners,
             proxy,
             look_up: system_look_up,
+            at_once: PER_OTHER_CONNECT,
         }
+    }
+
+    /// To so many addresses a connect may have sockets at once.
+    #[must_use]
+    pub(crate) fn racing(self, at_once: usize) -> Self {
+        Connector { at_once, ..self }
     }
 
     /// # Errors
@@ -101,7 +113,7 @@ impl Connector {
         let host = unbracketed(host);
         let found = (self.look_up)(host, port);
         let found = in_time(until, format!("the look-up of {host}"), found).await?;
-        let race = first_to_connect(attempt_order(found), TcpStream::connect);
+        let race = first_to_connect(attempt_order(found), self.at_once, TcpStream::connect);
         let step = format!("the connection to {}", host_and_port(host, port));
         let stream = in_time(until, step, race).await?;
         // Checked for the address to which the name resolved, before anything is written.

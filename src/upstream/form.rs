@@ -25,6 +25,11 @@ pub(super) fn set_origin_form(request: &mut Request<Body>, upstream: &Uri) {
             );
         }
     }
+    if request.headers().contains_key(header::TE) {
+        // RFC 9110 section 10.1.4.
+        let te = HeaderValue::from_static("te");
+        request.headers_mut().insert(header::CONNECTION, te);
+    }
     *request.version_mut() = Version::HTTP_11;
 }
 
@@ -37,5 +42,7 @@ pub(super) fn set_absolute_form(request: &mut Request<Body>, upstream: &Uri) {
     }
     request.headers_mut().remove(header::HOST);
     request.headers_mut().remove(header::TRANSFER_ENCODING);
+    // It lists TE, which HTTP/2 has without it (RFC 9113 section 8.2.2).
+    request.headers_mut().remove(header::CONNECTION);
     *request.version_mut() = Version::HTTP_2;
 }

@@ -34,6 +34,8 @@ pub(super) enum Found {
     /// It waits for a connection that is being opened, and looks again by then.
     Wait(watch::Receiver<Outcome>, Option<Instant>),
     Full,
+    /// DevRev has closed a new connection before anything was sent on it.
+    Closed,
 }
 
 /// Why a connection could not be opened, for those who waited for it. To the first that learns of it, it is a failure; to the others it is
@@ -62,6 +64,14 @@ impl Failed {
     }
 }
 
+/// Whether the connection for which an attempt has waited ended before anybody used it, and how.
+fn failure(opened: Option<&watch::Receiver<Outcome>>) -> Result<(), Error> {
+    match opened.and_then(|opened| opened.borrow().clone()) {
+        Some(Err(failed)) => Err(failed.learn()),
+        _ => Ok(()),
+    }
+}
+
 /// Waits for a connection that is being opened.
 async fn opened(connect: &mut watch::Receiver<Outcome>) -> Result<(), Error> {
     match connect.wait_for(Option::is_some).await {
@@ -70,23 +80,30 @@ async fn opened(connect: &mut watch::Receiver<Outcome>) -> Result<(), Error> {
     }
 }
 
+/// Why a new connection is of no use.
+pub(super) const CLOSED: &str = "DevRev closed a new connection before anything was sent";
+
 impl Pool {
     /// A place on a connection, as soon as there is one; `None` if DevRev allows fewer than there are lanes, so that the attempt must wait
     /// for a lane again.
     ///
     /// # Errors
-    /// When the connection for which it has waited cannot be opened.
+    /// When the connection for which it has waited cannot be opened, or ended before anybody could use it: then the next may end so as well.
     pub(super) async fn lease(self: &Arc<Self>, within: Duration) -> Result<Option<Lease>, Error> {
         let mut waiting = None;
         // The first for which it waits: if that fails, it fails. A place on any other serves as well.
         let mut awaited: Option<watch::Receiver<Outcome>> = None;
+        // One that was opened. Others may have taken its places.
+        let mut before: Option<watch::Receiver<Outcome>> = None;
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
             let again = match self.find(waiting.is_some(), within) {
                 Found::Lease(lease) => return Ok(Some(lease)),
                 Found::Full => return Ok(None),
+                Found::Closed => return Err(Error::unreachable(CLOSED)),
                 Found::Wait(connect, again) => {
+                    failure(before.as_ref())?;
                     waiting.get_or_insert_with(|| Waiting::new(self));
                     awaited.get_or_insert(connect);
                     again
@@ -108,7 +125,7 @@ impl Pool {
                 biased;
                 outcome = ended => {
                     outcome?;
-                    awaited = None;
+                    before = awaited.take();
                 }
                 () = changed => {}
                 () = again => {}
@@ -208,6 +225,7 @@ mod tests {
             http2_only: true,
             max_connections: 8,
             own_listeners: OwnListeners::default(),
+            sockets_per_connect: 2,
             proxy: None,
         };
         let bounds = Bounds {

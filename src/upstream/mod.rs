@@ -62,6 +62,8 @@ pub(crate) struct Options {
     pub http2_only: bool,
     /// Connections of this worker that take exchanges, or are being opened.
     pub max_connections: usize,
+    /// Of a connect, while it tries the addresses of a name.
+    pub sockets_per_connect: usize,
     /// No attempt may go to these.
     pub own_listeners: OwnListeners,
     pub proxy: Option<Proxy>,

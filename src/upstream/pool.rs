@@ -4,7 +4,7 @@
 //! anybody up, and an attempt that ends leaves a connection for the next.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     pin::pin,
     sync::{Arc, Weak},
     time::Duration,
@@ -20,7 +20,7 @@ use super::{
     connector::Connector,
     failure_log::FailureLog,
     lanes::Lanes,
-    lease::{Failed, Found, Lease, Slot},
+    lease::{CLOSED, Failed, Found, Lease, Slot},
     open::{Opened, Sender, open},
     wire::Wire,
 };
@@ -51,6 +51,8 @@ pub(super) struct State {
     /// What sends on each open connection. HTTP/1.1's is away while an exchange has it.
     pub(super) senders: HashMap<Id, Sender>,
     connects: HashMap<Id, watch::Receiver<Outcome>>,
+    /// Connections that nothing was sent on, until they have ended.
+    unused: HashSet<Id>,
 }
 
 /// Of a connect; `None` while it goes on.
@@ -72,7 +74,8 @@ impl Pool {
             options.tls.clone(),
             options.own_listeners.clone(),
             options.proxy.clone(),
-        );
+        )
+        .racing(options.sockets_per_connect);
         let pool = Arc::new(Pool {
             lanes: Lanes::new(connections.capacity(&rules, Duration::ZERO)),
             connector,
@@ -83,6 +86,7 @@ impl Pool {
                 connections,
                 senders: HashMap::new(),
                 connects: HashMap::new(),
+                unused: HashSet::new(),
             }),
             changed: Notify::new(),
             idle_changed: idle_changed.clone(),
@@ -113,8 +117,13 @@ impl Pool {
                         let Some(sender) = state.take(connection) else {
                             state.connections.close(connection);
                             state.connections.end(connection, now);
-                            continue;
+                            // An attempt that has not waited took one that was left over.
+                            match waits && !reused {
+                                true => return Found::Closed,
+                                false => continue,
+                            }
                         };
+                        state.unused.remove(&connection);
                         let slot = Slot::new(self.clone(), connection);
                         return Found::Lease(Lease {
                             sender,
@@ -148,7 +157,7 @@ impl Pool {
     async fn connect(self: Arc<Self>, id: Id, outcome: watch::Sender<Outcome>, within: Duration) {
         let connecting = Connecting { pool: &self, id };
         let result = open(&self.connector, self.options.http2_only, within).await;
-        let result = result.map(|opened| {
+        let opened = result.map(|opened| {
             let Opened {
                 sender,
                 places,
@@ -161,14 +170,24 @@ impl Pool {
             self.change(|state, now| {
                 state.connections.opened(id, places, random::jitter(), now);
                 state.senders.insert(id, sender);
+                state.unused.insert(id);
             });
-            tokio::spawn(drive(Arc::downgrade(&self), id, connection, wire));
+            (connection, wire)
         });
         drop(connecting);
-        if let Err(Error::Unreachable(cause)) = &result {
-            self.failures.report(&cause.to_string());
+        match opened {
+            Ok((connection, wire)) => {
+                outcome.send_replace(Some(Ok(())));
+                let driving = drive(Arc::downgrade(&self), id, connection, wire, outcome);
+                tokio::spawn(driving);
+            }
+            Err(error) => {
+                if let Error::Unreachable(cause) = &error {
+                    self.failures.report(&cause.to_string());
+                }
+                outcome.send_replace(Some(Err(Failed::new(error))));
+            }
         }
-        outcome.send_replace(Some(result.map_err(Failed::new)));
     }
 
     /// Changes what is known of the connections, drops those that are over, and tells whoever waits.
@@ -231,12 +250,13 @@ impl State {
     }
 }
 
-/// Runs a connection until either side closes it.
+/// Runs a connection until either side closes it. If nobody has used it by then, that is its `outcome`.
 async fn drive(
     pool: Weak<Pool>,
     id: Id,
     connection: impl Future<Output = hyper::Result<()>>,
     wire: Option<Arc<Wire>>,
+    outcome: watch::Sender<Outcome>,
 ) {
     let mut connection = pin!(connection);
     let result = match &wire {
@@ -256,6 +276,10 @@ async fn drive(
     let Some(pool) = pool.upgrade() else {
         return;
     };
+    let unused = pool.state.lock().unused.remove(&id);
+    if unused {
+        outcome.send_replace(Some(Err(Failed::new(Error::unreachable(CLOSED)))));
+    }
     pool.change(|state, _| match wire {
         // After a GOAWAY its exchanges go on.
         Some(_) => state.connections.close(id),

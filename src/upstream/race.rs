@@ -1,15 +1,21 @@
 //! Tries the addresses of a name, and takes the first that connects (RFC 8305 section 5).
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::Pin,
+    task::Poll,
+};
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::timeout;
 
 use crate::policy::addresses::ATTEMPT_DELAY;
 
-/// What came of the addresses if none connected.
+/// What came of the addresses if none connected: an error, or nothing before another address was tried in its place.
 #[derive(Debug, thiserror::Error)]
-pub(super) struct NoneConnected<E>(Vec<(SocketAddr, E)>);
+pub(super) struct NoneConnected<E>(Vec<(SocketAddr, Option<E>)>);
 
 impl<E: fmt::Display> fmt::Display for NoneConnected<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,43 +24,71 @@ impl<E: fmt::Display> fmt::Display for NoneConnected<E> {
         }
         for (number, (address, error)) in self.0.iter().enumerate() {
             let before = if number == 0 { "" } else { "; " };
-            write!(f, "{before}{address}: {error}")?;
+            write!(f, "{before}{address}: ")?;
+            match error {
+                Some(error) => error.fmt(f)?,
+                None => f.write_str("no answer yet when another was tried")?,
+            }
         }
         Ok(())
     }
 }
 
 /// The first success of `attempt`. The next address is tried when an attempt has failed, and at the latest when the newest has been under
-/// way for [`ATTEMPT_DELAY`]. When one has succeeded, the others are dropped.
+/// way for [`ATTEMPT_DELAY`]. Each attempt has a socket: of more than `at_once`, the oldest is given up. When one has succeeded, the others
+/// are dropped.
 pub(super) async fn first_to_connect<T, E, F>(
     addresses: Vec<SocketAddr>,
+    at_once: usize,
     attempt: impl Fn(SocketAddr) -> F,
 ) -> Result<T, NoneConnected<E>>
 where
     F: Future<Output = Result<T, E>>,
 {
     let mut waiting = addresses.into_iter();
-    let mut racing = FuturesUnordered::new();
+    let mut racing = VecDeque::new();
     let mut failures = Vec::new();
     loop {
         match waiting.next() {
             Some(address) => {
-                let attempt = attempt(address);
-                racing.push(async move { (address, attempt.await) });
+                if racing.len() >= at_once.max(1)
+                    && let Some((oldest, _)) = racing.pop_front()
+                {
+                    failures.push((oldest, None));
+                }
+                racing.push_back((address, Box::pin(attempt(address))));
             }
             None if racing.is_empty() => return Err(NoneConnected(failures)),
             None => {}
         }
         let ended = match waiting.len() {
-            0 => racing.next().await,
-            _ => timeout(ATTEMPT_DELAY, racing.next()).await.unwrap_or(None),
+            0 => Some(next_to_end(&mut racing).await),
+            _ => timeout(ATTEMPT_DELAY, next_to_end(&mut racing)).await.ok(),
         };
         match ended {
             Some((_, Ok(connected))) => return Ok(connected),
-            Some((address, Err(error))) => failures.push((address, error)),
+            Some((address, Err(error))) => failures.push((address, Some(error))),
             None => {}
         }
     }
+}
+
+/// Takes the attempt that ends next out of those that are under way. There must be one.
+async fn next_to_end<F: Future>(
+    racing: &mut VecDeque<(SocketAddr, Pin<Box<F>>)>,
+) -> (SocketAddr, F::Output) {
+    poll_fn(|cx| {
+        for at in 0..racing.len() {
+            let (address, attempt) = &mut racing[at];
+            if let Poll::Ready(ended) = attempt.as_mut().poll(cx) {
+                let address = *address;
+                racing.remove(at);
+                return Poll::Ready((address, ended));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -84,9 +118,20 @@ mod tests {
         ("", &[], "none at 0"),
     ];
 
+    /// With two sockets at once.
+    const NARROW_RACES: &[(&str, &[u64], &str)] = &[
+        (". . . +100", &[0, 250, 500, 750], "3 at 850"),
+        ("+400 +600 .", &[0, 250], "0 at 400"),
+        // The first would have connected at 600.
+        ("+600 -300 +900", &[0, 250, 500], "2 at 1400"),
+        (". -300 -400", &[0, 250, 500], "none at 900"),
+    ];
+
     #[tokio::test(start_paused = true)]
     async fn the_first_that_connects_wins() {
-        for (fates, begins, outcome) in RACES {
+        let wide = RACES.iter().map(|race| (8, race));
+        let narrow = NARROW_RACES.iter().map(|race| (2, race));
+        for (at_once, (fates, begins, outcome)) in wide.chain(narrow) {
             let fates: Vec<&str> = fates.split_whitespace().collect();
             let address = |number: usize| SocketAddr::from(([10, 0, 0, 0], number as u16));
             let start = Instant::now();
@@ -105,7 +150,8 @@ mod tests {
                     if how == "+" { Ok(number) } else { Err("no") }
                 }
             };
-            let won = first_to_connect((0..fates.len()).map(address).collect(), attempt).await;
+            let addresses = (0..fates.len()).map(address).collect();
+            let won = first_to_connect(addresses, at_once, attempt).await;
             let at = start.elapsed().as_millis();
             let found = match won {
                 Ok(number) => format!("{number} at {at}"),
@@ -125,7 +171,10 @@ mod tests {
     #[test]
     fn every_address_is_named() {
         let address = |port| SocketAddr::from(([10, 0, 0, 1], port));
-        let failed = NoneConnected(vec![(address(1), "refused"), (address(2), "gone")]);
-        assert_eq!(failed.to_string(), "10.0.0.1:1: refused; 10.0.0.1:2: gone");
+        let failed = NoneConnected(vec![(address(1), Some("refused")), (address(2), None)]);
+        assert_eq!(
+            failed.to_string(),
+            "10.0.0.1:1: refused; 10.0.0.1:2: no answer yet when another was tried"
+        );
     }
 }

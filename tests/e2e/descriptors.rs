@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::Command,
 };
@@ -35,8 +36,9 @@ impl Rig {
     /// A file with so many workers, a token in a file, and what makes all threads run that a gateway may have.
     fn file(&self, workers: usize) -> String {
         std::fs::write(self.path("token"), "token-one").expect("written");
-        let own = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(self.path("token"), own).expect("its mode");
+        // Or `check` warns of it.
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(self.path("token"), private).expect("set");
         let text = rig::file(
             &self.devrev.addr().to_string(),
             "[trace]\notlp = \"http://127.0.0.1:1\"\n",

@@ -56,11 +56,18 @@ impl Rig {
     }
 
     async fn call(&self, key: Option<&str>) -> Answer {
-        let stream = UnixStream::connect(self.path()).await.expect("connects");
         let headers: Vec<_> = key.into_iter().map(|key| ("Authorization", key)).collect();
+        self.send(&headers).await
+    }
+
+    /// A client of a unix socket sends any Host.
+    async fn send(&self, headers: &[(&str, &str)]) -> Answer {
+        let stream = UnixStream::connect(self.path()).await.expect("connects");
         let mut client = Client::over(stream);
+        let request = request("GET", "/dev-users.self", headers, "");
+        let request = String::from_utf8(request).expect("text");
         client
-            .send(request("GET", "/dev-users.self", &headers, ""))
+            .send(request.replace("localhost", "any.example"))
             .await;
         client.answer().await.expect("an answer")
     }
@@ -101,6 +108,38 @@ async fn a_caller_is_known_by_its_uid() {
         assert_eq!(rig.call(Some(KEY)).await.status, 200);
         assert_eq!(rig.last().as_deref(), Some("key"), "{callers}");
         assert_eq!(rig.call(Some("wrong")).await.status, 401, "{callers}");
+        gateway.drain().await;
+    }
+}
+
+#[tokio::test]
+async fn a_page_behind_a_proxy_is_no_anonymous_client() {
+    let rig = Rig::new().await;
+    let anonymous = "[callers.any]\nanonymous = true\ntoken = \"any\"\n";
+    let by_uid = format!(
+        "[callers.user]\nunix_uid = {}\ntoken = \"user\"\n",
+        rig.uid()
+    );
+    for (caller, callers, of_page) in [("any", anonymous, 403), ("user", &by_uid, 200)] {
+        let gateway = rig.start("", callers).expect("starts");
+        for (fields, want) in [
+            (&[][..], 200),
+            (&[("Origin", "http://evil.example")], of_page),
+            (&[("Sec-Fetch-Site", "cross-site")], of_page),
+        ] {
+            let answer = rig.send(fields).await;
+            assert_eq!(answer.status, want, "{callers} {fields:?}: {answer:?}");
+            let fields = fields
+                .iter()
+                .map(|(n, value)| format!("&header={n}:{value}"));
+            let question = format!(
+                "/explain?request=GET+/dev-users.self&caller={caller}{}",
+                fields.collect::<String>()
+            );
+            let explained = rig::admin(gateway.admin_address(), "GET", &question, "").await;
+            let code = (want == 403).then_some("forbidden");
+            assert_eq!(explained.json()["code"].as_str(), code, "{question}");
+        }
         gateway.drain().await;
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use revgate::serve::Gateway;
-use tokio::{net::TcpStream, sync::Notify, task::JoinSet};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Notify, task::JoinSet};
 
 use crate::{
     double::{Double, Http1, MAX_CONCURRENT_STREAMS, Peer, REFUSED_STREAM},
@@ -589,6 +589,37 @@ async fn calls_that_wait_for_a_connection_fail_together() {
             metrics.text().contains("revgate_circuit_open 0"),
             "{scheme}"
         );
+    }
+}
+
+/// Such as a load balancer with nothing behind it.
+#[tokio::test]
+async fn a_peer_that_closes_every_connection_gets_few_of_them() {
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for (protocol, says) in [
+        (H1, vec![]),
+        (H2, vec![]),
+        (H2, SETTINGS.to_vec()),
+        (H2, [SETTINGS, GOAWAY].concat()),
+    ] {
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (count, bytes) = (connections.clone(), says.clone());
+        let double = Double::start(move |_, mut stream, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let bytes = bytes.clone();
+            async move {
+                let _ = stream.write_all(&bytes).await;
+            }
+        })
+        .await;
+        let gateway = gateway(&double, protocol, "", ONCE);
+        for _ in 0..5 {
+            let answer = exchange(gateway.address().expect("TCP"), get("/works.list", KEY)).await;
+            assert_eq!(answer.status, 502, "{protocol:?} {says:?}");
+        }
+        let connections = connections.load(Ordering::Relaxed);
+        assert!(connections <= 15, "{protocol:?} {says:?}: {connections}");
     }
 }
 

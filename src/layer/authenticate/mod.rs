@@ -302,9 +302,9 @@ impl Methods {
     ) -> Result<Arc<Caller>, Error> {
         let by_peer = self.peers.identify(context.peer, context.now)?;
         let rules = match (context.peer, &by_peer) {
-            // No browser connects to a unix socket.
-            (Some(Peer::Uid(_)), _) => BrowserRules::None,
-            (_, Some(_)) => BrowserRules::Page,
+            // Only a proxy can bring a page's request to a unix socket. It shows its own uid, and any Host.
+            (Some(Peer::Uid(_)), Some(_)) => BrowserRules::None,
+            (Some(Peer::Uid(_)), None) | (_, Some(_)) => BrowserRules::Page,
             (_, None) => BrowserRules::HostAndPage(&self.hosts),
         };
         let caller = by_peer.or_else(|| self.anonymous.clone());
@@ -544,12 +544,8 @@ mod tests {
                 page,
             ),
             (None, Some(&uid), vec![("host", "x"), foreign], "by-uid"),
-            (
-                None,
-                Some(&other_uid),
-                vec![("host", "x"), foreign],
-                "anonymous",
-            ),
+            (None, Some(&other_uid), vec![("host", "x")], "anonymous"),
+            (None, Some(&other_uid), vec![("host", "x"), foreign], page),
         ] {
             let context = RequestContext {
                 peer,

@@ -67,7 +67,7 @@ impl Rig {
             connections: crate::state::connections::ConnectionTable::new(1),
             state: state.clone(),
         });
-        let options = upstream_options(&config, OwnListeners::default(), None).unwrap();
+        let options = upstream_options(&config, 2, OwnListeners::default(), None).unwrap();
         let (listeners, _) = listener::bind(&config.listen).unwrap();
         let (workers, handles) = listeners
             .into_iter()
