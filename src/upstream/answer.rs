@@ -1,13 +1,21 @@
 //! An answer, from its head on: what is too much of it, and how long it holds its connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
-use hyper::{body::Incoming, client::conn::http1};
-use tokio::time::{Instant, timeout_at};
+use hyper::body::Incoming;
+use tokio::{
+    runtime::Handle,
+    sync::oneshot::{self, error::TryRecvError},
+    time::{Instant, timeout_at},
+};
 
-use super::{Lane, lease::Slot, open::Sender, wire::Interim};
+use super::{
+    Lane, Sending,
+    lease::Slot,
+    open::{Http1, Sender},
+};
 use crate::{
     body::{Body, Guard},
     error::Error,
@@ -77,10 +85,50 @@ fn check(headers: &HeaderMap) -> Result<(), Error> {
 }
 
 /// A request and its answer on a connection.
-pub(super) struct Exchange {
-    /// `None` over HTTP/2.
-    pub sender: Option<(http1::SendRequest<Body>, Interim)>,
-    pub held: Arc<Held>,
+pub(super) enum Exchange {
+    Http1(Http1, Arc<Held>),
+    Http2(#[expect(dead_code, reason = "dropped")] Answered),
+}
+
+/// Over HTTP/2 a request may go on when its answer is over. When this is dropped, the answer is.
+pub(super) struct Answered {
+    held: Arc<Held>,
+    rest: Option<Rest>,
+    sending: Sending,
+}
+
+/// What is still to be sent of a request.
+type Rest = oneshot::Receiver<Infallible>;
+
+impl Answered {
+    pub(super) fn new(held: Arc<Held>, rest: Option<Rest>, sending: Sending) -> Answered {
+        Answered {
+            held,
+            rest,
+            sending,
+        }
+    }
+}
+
+impl Drop for Answered {
+    /// The rest of the request keeps its place only as long as DevRev takes it.
+    fn drop(&mut self) {
+        let rest = self.rest.take();
+        let rest = rest.and_then(|mut rest| match rest.try_recv() {
+            Err(TryRecvError::Closed) => None,
+            _ => Some(rest),
+        });
+        let (Some(rest), Ok(runtime)) = (rest, Handle::try_current()) else {
+            return;
+        };
+        let (held, sending) = (self.held.clone(), self.sending.restarted());
+        runtime.spawn(async move {
+            tokio::select! {
+                _sent = rest => {}
+                () = sending.stalled() => held.abandon(),
+            }
+        });
+    }
 }
 
 /// What an attempt holds until its answer has been read and its request has been sent. Over HTTP/2 a stream is open as long as either goes
@@ -115,10 +163,32 @@ impl Held {
             slot.suspect();
         }
     }
+
+    /// Gives back what is held, with a connection that is no good.
+    fn abandon(&self) {
+        let (slot, _lane) = std::mem::take(&mut *self.0.lock());
+        if let Some(slot) = slot {
+            slot.abandon();
+        }
+    }
 }
 
 /// Holds it as long as the request's body.
-pub(super) struct WithRequest(#[allow(dead_code, reason = "held, not read")] pub Arc<Held>);
+pub(super) struct WithRequest {
+    _held: Arc<Held>,
+    _rest: oneshot::Sender<Infallible>,
+}
+
+impl WithRequest {
+    pub(super) fn new(held: Arc<Held>) -> (WithRequest, Rest) {
+        let (sender, rest) = oneshot::channel();
+        let guard = WithRequest {
+            _held: held,
+            _rest: sender,
+        };
+        (guard, rest)
+    }
+}
 
 impl Guard for WithRequest {}
 
@@ -129,22 +199,24 @@ const READY_TIMEOUT: Duration = Duration::from_secs(1);
 impl Exchange {
     /// The answer was read completely, so the connection returns to the pool. Otherwise it is closed.
     fn end(self) {
-        let Exchange { sender, held } = self;
-        let Some((mut sender, interim)) = sender else {
+        let Exchange::Http1(mut sender, held) = self else {
             return;
         };
         let (slot, lane) = (held.take_slot(), held.take_lane());
         let Some(slot) = slot else {
             return;
         };
-        if sender.is_ready() {
-            slot.give_back(Sender::Http1(sender, interim));
-        } else if !sender.is_closed() {
+        if sender.request.is_ready() {
+            slot.give_back(Sender::Http1(sender));
+        } else if !sender.request.is_closed() {
             // Its task has not noticed the end yet, or the request's body is not written completely: wait a little.
             tokio::spawn(async move {
                 let deadline = Instant::now() + READY_TIMEOUT;
-                if matches!(timeout_at(deadline, sender.ready()).await, Ok(Ok(()))) {
-                    slot.give_back(Sender::Http1(sender, interim));
+                if matches!(
+                    timeout_at(deadline, sender.request.ready()).await,
+                    Ok(Ok(()))
+                ) {
+                    slot.give_back(Sender::Http1(sender));
                 }
                 drop(lane);
             });

@@ -179,6 +179,17 @@ impl Slot {
         self.pool.change(|state, _| state.connections.close(id));
     }
 
+    /// DevRev has answered, and reads nothing more of the request. The connection takes no more exchanges, and is cut with its last.
+    pub(super) fn abandon(&self) {
+        let id = self.id;
+        self.pool.change(|state, _| {
+            state.connections.close(id);
+            if let Some(Sender::Http2(_, wire)) = state.senders.get(&id) {
+                wire.set_stalled();
+            }
+        });
+    }
+
     /// The exchange is over, and its connection of HTTP/1.1 is ready for another.
     pub(super) fn give_back(mut self, sender: Sender) {
         self.back = Some(sender);

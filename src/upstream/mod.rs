@@ -28,7 +28,7 @@ use std::{
 };
 
 use http::{Request, Response, Uri};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tower::Service;
 
 pub(crate) use self::{
@@ -39,7 +39,7 @@ pub(crate) use self::{
     self_connection::OwnListeners,
 };
 use self::{
-    answer::{Exchange, Held, MAX_FIELDS, WithRequest},
+    answer::{Answered, Exchange, Held, MAX_FIELDS, WithRequest},
     form::{set_absolute_form, set_origin_form},
     lease::Lease,
     open::Sender,
@@ -160,7 +160,7 @@ async fn attempt(
 ) -> Result<Response<Body>, Error> {
     let held = Held::new(request.extensions_mut().remove::<Lane>());
     let mut sending = Sending::new(&request, bounds.attempt_timeout);
-    let mut held_by_request = false;
+    let mut rest = None;
     loop {
         let lease = sending
             .until_overdue(pool.lease(bounds.connect_timeout))
@@ -181,19 +181,18 @@ async fn attempt(
         held.hold(slot);
         let upstream = &pool.options.url;
         let (result, sender) = match sender {
-            Sender::Http1(mut sender, interim) => {
+            Sender::Http1(mut sender) => {
                 set_origin_form(&mut request, upstream);
-                interim.count(&mut request);
-                let sent = sender.try_send_request(request);
-                (sending.until_overdue(sent).await?, Some((sender, interim)))
+                sender.interim.count(&mut request);
+                let sent = sender.request.try_send_request(request);
+                (sending.until_overdue(sent).await?, Some(sender))
             }
             Sender::Http2(mut sender, _) => {
                 set_absolute_form(&mut request, upstream);
-                if !std::mem::replace(&mut held_by_request, true) {
-                    request = request.map(|body| match http_body::Body::is_end_stream(&body) {
-                        true => body,
-                        false => body.guarded(WithRequest(held.clone())),
-                    });
+                if rest.is_none() && !http_body::Body::is_end_stream(request.body()) {
+                    let (guard, of_request) = WithRequest::new(held.clone());
+                    rest = Some(of_request);
+                    request = request.map(|body| body.guarded(guard));
                 }
                 let sent = sender.try_send_request(request);
                 let sent = sending.until_overdue(sent).await;
@@ -205,7 +204,11 @@ async fn attempt(
         };
         match result {
             Ok(response) => {
-                return answer::accept(response, Exchange { sender, held }, bounds.progress);
+                let exchange = match sender {
+                    Some(sender) => Exchange::Http1(sender, held),
+                    None => Exchange::Http2(Answered::new(held, rest, sending)),
+                };
+                return answer::accept(response, exchange, bounds.progress);
             }
             Err(mut error) => match error.take_message() {
                 // DevRev closed the connection before anything of the request was written. Use another one. This loop ends, because each round
@@ -280,6 +283,29 @@ impl Sending {
                     true => Error::RequestTimeout,
                     false => Error::UpstreamTimeout,
                 });
+            }
+        }
+    }
+
+    /// The same, as if it began now.
+    fn restarted(&self) -> Sending {
+        Sending {
+            begun: Instant::now(),
+            inbound: self.inbound.clone(),
+            timeout: self.timeout,
+        }
+    }
+
+    /// Waits until DevRev has taken nothing of the body for so long, although there was more.
+    async fn stalled(&self) {
+        loop {
+            sleep_until(self.overdue()).await;
+            let awaited = self.inbound.as_ref().is_some_and(InboundFault::is_awaited);
+            if awaited {
+                // Whoever reads it ends it in time.
+                sleep(self.timeout).await;
+            } else if self.overdue() <= Instant::now() {
+                return;
             }
         }
     }

@@ -1,10 +1,15 @@
 //! Opens a connection: to the point where it can take exchanges, over HTTP/2 with DevRev's first SETTINGS.
 
-use std::{error::Error as _, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, error::Error as _, future::Future, pin::Pin, sync::Arc, time::Duration,
+};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     MAX_HEAD,
@@ -34,15 +39,30 @@ const PING_AFTER: Duration = Duration::from_secs(10);
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) enum Sender {
-    Http1(http1::SendRequest<Body>, Interim),
+    Http1(Http1),
     Http2(http2::SendRequest<Body>, Arc<Wire>),
+}
+
+/// The connection ends with it: hyper would go on with a request that DevRev has answered, in which nobody has a part any more.
+pub(super) struct Http1 {
+    pub request: http1::SendRequest<Body>,
+    pub interim: Interim,
+    _end: oneshot::Sender<Infallible>,
 }
 
 impl Sender {
     pub(super) fn is_closed(&self) -> bool {
         match self {
-            Sender::Http1(sender, _) => sender.is_closed(),
+            Sender::Http1(sender) => sender.request.is_closed(),
             Sender::Http2(sender, _) => sender.is_closed(),
+        }
+    }
+
+    /// Ends the connection, which has no exchange.
+    pub(super) fn end(self) {
+        if let Sender::Http2(sender, wire) = self {
+            drop(sender);
+            wire.end();
         }
     }
 }
@@ -81,16 +101,27 @@ pub(super) async fn open(
 async fn http1_handshake(stream: Stream) -> Result<Opened, Error> {
     let interim = Interim::default();
     let stream = Watched::new(stream, interim.clone());
-    let (sender, connection) = http1::Builder::new()
+    let (request, connection) = http1::Builder::new()
         .max_headers(MAX_FIELDS)
         .max_buf_size(MAX_UPSTREAM_BUFFER)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(Error::unreachable)?;
+    let (end, ended) = oneshot::channel();
+    let sender = Http1 {
+        request,
+        interim,
+        _end: end,
+    };
     Ok(Opened {
-        sender: Sender::Http1(sender, interim),
+        sender: Sender::Http1(sender),
         places: 1,
-        connection: Box::pin(connection),
+        connection: Box::pin(async {
+            tokio::select! {
+                ended = connection => ended,
+                _ = ended => Ok(()),
+            }
+        }),
     })
 }
 

@@ -205,7 +205,7 @@ impl Pool {
             (result, capacity, over)
         };
         // Not under the lock: this ends connections.
-        drop(over);
+        over.into_iter().flatten().for_each(Sender::end);
         self.lanes.set_capacity(capacity);
         result
     }

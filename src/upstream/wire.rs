@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use http::Request;
@@ -24,6 +24,15 @@ use crate::{body::Body, lock::Lock, policy::upstream::MAX_STREAMS};
 pub(super) struct Wire {
     known: Lock<Known>,
     changed: Notify,
+    end: Lock<End>,
+}
+
+/// How a connection ends on which there are requests that DevRev does not read: hyper would wait for them for ever.
+#[derive(Default)]
+struct End {
+    stalled: bool,
+    cut: bool,
+    reader: Option<Waker>,
 }
 
 #[derive(Clone, Copy)]
@@ -45,11 +54,41 @@ impl Wire {
                 going_away: false,
             }),
             changed: Notify::new(),
+            end: Lock::new(End::default()),
         })
     }
 
     pub(super) fn known(&self) -> Known {
         *self.known.lock()
+    }
+
+    /// DevRev reads nothing more of a request that it has answered.
+    pub(super) fn set_stalled(&self) {
+        self.end.lock().stalled = true;
+    }
+
+    /// There is no exchange any more, and there will be none.
+    pub(super) fn end(&self) {
+        let reader = {
+            let mut end = self.end.lock();
+            end.cut = end.stalled;
+            end.reader.take()
+        };
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    fn is_cut(&self, cx: &Context<'_>) -> bool {
+        let mut end = self.end.lock();
+        if !end
+            .reader
+            .as_ref()
+            .is_some_and(|reader| reader.will_wake(cx.waker()))
+        {
+            end.reader = Some(cx.waker().clone());
+        }
+        end.cut
     }
 
     /// Waits for SETTINGS or a GOAWAY. One at a time may wait.
@@ -81,6 +120,11 @@ pub(super) trait Watch: Unpin {
     /// # Errors
     /// If the connection is to end.
     fn came(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Whether the connection is to end, whatever comes. Wakes whoever reads when that changes.
+    fn is_cut(&self, _: &Context<'_>) -> bool {
+        false
+    }
 }
 
 impl Watch for Interim {
@@ -107,6 +151,10 @@ impl Watch for (Frames, Arc<Wire>) {
             wire.changed.notify_one();
         });
         flood(frames.is_flood())
+    }
+
+    fn is_cut(&self, cx: &Context<'_>) -> bool {
+        self.1.is_cut(cx)
     }
 }
 
@@ -136,6 +184,10 @@ impl<S: AsyncRead + Unpin, W: Watch> AsyncRead for Watched<S, W> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.watch.is_cut(cx) {
+            let why = "requests that were answered are not read";
+            return Poll::Ready(Err(io::Error::other(why)));
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buffer))?;
         let read = &buffer.filled()[before..];

@@ -451,30 +451,108 @@ async fn an_answer_before_the_end_of_its_request_frees_no_place() {
     let streamed = format!("{ONCE}max_replay_body = \"1KiB\"\n");
     let gateway = gateway(&double, H2, upstream, &streamed);
     let address = gateway.address().expect("TCP");
-    // Over HTTP/1.1 the gateway reads no more of a request that is answered.
-    let stream = TcpStream::connect(address).await.expect("connects");
-    let (mut sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
-    tokio::spawn(connection);
-    let head = hyper::Request::post(format!("http://{address}/works.create"))
-        .header("authorization", KEY)
-        .header("content-length", 4096)
-        .body(())
-        .expect("a request");
-    let (answer, mut upload) = sender.send_request(head, false).expect("sent");
+    let mut sender = client_of_http2(&gateway).await;
+    let head = upload(&gateway, 4096);
+    let (answer, mut sending) = sender.send_request(head, false).expect("sent");
     let body = bytes::Bytes::from(vec![b'b'; 4096]);
-    upload.send_data(body.slice(..4000), false).expect("sent");
+    sending.send_data(body.slice(..4000), false).expect("sent");
     assert_eq!(answer.await.expect("an answer").status(), 200);
     let mut other = Client::connect(address).await;
     other.send(get("/works.list", KEY)).await;
     let early = tokio::time::timeout(Duration::from_millis(600), other.more()).await;
     assert!(early.is_err(), "{:?}", String::from_utf8_lossy(&other.1));
     assert_eq!(double.requests(), 1);
-    upload.send_data(body.slice(4000..), true).expect("sent");
+    sending.send_data(body.slice(4000..), true).expect("sent");
     assert_eq!(other.answer().await.expect("an answer").status, 200);
     assert!(
         has_waited(&gateway).await,
         "it was sent, and no stream was free"
     );
+}
+
+/// The client's end of a connection of HTTP/2, over which the gateway reads on when a request is answered.
+async fn client_of_http2(gateway: &Gateway) -> h2::client::SendRequest<bytes::Bytes> {
+    let stream = TcpStream::connect(gateway.address().expect("TCP")).await;
+    let handshake = h2::client::handshake(stream.expect("connects")).await;
+    let (sender, connection) = handshake.expect("HTTP/2");
+    tokio::spawn(connection);
+    sender
+}
+
+/// The head of a call with a body of this size.
+fn upload(gateway: &Gateway, size: u64) -> hyper::Request<()> {
+    hyper::Request::post(format!(
+        "http://{}/works.create",
+        gateway.address().expect("TCP")
+    ))
+    .header("authorization", KEY)
+    .header("content-length", size)
+    .body(())
+    .expect("a request")
+}
+
+/// DevRev answers, reads nothing more of the request, and does not reset its stream.
+#[tokio::test]
+async fn a_request_that_is_not_read_after_its_answer_keeps_no_place() {
+    const SIZE: usize = 200_000;
+    for (tls, caller_leaves, ends) in [
+        (false, false, true),
+        (false, true, true),
+        (false, true, false),
+        (true, false, true),
+    ] {
+        let double = Double::start(move |_, stream, requests| async move {
+            let mut peer = Peer::accept(stream, &[(MAX_CONCURRENT_STREAMS, 1)]).await;
+            while let Some(stream) = peer.request().await {
+                let number = requests.fetch_add(1, Ordering::SeqCst);
+                peer.write.head(stream, &[], ends || number > 0).await;
+            }
+        })
+        .await;
+        let upstream = "max_connections = 1\nattempt_timeout = \"300ms\"";
+        let streamed = format!("{ONCE}max_replay_body = \"1KiB\"\n");
+        let gateway = gateway_by((H2, tls), &double, upstream, &streamed).await;
+        let mut sender = client_of_http2(&gateway).await;
+        let head = upload(&gateway, SIZE as u64);
+        let (answer, mut sending) = sender.send_request(head, false).expect("sent");
+        let body = bytes::Bytes::from(vec![b'b'; SIZE]);
+        sending.send_data(body, true).expect("sent");
+        let answer = answer.await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        let caller = (sender, sending, answer);
+        let caller = (!caller_leaves).then_some(caller);
+        assert_eq!(call(&gateway).await.status, 200);
+        assert_eq!(double.opened(), 2);
+        double.ended(1).await;
+        drop(caller);
+    }
+}
+
+/// DevRev answers and reads on. Nobody waits for that any more.
+#[tokio::test]
+async fn an_upload_over_http1_ends_soon_after_its_answer() {
+    let double = Double::start(move |_, stream, requests| async move {
+        let mut devrev = Http1::accept(stream);
+        if devrev.request().await.is_some() {
+            requests.fetch_add(1, Ordering::SeqCst);
+            devrev.answer(&[]).await;
+            let _ = tokio::io::copy(&mut devrev.0, &mut tokio::io::sink()).await;
+        }
+    })
+    .await;
+    let gateway = gateway(&double, H1, "", ONCE);
+    let mut sender = client_of_http2(&gateway).await;
+    let head = upload(&gateway, 10_000_000);
+    let (answer, mut sending) = sender.send_request(head, false).expect("sent");
+    // Fast enough not to be ended for that.
+    tokio::spawn(async move {
+        let part = bytes::Bytes::from_static(&[b'b'; 4000]);
+        while sending.send_data(part.clone(), false).is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    assert_eq!(answer.await.expect("an answer").status(), 200);
+    double.ended(1).await;
 }
 
 #[tokio::test]

@@ -457,6 +457,15 @@ rows! {
         ..BUSY
     };
 
+    /// As before, and fewer: workers that leave connections to each other take them all the same.
+    connections_opened_and_closed_between_workers = Row {
+        bounds: &["listen.max_connections"],
+        misuse: |scene| Box::pin(connections::opened_and_closed(scene, 16)),
+        callers: &[Http1],
+        met: "",
+        ..Row::DEFAULT
+    };
+
     // Floods of frames.
 
     /// Streams that are reset at once, with a key.

@@ -121,10 +121,11 @@ impl AsyncListener {
             tokio::task::coop::consume_budget().await;
             let mut ready = listener.readable().await?;
             self.workload.give_way().await;
-            // Another worker may have taken it.
             if let Ok(accepted) = ready.try_io(|listener| accept(listener.get_ref())) {
                 return accepted;
             }
+            // Another worker may have taken it.
+            self.workload.none_left();
         }
     }
 }
