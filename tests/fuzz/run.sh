@@ -23,8 +23,9 @@ if [ "$seconds" = smoke ]; then
 fi
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || usage
 
-# No sanitizer: no code of ours is unsafe, and without one the product's own toolchain will do.
-flags=(--sanitizer none --fuzz-dir .)
+# No sanitizer: no code of ours is unsafe, and without one the product's own toolchain will do. Several units, so that the build uses all
+# cores.
+flags=(--sanitizer none --codegen-units 16 --fuzz-dir .)
 cargo fuzz build "${flags[@]}"
 for target in "${targets[@]}"; do
   mkdir -p "corpus/$target" "seeds/$target"
