@@ -9,11 +9,17 @@ mod servers;
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use libfuzzer_sys::fuzz_target;
 use revgate::{
     config::{Config, from_toml},
@@ -63,6 +69,11 @@ impl Flags {
 
     fn is_agreed(self) -> bool {
         self.has(5)
+    }
+
+    /// It sends no frames of its own choice over HTTP/2, but answers as servers do; see [`response`].
+    fn upstream_is_a_server(self) -> bool {
+        self.upstream_speaks_http2() && self.has(6)
     }
 }
 
@@ -170,6 +181,8 @@ struct Upstream {
     answers: Vec<Vec<Vec<u8>>>,
     /// What came on each connection.
     came: Vec<Vec<u8>>,
+    /// The heads that a server of HTTP/2 has read, as HTTP/1.1 writes them.
+    heads: Vec<Vec<u8>>,
 }
 
 /// Waits until everything else waits.
@@ -179,6 +192,9 @@ async fn settle() {
 
 /// Reads what comes, and answers each time when nothing more comes.
 async fn answer(pipe: DuplexStream, upstream: Arc<Mutex<Upstream>>, flags: Flags) {
+    if flags.upstream_is_a_server() {
+        return serve(pipe, upstream).await;
+    }
     let number = {
         let mut upstream = upstream.lock().expect("no panic");
         upstream.came.push(Vec::new());
@@ -234,6 +250,70 @@ async fn answer(pipe: DuplexStream, upstream: Arc<Mutex<Upstream>>, flags: Flags
     }
 }
 
+/// An answer of lines: its status, and its fields. Behind an empty line comes the body.
+fn response(text: &[u8]) -> Response<Full<Bytes>> {
+    let mut parts = text.splitn(2, |byte| *byte == b'\n');
+    let status = parts
+        .next()
+        .and_then(|status| StatusCode::from_bytes(status).ok());
+    let mut rest = parts.next().unwrap_or_default();
+    let mut fields = HeaderMap::new();
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        let line = &rest[..end];
+        rest = &rest[end + 1..];
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            break;
+        };
+        let name = HeaderName::from_bytes(&line[..colon]);
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            fields.append(name, value);
+        }
+    }
+    let mut response = Response::new(Full::from(rest.to_vec()));
+    let status = status.filter(|status| !status.is_informational());
+    *response.status_mut() = status.unwrap_or(StatusCode::OK);
+    *response.headers_mut() = fields;
+    response
+}
+
+/// Answers each request over HTTP/2; not at all when no answer is left.
+async fn serve(pipe: DuplexStream, upstream: Arc<Mutex<Upstream>>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let upstream = upstream.clone();
+        async move {
+            let (parts, body) = request.into_parts();
+            let (target, authority) = (parts.uri.path_and_query(), parts.uri.authority());
+            let target = target.map_or("", |target| target.as_str());
+            let authority = authority.map_or("", |authority| authority.as_str());
+            let mut head = format!(
+                "{} {target} HTTP/1.1\r\nhost: {authority}\r\n",
+                parts.method
+            );
+            for (name, value) in &parts.headers {
+                head += &format!("{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes()));
+            }
+            let answer = {
+                let mut upstream = upstream.lock().expect("no panic");
+                upstream.heads.push(head.into_bytes());
+                (!upstream.answers.is_empty()).then(|| upstream.answers.remove(0))
+            };
+            let trailers = body
+                .collect()
+                .await
+                .ok()
+                .and_then(|body| body.trailers().cloned());
+            assert!(trailers.is_none(), "{trailers:?}");
+            match answer {
+                Some(answer) => Ok::<_, Infallible>(response(&answer.concat())),
+                None => std::future::pending().await,
+            }
+        }
+    });
+    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let _ = server.serve_connection(TokioIo::new(pipe), service).await;
+}
+
 /// Sends the pieces, and returns what came.
 async fn client(pipe: DuplexStream, pieces: Vec<Vec<u8>>, flags: Flags, came: Arc<Mutex<Vec<u8>>>) {
     let (mut input, mut output) = tokio::io::split(pipe);
@@ -276,10 +356,16 @@ fuzz_target!(|input: &[u8]| {
     if flags.client_sends_frames() {
         sent.insert(0, PREFACE.to_vec());
     }
-    let answers = sections.map(|section| pieces(section, flags.upstream_speaks_http2()));
+    let answers = sections.map(|section| {
+        pieces(
+            section,
+            flags.upstream_speaks_http2() && !flags.upstream_is_a_server(),
+        )
+    });
     let upstream = Arc::new(Mutex::new(Upstream {
         answers: answers.collect(),
         came: Vec::new(),
+        heads: Vec::new(),
     }));
     fastrand::seed(0);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -316,10 +402,11 @@ fuzz_target!(|input: &[u8]| {
         came.clone()
     });
     drop(runtime);
+    let upstream = upstream.lock().expect("no panic");
     if !flags.upstream_speaks_http2() {
-        let upstream = upstream.lock().expect("no panic");
         upstream.came.iter().for_each(|came| check_requests(came));
     }
+    upstream.heads.iter().for_each(|head| check_request(head));
     let is_http2 = match flags.is_agreed() {
         true => flags.client_sends_frames(),
         false => all.starts_with(PREFACE),
