@@ -7,6 +7,8 @@ pub mod body;
 pub mod cli;
 pub mod config;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hash;
 mod label;
 pub mod layer;

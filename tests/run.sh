@@ -72,4 +72,15 @@ if [ -e tests/browser/run.sh ]; then
   fi
 fi
 
+if [ -e tests/fuzz/run.sh ]; then
+  # libFuzzer is C++.
+  has c++ || install g++ || true
+  has cargo-fuzz || cargo install --locked cargo-fuzz || true
+  if has c++ && has cargo-fuzz; then
+    bash tests/fuzz/run.sh smoke || fail "tests/fuzz/run.sh: an input breaks a target, or it could not be built; see above"
+  else
+    printf 'SKIPPED: tests/fuzz (cargo-fuzz or a C++ compiler is missing and could not be installed)\n' >&2
+  fi
+fi
+
 printf 'all tests passed\n'

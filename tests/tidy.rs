@@ -443,6 +443,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("fuzzing", &["serve", "upstream"]),
 ];
 
 #[test]

@@ -271,6 +271,8 @@ mod tests {
             "/works.x%3f/accounts.delete", "/works.x%23/accounts.delete", "/works.x;/accounts.delete", "/accounts.delete%3fworks.x",
             "/accounts.delete/works.x", "/works.x%253f/accounts.delete", "/parts.get;v=1", "/parts.get%3fx", "/parts.get%20x", "/parts.get:x", "/parts%252eget",
             "/internal/search.hybrid/x", "/internal;x/search.hybrid", "/v2/parts.x/accounts.delete", "/works", "/", "",
+            // Not every server takes them for a slash, a full stop and a k.
+            "/%ef%bc%8fworks.list", "/works%ef%bc%8elist", "/wor%e2%84%aas.list", "/%25ef%25bc%258fworks.list",
         ];
         for path in refused {
             assert!(!access.permits_path(path), "{path}");

@@ -23,6 +23,8 @@ use anyhow::Context;
 use tokio::sync::watch::Sender;
 
 pub use self::demo::demo;
+#[cfg(fuzzing)]
+pub use self::inbound::fuzzing;
 use self::{
     control::GatewayControl,
     inbound::{

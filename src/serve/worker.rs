@@ -25,7 +25,7 @@ pub(super) struct Serving {
 
 /// Holds a worker's [`Serving`]. A reload replaces it as a whole; each request reads it once.
 #[derive(Clone)]
-pub(super) struct Published(Arc<ArcSwap<Serving>>);
+pub(super) struct Published(pub(super) Arc<ArcSwap<Serving>>);
 
 impl Published {
     pub(super) fn load(&self) -> Guard<Arc<Serving>> {

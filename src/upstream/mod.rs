@@ -8,6 +8,8 @@ mod failure_log;
 pub(crate) mod fetch;
 mod form;
 mod frames;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod lanes;
 mod lease;
 mod open;

@@ -7,6 +7,7 @@ use std::{
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     sync::oneshot,
     time::{Instant, timeout_at},
 };
@@ -14,7 +15,7 @@ use tokio::{
 use super::{
     MAX_HEAD,
     answer::MAX_FIELDS,
-    connector::{Connected, Connector, Stream},
+    connector::{Connected, Connector},
     frames::Frames,
     wire::{Interim, Watched, Wire},
 };
@@ -76,6 +77,11 @@ pub(super) struct Opened {
     pub connection: Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>,
 }
 
+/// What a connection is made on.
+trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for S {}
+
 /// # Errors
 /// [`Error::Unreachable`].
 pub(super) async fn open(
@@ -84,10 +90,22 @@ pub(super) async fn open(
     within: Duration,
 ) -> Result<Opened, Error> {
     let deadline = Instant::now() + within;
+    #[cfg(fuzzing)]
+    if let Some(pipe) = super::fuzzing::connect() {
+        return handshake(pipe?, http2_only, deadline).await;
+    }
     let connected = connector.connect(within).await;
     let Connected { stream, http2 } = connected.map_err(Error::unreachable)?;
+    handshake(stream, http2 || http2_only, deadline).await
+}
+
+async fn handshake<S: Transport>(
+    stream: S,
+    http2: bool,
+    deadline: Instant,
+) -> Result<Opened, Error> {
     let handshake = async {
-        match http2 || http2_only {
+        match http2 {
             true => http2_handshake(stream).await,
             false => http1_handshake(stream).await,
         }
@@ -98,7 +116,7 @@ pub(super) async fn open(
     })
 }
 
-async fn http1_handshake(stream: Stream) -> Result<Opened, Error> {
+async fn http1_handshake<S: Transport>(stream: S) -> Result<Opened, Error> {
     let interim = Interim::default();
     let stream = Watched::new(stream, interim.clone());
     let (request, connection) = http1::Builder::new()
@@ -125,7 +143,7 @@ async fn http1_handshake(stream: Stream) -> Result<Opened, Error> {
     })
 }
 
-async fn http2_handshake(stream: Stream) -> Result<Opened, Error> {
+async fn http2_handshake<S: Transport>(stream: S) -> Result<Opened, Error> {
     let wire = Wire::new();
     let stream = Watched::new(stream, (Frames::default(), wire.clone()));
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())

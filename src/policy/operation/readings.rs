@@ -40,7 +40,7 @@ const SLASHES: &[char] = &['/', '\\'];
 pub struct Readings<'a> {
     /// Decoded once, or as it is if there is nothing to decode.
     first: Cow<'a, str>,
-    /// Decoded further, if that makes a difference.
+    /// Decoded further, or folded, if that makes a difference. The last one is both.
     further: Vec<String>,
 }
 
@@ -59,14 +59,19 @@ impl<'a> Readings<'a> {
                 further: Vec::new(),
             });
         }
-        let mut decoded = Vec::new();
+        let mut texts = spellings(path);
         let mut text = fold(path);
+        let mut decodings = 0;
         while let Some(next) = decode(&text)? {
-            if decoded.len() == DECODINGS {
+            if decodings == DECODINGS {
                 return Err(TargetFault::NestedEscapes);
             }
+            if decodings == 0 {
+                texts.clear();
+            }
+            decodings += 1;
             text = fold(&next);
-            decoded.push(text.clone());
+            texts.extend(spellings(&next));
         }
         // What has no escape stays in all further decodings, so the last one shows all there is.
         if text.chars().any(char::is_control) {
@@ -76,10 +81,10 @@ impl<'a> Readings<'a> {
         if text.split(|c| !is_of_names(c)).any(dots) {
             return Err(TargetFault::DotSegment);
         }
-        let mut decoded = decoded.into_iter();
+        let mut texts = texts.into_iter();
         Ok(Readings {
-            first: decoded.next().unwrap_or(text).into(),
-            further: decoded.collect(),
+            first: texts.next().unwrap_or(text).into(),
+            further: texts.collect(),
         })
     }
 
@@ -184,6 +189,15 @@ fn decode(text: &str) -> Result<Option<String>, TargetFault> {
     Ok((decoded != text).then(|| decoded.into_owned()))
 }
 
+/// A text as servers read it, the last one folded. To most, what is not ASCII is no other spelling of what is: a full-width slash is none.
+fn spellings(text: &str) -> Vec<String> {
+    let (plain, folded) = (text.to_ascii_lowercase(), fold(text));
+    match plain == folded {
+        true => vec![folded],
+        false => vec![plain, folded],
+    }
+}
+
 /// Letters as servers compare them that do not care about case. Some that are not ASCII fold into it: the Kelvin sign is a `k`, and
 /// full-width forms are the characters that they show.
 fn fold(text: &str) -> String {
@@ -250,7 +264,7 @@ mod tests {
     fn the_readings_of_a_path() {
         // Its segments, and its whole readings.
         type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
-        let table: [Row<'_>; 11] = [
+        let table: [Row<'_>; 12] = [
             ("/works.list", &["works.list"], &["works.list"]),
             ("//Works.LIST/", &["works.list"], &["works.list"]),
             (
@@ -265,6 +279,7 @@ mod tests {
             ("/a%2523b", &["a", "b"], &["a%23b", "a", "a#b", "a"]),
             ("/%20a.%20/b", &["a", "b"], &[" a. /b", ""]),
             ("/a:b,c", &["a", "b", "c"], &["a:b,c", "a"]),
+            ("/%ef%bc%8fa", &["a"], &["\u{ff0f}a", "", "a"]),
             ("/", &[], &[""]),
         ];
         for (path, segments, wholes) in table {

@@ -91,6 +91,8 @@ fn piece() -> impl Strategy<Value = String> {
         "a=b",
         "%u002f",
         "%c0%af",
+        "%ef%bc%8f",
+        "%25ef%25bc%258e",
     ]);
     prop_oneof![3 => encoded, 1 => word.prop_map(str::to_owned)]
 }

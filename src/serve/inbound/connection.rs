@@ -109,19 +109,19 @@ pub(crate) async fn serve(
 }
 
 /// Of a connection that is served.
-struct Origin {
-    address: Option<PeerAddress>,
-    peer: Option<Peer>,
+pub(super) struct Origin {
+    pub address: Option<PeerAddress>,
+    pub peer: Option<Peer>,
     /// Cancelled when what let the client in is no longer valid.
-    retired: CancellationToken,
-    speaks: Speaks,
-    at: Instant,
-    open: OpenConnection,
+    pub retired: CancellationToken,
+    pub speaks: Speaks,
+    pub at: Instant,
+    pub open: OpenConnection,
 }
 
 /// Serves connections.
 #[derive(Clone)]
-struct Server {
+pub(super) struct Server {
     published: Published,
     settings: Arc<ConnectionSettings>,
     /// Those of the plan that was in use when the last connection was accepted. A connection keeps them.
@@ -131,7 +131,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(published: Published, settings: Arc<ConnectionSettings>) -> Self {
+    pub(super) fn new(published: Published, settings: Arc<ConnectionSettings>) -> Self {
         let limits = published.load().plan.request;
         Server {
             builders: Arc::new(Builders::new(&settings, limits)),
@@ -217,7 +217,7 @@ fn without_names(peer: &Peer) -> Peer {
 }
 
 impl Server {
-    async fn serve<I>(self, stream: I, origin: Origin)
+    pub(super) async fn serve<I>(self, stream: I, origin: Origin)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

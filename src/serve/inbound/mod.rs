@@ -4,6 +4,8 @@ mod accept;
 mod activity;
 pub(super) mod connection;
 pub(super) mod delivery;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod head;
 pub(super) mod http;
 pub(super) mod listener;
