@@ -75,11 +75,12 @@ fi
 if [ -e tests/fuzz/run.sh ]; then
   # libFuzzer is C++.
   has c++ || install g++ || true
-  has cargo-fuzz || cargo install --locked cargo-fuzz || true
-  if has c++ && has cargo-fuzz; then
+  # Found by cargo, also where its folder of programs is not on the PATH.
+  cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz || true
+  if has c++ && cargo fuzz --version >/dev/null 2>&1 && cargo fetch --locked --manifest-path tests/fuzz/Cargo.toml; then
     bash tests/fuzz/run.sh smoke || fail "tests/fuzz/run.sh: an input breaks a target, or it could not be built; see above"
   else
-    printf 'SKIPPED: tests/fuzz (cargo-fuzz or a C++ compiler is missing and could not be installed)\n' >&2
+    printf 'SKIPPED: tests/fuzz (cargo-fuzz, its crates or a C++ compiler is missing and could not be installed)\n' >&2
   fi
 fi
 
