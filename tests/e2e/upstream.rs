@@ -555,6 +555,24 @@ async fn an_upload_over_http1_ends_soon_after_its_answer() {
     double.ended(1).await;
 }
 
+/// What comes right behind the proxy's answer ends the connection before anything is sent on it.
+#[tokio::test]
+async fn a_connection_that_ends_unused_is_a_failed_connect() {
+    let double = Double::start(|_, stream, _| async move {
+        let mut proxy = Http1::accept(stream);
+        if proxy.request().await.is_some() {
+            let junk = b"HTTP/1.1 200 OK\r\n\r\nSSH-2.0-OpenSSH_9.6\r\n";
+            let _ = proxy.0.write_all(junk).await;
+            let _ = proxy.request().await;
+        }
+    })
+    .await;
+    let proxy = format!("proxy = \"http://{}\"", double.address);
+    let gateway = gateway_to("http://devrev.example", &proxy, ONCE);
+    assert_eq!(statuses(&calls(&gateway, 4).await), [502; 4]);
+    assert!(double.opened() <= 8, "{} connects", double.opened());
+}
+
 #[tokio::test]
 async fn when_all_streams_of_a_connection_are_taken_another_is_opened() {
     let most = Arc::new(AtomicUsize::new(0));
