@@ -12,7 +12,7 @@
 //! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate`, `credential` | `authorize`, `rewrite`, `retry`, `circuit`, `credential`, `quota`, `attempt` |
 //! | [`Caller`](crate::types::Caller) | `authenticate`, `credential` | `admission`, `authorize`, `rate_limit`, `retry`, `circuit`, `credential`, `quota` |
 //! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `circuit`, `credential` |
-//! | [`Verdict`](crate::state::introspection::Verdict) | `authenticate` | `credential` |
+//! | `Verdict` | `authenticate` | `credential` |
 //! | [`UnknownUser`](crate::types::UnknownUser) | `authenticate` | `retry`, `circuit` |
 //! | [`OpenConnection`](crate::state::connections::OpenConnection) | `serve` | `authenticate` |
 //! | [`Place`](crate::allocation::Place) | `admission`, `authenticate` | `allocation`, `quota`, `lane` |
