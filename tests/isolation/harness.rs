@@ -39,8 +39,9 @@ const CALLS_ALONE: usize = 8;
 const SLOWER: u32 = 2;
 
 /// What counts as not held up, however fast b was alone: with a few hundred calls, the 99th percentile is that of two or three of
-/// them, and one that meets a busy moment of the machine is no finding. What the rows are about lasts for seconds, or until a timeout.
-const NOISE: Duration = Duration::from_millis(500);
+/// them, and one that meets a busy moment of the machine is no finding. The gateway is built without optimization. What the rows are about
+/// lasts for seconds, or until a timeout.
+const NOISE: Duration = Duration::from_secs(1);
 
 /// On a busy machine a thread that is ready gets no core, and everything that it does takes so many times as long. What b may wait is
 /// stretched as much, but no further than this, or a row would say nothing. On a machine without other work it is hardly above 1.

@@ -127,6 +127,7 @@ rows! {
         bounds: &["upstream.max_connections"],
         misuse: |scene| Box::pin(answers::asked(scene, 64, 16_000_000, Reading::Slow(1))),
         stays: true,
+        busy: true,
         ..Row::DEFAULT
     };
     /// One operation whose answers come a byte a second.
@@ -302,6 +303,9 @@ rows! {
         },
         config: "upstream.circuit.failures = 1000000",
         misuse: |scene| Box::pin(calls::of(scene, "GET", "works.list", 40, NO_PAUSE)),
+        // A line for each call that failed.
+        logged: 4096,
+        busy: true,
         ..Row::DEFAULT
     };
 
@@ -374,7 +378,7 @@ rows! {
     /// Heads of clients without a key, all but their end.
     unfinished_heads = Row {
         bounds: &["limits.max_header_bytes", "limits.max_headers", "listen.header_timeout"],
-        misuse: |scene| Box::pin(connections::unfinished_heads(scene, 1500, 60_000)),
+        misuse: |scene| Box::pin(connections::unfinished_heads(scene, 700, 60_000)),
         met: "",
         ..BUSY
     };
