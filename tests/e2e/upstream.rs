@@ -820,7 +820,7 @@ async fn interim_answers_without_end_are_no_answer() {
         while !flooded.is_finished() {
             let asked = Instant::now();
             assert_eq!(call(&gateway).await.status, 200, "{protocol:?}");
-            assert!(asked.elapsed() < Duration::from_millis(900), "{protocol:?}");
+            assert!(asked.elapsed() < Duration::from_secs(3), "{protocol:?}");
         }
         assert!(begun.elapsed() < Duration::from_secs(10), "{protocol:?}");
         let answer = flooded.await.expect("no panic");
