@@ -85,7 +85,7 @@ impl Gateway {
         let plan = Arc::new(Plan::of(config)?);
         let (drain, draining) = Draining::new();
         let state = Arc::new(State::new(&plan, draining, Handle::current())?);
-        let options = upstream_options(config, OwnListeners::default(), None)?;
+        let options = upstream_options(config, 2, OwnListeners::default(), None)?;
         let upstream = Upstream::new(options, plan.upstream);
         let lanes = upstream.lanes();
         let max_connections = config.listen.max_connections;
