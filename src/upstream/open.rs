@@ -34,9 +34,10 @@ pub(crate) const MAX_UPSTREAM_BUFFER: usize = 96 * 1024;
 /// Of a head that h2 hands on, so that `answer` can say what is too large. One beyond it, it refuses by itself.
 pub(crate) const MAX_HTTP2_HEAD: usize = 2 * MAX_HEAD;
 
-/// A silent connection of HTTP/2 on which an answer is awaited gets a PING after this time...
+/// A connection of HTTP/2 that is silent for so long while an answer is awaited gets a PING.
 const PING_AFTER: Duration = Duration::from_secs(10);
-/// ...and ends if nothing comes for this time. Together less than an attempt takes by default.
+
+/// It ends if nothing comes for so long after that. Both together are less than an attempt may take by default.
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) enum Sender {

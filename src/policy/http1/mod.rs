@@ -136,22 +136,13 @@ impl Input {
                     read.bytes
                 }),
                 At::Broken(fault, _) => Err(*fault),
-                At::Fields(_, fields) => match fields.skip(&bytes[at..]) {
+                _ => match self.skip(&bytes[at..]) {
                     0 => self.read_head(bytes[at]).map(|()| 1),
                     some => {
                         self.head += some;
                         Ok(some)
                     }
                 },
-                // Most of a large head is its values, or its target. Whoever sends many of them should not take a worker's time with it.
-                At::Target(true) => match run(&bytes[at..], are_graphic, is_of_target) {
-                    0 => self.read_head(bytes[at]).map(|()| 1),
-                    some => {
-                        self.head += some;
-                        Ok(some)
-                    }
-                },
-                _ => self.read_head(bytes[at]).map(|()| 1),
             };
             match step {
                 Ok(some) => at += some,
@@ -170,6 +161,16 @@ impl Input {
         match self.at {
             At::Sized(_) | At::Chunked(_) | At::Broken(..) => 0,
             _ => self.head,
+        }
+    }
+
+    /// How many bytes come next that change nothing. Most of a large head is its values, or its target, and whoever sends many heads should
+    /// not take a worker's time with them.
+    fn skip(&self, bytes: &[u8]) -> usize {
+        match &self.at {
+            At::Target(true) => run(bytes, are_graphic, is_of_target),
+            At::Fields(_, fields) => fields.skip(bytes),
+            _ => 0,
         }
     }
 
