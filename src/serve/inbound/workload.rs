@@ -10,7 +10,7 @@ use std::{
 };
 
 /// How long a worker leaves a connection to others that have fewer. One of them may be busy, or hang, so this is short.
-const COURTESY: Duration = Duration::from_millis(1);
+const HEAD_START: Duration = Duration::from_millis(1);
 
 /// Connections that it takes at most before it gives way again.
 const MOST: usize = 64;
@@ -51,7 +51,7 @@ impl Workload {
         if let Some(left) = left.checked_sub(1) {
             return self.left.store(left, Ordering::Relaxed);
         }
-        tokio::time::sleep(COURTESY).await;
+        tokio::time::sleep(HEAD_START).await;
         let taken = self.taken.load(Ordering::Relaxed);
         let taken = (2 * taken).clamp(1, MOST);
         self.taken.store(taken, Ordering::Relaxed);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_is_taken_without_courtesy() {
+    async fn a_flood_is_taken_without_giving_way() {
         let millis = Duration::from_millis;
         assert_eq!(given_way(1, false).await, millis(1));
         assert_eq!(given_way(20, true).await, millis(20));
