@@ -10,6 +10,7 @@ pub mod circuit;
 pub mod connections;
 pub mod cookies;
 pub mod descriptors;
+pub mod duration_words;
 pub mod explain;
 pub mod exposition;
 pub mod fair;
