@@ -7,6 +7,7 @@ pub mod body;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod event;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hash;

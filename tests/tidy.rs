@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use revgate::{
     error::{AuthFailure, Code},
+    event::Event,
     telemetry::labels::{self, Decision, Introspection, SpanDrop},
 };
 use source::{is_word, layers_of, none, production, read};
@@ -253,6 +254,46 @@ fn every_reason_is_documented() {
     );
 }
 
+/// Operators alert on events, so none is without an explanation, and nothing that is worth a warning is without an event.
+#[test]
+fn every_event_is_documented_and_used() {
+    let document = read("deploy/README.md");
+    let rows = document.lines().filter(|line| line.starts_with("| `"));
+    let rows: String = rows
+        .map(|row| row.split('|').nth(1).unwrap_or(""))
+        .collect();
+    let code: Vec<_> = sources()
+        .iter()
+        .map(|file| (file.path.clone(), file.code()))
+        .collect();
+    let mut faults = Vec::new();
+    for event in Event::ALL {
+        let label = event.label();
+        if !rows.contains(&format!("`{label}`")) {
+            faults.push(format!("deploy/README.md: no row for `{label}`"));
+        }
+        let named = format!("Event::{event:?}");
+        if !code.iter().any(|(_, code)| code.contains(&named)) {
+            faults.push(format!("no line has the event `{label}`"));
+        }
+    }
+    let mut count = 0;
+    for (path, code) in &code {
+        for level in ["warn!(", "error!("] {
+            for (at, _) in code.match_indices(level) {
+                let line: String = code[at..].chars().take(200).collect();
+                let fields = line.split('"').next().unwrap_or("");
+                count += 1;
+                if !fields.contains("event") {
+                    faults.push(format!("src/{path}: no `event = Event::…` in {fields}"));
+                }
+            }
+        }
+    }
+    assert!(count > 20, "only {count} lines were found");
+    none(&faults);
+}
+
 /// The macros of the standard library panic if nobody reads. Clippy forbids them, unless somebody allows them again.
 #[test]
 fn only_one_module_prints() {
@@ -314,6 +355,7 @@ fn layers_do_not_know_each_other() {
 const IMPORTS: &[(&str, &[&str])] = &[
     ("hash", &[]),
     ("label", &[]),
+    ("event", &["label"]),
     ("lock", &[]),
     ("output", &[]),
     ("random", &[]),
@@ -336,6 +378,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "allocation",
             "body",
             "error",
+            "event",
             "lock",
             "policy",
             "random",
@@ -348,6 +391,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &[
             "config",
             "error",
+            "event",
             "label",
             "lock",
             "policy",
@@ -365,6 +409,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "allocation",
             "body",
             "error",
+            "event",
             "hash",
             "lock",
             "plan",
@@ -381,6 +426,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "allocation",
             "body",
             "error",
+            "event",
             "hash",
             "policy",
             "random",
@@ -404,8 +450,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
-    ("admin", &["hash", "policy", "runtime", "tcp"]),
-    ("simulator", &["bind", "config", "runtime", "wall_clock"]),
+    ("admin", &["event", "hash", "policy", "runtime", "tcp"]),
+    (
+        "simulator",
+        &["bind", "config", "event", "runtime", "wall_clock"],
+    ),
     (
         "serve",
         &[
@@ -415,7 +464,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "body",
             "config",
             "error",
+            "event",
             "hash",
+            "label",
             "lock",
             "plan",
             "policy",

@@ -12,11 +12,16 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{policy::exposition::Exposition, runtime::ThreadRuntime, tcp};
+use crate::{
+    event::Event,
+    policy::{duration_words::duration_words, exposition::Exposition, trouble::Trouble},
+    runtime::ThreadRuntime,
+    tcp,
+};
 
 /// Open at once, if there are descriptors for as many.
 pub(crate) const MAX_CONNECTIONS: usize = 64;
@@ -106,7 +111,7 @@ pub(crate) fn start(
         let serving = serve(listener, state, options.max_connections);
         runtime.block_on(until.run_until_cancelled(serving));
     })?;
-    info!(listener = "admin", address = %address, "listening");
+    info!(event = Event::Listening.label(), listener = "admin", address = %address, "listening");
     Ok(Admin {
         address,
         stop,
@@ -120,17 +125,29 @@ async fn serve(
     max_connections: usize,
 ) {
     let mut open = VecDeque::<JoinHandle<()>>::new();
+    let (start, mut trouble) = (Instant::now(), Trouble::default());
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) if tcp::concerns_one_connection(&error) => continue,
             Err(error) => {
                 // Probably out of file descriptors; an immediate retry would spin.
-                warn!(%error, "the admin listener cannot accept");
+                if trouble.sign(start.elapsed()).is_some() {
+                    warn!(event = Event::AdminAcceptFailed.label(), %error, "the admin listener cannot accept");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
+        if let Some(over) = trouble.end(start.elapsed()) {
+            let after_seconds = over.lasted.as_secs_f64();
+            info!(
+                event = Event::AdminAccepts.label(),
+                after_seconds,
+                "the admin listener accepts again, after {}",
+                duration_words(over.lasted)
+            );
+        }
         tcp::set_options(&stream);
         // At the limit, the oldest connection is closed, so that idle or stalled connections never block a health probe.
         open.retain(|connection| !connection.is_finished());

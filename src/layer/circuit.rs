@@ -16,8 +16,9 @@ use crate::{
     body::{Body, InboundFault},
     error::Error,
     policy::{
-        circuit::{CircuitRules, Evidence, Origin, Pass, evidence},
+        circuit::{CircuitRules, Origin, Pass},
         operation::Operation,
+        retry::AttemptEnd,
     },
     state::circuit::UpstreamCircuit,
     types::{Caller, CallerToken, UnknownUser, other},
@@ -108,9 +109,9 @@ struct PassGuard {
 }
 
 impl PassGuard {
-    fn settle(&mut self, evidence: Evidence) {
+    fn settle(&mut self, end: Option<AttemptEnd>, sent: bool) {
         if let Some(pass) = self.pass.take() {
-            self.circuit.settle(pass, evidence, &self.rules);
+            self.circuit.settle(pass, end, sent, &self.rules);
         }
     }
 }
@@ -140,7 +141,7 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for Passed<F> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
         let sent = this.inbound.as_ref().is_none_or(InboundFault::ended);
-        this.guard.settle(evidence(attempt_end(&result), sent));
+        this.guard.settle(attempt_end(&result), sent);
         Poll::Ready(result)
     }
 }
@@ -177,7 +178,7 @@ mod tests {
     impl Rig {
         fn new() -> Rig {
             let metrics = Arc::new(Metrics::new());
-            let circuit = UpstreamCircuit::new(Clock::start(), metrics.clone());
+            let circuit = UpstreamCircuit::new(Clock::start(), metrics.clone(), Arc::default());
             Rig {
                 circuit: Arc::new(circuit),
                 metrics,

@@ -41,7 +41,7 @@ use crate::{
     },
     record::Record,
     telemetry::metrics::Metrics,
-    types::{Caller, RetryAfter},
+    types::{Caller, RequestId, RetryAfter},
 };
 
 /// The future of layers that wait.
@@ -93,6 +93,11 @@ pub(crate) fn record<B>(request: &Request<B>) -> Record {
         .get::<Record>()
         .cloned()
         .unwrap_or_default()
+}
+
+/// The id of a request, for its lines at `debug` and `trace`. Their fields are evaluated only if the line is written.
+pub(crate) fn id_of(extensions: &Extensions) -> &str {
+    extensions.get::<RequestId>().map_or("", RequestId::as_str)
 }
 
 /// The group whose quota an attempt takes; see [`Caller::quota_group`].

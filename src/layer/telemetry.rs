@@ -19,7 +19,7 @@ use crate::{
     policy::{headers::sane_request_id, http1::MAX_METHOD, operation::OperationLabel},
     record::{Facts, Record},
     telemetry::{
-        client_lines::{ClientLines, Topic},
+        client_lines::{ClientLines, Ending, Topic},
         labels::Source,
         log::{ACCESS, short},
         metrics::Metrics,
@@ -204,8 +204,20 @@ impl ReportAtEnd {
             && match &facts.caller {
                 None => self.unknown_client_passes(facts),
                 Some(_) if self.params.access == AccessLog::All => true,
-                Some(caller) => self.params.client_lines.try_pass_caller(caller, facts.code),
+                Some(caller) => {
+                    let lines = &self.params.client_lines;
+                    lines.try_pass_caller(caller, self.ending(facts))
+                }
             }
+    }
+
+    fn ending(&self, facts: &Facts) -> Ending {
+        match (facts.code, facts.would_refuse) {
+            (Some(code), _) => Ending::Refused(code),
+            _ if self.status.is_none() => Ending::Left,
+            (None, Some(code)) => Ending::WouldBeRefused(code),
+            (None, None) => Ending::Failed,
+        }
     }
 
     fn unknown_client_passes(&self, facts: &Facts) -> bool {

@@ -1,18 +1,23 @@
-//! Which of the log lines that any client can cause are written, and what is said of the rest.
+//! Which of many like lines of the log are written, and what is said of the rest. An outage, a flood or a circuit that flaps is told in a
+//! few lines, however many calls it concerns.
 //!
 //! ```
 //! use std::time::Duration;
-//! use revgate::policy::line_limit::{LineLimit, LineRates, Summary};
+//! use revgate::policy::line_limit::{LineLimit, LineRates};
 //!
-//! let rates = LineRates { of_kind: 1, in_all: 10 };
+//! let second = Duration::from_secs;
+//! let rates = LineRates { at_once: 1, another_after: second(60), in_all: 10 };
 //! let mut limit = LineLimit::new(rates);
-//! let (now, peer) = (Duration::ZERO, "192.0.2.1".parse().ok());
-//! assert!(limit.try_pass("no key", peer, now));
-//! assert!(!limit.try_pass("no key", peer, now));
-//! assert!(limit.try_pass("bad request", peer, now));
-//! assert_eq!(limit.take_summaries(), [Summary { kind: "no key", lines: 1, peers: 1 }]);
+//! let peer = "192.0.2.1".parse().ok();
+//! assert!(limit.try_pass("no key", peer, second(0)));
+//! assert!(!limit.try_pass("no key", peer, second(0)));
+//! assert!(limit.try_pass("bad request", peer, second(0)));
 //!
-//! assert!(limit.try_pass("no key", peer, now + Duration::from_secs(1)));
+//! let summaries = limit.take_summaries(second(1));
+//! assert_eq!((summaries[0].kind, summaries[0].lines, summaries[0].since), (Some("no key"), 1, second(1)));
+//! assert!(limit.take_summaries(second(2)).is_empty());
+//!
+//! assert!(limit.try_pass("no key", peer, second(60)));
 //! ```
 
 use std::{
@@ -24,18 +29,34 @@ use std::{
 /// How many addresses of a summary are told apart. It bounds the memory that a flood from many addresses takes.
 pub const MAX_PEERS: usize = 64;
 
-/// How many lines pass in a second.
+/// How many kinds are remembered: several for each of a few hundred callers. What is more is summed up as one.
+pub const MAX_KINDS: usize = 2048;
+
+/// After so long without a line, the next one of its kind is about something new. A minute is longer than the pauses between the calls
+/// of a caller that tries again and again.
+pub const QUIET: Duration = Duration::from_secs(60);
+
+/// The time between two lines that tell the same is as long as it has lasted, within these bounds: whoever looks sees soon that it goes
+/// on, and an hour of it takes some twenty lines.
+const BETWEEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// How long after a line another one tells that what has lasted for this time goes on.
+pub fn again_after(lasted: Duration) -> Duration {
+    lasted.clamp(BETWEEN.0, BETWEEN.1)
+}
+
+/// How many lines pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineRates {
-    /// Of each kind.
-    pub of_kind: u32,
-    /// Of all kinds together, so that the number of kinds does not multiply what is written.
+    /// So many of a kind at once.
+    pub at_once: u32,
+    /// And then one more whenever this time has passed.
+    pub another_after: Duration,
+    /// In a second, of all kinds together, so that the number of kinds does not multiply what is written.
     pub in_all: u32,
 }
 
-/// Passes the first lines of each kind in a second, and counts the rest. A kind that is frequent hides no other one.
-///
-/// The number of kinds must be bounded by their type or by the configuration, because each is remembered.
+/// Passes the first lines of each kind, and counts the rest. A kind that is frequent hides no other one.
 #[derive(Debug)]
 pub struct LineLimit<K> {
     rates: LineRates,
@@ -43,24 +64,75 @@ pub struct LineLimit<K> {
     second: u64,
     passed: u32,
     kinds: BTreeMap<K, Count>,
+    /// Lines of kinds beyond [`MAX_KINDS`].
+    others: Count,
 }
 
 #[derive(Debug, Default)]
 struct Count {
-    /// In the current second.
-    passed: u32,
+    /// When the first line came, and the latest.
+    first: Duration,
+    latest: Duration,
+    /// The time after which as many lines as ever may pass at once.
+    spent: Duration,
     /// Since the last summary.
     left_out: u64,
+    /// When the last summary was due, or the first line was left out.
+    told: Duration,
     peers: BTreeSet<IpAddr>,
+}
+
+impl Count {
+    fn new(now: Duration) -> Count {
+        Count {
+            first: now,
+            latest: now,
+            ..Count::default()
+        }
+    }
+
+    fn is_over(&self, now: Duration) -> bool {
+        now.saturating_sub(self.latest) >= QUIET
+    }
+
+    fn leave_out(&mut self, peer: Option<IpAddr>, now: Duration) {
+        if self.left_out == 0 {
+            self.told = self.told.max(now);
+        }
+        self.left_out += 1;
+        if let Some(peer) = peer
+            && self.peers.len() < MAX_PEERS
+        {
+            self.peers.insert(peer);
+        }
+    }
+
+    fn is_due(&self, now: Duration) -> bool {
+        let lasted = self.told.saturating_sub(self.first);
+        self.left_out > 0
+            && (self.is_over(now) || now.saturating_sub(self.told) >= again_after(lasted))
+    }
+
+    fn summary<K>(&mut self, kind: Option<K>, now: Duration) -> Summary<K> {
+        self.told = now;
+        Summary {
+            kind,
+            lines: std::mem::take(&mut self.left_out),
+            since: now.saturating_sub(self.first),
+            peers: std::mem::take(&mut self.peers).len(),
+        }
+    }
 }
 
 /// The lines of a kind that did not pass since the last summary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary<K> {
-    /// What they are about.
-    pub kind: K,
+    /// What they are about; `None` for various things.
+    pub kind: Option<K>,
     /// How many they are.
     pub lines: u64,
+    /// How long ago the first line of this kind came, with no longer gap than [`QUIET`] since.
+    pub since: Duration,
     /// From how many addresses they came, as far as these are known. Never more than [`MAX_PEERS`].
     pub peers: usize,
 }
@@ -73,6 +145,7 @@ impl<K: Clone + Ord> LineLimit<K> {
             second: 0,
             passed: 0,
             kinds: BTreeMap::new(),
+            others: Count::default(),
         }
     }
 
@@ -81,34 +154,61 @@ impl<K: Clone + Ord> LineLimit<K> {
         if self.second != now.as_secs() {
             self.second = now.as_secs();
             self.passed = 0;
-            for count in self.kinds.values_mut() {
-                count.passed = 0;
-            }
         }
-        let count = self.kinds.entry(kind).or_default();
-        if count.passed < self.rates.of_kind && self.passed < self.rates.in_all {
-            count.passed += 1;
+        let count = if self.kinds.len() < MAX_KINDS || self.kinds.contains_key(&kind) {
+            let count = self.kinds.entry(kind).or_insert_with(|| Count::new(now));
+            if count.is_over(now) && count.left_out == 0 {
+                *count = Count::new(now);
+            }
+            count
+        } else {
+            if self.others.left_out == 0 && self.others.is_over(now) {
+                self.others = Count::new(now);
+            }
+            self.others.latest = now;
+            self.others.leave_out(peer, now);
+            return false;
+        };
+        count.latest = now;
+        let LineRates {
+            at_once,
+            another_after,
+            in_all,
+        } = self.rates;
+        // Each line costs the time after which another one may pass.
+        let free_at = count.spent.max(now) + another_after;
+        if free_at <= now + another_after * at_once && self.passed < in_all {
+            count.spent = free_at;
             self.passed += 1;
             return true;
         }
-        count.left_out += 1;
-        if let Some(peer) = peer
-            && count.peers.len() < MAX_PEERS
-        {
-            count.peers.insert(peer);
-        }
+        count.leave_out(peer, now);
         false
     }
 
-    /// One summary for each kind with lines that did not pass since the last call.
-    pub fn take_summaries(&mut self) -> Vec<Summary<K>> {
-        let left_out = self.kinds.iter_mut().filter(|(_, c)| c.left_out > 0);
-        let summaries = left_out.map(|(kind, count)| Summary {
-            kind: kind.clone(),
-            lines: std::mem::take(&mut count.left_out),
-            peers: std::mem::take(&mut count.peers).len(),
-        });
-        summaries.collect()
+    /// One summary for each kind with lines that did not pass, as soon as it is due. To be called every second or so. Forgets kinds of
+    /// which no line came for a while.
+    pub fn take_summaries(&mut self, now: Duration) -> Vec<Summary<K>> {
+        let summaries = self.take(now, |count| count.is_due(now));
+        self.kinds
+            .retain(|_, count| count.left_out > 0 || !count.is_over(now));
+        summaries
+    }
+
+    /// The summaries that are not due yet as well, at the end.
+    pub fn take_all(&mut self, now: Duration) -> Vec<Summary<K>> {
+        self.take(now, |count| count.left_out > 0)
+    }
+
+    fn take(&mut self, now: Duration, which: impl Fn(&Count) -> bool) -> Vec<Summary<K>> {
+        let kinds = self.kinds.iter_mut().filter(|(_, count)| which(count));
+        let mut summaries: Vec<_> = kinds
+            .map(|(kind, count)| count.summary(Some(kind.clone()), now))
+            .collect();
+        if which(&self.others) {
+            summaries.push(self.others.summary(None, now));
+        }
+        summaries
     }
 }
 
@@ -120,6 +220,13 @@ mod tests {
 
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+    const RATES: LineRates = LineRates {
+        at_once: 2,
+        another_after: Duration::from_secs(10),
+        in_all: 3,
+    };
+
     fn address(n: u32) -> Option<IpAddr> {
         Some(IpAddr::from(n.to_be_bytes()))
     }
@@ -129,11 +236,8 @@ mod tests {
     }
 
     #[test]
-    fn the_first_lines_of_each_second_pass() {
-        let mut limit = LineLimit::new(LineRates {
-            of_kind: 2,
-            in_all: 3,
-        });
+    fn the_first_lines_pass_and_then_one_now_and_then() {
+        let mut limit = LineLimit::new(RATES);
         for (at, kind, passes) in [
             (0, 'a', true),
             (10, 'a', true),
@@ -142,12 +246,16 @@ mod tests {
             // `in_all` is reached.
             (40, 'b', false),
             (999, 'c', false),
-            (1000, 'a', true),
-            (1001, 'c', true),
-            (1002, 'b', true),
-            (1999, 'a', false),
-            // Also after seconds without a line.
-            (9500, 'a', true),
+            (1000, 'c', true),
+            (1001, 'b', true),
+            (9_999, 'a', false),
+            (10_001, 'a', true),
+            (10_002, 'a', false),
+            (20_100, 'a', true),
+            // After a while as many as at first.
+            (90_000, 'a', true),
+            (90_000, 'a', true),
+            (90_000, 'a', false),
         ] {
             assert_eq!(
                 limit.try_pass(kind, None, milliseconds(at)),
@@ -155,23 +263,57 @@ mod tests {
                 "{kind} at {at}"
             );
         }
-        let lines = |kind, lines| Summary {
-            kind,
-            lines,
-            peers: 0,
-        };
-        assert_eq!(
-            limit.take_summaries(),
-            [lines('a', 2), lines('b', 1), lines('c', 1)]
-        );
-        assert_eq!(limit.take_summaries(), []);
+    }
+
+    #[test]
+    fn an_outage_is_told_in_a_few_lines_with_its_beginning() {
+        let mut limit = LineLimit::new(RATES);
+        let (mut passed, mut told) = (0, Vec::new());
+        // Ten lines a second for an hour, and then none.
+        for second in 0..7200 {
+            for call in 0..10 {
+                let now = SECOND * second + milliseconds(call * 100);
+                passed += u64::from(second < 3600 && limit.try_pass('a', None, now));
+            }
+            told.extend(limit.take_summaries(SECOND * (second + 1)));
+        }
+        assert!((300..400).contains(&passed), "{passed}");
+        assert!((15..30).contains(&told.len()), "{}", told.len());
+        let lines: u64 = told.iter().map(|summary| summary.lines).sum();
+        assert_eq!(passed + lines, 36_000);
+        for (at, summary) in told.iter().enumerate() {
+            assert!(at == 0 || summary.since > told[at - 1].since);
+            assert_eq!(summary.kind, Some('a'));
+        }
+        // The last one comes soon after the end.
+        let last = told.last().unwrap().since;
+        assert!(last <= SECOND * 3600 + QUIET + SECOND, "{last:?}");
+        assert!(limit.kinds.is_empty(), "nothing is remembered for ever");
+    }
+
+    #[test]
+    fn kinds_are_bounded_and_what_is_more_is_one() {
+        let mut limit = LineLimit::new(LineRates {
+            in_all: u32::MAX,
+            ..RATES
+        });
+        for kind in 0..MAX_KINDS + 500 {
+            assert_eq!(limit.try_pass(kind, None, SECOND), kind < MAX_KINDS);
+        }
+        assert!(limit.try_pass(0, None, SECOND), "one that is known");
+        let summaries = limit.take_summaries(SECOND * 2);
+        assert_eq!(summaries.len(), 1);
+        assert_eq!((summaries[0].kind, summaries[0].lines), (None, 500));
+        // Kinds without lines make room.
+        assert!(limit.take_summaries(SECOND * 2 + QUIET).is_empty());
+        assert!(limit.try_pass(MAX_KINDS, None, SECOND * 2 + QUIET));
     }
 
     #[test]
     fn a_summary_counts_addresses_up_to_a_bound() {
         let rates = LineRates {
-            of_kind: 0,
-            in_all: 9,
+            at_once: 0,
+            ..RATES
         };
         for (peers, expected) in [(1, 1), (3, 3), (64, 64), (65, 64), (5000, 64)] {
             let mut limit = LineLimit::new(rates);
@@ -179,36 +321,39 @@ mod tests {
                 assert!(!limit.try_pass((), address(peer), Duration::ZERO));
             }
             assert!(!limit.try_pass((), None, Duration::ZERO));
-            let lines = u64::from(peers) * 2 + 1;
             let expected = Summary {
-                kind: (),
-                lines,
+                kind: Some(()),
+                lines: u64::from(peers) * 2 + 1,
+                since: Duration::ZERO,
                 peers: expected,
             };
-            assert_eq!(limit.take_summaries(), [expected]);
+            assert_eq!(limit.take_all(Duration::ZERO), [expected]);
+            assert_eq!(limit.take_all(Duration::ZERO), []);
         }
     }
 
     proptest! {
         #[test]
         fn every_line_passes_within_the_rates_or_is_in_one_summary(
-            of_kind in 0u32..5,
+            at_once in 0u32..5,
             in_all in 0u32..12,
             events in prop::collection::vec((0u8..4, 0u32..100, 0u64..400, any::<bool>()), 0..400),
         ) {
-            let mut limit = LineLimit::new(LineRates { of_kind, in_all });
+            let another_after = SECOND * 7;
+            let mut limit = LineLimit::new(LineRates { at_once, another_after, in_all });
             let (mut now, mut sent, mut passed, mut told) = (0, 0, 0, 0);
-            let mut in_second = HashMap::<(u64, Option<u8>), u32>::new();
+            let mut in_second = HashMap::<u64, u32>::new();
+            let mut of_kind = HashMap::<u8, u32>::new();
             for (kind, peer, wait, summary) in events {
                 now += wait;
                 sent += 1;
                 if limit.try_pass(kind, address(peer), milliseconds(now)) {
                     passed += 1;
-                    *in_second.entry((now / 1000, Some(kind))).or_default() += 1;
-                    *in_second.entry((now / 1000, None)).or_default() += 1;
+                    *in_second.entry(now / 1000).or_default() += 1;
+                    *of_kind.entry(kind).or_default() += 1;
                 }
                 if summary {
-                    for summary in limit.take_summaries() {
+                    for summary in limit.take_summaries(milliseconds(now)) {
                         prop_assert!(summary.lines > 0);
                         prop_assert!((1..=MAX_PEERS).contains(&summary.peers));
                         prop_assert!(summary.peers as u64 <= summary.lines);
@@ -216,12 +361,11 @@ mod tests {
                     }
                 }
             }
-            told += limit.take_summaries().iter().map(|s| s.lines).sum::<u64>();
+            told += limit.take_all(milliseconds(now)).iter().map(|s| s.lines).sum::<u64>();
             prop_assert_eq!(passed + told, sent);
-            for ((_, kind), lines) in in_second {
-                let most = kind.map_or(in_all, |_| of_kind);
-                prop_assert!(lines <= most);
-            }
+            prop_assert!(in_second.values().all(|lines| *lines <= in_all));
+            let most = at_once * (1 + now as u32 / QUIET.as_millis() as u32) + now as u32 / 7000 + 1;
+            prop_assert!(of_kind.values().all(|lines| *lines <= most), "{of_kind:?} {most}");
         }
     }
 }

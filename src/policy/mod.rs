@@ -36,4 +36,5 @@ pub mod token_claims;
 pub mod token_health;
 pub mod trace;
 pub mod trailers;
+pub mod trouble;
 pub mod upstream;

@@ -2,6 +2,8 @@
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
+use crate::event::Event;
+
 /// A sandbox may forbid these calls. revgate serves all the same and logs a warning.
 pub(super) fn forbid() {
     let none = Rlimit {
@@ -12,6 +14,6 @@ pub(super) fn forbid() {
     // The limit alone does not hold where cores are piped to a program (core(5)).
     let result = limited.and(set_dumpable_behavior(DumpableBehavior::NotDumpable));
     if let Err(error) = result {
-        tracing::warn!(%error, "core files could not be forbidden; a core file would hold the tokens");
+        tracing::warn!(event = Event::CoreFilesPossible.label(), %error, "core files could not be forbidden; a core file would hold the tokens");
     }
 }

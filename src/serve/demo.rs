@@ -7,6 +7,7 @@ use anyhow::Context;
 use super::{Gateway, descriptors, signals::Signals};
 use crate::{
     config,
+    event::Event,
     hash::{hex, sha256},
     runtime::ThreadRuntime,
     simulator,
@@ -27,7 +28,7 @@ pub fn demo(announce: impl Fn(&str) -> std::io::Result<()>) -> anyhow::Result<()
     runtime.block_on(async {
         let signals = Signals::install()?;
         let devrev = simulator::start(simulator::Options::default()).await.context("the simulator could not start")?;
-        tracing::info!(listener = "mock", address = %devrev.addr(), "listening");
+        tracing::info!(event = Event::Listening.label(), listener = "mock", address = %devrev.addr(), "listening");
         let text = format!(
             r#"
 [listen]

@@ -6,6 +6,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use crate::{
     admin,
     config::{Config, Problem, Problems},
+    event::Event,
     policy::{
         addresses::MAX_ADDRESSES,
         descriptors::{Connections, TooFew, divide, needed, sockets_per_connect},
@@ -26,7 +27,7 @@ pub(crate) fn raise() {
         maximum: hard,
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit on open files could not be raised");
+        tracing::warn!(event = Event::DescriptorsNotRaised.label(), %error, "the limit on open files could not be raised");
     }
 }
 

@@ -13,14 +13,14 @@ mod worker;
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
 };
 
 use anyhow::Context;
-use tokio::sync::watch::Sender;
+use tokio::{sync::watch::Sender, time::Instant};
 
 pub use self::demo::demo;
 #[cfg(fuzzing)]
@@ -38,12 +38,13 @@ use self::{
 use crate::{
     admin, bind,
     config::{self, Address, Config, Http2},
+    event::Event,
     plan::Plan,
-    policy::self_connection::names_own_listener,
+    policy::{duration_words::duration_words, self_connection::names_own_listener},
     runtime::ThreadRuntime,
     state::{State, connections::ConnectionTable, draining::Draining},
     telemetry::{
-        client_lines::ClientLines,
+        client_lines::{ClientLines, Due},
         export::Exporter,
         log::{self, LevelHandle},
     },
@@ -189,7 +190,8 @@ impl Gateway {
             .then(|| FileWatcher::start(reloader.clone()))
             .transpose()?;
         let secure = config.listen.tls.is_some();
-        tracing::info!(listener = "proxy", %address, tls = secure, "listening");
+        tracing::info!(event = Event::Listening.label(), listener = "proxy", %address, tls = secure, "listening");
+        log_start(reloader.file(), config, &address, admin.addr());
         reload::warn(config);
         Ok(Gateway {
             address,
@@ -220,9 +222,18 @@ impl Gateway {
     /// waiting requests are refused.
     pub async fn drain(mut self) {
         self.control.draining.store(true, Ordering::Release);
-        tracing::info!("draining");
         let current = self.control.reloader.current();
-        let drain = current.config.drain;
+        let (drain, start) = (current.config.drain, Instant::now());
+        let in_flight = self.control.in_flight();
+        tracing::info!(
+            event = Event::Draining.label(),
+            in_flight,
+            delay_seconds = drain.delay.as_secs_f64(),
+            timeout_seconds = drain.timeout.as_secs_f64(),
+            "draining: {in_flight} requests are in flight; new ones are accepted for {} more, then those in flight have {}",
+            duration_words(drain.delay),
+            duration_words(drain.timeout)
+        );
         tokio::time::sleep(drain.delay).await;
         self.drain.send_replace(true);
         let workers = std::mem::take(&mut self.workers);
@@ -235,8 +246,13 @@ impl Gateway {
         if let Some(exporter) = self.exporter.take() {
             exporter.finish().await;
         }
-        self.client_lines.log_summaries();
-        tracing::info!("drained");
+        self.client_lines.log_summaries(Due::AtTheEnd);
+        tracing::info!(
+            event = Event::Drained.label(),
+            after_seconds = start.elapsed().as_secs_f64(),
+            left = self.control.in_flight(),
+            "drained"
+        );
     }
 }
 
@@ -244,6 +260,26 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.drain.send_replace(true);
     }
+}
+
+/// One line that says what has started, for whoever reads a log from its beginning.
+fn log_start(file: Option<&Path>, config: &Config, address: &Address, admin: SocketAddr) {
+    let (version, callers) = (env!("CARGO_PKG_VERSION"), config.callers.len());
+    let upstream = &config.upstream.url;
+    tracing::info!(
+        event = Event::Started.label(),
+        version,
+        file = file.map(|file| tracing::field::display(file.display())),
+        %upstream,
+        proxy = config.upstream.proxy.as_ref().map(tracing::field::display),
+        mode = config.auth.mode.label(),
+        callers,
+        tokens = config.tokens.len(),
+        workers = config.listen.workers,
+        listen = %address,
+        admin = %admin,
+        "revgate {version} has started: {callers} callers, calls go to {upstream}"
+    );
 }
 
 fn upstream_options(
@@ -268,5 +304,6 @@ fn upstream_options(
         sockets_per_connect,
         own_listeners,
         proxy,
+        failures: Arc::default(),
     })
 }

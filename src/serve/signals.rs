@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::Gateway;
+use super::{Gateway, reload::ReloadCause};
 
 /// The handlers. They are installed before the listeners are logged: a program that reads that line may send a signal at once, which
 /// would kill the process without a handler.
@@ -34,7 +34,7 @@ impl Signals {
                 _ = self.hangup.recv() => {
                     let reloader = gateway.control.reloader.clone();
                     // A reload blocks on files, and signals must be handled meanwhile. It logs its own result.
-                    tokio::task::spawn_blocking(move || reloader.reload());
+                    tokio::task::spawn_blocking(move || reloader.reload(ReloadCause::Signal));
                 }
             }
         }

@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 
 use crate::{
     config::Config,
+    event::Event,
     telemetry::{
         export::{self, Exporter, Options},
         metrics::Metrics,
@@ -53,6 +54,6 @@ pub(super) fn start(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<O
         },
     };
     let exporter = export::start(options, metrics.clone()).context("the exporter of spans")?;
-    tracing::info!(receiver = %url, sample = settings.sample, "spans are exported");
+    tracing::info!(event = Event::SpansExported.label(), receiver = %url, sample = settings.sample, "spans are exported");
     Ok(Some(exporter))
 }

@@ -36,7 +36,7 @@ use answers::{Answer, Content};
 use faults::Body;
 use request_log::RequestLog;
 
-use crate::{bind, runtime::ThreadRuntime, wall_clock};
+use crate::{bind, event::Event, runtime::ThreadRuntime, wall_clock};
 
 /// How much of a request's body is kept. The rest is read and dropped.
 const BODY_KEPT: usize = 1024 * 1024;
@@ -146,7 +146,7 @@ pub fn run(
         };
         let cannot = || format!("--listen {listen} cannot be bound");
         let simulator = start(options).await.with_context(cannot)?;
-        info!(listener = "mock", address = %simulator.addr(), "listening");
+        info!(event = Event::Listening.label(), listener = "mock", address = %simulator.addr(), "listening");
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

@@ -1,33 +1,63 @@
 //! The circuits of the one upstream. All workers share them, so that the failures that one sees protect all.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::Clock;
 use crate::{
+    event::Event,
     lock::Lock,
     policy::{
         circuit::{
             Change, Circuit, CircuitRules, Evidence, Origin, Pass, Scope, Stopped, Subject, View,
+            evidence,
         },
+        duration_words::duration_words,
         operation::OperationLabel,
+        retry::AttemptEnd,
     },
-    telemetry::metrics::Metrics,
+    telemetry::{
+        client_lines::{ClientLines, StateLine},
+        metrics::Metrics,
+    },
 };
 
 /// `policy::circuit` behind a short lock, with a clock, metrics and a log.
 pub struct UpstreamCircuit {
     clock: Clock,
     metrics: Arc<Metrics>,
+    lines: Arc<ClientLines>,
     circuit: Lock<Circuit>,
+    story: Lock<Story>,
 }
+
+/// What the log tells of the circuits.
+#[derive(Default)]
+struct Story {
+    /// The latest failures.
+    failures: VecDeque<(Duration, Origin, AttemptEnd)>,
+    /// The circuits whose opening has a line, and when they opened.
+    open: BTreeMap<Subject, Duration>,
+}
+
+/// So many failures are remembered to be named when a circuit opens: more than it takes.
+const MAX_FAILURES: usize = 64;
+
+/// So many open circuits get a line when they close: more than can have got one when they opened, but for a long time.
+const MAX_OPEN: usize = 512;
 
 impl UpstreamCircuit {
     /// Closed circuits.
-    pub fn new(clock: Clock, metrics: Arc<Metrics>) -> Self {
+    pub fn new(clock: Clock, metrics: Arc<Metrics>, lines: Arc<ClientLines>) -> Self {
         UpstreamCircuit {
             clock,
             metrics,
+            lines,
             circuit: Lock::default(),
+            story: Lock::default(),
         }
     }
 
@@ -45,11 +75,17 @@ impl UpstreamCircuit {
         circuit.try_pass(origin, streams, rules, self.clock.now())
     }
 
-    /// See [`Circuit::settle`].
-    pub fn settle(&self, pass: Pass, evidence: Evidence, rules: &CircuitRules) {
+    /// Takes the end of an attempt as evidence; see [`evidence`] and [`Circuit::settle`].
+    pub fn settle(&self, pass: Pass, end: Option<AttemptEnd>, sent: bool, rules: &CircuitRules) {
+        let (evidence, now) = (evidence(end, sent), self.clock.now());
+        if let Some(end) = end
+            && !matches!(evidence, Evidence::Success | Evidence::Neutral)
+        {
+            self.story.lock().failed(now, pass.origin().clone(), end);
+        }
         let changes = {
             let mut circuit = self.circuit.lock();
-            let changes = circuit.settle(pass, evidence, rules, self.clock.now());
+            let changes = circuit.settle(pass, evidence, rules, now);
             // Under the lock: otherwise two workers could write the gauge in the wrong order.
             for change in &changes {
                 if change.subject.scope == Scope::Upstream {
@@ -58,7 +94,56 @@ impl UpstreamCircuit {
             }
             changes
         };
-        changes.iter().for_each(log);
+        for change in &changes {
+            self.log(change, rules, now);
+        }
+    }
+
+    fn log(&self, change: &Change, rules: &CircuitRules, now: Duration) {
+        let Subject {
+            scope,
+            caller,
+            operation,
+        } = &change.subject;
+        let what = change.subject.words();
+        let caller = caller.as_deref();
+        let operation = operation.map(OperationLabel::label);
+        let mut story = self.story.lock();
+        if !change.opened {
+            let opened = story.open.remove(&change.subject);
+            drop(story);
+            if let Some(opened) = opened {
+                let lasted = now.saturating_sub(opened);
+                tracing::info!(
+                    event = Event::CircuitClosed.label(),
+                    scope = scope.label(),
+                    caller,
+                    operation,
+                    after_seconds = lasted.as_secs_f64(),
+                    "circuit closed for {what}, after {}",
+                    duration_words(lasted)
+                );
+            }
+            return;
+        }
+        if !self.lines.try_pass_state(StateLine::Circuit(*scope)) {
+            return;
+        }
+        let errors = story.errors(&change.subject, rules, now);
+        if story.open.len() < MAX_OPEN {
+            story.open.insert(change.subject.clone(), now);
+        }
+        drop(story);
+        tracing::warn!(
+            event = Event::CircuitOpened.label(),
+            scope = scope.label(),
+            caller,
+            operation,
+            errors,
+            next_probe_seconds = rules.open.as_secs_f64(),
+            "circuit opened for {what}: {errors}; the next probe goes in {}",
+            duration_words(rules.open)
+        );
     }
 
     /// See [`Circuit::abandon`].
@@ -93,18 +178,42 @@ impl UpstreamCircuit {
     }
 }
 
-fn log(change: &Change) {
-    let Subject {
-        scope,
-        caller,
-        operation,
-    } = &change.subject;
-    let scope = scope.label();
-    let caller = caller.as_deref();
-    let operation = operation.map(OperationLabel::label);
-    if change.opened {
-        tracing::warn!(scope, caller, operation, "circuit opened");
-    } else {
-        tracing::info!(scope, caller, operation, "circuit closed");
+impl Story {
+    fn failed(&mut self, now: Duration, origin: Origin, end: AttemptEnd) {
+        if self.failures.len() == MAX_FAILURES {
+            self.failures.pop_front();
+        }
+        self.failures.push_back((now, origin, end));
     }
+
+    /// The failures that concern this circuit, the latest kind first, each with its number.
+    fn errors(&self, subject: &Subject, rules: &CircuitRules, now: Duration) -> String {
+        let mut counts: Vec<(String, usize)> = Vec::new();
+        let latest = self.failures.iter().rev();
+        let recent = latest.take_while(|(at, ..)| now.saturating_sub(*at) <= rules.within);
+        for (_, _, end) in recent.filter(|(_, origin, _)| subject.concerns(origin)) {
+            let name = name(*end);
+            match counts.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((name, 1)),
+            }
+        }
+        let words = counts.iter().map(|(name, count)| match count {
+            1 => name.clone(),
+            count => format!("{name} ({count} times)"),
+        });
+        words.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What failed, for people.
+fn name(end: AttemptEnd) -> String {
+    match end {
+        AttemptEnd::Status { status, .. } => return format!("status {}", status.as_u16()),
+        AttemptEnd::NotWritten | AttemptEnd::AlsoNotWritten => "no connection",
+        AttemptEnd::NotProcessed => "not processed",
+        AttemptEnd::Lost => "connection lost",
+        AttemptEnd::TimedOut => "no answer in time",
+    }
+    .to_owned()
 }

@@ -84,7 +84,9 @@ impl State {
     /// If the system provides no random numbers.
     pub fn new(plan: &Plan, draining: Draining, background: Handle) -> Result<State, NoRandomness> {
         let clock = Clock::start();
-        let groups = Arc::new(Groups::new(plan.quota.clone(), clock));
+        let client_lines = Arc::<ClientLines>::default();
+        let groups = Groups::new(plan.quota.clone(), clock, client_lines.clone());
+        let groups = Arc::new(groups);
         let mut metrics = Metrics::new();
         let watched = groups.clone();
         metrics.watch_quota(move || watched.samples());
@@ -92,7 +94,7 @@ impl State {
         let proxy = plan.proxy.as_ref().map(|proxy| Proxy::new(&proxy.url));
         let state = State {
             tally: Arc::default(),
-            client_lines: Arc::default(),
+            client_lines: client_lines.clone(),
             spans: None,
             draining,
             in_flight: Pool::new(),
@@ -103,9 +105,18 @@ impl State {
             groups,
             retry_budget: Arc::new(RetryBudget::new(clock)),
             throttled_budget: Arc::new(RetryBudget::new(clock)),
-            circuit: Arc::new(UpstreamCircuit::new(clock, metrics.clone())),
+            circuit: Arc::new(UpstreamCircuit::new(
+                clock,
+                metrics.clone(),
+                client_lines.clone(),
+            )),
             limiters: Limiters::new(&plan.rates, clock),
-            tokens: Arc::new(Tokens::new(&plan.tokens, clock, metrics.clone())),
+            tokens: Arc::new(Tokens::new(
+                &plan.tokens,
+                clock,
+                metrics.clone(),
+                client_lines.clone(),
+            )),
             key_usage: KeyUsage::default(),
             introspection: Arc::new(IntrospectionCache::new(plan.max_introspections, clock)?),
             signing_keys: SigningKeyStore::new(background, clock, metrics.clone(), proxy.clone()),

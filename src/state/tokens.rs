@@ -12,13 +12,19 @@ use tokio::{sync::watch, time::timeout};
 
 use super::Clock;
 use crate::{
+    event::Event,
     lock::Lock,
     plan::TokenValue,
     policy::{
+        duration_words::duration_words,
         operation::OperationLabel,
         token_health::{Change, Confirmation, Doubt, Finding, LOST_AFTER, Pass, TokenHealth},
+        trouble::{Over, Trouble},
     },
-    telemetry::metrics::Metrics,
+    telemetry::{
+        client_lines::{ClientLines, StateLine},
+        metrics::Metrics,
+    },
 };
 
 type ByName = HashMap<Arc<str>, Arc<Token>>;
@@ -27,6 +33,7 @@ type ByName = HashMap<Arc<str>, Arc<Token>>;
 pub struct Tokens {
     clock: Clock,
     metrics: Arc<Metrics>,
+    lines: Arc<ClientLines>,
     current: ArcSwap<ByName>,
 }
 
@@ -41,6 +48,8 @@ pub struct Token {
 #[derive(Default)]
 struct Known {
     health: TokenHealth,
+    /// While it is refused.
+    trouble: Trouble,
     /// Of the confirmation that was begun last.
     result: Option<FindingReceiver>,
 }
@@ -57,10 +66,12 @@ impl Tokens {
         values: &BTreeMap<Arc<str>, TokenValue>,
         clock: Clock,
         metrics: Arc<Metrics>,
+        lines: Arc<ClientLines>,
     ) -> Self {
         let tokens = Tokens {
             clock,
             metrics,
+            lines,
             current: ArcSwap::default(),
         };
         tokens.reconcile(values);
@@ -74,6 +85,9 @@ impl Tokens {
             let kept = old.get(name).filter(|old| old.value == *value);
             let token = kept.cloned().unwrap_or_else(|| {
                 self.metrics.token_refused(name, false);
+                if let Some(old) = old.get(name) {
+                    old.log_replaced();
+                }
                 Arc::new(Token {
                     name: name.clone(),
                     value: value.clone(),
@@ -216,6 +230,21 @@ impl Token {
         self.value.header().clone()
     }
 
+    /// A new value takes the place of this one.
+    fn log_replaced(&self) {
+        let over = self.known.lock().trouble.end(self.clock.now());
+        if let Some(Over { lasted, .. }) = over {
+            let token = &*self.name;
+            tracing::info!(
+                event = Event::TokenReplaced.label(),
+                token,
+                refused_seconds = lasted.as_secs_f64(),
+                "the token {token}, which DevRev refused for {}, has a new value; callers are served with it",
+                duration_words(lasted)
+            );
+        }
+    }
+
     /// See [`TokenHealth::try_send`].
     ///
     /// # Errors
@@ -250,7 +279,7 @@ impl Confirming {
     pub fn settle(self, finding: Finding, request_id: &str) {
         let Tokens { clock, metrics, .. } = &*self.tokens;
         metrics.token_confirmation(finding);
-        let change = {
+        let (change, over) = {
             let mut known = self.token.known.lock();
             let change = known.health.settle(self.number, finding, clock.now());
             // Set under the lock, so that changes by two workers reach the metric in order. The metric is about the current
@@ -258,41 +287,67 @@ impl Confirming {
             if let Some(change) = change.filter(|_| self.tokens.is_current(&self.token)) {
                 metrics.token_refused(&self.token.name, change == Change::Refused);
             }
-            change
+            let now = clock.now();
+            let over = match change {
+                Some(Change::Refused) => {
+                    known.trouble.sign(now);
+                    None
+                }
+                Some(Change::Accepted) => known.trouble.end(now),
+                None => None,
+            };
+            (change, over)
         };
-        self.log(change, finding, request_id);
+        self.log(change, over, finding, request_id);
         self.result.send_replace(Some(finding));
     }
 
     /// At most one line for each confirmation, however many callers get a 401.
-    fn log(&self, change: Option<Change>, finding: Finding, request_id: &str) {
+    fn log(&self, change: Option<Change>, over: Option<Over>, finding: Finding, request_id: &str) {
         let token = &*self.token.name;
         let operation = self.operation.map(OperationLabel::label);
         match (change, finding) {
             (Some(Change::Refused), _) => tracing::error!(
+                event = Event::TokenRefused.label(),
                 token,
                 operation,
                 request_id,
-                "DevRev refused the token, and a call of revgate's own confirmed it; callers get token_unavailable until a probe \
-                 succeeds or the token changes"
+                "DevRev refused the token {token}, and a call of revgate's own confirmed it; callers get token_unavailable until a \
+                 probe succeeds or the token changes"
             ),
             (Some(Change::Accepted), _) => {
-                tracing::info!(token, request_id, "DevRev accepts the token again");
+                let lasted = over.map(|over| over.lasted).unwrap_or_default();
+                tracing::info!(
+                    event = Event::TokenAccepted.label(),
+                    token,
+                    request_id,
+                    after_seconds = lasted.as_secs_f64(),
+                    "DevRev accepts the token {token} again, after {}",
+                    duration_words(lasted)
+                );
             }
-            (None, Finding::Good) => tracing::info!(
-                token,
-                operation,
-                request_id,
-                "DevRev answered an operation with 401 but accepts the token; callers get that answer"
-            ),
-            (None, Finding::Unknown) => tracing::info!(
-                token,
-                operation,
-                request_id,
-                "DevRev did not say whether it accepts the token"
-            ),
             (None, Finding::Refused) => {
                 tracing::debug!(token, request_id, "DevRev still refuses the token");
+            }
+            (None, Finding::Good | Finding::Unknown) => {
+                let lines = &self.tokens.lines;
+                if lines.try_pass_state(StateLine::Doubt(self.token.name.clone())) {
+                    let before = match operation {
+                        Some(operation) => format!("DevRev answered {operation} with 401, but"),
+                        None => "DevRev was asked, but".to_owned(),
+                    };
+                    let says = match finding {
+                        Finding::Good => "accepts",
+                        _ => "did not say whether it accepts",
+                    };
+                    tracing::info!(
+                        event = Event::TokenDoubted.label(),
+                        token,
+                        operation,
+                        request_id,
+                        "{before} {says} the token {token}"
+                    );
+                }
             }
         }
     }

@@ -23,6 +23,11 @@ use super::{
     trace::{Span, Spans},
 };
 use crate::{
+    event::Event,
+    policy::{
+        duration_words::duration_words,
+        trouble::{Sign, Trouble},
+    },
     random,
     runtime::ThreadRuntime,
     upstream::{OwnListeners, connector::Connector},
@@ -108,7 +113,7 @@ pub(crate) fn start(options: Options, metrics: Arc<Metrics>) -> io::Result<Expor
                 let mut sender = Sender::new(options, metrics, until.clone());
                 tokio::select! {
                     () = sender.run(queue) => {}
-                    () = last => tracing::warn!("spans were not exported before the gateway stopped"),
+                    () = last => tracing::warn!(event = Event::SpansLeft.label(), "spans were not exported before the gateway stopped"),
                 }
             });
         })?;
@@ -126,8 +131,9 @@ struct Sender {
     stop: CancellationToken,
     connector: Connector,
     connection: Option<SendRequest<Full<Bytes>>>,
-    /// The last export failed, and this has been logged.
-    failing: bool,
+    start: Instant,
+    /// While exports fail.
+    failing: Trouble,
 }
 
 /// Why an export did not succeed.
@@ -152,7 +158,8 @@ impl Sender {
             metrics,
             stop,
             connection: None,
-            failing: false,
+            start: Instant::now(),
+            failing: Trouble::default(),
         }
     }
 
@@ -212,18 +219,37 @@ impl Sender {
             tracing::debug!(rejected, "the receiver rejected spans");
             self.metrics.spans_dropped(SpanDrop::Rejected, rejected);
         }
-        if std::mem::take(&mut self.failing) {
-            tracing::info!("spans are exported again");
+        if let Some(over) = self.failing.end(self.start.elapsed()) {
+            tracing::info!(
+                event = Event::SpansExportedAgain.label(),
+                after_seconds = over.lasted.as_secs_f64(),
+                failures = over.signs,
+                "spans are exported again, after {} and {} failures",
+                duration_words(over.lasted),
+                over.signs
+            );
         }
     }
 
     fn failed(&mut self, cause: &BoxError, spans: u64) {
         self.metrics.spans_dropped(SpanDrop::ExportFailed, spans);
-        // Warns once, not every second while the receiver is down.
-        if std::mem::replace(&mut self.failing, true) {
-            tracing::debug!(%cause, spans, "spans could not be exported");
-        } else {
-            tracing::warn!(%cause, spans, "spans could not be exported; further failures are logged at DEBUG until an export succeeds");
+        match self.failing.sign(self.start.elapsed()) {
+            None => tracing::debug!(%cause, spans, "spans could not be exported"),
+            Some(Sign::Begins) => tracing::warn!(
+                event = Event::SpansFailing.label(),
+                %cause,
+                spans,
+                "spans could not be exported, and are dropped until an export succeeds"
+            ),
+            Some(Sign::GoesOn { lasted, signs }) => tracing::warn!(
+                event = Event::SpansFailing.label(),
+                %cause,
+                spans,
+                failures = signs,
+                since_seconds = lasted.as_secs_f64(),
+                "spans still cannot be exported, for {}",
+                duration_words(lasted)
+            ),
         }
     }
 

@@ -17,9 +17,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use self::queue::Queue;
-use super::client_lines::SharedLimit;
+use super::client_lines::{Due, SharedLimit, sum_up};
 use crate::{
     config::{LogFormat, log_directives as directives_of},
+    event,
     lock::Lock,
 };
 
@@ -51,12 +52,34 @@ pub struct LevelHandle {
 
 impl LevelHandle {
     /// Sets a level, or directives of `EnvFilter`. Invalid ones change nothing.
-    pub fn set(&self, directives: &str) -> Result<(), String> {
+    /// `by` says who changes them.
+    pub fn set(&self, directives: &str, by: &str) -> Result<(), String> {
         let filter = filter_of(directives)?;
+        let to = directives.trim();
         // Held across the reload, so that `get` always returns the directives in force.
         let mut current = self.directives.lock();
-        self.filter.reload(filter).map_err(|e| e.to_string())?;
-        directives.trim().clone_into(&mut current);
+        let from = std::mem::replace(&mut *current, to.to_owned());
+        let log = || {
+            tracing::info!(
+                event = event::Event::LogLevelChanged.label(),
+                from,
+                to,
+                by,
+                "{by} changed the log level from {from} to {to}"
+            );
+        };
+        // The line is written at the more verbose of both levels. It tells why there are no more lines, or that there will be more.
+        let before = tracing::enabled!(Level::INFO);
+        if before && from != to {
+            log();
+        }
+        if let Err(error) = self.filter.reload(filter) {
+            *current = from;
+            return Err(error.to_string());
+        }
+        if !before && from != to {
+            log();
+        }
         Ok(())
     }
 
@@ -70,7 +93,10 @@ impl LevelHandle {
 pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
     let filter = filter_of(level).map_err(anyhow::Error::msg)?;
     if let Some(installed) = INSTALLED.get() {
-        installed.level.set(level).map_err(anyhow::Error::msg)?;
+        installed
+            .level
+            .set(level, "a second start")
+            .map_err(anyhow::Error::msg)?;
         return Ok(installed.level.clone());
     }
     let json = match format {
@@ -136,6 +162,7 @@ pub(crate) fn log_panics() {
         let backtrace = Backtrace::capture();
         let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
         tracing::error!(
+            event = event::Event::Panicked.label(),
             thread = std::thread::current().name(),
             location = panic.location().map(tracing::field::display),
             backtrace = backtrace.map(tracing::field::display),
@@ -170,9 +197,9 @@ pub(super) fn dropped_lines() -> u64 {
 }
 
 /// Logs how many lines of which libraries were left out.
-pub(super) fn log_library_summaries() {
+pub(super) fn log_library_summaries(which: Due) {
     if let Some(installed) = INSTALLED.get() {
-        installed.libraries.log_summaries();
+        installed.libraries.log_summaries(which);
     }
 }
 
@@ -202,10 +229,16 @@ impl LibraryLines {
         self.0.try_pass(target, None)
     }
 
-    fn log_summaries(&self) {
-        for summary in self.0.take_summaries() {
-            let (library, lines) = (summary.kind, summary.lines);
-            tracing::warn!(library, lines, "more lines of a library");
+    fn log_summaries(&self, which: Due) {
+        for summary in self.0.take_summaries(which) {
+            let library = summary.kind.unwrap_or("various");
+            sum_up!(
+                warn,
+                summary,
+                event::Event::MoreLines,
+                [library = library],
+                "more lines of a library"
+            );
         }
     }
 }
@@ -318,7 +351,7 @@ mod tests {
                 tracing::warn!(target: "h2::proto::ping_pong", "PING");
             }
             tracing::warn!("of revgate");
-            libraries.log_summaries();
+            libraries.log_summaries(Due::AtTheEnd);
         });
         let text = captured.text();
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
@@ -338,7 +371,7 @@ mod tests {
         init("info", LogFormat::Json).unwrap();
         let handle = init("warn", LogFormat::Json).unwrap();
         assert_eq!(handle.get(), "warn");
-        handle.set("revgate=debug,info").unwrap();
+        handle.set("revgate=debug,info", "a test").unwrap();
         for bad in [
             "loud",
             "",
@@ -347,7 +380,7 @@ mod tests {
             "debug debug",
             "info,[x",
         ] {
-            let why = handle.set(bad).unwrap_err();
+            let why = handle.set(bad, "a test").unwrap_err();
             assert!(
                 why.contains("level") || why.contains("directives"),
                 "{bad}: {why}"

@@ -1,64 +1,63 @@
-//! Logs why DevRev cannot be reached, without a line for each attempt.
-
-use std::time::Duration;
+//! Logs that DevRev cannot be reached, why, and when it can be again, without a line for each attempt.
 
 use tokio::time::Instant;
 
-use crate::lock::Lock;
+use crate::{
+    event::Event,
+    lock::Lock,
+    policy::{
+        duration_words::duration_words,
+        trouble::{Sign, Trouble},
+    },
+};
 
-/// Between two lines at least. Soon enough to see that something else has gone wrong.
-const PAUSE: Duration = Duration::from_secs(10);
+/// Shared by all workers: that one of them can connect shows that DevRev can be reached.
+pub(crate) struct FailureLog {
+    start: Instant,
+    trouble: Lock<Trouble>,
+}
 
-#[derive(Default)]
-pub(super) struct FailureLog(Lock<Failures>);
-
-#[derive(Default)]
-struct Failures {
-    last_line: Option<Instant>,
-    /// Since then.
-    unwritten: u64,
+impl Default for FailureLog {
+    fn default() -> Self {
+        FailureLog {
+            start: Instant::now(),
+            trouble: Lock::default(),
+        }
+    }
 }
 
 impl FailureLog {
-    /// Writes the line, or counts it for the next one.
-    pub(super) fn report(&self, error: &str) {
-        if let Some(before) = self.pass() {
-            tracing::warn!(error, before, "DevRev cannot be reached");
+    /// No connection could be opened. Writes a line, or counts it for the next one.
+    pub(super) fn failed(&self, error: &str) {
+        let event = Event::UpstreamUnreachable.label();
+        // Not under the lock: a line is formatted by the thread that writes it.
+        let sign = self.trouble.lock().sign(self.start.elapsed());
+        match sign {
+            Some(Sign::Begins) => tracing::warn!(event, error, "DevRev cannot be reached"),
+            Some(Sign::GoesOn { lasted, signs }) => tracing::warn!(
+                event,
+                error,
+                failures = signs,
+                since_seconds = lasted.as_secs_f64(),
+                "DevRev still cannot be reached, for {} and {signs} times",
+                duration_words(lasted)
+            ),
+            None => {}
         }
     }
 
-    /// How many failures had no line since the last one; `None` if this one has none either.
-    fn pass(&self) -> Option<u64> {
-        let now = Instant::now();
-        let mut failures = self.0.lock();
-        if failures.last_line.is_some_and(|last| now < last + PAUSE) {
-            failures.unwritten += 1;
-            return None;
-        }
-        failures.last_line = Some(now);
-        Some(std::mem::take(&mut failures.unwritten))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::advance;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn one_line_in_ten_seconds_counts_the_failures_before_it() {
-        let log = FailureLog::default();
-        for (after, want) in [
-            (0, Some(0)),
-            (0, None),
-            (9, None),
-            (1, Some(2)),
-            (5, None),
-            (60, Some(1)),
-        ] {
-            advance(Duration::from_secs(after)).await;
-            assert_eq!(log.pass(), want, "after {after} s more");
+    /// A connection has been opened.
+    pub(super) fn succeeded(&self) {
+        let over = self.trouble.lock().end(self.start.elapsed());
+        if let Some(over) = over {
+            tracing::info!(
+                event = Event::UpstreamReachable.label(),
+                after_seconds = over.lasted.as_secs_f64(),
+                failures = over.signs,
+                "DevRev can be reached again, after {} and {} failures",
+                duration_words(over.lasted),
+                over.signs
+            );
         }
     }
 }

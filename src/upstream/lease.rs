@@ -238,6 +238,7 @@ mod tests {
             own_listeners: OwnListeners::default(),
             sockets_per_connect: 2,
             proxy: None,
+            failures: Arc::default(),
         };
         let bounds = Bounds {
             connect_timeout: WITHIN,

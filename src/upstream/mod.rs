@@ -42,6 +42,7 @@ pub(crate) use self::{
 };
 use self::{
     answer::{Answered, Exchange, Held, MAX_FIELDS, WithRequest},
+    failure_log::FailureLog,
     form::{set_absolute_form, set_origin_form},
     lease::Lease,
     open::Sender,
@@ -69,6 +70,7 @@ pub(crate) struct Options {
     /// No attempt may go to these.
     pub own_listeners: OwnListeners,
     pub proxy: Option<Proxy>,
+    pub failures: Arc<FailureLog>,
 }
 
 /// Bounds that a reload may change while connections stay open.

@@ -18,7 +18,6 @@ use tokio::{
 use super::{
     Bounds, Options,
     connector::Connector,
-    failure_log::FailureLog,
     lanes::Lanes,
     lease::{CLOSED, Failed, Found, Lease, Slot},
     open::{Opened, Sender, open},
@@ -34,7 +33,6 @@ use crate::{
 pub(super) struct Pool {
     pub(super) options: Options,
     connector: Connector,
-    failures: FailureLog,
     pub(super) lanes: Lanes,
     /// The zero of the times in `Connections`.
     pub(super) start: Instant,
@@ -79,7 +77,6 @@ impl Pool {
         let pool = Arc::new(Pool {
             lanes: Lanes::new(connections.capacity(&rules, Duration::ZERO)),
             connector,
-            failures: FailureLog::default(),
             start: Instant::now(),
             state: Lock::new(State {
                 rules,
@@ -177,13 +174,14 @@ impl Pool {
         drop(connecting);
         match opened {
             Ok((connection, wire)) => {
+                self.options.failures.succeeded();
                 outcome.send_replace(Some(Ok(())));
                 let driving = drive(Arc::downgrade(&self), id, connection, wire, outcome);
                 tokio::spawn(driving);
             }
             Err(error) => {
                 if let Error::Unreachable(cause) = &error {
-                    self.failures.report(&cause.to_string());
+                    self.options.failures.failed(&cause.to_string());
                 }
                 outcome.send_replace(Some(Err(Failed::new(error))));
             }

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use crate::{
     error::{AuthFailure, CredentialFault, Error},
+    event::Event,
     policy::san::San,
     telemetry::{
         client_lines::{ClientLines, Topic},
@@ -48,7 +49,11 @@ impl Peers {
         if certificate.not_after < now {
             if self.is_logged(CredentialFault::ExpiredCertificate) {
                 let names = show(certificate);
-                tracing::info!(names, "a client certificate expired while it was in use");
+                tracing::info!(
+                    event = Event::CredentialRefused.label(),
+                    names,
+                    "a client certificate expired while it was in use"
+                );
             }
             return Err(Error::ExpiredCertificate);
         }
@@ -59,7 +64,11 @@ impl Peers {
         let Some(holder) = holders.next() else {
             if self.is_logged(CredentialFault::UnknownCertificate) {
                 let names = show(certificate);
-                tracing::info!(names, "no caller has a name of this client certificate");
+                tracing::info!(
+                    event = Event::CredentialRefused.label(),
+                    names,
+                    "no caller has a name of this client certificate"
+                );
             }
             return Err(Error::UnknownCertificate);
         };
@@ -67,7 +76,11 @@ impl Peers {
         if holders.any(|other| !Arc::ptr_eq(other, holder)) {
             if self.is_logged(CredentialFault::UnknownCertificate) {
                 let names = show(certificate);
-                tracing::info!(names, "this client certificate names several callers");
+                tracing::info!(
+                    event = Event::CredentialRefused.label(),
+                    names,
+                    "this client certificate names several callers"
+                );
             }
             return Err(Error::UnknownCertificate);
         }

@@ -9,6 +9,7 @@ use std::{
 use super::{Identified, Identity};
 use crate::{
     error::{AuthFailure, Error},
+    event::Event,
     policy::jwt::{Expected, Fault, Token},
     state::signing_keys::SigningKeys,
     telemetry::client_lines::{ClientLines, Topic},
@@ -95,6 +96,7 @@ impl SignedTokens {
             token.issuer().chars().take(MAX_SHOWN).collect()
         });
         tracing::info!(
+            event = Event::CredentialRefused.label(),
             reason = fault.label(),
             kid,
             issuer,

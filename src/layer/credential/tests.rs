@@ -47,7 +47,12 @@ impl Rig {
         let metrics = Arc::new(Metrics::new());
         let values = values(&[("a", "one"), ("b", "two")]);
         Rig {
-            tokens: Arc::new(Tokens::new(&values, Clock::start(), metrics.clone())),
+            tokens: Arc::new(Tokens::new(
+                &values,
+                Clock::start(),
+                metrics.clone(),
+                Arc::default(),
+            )),
             metrics,
             says: Arc::default(),
             sent: Arc::default(),

@@ -18,12 +18,13 @@ use tokio::time::Instant;
 use tower::Service;
 
 use self::peek::peek;
-use super::{BoxFuture, quota_group, record};
+use super::{BoxFuture, id_of, quota_group, record};
 use crate::{
     allocation::Place,
     body::Body,
     error::Error,
     policy::{
+        duration_words::duration_words,
         feedback,
         ledger::{AttemptKind, HoldReason, Payload, Settlement},
         operation::Operation,
@@ -34,7 +35,7 @@ use crate::{
         quota::{Group, Groups, Permit, WaitRequest},
     },
     telemetry::{labels::WaitReason, metrics::Metrics},
-    types::{ArrivedAt, Caller, Deadline, QuotaRules, RetryAfter},
+    types::{ArrivedAt, Caller, Deadline, QuotaRules, RequestId, RetryAfter},
     wall_clock,
 };
 
@@ -84,13 +85,39 @@ where
                     let group = params.groups.get(name);
                     let kind = kind(&request)?;
                     Some(match group.try_permit(kind, &params.rules) {
-                        Ok(permit) => permit,
+                        Ok(permit) => {
+                            tracing::trace!(
+                                request_id = id_of(extensions),
+                                group = &**name,
+                                "the attempt takes a unit of the group {name} and goes at once"
+                            );
+                            permit
+                        }
                         Err(reason) => {
+                            tracing::debug!(
+                                request_id = id_of(extensions),
+                                group = &**name,
+                                "the attempt waits: {}",
+                                why(reason)
+                            );
                             let wait_request = wait_request(&request, kind, params.rules)?;
                             let place = extensions.get::<Place>().cloned();
-                            params
+                            let waiting = Instant::now();
+                            let waited = params
                                 .wait(&group, reason, wait_request, record(&request), place)
-                                .await?
+                                .await;
+                            tracing::debug!(
+                                request_id = id_of(extensions),
+                                waited_ms = waiting.elapsed().as_millis() as u64,
+                                "the attempt {} after a wait of {}",
+                                if waited.is_ok() {
+                                    "goes"
+                                } else {
+                                    "is given up"
+                                },
+                                duration_words(waiting.elapsed())
+                            );
+                            waited?
                         }
                     })
                 }
@@ -99,9 +126,12 @@ where
             if let Some(permit) = &mut permit {
                 permit.sent();
             }
+            // For a line that is written after the request has gone.
+            let id = tracing::enabled!(tracing::Level::TRACE)
+                .then(|| request.extensions().get::<RequestId>().cloned());
             let result = inner.call(request).await;
             match result {
-                Ok(response) => Ok(params.learn(permit, response).await),
+                Ok(response) => Ok(params.learn(permit, response, id.flatten()).await),
                 Err(error) => {
                     if let Some(permit) = permit {
                         permit.settle(failed(&error));
@@ -144,6 +174,16 @@ fn wait_request(
     })
 }
 
+/// Why an attempt must wait, for people.
+fn why(reason: HoldReason) -> &'static str {
+    match reason {
+        HoldReason::Paused => "DevRev has paused its group or its operation",
+        HoldReason::Probing => "others must show first that DevRev accepts more",
+        HoldReason::Spread => "the rest of the window is spread, and it is another's turn",
+        HoldReason::Spent => "the window is spent",
+    }
+}
+
 /// Whether an attempt without an answer may have cost a unit.
 fn failed(error: &Error) -> Settlement {
     match error {
@@ -182,7 +222,12 @@ impl QuotaParams {
     }
 
     /// Reads how long upstream says to wait, and tells the group, if there is one, what the answer reports.
-    async fn learn(&self, permit: Option<Permit>, response: Response<Body>) -> Response<Body> {
+    async fn learn(
+        &self,
+        mut permit: Option<Permit>,
+        response: Response<Body>,
+        id: Option<RequestId>,
+    ) -> Response<Body> {
         let (status, arrived) = (response.status(), Instant::now());
         let throttled = status == StatusCode::TOO_MANY_REQUESTS;
         let read = |response: &Response<Body>, text: Option<&[u8]>| {
@@ -193,7 +238,7 @@ impl QuotaParams {
         let mut response = response;
         if throttled || status == StatusCode::SERVICE_UNAVAILABLE {
             // Before the body arrives, which may name a longer time.
-            if let (Some(retry_after), Some(permit)) = (feedback.retry_after, &permit) {
+            if let (Some(retry_after), Some(permit)) = (feedback.retry_after, &mut permit) {
                 permit.refused(throttled, retry_after);
             }
             let (whole, text) = peek(response).await;
@@ -207,6 +252,15 @@ impl QuotaParams {
         if let Some(retry_after) = feedback.retry_after {
             response.extensions_mut().insert(RetryAfter(retry_after));
         }
+        tracing::trace!(
+            request_id = id.as_ref().map(RequestId::as_str),
+            status = status.as_u16(),
+            limit = feedback.limit,
+            remaining = feedback.remaining,
+            resets_in_ms = feedback.resets_in.map(|left| left.as_millis() as u64),
+            retry_after_ms = feedback.retry_after.map(|left| left.as_millis() as u64),
+            "what DevRev's answer says of the quota"
+        );
         if let Some(permit) = permit {
             permit.settle(Settlement::Answered {
                 feedback,

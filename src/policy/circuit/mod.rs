@@ -179,6 +179,13 @@ pub struct Pass {
     origin: Origin,
 }
 
+impl Pass {
+    /// Whose attempt it is for.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
 /// A change of state, for the log and the metric.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -198,6 +205,28 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// Whether a failure of this origin says something about it.
+    pub fn concerns(&self, origin: &Origin) -> bool {
+        let operation = origin.operation.label();
+        self.caller
+            .as_ref()
+            .is_none_or(|caller| *caller == origin.caller)
+            && self.operation.is_none_or(|own| own == operation)
+    }
+
+    /// What it stops, for people.
+    pub fn words(&self) -> String {
+        let operation = self.operation.map(OperationLabel::label);
+        match (self.caller.as_deref(), operation) {
+            (None, None) => "all calls".to_owned(),
+            (None, Some(operation)) => format!("all calls of {operation}"),
+            (Some(caller), None) => format!("all calls of the caller {caller}"),
+            (Some(caller), Some(operation)) => {
+                format!("calls of {operation} by the caller {caller}")
+            }
+        }
+    }
+
     fn new(scope: Scope, caller: &Arc<str>, operation: OperationLabel) -> Self {
         Subject {
             scope,

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::json;
 
 use super::{
+    super::duration_words::duration_words,
     Refusal, Step,
     steps::{Steps, step},
 };
@@ -19,8 +20,9 @@ impl Steps<'_> {
         let priority = caller.share.priority.label();
         let weight = caller.share.weight;
         let mut says = format!(
-            "the group {}, weight {weight}, {priority}; waits {:?} at most",
-            caller.group, self.max_wait
+            "the group {}, weight {weight}, {priority}; waits {} at most",
+            caller.group,
+            duration_words(self.max_wait)
         );
         let mut facts = json!({
             "group": caller.group, "weight": weight, "priority": priority, "max_wait_seconds": self.max_wait.as_secs_f64(),
@@ -35,9 +37,18 @@ impl Steps<'_> {
         let own = view.paused_operation;
         if let Some((_, left)) = own.filter(|(id, _)| *id == self.operation.id()) {
             facts["operation_paused_seconds"] = left.as_secs_f64().into();
-            let _ = write!(says, "; this operation is paused for {left:?}");
+            let _ = write!(
+                says,
+                "; this operation is paused for {}",
+                duration_words(left)
+            );
         }
-        let _ = write!(says, "; now {}, a wait of {wait:?}", view.state.label());
+        let _ = write!(
+            says,
+            "; now {}, a wait of {}",
+            view.state.label(),
+            duration_words(wait)
+        );
         let step = step("quota", facts);
         Some(if wait > self.max_wait {
             step.refused(Refusal::Quota(wait), says)

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use super::{
     super::{
         access::Decision,
-        circuit, headers,
+        circuit,
+        duration_words::duration_words,
+        headers,
         operation::Operation,
         rate,
         retry::{self, Attempt, AttemptEnd},
@@ -137,7 +139,11 @@ impl<'a> Steps<'a> {
             says += "; enforce = false: what its rate, allow or deny would refuse passes and is counted";
         }
         if self.max_wait < caller.max_wait {
-            let _ = write!(says, "; it asks to wait {:?} at most", self.max_wait);
+            let _ = write!(
+                says,
+                "; it asks to wait {} at most",
+                duration_words(self.max_wait)
+            );
         }
         Some(step("authenticate", facts).passes(says))
     }
@@ -171,7 +177,7 @@ impl<'a> Steps<'a> {
     fn rate_limit(&self) -> Option<Step> {
         let caller = self.context.caller.as_ref()?;
         let rate::RateLimit { count, per, burst } = caller.quota;
-        let mut says = format!("{count} per {per:?}, {burst} at once");
+        let mut says = format!("{count} per {}, {burst} at once", duration_words(per));
         let mut facts = json!({ "count": count, "per_seconds": per.as_secs_f64(), "burst": burst });
         if self.context.live.is_some() {
             let _ = write!(says, "; {} left now", caller.rate.remaining);
@@ -182,7 +188,7 @@ impl<'a> Steps<'a> {
             step.passes(says)
         } else {
             let retry_after = caller.rate.retry_after;
-            let _ = write!(says, ", the next in {retry_after:?}");
+            let _ = write!(says, ", the next in {}", duration_words(retry_after));
             step.refused_if_enforced(caller.enforce, Refusal::Rate(retry_after), says)
         })
     }
@@ -352,8 +358,11 @@ impl<'a> Steps<'a> {
             within,
             open,
         } = self.context.circuit;
-        let mut says =
-            format!("opens for {open:?} after {failures} failures in a row within {within:?}");
+        let mut says = format!(
+            "opens for {} after {failures} failures in a row within {}",
+            duration_words(open),
+            duration_words(within)
+        );
         let mut facts = json!({ "failures": failures, "within_seconds": within.as_secs_f64(), "open_seconds": open.as_secs_f64() });
         let Some(live) = &self.context.live else {
             return Some(step("circuit", facts).passes(says));
@@ -367,7 +376,7 @@ impl<'a> Steps<'a> {
         Some(
             match live.circuit.next_probe.filter(|left| !left.is_zero()) {
                 Some(left) => {
-                    let _ = write!(says, ", the next probe in {left:?}");
+                    let _ = write!(says, ", the next probe in {}", duration_words(left));
                     step.refused(Refusal::Circuit(left), says)
                 }
                 None => step.passes(says),

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::{
+    super::duration_words::duration_words,
     Refusal, Step, TokenSource,
     steps::{Steps, step},
 };
@@ -22,7 +23,10 @@ impl Steps<'_> {
                 "DevRev refused the token {token}; this request starts a probe and goes on if DevRev accepts the token"
             ))
         } else {
-            let says = format!("DevRev refused the token {token}; the next probe is in {left:?}");
+            let says = format!(
+                "DevRev refused the token {token}; the next probe is in {}",
+                duration_words(left)
+            );
             step.refused(Refusal::Token(left), says)
         })
     }

@@ -174,6 +174,12 @@ impl Pauses {
         (until > now).then_some((paused.id, until))
     }
 
+    /// The operation that its own pause holds back, until a probe has succeeded.
+    pub(super) fn operation_held_back(&self) -> Option<OperationId> {
+        let paused = self.operation.as_ref()?;
+        paused.recovery.holds_back().then_some(paused.id)
+    }
+
     /// Ends all pauses; the next attempt, number `next`, is a probe.
     pub(super) fn resume(&mut self, next: u64) {
         self.operation = None;

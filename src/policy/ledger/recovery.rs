@@ -206,6 +206,11 @@ impl Recovery {
         };
     }
 
+    /// Whether a pause lasts, or no probe has succeeded since.
+    pub(super) fn holds_back(&self) -> bool {
+        matches!(self, Recovery::Paused { .. } | Recovery::Probing { .. })
+    }
+
     pub(super) fn paused_until(&self) -> Option<Duration> {
         match self {
             Recovery::Paused { until } => Some(*until),

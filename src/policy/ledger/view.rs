@@ -53,6 +53,16 @@ pub struct View {
 }
 
 impl Ledger {
+    /// Whether a pause of the group lasts, or no probe has succeeded since.
+    pub fn is_held_back(&self) -> bool {
+        self.pauses.group.holds_back()
+    }
+
+    /// As [`Self::is_held_back`], for the operation that was paused by itself.
+    pub fn operation_held_back(&self) -> Option<OperationId> {
+        self.pauses.operation_held_back()
+    }
+
     /// A snapshot of this ledger.
     pub fn view(&self, rules: &LedgerRules, now: Duration) -> View {
         let window = self.window.as_ref().filter(|window| window.ends > now);

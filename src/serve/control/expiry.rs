@@ -3,13 +3,18 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use secrecy::ExposeSecret;
 
 use crate::{
     config::{Config, Token},
-    policy::token_claims::{self, Expiry},
+    event::Event,
+    policy::{
+        duration_words::duration_words,
+        token_claims::{self, Expiry},
+    },
     telemetry::metrics::Metrics,
     wall_clock,
 };
@@ -20,6 +25,14 @@ pub(super) fn now() -> f64 {
 
 pub(super) fn expiry(token: &Token) -> Option<f64> {
     token_claims::expires_at(token.secret.value.expose_secret().as_bytes())
+}
+
+/// How long ago something was, if that is worth to be said.
+fn ago(seconds: f64) -> String {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(ago) if ago.as_secs() >= 60 => format!(", {} ago", duration_words(ago)),
+        _ => String::new(),
+    }
 }
 
 /// What was last reported of each token: its time of expiry, and its state.
@@ -51,9 +64,34 @@ impl ExpiryNotices {
             }
             metrics.token_expiry(&name.as_str().into(), expires);
             match state {
-                Expiry::Expired => tracing::warn!(token = name, "the token has expired"),
-                Expiry::Soon => tracing::warn!(token = name, "the token expires within a day"),
-                _ => continue,
+                Expiry::Expired => tracing::warn!(
+                    event = Event::TokenExpired.label(),
+                    token = name,
+                    "the token {name} has expired{}",
+                    ago(now - expires.unwrap_or(now))
+                ),
+                Expiry::Soon => {
+                    let left = expires.unwrap_or(now) - now;
+                    let left = Duration::try_from_secs_f64(left).unwrap_or_default();
+                    tracing::warn!(
+                        event = Event::TokenExpiresSoon.label(),
+                        token = name,
+                        expires_in_seconds = left.as_secs(),
+                        "the token {name} expires in {}",
+                        duration_words(left)
+                    );
+                }
+                Expiry::Valid | Expiry::Unknown => {
+                    let was = before.map(|(_, state)| state);
+                    if matches!(was, Some(Expiry::Expired | Expiry::Soon)) {
+                        tracing::info!(
+                            event = Event::TokenExpiresLater.label(),
+                            token = name,
+                            "the token {name}, which had expired or would have soon, has a new value"
+                        );
+                    }
+                    continue;
+                }
             }
             new.push((name.clone(), state));
         }

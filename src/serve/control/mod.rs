@@ -13,7 +13,7 @@ use std::sync::{
 use serde_json::{Value, json};
 
 use self::explain::{ExplainQuery, explain};
-use super::reload::Reloader;
+use super::reload::{ReloadCause, Reloader};
 use crate::{
     admin::Control,
     policy::exposition::Exposition,
@@ -45,6 +45,13 @@ impl GatewayControl {
             draining: AtomicBool::new(false),
             started_at: wall_clock::epoch_seconds(),
         }
+    }
+}
+
+impl GatewayControl {
+    /// Requests for which there is no answer yet, or whose answer is under way.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.state.in_flight.used()
     }
 }
 
@@ -126,13 +133,13 @@ impl Control for GatewayControl {
 
     fn set_level(&self, level: &str) -> Result<(), String> {
         match &self.level {
-            Some(handle) => handle.set(level),
+            Some(handle) => handle.set(level, "the admin listener"),
             None => Err("logging was not set up by this gateway".into()),
         }
     }
 
     fn reload(&self) -> Result<Value, Value> {
-        let report = self.reloader.reload();
+        let report = self.reloader.reload(ReloadCause::Admin);
         match report.result {
             ReloadResult::Refused => Err(report.json()),
             _ => Ok(report.json()),

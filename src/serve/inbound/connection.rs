@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     body::{Body, InboundFault},
+    event::Event,
     serve::worker::{Published, Serving},
     state::{
         State,
@@ -60,7 +61,9 @@ pub(crate) async fn serve(
 ) {
     let listener = match AsyncListener::new(listener) {
         Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "a listener could not be used"),
+        Err(error) => {
+            return tracing::error!(event = Event::ListenerFailed.label(), %error, "a listener could not be used");
+        }
     };
     let mut connections = JoinSet::new();
     let mut server = Server::new(published, settings);
@@ -83,7 +86,7 @@ pub(crate) async fn serve(
                     }
                     Err(error) => {
                         if server.settings.state.client_lines.try_pass(Topic::Accept, None) {
-                            tracing::warn!(%error, "a connection could not be accepted");
+                            tracing::warn!(event = Event::AcceptFailed.label(), %error, "a connection could not be accepted");
                         }
                         // Probably out of file descriptors; an immediate retry would spin.
                         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -102,6 +105,7 @@ pub(crate) async fn serve(
         .is_err()
     {
         tracing::warn!(
+            event = Event::DrainTimeout.label(),
             left = connections.len(),
             "drain.timeout is over; the remaining connections are closed"
         );
@@ -388,6 +392,7 @@ impl Server {
         let peer = address.map(|PeerAddress(address)| address);
         if state.client_lines.try_pass(Topic::Ended(reason), peer) {
             tracing::info!(
+                event = Event::ConnectionEnded.label(),
                 peer = peer.map(tracing::field::display),
                 reason = reason.label(),
                 "connection ended"

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     allocation::{Allocation, HEADS},
     error::Error,
+    event::Event,
     policy::{http1::Cut, operation::OperationLabel},
     state::{State, connections::OpenConnection},
     telemetry::{
@@ -140,6 +141,7 @@ impl<I> RefusalStream<I> {
             .try_pass(Topic::Request(Some(code)), peer)
         {
             tracing::info!(
+                event = Event::RequestRefused.label(),
                 request_id = id.as_str(),
                 peer = peer.map(tracing::field::display),
                 code = code.label(),
@@ -253,6 +255,7 @@ impl<I> RefusalStream<I> {
         let peer = self.address.map(|PeerAddress(address)| address);
         if self.state.client_lines.try_pass(Topic::Ended(reason), peer) {
             tracing::info!(
+                event = Event::ConnectionEnded.label(),
                 peer = peer.map(tracing::field::display),
                 reason = reason.label(),
                 "connection ended: large heads of requests take all the room there is"

@@ -19,6 +19,7 @@ use x509_parser::{
 
 use super::head::Speaks;
 use crate::{
+    event::Event,
     policy::san::San,
     state::{State, handshakes::Handshakes},
     telemetry::{client_lines::Topic, labels::HandshakeFailure, log::short},
@@ -136,7 +137,13 @@ fn report(state: &State, peer: Option<SocketAddr>, reason: HandshakeFailure, why
             .client_lines
             .try_pass(Topic::Handshake(reason), address) =>
         {
-            tracing::info!(peer, reason = reason.label(), why, "TLS handshake failed");
+            tracing::info!(
+                event = Event::HandshakeFailed.label(),
+                peer,
+                reason = reason.label(),
+                why,
+                "TLS handshake failed"
+            );
         }
         // A summary counts it.
         _ => {}

@@ -17,13 +17,19 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
-pub(super) use self::{report::Report, watch::FileWatcher};
+pub(super) use self::{
+    report::{ReloadCause, Report},
+    watch::FileWatcher,
+};
 use self::{restart::keep_what_needs_a_restart, watch::Fingerprint};
 use super::{control::expiry::ExpiryNotices, descriptors, worker::WorkerHandle};
 use crate::{
     config::{self, Config, Problem, Problems, SecretSource},
+    event::Event,
     plan::Plan,
+    policy::{duration_words::duration_words, trouble::Trouble},
     state::State,
     telemetry::{labels::ReloadResult, log::LevelHandle},
 };
@@ -45,6 +51,9 @@ pub(crate) struct Reloader {
     /// Held during a reload, so that one runs at a time. Readers never take it, since files may be slow.
     reload_lock: Mutex<()>,
     last: Mutex<LastReload>,
+    /// While the files are refused.
+    refused: Mutex<Trouble>,
+    start: Instant,
 }
 
 /// How often files are read in one reload while they keep changing.
@@ -77,6 +86,8 @@ impl Reloader {
                 fingerprint,
                 report: None,
             }),
+            refused: Mutex::default(),
+            start: Instant::now(),
         };
         reloader.report_expiry();
         reloader
@@ -112,7 +123,7 @@ impl Reloader {
     }
 
     /// Reads the file again and applies it, as a whole or not at all. Blocks on files.
-    pub(crate) fn reload(&self) -> Report {
+    pub(crate) fn reload(&self, cause: ReloadCause) -> Report {
         let _one_at_a_time = self
             .reload_lock
             .lock()
@@ -131,9 +142,32 @@ impl Reloader {
             self.retry_rewritten_tokens(&now, &before);
         }
         self.state.metrics.config_reload(report.result);
-        report.log();
+        report.log(cause);
+        self.note_refusals(report.result);
         self.last_reload().report = Some(report.clone());
         report
+    }
+
+    /// Logs that the files are accepted again.
+    fn note_refusals(&self, result: ReloadResult) {
+        let now = self.start.elapsed();
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if result == ReloadResult::Refused {
+            refused.sign(now);
+            return;
+        }
+        let over = refused.end(now);
+        drop(refused);
+        if let Some(over) = over {
+            tracing::info!(
+                event = Event::ConfigAcceptedAgain.label(),
+                after_seconds = over.lasted.as_secs_f64(),
+                refusals = over.signs,
+                "the configuration's files are accepted again, after {} in which {} reloads were refused",
+                duration_words(over.lasted),
+                over.signs
+            );
+        }
     }
 
     /// Changes from one configuration to the next.
@@ -152,14 +186,18 @@ impl Reloader {
         }
         if old.log.level != new.log.level
             && let Some(level) = &self.level
-            && let Err(why) = level.set(&new.log.level)
+            && let Err(why) = level.set(&new.log.level, "the configuration file")
         {
-            tracing::warn!(why, "log.level could not be changed");
+            tracing::warn!(
+                event = Event::LogLevelRefused.label(),
+                why,
+                "log.level could not be changed"
+            );
         }
         warn(&new);
         self.current.store(Arc::new(Current { config: new, plan }));
         self.report_expiry();
-        (report.result, report.changed) = (ReloadResult::Applied, changed);
+        report.applied(changed, old, &self.current().config);
         Ok(report)
     }
 
@@ -228,6 +266,10 @@ fn problem(path: &str, message: impl Into<String>) -> Problems {
 /// Logs the warnings of a configuration.
 pub(super) fn warn(config: &Config) {
     for Problem { path, message } in &config.warnings {
-        tracing::warn!(key = path, "{message}");
+        tracing::warn!(
+            event = Event::ConfigWarning.label(),
+            key = path,
+            "{message}"
+        );
     }
 }

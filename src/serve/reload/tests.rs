@@ -172,7 +172,7 @@ fn a_reload_that_fails_at_any_step_changes_nothing() {
     let file = rig.path("revgate.toml");
     let before = rig.everything();
     let refused = |why: &str| {
-        let report = rig.reloader.reload();
+        let report = rig.reloader.reload(ReloadCause::Signal);
         assert_eq!(report.result, ReloadResult::Refused, "{why}: {report:?}");
         assert!(!report.problems.is_empty(), "{why}");
         assert_eq!(rig.everything(), before, "{why}");
@@ -210,7 +210,7 @@ fn a_reload_that_fails_at_any_step_changes_nothing() {
     assert_eq!(rig.everything(), before, "no plan");
 
     // The same file without a fault changes all of it, so the comparisons above mean something.
-    let report = rig.reloader.reload();
+    let report = rig.reloader.reload(ReloadCause::Signal);
     assert_eq!(report.result, ReloadResult::Applied, "{report:?}");
     let after = rig.everything();
     for (what, before) in &before {
@@ -234,7 +234,10 @@ fn what_stays_the_same_keeps_its_state() {
     let text = fs::read_to_string(&file).unwrap();
     let text = text.replace("token = \"second\"", "token = \"main\"\nrate = \"7/s\"");
     fs::write(&file, text.replace("[tokens.second]", "[tokens.third]")).unwrap();
-    assert_eq!(rig.reloader.reload().result, ReloadResult::Applied);
+    assert_eq!(
+        rig.reloader.reload(ReloadCause::Signal).result,
+        ReloadResult::Applied
+    );
     assert!(Arc::ptr_eq(&billing, &of("billing")));
     assert!(!Arc::ptr_eq(&reports, &of("reports")), "another rate");
     assert!(Arc::ptr_eq(&main, &token("main")));

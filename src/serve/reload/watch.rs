@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::Reloader;
+use super::{ReloadCause, Reloader};
 use crate::{
     policy::file_changes::{Changes, Verdict},
     state::Clock,
@@ -132,7 +132,7 @@ fn check_files(
     if restless && !await_quiet(current, stopped) {
         return;
     }
-    if reloader.reload().result == ReloadResult::Refused && restless {
+    if reloader.reload(ReloadCause::File).result == ReloadResult::Refused && restless {
         changes.was_not_whole();
     }
 }

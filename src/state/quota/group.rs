@@ -18,19 +18,22 @@ use super::{
     },
     dispatcher::deliver,
     permit::Permit,
+    story::{self, Answer, Line, Story},
     wait_rules::WaitRules,
     waiting_room::{Slot, WaitingRoom},
 };
 use crate::{
     error::Error,
+    event::Event,
     lock::Lock,
     plan::QuotaPlan,
     policy::{
         fair::{Priority, Queue, Share, Ticket},
         feedback::Feedback,
-        ledger::{AttemptKind, Grant, HoldReason, Ledger, Paused, Settlement, View},
+        ledger::{AttemptKind, Grant, HoldReason, Ledger, Settlement, View},
         operation::OperationId,
     },
+    telemetry::client_lines::ClientLines,
     types::{Caller, QuotaRules},
 };
 
@@ -43,6 +46,8 @@ pub(crate) struct Group {
     pub(super) state: Lock<GroupState>,
     /// Wakes the dispatcher early.
     pub(super) changed: Notify,
+    /// Decides which lines of the log are written.
+    lines: Arc<ClientLines>,
 }
 
 pub(super) struct GroupState {
@@ -55,6 +60,7 @@ pub(super) struct GroupState {
     /// No request of this operation waits with a deadline before this time.
     pub(super) earliest_of_operation: Option<(OperationId, Duration)>,
     last_used: Duration,
+    story: Story,
 }
 
 pub(super) struct Waiter {
@@ -88,6 +94,7 @@ impl Group {
         clock: Clock,
         waiting_room: Arc<WaitingRoom>,
         planned: Arc<ArcSwap<QuotaPlan>>,
+        lines: Arc<ClientLines>,
     ) -> Arc<Group> {
         Arc::new(Group {
             name,
@@ -101,8 +108,10 @@ impl Group {
                 earliest_deadline: Duration::ZERO,
                 earliest_of_operation: None,
                 last_used: clock.now(),
+                story: Story::default(),
             }),
             changed: Notify::new(),
+            lines,
         })
     }
 
@@ -273,16 +282,36 @@ impl Group {
         let _ = sender.send(Err(Error::WaitingRoomFull { retry_after }));
     }
 
-    /// See [`Ledger::settle`].
+    /// See [`Ledger::settle`]. `again` says that [`Self::refused`] has had the answer already.
     pub(super) fn settle(
         self: &Arc<Self>,
         grant: Grant,
         (kind, settlement): (AttemptKind, Settlement),
+        again: bool,
         rules: &QuotaRules,
     ) {
-        let paused =
-            self.update(|state, now| state.ledger.settle(grant, settlement, &rules.ledger, now));
-        self.log(paused, kind.operation);
+        let answered = match settlement {
+            Settlement::Answered {
+                feedback,
+                throttled,
+            } => Some((feedback.retry_after, throttled)),
+            Settlement::InDoubt | Settlement::Unsent => None,
+        };
+        let lines = self.update(|state, now| {
+            let paused = state.ledger.settle(grant, settlement, &rules.ledger, now);
+            let Some((time, throttled)) = answered else {
+                return Vec::new();
+            };
+            let answer = Answer {
+                operation: kind.operation,
+                throttled,
+                time,
+                paused,
+                again,
+            };
+            self.note(&answer, state, now)
+        });
+        self.write(&lines);
     }
 
     /// An answer to this operation says to wait this long; see [`Ledger::refused`].
@@ -292,26 +321,33 @@ impl Group {
         throttled: bool,
         time: Duration,
     ) {
-        let paused = self.update(|state, now| {
+        let lines = self.update(|state, now| {
             let until = now.saturating_add(time);
-            state.ledger.refused(operation, throttled, until, now)
+            let answer = Answer {
+                operation,
+                throttled,
+                time: Some(time),
+                paused: state.ledger.refused(operation, throttled, until, now),
+                again: false,
+            };
+            self.note(&answer, state, now)
         });
-        self.log(paused, operation);
+        self.write(&lines);
     }
 
-    fn log(&self, paused: Option<Paused>, operation: OperationId) {
-        let (group, operation) = (&*self.name, operation.label().label());
-        match paused {
-            Some(Paused::Group) => tracing::info!(group, operation, "DevRev has paused the group"),
-            Some(Paused::Operation) => {
-                tracing::info!(
-                    group,
-                    operation,
-                    "DevRev has paused one operation of the group"
-                );
-            }
-            None => {}
-        }
+    fn note(&self, answer: &Answer, state: &mut GroupState, now: Duration) -> Vec<Line> {
+        let GroupState {
+            story,
+            ledger,
+            queue,
+            ..
+        } = state;
+        let passes = || story::passes(&self.lines, &self.name);
+        story.note(answer, (ledger, queue.len()), passes, now)
+    }
+
+    fn write(&self, lines: &[Line]) {
+        lines.iter().for_each(|line| line.write(&self.name));
     }
 
     /// See [`Ledger::attribute`].
@@ -327,6 +363,12 @@ impl Group {
     /// See [`Ledger::resume`].
     pub(crate) fn resume(self: &Arc<Self>) {
         self.update(|state, _| state.ledger.resume());
+        let group = &*self.name;
+        tracing::info!(
+            event = Event::QuotaResumedByHand.label(),
+            group,
+            "an operator ended the pauses of the group {group}; what was known of its window is forgotten, and the next call is a probe"
+        );
     }
 
     /// A snapshot of the ledger, and how many requests wait by caller.

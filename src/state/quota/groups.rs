@@ -17,7 +17,7 @@ use crate::{
         feedback::Feedback,
         ledger::{AttemptKind, View},
     },
-    telemetry::quota::Sample,
+    telemetry::{client_lines::ClientLines, quota::Sample},
     types::{QuotaRules, other},
     wall_clock,
 };
@@ -29,6 +29,7 @@ pub struct Groups {
     /// From the latest plan: the configured groups, and the rules that views apply. Requests use the rules of their own plan, and
     /// while they wait, these too.
     planned: Arc<ArcSwap<QuotaPlan>>,
+    lines: Arc<ClientLines>,
 }
 
 /// Groups are configured, except in mode "validate", where each token has one and their number is unbounded.
@@ -51,12 +52,13 @@ fn evict(planned: &QuotaPlan, known: &mut HashMap<Arc<str>, Arc<Group>>) {
 }
 
 impl Groups {
-    pub fn new(planned: Arc<QuotaPlan>, clock: Clock) -> Self {
+    pub fn new(planned: Arc<QuotaPlan>, clock: Clock, lines: Arc<ClientLines>) -> Self {
         let groups = Groups {
             clock,
             waiting_room: Arc::default(),
             known: RwLock::default(),
             planned: Arc::new(ArcSwap::new(planned)),
+            lines,
         };
         groups.create_planned();
         groups
@@ -86,7 +88,8 @@ impl Groups {
         }
         let new = || {
             let (waiting_room, planned) = (self.waiting_room.clone(), self.planned.clone());
-            Group::new(name.clone(), self.clock, waiting_room, planned)
+            let lines = self.lines.clone();
+            Group::new(name.clone(), self.clock, waiting_room, planned, lines)
         };
         known.entry(name.clone()).or_insert_with(new).clone()
     }

@@ -16,6 +16,8 @@ pub(crate) struct Permit {
     rules: QuotaRules,
     grant: Option<Grant>,
     sent: bool,
+    /// Whether its answer has been reported already.
+    refused: bool,
 }
 
 impl Permit {
@@ -31,6 +33,7 @@ impl Permit {
             rules,
             grant: Some(grant),
             sent: false,
+            refused: false,
         }
     }
 
@@ -40,7 +43,8 @@ impl Permit {
     }
 
     /// The answer says to wait this long. For when the attempt cannot be settled yet; see `Ledger::refused`.
-    pub(crate) fn refused(&self, throttled: bool, time: Duration) {
+    pub(crate) fn refused(&mut self, throttled: bool, time: Duration) {
+        self.refused = true;
         self.group.refused(self.kind.operation, throttled, time);
     }
 
@@ -51,7 +55,7 @@ impl Permit {
     fn end(&mut self, settlement: Settlement) {
         if let Some(grant) = self.grant.take() {
             let end = (self.kind, settlement);
-            self.group.settle(grant, end, &self.rules);
+            self.group.settle(grant, end, self.refused, &self.rules);
         }
     }
 }

@@ -6,12 +6,17 @@ use std::{
 };
 
 use http::Uri;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tower::BoxError;
 
 use super::{FetchRequests, SigningKeys};
 use crate::{
-    policy::jwt::{KeySet, RETRY_AFTER_FAILURE, freshness},
+    event::Event,
+    policy::{
+        duration_words::duration_words,
+        jwt::{KeySet, RETRY_AFTER_FAILURE, freshness},
+        trouble::{Sign, Trouble},
+    },
     telemetry::{labels::KeyFetch, metrics::Metrics},
     types::Roots,
     upstream::{Proxy, fetch, tls},
@@ -70,6 +75,7 @@ async fn run<F: Future<Output = Result<(KeySet, Duration), BoxError>>>(
     mut fetch_requests: FetchRequests,
     metrics: Arc<Metrics>,
 ) {
+    let (start, mut trouble) = (Instant::now(), Trouble::default());
     loop {
         let fetched = fetch().await;
         let Some(keys) = weak.upgrade() else { return };
@@ -81,19 +87,39 @@ async fn run<F: Future<Output = Result<(KeySet, Duration), BoxError>>>(
             Ok((set, fresh)) => {
                 if keys.current().is_none_or(|old| *old != set) {
                     let unusable = set.unusable();
-                    tracing::info!(%url, keys = set.count(), unusable, "the issuer's keys have been fetched");
+                    tracing::info!(event = Event::KeysFetched.label(), %url, keys = set.count(), unusable, "the issuer's keys have been fetched");
+                }
+                if let Some(over) = trouble.end(start.elapsed()) {
+                    tracing::info!(
+                        event = Event::KeysFetchedAgain.label(),
+                        %url,
+                        after_seconds = over.lasted.as_secs_f64(),
+                        failures = over.signs,
+                        "the issuer's keys can be fetched again, after {} and {} failures",
+                        duration_words(over.lasted),
+                        over.signs
+                    );
                 }
                 keys.finish_fetch(Some(set), fresh);
             }
             Err(error) => {
                 let kept_keys = keys.current().map_or(0, |old| old.count());
-                tracing::warn!(
-                    %url,
-                    error = %chain(&*error),
-                    kept_keys,
-                    "the issuer's keys could not be fetched; tried again in {}s",
-                    RETRY_AFTER_FAILURE.as_secs()
-                );
+                let failures = match trouble.sign(start.elapsed()) {
+                    Some(Sign::Begins) => Some(1),
+                    Some(Sign::GoesOn { signs, .. }) => Some(signs),
+                    None => None,
+                };
+                if let Some(failures) = failures {
+                    tracing::warn!(
+                        event = Event::KeysFailing.label(),
+                        %url,
+                        error = %chain(&*error),
+                        kept_keys,
+                        failures,
+                        "the issuer's keys could not be fetched; tried again in {}",
+                        duration_words(RETRY_AFTER_FAILURE)
+                    );
+                }
                 keys.finish_fetch(None, RETRY_AFTER_FAILURE);
             }
         }

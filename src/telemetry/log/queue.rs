@@ -17,6 +17,7 @@ use tracing_subscriber::fmt::{
 };
 
 use super::line::{self, MAX_LINE};
+use crate::event::Event;
 
 /// Most lines that wait to be written: nearly a second of access lines at 5,000 requests a second, which bridges a pause of the reader.
 pub(super) const MAX_LINES: usize = 4096;
@@ -185,18 +186,19 @@ fn gap(missing: u64, json: bool) -> Vec<u8> {
     let mut timestamp = String::new();
     // Writing to a String cannot fail.
     let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
-    let target = module_path!();
+    let (target, event) = (module_path!(), Event::LogLinesDropped.label());
     let line = if json {
         serde_json::json!({
             "timestamp": timestamp,
             "level": "WARN",
+            "event": event,
             "message": MESSAGE,
             "lines": missing,
             "target": target,
         })
         .to_string()
     } else {
-        format!("{timestamp}  WARN {target}: {MESSAGE} lines={missing}")
+        format!("{timestamp}  WARN {target}: {MESSAGE} event=\"{event}\" lines={missing}")
     };
     format!("{line}\n").into_bytes()
 }
@@ -298,7 +300,8 @@ mod tests {
                 assert!(gap["timestamp"].as_str().unwrap().ends_with('Z'), "{gap}");
                 assert_eq!(gap["target"], module_path!().trim_end_matches("::tests"));
             } else {
-                assert!(gap.ends_with("log lines were dropped lines=100"), "{gap}");
+                let end = "log lines were dropped event=\"log_lines_dropped\" lines=100";
+                assert!(gap.ends_with(end), "{gap}");
             }
         }
     }
