@@ -50,6 +50,7 @@ where
         let ignored = headers::strip_request(fields);
         if !ignored.is_empty() {
             tracing::debug!(
+                request_id = id.as_ref().map(RequestId::as_str),
                 fields = ?ignored,
                 "header fields that would say what is to be done, or that a server may take for others, are not forwarded"
             );

@@ -14,7 +14,7 @@ use http::{Request, Response};
 use tokio::time::Instant;
 use tower::Service;
 
-use super::{Either, record};
+use super::{Either, id_of, record};
 use crate::{
     allocation::{Allocation, Place},
     body::Body,
@@ -77,6 +77,10 @@ where
             request.extensions_mut().insert(lane);
             return Either::inner(self.inner.call(request));
         }
+        tracing::debug!(
+            request_id = id_of(request.extensions()),
+            "the attempt waits for a connection to DevRev: all that may be open are in use"
+        );
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         Either::boxed(Box::pin(async move {

@@ -5,11 +5,12 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tower::Service;
 
-use super::{Either, record};
+use super::{Either, id_of, record};
 use crate::{
     body::Body,
     error::Error,
     policy::{headers, http1, operation::Operation, target},
+    telemetry::log::short,
     types::RequestLimits,
 };
 
@@ -46,6 +47,15 @@ where
         if let Some(fault) = operation.fault() {
             return Either::refused(Error::Target(fault));
         }
+        tracing::trace!(
+            request_id = id_of(request.extensions()),
+            method = short(request.method().as_str(), http1::MAX_METHOD),
+            operation = operation.label().label(),
+            version = ?request.version(),
+            fields = request.headers().len(),
+            body = http_body::Body::size_hint(request.body()).exact(),
+            "a request's head is accepted"
+        );
         let record = record(&request);
         record.facts().operation = Some(operation.label());
         record.facts().deprecated_operation = operation.is_deprecated();

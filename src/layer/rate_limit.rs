@@ -8,7 +8,7 @@ use std::{
 use http::{Request, Response};
 use tower::Service;
 
-use super::{Either, record, refuse_if_enforced};
+use super::{Either, id_of, record, refuse_if_enforced};
 use crate::{
     body::Body,
     error::Error,
@@ -59,6 +59,18 @@ where
             return Either::refused(Error::Internal);
         };
         let verdict = limiter.check();
+        tracing::debug!(
+            request_id = id_of(extensions),
+            caller = &*caller.name,
+            allowed = verdict.allowed,
+            remaining = verdict.remaining,
+            "the caller's rate: {}",
+            if verdict.allowed {
+                "within it"
+            } else {
+                "above it"
+            }
+        );
         let record = record(&request);
         record.facts().rate = Some((limiter.policy_header(), verdict.header()));
         if !verdict.allowed {

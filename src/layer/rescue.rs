@@ -64,12 +64,10 @@ where
 }
 
 fn log(error: &Error, id: Option<&RequestId>) {
-    let cause = std::error::Error::source(error).map(ToString::to_string);
-    let id = id.map_or("", RequestId::as_str);
     tracing::debug!(
         code = error.code().label(),
-        request_id = id,
-        cause,
+        request_id = id.map_or("", RequestId::as_str),
+        cause = std::error::Error::source(error).map(tracing::field::display),
         "refused: {error}"
     );
 }

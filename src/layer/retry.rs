@@ -12,13 +12,14 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use tokio::time::{Instant, timeout};
 use tower::Service;
 
-use super::{BodyLimits, BoxFuture, Buffered, attempt_end, quota_group, record};
+use super::{BodyLimits, BoxFuture, Buffered, attempt_end, id_of, quota_group, record};
 use crate::{
     allocation::Place,
     body::{Body, Guard, InboundFault},
     error::Error,
     policy::{
         allocator::Claim,
+        duration_words::duration_words,
         feedback::whole_seconds,
         operation::Operation,
         retry::{Attempt, AttemptEnd, Decision, Reason, RetryRules, decide},
@@ -196,6 +197,19 @@ impl RetryParams {
         loop {
             number += 1;
             let result = inner.call(call.attempt()).await;
+            let id = || id_of(&call.head.extensions);
+            tracing::debug!(
+                request_id = id(),
+                attempt = number,
+                status = result
+                    .as_ref()
+                    .ok()
+                    .map(|response| response.status().as_u16()),
+                code = result.as_ref().err().map(|error| error.code().label()),
+                wait_ms = call.record.facts().waited.as_millis() as u64,
+                upstream_ms = call.record.facts().upstream.as_millis() as u64,
+                "attempt {number} has ended"
+            );
             let Some((end, reason)) = failure(&result) else {
                 let reached = reached(&result);
                 call.record.facts().attempts = if reached { number } else { number - 1 };
@@ -250,6 +264,12 @@ impl RetryParams {
                 Decision::Stop { retry_after } => (retry_after, false),
             };
             let Some(wait) = after.filter(|_| retries) else {
+                tracing::debug!(
+                    request_id = id(),
+                    reason = reason.label(),
+                    in_budget = retries || after.is_none(),
+                    "no other attempt"
+                );
                 return match (result, last) {
                     (Err(_), Some((response, after))) => finish(Ok(response), Some(after)),
                     (result, _) => finish(result, after),
@@ -263,6 +283,14 @@ impl RetryParams {
                 }
             }
             self.metrics.retry(reason);
+            tracing::debug!(
+                request_id = id_of(&call.head.extensions),
+                reason = reason.label(),
+                after_ms = wait.as_millis() as u64,
+                in_group = paused_in_group,
+                "another attempt in {}",
+                duration_words(wait)
+            );
             if !paused_in_group {
                 self.wait(wait, &call.record).await?;
             }

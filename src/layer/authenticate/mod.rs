@@ -25,7 +25,7 @@ pub(crate) use self::{
     peers::Peers,
     signed_token::SignedTokens,
 };
-use super::{Either, Places, record};
+use super::{Either, Places, id_of, record};
 use crate::{
     allocation::Place,
     body::Body,
@@ -200,6 +200,18 @@ impl Arrival {
             verdict,
         } = identity;
         record(request).facts().caller = Some(caller.name.clone());
+        tracing::debug!(
+            request_id = id_of(request.extensions()),
+            caller = &*caller.name,
+            group = &*caller.group,
+            own_token = caller_token.is_some(),
+            max_wait_ms = self
+                .deadline(caller.max_wait)
+                .saturating_duration_since(self.at)
+                .as_millis() as u64,
+            "the caller is {}",
+            caller.name
+        );
         let extensions = request.extensions_mut();
         if let Some(connection) = extensions.get::<OpenConnection>() {
             let claim = match authenticator.callers_are_known() {
