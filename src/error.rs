@@ -30,6 +30,9 @@ pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 pub enum Error {
     #[error("no credential")]
     NoCredential,
+    /// The anonymous caller is for clients on this machine.
+    #[error("no credential, and a proxy says that the client is not on this machine")]
+    Elsewhere,
     #[error("unknown credential")]
     UnknownCredential,
     #[error("expired credential")]
@@ -199,6 +202,7 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Error::NoCredential
+            | Error::Elsewhere
             | Error::UnknownCredential
             | Error::ExpiredCredential
             | Error::RefusedCredential
@@ -241,7 +245,7 @@ impl Error {
     /// Why the credential was not accepted, for log and metrics; the caller does not see it.
     pub fn auth_failure(&self) -> Option<AuthFailure> {
         let fault = match self {
-            Error::NoCredential => CredentialFault::Missing,
+            Error::NoCredential | Error::Elsewhere => CredentialFault::Missing,
             Error::UnknownCredential => CredentialFault::Unknown,
             Error::ExpiredCredential => CredentialFault::Expired,
             Error::RefusedCredential => CredentialFault::Refused,
@@ -274,6 +278,9 @@ impl Error {
     /// The message for the caller: the code's, or one of its own if several errors share the code.
     fn message(&self) -> &'static str {
         match self {
+            Error::Elsewhere => {
+                "Only clients on the gateway's own machine need no key. Send yours as `Authorization: Bearer KEY`."
+            }
             Error::NoCredential => "Send your revgate key as `Authorization: Bearer KEY`.",
             Error::ExpiredCredential => "This token has expired.",
             Error::RefusedCredential => "DevRev refuses this token.",

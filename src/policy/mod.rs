@@ -7,6 +7,7 @@ pub mod addresses;
 pub mod allocator;
 pub mod browser;
 pub mod circuit;
+pub mod client_address;
 pub mod connections;
 pub mod cookies;
 pub mod descriptors;

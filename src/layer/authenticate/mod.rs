@@ -98,6 +98,7 @@ where
         };
         let context = RequestContext {
             peer: request.extensions().get::<Peer>(),
+            address: request.extensions().get::<PeerAddress>().copied(),
             target: request.uri(),
             version: request.version(),
             now: wall_clock::now(),
@@ -121,7 +122,7 @@ where
             must_wait => must_wait,
         };
         let address = request.extensions().get::<PeerAddress>();
-        let mut claim = Claim::unknown(address.map(|address| address.0));
+        let mut claim = Claim::unknown(address.and_then(PeerAddress::ip));
         let connection = request.extensions().get::<OpenConnection>();
         if connection.is_some_and(OpenConnection::has_failed) {
             claim.priority = Priority::Batch;
@@ -167,11 +168,18 @@ fn counted(metrics: &Metrics, connection: Option<&OpenConnection>, error: Error)
 /// What identifies a caller besides its credential.
 struct RequestContext<'a> {
     peer: Option<&'a Peer>,
+    address: Option<PeerAddress>,
     target: &'a Uri,
     version: Version,
     now: SystemTime,
     /// See [`Arrival`].
     prefer_wait: Option<Duration>,
+}
+
+impl RequestContext<'_> {
+    fn is_elsewhere(&self) -> bool {
+        self.address.is_some_and(|address| address.is_elsewhere())
+    }
 }
 
 /// When a request arrived, and how long it is willing to wait.
@@ -204,7 +212,7 @@ impl Arrival {
         if let Some(connection) = extensions.get::<OpenConnection>() {
             let claim = match authenticator.callers_are_known() {
                 true => Claim::caller(caller.group.clone(), &caller.share),
-                false => Claim::unknown(extensions.get().map(|PeerAddress(address)| *address)),
+                false => Claim::unknown(extensions.get().and_then(PeerAddress::ip)),
             };
             if !connection.prove(&claim) {
                 return Err(Error::OVERLOADED);
@@ -289,7 +297,12 @@ impl Methods {
             && let Some(signed) = &self.signed
             && looks_like_jwt(credential)
         {
-            return signed.identify(credential, context.now, context.prefer_wait);
+            return signed.identify(
+                credential,
+                context.address,
+                context.now,
+                context.prefer_wait,
+            );
         }
         key.map(Identified::from)
     }
@@ -300,15 +313,23 @@ impl Methods {
         headers: &HeaderMap,
         context: &RequestContext<'_>,
     ) -> Result<Arc<Caller>, Error> {
-        let by_peer = self.peers.identify(context.peer, context.now)?;
+        let by_peer = self
+            .peers
+            .identify(context.peer, context.address, context.now)?;
         let rules = match (context.peer, &by_peer) {
             // Only a proxy can bring a page's request to a unix socket. It shows its own uid, and any Host.
             (Some(Peer::Uid(_)), Some(_)) => BrowserRules::None,
             (Some(Peer::Uid(_)), None) | (_, Some(_)) => BrowserRules::Page,
             (_, None) => BrowserRules::HostAndPage(&self.hosts),
         };
-        let caller = by_peer.or_else(|| self.anonymous.clone());
-        let caller = caller.ok_or(Error::NoCredential)?;
+        let caller = match by_peer.or_else(|| self.anonymous.clone()) {
+            None => return Err(Error::NoCredential),
+            // A proxy on this machine makes nobody else a client of this machine.
+            Some(_) if context.peer.is_none() && context.is_elsewhere() => {
+                return Err(Error::Elsewhere);
+            }
+            Some(caller) => caller,
+        };
         let checked = rules.check(context.target, context.version, headers);
         checked.map(|()| caller).map_err(Error::Browser)
     }
@@ -415,6 +436,7 @@ mod tests {
         headers.insert(HOST, HeaderValue::from_static("localhost"));
         let context = RequestContext {
             peer: None,
+            address: None,
             target: &Uri::from_static("/works.list"),
             version: Version::HTTP_11,
             now: wall_clock::now(),
@@ -478,6 +500,7 @@ mod tests {
             for (anonymous, want) in [(true, with), (false, without)] {
                 let context = RequestContext {
                     peer: peer.as_ref(),
+                    address: None,
                     target: &target,
                     version: Version::HTTP_11,
                     now,
@@ -549,6 +572,7 @@ mod tests {
         ] {
             let context = RequestContext {
                 peer,
+                address: None,
                 target: &target,
                 version: Version::HTTP_11,
                 now,

@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     body::{Body, InboundFault},
+    policy::client_address::TrustedProxies,
     serve::worker::{Published, Serving},
     state::{
         State,
@@ -47,6 +48,10 @@ pub(crate) struct ConnectionSettings {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub drain_timeout: Duration,
+    /// That a proxy seems to use another field has been logged.
+    pub told_of_field: AtomicBool,
+    /// Whose word about a client is taken.
+    pub proxies: TrustedProxies,
     /// As many as `listen.max_connections`, for all workers together.
     pub connections: Arc<ConnectionTable>,
     pub state: Arc<State>,
@@ -171,7 +176,11 @@ impl Server {
         };
         match (stream, &settings.state.handshakes) {
             (Stream::Unix(stream), _) => {
-                origin.peer = stream.peer_cred().map(|peer| Peer::Uid(peer.uid())).ok();
+                if let Ok(peer) = stream.peer_cred() {
+                    let (uid, pid) = (peer.uid(), peer.pid());
+                    origin.address = Some(PeerAddress::Process { uid, pid });
+                    origin.peer = Some(Peer::Uid(uid));
+                }
                 self.serve(stream, origin).await;
             }
             (Stream::Tcp(stream), None) => self.serve(stream, origin).await,
@@ -203,6 +212,35 @@ impl Server {
             }
         }
     }
+}
+
+/// The client of a request on a connection from this address.
+fn client_of<B>(
+    address: PeerAddress,
+    request: &Request<B>,
+    settings: &ConnectionSettings,
+    open: &OpenConnection,
+) -> PeerAddress {
+    let PeerAddress::Client(peer) = address else {
+        return address;
+    };
+    let (proxies, headers) = (&settings.proxies, request.headers());
+    if !proxies.trusts(peer.ip) {
+        return address;
+    }
+    if proxies.may_use_another_field(peer.ip, headers)
+        && !settings.told_of_field.swap(true, Ordering::Relaxed)
+    {
+        tracing::warn!(
+            proxy = %peer,
+            "a trusted proxy names clients in another field than listen.client_field says, so the proxy counts as the client"
+        );
+    }
+    let client = proxies.client(peer, headers);
+    if client != peer && !open.is_proven() {
+        open.speaks_for(client.ip);
+    }
+    PeerAddress::Client(client)
 }
 
 /// A peer whose certificate is no longer valid here: it still has one, but the certificate names no caller.
@@ -238,6 +276,7 @@ impl Server {
         );
         let (is_revoked, on) = (revoked.clone(), open.clone());
         let (published, settings) = (self.published.clone(), self.settings.clone());
+        let shared = settings.clone();
         let starts = Starts::new();
         let tell = at + settings.header_timeout / 2;
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
@@ -248,6 +287,7 @@ impl Server {
                 let Serving { stack, plan } = &**published.load();
                 (stack.clone(), plan.request, plan.upstream.progress)
             };
+            let client = address.map(|address| client_of(address, &request, &shared, &on));
             let fault = InboundFault::default();
             let http2 = request.version() == Version::HTTP_2;
             let RequestLimits {
@@ -261,7 +301,7 @@ impl Server {
             let extensions = request.extensions_mut();
             extensions.insert(fault);
             extensions.insert::<OpenConnection>(on.clone());
-            if let Some(address) = address {
+            if let Some(address) = client {
                 extensions.insert(address);
             }
             let peer = match is_revoked.load(Ordering::Acquire) {
@@ -385,10 +425,10 @@ impl Server {
     fn report_end(&self, reason: ConnectionEnd, address: Option<PeerAddress>) {
         let state = &self.settings.state;
         state.metrics.connection_ended(reason);
-        let peer = address.map(|PeerAddress(address)| address);
-        if state.client_lines.try_pass(Topic::Ended(reason), peer) {
+        let ip = address.and_then(|address| address.ip());
+        if state.client_lines.try_pass(Topic::Ended(reason), ip) {
             tracing::info!(
-                peer = peer.map(tracing::field::display),
+                peer = address.as_ref().map(PeerAddress::shown),
                 reason = reason.label(),
                 "connection ended"
             );

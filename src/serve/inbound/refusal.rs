@@ -132,16 +132,16 @@ impl<I> RefusalStream<I> {
         );
         metrics.refused(&other(), error.code());
         let code = error.code();
-        let peer = self.address.map(|PeerAddress(address)| address);
+        let ip = self.address.and_then(|address| address.ip());
         let id = RequestId::random();
         if self
             .state
             .client_lines
-            .try_pass(Topic::Request(Some(code)), peer)
+            .try_pass(Topic::Request(Some(code)), ip)
         {
             tracing::info!(
                 request_id = id.as_str(),
-                peer = peer.map(tracing::field::display),
+                peer = self.address.as_ref().map(PeerAddress::shown),
                 code = code.label(),
                 "a request was refused by its head: {error}"
             );
@@ -250,10 +250,10 @@ impl<I> RefusalStream<I> {
         self.room = None;
         let reason = ConnectionEnd::HeadsFull;
         self.state.metrics.connection_ended(reason);
-        let peer = self.address.map(|PeerAddress(address)| address);
-        if self.state.client_lines.try_pass(Topic::Ended(reason), peer) {
+        let ip = self.address.and_then(|address| address.ip());
+        if self.state.client_lines.try_pass(Topic::Ended(reason), ip) {
             tracing::info!(
-                peer = peer.map(tracing::field::display),
+                peer = self.address.as_ref().map(PeerAddress::shown),
                 reason = reason.label(),
                 "connection ended: large heads of requests take all the room there is"
             );
