@@ -16,6 +16,7 @@ use crate::{
     policy::{
         browser::BrowserFault,
         feedback::whole_seconds,
+        first_bytes::WrongProtocol,
         http1::HeadFault,
         jwt,
         target::{FramingFault, TargetFault},
@@ -61,6 +62,8 @@ pub enum Error {
     Loop,
     #[error("malformed request head")]
     Malformed,
+    #[error("{0}")]
+    Protocol(WrongProtocol),
     #[error("request head not acceptable: {0}")]
     Head(HeadFault),
     #[error("the request's body was malformed or broke off")]
@@ -212,6 +215,7 @@ impl Error {
             Error::Forbidden | Error::Browser(_) => Code::Forbidden,
             Error::Target(_)
             | Error::Framing(_)
+            | Error::Protocol(_)
             | Error::Loop
             | Error::Malformed
             | Error::Head(_)
@@ -278,6 +282,7 @@ impl Error {
     /// The message for the caller: the code's, or one of its own if several errors share the code.
     fn message(&self) -> &'static str {
         match self {
+            Error::Protocol(wrong) => wrong.message(),
             Error::Elsewhere => {
                 "Only clients on the gateway's own machine need no key. Send yours as `Authorization: Bearer KEY`."
             }
@@ -302,6 +307,7 @@ impl Error {
             Error::Target(_)
                 | Error::Framing(_)
                 | Error::Head(_)
+                | Error::Protocol(_)
                 | Error::BrokenBody
                 | Error::RequestTimeout
                 | Error::HeadersTooLarge

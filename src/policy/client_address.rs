@@ -61,6 +61,14 @@ impl Client {
         }
     }
 
+    /// A proxy that does not say for whom it speaks: it is the last one that is known.
+    pub fn speaking_for_somebody(self) -> Client {
+        Client {
+            is_elsewhere: true,
+            ..self
+        }
+    }
+
     /// As a trusted proxy says.
     pub fn spoken_for(ip: IpAddr) -> Client {
         let ip = ip.to_canonical();
@@ -114,9 +122,7 @@ impl TrustedProxies {
                 continue;
             }
             let Some(ip) = self.address(element) else {
-                // The last one that is known has got it from someone whom it does not name.
-                client.is_elsewhere = true;
-                return client;
+                return client.speaking_for_somebody();
             };
             client = Client::spoken_for(ip);
             if !self.trusts(ip) {

@@ -212,7 +212,7 @@ impl Arrival {
         if let Some(connection) = extensions.get::<OpenConnection>() {
             let claim = match authenticator.callers_are_known() {
                 true => Claim::caller(caller.group.clone(), &caller.share),
-                false => Claim::unknown(extensions.get().and_then(PeerAddress::ip)),
+                false => Claim::unknown(extensions.get::<PeerAddress>().and_then(PeerAddress::ip)),
             };
             if !connection.prove(&claim) {
                 return Err(Error::OVERLOADED);

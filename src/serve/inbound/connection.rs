@@ -21,14 +21,14 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
-    accept::{Accepted, AsyncListener, Stream, accept},
+    accept::{AsyncListener, accept},
     activity::{Activity, Unreads},
+    arrival::client_of,
     delivery::Delivery,
     head::Speaks,
     http::{Builders, expects_100},
     listener::Listener,
     refusal::RefusalStream,
-    tls::{TlsConnection, handshake},
     worker_time::Starts,
 };
 use crate::{
@@ -50,6 +50,8 @@ pub(crate) struct ConnectionSettings {
     pub drain_timeout: Duration,
     /// That a proxy seems to use another field has been logged.
     pub told_of_field: AtomicBool,
+    /// Connections from trusted proxies begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// Whose word about a client is taken.
     pub proxies: TrustedProxies,
     /// As many as `listen.max_connections`, for all workers together.
@@ -128,7 +130,7 @@ pub(super) struct Origin {
 #[derive(Clone)]
 pub(super) struct Server {
     published: Published,
-    settings: Arc<ConnectionSettings>,
+    pub(super) settings: Arc<ConnectionSettings>,
     /// Those of the plan that was in use when the last connection was accepted. A connection keeps them.
     limits: RequestLimits,
     /// For `limits`.
@@ -154,93 +156,6 @@ impl Server {
             self.builders = Arc::new(Builders::new(&self.settings, limits));
         }
     }
-
-    /// Does the TLS handshake on TCP, or reads the peer's uid on a unix socket, and serves the connection then.
-    async fn accept(self, accepted: Accepted) {
-        let settings = self.settings.clone();
-        let Accepted {
-            stream,
-            address,
-            at,
-            open,
-            counted: _counted,
-        } = accepted;
-        let mut origin = Origin {
-            address,
-            peer: None,
-            // Without certificates, nothing is ever retired.
-            retired: CancellationToken::new(),
-            speaks: Speaks::Either,
-            at,
-            open,
-        };
-        match (stream, &settings.state.handshakes) {
-            (Stream::Unix(stream), _) => {
-                if let Ok(peer) = stream.peer_cred() {
-                    let (uid, pid) = (peer.uid(), peer.pid());
-                    origin.address = Some(PeerAddress::Process { uid, pid });
-                    origin.peer = Some(Peer::Uid(uid));
-                }
-                self.serve(stream, origin).await;
-            }
-            (Stream::Tcp(stream), None) => self.serve(stream, origin).await,
-            (Stream::Tcp(stream), Some(handshakes)) => {
-                let state = &settings.state;
-                let within = settings.header_timeout;
-                let give_way = origin.open.give_way().clone();
-                let connection = tokio::select! {
-                    connection = handshake(handshakes, stream, within, state) => connection,
-                    // No request has been sent yet, so none is lost.
-                    () = settings.state.draining.begun() => None,
-                    () = give_way.cancelled() => {
-                        self.report_end(ConnectionEnd::GaveWay, address);
-                        None
-                    }
-                };
-                if let Some(TlsConnection {
-                    stream,
-                    peer,
-                    retired,
-                    speaks,
-                }) = connection
-                {
-                    origin.peer = peer;
-                    origin.retired = retired;
-                    origin.speaks = speaks;
-                    self.serve(stream, origin).await;
-                }
-            }
-        }
-    }
-}
-
-/// The client of a request on a connection from this address.
-fn client_of<B>(
-    address: PeerAddress,
-    request: &Request<B>,
-    settings: &ConnectionSettings,
-    open: &OpenConnection,
-) -> PeerAddress {
-    let PeerAddress::Client(peer) = address else {
-        return address;
-    };
-    let (proxies, headers) = (&settings.proxies, request.headers());
-    if !proxies.trusts(peer.ip) {
-        return address;
-    }
-    if proxies.may_use_another_field(peer.ip, headers)
-        && !settings.told_of_field.swap(true, Ordering::Relaxed)
-    {
-        tracing::warn!(
-            proxy = %peer,
-            "a trusted proxy names clients in another field than listen.client_field says, so the proxy counts as the client"
-        );
-    }
-    let client = proxies.client(peer, headers);
-    if client != peer && !open.is_proven() {
-        open.speaks_for(client.ip);
-    }
-    PeerAddress::Client(client)
 }
 
 /// A peer whose certificate is no longer valid here: it still has one, but the certificate names no caller.
@@ -422,7 +337,7 @@ impl Server {
     }
 
     /// Counts and reports that revgate ends a connection.
-    fn report_end(&self, reason: ConnectionEnd, address: Option<PeerAddress>) {
+    pub(super) fn report_end(&self, reason: ConnectionEnd, address: Option<PeerAddress>) {
         let state = &self.settings.state;
         state.metrics.connection_ended(reason);
         let ip = address.and_then(|address| address.ip());

@@ -94,6 +94,7 @@ impl Gateway {
             idle_timeout: config.listen.idle_timeout,
             drain_timeout: config.drain.timeout,
             told_of_field: false.into(),
+            proxy_protocol: config.listen.proxy_protocol,
             proxies: config.listen.proxies(),
             connections: ConnectionTable::new(max_connections),
             state: state.clone(),
