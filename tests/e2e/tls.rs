@@ -24,7 +24,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    http::{Answer, Client, get, request},
+    http::{Answer, Client, request},
     rig::{self, KEY, hash, header},
 };
 
