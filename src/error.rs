@@ -16,6 +16,7 @@ use crate::{
     policy::{
         browser::BrowserFault,
         feedback::whole_seconds,
+        first_bytes::WrongProtocol,
         http1::HeadFault,
         jwt,
         target::{FramingFault, TargetFault},
@@ -30,6 +31,9 @@ pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 pub enum Error {
     #[error("no credential")]
     NoCredential,
+    /// The anonymous caller is for clients on this machine.
+    #[error("no credential, and a proxy says that the client is not on this machine")]
+    Elsewhere,
     #[error("unknown credential")]
     UnknownCredential,
     #[error("expired credential")]
@@ -58,6 +62,8 @@ pub enum Error {
     Loop,
     #[error("malformed request head")]
     Malformed,
+    #[error("{0}")]
+    Protocol(WrongProtocol),
     #[error("request head not acceptable: {0}")]
     Head(HeadFault),
     #[error("the request's body was malformed or broke off")]
@@ -199,6 +205,7 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Error::NoCredential
+            | Error::Elsewhere
             | Error::UnknownCredential
             | Error::ExpiredCredential
             | Error::RefusedCredential
@@ -208,6 +215,7 @@ impl Error {
             Error::Forbidden | Error::Browser(_) => Code::Forbidden,
             Error::Target(_)
             | Error::Framing(_)
+            | Error::Protocol(_)
             | Error::Loop
             | Error::Malformed
             | Error::Head(_)
@@ -241,7 +249,7 @@ impl Error {
     /// Why the credential was not accepted, for log and metrics; the caller does not see it.
     pub fn auth_failure(&self) -> Option<AuthFailure> {
         let fault = match self {
-            Error::NoCredential => CredentialFault::Missing,
+            Error::NoCredential | Error::Elsewhere => CredentialFault::Missing,
             Error::UnknownCredential => CredentialFault::Unknown,
             Error::ExpiredCredential => CredentialFault::Expired,
             Error::RefusedCredential => CredentialFault::Refused,
@@ -274,6 +282,10 @@ impl Error {
     /// The message for the caller: the code's, or one of its own if several errors share the code.
     fn message(&self) -> &'static str {
         match self {
+            Error::Protocol(wrong) => wrong.message(),
+            Error::Elsewhere => {
+                "Only clients on the gateway's own machine need no key. Send yours as `Authorization: Bearer KEY`."
+            }
             Error::NoCredential => "Send your revgate key as `Authorization: Bearer KEY`.",
             Error::ExpiredCredential => "This token has expired.",
             Error::RefusedCredential => "DevRev refuses this token.",
@@ -295,6 +307,7 @@ impl Error {
             Error::Target(_)
                 | Error::Framing(_)
                 | Error::Head(_)
+                | Error::Protocol(_)
                 | Error::BrokenBody
                 | Error::RequestTimeout
                 | Error::HeadersTooLarge

@@ -61,6 +61,7 @@ label_enum! {
         HandshakeFailed = "handshake_failed",
         AcceptFailed = "accept_failed",
         ConnectionEnded = "connection_ended",
+        ProxyFieldDiffers = "proxy_field_differs",
         // The log itself.
         MoreLines = "more_lines",
         LogLinesDropped = "log_lines_dropped",

@@ -2,6 +2,7 @@
 //! nothing.
 
 use std::{
+    fmt,
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
@@ -10,6 +11,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
+use tracing::field::DisplayValue;
 
 #[cfg(test)]
 use crate::policy::fair::Priority;
@@ -17,8 +19,8 @@ use crate::{
     hash::hex,
     label::label_enum,
     policy::{
-        access::Access, fair::Share, ledger::LedgerRules, operation::Operation,
-        progress::ProgressRules, san::San,
+        access::Access, client_address::Client, fair::Share, ledger::LedgerRules,
+        operation::Operation, progress::ProgressRules, san::San,
     },
     random,
 };
@@ -130,9 +132,47 @@ pub enum Peer {
     Uid(u32),
 }
 
-/// The address that a request's connection comes from. It identifies nobody.
-#[derive(Clone, Copy, Debug)]
-pub struct PeerAddress(pub IpAddr);
+/// Where a request comes from, for logs and for what unknown clients share. It identifies nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerAddress {
+    /// At the other end of the connection, or in front of trusted proxies.
+    Client(Client),
+    /// The process that connected to a unix socket, as the kernel reports it.
+    Process { uid: u32, pid: Option<i32> },
+}
+
+impl PeerAddress {
+    /// A process has none.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            PeerAddress::Client(client) => Some(client.ip),
+            PeerAddress::Process { .. } => None,
+        }
+    }
+
+    /// See [`Client::is_elsewhere`].
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self, PeerAddress::Client(client) if client.is_elsewhere)
+    }
+
+    /// As a field of a log line.
+    pub fn shown(&self) -> DisplayValue<&PeerAddress> {
+        tracing::field::display(self)
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PeerAddress::Client(client) => client.fmt(f),
+            PeerAddress::Process { uid, pid: None } => write!(f, "uid {uid}"),
+            PeerAddress::Process {
+                uid,
+                pid: Some(pid),
+            } => write!(f, "uid {uid} pid {pid}"),
+        }
+    }
+}
 
 /// The parts of a client certificate that identify a caller.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use super::{
     Address, AuthMode, CallerRules, Config, Problem, Problems, Secret,
     callers::{self, Declared},
     environment::{Overrides, strays},
+    proxies,
     reading::{Context, Location, read_quietly},
     section::Notation,
     sections,
@@ -226,6 +227,7 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
         config.warnings.push(Problem { path, message });
     }
     check_listeners(config, at);
+    proxies::check(&config.listen, at);
     if let Some(variable) = unused_proxy(config, at) {
         let message = format!(
             "the environment has {variable}, which revgate does not use; if DevRev is to be reached through that proxy, write its URL here, else unset the variable"

@@ -14,6 +14,7 @@ mod environment;
 mod jwt;
 mod load;
 mod notation;
+mod proxies;
 mod reading;
 pub mod reference;
 mod secret;

@@ -8,6 +8,7 @@ use super::{
     Address,
     jwt::Jwt,
     notation::*,
+    proxies::Networks,
     reading::{Location, read_quietly},
     secret::{HeaderSecret, Headers, PlainSecret},
     section::{Notation, section},
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     label::label_enum,
-    policy::rewrite,
+    policy::{client_address::ClientField, rewrite},
     types::{AccessLog, Roots},
 };
 
@@ -28,6 +29,12 @@ section! {
         mode: Mode = "0660", restart;
         /// Further names by which clients without a credential may address the gateway, such as one of /etc/hosts. Names of loopback and the host of upstream.url are always good; a client with a key may use any name. None by default, so that no website gets in through a name of its own that points at this machine.
         hosts: Hosts = [], restart;
+        /// IP addresses and networks of the proxies and load balancers in front, whose word about a client's address is taken; see client_field. The address goes into the log and counts where unknown clients share; the anonymous caller is for clients that are on this machine by it. None by default, because anybody else could make it up.
+        trusted_proxies: Networks = [], restart, example(["10.0.0.0/8"]);
+        /// The header field in which trusted proxies name the client: "x-forwarded-for" or "forwarded" (RFC 7239). The right-most address that is no trusted proxy counts. One field only, because a proxy passes on what a client sends in the other. "x-forwarded-for" by default, which nearly all use.
+        client_field: ClientField = "x-forwarded-for", restart;
+        /// Connections from trusted proxies begin with a PROXY header, version 1 or 2, before TLS if there is any; those of others do not. For load balancers that pass TCP on. Off by default.
+        proxy_protocol: bool = false, restart;
         /// TLS for callers; client_ca enables client certificates. None by default: plain HTTP. revgate watches the files, so their contents may change without a restart.
         tls: Option<Tls>, restart, example({ "cert": "cert.pem", "key": "key.pem", "client_ca": "ca.pem", "client_auth": "required" });
         /// Threads that serve requests; "auto" is one per core. One by default, which serves far more than a DevRev quota allows.

@@ -41,7 +41,7 @@ impl<S> Admission<S> {
         let extensions = request.extensions();
         if !self.callers_are_known {
             let address = extensions.get::<PeerAddress>();
-            return Ok(Claim::unknown(address.map(|address| address.0)));
+            return Ok(Claim::unknown(address.and_then(PeerAddress::ip)));
         }
         let caller = extensions.get::<Arc<Caller>>().ok_or(Error::Internal)?;
         Ok(Claim::caller(caller.group.clone(), &caller.share))

@@ -221,7 +221,7 @@ impl ReportAtEnd {
     }
 
     fn unknown_client_passes(&self, facts: &Facts) -> bool {
-        let peer = self.peer.map(|PeerAddress(address)| address);
+        let peer = self.peer.and_then(|peer| peer.ip());
         let topic = Topic::Request(facts.code);
         self.params.client_lines.try_pass(topic, peer)
     }
@@ -233,6 +233,7 @@ impl ReportAtEnd {
             target: ACCESS,
             request_id = self.id.as_str(),
             trace_id = trace_id.map(tracing::field::display),
+            peer = self.peer.as_ref().map(PeerAddress::shown),
             caller,
             method = short(self.method.as_str(), MAX_METHOD),
             operation = operation.label(),

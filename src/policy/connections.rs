@@ -149,6 +149,21 @@ impl Connections {
         Ok(idle)
     }
 
+    /// The connection is a proxy's, and counts for another unknown client from now on. One that has brought a good credential counts for
+    /// its caller.
+    pub fn speaks_for(&mut self, id: u64, claim: Claim) {
+        let Some(connection) = self.all.get_mut(&id).filter(|one| !one.proven) else {
+            return;
+        };
+        let old = std::mem::replace(&mut connection.claim, claim.clone());
+        self.allocator.give_back(&old.party, 1);
+        self.allocator.take_anyway(&claim, 1);
+        // Not if it was chosen to give way.
+        if self.remove_from(id, &old.party, false) {
+            self.unproven.entry(claim.party).or_default().insert(id);
+        }
+    }
+
     /// A request has arrived on the connection.
     pub fn begin(&mut self, id: u64) {
         if let Some(connection) = self.all.get_mut(&id) {
@@ -310,6 +325,25 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_of_a_proxy_counts_for_whom_it_speaks() {
+        let mut all = Connections::default();
+        let proxy: Vec<_> = (0..4).map(|_| open(&mut all, 6, &from(9))).collect();
+        let others = [open(&mut all, 6, &from(2)), open(&mut all, 6, &from(3))];
+        // Three for one client, one for another.
+        for (id, client) in proxy.iter().zip([1, 1, 1, 2]) {
+            all.speaks_for(*id, from(client));
+        }
+        assert_eq!(make_room(&mut all), Some(proxy[0]));
+        // One that gives way already does so once, and one with a good credential counts for its caller.
+        all.speaks_for(proxy[0], from(7));
+        assert_eq!(all.prove(6, others[0], &caller("a")), Ok(None));
+        all.speaks_for(others[0], from(7));
+        let mut rest: Vec<_> = std::iter::from_fn(|| make_room(&mut all)).take(4).collect();
+        rest.sort_unstable();
+        assert_eq!(rest, [proxy[1], proxy[2], proxy[3], others[1]]);
+    }
+
+    #[test]
     fn none_gives_way_before_it_had_time_to_begin_nor_a_proven_one_instead() {
         let mut all = Connections::default();
         proven(&mut all, 2, "a");
@@ -359,7 +393,7 @@ mod tests {
         /// Never more than may be open; none is chosen twice or after its end; an unproven one gives way if there is one that is not
         /// pending; and nothing is left behind.
         #[test]
-        fn holds_under_any_interleaving(steps in prop::collection::vec((0..8u8, any::<usize>(), 0..4u8), 1..200)) {
+        fn holds_under_any_interleaving(steps in prop::collection::vec((0..9u8, any::<usize>(), 0..4u8), 1..200)) {
             const MAX: usize = 12;
             let mut all = Connections::default();
             let mut live: Vec<u64> = Vec::new();
@@ -390,6 +424,7 @@ mod tests {
                     (4, Some(id)) => drop(all.end(id)),
                     (5, Some(id)) => all.close(id),
                     (6, Some(id)) => all.pend(id),
+                    (7, Some(id)) => all.speaks_for(id, from(who)),
                     (_, Some(id)) => all.settle(id),
                     (_, None) => {}
                 }

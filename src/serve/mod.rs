@@ -145,6 +145,9 @@ impl Gateway {
             header_timeout: config.listen.header_timeout,
             idle_timeout: config.listen.idle_timeout,
             drain_timeout: config.drain.timeout,
+            told_of_field: false.into(),
+            proxy_protocol: config.listen.proxy_protocol,
+            proxies: config.listen.proxies(),
             connections: ConnectionTable::new(config.listen.max_connections),
             state: state.clone(),
         });

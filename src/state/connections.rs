@@ -101,6 +101,7 @@ impl ConnectionTable {
             id,
             unknown: claim.clone(),
             caller: OnceLock::new(),
+            client: OnceLock::new(),
             pending: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             give_way,
@@ -118,6 +119,8 @@ struct Inner {
     /// What it claims until its caller is known.
     unknown: Claim,
     caller: OnceLock<Claim>,
+    /// As `unknown`, once a proxy has said for whom it speaks.
+    client: OnceLock<Claim>,
     pending: AtomicUsize,
     /// A credential that came on it was refused.
     failed: AtomicBool,
@@ -152,6 +155,16 @@ impl OpenConnection {
         gives_way.is_ok()
     }
 
+    /// A trusted proxy says that it speaks for this address. Until the caller is known, the connection counts for that; a proxy that
+    /// passes on requests of several clients, for the first.
+    pub fn speaks_for(&self, address: IpAddr) {
+        let claim = Claim::unknown(Some(address));
+        if self.0.client.set(claim.clone()).is_ok() {
+            let mut table = self.0.table.table.lock();
+            table.connections.speaks_for(self.0.id, claim);
+        }
+    }
+
     /// Whether it has brought a good credential.
     pub fn is_proven(&self) -> bool {
         self.0.caller.get().is_some()
@@ -159,7 +172,8 @@ impl OpenConnection {
 
     /// With what its input claims anything shared.
     pub fn claim(&self) -> &Claim {
-        self.0.caller.get().unwrap_or(&self.0.unknown)
+        let known = self.0.caller.get().or(self.0.client.get());
+        known.unwrap_or(&self.0.unknown)
     }
 
     /// Held while it is being found out whose a request is.

@@ -93,6 +93,10 @@ label_enum! {
         Closed = "closed",
         Timeout = "timeout",
         NotTls = "not_tls",
+        /// It was HTTP, and was told so.
+        PlainHttp = "plain_http",
+        /// It came to a port without TLS.
+        NoTlsHere = "no_tls_here",
         /// No version, cipher or protocol in common.
         Incompatible = "incompatible",
         NoCertificate = "no_certificate",
@@ -116,6 +120,8 @@ label_enum! {
         HeadsFull = "heads_full",
         /// Its client did not read an answer.
         Unread = "unread",
+        /// A PROXY header was missing, malformed or not expected.
+        ProxyHeader = "proxy_header",
     }
 }
 
@@ -151,8 +157,8 @@ mod tests {
         assert_labels!(WaitReason: "pause" "quota" "retry" "connection");
         assert_labels!(KeyFetch: "ok" "failed");
         assert_labels!(Introspection: "good" "bad" "failed" "stale");
-        assert_labels!(HandshakeFailure: "closed" "timeout" "not_tls" "incompatible" "no_certificate" "bad_certificate" "certificate_expired" "certificate_not_yet_valid" "unknown_authority" "refused_by_client" "other");
-        assert_labels!(ConnectionEnd: "unproven" "gave_way" "heads_full" "unread");
+        assert_labels!(HandshakeFailure: "closed" "timeout" "not_tls" "plain_http" "no_tls_here" "incompatible" "no_certificate" "bad_certificate" "certificate_expired" "certificate_not_yet_valid" "unknown_authority" "refused_by_client" "other");
+        assert_labels!(ConnectionEnd: "unproven" "gave_way" "heads_full" "unread" "proxy_header");
         assert_labels!(SpanDrop: "queue_full" "export_failed" "rejected");
         assert_labels!(ReloadResult: "applied" "unchanged" "refused");
         let outcomes: Vec<_> = AttemptOutcome::all().map(AttemptOutcome::label).collect();

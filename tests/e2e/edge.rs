@@ -70,7 +70,17 @@ impl Edge {
 
     /// Offers these protocols over TLS.
     pub async fn connect(&self, alpn: &[&str]) -> Box<dyn Stream> {
-        let stream = TcpStream::connect(self.address).await.expect("connects");
+        self.behind(b"", 1, alpn).await
+    }
+
+    /// As `connect`, after a header that comes before all else, in so many pieces.
+    pub async fn behind(&self, header: &[u8], pieces: usize, alpn: &[&str]) -> Box<dyn Stream> {
+        let mut stream = TcpStream::connect(self.address).await.expect("connects");
+        stream.set_nodelay(true).expect("set");
+        for piece in header.chunks(header.len().div_ceil(pieces).max(1)) {
+            stream.write_all(piece).await.expect("written");
+            tokio::task::yield_now().await;
+        }
         let Some(certificate) = &self.certificate else {
             return Box::new(stream);
         };

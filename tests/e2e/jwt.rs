@@ -528,6 +528,7 @@ async fn the_operator_reads_why_and_never_the_token() {
                 (&"one".into(), &"INFO".into())
             );
             assert_eq!(line["issuer"], issuer);
+            assert_eq!(line["peer"], "127.0.0.1");
         }
         for part in token.split('.') {
             assert!(!gateway.seen.contains(part), "{part}");

@@ -27,6 +27,7 @@ mod logs;
 mod lossy_log;
 mod neighbours;
 mod output;
+mod peers;
 mod ports;
 mod process;
 mod proxy;

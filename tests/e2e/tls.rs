@@ -24,7 +24,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    http::{Answer, Client, get, request},
+    http::{Answer, Client, request},
     rig::{self, KEY, hash, header},
 };
 
@@ -651,11 +651,43 @@ async fn a_slow_handshake_is_cut_and_delays_no_other() {
 }
 
 #[tokio::test]
-async fn what_is_not_tls_is_closed_without_an_answer() {
+async fn plain_http_on_the_port_for_tls_gets_a_sentence() {
     let rig = Rig::new("", "").await;
-    let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    let plain = get("/dev-users.self", KEY);
-    for (number, bytes) in [plain, http2, vec![0; 64]].into_iter().enumerate() {
+    let mut client = Client::over(rig.tcp().await);
+    let body = "x".repeat(100_000);
+    let post = request("POST", "/works.create", &[("Authorization", KEY)], &body);
+    client.send(&post).await;
+    let answer = client.answer().await.expect("an answer");
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (400, "bad_request")
+    );
+    assert!(answer.text().contains("https://"), "{}", answer.text());
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert!(client.rest().await.is_empty());
+    rig.until_failures("plain_http", 1).await;
+    // HTTP/2 by prior knowledge. A client shows the reason of a GOAWAY.
+    let (mut sender, connection) = h2::client::handshake(rig.tcp().await).await.expect("sent");
+    let ended = tokio::spawn(connection);
+    let call = http::Request::get("http://localhost/works.list").body(());
+    let call = sender.send_request(call.expect("a request"), true);
+    let refused = match call {
+        Ok((answer, _)) => answer.await.err(),
+        Err(error) => Some(error),
+    };
+    let ended = ended.await.expect("no panic").err();
+    let told = [refused, ended].map(|error| format!("{error:?}")).concat();
+    assert!(told.contains("https://"), "{told}");
+    rig.until_failures("plain_http", 2).await;
+    assert!(rig.devrev.received().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_neither_tls_nor_http_is_closed_without_an_answer() {
+    let rig = Rig::new("", "").await;
+    let ssh = b"SSH-2.0-OpenSSH_9.6\r\n".to_vec();
+    let record = b"\x16\x03\x01\x00\x05hello".to_vec();
+    for (number, bytes) in [ssh, record, vec![0; 64]].into_iter().enumerate() {
         let mut stream = rig.tcp().await;
         stream.write_all(&bytes).await.expect("written");
         let mut rest = Vec::new();

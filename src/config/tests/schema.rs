@@ -46,6 +46,10 @@ const VALUES: &str = r#"
 !unix:/x|127.0.0.1|x
 "listen.hosts: devrev.internal|a|A_b-1.c| a , b |[::1]|10.0.0.1|
 !a:80|a b|*.internal|a..b|.a|http://a|[x]
+"listen.trusted_proxies: 10.0.0.7|10.0.0.0/8| 10.0.0.1/8 , fd00::/8|::1|127.0.0.1/32,::1/128|::ffff:10.0.0.1|
+!10.0.0|10.0.0.0/33|10.0.0.0/0|::/0|10.0.0.0/08|10.0.0.0/+8|10.0.0.0/|[::1]|localhost|fd00::/129|10.0.0.1:80
+"listen.client_field: x-forwarded-for|forwarded
+!X-Forwarded-For|x-real-ip|
 "listen.mode: 0660|660|0o666|0600|0777|220
 !0060|0440|4755|0680|66|00660|+660|rw-rw----|
 "upstream.url: https://x|HTTPS://x|http://x:80/|https://api.devrev.ai|http://[::1]:80|http://127.0.0.1
@@ -90,6 +94,8 @@ callers.a.rate: '5/s'
 !5|['5/s']
 callers.a.max_wait: '5s'
 !5|true
+listen.trusted_proxies: []|['10.0.0.7', 'fd00::/8']
+![1]|['']|['10.0.0.0/0']|{}
 listen.mode: '660'
 !660|0o660
 callers.b.anonymous: true

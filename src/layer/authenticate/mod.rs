@@ -3,6 +3,7 @@
 mod devrev_token;
 mod introspect;
 mod keys;
+mod methods;
 mod peers;
 mod signed_token;
 
@@ -22,6 +23,7 @@ use self::introspect::{Requester, UnknownToken};
 pub(crate) use self::{
     introspect::{Attempts, Introspector},
     keys::{Keys, KnownKey},
+    methods::Methods,
     peers::Peers,
     signed_token::SignedTokens,
 };
@@ -30,9 +32,7 @@ use crate::{
     allocation::Place,
     body::Body,
     error::Error,
-    policy::{
-        allocator::Claim, browser::BrowserRules, fair::Priority, headers, jwt::looks_like_jwt,
-    },
+    policy::{allocator::Claim, fair::Priority, headers},
     state::{connections::OpenConnection, introspection::Verdict},
     telemetry::metrics::Metrics,
     types::{ArrivedAt, Caller, CallerToken, Deadline, Peer, PeerAddress, RequestId},
@@ -98,6 +98,7 @@ where
         };
         let context = RequestContext {
             peer: request.extensions().get::<Peer>(),
+            address: request.extensions().get::<PeerAddress>().copied(),
             target: request.uri(),
             version: request.version(),
             now: wall_clock::now(),
@@ -121,7 +122,7 @@ where
             must_wait => must_wait,
         };
         let address = request.extensions().get::<PeerAddress>();
-        let mut claim = Claim::unknown(address.map(|address| address.0));
+        let mut claim = Claim::unknown(address.and_then(PeerAddress::ip));
         let connection = request.extensions().get::<OpenConnection>();
         if connection.is_some_and(OpenConnection::has_failed) {
             claim.priority = Priority::Batch;
@@ -167,11 +168,18 @@ fn counted(metrics: &Metrics, connection: Option<&OpenConnection>, error: Error)
 /// What identifies a caller besides its credential.
 struct RequestContext<'a> {
     peer: Option<&'a Peer>,
+    address: Option<PeerAddress>,
     target: &'a Uri,
     version: Version,
     now: SystemTime,
     /// See [`Arrival`].
     prefer_wait: Option<Duration>,
+}
+
+impl RequestContext<'_> {
+    fn is_elsewhere(&self) -> bool {
+        self.address.is_some_and(|address| address.is_elsewhere())
+    }
 }
 
 /// When a request arrived, and how long it is willing to wait.
@@ -216,7 +224,7 @@ impl Arrival {
         if let Some(connection) = extensions.get::<OpenConnection>() {
             let claim = match authenticator.callers_are_known() {
                 true => Claim::caller(caller.group.clone(), &caller.share),
-                false => Claim::unknown(extensions.get().map(|PeerAddress(address)| *address)),
+                false => Claim::unknown(extensions.get::<PeerAddress>().and_then(PeerAddress::ip)),
             };
             if !connection.prove(&claim) {
                 return Err(Error::OVERLOADED);
@@ -268,61 +276,6 @@ impl From<Arc<Caller>> for Identity {
 impl From<Arc<Caller>> for Identified {
     fn from(caller: Arc<Caller>) -> Self {
         Identified::Caller(caller.into())
-    }
-}
-
-/// The ways in which callers prove themselves, in the order in which they are tried.
-#[derive(Default)]
-pub(crate) struct Methods {
-    pub keys: Keys,
-    pub signed: Option<Arc<SignedTokens>>,
-    pub peers: Peers,
-    pub anonymous: Option<Arc<Caller>>,
-    /// What an anonymous request may name as its host, besides loopback.
-    pub hosts: Arc<[Box<str>]>,
-}
-
-impl Methods {
-    /// A wrong credential never falls through to the next method. The one exception: a key may look like a signed token, so a
-    /// credential is looked up as a key first.
-    fn identify(
-        &self,
-        credential: Option<&[u8]>,
-        headers: &HeaderMap,
-        context: &RequestContext<'_>,
-    ) -> Result<Identified, Error> {
-        let Some(credential) = credential else {
-            return self
-                .without_credential(headers, context)
-                .map(Identified::from);
-        };
-        let key = self.keys.identify(credential);
-        if key.is_err()
-            && let Some(signed) = &self.signed
-            && looks_like_jwt(credential)
-        {
-            return signed.identify(credential, context.now, context.prefer_wait);
-        }
-        key.map(Identified::from)
-    }
-
-    /// Nothing here is known to the sender alone: a browser on this machine can connect too, and shows its certificate for any page.
-    fn without_credential(
-        &self,
-        headers: &HeaderMap,
-        context: &RequestContext<'_>,
-    ) -> Result<Arc<Caller>, Error> {
-        let by_peer = self.peers.identify(context.peer, context.now)?;
-        let rules = match (context.peer, &by_peer) {
-            // Only a proxy can bring a page's request to a unix socket. It shows its own uid, and any Host.
-            (Some(Peer::Uid(_)), Some(_)) => BrowserRules::None,
-            (Some(Peer::Uid(_)), None) | (_, Some(_)) => BrowserRules::Page,
-            (_, None) => BrowserRules::HostAndPage(&self.hosts),
-        };
-        let caller = by_peer.or_else(|| self.anonymous.clone());
-        let caller = caller.ok_or(Error::NoCredential)?;
-        let checked = rules.check(context.target, context.version, headers);
-        checked.map(|()| caller).map_err(Error::Browser)
     }
 }
 
@@ -427,6 +380,7 @@ mod tests {
         headers.insert(HOST, HeaderValue::from_static("localhost"));
         let context = RequestContext {
             peer: None,
+            address: None,
             target: &Uri::from_static("/works.list"),
             version: Version::HTTP_11,
             now: wall_clock::now(),
@@ -490,6 +444,7 @@ mod tests {
             for (anonymous, want) in [(true, with), (false, without)] {
                 let context = RequestContext {
                     peer: peer.as_ref(),
+                    address: None,
                     target: &target,
                     version: Version::HTTP_11,
                     now,
@@ -561,6 +516,7 @@ mod tests {
         ] {
             let context = RequestContext {
                 peer,
+                address: None,
                 target: &target,
                 version: Version::HTTP_11,
                 now,

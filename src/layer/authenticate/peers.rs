@@ -10,7 +10,7 @@ use crate::{
         client_lines::{ClientLines, Topic},
         log::short,
     },
-    types::{Caller, Certificate, Peer},
+    types::{Caller, Certificate, Peer, PeerAddress},
 };
 
 /// Callers by the name in their certificate, and by the uid of their process.
@@ -29,6 +29,7 @@ impl Peers {
     pub(super) fn identify(
         &self,
         peer: Option<&Peer>,
+        address: Option<PeerAddress>,
         now: SystemTime,
     ) -> Result<Option<Arc<Caller>>, Error> {
         match peer {
@@ -40,17 +41,26 @@ impl Peers {
                 }
                 Ok(caller.cloned())
             }
-            Some(Peer::Certificate(certificate)) => self.holder(certificate, now).map(Some),
+            Some(Peer::Certificate(certificate)) => {
+                self.holder(certificate, address, now).map(Some)
+            }
         }
     }
 
-    fn holder(&self, certificate: &Certificate, now: SystemTime) -> Result<Arc<Caller>, Error> {
+    fn holder(
+        &self,
+        certificate: &Certificate,
+        address: Option<PeerAddress>,
+        now: SystemTime,
+    ) -> Result<Arc<Caller>, Error> {
+        let peer = address.as_ref();
         // The handshake verified the chain, but a connection or a resumed session may outlive the certificate.
         if certificate.not_after < now {
-            if self.is_logged(CredentialFault::ExpiredCertificate) {
+            if self.is_logged(CredentialFault::ExpiredCertificate, address) {
                 let names = show(certificate);
                 tracing::info!(
                     event = Event::CredentialRefused.label(),
+                    peer = peer.map(PeerAddress::shown),
                     names,
                     "a client certificate expired while it was in use"
                 );
@@ -62,10 +72,11 @@ impl Peers {
             .iter()
             .filter_map(|san| self.sans.get(san));
         let Some(holder) = holders.next() else {
-            if self.is_logged(CredentialFault::UnknownCertificate) {
+            if self.is_logged(CredentialFault::UnknownCertificate, address) {
                 let names = show(certificate);
                 tracing::info!(
                     event = Event::CredentialRefused.label(),
+                    peer = peer.map(PeerAddress::shown),
                     names,
                     "no caller has a name of this client certificate"
                 );
@@ -74,10 +85,11 @@ impl Peers {
         };
         // With two callers in one certificate it is ambiguous which one calls, so neither does.
         if holders.any(|other| !Arc::ptr_eq(other, holder)) {
-            if self.is_logged(CredentialFault::UnknownCertificate) {
+            if self.is_logged(CredentialFault::UnknownCertificate, address) {
                 let names = show(certificate);
                 tracing::info!(
                     event = Event::CredentialRefused.label(),
+                    peer = peer.map(PeerAddress::shown),
                     names,
                     "this client certificate names several callers"
                 );
@@ -87,9 +99,10 @@ impl Peers {
         Ok(holder.clone())
     }
 
-    fn is_logged(&self, fault: CredentialFault) -> bool {
+    fn is_logged(&self, fault: CredentialFault, peer: Option<PeerAddress>) -> bool {
         let topic = Topic::Credential(AuthFailure::Credential(fault));
-        self.client_lines.try_pass(topic, None)
+        let ip = peer.and_then(|peer| peer.ip());
+        self.client_lines.try_pass(topic, ip)
     }
 }
 
@@ -151,7 +164,7 @@ mod tests {
             let shown = format!("{names:?}");
             let not_after = now + Duration::from_secs(1);
             let peer = Peer::Certificate(Arc::new(Certificate { names, not_after }));
-            match (peers.identify(Some(&peer), now), want) {
+            match (peers.identify(Some(&peer), None, now), want) {
                 (Ok(Some(caller)), Some(want)) => assert_eq!(&*caller.name, want, "{shown}"),
                 (Err(Error::UnknownCertificate), None) => {}
                 (other, _) => panic!("{shown}: {other:?}"),
@@ -166,10 +179,10 @@ mod tests {
             let names = vec![San::dns("reports.internal")];
             Peer::Certificate(Arc::new(Certificate { names, not_after }))
         };
-        assert!(peers.identify(Some(&certificate(now)), now).is_ok());
+        assert!(peers.identify(Some(&certificate(now)), None, now).is_ok());
         let over = certificate(now - Duration::from_secs(1));
         assert!(matches!(
-            peers.identify(Some(&over), now),
+            peers.identify(Some(&over), None, now),
             Err(Error::ExpiredCertificate)
         ));
     }
@@ -177,13 +190,16 @@ mod tests {
     #[test]
     fn an_unknown_uid_is_no_credential() {
         let (peers, now) = (peers(), crate::wall_clock::now());
-        let known = peers.identify(Some(&Peer::Uid(1001)), now).unwrap();
+        let known = peers.identify(Some(&Peer::Uid(1001)), None, now).unwrap();
         assert_eq!(
             known.map(|caller| caller.name.clone()),
             Some("reports".into())
         );
         for peer in [Some(&Peer::Uid(0)), Some(&Peer::Uid(1002)), None] {
-            assert!(peers.identify(peer, now).unwrap().is_none(), "{peer:?}");
+            assert!(
+                peers.identify(peer, None, now).unwrap().is_none(),
+                "{peer:?}"
+            );
         }
     }
 }

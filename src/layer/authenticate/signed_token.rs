@@ -13,7 +13,7 @@ use crate::{
     policy::jwt::{Expected, Fault, Token},
     state::signing_keys::SigningKeys,
     telemetry::client_lines::{ClientLines, Topic},
-    types::Caller,
+    types::{Caller, PeerAddress},
 };
 
 /// How long a request waits for keys that may have been rotated. Issuers answer faster, and a caller is better off with a quick
@@ -34,11 +34,12 @@ impl SignedTokens {
     pub(super) fn identify(
         self: &Arc<Self>,
         credential: &[u8],
+        address: Option<PeerAddress>,
         now: SystemTime,
         prefer_wait: Option<Duration>,
     ) -> Result<Identified, Error> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let token = Token::parse(credential).map_err(|fault| self.refused(fault, None))?;
+        let token = Token::parse(credential).map_err(|fault| self.refused(fault, None, address))?;
         let fault = match self.verify(&token, now) {
             Ok(caller) => return Ok(caller.into()),
             Err(fault) => fault,
@@ -50,11 +51,11 @@ impl SignedTokens {
             _ => false,
         };
         if !newer_keys_may_help {
-            return Err(self.refused(fault, Some(&token)));
+            return Err(self.refused(fault, Some(&token), address));
         }
         let caller = self
             .unverified_caller(&token, now)
-            .map_err(|fault| self.refused(fault, Some(&token)))?;
+            .map_err(|fault| self.refused(fault, Some(&token), address))?;
         let max_wait = MAX_KEY_WAIT
             .min(caller.max_wait)
             .min(prefer_wait.unwrap_or(Duration::MAX));
@@ -64,7 +65,7 @@ impl SignedTokens {
             this.keys.wait_for_newer(max_wait).await;
             this.verify(&token, now)
                 .map(Identity::from)
-                .map_err(|fault| this.refused(fault, Some(&token)))
+                .map_err(|fault| this.refused(fault, Some(&token), address))
         })))
     }
 
@@ -86,9 +87,12 @@ impl SignedTokens {
     }
 
     /// Logs the reason for the operator, with the token's `kid` and issuer and nothing else of it.
-    fn refused(&self, fault: Fault, token: Option<&Token>) -> Error {
+    fn refused(&self, fault: Fault, token: Option<&Token>, peer: Option<PeerAddress>) -> Error {
         let topic = Topic::Credential(AuthFailure::Token(fault));
-        if !self.client_lines.try_pass(topic, None) {
+        if !self
+            .client_lines
+            .try_pass(topic, peer.and_then(|peer| peer.ip()))
+        {
             return Error::BadToken(fault);
         }
         let kid = token.and_then(Token::kid).unwrap_or_default();
@@ -97,6 +101,7 @@ impl SignedTokens {
         });
         tracing::info!(
             event = Event::CredentialRefused.label(),
+            peer = peer.as_ref().map(PeerAddress::shown),
             reason = fault.label(),
             kid,
             issuer,
@@ -143,7 +148,7 @@ mod tests {
     const CLAIMS: &str = r#"{"iss":"i","aud":"a","sub":"s","exp":4102444800}"#;
 
     async fn answer(tokens: &Arc<SignedTokens>, token: &str) -> Result<(), Fault> {
-        let identified = tokens.identify(token.as_bytes(), crate::wall_clock::now(), None);
+        let identified = tokens.identify(token.as_bytes(), None, crate::wall_clock::now(), None);
         let result = match identified {
             Ok(Identified::Pending(pending)) => pending.await.map(drop),
             known => known.map(drop),
@@ -178,7 +183,8 @@ mod tests {
         let tokens = tokens(SigningKeys::fixed(set(&signer, "k"), Clock::start()));
         let good = signer.token(&header("EdDSA", "k"), CLAIMS);
         for (token, good) in [(&good[..], true), ("eyJhbGciOiJub25lIn0.e30.", false)] {
-            let identified = tokens.identify(token.as_bytes(), crate::wall_clock::now(), None);
+            let identified =
+                tokens.identify(token.as_bytes(), None, crate::wall_clock::now(), None);
             assert!(!matches!(identified, Ok(Identified::Pending(_))));
             assert_eq!(identified.is_ok(), good);
         }
@@ -237,7 +243,8 @@ mod tests {
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         let prefer_wait = Some(Duration::from_millis(10));
-        let identified = tokens.identify(good.as_bytes(), crate::wall_clock::now(), prefer_wait);
+        let identified =
+            tokens.identify(good.as_bytes(), None, crate::wall_clock::now(), prefer_wait);
         let Ok(Identified::Pending(pending)) = identified else {
             panic!("it does not wait");
         };

@@ -16,6 +16,7 @@ use super::{
     workload::{Counted, Workload},
 };
 use crate::{
+    policy::client_address::Client,
     state::connections::{ConnectionTable, OpenConnection},
     tcp,
     types::PeerAddress,
@@ -60,6 +61,7 @@ pub(super) enum Stream {
 /// A connection that has been accepted.
 pub(super) struct Accepted {
     pub stream: Stream,
+    /// `None` on a unix socket.
     pub address: Option<PeerAddress>,
     pub at: Instant,
     pub open: OpenConnection,
@@ -81,7 +83,9 @@ pub(super) async fn accept(
         }
     };
     let counted = listener.workload.count();
-    let open = connections.open(address.map(|PeerAddress(ip)| ip)).await;
+    let open = connections
+        .open(address.and_then(|address| address.ip()))
+        .await;
     Ok(Accepted {
         stream,
         address,
@@ -99,7 +103,8 @@ impl AsyncListener {
                 stream.set_nonblocking(true)?;
                 let stream = tokio::net::TcpStream::from_std(stream)?;
                 tcp::set_options(&stream);
-                Ok((Stream::Tcp(stream), Some(PeerAddress(peer.ip()))))
+                let client = PeerAddress::Client(Client::direct(peer.ip()));
+                Ok((Stream::Tcp(stream), Some(client)))
             }
             AsyncSocket::Unix(listener) => {
                 let accept = unix::net::UnixListener::accept;

@@ -21,19 +21,20 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
-    accept::{Accepted, AsyncListener, Stream, accept},
+    accept::{AsyncListener, accept},
     activity::{Activity, Unreads},
+    arrival::client_of,
     delivery::Delivery,
     head::Speaks,
     http::{Builders, expects_100},
     listener::Listener,
     refusal::RefusalStream,
-    tls::{TlsConnection, handshake},
     worker_time::Starts,
 };
 use crate::{
     body::{Body, InboundFault},
     event::Event,
+    policy::client_address::TrustedProxies,
     serve::worker::{Published, Serving},
     state::{
         State,
@@ -48,6 +49,12 @@ pub(crate) struct ConnectionSettings {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub drain_timeout: Duration,
+    /// That a proxy seems to use another field has been logged.
+    pub told_of_field: AtomicBool,
+    /// Connections from trusted proxies begin with a PROXY header.
+    pub proxy_protocol: bool,
+    /// Whose word about a client is taken.
+    pub proxies: TrustedProxies,
     /// As many as `listen.max_connections`, for all workers together.
     pub connections: Arc<ConnectionTable>,
     pub state: Arc<State>,
@@ -127,7 +134,7 @@ pub(super) struct Origin {
 #[derive(Clone)]
 pub(super) struct Server {
     published: Published,
-    settings: Arc<ConnectionSettings>,
+    pub(super) settings: Arc<ConnectionSettings>,
     /// Those of the plan that was in use when the last connection was accepted. A connection keeps them.
     limits: RequestLimits,
     /// For `limits`.
@@ -151,60 +158,6 @@ impl Server {
         if limits != self.limits {
             self.limits = limits;
             self.builders = Arc::new(Builders::new(&self.settings, limits));
-        }
-    }
-
-    /// Does the TLS handshake on TCP, or reads the peer's uid on a unix socket, and serves the connection then.
-    async fn accept(self, accepted: Accepted) {
-        let settings = self.settings.clone();
-        let Accepted {
-            stream,
-            address,
-            at,
-            open,
-            counted: _counted,
-        } = accepted;
-        let mut origin = Origin {
-            address,
-            peer: None,
-            // Without certificates, nothing is ever retired.
-            retired: CancellationToken::new(),
-            speaks: Speaks::Either,
-            at,
-            open,
-        };
-        match (stream, &settings.state.handshakes) {
-            (Stream::Unix(stream), _) => {
-                origin.peer = stream.peer_cred().map(|peer| Peer::Uid(peer.uid())).ok();
-                self.serve(stream, origin).await;
-            }
-            (Stream::Tcp(stream), None) => self.serve(stream, origin).await,
-            (Stream::Tcp(stream), Some(handshakes)) => {
-                let state = &settings.state;
-                let within = settings.header_timeout;
-                let give_way = origin.open.give_way().clone();
-                let connection = tokio::select! {
-                    connection = handshake(handshakes, stream, within, state) => connection,
-                    // No request has been sent yet, so none is lost.
-                    () = settings.state.draining.begun() => None,
-                    () = give_way.cancelled() => {
-                        self.report_end(ConnectionEnd::GaveWay, address);
-                        None
-                    }
-                };
-                if let Some(TlsConnection {
-                    stream,
-                    peer,
-                    retired,
-                    speaks,
-                }) = connection
-                {
-                    origin.peer = peer;
-                    origin.retired = retired;
-                    origin.speaks = speaks;
-                    self.serve(stream, origin).await;
-                }
-            }
         }
     }
 }
@@ -242,6 +195,7 @@ impl Server {
         );
         let (is_revoked, on) = (revoked.clone(), open.clone());
         let (published, settings) = (self.published.clone(), self.settings.clone());
+        let shared = settings.clone();
         let starts = Starts::new();
         let tell = at + settings.header_timeout / 2;
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
@@ -252,6 +206,7 @@ impl Server {
                 let Serving { stack, plan } = &**published.load();
                 (stack.clone(), plan.request, plan.upstream.progress)
             };
+            let client = address.map(|address| client_of(address, &request, &shared, &on));
             let fault = InboundFault::default();
             let http2 = request.version() == Version::HTTP_2;
             let RequestLimits {
@@ -265,7 +220,7 @@ impl Server {
             let extensions = request.extensions_mut();
             extensions.insert(fault);
             extensions.insert::<OpenConnection>(on.clone());
-            if let Some(address) = address {
+            if let Some(address) = client {
                 extensions.insert(address);
             }
             let peer = match is_revoked.load(Ordering::Acquire) {
@@ -386,14 +341,14 @@ impl Server {
     }
 
     /// Counts and reports that revgate ends a connection.
-    fn report_end(&self, reason: ConnectionEnd, address: Option<PeerAddress>) {
+    pub(super) fn report_end(&self, reason: ConnectionEnd, address: Option<PeerAddress>) {
         let state = &self.settings.state;
         state.metrics.connection_ended(reason);
-        let peer = address.map(|PeerAddress(address)| address);
-        if state.client_lines.try_pass(Topic::Ended(reason), peer) {
+        let ip = address.and_then(|address| address.ip());
+        if state.client_lines.try_pass(Topic::Ended(reason), ip) {
             tracing::info!(
                 event = Event::ConnectionEnded.label(),
-                peer = peer.map(tracing::field::display),
+                peer = address.as_ref().map(PeerAddress::shown),
                 reason = reason.label(),
                 "connection ended"
             );

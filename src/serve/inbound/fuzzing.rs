@@ -19,7 +19,7 @@ use super::{
 use crate::{
     config::Config,
     plan::Plan,
-    policy::http1::Cut,
+    policy::{client_address::Client, http1::Cut},
     serve::{
         upstream_options,
         worker::{Published, Serving},
@@ -93,6 +93,9 @@ impl Gateway {
             header_timeout: config.listen.header_timeout,
             idle_timeout: config.listen.idle_timeout,
             drain_timeout: config.drain.timeout,
+            told_of_field: false.into(),
+            proxy_protocol: config.listen.proxy_protocol,
+            proxies: config.listen.proxies(),
             connections: ConnectionTable::new(max_connections),
             state: state.clone(),
         });
@@ -114,7 +117,7 @@ impl Gateway {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let origin = Origin {
-            address: Some(PeerAddress(address)),
+            address: Some(PeerAddress::Client(Client::direct(address))),
             peer: None,
             retired: CancellationToken::new(),
             speaks: match agreed_on_http2 {

@@ -2,14 +2,17 @@
 
 mod accept;
 mod activity;
+mod arrival;
 pub(super) mod connection;
 pub(super) mod delivery;
+mod first_bytes;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod head;
 pub(super) mod http;
 pub(super) mod listener;
 mod refusal;
+mod refused;
 pub(super) mod tls;
 mod turn;
 mod worker_time;

@@ -10,14 +10,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderValue, header};
-use http_body_util::BodyExt;
 use memchr::memmem::find;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     activity::Activity,
     head::{HeadReader, PREFACE, Speaks},
+    refused::refuse,
     turn::Turn,
     worker_time::{READ, READ_OF_FRAMES, poll_take},
 };
@@ -25,14 +24,16 @@ use crate::{
     allocation::{Allocation, HEADS},
     error::Error,
     event::Event,
-    policy::{http1::Cut, operation::OperationLabel},
+    policy::{
+        first_bytes::{Beginning, WrongProtocol, beginning},
+        http1::{Cut, HeadFault},
+    },
     state::{State, connections::OpenConnection},
     telemetry::{
         client_lines::Topic,
-        labels::{ConnectionEnd, Source},
+        labels::{ConnectionEnd, HandshakeFailure},
     },
-    types::{PeerAddress, RequestId, RequestLimits, other},
-    wall_clock,
+    types::{PeerAddress, RequestLimits},
 };
 
 pub(super) struct RefusalStream<I> {
@@ -44,6 +45,8 @@ pub(super) struct RefusalStream<I> {
     /// The answer that is written instead of hyper's, and how much of it is written.
     replacement: Option<(Vec<u8>, usize)>,
     head: HeadReader,
+    /// What the connection began with.
+    first: Vec<u8>,
     /// For the head that is incomplete.
     room: Option<Allocation>,
     turn: Turn,
@@ -61,6 +64,9 @@ enum End {
 
 /// No head of HTTP/1.1 goes on with this, wherever it begins: hyper looks at a head when its last line has come, and finds the first byte.
 pub(super) const NO_HEAD: &[u8] = b"\0\r\n\r\n";
+
+/// Enough to know another protocol by.
+const MAX_FIRST: usize = 16;
 
 /// hyper's error has a status line and three fields.
 const MAX_HYPER_ERROR: usize = 256;
@@ -92,6 +98,7 @@ impl<I> RefusalStream<I> {
             address,
             replacement: None,
             head: HeadReader::new(speaks),
+            first: Vec::with_capacity(MAX_FIRST),
             room: None,
             turn: Turn::default(),
             max_head: limits.max_header_bytes,
@@ -120,59 +127,28 @@ impl<I> RefusalStream<I> {
         }
     }
 
-    /// The bytes of a refusal in HTTP/1.1. Counts it, too.
     fn refusal(&self, error: &Error) -> Vec<u8> {
-        let status = error.status().as_u16();
-        let metrics = &self.state.metrics;
-        metrics.request(
-            &other(),
-            OperationLabel::OTHER,
-            status,
-            Source::Gateway,
-            0.0,
-        );
-        metrics.refused(&other(), error.code());
-        let code = error.code();
-        let peer = self.address.map(|PeerAddress(address)| address);
-        let id = RequestId::random();
-        if self
-            .state
-            .client_lines
-            .try_pass(Topic::Request(Some(code)), peer)
-        {
-            tracing::info!(
-                event = Event::RequestRefused.label(),
-                request_id = id.as_str(),
-                peer = peer.map(tracing::field::display),
-                code = code.label(),
-                "a request was refused by its head: {error}"
-            );
-        }
-        let (mut head, body) = error.response(None).into_parts();
-        // A refusal's body is one buffer, so this is ready at once.
-        let body = body.collect();
-        let body = futures_util::FutureExt::now_or_never(body).and_then(Result::ok);
-        let body = body
-            .map(http_body_util::Collected::to_bytes)
-            .unwrap_or_default();
-        head.headers
-            .insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        head.headers
-            .insert(header::CONNECTION, HeaderValue::from_static("close"));
-        if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(wall_clock::now())) {
-            head.headers.insert(header::DATE, date);
-        }
-        head.headers.insert(RequestId::HEADER, id.0);
-        let mut out = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
-        for (name, value) in &head.headers {
-            out.extend_from_slice(name.as_str().as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(&body);
-        out
+        let http2 = matches!(error, Error::Protocol(WrongProtocol::NotAgreedOn));
+        refuse(&self.state, self.address.as_ref(), error, http2)
+    }
+
+    /// What is wrong with the head in which this fault is. The first one may belong to another protocol.
+    fn wrong(&self, fault: HeadFault) -> Error {
+        let wrong = match beginning(&self.first) {
+            Some(Beginning::Tls) => {
+                let reason = HandshakeFailure::NoTlsHere;
+                self.state.metrics.tls_handshake_failure(reason);
+                WrongProtocol::TlsOnPlain
+            }
+            Some(Beginning::Http2) => WrongProtocol::NotAgreedOn,
+            Some(Beginning::ProxyHeader) => {
+                let reason = ConnectionEnd::ProxyHeader;
+                self.state.metrics.connection_ended(reason);
+                WrongProtocol::UnexpectedProxyHeader
+            }
+            _ => return Error::from(fault),
+        };
+        Error::Protocol(wrong)
     }
 }
 
@@ -211,6 +187,11 @@ impl<I> RefusalStream<I> {
     /// Follows what is on its way to hyper. The error is where that ends, and how.
     fn inspect(&mut self, bytes: &[u8]) -> Result<(), (usize, End)> {
         let idle = self.activity.is_idle();
+        let room = MAX_FIRST - self.first.len();
+        if room > 0 {
+            self.first
+                .extend_from_slice(&bytes[..room.min(bytes.len())]);
+        }
         let read = self.head.read(bytes);
         if !bytes.is_empty() {
             let incomplete = self.head.is_incomplete();
@@ -218,7 +199,7 @@ impl<I> RefusalStream<I> {
         }
         read.map_err(|Cut { at, fault, in_body }| match in_body {
             true => (at, End::Body),
-            false => (at, End::Head(Error::from(fault), NO_HEAD)),
+            false => (at, End::Head(self.wrong(fault), NO_HEAD)),
         })?;
         match idle || self.head.is_http2() {
             // Before hyper has served the requests that it has, it reads no more than its buffer holds.
@@ -252,11 +233,11 @@ impl<I> RefusalStream<I> {
         self.room = None;
         let reason = ConnectionEnd::HeadsFull;
         self.state.metrics.connection_ended(reason);
-        let peer = self.address.map(|PeerAddress(address)| address);
-        if self.state.client_lines.try_pass(Topic::Ended(reason), peer) {
+        let ip = self.address.and_then(|address| address.ip());
+        if self.state.client_lines.try_pass(Topic::Ended(reason), ip) {
             tracing::info!(
                 event = Event::ConnectionEnded.label(),
-                peer = peer.map(tracing::field::display),
+                peer = self.address.as_ref().map(PeerAddress::shown),
                 reason = reason.label(),
                 "connection ended: large heads of requests take all the room there is"
             );

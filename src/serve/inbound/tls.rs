@@ -2,14 +2,16 @@
 
 use std::{
     io,
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rustls::CertificateError;
 use rustls_pki_types::CertificateDer;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use x509_parser::{
@@ -17,13 +19,22 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-use super::head::Speaks;
+use super::{
+    first_bytes::{look, may_be_tls, report_proxy_header, turn_away},
+    head::Speaks,
+};
 use crate::{
     event::Event,
-    policy::san::San,
+    policy::{
+        first_bytes::{
+            Beginning,
+            WrongProtocol::{self, UnexpectedProxyHeader},
+        },
+        san::San,
+    },
     state::{State, handshakes::Handshakes},
     telemetry::{client_lines::Topic, labels::HandshakeFailure, log::short},
-    types::{Certificate, Peer},
+    types::{Certificate, Peer, PeerAddress},
 };
 
 /// A connection whose handshake is done.
@@ -38,16 +49,54 @@ pub(super) struct TlsConnection {
 /// `None` if the handshake failed. The client gets TLS's own alert; the reason goes to the log and a metric.
 pub(super) async fn handshake(
     handshakes: &Handshakes,
-    stream: TcpStream,
-    within: Duration,
+    mut stream: TcpStream,
+    until: Instant,
     state: &State,
+    peer: Option<&PeerAddress>,
 ) -> Option<TlsConnection> {
-    let peer = stream.peer_addr().ok();
-    match try_handshake(handshakes, stream, within).await {
-        Ok(connection) => Some(connection),
-        Err((reason, why)) => {
-            report(state, peer, reason, &why);
-            None
+    let failure = match timeout_at(until, may_be_tls(&stream)).await {
+        Ok(Ok(false)) => match timeout_at(until, look(&mut stream)).await {
+            Ok(Ok(spoken)) => {
+                refuse_plain(stream, state, peer, spoken).await;
+                return None;
+            }
+            Ok(Err(error)) => (reason(&error), error.to_string()),
+            Err(_elapsed) => too_late(),
+        },
+        Ok(Ok(true)) => match try_handshake(handshakes, stream, until).await {
+            Ok(connection) => return Some(connection),
+            Err(failure) => failure,
+        },
+        Ok(Err(error)) => (reason(&error), error.to_string()),
+        Err(_elapsed) => too_late(),
+    };
+    report(state, peer, failure.0, &failure.1);
+    None
+}
+
+fn too_late() -> (HandshakeFailure, String) {
+    let why = "it took longer than listen.header_timeout";
+    (HandshakeFailure::Timeout, why.to_owned())
+}
+
+/// Ends a connection that begins with no handshake.
+async fn refuse_plain(
+    stream: TcpStream,
+    state: &State,
+    peer: Option<&PeerAddress>,
+    spoken: Beginning,
+) {
+    match spoken {
+        Beginning::Http1 | Beginning::Http2 => {
+            state
+                .metrics
+                .tls_handshake_failure(HandshakeFailure::PlainHttp);
+            turn_away(stream, state, peer, spoken, WrongProtocol::PlainOnTls).await;
+        }
+        Beginning::ProxyHeader => report_proxy_header(state, peer, &UnexpectedProxyHeader),
+        Beginning::Tls | Beginning::Other => {
+            let why = "it does not begin with a handshake";
+            report(state, peer, HandshakeFailure::NotTls, why);
         }
     }
 }
@@ -59,14 +108,13 @@ pub(crate) const MAX_TLS_UNSENT: usize = 8 * 1024;
 async fn try_handshake(
     handshakes: &Handshakes,
     stream: TcpStream,
-    within: Duration,
+    until: Instant,
 ) -> Result<TlsConnection, (HandshakeFailure, String)> {
     let generation = handshakes.current();
     let accepting = TlsAcceptor::from(generation.tls.config.clone()).accept(stream);
-    let stream = timeout(within, accepting).await.map_err(|_elapsed| {
-        let why = "it took longer than listen.header_timeout";
-        (HandshakeFailure::Timeout, why.to_owned())
-    })?;
+    let stream = timeout_at(until, accepting)
+        .await
+        .map_err(|_elapsed| too_late())?;
     let mut stream = stream.map_err(|error| (reason(&error), error.to_string()))?;
     stream.get_mut().1.set_buffer_limit(Some(MAX_TLS_UNSENT));
     if generation.retired.is_cancelled() {
@@ -122,12 +170,12 @@ fn end_of_second(epoch: u64) -> SystemTime {
 /// Longer than rustls's own texts.
 const MAX_WHY: usize = 256;
 
-fn report(state: &State, peer: Option<SocketAddr>, reason: HandshakeFailure, why: &str) {
+fn report(state: &State, peer: Option<&PeerAddress>, reason: HandshakeFailure, why: &str) {
     state.metrics.tls_handshake_failure(reason);
     // Some of it is what the client sent.
     let why = short(why, MAX_WHY);
-    let address = peer.map(|peer| peer.ip());
-    let peer = peer.map(|peer| peer.to_string());
+    let address = peer.and_then(PeerAddress::ip);
+    let peer = peer.map(PeerAddress::shown);
     match reason {
         // Usual with port scans and health checks of load balancers.
         HandshakeFailure::Closed | HandshakeFailure::NotTls | HandshakeFailure::Timeout => {

@@ -64,6 +64,9 @@ impl Rig {
             header_timeout: config.listen.header_timeout,
             idle_timeout: config.listen.idle_timeout,
             drain_timeout: config.drain.timeout,
+            told_of_field: false.into(),
+            proxy_protocol: config.listen.proxy_protocol,
+            proxies: config.listen.proxies(),
             connections: crate::state::connections::ConnectionTable::new(1),
             state: state.clone(),
         });
