@@ -274,25 +274,8 @@ impl Caller {
                 }
                 match sender.try_send_request(request).await {
                     Ok(answer) => break answer,
-                    // It was never sent: the client knew already that the connection ends.
-                    Err(mut error) if error.take_message().is_some() => {
-                        sender = self.open().await?;
-                    }
-                    Err(error) => {
-                        let error = error.into_error();
-                        let cause = std::error::Error::source(&error);
-                        let h2 = cause.and_then(|cause| cause.downcast_ref::<h2::Error>());
-                        // The client's own library did not send it either; RFC 9113 section 6.8.
-                        let is_told = |error: &h2::Error| {
-                            error.is_go_away()
-                                && error.is_remote()
-                                && error.reason() == Some(h2::Reason::NO_ERROR)
-                        };
-                        if !h2.is_some_and(is_told) {
-                            return Err(format!("asking: {error:?}"));
-                        }
-                        sender = self.open().await?;
-                    }
+                    Err(error) if was_not_sent(&error) => sender = self.open().await?,
+                    Err(error) => return Err(format!("asking: {:?}", error.into_error())),
                 }
             };
             let status = answer.status().as_u16();
@@ -305,6 +288,18 @@ impl Caller {
         }
         Ok(())
     }
+}
+
+/// Whether the client's own library has kept the request, because it knew already that the connection ends (RFC 9113 section 6.8).
+fn was_not_sent<B>(error: &hyper::client::conn::TrySendError<B>) -> bool {
+    if error.message().is_some() {
+        return true;
+    }
+    let cause = std::error::Error::source(error.error());
+    let h2 = cause.and_then(|cause| cause.downcast_ref::<h2::Error>());
+    h2.is_some_and(|error| {
+        error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+    })
 }
 
 impl Load {
