@@ -13,6 +13,8 @@ label_enum! {
         DrainTimeout = "drain_timeout",
         Drained = "drained",
         Panicked = "panicked",
+        ThreadsHang = "threads_hang",
+        ManagerUnreachable = "manager_unreachable",
         ListenerFailed = "listener_failed",
         AdminAcceptFailed = "admin_accept_failed",
         AdminAccepts = "admin_accepts",

@@ -11,6 +11,7 @@ pub mod event;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hash;
+mod healthcheck;
 mod label;
 pub mod layer;
 mod lock;
@@ -28,4 +29,5 @@ mod tcp;
 pub mod telemetry;
 pub mod types;
 mod upstream;
+mod version;
 mod wall_clock;

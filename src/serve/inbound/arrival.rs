@@ -3,12 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use http::Request;
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     accept::{Accepted, Stream},
-    connection::{ConnectionSettings, Origin, Server},
+    connection::{ConnectionSettings, IDLE_GRACE, Origin, Server},
     first_bytes::{Unread, read_proxy_header, refuse_unread},
     head::Speaks,
     tls::{TlsConnection, handshake},
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     event::Event,
     policy::{client_address::Client, proxy_header::For},
-    state::connections::OpenConnection,
+    state::{connections::OpenConnection, draining::Draining},
     telemetry::labels::ConnectionEnd,
     types::{Peer, PeerAddress},
 };
@@ -49,7 +49,7 @@ impl Server {
             let give_way = origin.open.give_way().clone();
             let read = tokio::select! {
                 read = timeout_at(at + settings.header_timeout, read_proxy_header(tcp)) => read,
-                () = settings.state.draining.begun() => return,
+                () = grace_is_over(&settings.state.draining) => return,
                 () = give_way.cancelled() => {
                     return self.report_end(ConnectionEnd::GaveWay, address);
                 }
@@ -87,8 +87,7 @@ impl Server {
                 let give_way = origin.open.give_way().clone();
                 let connection = tokio::select! {
                     connection = handshake(handshakes, stream, until, state, address.as_ref()) => connection,
-                    // No request has been sent yet, so none is lost.
-                    () = settings.state.draining.begun() => None,
+                    () = grace_is_over(&settings.state.draining) => None,
                     () = give_way.cancelled() => {
                         self.report_end(ConnectionEnd::GaveWay, address);
                         None
@@ -119,6 +118,12 @@ impl Server {
             () = origin.open.give_way().cancelled() => {}
         }
     }
+}
+
+/// In a drain, who has connected gets time to send a request: it did so in good faith.
+async fn grace_is_over(draining: &Draining) {
+    draining.begun().await;
+    sleep(IDLE_GRACE).await;
 }
 
 /// The client of a request on a connection from this address.

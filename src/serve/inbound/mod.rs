@@ -10,9 +10,12 @@ mod first_bytes;
 pub mod fuzzing;
 mod head;
 pub(super) mod http;
+pub(super) mod intake;
 pub(super) mod listener;
 mod refusal;
 mod refused;
+#[cfg(test)]
+mod tests;
 pub(super) mod tls;
 mod turn;
 mod worker_time;

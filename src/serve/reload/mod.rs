@@ -26,7 +26,7 @@ pub(super) use self::{
 use self::{restart::keep_what_needs_a_restart, watch::Fingerprint};
 use super::{control::expiry::ExpiryNotices, descriptors, worker::WorkerHandle};
 use crate::{
-    config::{self, Config, Problem, Problems, SecretSource},
+    config::{self, Config, Given, Problem, Problems, SecretSource},
     event::Event,
     plan::Plan,
     policy::{duration_words::duration_words, trouble::Trouble},
@@ -43,6 +43,8 @@ pub(crate) struct Current {
 pub(crate) struct Reloader {
     /// `None` if the configuration did not come from a file, as in the demo.
     file: Option<PathBuf>,
+    /// Of the sockets that the process was given, and keeps.
+    given: Given,
     state: Arc<State>,
     workers: Vec<WorkerHandle>,
     level: Option<LevelHandle>,
@@ -76,6 +78,7 @@ impl Reloader {
         let fingerprint = Fingerprint::of(file.as_deref(), &current.config.files);
         let reloader = Reloader {
             file,
+            given: Given::default(),
             state,
             workers,
             level,
@@ -91,6 +94,10 @@ impl Reloader {
         };
         reloader.report_expiry();
         reloader
+    }
+
+    pub(crate) fn with_given(self, given: Given) -> Self {
+        Reloader { given, ..self }
     }
 
     /// The configuration in use.
@@ -243,7 +250,7 @@ impl Reloader {
                 "the file is not a regular one any more; put one in its place",
             )),
             Some(file) => {
-                let mut config = config::load(file)?;
+                let mut config = config::load_given(file, &self.given)?;
                 // As at the start, so that what was lowered there has not changed.
                 descriptors::fit(&mut config)?;
                 Ok(config)
