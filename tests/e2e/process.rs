@@ -49,6 +49,8 @@ impl Process {
         let mut child = command
             .env("DEVREV_TOKEN", TOKEN)
             .env("REVGATE__LOG__LEVEL", level)
+            // It would get a warning: it is for the test, and not the program's.
+            .env_remove("REVGATE_BLESS")
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
