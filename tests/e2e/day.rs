@@ -45,6 +45,7 @@ impl Road {
             while let Ok((stream, _)) = listener.accept().await {
                 let (is_open, counting) = (is_open.clone(), counting.clone());
                 if !*is_open.borrow() {
+                    tokio::spawn(leave(stream));
                     continue;
                 }
                 counting.send_modify(|count| *count += 1);
@@ -82,6 +83,11 @@ async fn travel(mut gateway: TcpStream, devrev: SocketAddr, mut is_open: watch::
         _ = tokio::io::copy_bidirectional(&mut gateway, &mut devrev) => return,
         _ = is_open.wait_for(|open| !open) => {}
     }
+    leave(gateway).await;
+}
+
+/// Ends a connection in an orderly way, so that the gateway sees the same each time.
+async fn leave(mut gateway: TcpStream) {
     let _ = gateway.shutdown().await;
     let mut rest = Vec::new();
     let _ = gateway.read_to_end(&mut rest).await;

@@ -434,7 +434,7 @@ async fn at_debug_and_trace_each_decision_about_a_request_has_a_line() {
             ("the caller is billing", at_debug),
             ("the caller's rate: within it", at_debug),
             ("attempt 1 has ended", at_debug),
-            ("another attempt in 1 s", at_debug),
+            ("another attempt in ", at_debug),
             ("the attempt waits: DevRev has paused", at_debug),
             ("the attempt goes after a wait of", at_debug),
             ("attempt 2 has ended", at_debug),
