@@ -7,7 +7,7 @@
 //! | [`InboundFault`](crate::body::InboundFault) | `serve` | `telemetry`, `rewrite`, `retry`, `circuit`, `upstream` |
 //! | [`Peer`](crate::types::Peer) | `serve` | `authenticate` |
 //! | [`PeerAddress`](crate::types::PeerAddress) | `serve` | `telemetry`, `authenticate`, `admission` |
-//! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate`, `credential` | `rescue`, `authenticate`, `headers` |
+//! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate`, `credential` | `rescue`, `protocol`, `authenticate`, `rate_limit`, `retry`, `quota`, `lane`, `headers` |
 //! | [`Record`](crate::record::Record) | `telemetry`, `authenticate` | `rescue`, `protocol`, `authenticate`, `authorize`, `rate_limit`, `rewrite`, `retry`, `quota`, `lane`, `attempt` |
 //! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate`, `credential` | `authorize`, `rewrite`, `retry`, `circuit`, `credential`, `quota`, `attempt` |
 //! | [`Caller`](crate::types::Caller) | `authenticate`, `credential` | `admission`, `authorize`, `rate_limit`, `retry`, `circuit`, `credential`, `quota` |

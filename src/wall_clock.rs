@@ -27,3 +27,17 @@ pub(crate) fn text_in(after: Duration) -> String {
 pub(crate) fn epoch_seconds() -> u64 {
     since_epoch().as_secs()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_to_come_is_written_as_people_write_it() {
+        let text = text_in(Duration::from_secs(90));
+        let read = OffsetDateTime::parse(&text, &Rfc3339).unwrap();
+        let epoch = u64::try_from(read.unix_timestamp()).unwrap();
+        assert!((88..=90).contains(&(epoch - epoch_seconds())), "{text}");
+        assert_eq!(text.len(), "2026-07-01T12:00:00Z".len(), "{text}");
+    }
+}

@@ -78,7 +78,7 @@ where
             return Either::inner(self.inner.call(request));
         }
         tracing::debug!(
-            request_id = id_of(request.extensions()),
+            request_id = id_of(extensions),
             "the attempt waits for a connection to DevRev: all that may be open are in use"
         );
         let clone = self.inner.clone();

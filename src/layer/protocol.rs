@@ -47,8 +47,9 @@ where
         if let Some(fault) = operation.fault() {
             return Either::refused(Error::Target(fault));
         }
+        let extensions = request.extensions();
         tracing::trace!(
-            request_id = id_of(request.extensions()),
+            request_id = id_of(extensions),
             method = short(request.method().as_str(), http1::MAX_METHOD),
             operation = operation.label().label(),
             version = ?request.version(),

@@ -25,7 +25,7 @@ use crate::{
         retry::{Attempt, AttemptEnd, Decision, Reason, RetryRules, decide},
     },
     random,
-    record::Record,
+    record::{Facts, Record},
     state::{
         draining::{DRAIN_RETRY_AFTER, Draining},
         retry_budget::{BudgetKey, RetryBudget},
@@ -206,8 +206,8 @@ impl RetryParams {
                     .ok()
                     .map(|response| response.status().as_u16()),
                 code = result.as_ref().err().map(|error| error.code().label()),
-                wait_ms = call.record.facts().waited.as_millis() as u64,
-                upstream_ms = call.record.facts().upstream.as_millis() as u64,
+                wait_ms = spent(&call.record, |facts| facts.waited),
+                upstream_ms = spent(&call.record, |facts| facts.upstream),
                 "attempt {number} has ended"
             );
             let Some((end, reason)) = failure(&result) else {
@@ -310,6 +310,11 @@ impl RetryParams {
             .wait(WaitReason::Retry, waiting.end().as_secs_f64());
         result
     }
+}
+
+/// A time of the record in milliseconds. The record's lock is free again when this returns, which matters among the fields of one line.
+fn spent(record: &Record, time: impl FnOnce(&Facts) -> Duration) -> u64 {
+    time(&record.facts()).as_millis() as u64
 }
 
 /// How an attempt failed; `None` if its result is final.

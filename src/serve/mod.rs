@@ -264,7 +264,7 @@ impl Gateway {
             in_flight,
             delay_seconds = drain.delay.as_secs_f64(),
             timeout_seconds = drain.timeout.as_secs_f64(),
-            "draining: {in_flight} requests are in flight; new ones are accepted for {} more, then those in flight have {}",
+            "draining; requests in flight: {in_flight}; new ones are accepted for {} more, and then those in flight have {} to end",
             duration_words(drain.delay),
             duration_words(drain.timeout)
         );

@@ -217,3 +217,75 @@ fn name(end: AttemptEnd) -> String {
     }
     .to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::{policy::operation::Operation, telemetry::captured::Captured};
+
+    const RULES: CircuitRules = CircuitRules {
+        failures: 3,
+        within: Duration::from_secs(30),
+        open: Duration::from_secs(5),
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_circuit_names_the_errors_that_opened_it_and_how_long_it_was_open() {
+        let captured = Captured::default();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_writer(captured.clone())
+            .finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let circuit = UpstreamCircuit::new(Clock::start(), Arc::default(), Arc::default());
+        let origin = |caller: &str| {
+            let path = if caller == "a" {
+                "/works.list"
+            } else {
+                "/works.get"
+            };
+            Origin::new(caller.into(), Some(&Operation::from_path(path)))
+        };
+        let end = |caller: &str, end: AttemptEnd| {
+            let pass = circuit
+                .try_pass(&origin(caller), false, &RULES)
+                .expect("passes");
+            circuit.settle(pass, Some(end), true, &RULES);
+        };
+        let status = |code| AttemptEnd::Status {
+            status: StatusCode::from_u16(code).unwrap(),
+            retry_after: None,
+        };
+        // Of another caller, so it does not concern the circuit that opens.
+        end("b", status(504));
+        end("b", status(200));
+        end("a", status(502));
+        end("a", status(502));
+        end("a", AttemptEnd::TimedOut);
+        tokio::time::advance(Duration::from_secs(252)).await;
+        end("a", status(200));
+        let text = captured.text();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .filter(|line: &serde_json::Value| line["scope"] == "use")
+            .collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!(lines[0]["event"], "circuit_opened");
+        assert_eq!(
+            lines[0]["errors"],
+            "no answer in time, status 502 (2 times)"
+        );
+        let message = lines[0]["message"].as_str().unwrap();
+        assert!(message.ends_with("the next probe goes in 5 s"), "{message}");
+        assert_eq!(lines[1]["event"], "circuit_closed");
+        assert_eq!(
+            lines[1]["message"],
+            "circuit closed for calls of works.list by the caller a, after 4 min 12 s"
+        );
+        assert!(circuit.story.lock().open.is_empty());
+    }
+}

@@ -224,7 +224,7 @@ impl Sender {
                 event = Event::SpansExportedAgain.label(),
                 after_seconds = over.lasted.as_secs_f64(),
                 failures = over.signs,
-                "spans are exported again, after {} and {} failures",
+                "spans are exported again, after {}; failures: {}",
                 duration_words(over.lasted),
                 over.signs
             );

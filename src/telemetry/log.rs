@@ -65,7 +65,7 @@ impl LevelHandle {
                 from,
                 to,
                 by,
-                "{by} changed the log level from {from} to {to}"
+                "the log level is {to} now; it was {from}"
             );
         };
         // The line is written at the more verbose of both levels. It tells why there are no more lines, or that there will be more.

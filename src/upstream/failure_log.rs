@@ -39,7 +39,7 @@ impl FailureLog {
                 error,
                 failures = signs,
                 since_seconds = lasted.as_secs_f64(),
-                "DevRev still cannot be reached, for {} and {signs} times",
+                "DevRev still cannot be reached, since {}; failures: {signs}",
                 duration_words(lasted)
             ),
             None => {}
@@ -54,10 +54,66 @@ impl FailureLog {
                 event = Event::UpstreamReachable.label(),
                 after_seconds = over.lasted.as_secs_f64(),
                 failures = over.signs,
-                "DevRev can be reached again, after {} and {} failures",
+                "DevRev can be reached again, after {}; failures: {}",
                 duration_words(over.lasted),
                 over.signs
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_has_a_beginning_some_lines_between_and_an_end() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let log = FailureLog::default();
+        log.succeeded();
+        for _ in 0..600 {
+            log.failed("connection refused");
+            advance(Duration::from_secs(1)).await;
+        }
+        log.succeeded();
+        log.succeeded();
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert!((8..14).contains(&lines.len()), "{text}");
+        assert!(lines[0].contains("DevRev cannot be reached"), "{text}");
+        assert!(lines[3].contains("still cannot be reached"), "{text}");
+        let last = lines.last().unwrap();
+        assert!(
+            last.contains("again, after 10 min; failures: 600"),
+            "{text}"
+        );
     }
 }

@@ -388,3 +388,69 @@ async fn no_line_is_long_whatever_a_client_sends() {
         }
     }
 }
+
+/// The texts of a request's lines, without those of its kind that come more than once in a row.
+fn decisions(lines: &str, id: &str) -> Vec<String> {
+    let lines = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let own = lines.filter(|line| line["request_id"] == id);
+    own.map(|line| line["message"].as_str().expect("text").to_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_debug_and_trace_each_decision_about_a_request_has_a_line() {
+    for level in ["info", "debug", "trace"] {
+        let mut running = Running::start(level, "[log]\naccess = \"all\"").await;
+        running
+            .devrev
+            .set_plan(plan("works.list", status(429, Some(1)), 1));
+        let mut headers = AUTHORIZED.to_vec();
+        headers.push(("X-Request-Id", "order-1"));
+        let sent = running.send("POST", "/works.list", &headers, "{}").await;
+        assert_eq!(sent, 200);
+        headers[2].1 = "order-2";
+        let sent = running.send("POST", "/works.delete", &headers, "{}").await;
+        assert_eq!(sent, 403);
+        for _ in 0..2 {
+            let line = running
+                .gateway
+                .line(|line| line["message"] == "request" && line["request_id"] != "");
+            assert!(
+                line["request_id"]
+                    .as_str()
+                    .expect("text")
+                    .starts_with("order-")
+            );
+        }
+        let seen = running.gateway.seen.clone();
+        let (first, second) = (decisions(&seen, "order-1"), decisions(&seen, "order-2"));
+        let says =
+            |lines: &[String], text: &str| lines.iter().filter(|line| line.contains(text)).count();
+        let at_debug = usize::from(level != "info");
+        let at_trace = usize::from(level == "trace");
+        for (text, want) in [
+            ("the caller is billing", at_debug),
+            ("the caller's rate: within it", at_debug),
+            ("attempt 1 has ended", at_debug),
+            ("another attempt in ", at_debug),
+            ("the attempt waits: DevRev has paused", at_debug),
+            ("the attempt goes after a wait of", at_debug),
+            ("attempt 2 has ended", at_debug),
+            ("a request's head is accepted", at_trace),
+            ("goes at once", at_trace),
+            ("what DevRev's answer says of the quota", 2 * at_trace),
+            ("request", 1 + at_trace),
+        ] {
+            assert_eq!(says(&first, text), want, "{level}: {text}: {first:#?}");
+        }
+        assert_eq!(says(&second, "refused: "), at_debug, "{second:#?}");
+        if level == "info" {
+            assert_eq!((first.len(), second.len()), (1, 1), "{seen}");
+        }
+        running.gateway.terminate();
+        let (status, _) = running.gateway.end();
+        assert_eq!(status, Some(0));
+    }
+}

@@ -9,6 +9,7 @@
 
 mod browser;
 mod circuit;
+mod day;
 mod deprecations;
 mod descriptors;
 mod double;

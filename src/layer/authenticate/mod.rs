@@ -208,8 +208,9 @@ impl Arrival {
             verdict,
         } = identity;
         record(request).facts().caller = Some(caller.name.clone());
+        let extensions = request.extensions();
         tracing::debug!(
-            request_id = id_of(request.extensions()),
+            request_id = id_of(extensions),
             caller = &*caller.name,
             group = &*caller.group,
             own_token = caller_token.is_some(),

@@ -133,7 +133,7 @@ impl Control for GatewayControl {
 
     fn set_level(&self, level: &str) -> Result<(), String> {
         match &self.level {
-            Some(handle) => handle.set(level, "the admin listener"),
+            Some(handle) => handle.set(level, ReloadCause::Admin.label()),
             None => Err("logging was not set up by this gateway".into()),
         }
     }

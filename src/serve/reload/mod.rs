@@ -170,7 +170,7 @@ impl Reloader {
                 event = Event::ConfigAcceptedAgain.label(),
                 after_seconds = over.lasted.as_secs_f64(),
                 refusals = over.signs,
-                "the configuration's files are accepted again, after {} in which {} reloads were refused",
+                "the configuration's files are accepted again, after {}; reloads that were refused: {}",
                 duration_words(over.lasted),
                 over.signs
             );
@@ -193,7 +193,7 @@ impl Reloader {
         }
         if old.log.level != new.log.level
             && let Some(level) = &self.level
-            && let Err(why) = level.set(&new.log.level, "the configuration file")
+            && let Err(why) = level.set(&new.log.level, ReloadCause::File.label())
         {
             tracing::warn!(
                 event = Event::LogLevelRefused.label(),

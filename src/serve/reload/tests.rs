@@ -237,9 +237,13 @@ fn what_stays_the_same_keeps_its_state() {
     let text = fs::read_to_string(&file).unwrap();
     let text = text.replace("token = \"second\"", "token = \"main\"\nrate = \"7/s\"");
     fs::write(&file, text.replace("[tokens.second]", "[tokens.third]")).unwrap();
-    assert_eq!(
-        rig.reloader.reload(ReloadCause::Signal).result,
-        ReloadResult::Applied
+    let report = rig.reloader.reload(ReloadCause::Signal);
+    assert_eq!(report.result, ReloadResult::Applied);
+    assert_eq!(report.added, ["tokens.third"]);
+    assert_eq!(report.removed, ["tokens.second"]);
+    assert!(
+        report.changed.contains(&"callers.reports.rate".to_owned()),
+        "{report:?}"
     );
     assert!(Arc::ptr_eq(&billing, &of("billing")));
     assert!(!Arc::ptr_eq(&reports, &of("reports")), "another rate");

@@ -163,7 +163,7 @@ impl Line {
                 after_seconds = lasted.as_secs_f64(),
                 refusals = signs,
                 waiting,
-                "DevRev accepts calls of the group {group} again, after {} in which it refused {signs}",
+                "DevRev accepts calls of the group {group} again, after {}; it refused {signs}",
                 duration_words(lasted)
             ),
             Line::OperationResumed(Over { lasted, .. }, operation) => {
@@ -178,5 +178,140 @@ impl Line {
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        policy::{
+            feedback::Feedback,
+            ledger::{AttemptKind, LedgerRules, Payload, Settlement},
+            operation::Operation,
+        },
+        telemetry::captured::Captured,
+    };
+
+    const RULES: LedgerRules = LedgerRules {
+        spread_above: 0.5,
+        reserve: 0.0,
+        max_retry_after: Duration::from_secs(600),
+    };
+
+    #[derive(Default)]
+    struct Told {
+        ledger: Ledger,
+        story: Story,
+        lines: Arc<ClientLines>,
+    }
+
+    impl Told {
+        /// An attempt at this second that is answered with this status and time.
+        fn answer(&mut self, at: u64, path: &str, (status, time): (u16, Option<u64>)) {
+            let now = Duration::from_secs(at);
+            let operation = Operation::from_path(path).id();
+            let payload = Payload::Whole;
+            let kind = AttemptKind { operation, payload };
+            let grant = self.ledger.grant(kind, &RULES, now).expect("not held");
+            let time = time.map(Duration::from_secs);
+            let throttled = status == 429;
+            let feedback = Feedback {
+                retry_after: time,
+                ..Feedback::default()
+            };
+            let settlement = Settlement::Answered {
+                feedback,
+                throttled,
+            };
+            let answer = Answer {
+                operation,
+                throttled,
+                time,
+                paused: self.ledger.settle(grant, settlement, &RULES, now),
+                again: false,
+            };
+            let (lines, group) = (self.lines.clone(), Arc::from("main"));
+            let passes = || passes(&lines, &group);
+            let lines = self.story.note(&answer, (&self.ledger, 3), passes, now);
+            lines.iter().for_each(|line| line.write("main"));
+        }
+    }
+
+    /// The events and texts of the lines that this causes.
+    fn lines(run: impl FnOnce(&mut Told)) -> Vec<(String, String)> {
+        let captured = Captured::default();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_writer(captured.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || run(&mut Told::default()));
+        let text = captured.text();
+        let lines = text.lines().map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            (text("event"), text("message"))
+        });
+        lines.collect()
+    }
+
+    fn events(lines: &[(String, String)]) -> Vec<&str> {
+        lines.iter().map(|(event, _)| &**event).collect()
+    }
+
+    #[tokio::test]
+    async fn a_pause_is_told_by_its_beginning_and_its_end() {
+        let told = lines(|told| {
+            told.answer(0, "/works.list", (200, None));
+            told.answer(1, "/works.list", (429, Some(30)));
+            told.answer(31, "/works.list", (429, Some(60)));
+            told.answer(253, "/works.get", (200, None));
+            told.answer(254, "/works.get", (200, None));
+        });
+        assert_eq!(events(&told), ["quota_paused", "quota_resumed"]);
+        assert!(
+            told[0]
+                .1
+                .ends_with("429: the group main is paused for 30 s")
+        );
+        assert!(
+            told[1].1.ends_with("again, after 4 min 12 s; it refused 2"),
+            "{told:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_429_without_a_time_is_told_too() {
+        let told = lines(|told| {
+            told.answer(0, "/works.list", (429, None));
+            told.answer(1, "/works.list", (429, None));
+            told.answer(2, "/works.list", (200, None));
+        });
+        assert_eq!(events(&told), ["quota_throttled", "quota_resumed"]);
+    }
+
+    #[tokio::test]
+    async fn the_pause_of_an_operation_is_told_by_its_beginning_and_its_end() {
+        let told = lines(|told| {
+            told.answer(0, "/works.list", (503, Some(5)));
+            told.answer(1, "/works.get", (200, None));
+            told.answer(6, "/works.list", (200, None));
+        });
+        assert_eq!(events(&told), ["operation_paused", "operation_resumed"]);
+        assert!(told[1].1.ends_with("after 6 s"), "{told:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_that_come_and_go_are_summed_up() {
+        let told = lines(|told| {
+            for pause in 0..100 {
+                told.answer(pause * 3, "/works.list", (429, Some(1)));
+                told.answer(pause * 3 + 1, "/works.list", (200, None));
+                // The ramp lets one attempt after another go.
+            }
+        });
+        // What has a beginning has an end.
+        assert_eq!(events(&told), ["quota_paused", "quota_resumed"].repeat(10));
     }
 }

@@ -95,7 +95,7 @@ async fn run<F: Future<Output = Result<(KeySet, Duration), BoxError>>>(
                         %url,
                         after_seconds = over.lasted.as_secs_f64(),
                         failures = over.signs,
-                        "the issuer's keys can be fetched again, after {} and {} failures",
+                        "the issuer's keys can be fetched again, after {}; failures: {}",
                         duration_words(over.lasted),
                         over.signs
                     );
