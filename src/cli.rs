@@ -19,6 +19,7 @@ use crate::{
     plan::Plan,
     policy::key_strength,
     serve::{
+        DemoOptions, Load,
         control::explain::{ExplainQuery, explain},
         descriptors,
     },
@@ -40,7 +41,14 @@ enum Command {
     /// Load the file as `run` would; print the effective configuration, or every problem.
     Check(Check),
     /// The DevRev simulator and a gateway in front of it, both on loopback; needs no file, token or network.
-    Demo,
+    Demo {
+        /// How much three services call by themselves, so that the status page has something to show.
+        #[arg(long, value_enum, default_value = "mild", default_missing_value = "mild", num_args = 0..=1)]
+        load: Load,
+        /// The load's calls are the same for the same seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// The DevRev simulator alone.
     Mock {
         /// Where to listen.
@@ -194,7 +202,9 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     let done = match command {
         Command::Check(check) => return check.run(),
         Command::Run(file) => crate::serve::run(file.path()),
-        Command::Demo => crate::serve::demo(|text| print(text)),
+        Command::Demo { load, seed } => {
+            crate::serve::demo(DemoOptions { load, seed }, |text| print(text))
+        }
         Command::Mock {
             listen,
             limit,

@@ -419,6 +419,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "lock",
             "plan",
             "policy",
+            "random",
             "runtime",
             "simulator",
             "stack",

@@ -22,7 +22,7 @@ use std::{
 use anyhow::Context;
 use tokio::sync::watch::Sender;
 
-pub use self::demo::demo;
+pub use self::demo::{DemoOptions, Load, demo};
 #[cfg(fuzzing)]
 pub use self::inbound::fuzzing;
 use self::{

@@ -1,7 +1,10 @@
 //! The answer of each operation without faults.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
 use super::plan::Status;
@@ -150,7 +153,7 @@ pub(super) fn answer(
             events.push(Bytes::from_static(b"data: [DONE]\n\n"));
             Answer::new(StatusCode::OK, "text/event-stream", Content::Events(events))
         }
-        "_blob" if method == Method::GET => match param(query, "bytes").map(str::parse) {
+        "_blob" if method == Method::GET => match param(query, "bytes").map(|text| text.parse()) {
             Some(Ok(bytes)) => Answer::new(
                 StatusCode::OK,
                 "application/octet-stream",
@@ -167,11 +170,16 @@ pub(super) fn answer(
     }
 }
 
-fn param<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
+/// A parameter's value, decoded.
+pub(super) fn param<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs
+        .map(|(key, value)| (decoded(key), decoded(value)))
         .find_map(|(key, value)| (key == name).then_some(value))
+}
+
+fn decoded(text: &str) -> Cow<'_, str> {
+    percent_decode_str(text).decode_utf8_lossy()
 }
 
 fn object(body: &[u8]) -> Result<Map<String, Value>, Box<Answer>> {
@@ -238,7 +246,7 @@ fn list(name: &str, make: fn(u64) -> Value, post: bool, query: &str, body: &[u8]
         };
         (text("limit"), text("cursor"))
     } else {
-        let text = |key| param(query, key).map(str::to_owned);
+        let text = |key| param(query, key).map(Cow::into_owned);
         (text("limit"), text("cursor"))
     };
     let limit = match limit.map_or(Ok(PAGE), |text| text.parse()) {
@@ -267,7 +275,7 @@ fn get_work(post: bool, query: &str, body: &[u8]) -> Answer {
             Err(refused) => return *refused,
         }
     } else {
-        param(query, "id").map(str::to_owned)
+        param(query, "id").map(Cow::into_owned)
     };
     let Some(id) = id else {
         return field("missing_required_field", "id", "id is required");

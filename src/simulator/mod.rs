@@ -185,7 +185,8 @@ async fn handle(
     let (head, incoming) = request.into_parts();
     let operation = head.uri.path().trim_matches('/').to_owned();
     if operation == "_requests" {
-        return Ok(respond(requests(&state, &head.method)));
+        let query = head.uri.query().unwrap_or_default();
+        return Ok(respond(requests(&state, &head.method, query)));
     }
     let number = lock(&state.requests).arrived(&head);
     let (delay, fault) = lock(&state.progress).next(head.method.as_str(), &operation);
@@ -282,10 +283,14 @@ fn admit(
     }
 }
 
-fn requests(state: &SimulatorState, method: &Method) -> Answer {
+/// `?contains=TEXT` shows only those whose target or body contains the text.
+fn requests(state: &SimulatorState, method: &Method, query: &str) -> Answer {
     match *method {
         Method::GET => {
-            let all = lock(&state.requests).all();
+            let mut all = lock(&state.requests).all();
+            if let Some(text) = answers::param(query, "contains") {
+                all.retain(|one| one.target.contains(&*text) || one.body.contains(&*text));
+            }
             let body = serde_json::to_value(all).unwrap_or_default();
             Answer::json(StatusCode::OK, &body)
         }

@@ -1,6 +1,7 @@
 //! Plans of faults: which request gets which fault.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,6 +35,9 @@ pub struct Rule {
     /// How many requests it takes then; all by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u64>,
+    /// Of the requests after those that pass, one in so many, beginning with the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<NonZeroU64>,
     pub fault: Fault,
 }
 
@@ -113,6 +117,7 @@ impl Rule {
             method: None,
             skip: 0,
             times: None,
+            every: None,
             fault,
         }
     }
@@ -129,10 +134,26 @@ impl Rule {
         self
     }
 
+    /// One request in `n`; every request for 0.
+    #[must_use]
+    pub fn every(mut self, n: u64) -> Self {
+        self.every = NonZeroU64::new(n);
+        self
+    }
+
     #[must_use]
     pub fn method(mut self, method: &str) -> Self {
         self.method = Some(method.to_owned());
         self
+    }
+
+    /// Whether it applies to the request that is number `seen` of those that match, from 1.
+    fn is_due(&self, seen: u64) -> bool {
+        let Some(after) = seen.checked_sub(self.skip.saturating_add(1)) else {
+            return false;
+        };
+        let every = self.every.map_or(1, NonZeroU64::get);
+        after.is_multiple_of(every) && self.times.is_none_or(|times| after / every < times)
     }
 
     fn matches(&self, method: &str, operation: &str) -> bool {
@@ -211,8 +232,7 @@ impl Progress {
                 continue;
             }
             *seen += 1;
-            let last = rule.times.map_or(u64::MAX, |n| rule.skip.saturating_add(n));
-            if *seen <= rule.skip || *seen > last {
+            if !rule.is_due(*seen) {
                 continue;
             }
             match &rule.fault {
