@@ -23,6 +23,7 @@ use crate::{
         control::explain::{ExplainQuery, explain},
         descriptors,
     },
+    simulator::{self, FaultPlan},
     telemetry::log,
 };
 
@@ -60,9 +61,12 @@ enum Command {
         /// Length of the window, such as "10s".
         #[arg(long, default_value = "5m", value_parser = window)]
         window: Duration,
-        /// A file of planned answers.
+        /// A file of faults: errors, delays, broken connections. config/simulator.md has the format and examples.
         #[arg(long)]
         plan: Option<PathBuf>,
+        /// Start without objects. By default there are some of each kind, so that no list is empty.
+        #[arg(long)]
+        empty: bool,
     },
     /// Print the JSON Schema of the configuration file.
     Schema,
@@ -210,11 +214,19 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             limit,
             window,
             plan,
+            empty,
         } => {
             log::init("info", config::LogFormat::Auto)?;
             log::log_panics();
             descriptors::raise();
-            crate::simulator::run(listen, limit, window, plan)
+            let plan = plan.map_or_else(|| Ok(FaultPlan::none()), |path| FaultPlan::load(&path))?;
+            simulator::run(simulator::Options {
+                listen,
+                limit,
+                window,
+                plan,
+                empty,
+            })
         }
         Command::Schema => say(config::reference::schema_json().trim_end()),
         Command::HashKey { keys } if !keys.is_empty() => Err(Misuse(KEY_IN_ARGUMENT.into()).into()),

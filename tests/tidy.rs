@@ -405,7 +405,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("admin", &["hash", "policy", "runtime", "tcp"]),
-    ("simulator", &["bind", "config", "runtime", "wall_clock"]),
+    (
+        "simulator",
+        &["bind", "config", "policy", "runtime", "wall_clock"],
+    ),
     (
         "serve",
         &[

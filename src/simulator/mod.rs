@@ -1,10 +1,20 @@
 //! The DevRev simulator: answers, quota and errors as DevRev's, on loopback, and faults as planned.
 
 mod answers;
+mod asked;
+mod families;
 mod faults;
+mod fields;
+mod ids;
+mod objects;
+mod operations;
+mod pages;
 mod plan;
 mod request_log;
+mod seed;
+mod store;
 mod users;
+mod view;
 mod window;
 mod wire;
 
@@ -15,7 +25,6 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,7 +43,9 @@ pub use window::{Charge, Windows};
 
 use answers::{Answer, Content};
 use faults::Body;
+use operations::Call;
 use request_log::RequestLog;
+use store::Store;
 
 use crate::{bind, runtime::ThreadRuntime, wall_clock};
 
@@ -48,6 +59,8 @@ pub struct Options {
     pub limit: u64,
     pub window: Duration,
     pub plan: FaultPlan,
+    /// Begins without objects, beside the user of its tokens.
+    pub empty: bool,
 }
 
 impl Default for Options {
@@ -57,6 +70,7 @@ impl Default for Options {
             limit: 1000,
             window: Duration::from_secs(300),
             plan: FaultPlan::none(),
+            empty: false,
         }
     }
 }
@@ -65,6 +79,7 @@ impl Default for Options {
 #[derive(Debug)]
 struct SimulatorState {
     windows: Mutex<Windows>,
+    store: Mutex<Store>,
     progress: Mutex<plan::Progress>,
     requests: Mutex<RequestLog>,
     /// Tokens that are refused since [`Simulator::revoke`].
@@ -112,7 +127,13 @@ impl Drop for Simulator {
 pub async fn start(options: Options) -> io::Result<Simulator> {
     let listener = TcpListener::from_std(bind::tcp(options.listen)?)?;
     let addr = listener.local_addr()?;
+    let mut store = Store::default();
+    seed::own_user(&mut store);
+    if !options.empty {
+        seed::objects(&mut store);
+    }
     let state = Arc::new(SimulatorState {
+        store: Mutex::new(store),
         windows: Mutex::new(Windows::new(options.limit, options.window)),
         progress: Mutex::new(plan::Progress::new(options.plan)),
         requests: Mutex::new(RequestLog::new()),
@@ -127,23 +148,12 @@ pub async fn start(options: Options) -> io::Result<Simulator> {
 }
 
 /// Serves until SIGINT or SIGTERM.
-pub fn run(
-    listen: SocketAddr,
-    limit: u64,
-    window: Duration,
-    plan: Option<PathBuf>,
-) -> anyhow::Result<()> {
-    let plan = plan.map_or_else(|| Ok(FaultPlan::none()), |path| FaultPlan::load(&path))?;
+pub fn run(options: Options) -> anyhow::Result<()> {
     ThreadRuntime::new()?.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let options = Options {
-            listen,
-            limit,
-            window,
-            plan,
-        };
+        let listen = options.listen;
         let cannot = || format!("--listen {listen} cannot be bound");
         let simulator = start(options).await.with_context(cannot)?;
         info!(listener = "mock", address = %simulator.addr(), "listening");
@@ -190,15 +200,27 @@ async fn handle(
     }
     let number = lock(&state.requests).arrived(&head);
     let (delay, fault) = lock(&state.progress).next(head.method.as_str(), &operation);
-    let body = if matches!(fault, Some(Fault::EarlyAnswer)) {
-        Bytes::new()
+    let (body, cut) = if matches!(fault, Some(Fault::EarlyAnswer)) {
+        (Bytes::new(), false)
     } else {
         read(incoming).await
     };
     lock(&state.requests).body(number, &body);
-    let query = head.uri.query().unwrap_or_default();
     let mut answer = admit(&state, &head.headers, &operation).unwrap_or_else(|(quota, user)| {
-        let mut answer = answers::answer(&head.method, &operation, query, &body, user);
+        let call = Call {
+            method: &head.method,
+            operation: &operation,
+            query: head.uri.query().unwrap_or_default(),
+            body: &body,
+            cut,
+            user: user.as_deref(),
+            now: u64::try_from(wall_clock::since_epoch().as_millis()).unwrap_or(u64::MAX),
+        };
+        let mut answer = match &fault {
+            // It is given in place of the operation, which is not done.
+            Some(Fault::Status(status)) => Answer::from_plan(status),
+            _ => operations::answer(&mut lock(&state.store), &call),
+        };
         answer.headers.extend(quota);
         answer
     });
@@ -306,15 +328,17 @@ fn requests(state: &SimulatorState, method: &Method, query: &str) -> Answer {
     }
 }
 
-async fn read(mut incoming: Incoming) -> Bytes {
-    let mut kept = Vec::new();
+/// A body, and whether it was larger than what is kept.
+async fn read(mut incoming: Incoming) -> (Bytes, bool) {
+    let (mut kept, mut cut) = (Vec::new(), false);
     while let Some(Ok(frame)) = incoming.frame().await {
         if let Some(data) = frame.data_ref() {
             let left = BODY_KEPT - kept.len();
+            cut |= data.len() > left;
             kept.extend_from_slice(&data[..data.len().min(left)]);
         }
     }
-    kept.into()
+    (kept.into(), cut)
 }
 
 fn respond(answer: Answer) -> Response<Body> {

@@ -166,6 +166,7 @@ async fn devrev() -> std::io::Result<Simulator> {
         limit: LIMIT,
         window: WINDOW,
         plan: plan.clone(),
+        ..simulator::Options::default()
     };
     match simulator::start(options(MOCK)).await {
         Ok(started) => Ok(started),

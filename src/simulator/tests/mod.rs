@@ -1,3 +1,6 @@
+mod objects;
+mod pages;
+
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -80,13 +83,9 @@ fn bodies_are_judged_as_devrev_would() {
         (r#"{"id":7}"#, "invalid_field", json!("id")),
         (r#"{"nope":"x"}"#, "bad_request", json!("nope")),
     ] {
-        let answer = answers::answer(&Method::POST, "rev-users.link", "", body.as_bytes(), None);
-        let Content::Whole(bytes) = answer.content else {
-            panic!("not one piece");
-        };
-        let said: Value = serde_json::from_slice(&bytes).unwrap();
+        let (status, said) = objects::Desk::seeded().raw("POST", "rev-users.link", "", body);
         assert_eq!((&said["type"], &said["field_name"]), (&json!(kind), &name));
-        assert_eq!(answer.status, 400);
+        assert_eq!(status, 400);
     }
 }
 
