@@ -2,6 +2,7 @@
 
 mod answers;
 mod asked;
+mod control;
 mod families;
 mod faults;
 mod fields;
@@ -30,7 +31,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
@@ -80,6 +81,8 @@ impl Default for Options {
 struct SimulatorState {
     windows: Mutex<Windows>,
     store: Mutex<Store>,
+    /// The store began without objects.
+    empty: bool,
     progress: Mutex<plan::Progress>,
     requests: Mutex<RequestLog>,
     /// Tokens that are refused since [`Simulator::revoke`].
@@ -127,13 +130,9 @@ impl Drop for Simulator {
 pub async fn start(options: Options) -> io::Result<Simulator> {
     let listener = TcpListener::from_std(bind::tcp(options.listen)?)?;
     let addr = listener.local_addr()?;
-    let mut store = Store::default();
-    seed::own_user(&mut store);
-    if !options.empty {
-        seed::objects(&mut store);
-    }
     let state = Arc::new(SimulatorState {
-        store: Mutex::new(store),
+        store: Mutex::new(first_objects(options.empty)),
+        empty: options.empty,
         windows: Mutex::new(Windows::new(options.limit, options.window)),
         progress: Mutex::new(plan::Progress::new(options.plan)),
         requests: Mutex::new(RequestLog::new()),
@@ -182,6 +181,15 @@ async fn accept(listener: TcpListener, state: Arc<SimulatorState>) {
     }
 }
 
+fn first_objects(empty: bool) -> Store {
+    let mut store = Store::default();
+    seed::own_user(&mut store);
+    if !empty {
+        seed::objects(&mut store);
+    }
+    store
+}
+
 /// Ignores poisoning: no critical section leaves the data half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -194,23 +202,26 @@ async fn handle(
 ) -> Result<Response<Body>, Infallible> {
     let (head, incoming) = request.into_parts();
     let operation = head.uri.path().trim_matches('/').to_owned();
-    if operation == "_requests" {
-        let query = head.uri.query().unwrap_or_default();
-        return Ok(respond(requests(&state, &head.method, query)));
+    let query = head.uri.query().unwrap_or_default();
+    if control::is_control(&operation) {
+        let (body, _) = read(incoming).await;
+        let answer = control::answer(&state, &head.method, &operation, query, &body);
+        return Ok(respond(answer));
     }
     let number = lock(&state.requests).arrived(&head);
-    let (delay, fault) = lock(&state.progress).next(head.method.as_str(), &operation);
+    let token = token(&head.headers);
+    let (delay, fault) = lock(&state.progress).next(head.method.as_str(), &operation, token);
     let (body, cut) = if matches!(fault, Some(Fault::EarlyAnswer)) {
         (Bytes::new(), false)
     } else {
         read(incoming).await
     };
     lock(&state.requests).body(number, &body);
-    let mut answer = admit(&state, &head.headers, &operation).unwrap_or_else(|(quota, user)| {
+    let mut answer = admit(&state, token, &operation).unwrap_or_else(|(quota, user)| {
         let call = Call {
             method: &head.method,
             operation: &operation,
-            query: head.uri.query().unwrap_or_default(),
+            query,
             body: &body,
             cut,
             user: user.as_deref(),
@@ -264,19 +275,22 @@ async fn handle(
     })
 }
 
+/// The token of a request, with or without its scheme.
+fn token(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let token = match value.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token,
+        _ => value,
+    };
+    Some(token.trim_ascii()).filter(|token| !token.is_empty())
+}
+
 /// `Ok` is a refusal. `Err` admits the request: the quota headers of its answer, and the user if the token names one.
 fn admit(
     state: &SimulatorState,
-    headers: &HeaderMap,
+    token: Option<&[u8]>,
     operation: &str,
 ) -> Result<Answer, (HeaderMap, Option<String>)> {
-    let token = headers
-        .get(header::AUTHORIZATION)
-        .map(|value| match value.as_bytes().split_at_checked(7) {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token.trim_ascii(),
-            _ => value.as_bytes().trim_ascii(),
-        })
-        .filter(|token| !token.is_empty());
     let Some(token) = token else {
         // An OAuth callback carries no token.
         if operation == "keyrings.authorize" {
@@ -302,29 +316,6 @@ fn admit(
             Ok(refused)
         }
         None => Err((quota, user)),
-    }
-}
-
-/// `?contains=TEXT` shows only those whose target or body contains the text.
-fn requests(state: &SimulatorState, method: &Method, query: &str) -> Answer {
-    match *method {
-        Method::GET => {
-            let mut all = lock(&state.requests).all();
-            if let Some(text) = answers::param(query, "contains") {
-                all.retain(|one| one.target.contains(&*text) || one.body.contains(&*text));
-            }
-            let body = serde_json::to_value(all).unwrap_or_default();
-            Answer::json(StatusCode::OK, &body)
-        }
-        Method::DELETE => {
-            lock(&state.requests).clear();
-            Answer::json(StatusCode::OK, &serde_json::json!({}))
-        }
-        _ => Answer::error(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "bad_request",
-            "GET or DELETE",
-        ),
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod browser;
 mod circuit;
+mod demo;
 mod deprecations;
 mod descriptors;
 mod double;
@@ -38,6 +39,7 @@ mod rewrite;
 mod rig;
 mod scenarios;
 mod signer;
+mod simulator;
 mod status;
 mod tls;
 mod token;

@@ -80,7 +80,7 @@ impl Service {
     fn about(self) -> &'static str {
         match self {
             Service::Billing => "people wait for it: interactive, twice the share of the others",
-            Service::Support => "limited to 4 calls a second, 8 at once; uses deprecated fields",
+            Service::Support => "limited to 2 calls a second, 5 at once; uses deprecated fields",
             Service::Sync => "a batch job: it gets what the others leave, and may wait a minute",
         }
     }
@@ -89,7 +89,7 @@ impl Service {
     fn settings(self) -> &'static str {
         match self {
             Service::Billing => "rate = \"50/s\"\nburst = 100\nweight = 2\n",
-            Service::Support => "rate = \"4/s\"\nburst = 8\n",
+            Service::Support => "rate = \"2/s\"\nburst = 5\n",
             Service::Sync => {
                 "rate = \"50/s\"\nburst = 100\npriority = \"batch\"\nmax_wait = \"1m\"\n"
             }
