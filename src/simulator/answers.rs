@@ -25,11 +25,12 @@ pub(super) enum Content {
 
 impl Answer {
     pub(super) fn json(status: StatusCode, body: &Value) -> Self {
-        Self::new(
-            status,
-            "application/json",
-            Content::Whole(body.to_string().into()),
-        )
+        Self::text(status, body.to_string())
+    }
+
+    /// JSON that is text already.
+    pub(super) fn text(status: StatusCode, body: String) -> Self {
+        Self::new(status, "application/json", Content::Whole(body.into()))
     }
 
     pub(super) fn error(status: StatusCode, kind: &str, message: &str) -> Self {

@@ -77,11 +77,11 @@ pub(super) fn answer(
             let first = pages::count("first", &asked, EXPORT)?.min(EXPORT_MAX);
             let (all, _) = pages::all(store, family, &asked)?;
             let first = usize::try_from(first).unwrap_or(usize::MAX);
-            let all = all.into_iter().take(first);
-            let all: Value = all
-                .map(|object| view::shown(store, family, object))
-                .collect();
-            Ok(Answer::ok(&json!({family.many: all})))
+            let all = &all[..first.min(all.len())];
+            Ok(Answer::text(
+                StatusCode::OK,
+                view::many(store, family, all, &[]),
+            ))
         }
         _ => list(store, family, &call.asked()?, action == "list"),
     }
@@ -92,7 +92,7 @@ fn own() -> Id {
 }
 
 fn one(store: &Store, family: &Family, object: &Object) -> Answer {
-    Answer::ok(&json!({family.one: view::shown(store, family, object)}))
+    Answer::text(StatusCode::OK, view::one(store, family, object))
 }
 
 fn missing(family: &Family) -> Box<Answer> {
@@ -309,20 +309,16 @@ fn get(store: &Store, family: &'static Family, asked: &Asked<'_>) -> Answered {
 /// `scan` is a list that goes only forward.
 fn list(store: &Store, family: &'static Family, asked: &Asked<'_>, back: bool) -> Answered {
     let page = pages::page(store, family, asked)?;
-    let objects = page.objects.iter();
-    let objects: Value = objects
-        .map(|object| view::shown(store, family, object))
-        .collect();
-    let mut answer = json!({family.many: objects});
+    let mut more = Vec::new();
     if let Some(next) = page.next {
-        answer["next_cursor"] = next.into();
+        more.push(("next_cursor", next.into()));
     }
     if let Some(prev) = page.prev.filter(|_| back) {
-        answer["prev_cursor"] = prev.into();
+        more.push(("prev_cursor", prev.into()));
     }
     if family.name == "articles" {
-        let (all, _) = pages::all(store, family, asked)?;
-        answer["total"] = all.len().into();
+        more.push(("total", page.total.into()));
     }
-    Ok(Answer::ok(&answer))
+    let text = view::many(store, family, &page.objects, &more);
+    Ok(Answer::text(StatusCode::OK, text))
 }

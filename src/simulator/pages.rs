@@ -24,6 +24,8 @@ pub(super) struct Page<'a> {
     pub next: Option<String>,
     /// For the page before this one, with the mode "before".
     pub prev: Option<String>,
+    /// How many objects all pages have together.
+    pub total: usize,
 }
 
 /// All objects of a family that the request asks for, in its order.
@@ -95,6 +97,7 @@ pub(super) fn page<'a>(
     Ok(Page {
         next: cursor(objects.last()).filter(|_| end < all.len()),
         prev: cursor(objects.first()).filter(|_| start > 0),
+        total: all.len(),
         objects,
     })
 }

@@ -91,6 +91,12 @@ pub(super) fn objects(store: &mut Store) {
         }));
     }
     for number in 1..=TICKETS {
+        let tag = format!("don:core:dvrv-us-1:devo/0:tag/{}", number % 8 + 1);
+        let tags = if number % 4 == 0 {
+            json!([{"id": tag}])
+        } else {
+            json!([])
+        };
         let severity = ["low", "medium", "high", "blocker"][index(number, 4)];
         seed.add(
             Leaf::Ticket,
@@ -98,7 +104,7 @@ pub(super) fn objects(store: &mut Store) {
                 "title": format!("Ticket {number}"), "owned_by": [user(index(number, 5))],
                 "applies_to_part": part("feature", number % 5 + 1), "severity": severity,
                 "rev_org": format!("don:identity:dvrv-us-1:devo/0:revo/{}", number % REV_ORGS + 1),
-                "tags": [{"id": format!("don:core:dvrv-us-1:devo/0:tag/{}", number % 8 + 1)}],
+                "tags": tags,
             }),
         );
     }

@@ -1,6 +1,8 @@
 //! The objects of one simulator. They live as long as it does.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -35,7 +37,12 @@ pub(super) struct Store {
     latest: HashMap<Leaf, u64>,
     next: u64,
     bytes: usize,
+    /// Objects as answers show them, by number, until something changes: most calls read, and a page shows many.
+    shown: RefCell<HashMap<u64, Arc<str>>>,
 }
+
+/// How many objects are kept as they are shown, so that a store that is full is not held twice.
+const SHOWN: usize = 1024;
 
 /// There is no room for another object, or for a larger one.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,6 +70,7 @@ impl Store {
             return Err(Full);
         }
         self.bytes += size;
+        self.shown.get_mut().clear();
         let latest = self.latest.entry(leaf).or_default();
         *latest += 1;
         let id = Id::new(leaf, *latest);
@@ -113,6 +121,7 @@ impl Store {
             return Err(Full);
         }
         self.bytes = bytes;
+        self.shown.get_mut().clear();
         object.fields = fields;
         object.modified = by.now;
         by.user.clone_into(&mut object.modified_by);
@@ -127,6 +136,7 @@ impl Store {
         let Some(number) = self.numbers.remove(id) else {
             return false;
         };
+        self.shown.get_mut().clear();
         if let Some(object) = self.objects.remove(&(family.name, number)) {
             self.bytes -= size(&object.fields);
         }
@@ -141,6 +151,20 @@ impl Store {
             }
         }
         true
+    }
+
+    /// An object as `show` writes it, which is asked once until something changes.
+    pub(super) fn shown(&self, object: &Object, show: impl FnOnce() -> String) -> Arc<str> {
+        if let Some(text) = self.shown.borrow().get(&object.number) {
+            return Arc::clone(text);
+        }
+        let text: Arc<str> = show().into();
+        let mut shown = self.shown.borrow_mut();
+        if shown.len() >= SHOWN {
+            shown.clear();
+        }
+        shown.insert(object.number, Arc::clone(&text));
+        text
     }
 
     /// All objects of a family, oldest first.

@@ -1,5 +1,7 @@
 //! Objects as answers show them.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
@@ -19,16 +21,40 @@ const HIDDEN: &[&str] = &[
 ];
 
 /// What a summary of an object has, if the object has it.
-const SUMMARY: &[&str] = &[
-    "name",
-    "title",
-    "display_name",
-    "full_name",
-    "email",
-    "state",
-];
+const SUMMARY: &[&str] = &["name", "title", "display_name", "full_name", "email"];
 
-pub(super) fn shown(store: &Store, family: &Family, object: &Object) -> Value {
+/// `{"work": …}`
+pub(super) fn one(store: &Store, family: &Family, object: &Object) -> String {
+    format!("{{\"{}\":{}}}", family.one, text(store, family, object))
+}
+
+/// `{"works": […], …}` with `more` beside the list.
+pub(super) fn many(
+    store: &Store,
+    family: &Family,
+    objects: &[&Object],
+    more: &[(&str, Value)],
+) -> String {
+    let mut all = format!("{{\"{}\":[", family.many);
+    for (position, object) in objects.iter().enumerate() {
+        if position > 0 {
+            all.push(',');
+        }
+        all.push_str(&text(store, family, object));
+    }
+    all.push(']');
+    for (name, value) in more {
+        all.push_str(&format!(",\"{name}\":{value}"));
+    }
+    all.push('}');
+    all
+}
+
+fn text(store: &Store, family: &Family, object: &Object) -> Arc<str> {
+    store.shown(object, || shown(store, family, object).to_string())
+}
+
+fn shown(store: &Store, family: &Family, object: &Object) -> Value {
     let mut all = json!({
         "type": object.id.leaf.name(),
         "id": don(object),
