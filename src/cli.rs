@@ -19,9 +19,11 @@ use crate::{
     plan::Plan,
     policy::key_strength,
     serve::{
+        DemoOptions, Load,
         control::explain::{ExplainQuery, explain},
         descriptors,
     },
+    simulator::{self, FaultPlan},
     telemetry::log,
     version,
 };
@@ -41,7 +43,14 @@ enum Command {
     /// Load the file as `run` would; print the effective configuration, or every problem.
     Check(Check),
     /// The DevRev simulator and a gateway in front of it, both on loopback; needs no file, token or network.
-    Demo,
+    Demo {
+        /// How much three services call by themselves, so that the status page has something to show.
+        #[arg(long, value_enum, default_value = "mild", default_missing_value = "mild", num_args = 0..=1)]
+        load: Load,
+        /// The load's calls are the same for the same seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// The DevRev simulator alone.
     Mock {
         /// Where to listen.
@@ -53,9 +62,12 @@ enum Command {
         /// Length of the window, such as "10s".
         #[arg(long, default_value = "5m", value_parser = window)]
         window: Duration,
-        /// A file of planned answers.
+        /// A file of faults: errors, delays, broken connections. config/simulator.md has the format and examples.
         #[arg(long)]
         plan: Option<PathBuf>,
+        /// Start without objects. By default there are some of each kind, so that no list is empty.
+        #[arg(long)]
+        empty: bool,
     },
     /// Print the JSON Schema of the configuration file.
     Schema,
@@ -207,17 +219,27 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     let done = match command {
         Command::Check(check) => return check.run(),
         Command::Run(file) => crate::serve::run(file.path()),
-        Command::Demo => crate::serve::demo(|text| print(text)),
+        Command::Demo { load, seed } => {
+            crate::serve::demo(DemoOptions { load, seed }, |text| print(text))
+        }
         Command::Mock {
             listen,
             limit,
             window,
             plan,
+            empty,
         } => {
             log::init("info", config::LogFormat::Auto)?;
             log::log_panics();
             descriptors::raise();
-            crate::simulator::run(listen, limit, window, plan)
+            let plan = plan.map_or_else(|| Ok(FaultPlan::none()), |path| FaultPlan::load(&path))?;
+            simulator::run(simulator::Options {
+                listen,
+                limit,
+                window,
+                plan,
+                empty,
+            })
         }
         Command::Schema => say(config::reference::schema_json().trim_end()),
         Command::HashKey { keys } if !keys.is_empty() => Err(Misuse(KEY_IN_ARGUMENT.into()).into()),

@@ -17,3 +17,8 @@ pub(crate) fn id128() -> u128 {
 pub(crate) fn id64() -> u64 {
     fastrand::u64(..)
 }
+
+/// Numbers that are the same for the same seed, for what must be repeatable.
+pub(crate) fn seeded(seed: u64) -> fastrand::Rng {
+    fastrand::Rng::with_seed(seed)
+}

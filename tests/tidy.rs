@@ -455,7 +455,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("admin", &["event", "hash", "policy", "runtime", "tcp"]),
     (
         "simulator",
-        &["bind", "config", "event", "runtime", "wall_clock"],
+        &["bind", "config", "event", "policy", "runtime", "wall_clock"],
     ),
     (
         "serve",
@@ -472,6 +472,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "lock",
             "plan",
             "policy",
+            "random",
             "runtime",
             "simulator",
             "stack",

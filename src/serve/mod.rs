@@ -25,7 +25,7 @@ use std::{
 use anyhow::Context;
 use tokio::{sync::watch::Sender, time::Instant};
 
-pub use self::demo::demo;
+pub use self::demo::{DemoOptions, Load, demo};
 #[cfg(fuzzing)]
 pub use self::inbound::fuzzing;
 use self::{

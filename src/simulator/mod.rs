@@ -1,10 +1,21 @@
 //! The DevRev simulator: answers, quota and errors as DevRev's, on loopback, and faults as planned.
 
 mod answers;
+mod asked;
+mod control;
+mod families;
 mod faults;
+mod fields;
+mod ids;
+mod objects;
+mod operations;
+mod pages;
 mod plan;
 mod request_log;
+mod seed;
+mod store;
 mod users;
+mod view;
 mod window;
 mod wire;
 
@@ -15,13 +26,12 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
@@ -34,7 +44,9 @@ pub use window::{Charge, Windows};
 
 use answers::{Answer, Content};
 use faults::Body;
+use operations::Call;
 use request_log::RequestLog;
+use store::Store;
 
 use crate::{bind, event::Event, runtime::ThreadRuntime, wall_clock};
 
@@ -48,6 +60,8 @@ pub struct Options {
     pub limit: u64,
     pub window: Duration,
     pub plan: FaultPlan,
+    /// Begins without objects, beside the user of its tokens.
+    pub empty: bool,
 }
 
 impl Default for Options {
@@ -57,6 +71,7 @@ impl Default for Options {
             limit: 1000,
             window: Duration::from_secs(300),
             plan: FaultPlan::none(),
+            empty: false,
         }
     }
 }
@@ -65,6 +80,9 @@ impl Default for Options {
 #[derive(Debug)]
 struct SimulatorState {
     windows: Mutex<Windows>,
+    store: Mutex<Store>,
+    /// The store began without objects.
+    empty: bool,
     progress: Mutex<plan::Progress>,
     requests: Mutex<RequestLog>,
     /// Tokens that are refused since [`Simulator::revoke`].
@@ -113,6 +131,8 @@ pub async fn start(options: Options) -> io::Result<Simulator> {
     let listener = TcpListener::from_std(bind::tcp(options.listen)?)?;
     let addr = listener.local_addr()?;
     let state = Arc::new(SimulatorState {
+        store: Mutex::new(first_objects(options.empty)),
+        empty: options.empty,
         windows: Mutex::new(Windows::new(options.limit, options.window)),
         progress: Mutex::new(plan::Progress::new(options.plan)),
         requests: Mutex::new(RequestLog::new()),
@@ -127,23 +147,12 @@ pub async fn start(options: Options) -> io::Result<Simulator> {
 }
 
 /// Serves until SIGINT or SIGTERM.
-pub fn run(
-    listen: SocketAddr,
-    limit: u64,
-    window: Duration,
-    plan: Option<PathBuf>,
-) -> anyhow::Result<()> {
-    let plan = plan.map_or_else(|| Ok(FaultPlan::none()), |path| FaultPlan::load(&path))?;
+pub fn run(options: Options) -> anyhow::Result<()> {
     ThreadRuntime::new()?.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let options = Options {
-            listen,
-            limit,
-            window,
-            plan,
-        };
+        let listen = options.listen;
         let cannot = || format!("--listen {listen} cannot be bound");
         let simulator = start(options).await.with_context(cannot)?;
         info!(event = Event::Listening.label(), listener = "mock", address = %simulator.addr(), "listening");
@@ -172,6 +181,15 @@ async fn accept(listener: TcpListener, state: Arc<SimulatorState>) {
     }
 }
 
+fn first_objects(empty: bool) -> Store {
+    let mut store = Store::default();
+    seed::own_user(&mut store);
+    if !empty {
+        seed::objects(&mut store);
+    }
+    store
+}
+
 /// Ignores poisoning: no critical section leaves the data half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -184,20 +202,36 @@ async fn handle(
 ) -> Result<Response<Body>, Infallible> {
     let (head, incoming) = request.into_parts();
     let operation = head.uri.path().trim_matches('/').to_owned();
-    if operation == "_requests" {
-        return Ok(respond(requests(&state, &head.method)));
+    let query = head.uri.query().unwrap_or_default();
+    if control::is_control(&operation) {
+        let (body, _) = read(incoming).await;
+        let answer = control::answer(&state, &head.method, &operation, query, &body);
+        return Ok(respond(answer));
     }
     let number = lock(&state.requests).arrived(&head);
-    let (delay, fault) = lock(&state.progress).next(head.method.as_str(), &operation);
-    let body = if matches!(fault, Some(Fault::EarlyAnswer)) {
-        Bytes::new()
+    let token = token(&head.headers);
+    let (delay, fault) = lock(&state.progress).next(head.method.as_str(), &operation, token);
+    let (body, cut) = if matches!(fault, Some(Fault::EarlyAnswer)) {
+        (Bytes::new(), false)
     } else {
         read(incoming).await
     };
     lock(&state.requests).body(number, &body);
-    let query = head.uri.query().unwrap_or_default();
-    let mut answer = admit(&state, &head.headers, &operation).unwrap_or_else(|(quota, user)| {
-        let mut answer = answers::answer(&head.method, &operation, query, &body, user);
+    let mut answer = admit(&state, token, &operation).unwrap_or_else(|(quota, user)| {
+        let call = Call {
+            method: &head.method,
+            operation: &operation,
+            query,
+            body: &body,
+            cut,
+            user: user.as_deref(),
+            now: u64::try_from(wall_clock::since_epoch().as_millis()).unwrap_or(u64::MAX),
+        };
+        let mut answer = match &fault {
+            // It is given in place of the operation, which is not done.
+            Some(Fault::Status(status)) => Answer::from_plan(status),
+            _ => operations::answer(&mut lock(&state.store), &call),
+        };
         answer.headers.extend(quota);
         answer
     });
@@ -241,19 +275,22 @@ async fn handle(
     })
 }
 
+/// The token of a request, with or without its scheme.
+fn token(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let token = match value.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token,
+        _ => value,
+    };
+    Some(token.trim_ascii()).filter(|token| !token.is_empty())
+}
+
 /// `Ok` is a refusal. `Err` admits the request: the quota headers of its answer, and the user if the token names one.
 fn admit(
     state: &SimulatorState,
-    headers: &HeaderMap,
+    token: Option<&[u8]>,
     operation: &str,
 ) -> Result<Answer, (HeaderMap, Option<String>)> {
-    let token = headers
-        .get(header::AUTHORIZATION)
-        .map(|value| match value.as_bytes().split_at_checked(7) {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token.trim_ascii(),
-            _ => value.as_bytes().trim_ascii(),
-        })
-        .filter(|token| !token.is_empty());
     let Some(token) = token else {
         // An OAuth callback carries no token.
         if operation == "keyrings.authorize" {
@@ -282,34 +319,17 @@ fn admit(
     }
 }
 
-fn requests(state: &SimulatorState, method: &Method) -> Answer {
-    match *method {
-        Method::GET => {
-            let all = lock(&state.requests).all();
-            let body = serde_json::to_value(all).unwrap_or_default();
-            Answer::json(StatusCode::OK, &body)
-        }
-        Method::DELETE => {
-            lock(&state.requests).clear();
-            Answer::json(StatusCode::OK, &serde_json::json!({}))
-        }
-        _ => Answer::error(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "bad_request",
-            "GET or DELETE",
-        ),
-    }
-}
-
-async fn read(mut incoming: Incoming) -> Bytes {
-    let mut kept = Vec::new();
+/// A body, and whether it was larger than what is kept.
+async fn read(mut incoming: Incoming) -> (Bytes, bool) {
+    let (mut kept, mut cut) = (Vec::new(), false);
     while let Some(Ok(frame)) = incoming.frame().await {
         if let Some(data) = frame.data_ref() {
             let left = BODY_KEPT - kept.len();
+            cut |= data.len() > left;
             kept.extend_from_slice(&data[..data.len().min(left)]);
         }
     }
-    kept.into()
+    (kept.into(), cut)
 }
 
 fn respond(answer: Answer) -> Response<Body> {

@@ -1,6 +1,7 @@
 //! Plans of faults: which request gets which fault.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,12 +29,18 @@ pub struct Rule {
     pub operation: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
+    /// The token of a request, without `Bearer`; any by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     /// How many matching requests pass before the rule applies.
     #[serde(default)]
     pub skip: u64,
     /// How many requests it takes then; all by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u64>,
+    /// Of the requests after those that pass, one in so many, beginning with the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<NonZeroU64>,
     pub fault: Fault,
 }
 
@@ -111,8 +118,10 @@ impl Rule {
         Self {
             operation: operation.to_owned(),
             method: None,
+            token: None,
             skip: 0,
             times: None,
+            every: None,
             fault,
         }
     }
@@ -129,14 +138,34 @@ impl Rule {
         self
     }
 
+    /// One request in `n`; every request for 0.
+    #[must_use]
+    pub fn every(mut self, n: u64) -> Self {
+        self.every = NonZeroU64::new(n);
+        self
+    }
+
     #[must_use]
     pub fn method(mut self, method: &str) -> Self {
         self.method = Some(method.to_owned());
         self
     }
 
-    fn matches(&self, method: &str, operation: &str) -> bool {
+    /// Whether it applies to the request that is number `seen` of those that match, from 1.
+    fn is_due(&self, seen: u64) -> bool {
+        let Some(after) = seen.checked_sub(self.skip.saturating_add(1)) else {
+            return false;
+        };
+        let every = self.every.map_or(1, NonZeroU64::get);
+        after.is_multiple_of(every) && self.times.is_none_or(|times| after / every < times)
+    }
+
+    fn matches(&self, method: &str, operation: &str, token: Option<&[u8]>) -> bool {
         (self.operation == "*" || self.operation == operation)
+            && self
+                .token
+                .as_ref()
+                .is_none_or(|wanted| token == Some(wanted.as_bytes()))
             && self
                 .method
                 .as_ref()
@@ -203,16 +232,26 @@ impl Progress {
         }
     }
 
+    pub(super) fn plan(&self) -> FaultPlan {
+        FaultPlan {
+            rules: self.rules.iter().map(|(rule, _)| rule.clone()).collect(),
+        }
+    }
+
     /// The delay and the fault that are due for this request.
-    pub(super) fn next(&mut self, method: &str, operation: &str) -> (Duration, Option<Fault>) {
+    pub(super) fn next(
+        &mut self,
+        method: &str,
+        operation: &str,
+        token: Option<&[u8]>,
+    ) -> (Duration, Option<Fault>) {
         let mut delay = Duration::ZERO;
         for (rule, seen) in &mut self.rules {
-            if !rule.matches(method, operation) {
+            if !rule.matches(method, operation, token) {
                 continue;
             }
             *seen += 1;
-            let last = rule.times.map_or(u64::MAX, |n| rule.skip.saturating_add(n));
-            if *seen <= rule.skip || *seen > last {
+            if !rule.is_due(*seen) {
                 continue;
             }
             match &rule.fault {
@@ -294,16 +333,43 @@ mod tests {
                 .with(Rule::new("works.list", Fault::Hang).method("post")),
         );
         let zero = Duration::ZERO;
-        assert_eq!(progress.next("GET", "works.list"), (second.0, None));
+        assert_eq!(progress.next("GET", "works.list", None), (second.0, None));
         assert_eq!(
-            progress.next("GET", "works.list"),
+            progress.next("GET", "works.list", None),
             (zero, Some(Fault::Reset))
         );
-        assert_eq!(progress.next("GET", "works.list"), (zero, None));
+        assert_eq!(progress.next("GET", "works.list", None), (zero, None));
         assert_eq!(
-            progress.next("POST", "works.list"),
+            progress.next("POST", "works.list", None),
             (zero, Some(Fault::Hang))
         );
-        assert_eq!(progress.next("POST", "other"), (zero, None));
+        assert_eq!(progress.next("POST", "other", None), (zero, None));
+    }
+    #[test]
+    fn a_rule_takes_so_many_one_in_so_many_and_those_of_one_token() {
+        let taken = |rule: Rule| {
+            let mut progress = Progress::new(FaultPlan::none().with(rule));
+            let tokens = ["a", "b"].into_iter().cycle().take(10);
+            let taken = tokens.enumerate().filter_map(|(number, token)| {
+                let (_, fault) = progress.next("GET", "works.list", Some(token.as_bytes()));
+                fault.map(|_| number)
+            });
+            taken.collect::<Vec<_>>()
+        };
+        let reset = || Rule::new("*", Fault::Reset);
+        assert_eq!(taken(reset().every(3)), [0, 3, 6, 9]);
+        assert_eq!(taken(reset().every(3).times(2)), [0, 3]);
+        assert_eq!(taken(reset().every(3).skip(2)), [2, 5, 8]);
+        assert_eq!(taken(reset().skip(4).times(2)), [4, 5]);
+        assert_eq!(taken(reset().every(0).times(0)), [0; 0]);
+        assert_eq!(
+            taken(Rule {
+                token: Some("b".into()),
+                ..reset().every(2)
+            }),
+            [1, 5, 9]
+        );
+        let far = reset().skip(u64::MAX).times(u64::MAX);
+        assert_eq!(taken(far), [0; 0]);
     }
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs DevRev's TypeScript SDK, old and new, against revgate. Needs node 20.11 or later, npm and a package registry.
+# Runs DevRev's TypeScript SDK, old and new, and its Python SDK against revgate. Needs node 20.11 or later, npm and a package registry;
+# for the Python SDK python3 with venv, and openssl.
 # REVGATE_BIN names a binary to use in place of building one.
 set -euo pipefail
 
@@ -16,4 +17,11 @@ export REVGATE_BIN
 
 cd -- "$here"
 npm ci --ignore-scripts --no-audit --no-fund
-exec node --test clients.test.mjs
+if python3 -c 'import venv, ensurepip' 2>/dev/null; then
+    python3 -m venv .venv
+    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
+    export PYTHON_SDK=$here/.venv/bin/python
+else
+    echo 'SKIPPED: the Python SDK (python3 with venv is missing)' >&2
+fi
+exec node --test clients.test.mjs objects.test.mjs

@@ -8,13 +8,14 @@ mod source;
 use source::{none, read};
 
 /// All documents, as paths from the repository's root.
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "CHANGELOG.md",
     "config/README.md",
     "config/reference.md",
+    "config/simulator.md",
     "deploy/README.md",
     "tests/bench/README.md",
     "src/ARCHITECTURE.md",

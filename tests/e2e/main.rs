@@ -10,6 +10,7 @@
 mod browser;
 mod circuit;
 mod day;
+mod demo;
 mod deprecations;
 mod descriptors;
 mod double;
@@ -42,6 +43,7 @@ mod rewrite;
 mod rig;
 mod scenarios;
 mod signer;
+mod simulator;
 mod status;
 mod tls;
 mod token;

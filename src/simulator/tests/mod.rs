@@ -1,3 +1,6 @@
+mod objects;
+mod pages;
+
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -80,13 +83,9 @@ fn bodies_are_judged_as_devrev_would() {
         (r#"{"id":7}"#, "invalid_field", json!("id")),
         (r#"{"nope":"x"}"#, "bad_request", json!("nope")),
     ] {
-        let answer = answers::answer(&Method::POST, "rev-users.link", "", body.as_bytes(), None);
-        let Content::Whole(bytes) = answer.content else {
-            panic!("not one piece");
-        };
-        let said: Value = serde_json::from_slice(&bytes).unwrap();
+        let (status, said) = objects::Desk::seeded().raw("POST", "rev-users.link", "", body);
         assert_eq!((&said["type"], &said["field_name"]), (&json!(kind), &name));
-        assert_eq!(answer.status, 400);
+        assert_eq!(status, 400);
     }
 }
 
@@ -247,4 +246,97 @@ async fn dropping_it_ends_listener_and_connections() {
     let ended = tokio::time::timeout(Duration::from_secs(2), open.read_to_end(&mut rest));
     assert!(ended.await.is_ok());
     assert!(TcpStream::connect(addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_test_replaces_the_plan_and_begins_again() {
+    let sim = planned(FaultPlan::none()).await;
+    let addr = sim.addr();
+    let plan =
+        "[[rule]]\noperation = \"tags.list\"\ntimes = 1\nfault = { status = { code = 500 } }\n";
+    let (head, _) = call(addr, "PUT", "/_plan", plan).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let (_, shown) = call(addr, "GET", "/_plan", "").await;
+    assert_eq!(shown["rule"][0]["operation"], "tags.list");
+    // What is shown can be put back.
+    assert!(
+        call(addr, "PUT", "/_plan", &shown.to_string())
+            .await
+            .0
+            .starts_with("HTTP/1.1 200")
+    );
+    let (head, said) = call(addr, "PUT", "/_plan", "[[rule]]\nfault = \"no_such\"\n").await;
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    assert!(
+        said["message"].as_str().unwrap().contains("no_such"),
+        "{said}"
+    );
+    assert!(
+        call(addr, "GET", "/tags.list", "")
+            .await
+            .0
+            .starts_with("HTTP/1.1 500"),
+        "the old one goes on"
+    );
+    call(addr, "DELETE", "/_plan", "").await;
+    assert_eq!(call(addr, "GET", "/_plan", "").await.1, json!({"rule": []}));
+
+    let (_, made) = call(addr, "POST", "/tags.create", "{\"name\":\"mine\"}").await;
+    assert_eq!(made["tag"]["display_id"], "TAG-9");
+    call(addr, "DELETE", "/_objects", "").await;
+    let (head, _) = call(addr, "GET", "/tags.get?id=TAG-9", "").await;
+    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+    for (method, path) in [
+        ("PUT", "/_requests"),
+        ("POST", "/_plan"),
+        ("GET", "/_objects"),
+    ] {
+        let (head, _) = call(addr, method, path, "").await;
+        assert!(
+            head.starts_with("HTTP/1.1 405") && head.contains("allow: "),
+            "{head}"
+        );
+    }
+    assert!(
+        sim.received().iter().all(|one| !one.target.contains("/_")),
+        "they are not logged"
+    );
+}
+
+#[tokio::test]
+async fn what_a_plan_answers_is_not_done_and_what_breaks_later_is() {
+    for (fault, done) in [
+        (Fault::Status(Status::new(503)), false),
+        (Fault::Status(Status::new(200)), false),
+        (Fault::Reset, true),
+        (Fault::Truncate, true),
+    ] {
+        let options = Options {
+            plan: FaultPlan::none().with(Rule::new("tags.create", fault.clone())),
+            empty: true,
+            ..Options::default()
+        };
+        let sim = start(options).await.unwrap();
+        let create = request(
+            "POST",
+            "/tags.create",
+            "connection: close\r\n",
+            "{\"name\":\"t\"}",
+        );
+        let _ = raw(sim.addr(), &create).await;
+        let (head, _) = call(sim.addr(), "GET", "/tags.get?id=TAG-1", "").await;
+        assert_eq!(head.starts_with("HTTP/1.1 200"), done, "{fault:?}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_kept_whole_is_too_large() {
+    let sim = planned(FaultPlan::none()).await;
+    let body = format!("{{\"name\":\"{}\"}}", "x".repeat(BODY_KEPT));
+    let (head, said) = call(sim.addr(), "POST", "/tags.create", &body).await;
+    assert!(head.starts_with("HTTP/1.1 413"), "{head}");
+    assert_eq!(
+        (&said["type"], &said["max_bytes"]),
+        (&json!("request_entity_too_large"), &json!(BODY_KEPT))
+    );
 }

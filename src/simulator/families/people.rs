@@ -1,0 +1,146 @@
+//! Who is served and who serves: accounts, rev orgs, rev users and dev users.
+
+use super::{
+    ANY, CRUD, Family, Filter, NAME, Shape, TEXT, USERS, fixed, later, optional, required, set,
+};
+use crate::simulator::ids::Leaf;
+
+pub(super) const ACCOUNTS: Family = Family {
+    name: "accounts",
+    one: "account",
+    many: "accounts",
+    leaves: &[Leaf::Account],
+    typed: false,
+    actions: &["create", "update", "delete", "export"],
+    fields: &[
+        required("display_name", NAME),
+        optional("description", TEXT),
+        optional("domains", Shape::Texts),
+        optional("external_refs", Shape::Texts),
+        optional("owned_by", Shape::Ids(USERS)),
+        optional("tier", TEXT),
+        set(optional("websites", Shape::Texts)),
+        set(optional("artifacts", Shape::Ids(ANY))),
+        set(optional("tags", Shape::Tags)),
+        optional("custom_fields", Shape::Map),
+        optional("custom_schema_spec", Shape::Map),
+    ],
+    filters: &[
+        ("created_by", Filter::Ids),
+        ("modified_by", Filter::Ids),
+        ("created_date", Filter::Date),
+        ("modified_date", Filter::Date),
+        ("display_name", Filter::Texts),
+        ("domains", Filter::Texts),
+        ("external_refs", Filter::Texts),
+        ("owned_by", Filter::Ids),
+        ("tags", Filter::Ids),
+        ("tier", Filter::Texts),
+        ("websites", Filter::Texts),
+    ],
+    unique: Some("external_refs"),
+};
+
+pub(super) const REV_ORGS: Family = Family {
+    name: "rev-orgs",
+    one: "rev_org",
+    many: "rev_orgs",
+    leaves: &[Leaf::RevOrg],
+    typed: false,
+    actions: CRUD,
+    fields: &[
+        required("display_name", NAME),
+        fixed(required("account", Shape::Id(&[Leaf::Account]))),
+        optional("description", TEXT),
+        optional("domain", TEXT),
+        optional(
+            "environment",
+            Shape::OneOf(&["production", "staging", "test"]),
+        ),
+        optional("external_ref", NAME),
+        optional("tier", TEXT),
+        set(optional("artifacts", Shape::Ids(ANY))),
+        set(optional("tags", Shape::Tags)),
+        optional("custom_fields", Shape::Map),
+        optional("custom_schema_spec", Shape::Map),
+    ],
+    filters: &[
+        ("account", Filter::Ids),
+        ("created_by", Filter::Ids),
+        ("created_date", Filter::Date),
+        ("modified_date", Filter::Date),
+        ("display_name", Filter::Texts),
+        ("external_ref", Filter::Texts),
+        ("tags", Filter::Ids),
+    ],
+    unique: Some("external_ref"),
+};
+
+pub(super) const REV_USERS: Family = Family {
+    name: "rev-users",
+    one: "rev_user",
+    many: "rev_users",
+    leaves: &[Leaf::RevUser],
+    typed: false,
+    actions: &["create", "update", "delete", "scan"],
+    fields: &[
+        optional("display_name", NAME),
+        optional("description", TEXT),
+        optional("display_picture", Shape::Id(ANY)),
+        optional("email", NAME),
+        optional("external_ref", NAME),
+        optional("phone_numbers", Shape::Texts),
+        fixed(optional("rev_org", Shape::Id(&[Leaf::RevOrg]))),
+        fixed(optional("account", Shape::Id(&[Leaf::Account]))),
+        optional("custom_fields", Shape::Map),
+        optional("custom_schema_fragments", Shape::List),
+        optional("custom_schema_spec", Shape::Map),
+    ],
+    filters: &[
+        ("created_by", Filter::Ids),
+        ("created_date", Filter::Date),
+        ("modified_date", Filter::Date),
+        ("email", Filter::Texts),
+        ("external_ref", Filter::Texts),
+        ("phone_numbers", Filter::Texts),
+        ("rev_org", Filter::Ids),
+        ("is_verified", Filter::Flag),
+    ],
+    unique: Some("external_ref"),
+};
+
+pub(super) const DEV_USERS: Family = Family {
+    name: "dev-users",
+    one: "dev_user",
+    many: "dev_users",
+    leaves: &[Leaf::DevUser],
+    typed: false,
+    // DevRev deletes none.
+    actions: &[
+        "create",
+        "update",
+        "activate",
+        "deactivate",
+        "self",
+        "self.update",
+    ],
+    fields: &[
+        fixed(required("email", NAME)),
+        fixed(required("state", Shape::OneOf(&["shadow"]))),
+        optional("full_name", NAME),
+        optional("display_name", NAME),
+        optional("reports_to", Shape::Id(USERS)),
+        later(optional("experience_start_date", Shape::Date)),
+        later(optional("job_history", Shape::List)),
+        later(optional("job_title", Shape::Map)),
+        optional("custom_fields", Shape::Map),
+        optional("custom_schema_spec", Shape::Map),
+    ],
+    filters: &[
+        ("created_date", Filter::Date),
+        ("modified_date", Filter::Date),
+        ("email", Filter::Texts),
+        ("state", Filter::Texts),
+    ],
+    unique: None,
+};
