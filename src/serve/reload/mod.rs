@@ -26,6 +26,7 @@ use crate::{
     plan::Plan,
     state::State,
     telemetry::{labels::ReloadResult, log::LevelHandle},
+    wall_clock,
 };
 
 /// The configuration in use, and its plan.
@@ -79,6 +80,7 @@ impl Reloader {
             }),
         };
         reloader.report_expiry();
+        reloader.count_read(true);
         reloader
     }
 
@@ -111,6 +113,11 @@ impl Reloader {
         self.expiry.report(&current.config, &self.state.metrics);
     }
 
+    fn count_read(&self, is_accepted: bool) {
+        let now = is_accepted.then(|| wall_clock::since_epoch().as_secs_f64());
+        self.state.metrics.config_read(now);
+    }
+
     /// Reads the file again and applies it, as a whole or not at all. Blocks on files.
     pub(crate) fn reload(&self) -> Report {
         let _one_at_a_time = self
@@ -131,6 +138,7 @@ impl Reloader {
             self.retry_rewritten_tokens(&now, &before);
         }
         self.state.metrics.config_reload(report.result);
+        self.count_read(report.result != ReloadResult::Refused);
         report.log();
         self.last_reload().report = Some(report.clone());
         report
