@@ -1,16 +1,16 @@
 //! The metrics. Each gateway has its own registry, so that two in one process (tests, `demo`) do not share counts.
 
+mod buckets;
 mod exposition;
+mod label_values;
 
-use std::fmt::{Error, Write};
 use std::sync::{Arc, atomic::AtomicU64};
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
-use prometheus_client::metrics::{
-    counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
-};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 use prometheus_client::registry::Registry;
 
+use self::buckets::{Timings, durations, durations_of_callers, timings, waits};
 use super::{
     labels::{
         AttemptOutcome, ConnectionEnd, HandshakeFailure, Introspection, KeyFetch, ReloadResult,
@@ -29,37 +29,6 @@ use crate::{
         token_health::Finding,
     },
 };
-
-/// Enums as label values. Besides them, only names of the configuration are.
-macro_rules! label_values {
-    ($($name:ident),* $(,)?) => {$(
-        impl EncodeLabelValue for $name {
-            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), Error> {
-                encoder.write_str(self.label())
-            }
-        }
-    )*};
-}
-
-label_values!(
-    AttemptOutcome,
-    AuthFailure,
-    Class,
-    Code,
-    Finding,
-    ConnectionEnd,
-    HandshakeFailure,
-    Introspection,
-    KeyFetch,
-    OperationLabel,
-    Reason,
-    ReloadResult,
-    Scope,
-    Source,
-    SpanDrop,
-    Unreadable,
-    WaitReason,
-);
 
 macro_rules! labels {
     ($($name:ident { $($field:ident: $type:ty),* })*) => {$(
@@ -120,36 +89,6 @@ labels! {
 }
 
 type Seconds = Gauge<f64, AtomicU64>;
-type Timings<L> = Family<L, Histogram, fn() -> Histogram>;
-
-/// Buckets from 5 ms to the 30 s that an attempt and a wait may take by default, and more for retries and for callers that wait ten minutes.
-/// Most are between 50 ms and 1 s, where the time of an API call usually is.
-fn durations() -> Histogram {
-    Histogram::new([
-        0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-        120.0, 300.0, 600.0, 1200.0,
-    ])
-}
-
-/// The same range in fewer steps, because each caller has them.
-fn durations_of_callers() -> Histogram {
-    Histogram::new([
-        0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0,
-    ])
-}
-
-/// Requests wait for a window's reset or a `Retry-After`, up to `max_retry_after` (600 s), and some for two of them, so the buckets reach
-/// from seconds to beyond that. More buckets below a second would only cost series.
-fn waits() -> Histogram {
-    Histogram::new([
-        0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0,
-    ])
-}
-
-fn timings<L: Clone + Eq + std::hash::Hash>(new: fn() -> Histogram) -> Timings<L> {
-    Family::new_with_constructor(new)
-}
-
 metrics! {
     requests: Family<ByRequest, Counter> = Family::default(),
         "requests", "Number of requests that have ended, by who made the answer";
