@@ -31,6 +31,9 @@ pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 pub enum Error {
     #[error("no credential")]
     NoCredential,
+    /// A scrape or a probe that has come to the wrong port, most likely.
+    #[error("no credential, for a path of the admin listener")]
+    AdminPath,
     /// The anonymous caller is for clients on this machine.
     #[error("no credential, and a proxy says that the client is not on this machine")]
     Elsewhere,
@@ -205,6 +208,7 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Error::NoCredential
+            | Error::AdminPath
             | Error::Elsewhere
             | Error::UnknownCredential
             | Error::ExpiredCredential
@@ -249,7 +253,7 @@ impl Error {
     /// Why the credential was not accepted, for log and metrics; the caller does not see it.
     pub fn auth_failure(&self) -> Option<AuthFailure> {
         let fault = match self {
-            Error::NoCredential | Error::Elsewhere => CredentialFault::Missing,
+            Error::NoCredential | Error::AdminPath | Error::Elsewhere => CredentialFault::Missing,
             Error::UnknownCredential => CredentialFault::Unknown,
             Error::ExpiredCredential => CredentialFault::Expired,
             Error::RefusedCredential => CredentialFault::Refused,
@@ -283,6 +287,9 @@ impl Error {
     fn message(&self) -> &'static str {
         match self {
             Error::Protocol(wrong) => wrong.message(),
+            Error::AdminPath => {
+                "This is the port for calls of DevRev's API, which take a key; metrics, probes and the status page are on the admin listener, at admin.address."
+            }
             Error::Elsewhere => {
                 "Only clients on the gateway's own machine need no key. Send yours as `Authorization: Bearer KEY`."
             }
@@ -341,7 +348,7 @@ impl Error {
         if let Some(seconds) = seconds {
             body["retry_after"] = json!(seconds);
         }
-        let mut response = Response::new(Body::full(Bytes::from(body.to_string())));
+        let mut response = Response::new(Body::full(Bytes::from(format!("{body}\n"))));
         *response.status_mut() = code.status();
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/json");

@@ -9,7 +9,7 @@
 //! | [`PeerAddress`](crate::types::PeerAddress) | `serve` | `telemetry`, `authenticate`, `admission` |
 //! | [`RequestId`](crate::types::RequestId) | `telemetry`, `authenticate`, `credential` | `rescue`, `protocol`, `authenticate`, `rate_limit`, `retry`, `quota`, `lane`, `headers` |
 //! | [`Record`](crate::record::Record) | `telemetry`, `authenticate` | `rescue`, `protocol`, `authenticate`, `authorize`, `rate_limit`, `rewrite`, `retry`, `quota`, `lane`, `attempt` |
-//! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate`, `credential` | `authorize`, `rewrite`, `retry`, `circuit`, `credential`, `quota`, `attempt` |
+//! | [`Operation`](crate::policy::operation::Operation) | `protocol`, `authenticate`, `credential` | `authenticate`, `authorize`, `rewrite`, `retry`, `circuit`, `credential`, `quota`, `attempt` |
 //! | [`Caller`](crate::types::Caller) | `authenticate`, `credential` | `admission`, `authorize`, `rate_limit`, `retry`, `circuit`, `credential`, `quota` |
 //! | [`CallerToken`](crate::types::CallerToken) | `authenticate` | `authorize`, `rate_limit`, `circuit`, `credential` |
 //! | `Verdict` | `authenticate` | `credential` |

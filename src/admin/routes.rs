@@ -67,7 +67,10 @@ async fn route(state: &AdminState, request: Request<Incoming>) -> Answer {
     match view(&path) {
         _ if acts && *method == Method::POST => post(state, &path, group, request).await,
         _ if acts => not_allowed("POST"),
-        None => error(StatusCode::NOT_FOUND, "no such path"),
+        None => error(
+            StatusCode::NOT_FOUND,
+            "no such path: this is the admin listener; calls of DevRev's API go to listen.address",
+        ),
         Some(view) if [Method::GET, Method::HEAD].contains(method) => {
             let asked = Asked {
                 query: request.uri().query().unwrap_or_default(),
@@ -91,7 +94,7 @@ type View = fn(&dyn Control, &Asked<'_>) -> Answer;
 fn view(path: &str) -> Option<View> {
     let view: View = match path {
         "/" => |_, _| text("text/html; charset=utf-8", page::HTML.clone()),
-        "/healthz" | "/livez" => |_, _| text("text/plain; charset=utf-8", "ok".into()),
+        "/healthz" | "/livez" => |_, _| text("text/plain; charset=utf-8", "ok\n".into()),
         "/readyz" => |control, _| readiness(control),
         "/metrics" => |control, asked| {
             let form = exposition::choose(asked.headers.get_all(header::ACCEPT));
@@ -194,7 +197,7 @@ fn text(kind: &'static str, body: String) -> Answer {
 }
 
 fn value(status: StatusCode, body: &Value) -> Answer {
-    let mut response = text("application/json", body.to_string());
+    let mut response = text("application/json", format!("{body}\n"));
     *response.status_mut() = status;
     response
 }

@@ -113,7 +113,7 @@ fn reads() {
     assert!(page.contains("default-src 'none'; script-src 'sha256-") && page.contains("no-store"));
     let head = send(&a, "HEAD /config", "", "");
     assert!(
-        head.contains("content-length: 7") && head.ends_with("\r\n\r\n"),
+        head.contains("content-length: 8") && head.ends_with("\r\n\r\n"),
         "{head}"
     );
     assert!(send(&a, "POST /status", "", "").contains("allow: GET, HEAD"));

@@ -160,6 +160,7 @@ impl ReportAtEnd {
             Source::Upstream
         };
         metrics.request(&caller, operation, self.status(), source, seconds);
+        metrics.caller_times(&caller, seconds, facts.waited.as_secs_f64());
         if let Some(code) = facts.code {
             metrics.refused(&caller, code);
         }

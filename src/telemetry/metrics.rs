@@ -1,16 +1,16 @@
 //! The metrics. Each gateway has its own registry, so that two in one process (tests, `demo`) do not share counts.
 
+mod buckets;
 mod exposition;
+mod label_values;
 
-use std::fmt::{Error, Write};
 use std::sync::{Arc, atomic::AtomicU64};
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
-use prometheus_client::metrics::{
-    counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
-};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 use prometheus_client::registry::Registry;
 
+use self::buckets::{Timings, durations, durations_of_callers, timings, waits};
 use super::{
     labels::{
         AttemptOutcome, ConnectionEnd, HandshakeFailure, Introspection, KeyFetch, ReloadResult,
@@ -29,37 +29,6 @@ use crate::{
         token_health::Finding,
     },
 };
-
-/// Enums as label values. Besides them, only names of the configuration are.
-macro_rules! label_values {
-    ($($name:ident),* $(,)?) => {$(
-        impl EncodeLabelValue for $name {
-            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), Error> {
-                encoder.write_str(self.label())
-            }
-        }
-    )*};
-}
-
-label_values!(
-    AttemptOutcome,
-    AuthFailure,
-    Class,
-    Code,
-    Finding,
-    ConnectionEnd,
-    HandshakeFailure,
-    Introspection,
-    KeyFetch,
-    OperationLabel,
-    Reason,
-    ReloadResult,
-    Scope,
-    Source,
-    SpanDrop,
-    Unreadable,
-    WaitReason,
-);
 
 macro_rules! labels {
     ($($name:ident { $($field:ident: $type:ty),* })*) => {$(
@@ -98,6 +67,7 @@ type Name = Arc<str>;
 labels! {
     ByRequest { caller: Name, operation: OperationLabel, status: u16, source: Source }
     BySource { source: Source }
+    ByCaller { caller: Name }
     ByClass { operation_class: Class }
     ByWait { reason: WaitReason }
     ByCode { caller: Name, code: Code }
@@ -119,28 +89,6 @@ labels! {
 }
 
 type Seconds = Gauge<f64, AtomicU64>;
-type Timings<L> = Family<L, Histogram, fn() -> Histogram>;
-
-/// Buckets from 5 ms to the 30 s that an attempt and a wait may take by default, and two more for retries. Most are between 50 ms and
-/// 1 s, where the time of an API call usually is.
-fn durations() -> Histogram {
-    Histogram::new([
-        0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
-    ])
-}
-
-/// Requests wait for a window's reset or a `Retry-After`, so the buckets reach from seconds to `max_retry_after` (600 s). More buckets
-/// below a second would only cost series.
-fn waits() -> Histogram {
-    Histogram::new([
-        0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0,
-    ])
-}
-
-fn timings<L: Clone + Eq + std::hash::Hash>(new: fn() -> Histogram) -> Timings<L> {
-    Family::new_with_constructor(new)
-}
-
 metrics! {
     requests: Family<ByRequest, Counter> = Family::default(),
         "requests", "Number of requests that have ended, by who made the answer";
@@ -150,6 +98,10 @@ metrics! {
         "upstream_duration_seconds", "Seconds from the start of an attempt to the head of DevRev's answer";
     wait: Timings<ByWait> = timings(waits),
         "wait_seconds", "Seconds of each wait for quota, for the end of a pause, or before a retry";
+    caller_duration: Timings<ByCaller> = timings(durations_of_callers),
+        "caller_request_duration_seconds", "Seconds from the head of a caller's request to the end of its answer's body, waits and retries included";
+    caller_wait: Timings<ByCaller> = timings(waits),
+        "caller_wait_seconds", "Seconds that each request of a caller waited in all, for quota, a pause, a retry or a connection; 0 if it did not wait";
     refused: Family<ByCode, Counter> = Family::default(),
         "refused", "Number of requests that revgate answered with an error of its own";
     auth_failures: Family<ByAuthFailure, Counter> = Family::default(),
@@ -174,6 +126,10 @@ metrics! {
         "token_confirmations", "Number of calls of revgate's own that asked DevRev whether it accepts a token: after a 401 to a caller, or as a probe";
     reloads: Family<ByReload, Counter> = Family::default(),
         "config_reloads", "Number of reloads of the configuration";
+    last_reload_successful: Gauge = Gauge::default(),
+        "config_last_reload_successful", "1 if the configuration was accepted when it was last read, else 0: an older one is in use";
+    last_reload: Seconds = Gauge::default(),
+        "config_last_reload_timestamp_seconds", "Time at which the configuration was last read and accepted, in Unix time seconds";
     introspections: Family<ByIntrospection, Counter> = Family::default(),
         "introspections", "Number of introspections, that is of questions to DevRev about a caller's own token";
     tls_failures: Family<ByHandshake, Counter> = Family::default(),
@@ -250,6 +206,15 @@ impl Metrics {
         self.request_duration
             .get_or_create(&BySource { source })
             .observe(seconds);
+    }
+
+    /// Of a request that has ended: how long it took, and how much of that it waited.
+    pub fn caller_times(&self, caller: &Name, seconds: f64, waited: f64) {
+        let label = ByCaller {
+            caller: caller.clone(),
+        };
+        self.caller_wait.get_or_create(&label).observe(waited);
+        self.caller_duration.get_or_create(&label).observe(seconds);
     }
 
     pub fn upstream_duration(&self, operation_class: Class, seconds: f64) {
@@ -340,6 +305,15 @@ impl Metrics {
         count(&self.reloads, ByReload { result });
     }
 
+    /// The configuration has been read, at the start too. `None` if it was refused.
+    pub fn config_read(&self, accepted_at: Option<f64>) {
+        self.last_reload_successful
+            .set(i64::from(accepted_at.is_some()));
+        if let Some(epoch) = accepted_at {
+            self.last_reload.set(epoch);
+        }
+    }
+
     pub fn introspection(&self, result: Introspection) {
         count(&self.introspections, ByIntrospection { result });
     }
@@ -421,6 +395,9 @@ mod tests {
         m.request(&a, works_list, 200, Source::Upstream, 0.1);
         m.upstream_duration(Class::Read, 0.1);
         m.wait(WaitReason::Quota, 1.0);
+        m.caller_times(&a, 700.0, 650.0);
+        m.config_read(Some(1e9));
+        m.config_read(None);
         m.refused(&a, Code::Forbidden);
         m.auth_failure(AuthFailure::Token(Fault::Expired));
         m.key_fetch(KeyFetch::Ok);
@@ -459,6 +436,11 @@ mod tests {
             r#"revgate_request_duration_seconds_count{source="upstream"} 1"#,
             r#"revgate_upstream_duration_seconds_count{operation_class="read"} 1"#,
             r#"revgate_wait_seconds_count{reason="quota"} 1"#,
+            r#"revgate_caller_request_duration_seconds_bucket{le="600.0",caller="a"} 0"#,
+            r#"revgate_caller_request_duration_seconds_bucket{le="1200.0",caller="a"} 1"#,
+            r#"revgate_caller_wait_seconds_bucket{le="900.0",caller="a"} 1"#,
+            "revgate_config_last_reload_successful 0",
+            "revgate_config_last_reload_timestamp_seconds 1000000000",
             r#"revgate_refused_total{caller="a",code="forbidden"} 1"#,
             r#"revgate_auth_failures_total{reason="jwt_expired"} 1"#,
             r#"revgate_jwks_fetches_total{result="ok"} 1"#,

@@ -52,6 +52,7 @@ fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     m.request(&a, operation, 200, Source::Upstream, 0.1);
     m.upstream_duration(Class::Read, 0.1);
     m.wait(WaitReason::Quota, 1.0);
+    m.caller_times(&a, 1.0, 0.5);
     m.refused(&a, Code::Forbidden);
     m.would_refuse(&a, Code::Forbidden);
     m.attempt(AttemptOutcome::Success);

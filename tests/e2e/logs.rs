@@ -98,6 +98,7 @@ async fn every_request_has_one_access_line() {
             "message",
             "method",
             "operation",
+            "peer",
             "request_id",
             "source",
             "status",

@@ -171,6 +171,19 @@ async fn the_bound_of_rewritten_bodies_is_taken() {
 #[tokio::test]
 async fn a_bad_file_changes_nothing_and_says_why() {
     let rig = Rig::new("").await;
+    let loaded = async || {
+        let metrics = rig.admin("GET", "/metrics", "").await.text();
+        let value = |name: &str| {
+            let mut lines = metrics.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+            value.unwrap_or_else(|| panic!("{name} in {metrics}"))
+        };
+        let successful: f64 = value("revgate_config_last_reload_successful ");
+        let at: f64 = value("revgate_config_last_reload_timestamp_seconds ");
+        (successful, at)
+    };
+    let (successful, started) = loaded().await;
+    assert!(successful > 0.0 && started > 1.7e9);
     let bad = rig.text("[quota]\nreserve = 7\nspraed_above = 1\n");
     rig.write("revgate.toml", &bad);
     let answer = rig.reload().await;
@@ -184,11 +197,14 @@ async fn a_bad_file_changes_nothing_and_says_why() {
     assert_eq!(paths.len(), 2, "{report}");
     assert!(paths.contains(&"quota.reserve") && report.to_string().contains("spread_above"));
     assert_eq!(rig.call(KEY).await.status, 200);
+    assert_eq!(loaded().await, (0.0, started));
     // Once corrected, it is reloaded by itself.
     rig.write("revgate.toml", &rig.text("[quota]\nreserve = 0.5\n"));
     rig.until_reloaded("applied", |_| true).await;
     let config = rig.admin("GET", "/config", "").await.json();
     assert_eq!(config["quota"]["reserve"], 0.5);
+    let (successful, at) = loaded().await;
+    assert!(successful > 0.0 && at > started);
 }
 
 #[tokio::test]

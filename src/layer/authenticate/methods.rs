@@ -7,7 +7,7 @@ use http::HeaderMap;
 use super::{Identified, Keys, Peers, RequestContext, SignedTokens};
 use crate::{
     error::Error,
-    policy::{browser::BrowserRules, jwt::looks_like_jwt},
+    policy::{browser::BrowserRules, jwt::looks_like_jwt, operation::Operation},
     types::{Caller, Peer},
 };
 
@@ -67,6 +67,9 @@ impl Methods {
             (_, None) => BrowserRules::HostAndPage(&self.hosts),
         };
         let caller = match by_peer.or_else(|| self.anonymous.clone()) {
+            None if context.operation.is_some_and(Operation::is_of_admin) => {
+                return Err(Error::AdminPath);
+            }
             None => return Err(Error::NoCredential),
             // A proxy on this machine makes nobody else a client of this machine.
             Some(_) if context.peer.is_none() && context.is_elsewhere() => {

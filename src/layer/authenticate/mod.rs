@@ -32,7 +32,7 @@ use crate::{
     allocation::Place,
     body::Body,
     error::Error,
-    policy::{allocator::Claim, fair::Priority, headers},
+    policy::{allocator::Claim, fair::Priority, headers, operation::Operation},
     state::{connections::OpenConnection, introspection::Verdict},
     telemetry::metrics::Metrics,
     types::{ArrivedAt, Caller, CallerToken, Deadline, Peer, PeerAddress, RequestId},
@@ -99,6 +99,7 @@ where
         let context = RequestContext {
             peer: request.extensions().get::<Peer>(),
             address: request.extensions().get::<PeerAddress>().copied(),
+            operation: request.extensions().get::<Operation>(),
             target: request.uri(),
             version: request.version(),
             now: wall_clock::now(),
@@ -169,6 +170,7 @@ fn counted(metrics: &Metrics, connection: Option<&OpenConnection>, error: Error)
 struct RequestContext<'a> {
     peer: Option<&'a Peer>,
     address: Option<PeerAddress>,
+    operation: Option<&'a Operation>,
     target: &'a Uri,
     version: Version,
     now: SystemTime,
@@ -382,6 +384,7 @@ mod tests {
         let context = RequestContext {
             peer: None,
             address: None,
+            operation: None,
             target: &Uri::from_static("/works.list"),
             version: Version::HTTP_11,
             now: wall_clock::now(),
@@ -446,6 +449,7 @@ mod tests {
                 let context = RequestContext {
                     peer: peer.as_ref(),
                     address: None,
+                    operation: None,
                     target: &target,
                     version: Version::HTTP_11,
                     now,
@@ -518,6 +522,7 @@ mod tests {
             let context = RequestContext {
                 peer,
                 address: None,
+                operation: None,
                 target: &target,
                 version: Version::HTTP_11,
                 now,

@@ -209,6 +209,26 @@ impl Operation {
         matches!(self.name, Name::Known(_))
     }
 
+    /// Whether the path is one of the admin listener's, and none of DevRev's.
+    pub fn is_of_admin(&self) -> bool {
+        const PATHS: [&str; 13] = [
+            "",
+            "callers",
+            "config",
+            "deprecations",
+            "explain",
+            "healthz",
+            "livez",
+            "log-level",
+            "metrics",
+            "quota",
+            "readyz",
+            "reload",
+            "status",
+        ];
+        !self.is_known() && PATHS.contains(&self.name())
+    }
+
     /// Whether the call only reads, so that it may be repeated.
     pub fn is_read(&self, method: &Method) -> bool {
         !self.writes && (self.reads || method == Method::GET || method == Method::HEAD)

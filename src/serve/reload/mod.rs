@@ -32,6 +32,7 @@ use crate::{
     policy::{duration_words::duration_words, trouble::Trouble},
     state::State,
     telemetry::{labels::ReloadResult, log::LevelHandle},
+    wall_clock,
 };
 
 /// The configuration in use, and its plan.
@@ -93,6 +94,7 @@ impl Reloader {
             start: Instant::now(),
         };
         reloader.report_expiry();
+        reloader.count_read(true);
         reloader
     }
 
@@ -129,6 +131,11 @@ impl Reloader {
         self.expiry.report(&current.config, &self.state.metrics);
     }
 
+    fn count_read(&self, is_accepted: bool) {
+        let now = is_accepted.then(|| wall_clock::since_epoch().as_secs_f64());
+        self.state.metrics.config_read(now);
+    }
+
     /// Reads the file again and applies it, as a whole or not at all. Blocks on files.
     pub(crate) fn reload(&self, cause: ReloadCause) -> Report {
         let _one_at_a_time = self
@@ -149,6 +156,7 @@ impl Reloader {
             self.retry_rewritten_tokens(&now, &before);
         }
         self.state.metrics.config_reload(report.result);
+        self.count_read(report.result != ReloadResult::Refused);
         report.log(cause);
         self.note_refusals(report.result);
         self.last_reload().report = Some(report.clone());

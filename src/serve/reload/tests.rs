@@ -113,7 +113,9 @@ impl Rig {
         let metrics = state.metrics.encode();
         let metrics = metrics.lines().filter(|line| {
             // Metrics of reloads and of the process change anyway.
-            !line.contains("config_reload") && !line.contains("process_")
+            !line.contains("config_reload")
+                && !line.contains("config_last_reload")
+                && !line.contains("process_")
         });
         let generation = state.handshakes.as_ref().map(|handshakes| {
             let generation = handshakes.current();
