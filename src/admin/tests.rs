@@ -44,6 +44,9 @@ impl Control for Fake {
     fn resume(&self, group: &str) -> bool {
         group == "a b"
     }
+    fn level(&self) -> Result<String, String> {
+        Ok("info".into())
+    }
     fn set_level(&self, level: &str) -> Result<(), String> {
         if level == "debug" {
             Ok(())
@@ -105,6 +108,7 @@ fn reads() {
         ("/deprecations", 200),
         ("/explain?request=x", 200),
         ("/explain", 400),
+        ("/log-level", 200),
         ("/nope", 404),
     ] {
         assert_eq!(status(&a, &format!("GET {path}"), "", ""), want, "{path}");
@@ -113,7 +117,7 @@ fn reads() {
     assert!(page.contains("default-src 'none'; script-src 'sha256-") && page.contains("no-store"));
     let head = send(&a, "HEAD /config", "", "");
     assert!(
-        head.contains("content-length: 7") && head.ends_with("\r\n\r\n"),
+        head.contains("content-length: 8") && head.ends_with("\r\n\r\n"),
         "{head}"
     );
     assert!(send(&a, "POST /status", "", "").contains("allow: GET, HEAD"));

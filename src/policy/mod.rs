@@ -4,8 +4,10 @@
 
 pub mod access;
 pub mod addresses;
+pub mod alerts;
 pub mod allocator;
 pub mod browser;
+pub mod chart;
 pub mod circuit;
 pub mod connections;
 pub mod cookies;
@@ -24,6 +26,7 @@ pub mod ledger;
 pub mod line_limit;
 pub mod listeners;
 pub mod operation;
+pub mod percentile;
 pub mod progress;
 pub mod rate;
 pub mod retry;

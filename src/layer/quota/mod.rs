@@ -78,6 +78,8 @@ where
         let params = self.params.clone();
         Box::pin(async move {
             let extensions = request.extensions();
+            let caller = extensions.get::<Arc<Caller>>().ok_or(Error::Internal)?;
+            let caller = caller.name.clone();
             // `None` for an attempt without a group.
             let mut permit = match quota_group(extensions)? {
                 Some(name) => {
@@ -101,7 +103,7 @@ where
             }
             let result = inner.call(request).await;
             match result {
-                Ok(response) => Ok(params.learn(permit, response).await),
+                Ok(response) => Ok(params.learn(permit, &caller, response).await),
                 Err(error) => {
                     if let Some(permit) = permit {
                         permit.settle(failed(&error));
@@ -182,7 +184,12 @@ impl QuotaParams {
     }
 
     /// Reads how long upstream says to wait, and tells the group, if there is one, what the answer reports.
-    async fn learn(&self, permit: Option<Permit>, response: Response<Body>) -> Response<Body> {
+    async fn learn(
+        &self,
+        permit: Option<Permit>,
+        caller: &Arc<str>,
+        response: Response<Body>,
+    ) -> Response<Body> {
         let (status, arrived) = (response.status(), Instant::now());
         let throttled = status == StatusCode::TOO_MANY_REQUESTS;
         let read = |response: &Response<Body>, text: Option<&[u8]>| {
@@ -208,10 +215,11 @@ impl QuotaParams {
             response.extensions_mut().insert(RetryAfter(retry_after));
         }
         if let Some(permit) = permit {
-            permit.settle(Settlement::Answered {
+            let settlement = Settlement::Answered {
                 feedback,
                 throttled,
-            });
+            };
+            permit.answered(caller, settlement);
         }
         response
     }

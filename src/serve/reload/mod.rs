@@ -54,6 +54,8 @@ struct LastReload {
     /// Of the files, taken before they were read.
     fingerprint: Fingerprint,
     report: Option<Report>,
+    /// When a file was first refused that has not been put right since, in epoch seconds.
+    refused_since: Option<u64>,
 }
 
 impl Reloader {
@@ -76,6 +78,7 @@ impl Reloader {
             last: Mutex::new(LastReload {
                 fingerprint,
                 report: None,
+                refused_since: None,
             }),
         };
         reloader.report_expiry();
@@ -94,6 +97,11 @@ impl Reloader {
     /// The report of the last reload, if there was one.
     pub(crate) fn last(&self) -> Option<Report> {
         self.last_reload().report.clone()
+    }
+
+    /// Since when the file is refused, in epoch seconds.
+    pub(crate) fn refused_since(&self) -> Option<u64> {
+        self.last_reload().refused_since
     }
 
     fn last_reload(&self) -> MutexGuard<'_, LastReload> {
@@ -132,7 +140,10 @@ impl Reloader {
         }
         self.state.metrics.config_reload(report.result);
         report.log();
-        self.last_reload().report = Some(report.clone());
+        let mut last = self.last_reload();
+        last.refused_since = (report.result == ReloadResult::Refused)
+            .then(|| last.refused_since.unwrap_or(report.at));
+        last.report = Some(report.clone());
         report
     }
 

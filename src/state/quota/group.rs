@@ -18,6 +18,7 @@ use super::{
     },
     dispatcher::deliver,
     permit::Permit,
+    used::UsedUnits,
     wait_rules::WaitRules,
     waiting_room::{Slot, WaitingRoom},
 };
@@ -55,6 +56,7 @@ pub(super) struct GroupState {
     /// No request of this operation waits with a deadline before this time.
     pub(super) earliest_of_operation: Option<(OperationId, Duration)>,
     last_used: Duration,
+    used: UsedUnits,
 }
 
 pub(super) struct Waiter {
@@ -101,6 +103,7 @@ impl Group {
                 earliest_deadline: Duration::ZERO,
                 earliest_of_operation: None,
                 last_used: clock.now(),
+                used: UsedUnits::default(),
             }),
             changed: Notify::new(),
         })
@@ -273,15 +276,21 @@ impl Group {
         let _ = sender.send(Err(Error::WaitingRoomFull { retry_after }));
     }
 
-    /// See [`Ledger::settle`].
+    /// See [`Ledger::settle`]. If the attempt was answered, its unit is its caller's.
     pub(super) fn settle(
         self: &Arc<Self>,
         grant: Grant,
         (kind, settlement): (AttemptKind, Settlement),
+        answered: Option<&Arc<str>>,
         rules: &QuotaRules,
     ) {
-        let paused =
-            self.update(|state, now| state.ledger.settle(grant, settlement, &rules.ledger, now));
+        let paused = self.update(|state, now| {
+            let paused = state.ledger.settle(grant, settlement, &rules.ledger, now);
+            if let Some(caller) = answered {
+                state.used.add(caller, state.ledger.window_id());
+            }
+            paused
+        });
         self.log(paused, kind.operation);
     }
 
@@ -338,6 +347,12 @@ impl Group {
             state.ledger.view(&rules.ledger, self.now()),
             waiting.collect(),
         )
+    }
+
+    /// The units of the current window by caller, `own` of them in all.
+    pub(super) fn used(&self, own: u64) -> Vec<(Arc<str>, u64)> {
+        let state = self.state.lock();
+        state.used.of(state.ledger.window_id(), own)
     }
 
     /// When the group was last used, and whether it can be dropped without losing anything that holds attempts.

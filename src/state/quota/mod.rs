@@ -7,6 +7,7 @@ mod dispatcher;
 mod group;
 mod groups;
 mod permit;
+mod used;
 mod wait_rules;
 mod waiting_room;
 

@@ -45,23 +45,29 @@ impl Permit {
     }
 
     pub(crate) fn settle(mut self, settlement: Settlement) {
-        self.end(settlement);
+        self.end(settlement, None);
     }
 
-    fn end(&mut self, settlement: Settlement) {
+    /// DevRev has answered this caller's attempt.
+    pub(crate) fn answered(mut self, caller: &Arc<str>, settlement: Settlement) {
+        self.end(settlement, Some(caller));
+    }
+
+    fn end(&mut self, settlement: Settlement, answered: Option<&Arc<str>>) {
         if let Some(grant) = self.grant.take() {
             let end = (self.kind, settlement);
-            self.group.settle(grant, end, &self.rules);
+            self.group.settle(grant, end, answered, &self.rules);
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.end(if self.sent {
+        let settlement = if self.sent {
             Settlement::InDoubt
         } else {
             Settlement::Unsent
-        });
+        };
+        self.end(settlement, None);
     }
 }
