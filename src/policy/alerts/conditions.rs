@@ -158,7 +158,8 @@ fn groups(facts: &Facts) -> Vec<Alert> {
             _ => {}
         }
         if let Some((operation, left)) = group.paused_operation {
-            let text = format!("{} of {name} is paused by DevRev", operation.label());
+            let operation = operation.label();
+            let text = format!("operation {operation} of {name} is paused by DevRev");
             let paused = Alert::new(
                 Name::OperationPaused,
                 Severity::Warning,
@@ -199,7 +200,8 @@ fn calls(last: &LastMinute) -> Vec<Alert> {
 fn reload(reload: &ReloadFacts) -> Vec<Alert> {
     let mut alerts = Vec::new();
     if let Some(since) = reload.refused_since {
-        let text = "the changed configuration was refused: the one from before goes on, and a restart would fail";
+        let text =
+            "the changed file was refused: the old configuration goes on, and a restart would fail";
         let refused = Alert::new(
             Name::ReloadRefused,
             Severity::Serious,
@@ -233,13 +235,8 @@ fn dropped(facts: &Facts) -> Option<Alert> {
 fn deprecated(facts: &Facts) -> Option<Alert> {
     let recent = facts.deprecated.iter();
     let recent = recent.filter(|(_, last)| facts.now < (last + DEPRECATED_FOR) as f64);
-    let callers: Vec<String> = recent.map(|(caller, _)| caller.clone()).collect();
-    let many = callers.len() > 1;
-    let text = format!(
-        "{} still {} what is deprecated",
-        named(callers)?,
-        if many { "use" } else { "uses" }
-    );
+    let callers = recent.map(|(caller, _)| caller.clone()).collect();
+    let text = format!("deprecated use by {}", named(callers)?);
     Some(Alert::new(
         Name::DeprecatedUse,
         Severity::Notice,

@@ -137,12 +137,26 @@ impl Alert {
     /// The sentence with what happens next and when, for those who read it once.
     pub fn line(&self, now: f64) -> String {
         match self.next {
-            // Rounded up, because it has not happened before.
+            Some((Next::Expires, at)) if at > now => {
+                format!("{}, in {}", self.text, rounded(at - now))
+            }
             Some((next, at)) if at > now => {
-                format!("{}, {} in {} s", self.text, next.label(), (at - now).ceil())
+                let time = rounded(at - now);
+                format!("{}, {} in {time}", self.text, next.label())
             }
             Some((Next::Probe, _)) => format!("{}, the next call is the probe", self.text),
             _ => self.text.clone(),
         }
+    }
+}
+
+/// A time as people say it, rounded up, because what is announced does not happen before.
+fn rounded(seconds: f64) -> String {
+    const MINUTE: f64 = 60.0;
+    const HOUR: f64 = 60.0 * MINUTE;
+    match seconds {
+        _ if seconds <= 2.0 * MINUTE => format!("{} s", seconds.ceil()),
+        _ if seconds <= 2.0 * HOUR => format!("{} min", (seconds / MINUTE).ceil()),
+        _ => format!("{} h", (seconds / HOUR).ceil()),
     }
 }

@@ -156,7 +156,7 @@ fn each_condition_has_its_alert() {
             &[
                 "serious token_refused: token a is refused by DevRev, the next call is the probe",
                 "serious token_expired: token a has expired",
-                "warning token_expires: token b expires within a day, expires in 3600 s",
+                "warning token_expires: token b expires within a day, in 60 min",
             ],
         ),
         // As long as callers wait, their calls go through.
@@ -183,7 +183,7 @@ fn each_condition_has_its_alert() {
                 f.groups[0].paused_operation = Some((works_list, seconds(12)));
             },
             &[
-                "warning operation_paused: works.list of main is paused by DevRev, sent again in 12 s",
+                "warning operation_paused: operation works.list of main is paused by DevRev, sent again in 12 s",
             ],
         ),
         (&|f| f.last_minute = minute(1000, 4, 4), &[]),
@@ -206,7 +206,7 @@ fn each_condition_has_its_alert() {
                 });
             },
             &[
-                "serious reload_refused: the changed configuration was refused: the one from before goes on, and a restart would fail",
+                "serious reload_refused: the changed file was refused: the old configuration goes on, and a restart would fail",
                 "notice restart_needed: changed in the file and used only after a restart: listen.address, trace",
             ],
         ),
@@ -235,7 +235,7 @@ fn each_condition_has_its_alert() {
                     ("old".into(), NOW as u64 - 3 * DAY as u64),
                 ]
             },
-            &["notice deprecated_use: billing still uses what is deprecated"],
+            &["notice deprecated_use: deprecated use by billing"],
         ),
         (
             &|f| {
@@ -243,7 +243,7 @@ fn each_condition_has_its_alert() {
                     .map(|name| (name.into(), NOW as u64))
                     .into()
             },
-            &["notice deprecated_use: a, b, c and 1 more still use what is deprecated"],
+            &["notice deprecated_use: deprecated use by a, b, c and 1 more"],
         ),
     ];
     for (place, (change, want)) in cases.iter().enumerate() {
@@ -273,6 +273,12 @@ fn however_many_groups_are_paused_there_are_few_alerts() {
         rest.map(|rest| rest.text.as_str()),
         Some("and so it is with 4993 more quota groups")
     );
+}
+
+#[test]
+fn times_are_as_people_say_them() {
+    let said = [0.2, 120.0, 121.0, 7200.0, 7201.0, 80_000.0].map(rounded);
+    assert_eq!(said, ["1 s", "120 s", "3 min", "120 min", "3 h", "23 h"]);
 }
 
 #[test]

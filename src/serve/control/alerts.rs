@@ -106,12 +106,17 @@ pub(super) fn view(alerts: &[Alert]) -> Value {
             "subject": alert.subject,
             "text": alert.text,
             "link": format!("#{}", alert.section.label()),
-            "since": alert.since,
+            "since": alert.since.map(milliseconds),
             "next": alert.next.map(|(next, _)| next),
-            "next_at": alert.next.map(|(_, at)| at),
+            "next_at": alert.next.map(|(_, at)| milliseconds(at)),
         })
     });
     rows.collect()
+}
+
+/// Cut to milliseconds, as `now` is.
+fn milliseconds(time: f64) -> f64 {
+    (time * 1000.0).floor() / 1000.0
 }
 
 #[cfg(test)]
