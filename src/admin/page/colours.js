@@ -5,7 +5,7 @@ const coloured = new Map();
 function giveColours(status) {
   const names = status.traffic.callers.map(one => one.caller).filter(name => name !== null);
   for (const name of coloured.keys()) if (!names.includes(name)) coloured.delete(name);
-  // By name, so that all who look see the same.
+  // By name, so that most who look see the same.
   for (const name of [...names].sort()) {
     if (coloured.has(name)) continue;
     const taken = [...coloured.values()];

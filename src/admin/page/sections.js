@@ -22,18 +22,18 @@ function callers(status) {
     const place = a.findIndex((value, i) => value !== b[i]);
     return place < 0 ? (one < other ? -1 : 1) : b[place] - a[place];
   });
-  table($("callers"), COLUMNS, rows.map(([name, c]) => ({ key: name, cells: c.rate === undefined ? unnamed(name, c) : caller(name, c) })),
+  table($("callers"), COLUMNS, rows.map(([name, c]) => ({ key: name, cells: c.rate === undefined ? unnamed(name, c) : caller(name, c, Object.keys(status.quota).length > 1) })),
     "No callers: the configuration names none, and there were no requests.");
   markSorted($("callers"), sorted);
 }
 
 const named = name => ({ swatch: colour(name), text: name });
 
-function caller(name, c) {
+function caller(name, c, ofMany) {
   const full = c.remaining === null ? 1 : c.remaining / c.burst;
   return [
     [named(name), "weight " + number(c.weight) + ", " + c.priority + seen(c), c.enforce ? null : { text: "on trial", look: "warn" }],
-    c.share === null ? [{ text: "none lately", look: "dim" }] : [percent(c.share), { bar: [[colour(name), c.share]], label: percent(c.share) + " of " + c.group + " in the last 15 minutes" }],
+    c.share === null ? [{ text: "none lately", look: "dim" }] : [percent(c.share), { bar: [[colour(name), c.share]], label: percent(c.share) + " of " + c.group + " in the last 15 minutes" }, ofMany ? "of " + c.group : null],
     tally(c.waiting, "", "warn"),
     ...waits(c),
     tally(c.requests),

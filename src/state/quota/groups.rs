@@ -216,14 +216,13 @@ impl Groups {
     /// The limit of each configured group, and what is left of its window; `None` while no window is known.
     pub(crate) fn levels(&self) -> Vec<(Arc<str>, Option<u64>, Option<u64>)> {
         let planned = self.planned.load();
-        let states = self.states().into_iter();
-        let configured = states.filter(|(name, _)| planned.groups.contains_key(name));
-        configured
-            .map(|(name, view)| {
-                let left = view.remaining.filter(|_| view.resets_in.is_some());
-                (name, view.limit, left)
-            })
-            .collect()
+        let configured = planned.groups.keys();
+        let levels = configured.filter_map(|name| {
+            let view = self.find(name)?.view(&planned.rules).0;
+            let left = view.remaining.filter(|_| view.resets_in.is_some());
+            Some((name.clone(), view.limit, left))
+        });
+        levels.collect()
     }
 
     /// All groups for the metrics. The groups of callers' own tokens are unbounded in number, so they are summed up as `other`,
