@@ -205,12 +205,19 @@ impl Groups {
     /// none is.
     pub(crate) fn states(&self) -> Vec<(Arc<str>, View)> {
         let planned = self.planned.load();
-        let known = self.all().into_iter();
-        let shown = known
-            .filter(|(name, _)| planned.groups.is_empty() || planned.groups.contains_key(name));
-        shown
-            .map(|(name, group)| (name, group.view(&planned.rules).0))
-            .collect()
+        let is_shown =
+            |name: &Arc<str>| planned.groups.is_empty() || planned.groups.contains_key(name);
+        // There may be thousands, and requests with new tokens wait for this lock: nothing is looked at or sorted under it.
+        let shown: Vec<_> = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            let shown = known.iter().filter(|(name, _)| is_shown(name));
+            shown
+                .map(|(name, group)| (name.clone(), group.clone()))
+                .collect()
+        };
+        let states = shown.into_iter();
+        let view = |group: Arc<Group>| group.view(&planned.rules).0;
+        states.map(|(name, group)| (name, view(group))).collect()
     }
 
     /// The limit of each configured group, and what is left of its window; `None` while no window is known.
