@@ -175,7 +175,7 @@ fn attempts(
         // Per attempt, so that a rotated token is used.
         .layer_fn(|inner| credential::Credential::new(inner, tokens.clone()))
         // Propagates the trace to DevRev and times the attempt: below is nothing but DevRev.
-        .layer_fn(|inner| attempt::Attempt::new(inner, metrics()))
+        .layer_fn(|inner| attempt::Attempt::new(inner, metrics(), state.tally.clone()))
         // The only socket.
         .service(upstream)
 }

@@ -46,6 +46,8 @@ pub(crate) trait Control: Send + Sync + 'static {
     fn explain(&self, query: &str) -> Result<serde_json::Value, String>;
     /// False if there is no such group.
     fn resume(&self, group: &str) -> bool;
+    /// The log level in force, or its directives. The error says why there is none.
+    fn level(&self) -> Result<String, String>;
     fn set_level(&self, level: &str) -> Result<(), String>;
     /// The report of the reload; an error if it was refused. May block, so it is called on a thread for blocking work.
     fn reload(&self) -> Result<serde_json::Value, serde_json::Value>;

@@ -11,6 +11,8 @@ const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = concat!(
     include_str!("page/dom.js"),
     include_str!("page/words.js"),
+    include_str!("page/colours.js"),
+    include_str!("page/glance.js"),
     include_str!("page/plot.js"),
     include_str!("page/quota.js"),
     include_str!("page/sections.js"),

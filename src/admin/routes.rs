@@ -64,21 +64,23 @@ async fn route(state: &AdminState, request: Request<Incoming>) -> Answer {
         .filter(|g| !g.contains('/'));
     let acts = group.is_some() || matches!(path.as_str(), "/reload" | "/log-level");
     let method = request.method();
+    let reads = [Method::GET, Method::HEAD].contains(method);
     match view(&path) {
         _ if acts && *method == Method::POST => post(state, &path, group, request).await,
-        _ if acts => not_allowed("POST"),
-        None => error(
-            StatusCode::NOT_FOUND,
-            "no such path: this is the admin listener; calls of DevRev's API go to listen.address",
-        ),
-        Some(view) if [Method::GET, Method::HEAD].contains(method) => {
+        Some(view) if reads => {
             let asked = Asked {
                 query: request.uri().query().unwrap_or_default(),
                 headers: request.headers(),
             };
             view(&*state.control, &asked)
         }
+        Some(_) if acts => not_allowed("GET, HEAD, POST"),
         Some(_) => not_allowed("GET, HEAD"),
+        None if acts => not_allowed("POST"),
+        None => error(
+            StatusCode::NOT_FOUND,
+            "no such path: this is the admin listener; calls of DevRev's API go to listen.address",
+        ),
     }
 }
 
@@ -108,6 +110,10 @@ fn view(path: &str) -> Option<View> {
         "/quota" => |control, _| value(StatusCode::OK, &control.quota()),
         "/callers" => |control, _| value(StatusCode::OK, &control.callers()),
         "/deprecations" => |control, _| value(StatusCode::OK, &control.deprecations()),
+        "/log-level" => |control, _| match control.level() {
+            Ok(level) => value(StatusCode::OK, &json!({"level": level})),
+            Err(why) => error(StatusCode::NOT_FOUND, &why),
+        },
         "/explain" => |control, asked| match control.explain(asked.query) {
             Ok(explanation) => value(StatusCode::OK, &explanation),
             Err(why) => error(StatusCode::BAD_REQUEST, &why),
@@ -197,6 +203,7 @@ fn text(kind: &'static str, body: String) -> Answer {
 }
 
 fn value(status: StatusCode, body: &Value) -> Answer {
+    // With a line's end, for those who read it in a terminal.
     let mut response = text("application/json", format!("{body}\n"));
     *response.status_mut() = status;
     response

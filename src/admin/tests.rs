@@ -44,6 +44,9 @@ impl Control for Fake {
     fn resume(&self, group: &str) -> bool {
         group == "a b"
     }
+    fn level(&self) -> Result<String, String> {
+        Ok("info".into())
+    }
     fn set_level(&self, level: &str) -> Result<(), String> {
         if level == "debug" {
             Ok(())
@@ -105,6 +108,7 @@ fn reads() {
         ("/deprecations", 200),
         ("/explain?request=x", 200),
         ("/explain", 400),
+        ("/log-level", 200),
         ("/nope", 404),
     ] {
         assert_eq!(status(&a, &format!("GET {path}"), "", ""), want, "{path}");

@@ -23,8 +23,10 @@ use crate::{
     record::Record,
     telemetry::{
         metrics::Metrics,
+        tally::Tally,
         trace::{AttemptSpan, SpanEnd, Trace, short_method},
     },
+    wall_clock,
 };
 
 /// See the module.
@@ -32,11 +34,16 @@ use crate::{
 pub(crate) struct Attempt<S> {
     inner: S,
     metrics: Arc<Metrics>,
+    tally: Arc<Tally>,
 }
 
 impl<S> Attempt<S> {
-    pub(crate) fn new(inner: S, metrics: Arc<Metrics>) -> Self {
-        Attempt { inner, metrics }
+    pub(crate) fn new(inner: S, metrics: Arc<Metrics>, tally: Arc<Tally>) -> Self {
+        Attempt {
+            inner,
+            metrics,
+            tally,
+        }
     }
 }
 
@@ -72,6 +79,7 @@ where
             in_progress,
             class,
             metrics: self.metrics.clone(),
+            tally: self.tally.clone(),
         }
     }
 }
@@ -137,6 +145,7 @@ pin_project! {
         in_progress: AttemptInProgress,
         class: Class,
         metrics: Arc<Metrics>,
+        tally: Arc<Tally>,
     }
 }
 
@@ -147,8 +156,10 @@ impl<F: Future<Output = Result<Response<Body>, Error>>> Future for AttemptFuture
         let this = self.project();
         let result = ready!(this.below.poll(cx));
         if result.is_ok() {
-            let seconds = this.in_progress.start.elapsed().as_secs_f64();
-            this.metrics.upstream_duration(*this.class, seconds);
+            let time = this.in_progress.start.elapsed();
+            this.metrics
+                .upstream_duration(*this.class, time.as_secs_f64());
+            this.tally.answered(time, wall_clock::epoch_seconds());
         }
         this.in_progress.end(match &result {
             Ok(response) => SpanEnd::Answered(response.status().as_u16()),
@@ -188,7 +199,7 @@ mod tests {
             let mut request = Request::new(Body::empty());
             *request.headers_mut() = headers.clone();
             request.extensions_mut().insert(record.clone());
-            let service = Attempt::new(inner.clone(), Arc::default());
+            let service = Attempt::new(inner.clone(), Arc::default(), Arc::default());
             service.oneshot(request).await.unwrap();
         }
         let seen = seen.lock().unwrap();
@@ -249,7 +260,7 @@ mod tests {
         let record = Record::default();
         let mut request = Request::new(Body::empty());
         request.extensions_mut().insert(record.clone());
-        let call = Attempt::new(inner, Arc::default()).oneshot(request);
+        let call = Attempt::new(inner, Arc::default(), Arc::default()).oneshot(request);
         let left = tokio::time::timeout(Duration::from_secs(3), call).await;
         assert!(left.is_err());
         let facts = record.facts();

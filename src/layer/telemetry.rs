@@ -178,6 +178,7 @@ impl ReportAtEnd {
             would_refuse: facts.would_refuse.is_some(),
             attempts: facts.attempts,
             throttled: facts.throttled,
+            waited: facts.waited,
             fields: &facts.deprecated,
             deprecated_operation: facts.deprecated_operation,
         };

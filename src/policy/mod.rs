@@ -4,8 +4,10 @@
 
 pub mod access;
 pub mod addresses;
+pub mod alerts;
 pub mod allocator;
 pub mod browser;
+pub mod chart;
 pub mod circuit;
 pub mod client_address;
 pub mod connections;
@@ -27,6 +29,7 @@ pub mod ledger;
 pub mod line_limit;
 pub mod listeners;
 pub mod operation;
+pub mod percentile;
 pub mod progress;
 pub mod proxy_header;
 pub mod rate;

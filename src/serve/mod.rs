@@ -181,6 +181,7 @@ impl Gateway {
         let reloader = Reloader::new(file, current, state.clone(), handles, level.clone());
         let reloader = Arc::new(reloader.with_given(given));
         let control = Arc::new(GatewayControl::new(reloader.clone(), state, level));
+        background.handle().spawn(control.clone().keep_observing());
         let current = reloader.current();
         let config = &current.config;
         let admin = admin::Options {

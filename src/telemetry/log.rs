@@ -83,8 +83,8 @@ impl LevelHandle {
         Ok(())
     }
 
-    #[cfg(test)]
-    fn get(&self) -> String {
+    /// The directives in force.
+    pub fn get(&self) -> String {
         self.directives.lock().clone()
     }
 }
@@ -190,7 +190,7 @@ pub(crate) fn flush() {
 }
 
 /// Lines of the process's log that were dropped.
-pub(super) fn dropped_lines() -> u64 {
+pub(crate) fn dropped_lines() -> u64 {
     INSTALLED
         .get()
         .map_or(0, |installed| installed.queue.dropped())

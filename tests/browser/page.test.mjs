@@ -108,7 +108,7 @@ async function open(t, rig, options = {}) {
   return { page, faults, loads: () => loads };
 }
 
-const figure = text => Number(text.replaceAll(',', ''));
+const figure = text => Number(text.replaceAll(',', '').match(/^\d+/)?.[0]);
 const row = (page, table, name) => page.locator(`#${table} tbody tr`).filter({ has: page.locator('th > span', { hasText: new RegExp(`^${name}$`) }) });
 const cell = (page, name, place) => row(page, 'callers', name).locator('td').nth(place).locator('> *').first().textContent();
 
@@ -124,15 +124,52 @@ async function until(what, check) {
 async function agrees(page, status) {
   const now = await status();
   for (const [name, c] of Object.entries(now.callers).filter(([name]) => name !== HOSTILE)) {
-    assert.equal(figure(await cell(page, name, 3)), c.requests, `${name}: requests`);
-    assert.equal(figure(await cell(page, name, 4)), c.refused, `${name}: refused`);
-    assert.equal(figure(await cell(page, name, 6)), c.deprecated, `${name}: deprecated`);
-    if (c.rate) assert.equal(figure(await cell(page, name, 5)), c.would_refuse, `${name}: would refuse`);
+    assert.equal(figure(await cell(page, name, 4)), c.requests, `${name}: requests`);
+    assert.equal(figure(await cell(page, name, 5)), c.refused, `${name}: refused`);
+    assert.equal(figure(await cell(page, name, 7)), c.deprecated, `${name}: deprecated`);
+    const refusals = await row(page, 'callers', name).locator('td').nth(5).textContent();
+    const would = refusals.match(/would refuse (\d+)/)?.[1] ?? 0;
+    assert.equal(Number(would), c.would_refuse, `${name}: would refuse`);
   }
   const main = page.locator('article[data-group="main"]');
   assert.equal(figure(await main.locator('.count').textContent()), now.quota.main.remaining);
+  const key = await main.locator('.key').innerText();
+  for (const [caller, units] of Object.entries(now.quota.main.used_by_caller)) assert.match(key, new RegExp(`^${caller} ${units}$`, 'm'));
+  assert.equal(await page.locator('#alerts li.serious, #alerts li.warning, #alerts li.notice').count(), now.alerts.length);
   return true;
 }
+
+// Text that is too pale for its ground, by WCAG 2 level AA.
+const pale = page => page.evaluate(() => {
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const rgba = text => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = text;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const light = ([r, g, b]) => {
+    const part = n => n / 255 <= 0.04045 ? n / 255 / 12.92 : ((n / 255 + 0.055) / 1.055) ** 2.4;
+    return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  };
+  const ground = node => {
+    for (let at = node; at; at = at.parentElement) {
+      const colour = rgba(getComputedStyle(at).backgroundColor);
+      if (colour[3] === 255) return colour;
+    }
+    return rgba(getComputedStyle(document.body).backgroundColor);
+  };
+  const found = [];
+  for (const node of document.querySelectorAll('body *')) {
+    const own = [...node.childNodes].some(child => child.nodeType === Node.TEXT_NODE && child.data.trim());
+    if (!own || !node.checkVisibility() || ['SCRIPT', 'STYLE', 'title'].includes(node.tagName)) continue;
+    const style = getComputedStyle(node);
+    const ink = light(rgba(node instanceof SVGElement ? style.fill : style.color)), paper = light(ground(node));
+    const contrast = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+    if (contrast < 4.5) found.push(`${node.textContent.slice(0, 40)}: ${contrast.toFixed(2)}`);
+  }
+  return found;
+});
 
 async function shoot(page, dir, name) {
   const to = process.env.SCREENSHOTS ?? dir;
@@ -144,22 +181,38 @@ test('it shows what /status says, updates itself, and resumes a group', { timeou
   const rig = await running(t);
   const { page, faults, loads } = await open(t, rig, { colorScheme: 'light', viewport: { width: 1200, height: 900 } });
   assert.equal(await page.locator('#deprecations').textContent(), 'No deprecated fields or operations seen.');
+  assert.match(await page.locator('#vitals').innerText(), /Deprecated use\s+none/);
   await traffic(rig.call);
 
   await until('the numbers agree without a reload', () => agrees(page, rig.status));
   const status = await rig.status();
   assert.equal(status.callers.reports.refused_by_code.caller_rate_limited, 3);
   assert.equal(status.callers.trial.would_refuse_by_code.caller_rate_limited, 2);
-  // Two fields and the operation itself, twice.
-  assert.equal(status.callers.billing.deprecated, 6);
+  // Two calls with two fields each.
+  assert.deepEqual([status.callers.billing.deprecated, status.callers.billing.deprecated_fields], [2, 4]);
   assert.ok(status.callers.billing.share > 0.8 && status.callers.billing.share < 1);
-  assert.equal(status.traffic.points.length, 180);
+  assert.ok(status.traffic.points.length < 180 && status.traffic.points[0].at <= status.started_at, 'history begins with the process');
   const total = pick => status.traffic.points.reduce((sum, point) => sum + pick(point), 0);
   assert.deepEqual(['requests', 'failed', 'refused', 'throttled'].map(key => total(p => p[key])), [146, 9, 7, 1]);
   assert.equal(status.tokens.main.state, 'valid');
   assert.match(await row(page, 'tokens', 'main').textContent(), /valid.*in 3\d days/);
   assert.match(await page.locator('#tokens').textContent(), /expires soon/);
-  assert.match(await page.locator('#deprecations').textContent(), /billingrev-users\.linkfield rev_org_don2/);
+  assert.equal(await page.locator('#deprecations tbody tr').count(), 1);
+  assert.match(await page.locator('#deprecations tbody').textContent(), /billingrev-users\.linkthe operation itselffields rev_org_don 2, user_don 2/);
+  assert.match(await row(page, 'callers', 'reports').textContent(), /caller_rate_limited 3/);
+
+  // What is wrong is said first, each with a way to more about it.
+  const chip = name => page.locator('#alerts li', { hasText: name });
+  assert.match(await chip('Deprecated use by billing').getAttribute('class'), /notice/);
+  assert.match(await chip('expires within a day').innerText(), /in 59:\d\d/);
+  const paused_chip = chip(`The quota of ${SLOW} is paused by DevRev`);
+  assert.match(await paused_chip.innerText(), /sent again in 4:\d\d/);
+  assert.match(await paused_chip.getAttribute('class'), /serious/);
+  assert.equal(await page.locator('#ready').textContent(), 'ready, but look below');
+  assert.match(await page.locator('#alerts-said').textContent(), /^serious: the quota of/);
+  await chip('expires within a day').getByRole('link').click();
+  assert.ok(await page.locator('#tokens').evaluate(node => node.getBoundingClientRect().top < innerHeight), 'its link shows it');
+  await page.evaluate(() => scrollTo(0, 0));
   assert.match(await page.locator('#reload').textContent(), /Not reloaded since/);
 
   // A hostile name is shown as text everywhere.
@@ -171,9 +224,19 @@ test('it shows what /status says, updates itself, and resumes a group', { timeou
   await plot.focus();
   await page.keyboard.press('End');
   await page.keyboard.press('ArrowLeft');
-  assert.match(await plot.getAttribute('aria-valuetext'), /\d\d:\d\d:\d\d to .* answered, .* refused, .* failed/);
+  assert.match(await plot.getAttribute('aria-valuetext'), /\d\d:\d\d:\d\d to \d\d:\d\d:\d\d, \d+ requests?/);
   await plot.hover();
-  assert.match(await page.locator('.readout').textContent(), /answered/);
+  assert.match(await page.locator('#callers-key').textContent(), /\d\d:\d\d:\d\d to .*billing/);
+
+  // Sorted by share at first; by those that wait at a click.
+  const order = () => page.locator('#callers tbody th > span:first-child').allTextContents();
+  assert.equal((await order()).filter(name => name !== HOSTILE)[0], 'billing');
+  await page.getByRole('button', { name: 'Requests' }).focus();
+  await page.keyboard.press('Enter');
+  assert.equal(await page.locator('#callers [aria-sort]').textContent(), 'Requests');
+  const sent = (await rig.status()).callers;
+  const counts = (await order()).map(name => sent[name].requests);
+  assert.deepEqual(counts, [...counts].sort((a, b) => b - a));
 
   // A pause counts down, and ends by a click.
   const paused = page.locator('article', { hasText: SLOW });
@@ -184,8 +247,11 @@ test('it shows what /status says, updates itself, and resumes a group', { timeou
   const before = await seconds();
   assert.ok(before > 200 && before <= 300, `${before} s`);
   await until('the countdown counts', async () => await seconds() <= before - 2);
+  assert.deepEqual(await pale(page), []);
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0);
   await shoot(page, rig.dir, 'light');
   await page.emulateMedia({ colorScheme: 'dark' });
+  assert.deepEqual(await pale(page), []);
   await shoot(page, rig.dir, 'dark');
   await paused.getByRole('button', { name: /Resume/ }).click();
   await until('the pause has ended', async () => await paused.locator('.paused').isHidden()
@@ -206,7 +272,7 @@ test('it shows what /status says, updates itself, and resumes a group', { timeou
 test('both themes, and a phone without sideways scrolling', { timeout: 120_000 }, async t => {
   const rig = await running(t);
   await traffic(rig.call);
-  const { page, faults } = await open(t, rig, { colorScheme: 'dark', viewport: { width: 360, height: 740 }, reducedMotion: 'reduce' });
+  const { page, faults } = await open(t, rig, { colorScheme: 'dark', viewport: { width: 400, height: 800 }, reducedMotion: 'reduce' });
   await until('the numbers agree', () => agrees(page, rig.status));
   const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
   const overflow = () => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
@@ -230,22 +296,34 @@ test('states that take long to bring about', { timeout: 60_000 }, async t => {
   const wave = i => Math.round(300 + 200 * Math.sin(i / 14) + 60 * Math.sin(i * 1.7));
   const group = { ...real.quota.main, limit: 1000, reset: end + 140, resets_in_seconds: 140 };
   const caller = { ...real.callers.demo, group: 'main', requests: 51234, last_seen: end };
+  const waits = { p50_seconds: 0.03, p95_seconds: 12.4 };
+  const named = (name, severity, link, text, more = {}) => ({ name, severity, subject: null, text, link, since: end - 90, next: null, next_at: null, ...more });
   const told = {
-    ...real, ready: false, reasons: ['draining'], started_at: end - 100_000,
-    traffic: { step_seconds: 5, points: Array.from({ length: 180 }, (_, i) => ({
+    ...real, ready: false, health: 'unready', reasons: ['draining'], started_at: end - 100_000,
+    alerts: [
+      named('circuit_open', 'serious', '#upstream', 'the circuit is open: nothing is sent to DevRev', { next: 'next probe', next_at: real.now + 4.2 }),
+      named('token_refused', 'serious', '#tokens', 'token main is refused by DevRev', { next: 'next probe', next_at: real.now - 1 }),
+      named('log_lines_dropped', 'warning', '#traffic', '12 log lines were dropped since the start'),
+    ],
+    deprecated_calls: [{ caller: 'billing', operation: 'rev-users.link', operation_deprecated: true, calls: 34, refused: 3, fields: { user_don: 37 }, last_seen: end }],
+    traffic: { step_seconds: 5, top_per_step: 620,
+      callers: ['billing', 'reports', null].map((caller, n) => ({ caller, requests: Array.from({ length: 180 }, (_, i) => i === 60 ? 3000 : Math.round(wave(i) * [0.6, 0.3, 0.1][n])) })),
+      quota: [{ group: 'main', limit: 1000, remaining: Array.from({ length: 180 }, (_, i) => i % 60 ? 1000 - 11 * (i % 60) : null) }],
+      points: Array.from({ length: 180 }, (_, i) => ({
       at: end - (179 - i) * 5, requests: wave(i), failed: i > 120 && i < 132 ? Math.round(wave(i) / 3) : 0,
       refused: i % 7 ? 4 : 21, throttled: i === 70 || i === 71 ? 3 : 0 })) },
     quota: {
-      main: { ...group, state: 'spread', remaining: 310, in_flight: 24, external: 130, reserve: 200, waiting: 31,
-        waiting_by_caller: { reports: 25, billing: 6 }, runs_out_at: real.now + 62 },
-      nightly: { ...group, state: 'spent', remaining: 0, waiting: 1, waiting_by_caller: { nightly: 1 } },
+      main: { ...group, state: 'spread', remaining: 310, in_flight: 24, external: 130, reserve: 200, waiting: 31, window_started_at: end - 160,
+        used_by_caller: { billing: 400, reports: 120, idle: 3 }, waiting_by_caller: { reports: 25, billing: 6 } },
+      nightly: { ...group, state: 'spent', remaining: 0, waiting: 1, window_started_at: end - 160, waiting_by_caller: { nightly: 1 } },
+      fast: { ...group, state: 'open', remaining: 800, window_started_at: end - 160, spreads_at: real.now + 62 },
     },
     callers: {
-      billing: { ...caller, weight: 3, remaining: 25, share: 0.62, waiting: 6 },
-      reports: { ...caller, priority: 'batch', remaining: 40, share: 0.375, waiting: 25, refused: 1250, refused_by_code: { quota_exhausted: 1240, circuit_open: 10 } },
+      billing: { ...caller, weight: 3, remaining: 25, share: 0.62, waiting: 6, waits, deprecated: 34, deprecated_refused: 3, deprecated_fields: 37 },
+      reports: { ...caller, priority: 'batch', remaining: 40, share: 0.375, waiting: 25, waits, refused: 1250, refused_by_code: { quota_exhausted: 1240, circuit_open: 10 } },
       idle: { ...caller, requests: 0, last_seen: null, share: 0.004 },
     },
-    upstream: { url: 'https://api.devrev.ai/', circuit: { state: 'open', failures: 20, next_probe_in_seconds: 4.2, stopped_total: 9, stopped: [
+    upstream: { url: 'https://api.devrev.ai/', answers: { p50_seconds: 0.045, p95_seconds: 0.21 }, circuit: { state: 'open', failures: 20, next_probe_in_seconds: 4.2, stopped_total: 9, stopped: [
       { scope: 'use', caller: 'billing', operation: 'works.create', state: 'open', next_probe_in_seconds: 3.2 },
       { scope: 'caller', caller: 'reports', operation: null, state: 'half_open', next_probe_in_seconds: 0 },
       { scope: 'operation', caller: null, operation: 'works.list', state: 'open', next_probe_in_seconds: 2 },
@@ -263,14 +341,35 @@ test('states that take long to bring about', { timeout: 60_000 }, async t => {
   const text = id => page.locator(`#${id}`).innerText();
   assert.equal(await text('ready'), 'draining');
   assert.match(await text('quota'), /31 requests wait: reports 25, billing 6/);
-  assert.match(await text('quota'), /used up in 1:0\d/);
-  assert.match(await text('quota'), /560 used\n130 used outside revgate\n24 under way\n216 free\n70 kept for others/);
+  const main = (await page.locator('article[data-group="main"] :is(.head, .level, .left, .key span, .notes p)').allTextContents()).join('\n');
+  assert.match(main, /billing 400\s+reports 120\s+others 3\s+earlier 37\s+outside revgate 130\s+under way 24\s+free 216\s+kept for others 70/);
+  assert.match(main, /full again in 2:\d\d/);
+  assert.match(main, /dealt out evenly until the reset/);
+  assert.doesNotMatch(main, /used up/, 'what is spread lasts');
+  assert.match(await page.locator('article[data-group="fast"]').textContent(), /go at once for 1:0\d, at .*then the rest is dealt out evenly/);
+  assert.match(await page.locator('article[data-group="main"] .time title').textContent(), /^5[3-9]\u00a0% of the window has passed$/);
+  const alerts = await page.locator('#alerts li').allInnerTexts();
+  assert.match(alerts[0], /The circuit is open: nothing is sent to DevRev · next probe in 0:0\d/);
+  assert.match(alerts[1], /Token main is refused by DevRev · the next call is the probe/);
+  assert.match(await text('vitals'), /circuit open\s*p95 210 ms[^]*refused by DevRev\s*main[^]*34 calls\s*billing[^]*reload refused/);
+  // One burst is cut and labelled, and does not flatten the rest.
+  assert.match(await page.locator('svg.plot').textContent(), /200\/s.*↑ 1,800\/s|160\/s.*↑ 1,800\/s/);
+  assert.match(await page.locator('#deprecations tbody').textContent(), /billingrev-users\.linkthe operation itselffields user_don 37343(just now|\d seconds ago)/);
+  assert.match(await row(page, 'callers', 'billing').textContent(), /34 calls37 fields3 refused/);
+  assert.match(await row(page, 'callers', 'billing').textContent(), /30 ms12 s/);
   assert.match(await text('upstream'), /Nothing is sent: 20 failures in a row. Next try in 0:0\d/);
   assert.match(await text('upstream'), /stopped: works\.create, for billing alone\. Next try in 0:0\d/);
   assert.match(await text('upstream'), /stopped: everything, for reports alone\. The next call is a try\.[^]*works\.list, for all\.[^]*And 6 more/);
   assert.match(await text('tokens'), /expired\n.*2 hours ago\nDevRev refuses it/);
   assert.match(await text('reload'), /was refused 1 minute ago[^]*callers\.billing\.rate is not[^]*from before goes on[^]*only after a restart: listen\.address/);
-  for (const width of [1200, 800]) {
+  // What an operator wants to know is there without scrolling.
+  const bottom = selector => page.locator(selector).first().evaluate(node => node.getBoundingClientRect().bottom);
+  for (const seen of ['#alerts', '#vitals', '#traffic', 'article[data-group="main"]']) assert.ok(await bottom(seen) <= 900, `${seen}: ${await bottom(seen)}`);
+  for (const colorScheme of ['light', 'dark']) {
+    await page.emulateMedia({ colorScheme });
+    assert.deepEqual(await pale(page), [], colorScheme);
+  }
+  for (const width of [1200, 800, 400]) {
     await page.setViewportSize({ width, height: 900 });
     assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0);
     await shoot(page, dir, `busy-${width}`);
@@ -304,6 +403,8 @@ test('the demo has a page that is calm when nothing has happened', { timeout: 60
   const { page, faults } = await open(t, { dir, origin: `http://${bound.admin}` }, { viewport: { width: 1200, height: 900 } });
   assert.match(await page.locator('#quota').textContent(), /Nothing is known of this quota yet/);
   assert.match(await page.locator('#upstream').textContent(), /no attempt has failed/);
+  assert.equal(await page.locator('#alerts').textContent(), 'Nothing needs attention.');
+  assert.equal(await page.locator('#ready').textContent(), 'ready');
   await shoot(page, dir, 'demo');
   assert.deepEqual(faults, []);
 });

@@ -61,6 +61,13 @@ impl Running {
         rig::admin(self.admin, "POST", "/log-level", body).await
     }
 
+    /// What `GET /log-level` answers, byte for byte.
+    async fn level_now(&self) -> String {
+        let answer = rig::admin(self.admin, "GET", "/log-level", "").await;
+        assert_eq!(answer.status, 200);
+        answer.text()
+    }
+
     /// The next line of the access log.
     fn access(&mut self) -> Value {
         self.gateway
@@ -210,6 +217,7 @@ async fn the_level_changes_while_it_runs_and_a_bad_one_changes_nothing() {
         (200, &"debug".into())
     );
     assert_eq!(refusal(&mut running).await, ["DEBUG", "INFO"]);
+    assert_eq!(running.level_now().await, "{\"level\":\"debug\"}\n");
 
     for (body, why) in [
         (r#"{"level":"loud"}"#, "\"loud\" is not a log level"),
@@ -230,6 +238,8 @@ async fn the_level_changes_while_it_runs_and_a_bad_one_changes_nothing() {
         assert!(error.contains(why), "{body}: {error}");
         assert_eq!(refusal(&mut running).await, ["DEBUG", "INFO"], "{body}");
     }
+
+    assert_eq!(running.level_now().await, "{\"level\":\"debug\"}\n");
 
     // Only the access log.
     let answer = running

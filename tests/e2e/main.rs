@@ -7,6 +7,7 @@
     reason = "a test binary has no outside, and runs in real time"
 )]
 
+mod alerts;
 mod answers;
 mod browser;
 mod circuit;

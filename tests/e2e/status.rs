@@ -78,10 +78,9 @@ async fn status_shows_traffic_limits_and_shares() {
     let status = rig.admin("/status").await.json();
     let counts = ["requests", "failed", "refused", "throttled"].map(|key| sum(&status, key));
     assert_eq!(counts, [10, 0, 2, 1]);
-    assert_eq!(
-        status["traffic"]["points"].as_array().map(Vec::len),
-        Some(180)
-    );
+    // History begins with the process.
+    let points = status["traffic"]["points"].as_array().map(Vec::len);
+    assert!((1..180).contains(&points.expect("points")), "{points:?}");
     let reports = &status["callers"]["reports"];
     for (key, want) in [
         ("rate", json!("1/min")),

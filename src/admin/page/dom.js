@@ -53,8 +53,8 @@ function lines(parent, list) {
   });
 }
 
-// A table whose cells are lists of lines: the first is the value, the others explain it. On a phone CSS makes each row a card, which
-// removes a table's implicit roles, so they are explicit.
+// A table whose cells are lists of lines: the first is the value, the others explain it. A column is a text, or [text, what a click on its
+// head does]. On a narrow screen CSS makes each row a card, which removes a table's implicit roles, so they are explicit.
 function table(parent, columns, rows, empty) {
   if (!rows.length) {
     if (!parent.firstElementChild || parent.firstElementChild.tagName !== "P") parent.replaceChildren(make("p", "empty"));
@@ -65,9 +65,15 @@ function table(parent, columns, rows, empty) {
     const whole = make("table"), head = make("thead"), row = make("tr");
     [whole, head, row].forEach((node, i) => node.setAttribute("role", ["table", "rowgroup", "row"][i]));
     for (const column of columns) {
-      const cell = make("th", "", column);
+      const [name, sort] = [column].flat(), cell = make("th", "", sort ? undefined : name);
       cell.scope = "col";
       cell.setAttribute("role", "columnheader");
+      if (sort) {
+        const button = make("button", "", name);
+        button.type = "button";
+        button.addEventListener("click", sort);
+        cell.append(button);
+      }
       row.append(cell);
     }
     body = make("tbody");
@@ -82,7 +88,7 @@ function table(parent, columns, rows, empty) {
     columns.forEach((column, place) => {
       const cell = make(place ? "td" : "th");
       cell.setAttribute("role", place ? "cell" : "rowheader");
-      if (place) cell.dataset.label = column;
+      if (place) cell.dataset.label = [column].flat()[0];
       else cell.scope = "row";
       row.append(cell);
     });
@@ -93,16 +99,37 @@ function table(parent, columns, rows, empty) {
   });
 }
 
+// Says by which column, if any, the rows are sorted.
+function markSorted(parent, column) {
+  parent.querySelectorAll("thead th").forEach((cell, place) => {
+    if (place === column) cell.setAttribute("aria-sort", "descending");
+    else cell.removeAttribute("aria-sort");
+  });
+}
+
 function fill(cell, parts) {
   const shown = [parts].flat(1).filter(part => part !== null && part !== "");
   each(cell, shown.map((part, place) => ({ part, place })),
-    item => item.place + (item.part.bar ? "bar" : ""),
-    item => item.part.bar ? bar("thin") : make(item.place ? "small" : "span"),
+    item => item.place + (item.part.bar ? "bar" : item.part.swatch ? "swatch" : ""),
+    item => item.part.bar ? bar("thin") : item.part.swatch ? swatched() : make(item.place ? "small" : "span"),
     (node, item) => {
       if (item.part.bar) return setBar(node, item.part.bar, item.part.label);
+      if (item.part.swatch) return setSwatched(node, item.part.swatch, item.part.text);
       setText(node, item.part.text ?? String(item.part));
       setClass(node, item.part.look ?? "");
     });
+}
+
+// A text with its colour.
+function swatched(tag) {
+  const node = make(tag ?? "span");
+  node.append(make("i"), make("span"));
+  return node;
+}
+
+function setSwatched(node, cls, text) {
+  setClass(node.firstChild, "swatch " + cls);
+  setText(node.lastChild, text);
 }
 
 // A bar of parts, each [class, share from 0 to 1].
@@ -123,4 +150,5 @@ function setBar(node, parts, label) {
     rect.setAttribute("width", (width * 100).toFixed(2) + "%");
     left += width;
   });
+  for (const surplus of [...node.children].slice(parts.length + 1)) surplus.remove();
 }

@@ -29,13 +29,18 @@ function show(status) {
   const circuit = status.upstream.circuit;
   for (const one of [circuit, ...circuit.stopped]) one.probe_at = status.now + (one.next_probe_in_seconds ?? 0);
   $("main").hidden = false;
-  for (const part of [header, traffic, quota, callers, upstream, tokens, reload, deprecations]) part(status);
+  giveColours(status);
+  for (const part of [header, alerts, vitals, traffic, quota, callers, upstream, tokens, reload, deprecations]) part(status);
 }
 
+const HEALTH = { ready: ["good", "ready"], troubled: ["warn", "ready, but look below"] };
+
 function header(status) {
-  const words = status.ready ? "ready" : status.reasons.join(", ") || "not ready";
-  setText($("ready"), words);
-  setClass($("ready"), "pill " + (status.ready ? "good" : "bad"));
+  const [tone, word] = HEALTH[status.health] ?? ["bad", status.reasons.join(", ") || "not ready"];
+  setText($("ready"), word);
+  setClass($("ready"), "pill " + tone);
+  const serious = status.alerts.filter(alert => alert.severity === "serious").length;
+  document.title = (serious || tone === "bad" ? "(!) " : "") + "revgate";
 }
 
 // Updates what changes with time, between two answers.
@@ -56,6 +61,7 @@ function tick() {
   setText($("live"), silent < 4 ? "live" : "last answer " + Math.floor(silent) + " s ago");
   setText($("since"), "version " + last.version + ", up for " + about(now() - last.started_at));
   for (const card of $("quota").children) if (card.parts) tickGroup(card);
+  tickAlerts();
   upstream(last);
 }
 

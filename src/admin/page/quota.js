@@ -1,7 +1,7 @@
-// A group: its window as a bar, its state, and how many requests wait.
+// A group: who has used its window, where now is in it, its state, and who waits.
 const STATES = {
   open: ["good", "open", "Enough quota: requests are sent in the order in which they come."],
-  spread: ["warn", "sharing", "The rest of the quota is spread evenly until the reset, and shared by weight."],
+  spread: ["warn", "sharing", "The rest is dealt out evenly until the reset."],
   spent: ["bad", "used up", "No quota is left until the reset. Requests wait for it, as long as their callers allow."],
   paused: ["bad", "paused", "DevRev said to wait. Nothing is sent; requests wait."],
   probing: ["warn", "probing", "One request probes whether DevRev accepts requests again. The others wait for its answer."],
@@ -10,6 +10,8 @@ const STATES = {
 
 // If callers send their own tokens there may be many groups. Those that need attention come first.
 const MAX_GROUPS = 24;
+// So many are shown with all that is known.
+const WHOLE_GROUPS = 2;
 
 function quota(status) {
   const box = $("quota"), all = Object.entries(status.quota);
@@ -22,6 +24,11 @@ function quota(status) {
     return box.replaceChildren(make("p", "card empty", "No group yet. Each token of a caller gets one with its first request."));
   }
   if (box.firstElementChild?.classList.contains("empty")) box.replaceChildren();
+  // Of many, what matters of each, in a box that scrolls by itself, so that what is below is seen.
+  const many = groups.length > WHOLE_GROUPS;
+  setClass(box, many ? "cards many" : "cards");
+  if (many) box.tabIndex = 0;
+  else box.removeAttribute("tabindex");
   each(box, groups, ([name]) => name, ([name]) => groupCard(name), (card, [, group]) => {
     card.group = group;
     updateGroup(card);
@@ -29,16 +36,20 @@ function quota(status) {
 }
 
 function groupCard(name) {
-  const card = make("article", "card"), head = make("div", "row"), pause = make("div", "paused");
+  const card = make("article", "card"), head = make("div", "row head"), level = make("div", "row left"), pause = make("div", "paused");
   card.dataset.group = name;
   const button = make("button", "", "Resume now");
   button.type = "button";
   button.setAttribute("aria-label", "Resume quota group " + name + " now");
   button.addEventListener("click", () => resume(name, button));
-  const parts = { state: make("span", "pill end"), why: make("p", "dim"), left: make("p"), bar: bar(), key: make("ul", "key"), time: make("div"), waiting: make("div"), what: make("span"), countdown: make("b"), pause };
+  const parts = { state: make("span", "pill end"), level, count: make("span", "count"), of: make("span", "dim"), back: make("span", "end"), bar: bar(), key: make("ul", "key"),
+    time: draw("svg", { class: "time", role: "img" }), notes: make("div", "notes"), what: make("span"), countdown: make("b"), pause };
+  parts.time.append(draw("title", {}), draw("rect", { class: "all", y: 0, width: "100%", height: 6, rx: 3 }), draw("rect", { class: "passed", y: 0, height: 6, rx: 3 }),
+    draw("rect", { class: "mark", y: -3, width: 2, height: 12 }), draw("text", { y: 22, x: 0 }), draw("text", { y: 22, class: "mark" }), draw("text", { y: 22, x: "100%", "text-anchor": "end" }));
   head.append(make("h3", "", name), parts.state);
+  level.append(parts.count, parts.of, parts.back);
   pause.append(parts.what, parts.countdown, button);
-  card.append(head, parts.why, parts.left, parts.bar, parts.key, parts.time, pause, parts.waiting);
+  card.append(head, level, parts.bar, parts.key, parts.time, pause, parts.notes);
   return Object.assign(card, { parts });
 }
 
@@ -46,37 +57,37 @@ function updateGroup({ group, parts }) {
   const [tone, word, why] = STATES[group.state] ?? ["", group.state, ""];
   setText(parts.state, word);
   setClass(parts.state, "pill end " + tone);
-  setText(parts.why, why);
-  const whole = group.limit, known = group.limit !== null && group.resets_in_seconds !== null;
-  for (const node of [parts.left, parts.bar, parts.key]) node.toggleAttribute("hidden", !known);
+  parts.state.title = why;
+  const whole = group.limit, known = isKnown(group);
+  for (const node of [parts.level, parts.bar, parts.key, parts.time]) node.toggleAttribute("hidden", !known);
   if (known) {
     const gone = Math.max(0, whole - group.remaining), outside = Math.min(gone, group.external);
     const flight = Math.min(group.in_flight, group.remaining);
     const kept = Math.max(0, Math.min(group.remaining - flight, group.reserve - outside)), free = group.remaining - flight - kept;
-    if (!parts.left.firstChild) parts.left.append(make("span", "count"), make("span", "dim"));
-    setText(parts.left.firstChild, number(group.remaining));
-    setText(parts.left.lastChild, " of " + number(whole) + " requests left");
+    setText(parts.count, number(group.remaining));
+    setText(parts.of, "of " + number(whole) + " left");
+    const callers = Object.entries(group.used_by_caller).map(([name, n]) => [colour(name), n, name]);
+    const own = callers.filter(([cls]) => cls !== "rest").sort((a, b) => b[1] - a[1]);
+    const others = callers.filter(([cls]) => cls === "rest").reduce((all, [, n]) => all + n, 0);
+    const named = own.reduce((all, [, n]) => all + n, 0) + others;
     const list = [
-      ["used", gone - outside, "used"],
-      ["outside", outside, "used outside revgate"],
+      ...own,
+      ["rest", others, "others"],
+      // Before the first answer, or without an answer.
+      ["earlier", Math.max(0, gone - outside - named), "earlier"],
+      ["outside", outside, "outside revgate"],
       ["flight", flight, "under way"],
-      ["", free, "free"],
+      ["free", free, "free"],
       ["reserve", kept, "kept for others"],
-    ];
-    setBar(parts.bar, list.map(([cls, n]) => [cls || "free", n / Math.max(1, whole)]), list.map(([, n, what]) => number(n) + " " + what).join(", "));
-    const shown = list.filter(([cls, n]) => n || cls === "used" || !cls);
-    each(parts.key, shown, item => item[2], item => {
-      const node = make("li");
-      node.append(make("i", item[0]), make("span"));
-      return node;
-    }, (node, item) => setText(node.lastChild, number(item[1]) + " " + item[2]));
+    ].filter(([cls, n]) => n || cls === "free");
+    setBar(parts.bar, list.map(([cls, n]) => [cls, n / Math.max(1, whole)]), list.map(([, n, what]) => what + " " + number(n)).join(", "));
+    each(parts.key, list, item => item[2] + item[0], () => swatched("li"), (node, item) => setSwatched(node, item[0], item[2] + " " + number(item[1])));
   }
-  const waiting = Object.entries(group.waiting_by_caller).sort((a, b) => b[1] - a[1]);
-  lines(parts.waiting, group.waiting
-    ? [[count(group.waiting, "request waits", "requests wait") + ": " + waiting.map(([caller, n]) => caller + " " + number(n)).join(", "), "waiting"]]
-    : [["No request waits.", "dim waiting"]]);
   tickGroup({ group, parts });
 }
+
+const isKnown = group => group.limit !== null && group.resets_in_seconds !== null;
+const waiters = group => Object.entries(group.waiting_by_caller).sort((a, b) => b[1] - a[1]);
 
 // Updates what changes with time.
 function tickGroup({ group, parts }) {
@@ -87,19 +98,43 @@ function tickGroup({ group, parts }) {
   setText(parts.what, all || !one ? "Requests are sent again in" : "Only " + one.operation + " is paused. It is sent again in");
   // paused_until is rounded up to whole seconds.
   setText(parts.countdown, span(Math.floor(left)));
-  lines(parts.time, times(group));
+  if (isKnown(group)) {
+    const end = group.seen_at + group.resets_in_seconds;
+    setText(parts.back, "full again in " + span(end - now()));
+    tickWindow(parts.time, group.window_started_at ?? group.seen_at, end);
+  }
+  const waiting = group.waiting ? [count(group.waiting, "request waits", "requests wait") + ": " + waiters(group).map(([caller, n]) => caller + " " + number(n)).join(", "), "waiting warn"] : null;
+  lines(parts.notes, [...notes(group), waiting]);
 }
 
-function times(group) {
+// Where now is in the window.
+function tickWindow(svg, start, end) {
+  const [title, , passed, mark, from, here, to] = svg.children;
+  const share = Math.max(0, Math.min(1, (now() - start) / Math.max(1, end - start))), at = (share * 100).toFixed(2) + "%";
+  passed.setAttribute("width", at);
+  mark.setAttribute("x", at);
+  setText(title, percent(share) + " of the window has passed");
+  setText(from, clock(start));
+  setText(to, clock(end));
+  from.toggleAttribute("hidden", share < 0.3);
+  to.toggleAttribute("hidden", share > 0.7);
+  here.setAttribute("x", at);
+  here.setAttribute("text-anchor", share < 0.1 ? "start" : share > 0.9 ? "end" : "middle");
+  setText(here, "now");
+}
+
+function notes(group) {
+  const [, , why] = STATES[group.state] ?? [];
   if (group.limit === null) return [["Nothing is known of this quota yet: it comes with DevRev’s first answer.", "dim"]];
   if (group.resets_in_seconds === null) return [["A new window: DevRev’s next answer says how much is left.", "dim"]];
-  const end = group.seen_at + group.resets_in_seconds;
-  const reset = "Full again in " + span(end - now()) + ", at " + clock(end) + ".";
-  if (group.state === "paused" || group.state === "spent") return [reset];
-  if (group.runs_out_at !== null && group.runs_out_at > now()) {
-    return [reset, ["At this rate it is used up in " + span(group.runs_out_at - now()) + ", at " + clock(group.runs_out_at) + ".", "warn"]];
+  const at = time => span(time - now()) + ", at " + clock(time);
+  const out = group.runs_out_at !== null && group.runs_out_at > now() ? ["At this rate it is used up in " + at(group.runs_out_at) + ".", "warn"] : null;
+  if (group.state !== "open") return [[why, "dim"], group.state === "spread" ? out : null];
+  if (out) return [out];
+  if (group.spreads_at !== null && group.spreads_at > now()) {
+    return [["At this rate calls go at once for " + at(group.spreads_at) + "; then the rest is dealt out evenly.", "dim"]];
   }
-  return [reset, ["At this rate it lasts until then.", "dim"]];
+  return [["At this rate it lasts until then.", "dim"]];
 }
 
 let adminKey = null;

@@ -1,42 +1,79 @@
-// The sections below the quota: callers, upstream, tokens, configuration, deprecated use.
-const COLUMNS = ["Caller", "Own rate", "Share of quota", "Waiting", "Requests", "Refused", "Would refuse", "Deprecated"];
+// The sections below: callers, upstream, tokens, configuration, deprecated use.
+const SORTS = {
+  1: c => [c.share ?? -1, c.requests],
+  2: c => [c.waiting ?? -1, c.share ?? -1],
+  5: c => [c.requests],
+};
+let sorted = 1, shownCallers = null;
 
-function callers(status) {
-  const rows = Object.entries(status.callers).sort(([, a], [, b]) => b.requests - a.requests || 0);
-  table($("callers"), COLUMNS, rows.map(([name, c]) => ({ key: name, cells: c.rate === undefined ? unnamed(name, c) : caller(name, c) })),
-    "No callers: the configuration names none, and there were no requests.");
+function sortBy(column) {
+  sorted = column;
+  callers(shownCallers);
 }
 
-function caller(name, c) {
+const COLUMNS = [
+  "Caller", ["Share of quota", () => sortBy(1)], ["Waiting", () => sortBy(2)], "Wait p50", "Wait p95", ["Requests", () => sortBy(5)], "Refused", "Own rate", "Deprecated",
+];
+
+function callers(status) {
+  shownCallers = status;
+  const rank = SORTS[sorted], rows = Object.entries(status.callers).map(([name, c]) => [name, c, rank(c)]);
+  rows.sort(([one, , a], [other, , b]) => {
+    const place = a.findIndex((value, i) => value !== b[i]);
+    return place < 0 ? (one < other ? -1 : 1) : b[place] - a[place];
+  });
+  table($("callers"), COLUMNS, rows.map(([name, c]) => ({ key: name, cells: c.rate === undefined ? unnamed(name, c) : caller(name, c, Object.keys(status.quota).length > 1) })),
+    "No callers: the configuration names none, and there were no requests.");
+  markSorted($("callers"), sorted);
+}
+
+const named = name => ({ swatch: colour(name), text: name });
+
+function caller(name, c, ofMany) {
   const full = c.remaining === null ? 1 : c.remaining / c.burst;
   return [
-    [name, "weight " + number(c.weight) + ", " + c.priority, seen(c), c.enforce ? null : { text: "rules are on trial, not enforced", look: "warn" }],
-    [c.rate, ...(c.remaining === null ? [] : [
-      { bar: [["used", 1 - full]], label: percent(1 - full) + " of the burst in use" },
-      { text: number(c.remaining) + " of " + number(c.burst) + " left now", look: full > 0 ? "" : "warn" },
-    ])],
-    c.share === null ? [{ text: "none lately", look: "dim" }] : [percent(c.share), { bar: [["used", c.share]], label: percent(c.share) }, "of " + c.group + ", last 15 min"],
+    [named(name), "weight " + number(c.weight) + ", " + c.priority + seen(c), c.enforce ? null : { text: "on trial", look: "warn" }],
+    c.share === null ? [{ text: "none lately", look: "dim" }] : [percent(c.share), { bar: [[colour(name), c.share]], label: percent(c.share) + " of " + c.group + " in the last 15 minutes" }, ofMany ? "of " + c.group : null],
     tally(c.waiting, "", "warn"),
+    ...waits(c),
     tally(c.requests),
-    tally(c.refused, byCode(c.refused_by_code)),
-    tally(c.would_refuse, byCode(c.would_refuse_by_code)),
-    tally(c.deprecated),
+    refusals(c),
+    [c.rate, full === 1 ? null : { text: number(c.remaining) + " of " + number(c.burst) + " left", look: full > 0 ? "" : "warn" }],
+    old(c),
   ];
 }
 
 // Requests without a known caller; in mode "validate", all of them.
 function unnamed(name, c) {
   const none = { text: "–", look: "dim" };
-  return [[name, "not in the configuration", seen(c)], none, none, none, tally(c.requests), tally(c.refused, byCode(c.refused_by_code)), none, tally(c.deprecated)];
+  return [[named(name), "not in the file" + seen(c)], none, none, ...waits(c), tally(c.requests), refusals(c), none, old(c)];
 }
 
-const seen = c => c.last_seen === null ? "not seen yet" : "seen " + ago(c.last_seen);
+// The last minutes. Half of the requests waited no longer than the first, nineteen of twenty no longer than the second.
+function waits({ waits: { p50_seconds: half, p95_seconds: most } }) {
+  const long = seconds => ({ text: measured(seconds), look: seconds === null || seconds === 0 ? "dim" : seconds >= 10 ? "warn" : "" });
+  return [[long(half)], [long(most)]];
+}
+
+function refusals(c) {
+  const would = c.would_refuse ? "would refuse " + number(c.would_refuse) + ": " + byCode(c.would_refuse_by_code) : null;
+  return [...tally(c.refused, byCode(c.refused_by_code)), would];
+}
+
+// Calls that used something deprecated, the fields in them, and the refused calls apart.
+function old(c) {
+  if (!c.deprecated && !c.deprecated_refused) return [{ text: "0", look: "dim" }];
+  return [count(c.deprecated, "call"), c.deprecated_fields ? count(c.deprecated_fields, "field") : null, c.deprecated_refused ? number(c.deprecated_refused) + " refused" : null];
+}
+
+// Whoever calls all the time is not worth a word.
+const seen = c => c.last_seen === null ? ", not seen yet" : now() - c.last_seen < 60 ? "" : ", seen " + ago(c.last_seen);
 
 function tally(n, why, tone) {
   return [{ text: number(n), look: n ? tone ?? "" : "dim" }, n ? why || null : null];
 }
 
-function upstream({ upstream: { url, circuit } }) {
+function upstream({ upstream: { url, circuit, answers } }) {
   const since = status => status.next_probe_in_seconds === null ? "" : " Next try in " + span(circuit.probe_at - now()) + ".";
   const line = {
     closed: circuit.failures
@@ -48,7 +85,9 @@ function upstream({ upstream: { url, circuit } }) {
   const stopped = circuit.stopped.slice(0, SHOWN_CIRCUITS).map(one => [stop(one), "warn"]);
   const more = circuit.stopped_total - stopped.length;
   if (more > 0) stopped.push(["And " + number(more) + " more like these.", "warn"]);
-  lines($("upstream"), [[url, ""], line, ...stopped]);
+  const times = answers.p50_seconds === null ? null
+    : ["DevRev answers in " + measured(answers.p50_seconds) + " (half of the attempts of the last 5 minutes), " + measured(answers.p95_seconds) + " (nineteen of twenty).", "dim"];
+  lines($("upstream"), [[url, ""], line, times, ...stopped]);
 }
 
 const SHOWN_CIRCUITS = 8;
@@ -93,9 +132,10 @@ function reload({ reload: last, started_at }) {
 }
 
 function deprecations(status) {
-  const rows = [...status.deprecations].sort((a, b) => b.last_seen - a.last_seen);
-  table($("deprecations"), ["Caller", "Operation", "What is deprecated", "Uses", "Last"], rows.map(row => ({
-    key: JSON.stringify([row.caller, row.operation, row.field]),
-    cells: [row.caller, row.operation, row.field === null ? "the operation itself" : "field " + row.field, number(row.count), ago(row.last_seen)],
-  })), "No deprecated fields or operations seen.");
+  const rows = [...status.deprecated_calls].sort((a, b) => b.calls - a.calls || b.last_seen - a.last_seen);
+  table($("deprecations"), ["Caller", "Operation", "What is deprecated", "Calls", "Refused", "Last"], rows.map(row => {
+    const fields = Object.entries(row.fields).map(([name, n]) => name + " " + number(n)).join(", ");
+    const what = [row.operation_deprecated ? "the operation itself" : null, fields ? "fields " + fields : null].filter(Boolean);
+    return { key: JSON.stringify([row.caller, row.operation]), cells: [row.caller, row.operation, what, tally(row.calls), tally(row.refused), ago(row.last_seen)] };
+  }), "No deprecated fields or operations seen.");
 }

@@ -29,6 +29,15 @@ function about(seconds) {
   return count(s, "second");
 }
 
+// A measured time, with two digits: 85 ms, 1.2 s, 34 s, 2 min.
+function measured(seconds) {
+  if (seconds === null) return "–";
+  if (seconds === 0) return "0";
+  if (seconds < 0.9995) return Math.max(1, Number((seconds * 1000).toPrecision(2))) + " ms";
+  if (seconds < 9.95) return seconds.toFixed(1) + " s";
+  return seconds < 119.5 ? Math.round(seconds) + " s" : Math.round(seconds / 60) + " min";
+}
+
 function ago(at) {
   const s = now() - at;
   return s < 3 ? "just now" : about(s) + " ago";
@@ -36,4 +45,4 @@ function ago(at) {
 
 const clock = at => new Date(at * 1000).toLocaleTimeString("en-GB");
 const date = at => new Date(at * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
-const byCode = codes => Object.entries(codes ?? {}).map(([code, n]) => code.replaceAll("_", " ") + " " + number(n)).join(", ");
+const byCode = codes => Object.entries(codes ?? {}).map(([code, n]) => code + " " + number(n)).join(", ");

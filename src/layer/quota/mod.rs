@@ -79,6 +79,8 @@ where
         let params = self.params.clone();
         Box::pin(async move {
             let extensions = request.extensions();
+            let caller = extensions.get::<Arc<Caller>>().ok_or(Error::Internal)?;
+            let caller = caller.name.clone();
             // `None` for an attempt without a group.
             let mut permit = match quota_group(extensions)? {
                 Some(name) => {
@@ -131,7 +133,7 @@ where
                 .then(|| request.extensions().get::<RequestId>().cloned());
             let result = inner.call(request).await;
             match result {
-                Ok(response) => Ok(params.learn(permit, response, id.flatten()).await),
+                Ok(response) => Ok(params.learn(permit, &caller, response, id.flatten()).await),
                 Err(error) => {
                     if let Some(permit) = permit {
                         permit.settle(failed(&error));
@@ -225,6 +227,7 @@ impl QuotaParams {
     async fn learn(
         &self,
         mut permit: Option<Permit>,
+        caller: &Arc<str>,
         response: Response<Body>,
         id: Option<RequestId>,
     ) -> Response<Body> {
@@ -262,10 +265,11 @@ impl QuotaParams {
             "what DevRev's answer says of the quota"
         );
         if let Some(permit) = permit {
-            permit.settle(Settlement::Answered {
+            let settlement = Settlement::Answered {
                 feedback,
                 throttled,
-            });
+            };
+            permit.answered(caller, settlement);
         }
         response
     }

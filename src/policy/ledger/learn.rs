@@ -58,6 +58,7 @@ impl Ledger {
                 self.external = self.external.saturating_add(external);
                 self.last_report = Some(LastReport::of(window));
                 self.spend_rate.add(spent, now);
+                self.external_spend.add(external, now);
                 self.in_doubt.answered(number);
             }
             // It is about a window that is over, or its reset has passed.

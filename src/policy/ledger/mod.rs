@@ -28,6 +28,7 @@
 //! assert!(ledger.grant(list, &rules, second(30)).is_err(), "one at a time");
 //! ```
 
+mod forecast;
 mod gate;
 mod in_doubt;
 mod learn;
@@ -142,6 +143,7 @@ pub struct Ledger {
     external: u64,
     throttled: u64,
     spend_rate: SpendRate,
+    external_spend: SpendRate,
 }
 
 impl Ledger {
@@ -351,6 +353,11 @@ impl Ledger {
             (_, None) => at,
         };
         at.saturating_sub(now)
+    }
+
+    /// Identifies the current window, or the gap between two.
+    pub fn window_id(&self) -> u64 {
+        self.window_id
     }
 
     /// The end of the group's current pause.

@@ -556,6 +556,31 @@ fn a_view_predicts_when_the_quota_runs_out() {
     assert_eq!(ledger.view(now + SECOND * 120).runs_out_in, None);
 }
 
+/// Half of the window is first come. While the rest is spread, the rate of before does not count: it is held back.
+#[test]
+fn a_view_never_says_that_what_is_spread_runs_out() {
+    let mut ledger = learnt(RULES, 1000, 300);
+    let (mut now, mut left, mut began) = (Duration::ZERO, 999, None);
+    for n in 0..300 * 50u64 {
+        now = seconds(n as f64 / 50.0);
+        if let Ok(grant) = ledger.grant(now) {
+            left -= 1;
+            ledger.settle(grant, reported(1000, left, 1300, 300 - n / 50), now);
+        }
+        let view = ledger.view(now);
+        assert_eq!(view.runs_out_in, None, "at {now:?}");
+        match (view.state, view.spreads_in) {
+            (Status::Open, Some(time)) => began = Some((now + time).as_secs_f64()),
+            (Status::Open, None) => {}
+            (_, spreads_in) => assert_eq!(spreads_in, None, "at {now:?}"),
+        }
+    }
+    // 500 at 50 a second.
+    let began = began.expect("a forecast");
+    assert!((8.0..14.0).contains(&began), "{began}");
+    assert!(now > SECOND * 299);
+}
+
 #[test]
 fn huge_numbers_do_not_overflow() {
     let mut ledger = Ledger::new(RULES);

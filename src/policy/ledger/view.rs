@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Ledger, LedgerRules, recovery::Recovery};
+use super::{Ledger, LedgerRules, forecast::Outlook, recovery::Recovery, window::Window};
 use crate::{label::label_enum, policy::operation::OperationId};
 
 label_enum! {
@@ -34,6 +34,8 @@ pub struct View {
     pub reset: Option<u64>,
     /// Time left in the window; `None` if none is known.
     pub resets_in: Option<Duration>,
+    /// Since it was first heard of.
+    pub opened_for: Option<Duration>,
     /// Time left in the group's pause.
     pub paused_for: Option<Duration>,
     /// The operation that is paused by itself, and the time left.
@@ -50,6 +52,8 @@ pub struct View {
     pub state: Status,
     /// When no unit will be left at the present rate, if that is before the window's end.
     pub runs_out_in: Option<Duration>,
+    /// When the rest will be spread at the present rate, if that is before the window's end.
+    pub spreads_in: Option<Duration>,
 }
 
 impl Ledger {
@@ -75,16 +79,14 @@ impl Ledger {
             (Recovery::Open, None) => Status::Open,
         };
         let resets_in = window.map(|window| window.ends - now);
-        let rate = self.spend_rate.at(now);
-        let runs_out_in = window
-            .filter(|_| rate > 0.0)
-            .and_then(|window| Duration::try_from_secs_f64(window.remaining as f64 / rate).ok())
-            .filter(|left| Some(*left) < resets_in);
+        let forecast = window.map(|window| self.outlook(window, rules, now).forecast());
+        let forecast = forecast.unwrap_or_default();
         View {
             limit: self.last_report.map(|last| last.limit),
             remaining: self.last_report.map(|last| last.remaining),
             reset: self.last_report.map(|last| last.reset),
             resets_in,
+            opened_for: window.map(|window| now.saturating_sub(window.opened)),
             reserve: window.map_or(0, |window| rules.reserved(window.limit) as u64),
             paused_for,
             paused_operation: self
@@ -94,7 +96,19 @@ impl Ledger {
             external: (self.external, window.map_or(0, |window| window.external)),
             throttled: self.throttled,
             state,
-            runs_out_in,
+            runs_out_in: forecast.runs_out_in,
+            spreads_in: forecast.spreads_in,
+        }
+    }
+
+    fn outlook(&self, window: &Window, rules: &LedgerRules, now: Duration) -> Outlook {
+        Outlook {
+            remaining: window.remaining as f64,
+            first_come: window.first_come_left(rules, self.claimed()),
+            spreads: rules.spread_above < 1.0,
+            rate: self.spend_rate.at(now),
+            external_rate: self.external_spend.at(now),
+            ends_in: window.ends - now,
         }
     }
 }

@@ -226,6 +226,11 @@ impl Window {
         (rules.spread_above * self.limit as f64 - used).max(0.0)
     }
 
+    /// Units left that are first come, first served, while attempts may take `claimed`.
+    pub(super) fn first_come_left(&self, rules: &LedgerRules, claimed: u64) -> f64 {
+        self.first_come(rules, self.remaining.saturating_sub(claimed))
+    }
+
     /// When the spread ends.
     fn spread_end(&self) -> Duration {
         self.ends.saturating_sub(RESOLUTION.min(self.length() / 5))

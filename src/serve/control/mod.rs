@@ -1,5 +1,6 @@
 //! The gateway's side of the admin listener: its views and its actions.
 
+mod alerts;
 pub(crate) mod expiry;
 pub(crate) mod explain;
 mod token_status;
@@ -11,12 +12,19 @@ use std::sync::{
 };
 
 use serde_json::{Value, json};
+use tokio::time::MissedTickBehavior;
 
-use self::explain::{ExplainQuery, explain};
+use self::{
+    alerts::Observed,
+    explain::{ExplainQuery, explain},
+};
 use super::reload::{ReloadCause, Reloader};
 use crate::{
     admin::Control,
-    policy::exposition::Exposition,
+    policy::{
+        alerts::{Alert, Health},
+        exposition::Exposition,
+    },
     state::State,
     telemetry::{labels::ReloadResult, log::LevelHandle},
     wall_clock,
@@ -30,6 +38,7 @@ pub(crate) struct GatewayControl {
     pub draining: AtomicBool,
     /// Epoch seconds.
     started_at: u64,
+    observed: Observed,
 }
 
 impl GatewayControl {
@@ -44,16 +53,37 @@ impl GatewayControl {
             level,
             draining: AtomicBool::new(false),
             started_at: wall_clock::epoch_seconds(),
+            observed: Observed::default(),
         }
     }
-}
 
-impl GatewayControl {
+    /// Looks at the state every second, so that it is known since when alerts hold and how the quota went. Ends with its runtime.
+    pub(crate) async fn keep_observing(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(alerts::INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.observe();
+        }
+    }
+
+    fn observe(&self) {
+        let levels = self.state.groups.levels();
+        self.state.tally.sample(levels, wall_clock::epoch_seconds());
+        self.alerts();
+    }
+
+    fn alerts(&self) -> Vec<Alert> {
+        self.observed.alerts(&self.reloader, &self.state)
+    }
+
     /// Requests for which there is no answer yet, or whose answer is under way.
     pub(super) fn in_flight(&self) -> u64 {
         self.state.in_flight.used()
     }
 }
+
+const NO_LOG: &str = "logging was not set up by this gateway";
 
 impl Control for GatewayControl {
     fn unready(&self) -> Vec<String> {
@@ -71,7 +101,8 @@ impl Control for GatewayControl {
     }
 
     fn warnings(&self) -> Vec<String> {
-        token_status::warnings(&self.reloader.current().config, &self.state)
+        let now = wall_clock::since_epoch().as_secs_f64();
+        self.alerts().iter().map(|alert| alert.line(now)).collect()
     }
 
     fn metrics(&self, form: Exposition) -> String {
@@ -86,6 +117,7 @@ impl Control for GatewayControl {
 
     fn status(&self) -> Value {
         let (reasons, now) = (self.unready(), wall_clock::epoch_seconds());
+        let alerts = self.alerts();
         let current = self.reloader.current();
         let config = &current.config;
         json!({
@@ -95,16 +127,20 @@ impl Control for GatewayControl {
             "now": wall_clock::since_epoch().as_millis() as f64 / 1000.0,
             "ready": reasons.is_empty(),
             "reasons": reasons,
-            "traffic": self.state.tally.traffic(now),
+            "health": Health::of(reasons.is_empty(), &alerts),
+            "alerts": alerts::view(&alerts),
+            "traffic": self.state.tally.traffic(self.started_at, now),
             "quota": self.quota(),
             "callers": self.callers(),
             "upstream": {
                 "url": config.upstream.url.to_string(),
                 "circuit": view::circuit(&current.plan, &self.state),
+                "answers": self.state.tally.answers(now),
             },
             "tokens": token_status::view(config, &self.state),
             "reload": view::reload(self.reloader.last()),
             "deprecations": self.deprecations(),
+            "deprecated_calls": self.state.tally.deprecated_calls(),
         })
     }
 
@@ -131,10 +167,17 @@ impl Control for GatewayControl {
         self.state.groups.resume(group)
     }
 
+    fn level(&self) -> Result<String, String> {
+        match &self.level {
+            Some(handle) => Ok(handle.get()),
+            None => Err(NO_LOG.into()),
+        }
+    }
+
     fn set_level(&self, level: &str) -> Result<(), String> {
         match &self.level {
             Some(handle) => handle.set(level, ReloadCause::Admin.label()),
-            None => Err("logging was not set up by this gateway".into()),
+            None => Err(NO_LOG.into()),
         }
     }
 

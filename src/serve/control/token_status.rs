@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::expiry::{expiry, now};
 use crate::{
     config::{AuthMode, Config},
-    policy::token_claims::Expiry,
+    policy::{alerts::TokenFacts, token_claims::Expiry},
     state::State,
 };
 
@@ -45,22 +45,15 @@ pub(super) fn unready(config: &Config, state: &State) -> Vec<String> {
     refused.collect::<Option<_>>().unwrap_or_default()
 }
 
-/// What an operator should look into although the gateway is ready.
-pub(super) fn warnings(config: &Config, state: &State) -> Vec<String> {
-    if config.auth.mode != AuthMode::Inject {
-        return Vec::new();
-    }
-    let now = now();
-    let mut warnings = Vec::new();
-    for (name, token) in &config.tokens {
-        if state.tokens.refused_for(name).is_some() {
-            warnings.push(format!("token {name} is refused by DevRev"));
-        }
-        match Expiry::at(expiry(token), now) {
-            Expiry::Expired => warnings.push(format!("token {name} has expired")),
-            Expiry::Soon => warnings.push(format!("token {name} expires within a day")),
-            _ => {}
-        }
-    }
-    warnings
+/// For the alerts.
+pub(super) fn facts(config: &Config, state: &State) -> Vec<TokenFacts> {
+    let facts = config.tokens.iter().map(|(name, token)| TokenFacts {
+        name: name.clone(),
+        refused_for: state.tokens.refused_for(name),
+        expires_at: expiry(token),
+    });
+    // In mode "validate" they are not used.
+    facts
+        .filter(|_| config.auth.mode == AuthMode::Inject)
+        .collect()
 }

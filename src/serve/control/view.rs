@@ -27,13 +27,14 @@ pub(super) fn callers(config: &Config, state: &State) -> Value {
     let mut views = Map::new();
     // Callers that have left the file are in the metrics alone.
     if let Some(calls) = seen.get(OTHER) {
-        views.insert(OTHER.into(), counts(calls));
+        views.insert(OTHER.into(), counts(calls, now));
     }
     let limiters = state.limiters.of_plan();
     let attempts = |name: &str| seen.get(name).map_or(0, |calls| calls.attempts(now));
     for (name, caller) in &config.callers {
         let rules = &caller.rules;
-        let mut view = counts(seen.get(name.as_str()).unwrap_or(&CallerCounts::default()));
+        let none = CallerCounts::default();
+        let mut view = counts(seen.get(name.as_str()).unwrap_or(&none), now);
         let group = group(config, caller);
         let of_group = config.callers.iter().filter(|(_, other)| {
             // In mode "validate" there are no callers in the file.
@@ -53,6 +54,7 @@ pub(super) fn callers(config: &Config, state: &State) -> Value {
         view["priority"] = json!(rules.priority.label());
         view["enforce"] = json!(rules.enforce);
         view["share"] = json!((all > 0).then(|| attempts(name) as f64 / all as f64));
+        view["max_wait_seconds"] = json!(rules.max_wait.as_secs_f64());
         view["waiting"] = json!(
             group
                 .and_then(|group| quota[group]["waiting_by_caller"].get(name)?.as_u64())
@@ -68,13 +70,16 @@ pub(super) fn callers(config: &Config, state: &State) -> Value {
     Value::Object(views)
 }
 
-fn counts(calls: &CallerCounts) -> Value {
+fn counts(calls: &CallerCounts, now: u64) -> Value {
     json!({
         "requests": calls.requests,
         "refused": calls.refused.values().sum::<u64>(),
         "refused_by_code": calls.refused,
         "would_refuse": calls.would_refuse,
         "deprecated": calls.deprecated,
+        "deprecated_refused": calls.deprecated_refused,
+        "deprecated_fields": calls.deprecated_fields,
+        "waits": calls.waits(now),
         "last_seen": (calls.requests > 0).then_some(calls.last),
     })
 }

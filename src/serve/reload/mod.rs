@@ -66,6 +66,8 @@ struct LastReload {
     /// Of the files, taken before they were read.
     fingerprint: Fingerprint,
     report: Option<Report>,
+    /// When a file was first refused that has not been put right since, in epoch seconds.
+    refused_since: Option<u64>,
 }
 
 impl Reloader {
@@ -89,6 +91,7 @@ impl Reloader {
             last: Mutex::new(LastReload {
                 fingerprint,
                 report: None,
+                refused_since: None,
             }),
             refused: Mutex::default(),
             start: Instant::now(),
@@ -114,6 +117,11 @@ impl Reloader {
     /// The report of the last reload, if there was one.
     pub(crate) fn last(&self) -> Option<Report> {
         self.last_reload().report.clone()
+    }
+
+    /// Since when the file is refused, in epoch seconds.
+    pub(crate) fn refused_since(&self) -> Option<u64> {
+        self.last_reload().refused_since
     }
 
     fn last_reload(&self) -> MutexGuard<'_, LastReload> {
@@ -159,7 +167,10 @@ impl Reloader {
         self.count_read(report.result != ReloadResult::Refused);
         report.log(cause);
         self.note_refusals(report.result);
-        self.last_reload().report = Some(report.clone());
+        let mut last = self.last_reload();
+        last.refused_since = (report.result == ReloadResult::Refused)
+            .then(|| last.refused_since.unwrap_or(report.at));
+        last.report = Some(report.clone());
         report
     }
 

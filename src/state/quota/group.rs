@@ -19,6 +19,7 @@ use super::{
     dispatcher::deliver,
     permit::Permit,
     story::{self, Answer, Line, Story},
+    used::UsedUnits,
     wait_rules::WaitRules,
     waiting_room::{Slot, WaitingRoom},
 };
@@ -61,6 +62,17 @@ pub(super) struct GroupState {
     pub(super) earliest_of_operation: Option<(OperationId, Duration)>,
     last_used: Duration,
     story: Story,
+    used: UsedUnits,
+}
+
+/// How an attempt has ended.
+pub(super) struct End<'a> {
+    pub(super) kind: AttemptKind,
+    pub(super) settlement: Settlement,
+    /// Whose attempt DevRev has answered: the unit is this caller's.
+    pub(super) answered: Option<&'a Arc<str>>,
+    /// [`Group::refused`] has had the answer already.
+    pub(super) again: bool,
 }
 
 pub(super) struct Waiter {
@@ -109,6 +121,7 @@ impl Group {
                 earliest_of_operation: None,
                 last_used: clock.now(),
                 story: Story::default(),
+                used: UsedUnits::default(),
             }),
             changed: Notify::new(),
             lines,
@@ -282,15 +295,15 @@ impl Group {
         let _ = sender.send(Err(Error::WaitingRoomFull { retry_after }));
     }
 
-    /// See [`Ledger::settle`]. `again` says that [`Self::refused`] has had the answer already.
-    pub(super) fn settle(
-        self: &Arc<Self>,
-        grant: Grant,
-        (kind, settlement): (AttemptKind, Settlement),
-        again: bool,
-        rules: &QuotaRules,
-    ) {
-        let answered = match settlement {
+    /// See [`Ledger::settle`].
+    pub(super) fn settle(self: &Arc<Self>, grant: Grant, end: End<'_>, rules: &QuotaRules) {
+        let End {
+            kind,
+            settlement,
+            answered,
+            again,
+        } = end;
+        let answer = match settlement {
             Settlement::Answered {
                 feedback,
                 throttled,
@@ -299,7 +312,10 @@ impl Group {
         };
         let lines = self.update(|state, now| {
             let paused = state.ledger.settle(grant, settlement, &rules.ledger, now);
-            let Some((time, throttled)) = answered else {
+            if let Some(caller) = answered {
+                state.used.add(caller, state.ledger.window_id());
+            }
+            let Some((time, throttled)) = answer else {
                 return Vec::new();
             };
             let answer = Answer {
@@ -380,6 +396,12 @@ impl Group {
             state.ledger.view(&rules.ledger, self.now()),
             waiting.collect(),
         )
+    }
+
+    /// The units of the current window by caller, `own` of them in all.
+    pub(super) fn used(&self, own: u64) -> Vec<(Arc<str>, u64)> {
+        let state = self.state.lock();
+        state.used.of(state.ledger.window_id(), own)
     }
 
     /// When the group was last used, and whether it can be dropped without losing anything that holds attempts.

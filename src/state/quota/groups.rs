@@ -170,32 +170,69 @@ impl Groups {
         let planned = self.planned.load();
         let views = self.all().into_iter().map(|(name, group)| {
             let (view, waiting) = group.view(&planned.rules);
-            let by_caller: serde_json::Map<_, _> = waiting
-                .iter()
-                .map(|(caller, count)| (caller.to_string(), json!(count)))
-                .collect();
+            // What is gone is not known between two windows.
+            let opened = view.opened_for;
+            let gone = view.limit.zip(view.remaining);
+            let gone = gone.map_or(0, |(limit, remaining)| limit.saturating_sub(remaining));
+            let used = opened.map_or(Vec::new(), |_| {
+                group.used(gone.saturating_sub(view.external.1))
+            });
             let json = json!({
                 "state": view.state,
                 "limit": view.limit,
                 "remaining": view.remaining,
                 "reset": view.reset,
                 "resets_in_seconds": view.resets_in.map(|left| left.as_secs_f64().ceil()),
+                "window_started_at": opened.map(epoch_before),
+                "used_by_caller": counts(&used),
                 "paused_until": view.paused_for.map(epoch_in),
                 "paused_operation": view.paused_operation.map(|(operation, left)| json!({
                     "operation": operation.label(),
                     "paused_until": epoch_in(left),
                 })),
                 "runs_out_at": view.runs_out_in.map(epoch_in),
+                "spreads_at": view.spreads_in.map(epoch_in),
                 "reserve": view.reserve,
                 "in_flight": view.in_flight,
                 "external": view.external.1,
                 "throttled": view.throttled,
                 "waiting": waiting.iter().map(|(_, count)| count).sum::<usize>(),
-                "waiting_by_caller": by_caller,
+                "waiting_by_caller": counts(&waiting),
             });
             (name.to_string(), json)
         });
         Value::Object(views.collect())
+    }
+
+    /// Each group with its state, for the alerts. One that is no longer configured is left out, unless
+    /// none is.
+    pub(crate) fn states(&self) -> Vec<(Arc<str>, View)> {
+        let planned = self.planned.load();
+        let is_shown =
+            |name: &Arc<str>| planned.groups.is_empty() || planned.groups.contains_key(name);
+        // There may be thousands, and requests with new tokens wait for this lock: nothing is looked at or sorted under it.
+        let shown: Vec<_> = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            let shown = known.iter().filter(|(name, _)| is_shown(name));
+            shown
+                .map(|(name, group)| (name.clone(), group.clone()))
+                .collect()
+        };
+        let states = shown.into_iter();
+        let view = |group: Arc<Group>| group.view(&planned.rules).0;
+        states.map(|(name, group)| (name, view(group))).collect()
+    }
+
+    /// The limit of each configured group, and what is left of its window; `None` while no window is known.
+    pub(crate) fn levels(&self) -> Vec<(Arc<str>, Option<u64>, Option<u64>)> {
+        let planned = self.planned.load();
+        let configured = planned.groups.keys();
+        let levels = configured.filter_map(|name| {
+            let view = self.find(name)?.view(&planned.rules).0;
+            let left = view.remaining.filter(|_| view.resets_in.is_some());
+            Some((name.clone(), view.limit, left))
+        });
+        levels.collect()
     }
 
     /// All groups for the metrics. The groups of callers' own tokens are unbounded in number, so they are summed up as `other`,
@@ -239,6 +276,20 @@ impl Groups {
         }
         samples
     }
+}
+
+fn counts<N: serde::Serialize>(by_caller: &[(Arc<str>, N)]) -> Value {
+    let rows = by_caller.iter();
+    let rows = rows.map(|(caller, count)| (caller.to_string(), json!(count)));
+    Value::Object(rows.collect())
+}
+
+/// The time that is this long ago, in epoch seconds.
+fn epoch_before(time: Duration) -> f64 {
+    wall_clock::since_epoch()
+        .saturating_sub(time)
+        .as_secs_f64()
+        .floor()
 }
 
 /// The time that is this far in the future, in epoch seconds.

@@ -8,6 +8,7 @@ mod group;
 mod groups;
 mod permit;
 mod story;
+mod used;
 mod wait_rules;
 mod waiting_room;
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::group::Group;
+use super::group::{End, Group};
 use crate::{
     policy::ledger::{AttemptKind, Grant, Settlement},
     types::QuotaRules,
@@ -49,23 +49,34 @@ impl Permit {
     }
 
     pub(crate) fn settle(mut self, settlement: Settlement) {
-        self.end(settlement);
+        self.end(settlement, None);
     }
 
-    fn end(&mut self, settlement: Settlement) {
+    /// DevRev has answered this caller's attempt.
+    pub(crate) fn answered(mut self, caller: &Arc<str>, settlement: Settlement) {
+        self.end(settlement, Some(caller));
+    }
+
+    fn end(&mut self, settlement: Settlement, answered: Option<&Arc<str>>) {
         if let Some(grant) = self.grant.take() {
-            let end = (self.kind, settlement);
-            self.group.settle(grant, end, self.refused, &self.rules);
+            let end = End {
+                kind: self.kind,
+                settlement,
+                answered,
+                again: self.refused,
+            };
+            self.group.settle(grant, end, &self.rules);
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.end(if self.sent {
+        let settlement = if self.sent {
             Settlement::InDoubt
         } else {
             Settlement::Unsent
-        });
+        };
+        self.end(settlement, None);
     }
 }
