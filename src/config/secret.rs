@@ -1,6 +1,7 @@
 //! Resolves references to secrets. The file never holds a secret, and no problem quotes one.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::Read,
     os::unix::fs::MetadataExt,
@@ -15,6 +16,7 @@ use zeroize::Zeroizing;
 use super::section::{Notation, View, section, shared_schema, table_schema};
 use super::{
     notation::{any_case, notation, text},
+    quote,
     reading::Location,
 };
 use crate::{hash::sha256, policy::key_strength};
@@ -23,9 +25,9 @@ section! {
     /// A reference to a secret, never the secret itself.
     pub(super) struct Reference: Debug, Clone {
         /// A file that holds only the secret; revgate reloads when it changes. Either this or env.
-        file: Option<PathBuf>, example("/run/secrets/devrev-token");
+        file: Option<PathBuf>, hidden, example("/run/secrets/devrev-token");
         /// Name of an environment variable. Either this or file.
-        env: Option<String>, example("DEVREV_TOKEN");
+        env: Option<String>, hidden, example("DEVREV_TOKEN");
     }
 }
 
@@ -87,10 +89,11 @@ pub(super) type FlattenedSecret = SecretReference<false, true>;
 notation! {
     [const SPACES: bool, const FLATTEN: bool] SecretReference<SPACES, FLATTEN> => Secret,
     flatten FLATTEN,
+    quotable false,
     read |value, at| {
         // The problem does not quote the value, which may be the secret.
         if !value.is_object() {
-            return at.reject("must be a reference, not the secret itself; write { file = ... } or { env = ... }");
+            return at.malformed(value, "must be a reference, not the secret itself; write { file = ... } or { env = ... }");
         }
         let source = SecretSource::read(value, at)?;
         let key = match source {
@@ -150,12 +153,13 @@ pub struct HashedKeys;
 
 notation! {
     [] HashedKeys => Vec<HashedKey>,
+    quotable false,
     read |value, at| {
         let Value::Array(items) = value else {
             return Some(vec![HashedKey::read(value, at)?]);
         };
         if !(1..=2).contains(&items.len()) {
-            return at.reject("is not valid; write one reference, or a list of two while the key is rotated");
+            return at.malformed(value, "is not valid; write one reference, or a list of two while the key is rotated");
         }
         let read = |(number, item)| HashedKey::read(item, &at.item(number));
         // Reads all before it stops, to report every problem.
@@ -194,9 +198,10 @@ pub struct Headers;
 
 notation! {
     [] Headers => Vec<(HeaderName, Secret)>,
+    quotable false,
     read |value, at| {
         let Value::Object(fields) = value else {
-            return at.reject("must be a table; write name = { file = ... } or { env = ... } in it");
+            return at.malformed(value, "must be a table; write name = { file = ... } or { env = ... } in it");
         };
         let read = |(name, value): (&String, &Value)| {
             let secret = HeaderSecret::read(value, &at.key(name));
@@ -232,36 +237,97 @@ const FIELD_VALUE: Allowed = |b| b.is_ascii_graphic() || b == b' ';
 fn resolve(
     source: &SecretSource,
     at: &Location<'_>,
-    key: &str,
+    key: &'static str,
     allowed: Allowed,
 ) -> Option<SecretString> {
     let value = match source {
-        SecretSource::Env(name) => match at.context.env.and_then(|env| env.get(name)) {
-            Some(value) => validate(value, allowed),
-            None => Err(
-                "the environment variable that it names is not set; set it, or use { file = ... }"
-                    .into(),
-            ),
-        },
+        SecretSource::Env(name) => {
+            let value = variable(name, at).and_then(|value| validate(value, allowed));
+            value.map_err(|message| match quote::variable(name) {
+                Some(name) => at.report_found(key, Some(name), message),
+                None => at.report_found(
+                    key,
+                    None,
+                    format!("the variable that it names {message}. Its name is not shown, because it may be the secret itself"),
+                ),
+            })
+        }
         SecretSource::File(path) => {
             warn_if_exposed(path, at, key);
-            read_file(path, allowed)
+            let value = read_file(path, allowed);
+            value.map_err(|message| report_file(at, key, quote::path(path), &message))
         }
     };
-    value.map_err(|message| at.report(key, message)).ok()
+    let value = value.ok()?;
+    if let Some(message) = decoration(value.expose_secret()) {
+        at.warn(key, message);
+    }
+    Some(value)
+}
+
+/// Reports a problem of a file, by its name if that may be shown.
+pub(super) fn report_file(
+    at: &Location<'_>,
+    key: &'static str,
+    file: Option<String>,
+    message: &str,
+) {
+    match file {
+        Some(file) => at.report_found(key, Some(file), message),
+        None => at.report_found(key, None, format!("the file {message}")),
+    }
+}
+
+/// The value of a variable.
+fn variable<'a>(name: &str, at: &Location<'a>) -> Result<&'a str, String> {
+    let context = at.context;
+    if let Some(value) = context.env.and_then(|env| env.get(name)) {
+        return Ok(value);
+    }
+    if context.unreadable.is_some_and(|names| names.contains(name)) {
+        return Err("is not text; store the secret in it as it is".into());
+    }
+    let names = context.env.into_iter().flat_map(BTreeMap::keys);
+    let near = quote::variable(name).and_then(|name| {
+        let near = names
+            .map(|known| (strsim::damerau_levenshtein(known, &name), known))
+            .min()?;
+        (near.0 <= 2 && name.len() > 5).then(|| format!("set it, or did you mean {}?", near.1))
+    });
+    let hint = near.unwrap_or_else(|| "set it, or use { file = ... }".to_owned());
+    Err(format!("is not set in the environment; {hint}"))
+}
+
+/// What stands around a secret that was stored as it is written in a file of variables.
+fn decoration(secret: &str) -> Option<&'static str> {
+    const QUOTES: [char; 3] = ['"', '\'', '`'];
+    if secret.starts_with(QUOTES) || secret.ends_with(QUOTES) {
+        return Some(
+            "the secret stands in quotes, which are a part of it and are sent with it; remove them",
+        );
+    }
+    let (name, value) = secret.split_once('=')?;
+    let is_name = name
+        .bytes()
+        .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    let has_value = value.starts_with(|c: char| c != '=');
+    (is_name && name.len() > 1 && has_value)
+        .then_some("the secret begins with the name of a variable and `=`, which are sent with it; store the value alone")
 }
 
 fn read_file(path: &Path, allowed: Allowed) -> Result<SecretString, String> {
     let bytes = read_bytes(path, LIMIT, "the secret")?;
     match std::str::from_utf8(&bytes) {
         Ok(text) => validate(text, allowed),
-        Err(_) => Err("the file is not text; point it at a file that holds only the secret".into()),
+        Err(_) => Err("is not text; point it at a file that holds only the secret".into()),
     }
 }
 
 /// Warns if any user of the machine can read the secret in this file, or write another one there. That its group can is often on purpose, as
 /// with an `fsGroup` in Kubernetes.
-pub(super) fn warn_if_exposed(path: &Path, at: &Location<'_>, key: &str) {
+pub(super) fn warn_if_exposed(path: &Path, at: &Location<'_>, key: &'static str) {
+    let named = quote::path(path).unwrap_or_default();
+    let file = named.trim_matches('"');
     // Where a link leads, as in a volume of Kubernetes, is what counts: a link has no permissions of its own.
     let Ok(path) = std::fs::canonicalize(path) else {
         return;
@@ -271,10 +337,14 @@ pub(super) fn warn_if_exposed(path: &Path, at: &Location<'_>, key: &str) {
     let Some(can) = exposure(mode(&path).unwrap_or(0), folders) else {
         return;
     };
+    let (space, argument) = match file {
+        "" => ("", "FILE"),
+        file => (" ", file),
+    };
     let message = format!(
-        "every user of the machine can {can} the file; `chmod o= FILE`, or defaultMode: 0440 for a volume in Kubernetes"
+        "every user of the machine can {can} the file{space}{file}; `chmod o= {argument}`, or defaultMode: 0440 for a volume in Kubernetes"
     );
-    at.warn(key, message);
+    at.warn_found(key, None, message);
 }
 
 /// What others can do with a file, by its permissions and those of the folders above it.
@@ -291,9 +361,15 @@ fn exposure(mode: u32, folders: impl IntoIterator<Item = u32>) -> Option<&'stati
     }
 }
 
-pub(super) fn unreadable(error: std::io::Error) -> String {
+fn unreadable(path: &Path, error: &std::io::Error) -> String {
     let why = error.kind();
-    format!("the file cannot be read ({why}); create it or correct the path")
+    let from = match std::env::current_dir() {
+        Ok(folder) if path.is_relative() => {
+            format!(" (a relative one begins in {})", folder.display())
+        }
+        _ => String::new(),
+    };
+    format!("cannot be read ({why}); create it or correct the path{from}")
 }
 
 /// Reads a file that should hold `what`, up to `limit` KiB.
@@ -302,11 +378,12 @@ pub(super) fn read_bytes(
     limit: u64,
     what: &str,
 ) -> Result<Zeroizing<Vec<u8>>, String> {
+    let unreadable = |error| unreadable(path, &error);
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     // Reading a pipe without a writer would block for ever.
     if !metadata.is_file() {
         return Err(format!(
-            "the path is not a regular file; point it at a file that holds only {what}"
+            "is not a regular file; point it at a file that holds only {what}"
         ));
     }
     // Allocated in full at once: a growing buffer leaves copies behind that are never wiped.
@@ -320,7 +397,7 @@ pub(super) fn read_bytes(
         .map_err(unreadable)?;
     if bytes.len() as u64 > most {
         return Err(format!(
-            "the file is larger than {limit} KiB; point it at a file that holds only {what}"
+            "is larger than {limit} KiB; point it at a file that holds only {what}"
         ));
     }
     Ok(bytes)
@@ -329,13 +406,21 @@ pub(super) fn read_bytes(
 fn validate(text: &str, allowed: Allowed) -> Result<SecretString, String> {
     let text = text.trim();
     if text.is_empty() {
-        return Err("the secret is empty; store a value there".into());
+        return Err("is empty; store the secret there".into());
+    }
+    if text.len() > 7
+        && text.is_char_boundary(7)
+        && text[..7].eq_ignore_ascii_case("Bearer ")
+        && !allowed(b' ')
+    {
+        return Err(
+            "begins with the word Bearer, which revgate adds itself; store the secret alone".into(),
+        );
     }
     // The secret goes into a header, where other characters are invalid or could split it.
     if !text.bytes().all(allowed) {
         return Err(
-            "the secret contains characters that a header cannot; store visible ASCII on one line"
-                .into(),
+            "holds characters that a header cannot have; store visible ASCII on one line".into(),
         );
     }
     Ok(SecretString::from(text.to_owned()))

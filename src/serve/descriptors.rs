@@ -92,11 +92,11 @@ const RAISE: &str = "`ulimit -n`, or LimitNOFILE= in a unit of systemd";
 
 fn divided(limit: usize, config: &Config) -> Result<Connections, Problem> {
     let workers = config.listen.workers;
-    divide(limit, wished(config), workers).map_err(|TooFew { least }| Problem {
-        path: String::new(),
-        message: format!(
+    divide(limit, wished(config), workers).map_err(|TooFew { least }| {
+        let message = format!(
             "the limit on open files is {limit}, and revgate needs {least} at least with listen.workers = {workers}; raise it: {RAISE}"
-        ),
+        );
+        Problem::new("", message)
     })
 }
 
@@ -105,13 +105,10 @@ fn warnings(limit: usize, config: &Config, fitting: Connections) -> Vec<Problem>
     let needed = needed(wished, config.listen.workers);
     let warning = |path: &str, what: &str, wished: usize, fitting: usize| {
         let message = format!(
-            "is {wished}, but all connections need {needed} open files, and the limit is {limit}; only {fitting} {what} are open at once. \
+            "is too many: all connections need {needed} open files, and the limit is {limit}; only {fitting} {what} are open at once. \
              Raise the limit ({RAISE}), or lower this key"
         );
-        (fitting < wished).then(|| Problem {
-            path: path.to_owned(),
-            message,
-        })
+        (fitting < wished).then(|| config.problem(path, message))
     };
     let clients = (wished.clients, fitting.clients);
     let upstream = (wished.upstream, fitting.upstream);

@@ -8,13 +8,17 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     super::{
-        Address,
+        Address, quote,
+        reading::Location,
         section::{Notation, View, shared_schema},
         tls::roots_problem,
     },
     integer_pattern, notation, padded, text,
 };
-use crate::{policy::san::San, types::Roots};
+use crate::{
+    policy::{operation::unknown, san::San},
+    types::Roots,
+};
 
 /// A regular expression for the whole name of an operation.
 const OPERATION: &str = "(?:[A-Za-z0-9._-][A-Za-z0-9._/-]*)?[A-Za-z0-9_-]";
@@ -33,6 +37,31 @@ fn pattern(text: &str) -> Option<String> {
     (text == "*" || is_operation(stem)).then_some(text)
 }
 
+/// The whole name of an operation.
+fn whole(text: &str) -> Option<String> {
+    is_operation(text).then(|| text.to_ascii_lowercase())
+}
+
+/// Warns of operations that DevRev does not have: a `deny` that matches nothing protects nothing.
+fn warn_of_unknown(operations: &[String], value: &Value, at: &Location<'_>) {
+    for (number, name) in operations.iter().enumerate() {
+        let Some(suggestion) = unknown(name) else {
+            continue;
+        };
+        let hint = match suggestion {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "correct it, unless it is newer than this revgate".to_owned(),
+        };
+        let message = format!("matches no known operation of DevRev, so it may do nothing; {hint}");
+        // Text with commas has no items of its own.
+        let at = match value.is_array() {
+            true => &at.item(number),
+            false => at,
+        };
+        at.warn_found("", quote::string(name), message);
+    }
+}
+
 /// A list of text, or one text with commas.
 fn texts(value: &Value, read: impl Fn(&str) -> Option<String>) -> Option<Vec<String>> {
     match value {
@@ -43,6 +72,14 @@ fn texts(value: &Value, read: impl Fn(&str) -> Option<String>) -> Option<Vec<Str
         }
         _ => None,
     }
+}
+
+/// The first item of a list that cannot be read.
+fn bad_text(value: &Value, read: impl Fn(&str) -> Option<String>) -> Option<usize> {
+    let items = value.as_array()?;
+    items
+        .iter()
+        .position(|item| item.as_str().and_then(&read).is_none())
 }
 
 fn texts_schema(item: Value, pattern: &str) -> Value {
@@ -57,6 +94,8 @@ notation! {
     [] Patterns => Vec<String>,
     expected "a list of \"*\", \"works.*\" or whole operations such as \"works.get\"",
     parse |value| texts(value, pattern),
+    bad_item |value| bad_text(value, pattern),
+    warn |out, value, at| warn_of_unknown(out, value, at),
     show |out| out.as_slice(),
     schema |defs| {
         let pattern = format!(r"\*|{OPERATION}(?:\.\*)?");
@@ -96,6 +135,7 @@ notation! {
     [] Hosts => Vec<String>,
     expected "a list of names of hosts such as \"devrev.internal\", without a port",
     parse |value| texts(value, host),
+    bad_item |value| bad_text(value, host),
     show |out| out.as_slice(),
     schema |defs| texts_schema(text(&[HOST]), HOST),
 }
@@ -110,8 +150,10 @@ pub(crate) const NO_OPERATION: &str =
 notation! {
     [] Operations => Vec<String>,
     expected "a list of whole operations such as \"rev-users.link\"",
-    parse |value| texts(value, |text| is_operation(text).then(|| text.to_ascii_lowercase())),
+    parse |value| texts(value, whole),
+    bad_item |value| bad_text(value, whole),
     invalid |out| out.is_empty().then(|| NO_OPERATION.into()),
+    warn |out, value, at| warn_of_unknown(out, value, at),
     show |out| out.as_slice(),
     schema |defs| {
         let mut schema = texts_schema(text(&[OPERATION]), OPERATION);

@@ -18,6 +18,24 @@ pub(crate) struct Report {
     pub problems: Vec<Problem>,
 }
 
+/// Where a problem is, as the log and the admin's JSON have it. What does not apply is left out.
+pub(super) struct Facts {
+    pub file: Option<String>,
+    pub line: Option<usize>,
+    pub column: Option<usize>,
+}
+
+impl Facts {
+    pub(super) fn of(problem: &Problem) -> Facts {
+        let (file, position) = problem.place();
+        Facts {
+            file: file.map(|file| file.display().to_string()),
+            line: position.map(|position| position.line),
+            column: position.map(|position| position.column),
+        }
+    }
+}
+
 impl Report {
     pub(crate) fn new(result: ReloadResult) -> Report {
         Report {
@@ -30,9 +48,19 @@ impl Report {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let problems = self.problems.iter();
-        let problems =
-            problems.map(|Problem { path, message }| json!({"path": path, "message": message}));
+        let problems = self.problems.iter().map(|problem| {
+            let Facts { file, line, column } = Facts::of(problem);
+            json!({
+                "path": problem.path,
+                "message": problem.text(),
+                "found": problem.found,
+                "file": file,
+                "line": line,
+                "column": column,
+                "variable": problem.variable(),
+                "excerpt": problem.excerpt,
+            })
+        });
         json!({
             "result": self.result,
             "at": self.at,
@@ -45,8 +73,19 @@ impl Report {
     /// Writes it to the log.
     pub(crate) fn log(&self) {
         if self.result == ReloadResult::Refused {
-            for Problem { path, message } in &self.problems {
-                tracing::error!(key = path, problem = message, "configuration refused");
+            for problem in &self.problems {
+                let Facts { file, line, column } = Facts::of(problem);
+                tracing::error!(
+                    key = problem.path,
+                    problem = problem.text(),
+                    file,
+                    line,
+                    column,
+                    variable = problem.variable(),
+                    found = problem.found,
+                    excerpt = problem.excerpt,
+                    "configuration refused"
+                );
             }
         } else {
             let (result, changed) = (self.result.label(), self.changed.join(" "));
