@@ -158,12 +158,9 @@ impl Mask {
 
     /// Takes a part of the line as it is.
     fn copy(&mut self, part: &str) {
-        let mut column = self.out.chars().count();
-        for c in part.chars() {
-            self.out.push(printable(c));
-            self.columns.push(column);
-            column += 1;
-        }
+        let column = self.out.chars().count();
+        self.out.extend(part.chars().map(printable));
+        self.columns.extend(column..self.out.chars().count());
     }
 
     /// Takes a part without showing it.

@@ -47,34 +47,33 @@ pub fn referenced_files(path: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn read(path: &Path) -> Result<String, Problem> {
+fn read(path: &Path) -> Result<String, Problems> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes));
     if let Err(error) = read {
         let message =
             format!("cannot be read: {error}; name the file with -c or in REVGATE_CONFIG");
-        return Err(Problem::of_file(path, message));
+        return Err(Problem::of_file(path, message).into());
     }
     if bytes.len() as u64 > LIMIT {
         let message = format!(
             "is larger than {} MiB; name the configuration file",
             LIMIT >> 20
         );
-        return Err(Problem::of_file(path, message));
+        return Err(Problem::of_file(path, message).into());
     }
     String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let position = excerpt::position(&String::from_utf8_lossy(good), good.len());
-        Problem {
-            origin: Origin::File {
-                file: Some(path.into()),
-                position: Some(position),
-            },
-            ..Problem::new(
-                "",
-                "is not UTF-8 text from here on; store the file in this encoding",
-            )
-        }
+        let origin = Origin::File {
+            file: Some(path.into()),
+            position: Some(position),
+        };
+        let message = "is not UTF-8 text from here on; store the file in this encoding";
+        Problems::from(Problem {
+            origin,
+            ..Problem::new("", message)
+        })
     })
 }
 

@@ -9,7 +9,7 @@ use toml::{
 
 use super::{
     excerpt,
-    problem::{Origin, Position, Problem},
+    problem::{Origin, Position, Problem, Problems},
     reading::join,
 };
 
@@ -41,14 +41,14 @@ impl Places {
     ///
     /// # Errors
     /// If the text is no TOML.
-    pub(super) fn of(file: Option<&Path>, text: &str) -> Result<Places, Problem> {
+    pub(super) fn of(file: Option<&Path>, text: &str) -> Result<Places, Problems> {
         let file: Option<Arc<Path>> = file.map(Arc::from);
         let table = DeTable::parse(text).map_err(|error| {
             let span = excerpt::within(text, error.span());
             let position = span
                 .as_ref()
                 .map(|span| excerpt::position(text, span.start));
-            Problem {
+            Problems::from(Problem {
                 message: format!("is not valid TOML: {}", reason(error.message())),
                 origin: Origin::File {
                     file: file.clone(),
@@ -56,7 +56,7 @@ impl Places {
                 },
                 excerpt: span.and_then(|span| excerpt::masked(text, &span)),
                 ..Problem::default()
-            }
+            })
         })?;
         let mut index = Index::new(text);
         index.table("", table.get_ref());
@@ -149,7 +149,7 @@ impl<'a> Index<'a> {
     }
 
     fn table(&mut self, path: &str, table: &DeTable<'_>) {
-        for (name, value) in table.iter() {
+        for (name, value) in table {
             let path = join(path, name.get_ref());
             let key = self.position(name.span().start);
             self.value(path, key, value);
@@ -276,7 +276,7 @@ mod tests {
             ("a =\n", 1, 4, "value", true),
             ("= 1\n", 1, 1, "", true),
         ] {
-            let problem = Places::of(None, text).unwrap_err();
+            let problem = Places::of(None, text).unwrap_err().0.remove(0);
             let want = Origin::File {
                 file: None,
                 position: Some(Position { line, column }),

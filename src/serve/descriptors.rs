@@ -59,7 +59,7 @@ pub(crate) fn fit(config: &mut Config) -> Result<Fitting, Problems> {
             sockets_per_connect: MAX_ADDRESSES,
         });
     };
-    let fitting = divided(soft, config).map_err(|problem| Problems(vec![problem]))?;
+    let fitting = divided(soft, config)?;
     config.warnings.extend(warnings(soft, config, fitting));
     config.listen.max_connections = fitting.clients;
     config.upstream.max_connections = fitting.upstream;
@@ -76,7 +76,7 @@ pub(crate) fn check(config: &Config) -> Vec<Problem> {
     };
     match divided(hard, config) {
         Ok(fitting) => warnings(hard, config, fitting),
-        Err(problem) => vec![problem],
+        Err(Problems(problems)) => problems,
     }
 }
 
@@ -90,13 +90,13 @@ fn wished(config: &Config) -> Connections {
 
 const RAISE: &str = "`ulimit -n`, or LimitNOFILE= in a unit of systemd";
 
-fn divided(limit: usize, config: &Config) -> Result<Connections, Problem> {
+fn divided(limit: usize, config: &Config) -> Result<Connections, Problems> {
     let workers = config.listen.workers;
     divide(limit, wished(config), workers).map_err(|TooFew { least }| {
         let message = format!(
             "the limit on open files is {limit}, and revgate needs {least} at least with listen.workers = {workers}; raise it: {RAISE}"
         );
-        Problem::new("", message)
+        Problem::new("", message).into()
     })
 }
 

@@ -25,6 +25,7 @@ mod jwt;
 mod keys;
 mod logs;
 mod lossy_log;
+mod mistakes;
 mod neighbours;
 mod output;
 mod ports;
