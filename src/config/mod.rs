@@ -12,6 +12,7 @@
 mod callers;
 mod environment;
 pub(crate) mod excerpt;
+mod files;
 mod jwt;
 mod load;
 mod notation;

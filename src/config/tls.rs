@@ -13,9 +13,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::{
-    quote,
+    files, quote,
     reading::Location,
-    secret,
     section::{Notation, section},
 };
 use crate::{hash::sha256, label::label_enum, types::Roots};
@@ -143,12 +142,12 @@ fn load_files(
             "client_ca" => public(client_ca),
             _ => key.as_deref().and_then(quote::path),
         };
-        move |message: String| secret::report_file(at, name, found, &message)
+        move |message: String| files::report_file(at, name, found, &message)
     };
     let load_chain = |path| certificates(path, LIMIT).map_err(report("cert")).ok();
     let load_key = |path| private_key(path).map_err(report("key")).ok();
     if let Some(path) = key {
-        secret::warn_if_exposed(path, at, "key");
+        files::warn_if_exposed(path, at, "key");
     }
     let load_roots = |path: &PathBuf| {
         certificates(path, LIMIT)
@@ -190,7 +189,7 @@ fn load_files(
 }
 
 fn certificates(path: &Path, limit: u64) -> Result<Vec<CertificateDer<'static>>, String> {
-    let bytes = secret::read_bytes(path, limit, "PEM")?;
+    let bytes = files::read_bytes(path, limit, "PEM")?;
     let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
     let all = all.map_err(|_| "is not valid PEM; copy the file again".to_owned())?;
     if all.is_empty() {
@@ -221,7 +220,7 @@ pub(super) fn roots_problem(source: &Roots) -> Option<String> {
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let bytes: Zeroizing<Vec<u8>> = secret::read_bytes(path, LIMIT, "PEM")?;
+    let bytes: Zeroizing<Vec<u8>> = files::read_bytes(path, LIMIT, "PEM")?;
     // The parser's message may quote what it read.
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
         "holds no private key that can be read; store unencrypted PEM there that begins with -----BEGIN PRIVATE KEY-----".into()

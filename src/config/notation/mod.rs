@@ -5,13 +5,14 @@
 
 mod containers;
 mod names;
+mod operations;
 
 use std::{marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
 pub(crate) use self::names::log_directives;
-pub(super) use self::{containers::*, names::*};
+pub(super) use self::{containers::*, names::*, operations::*};
 use super::{
     Rate,
     section::{Notation, View, shared_schema},
