@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Display,
-    io::Read,
+    io::{IsTerminal, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -13,7 +13,7 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    config,
+    config::{self, AuthMode, Config},
     hash::{hex, sha256},
     output::{complain, print},
     plan::Plan,
@@ -40,7 +40,7 @@ struct Cli {
 enum Command {
     /// Serve.
     Run(File),
-    /// Load the file as `run` would; print the effective configuration, or every problem.
+    /// Load the file as `run` would; say in one line that it is good, or every problem with its place.
     Check(Check),
     /// The DevRev simulator and a gateway in front of it, both on loopback; needs no file, token or network.
     Demo {
@@ -54,7 +54,7 @@ enum Command {
     /// The DevRev simulator alone.
     Mock {
         /// Where to listen.
-        #[arg(long, default_value = "127.0.0.1:8081")]
+        #[arg(long, default_value = "127.0.0.1:8081", value_parser = address)]
         listen: SocketAddr,
         /// Requests per window.
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
@@ -102,6 +102,9 @@ struct File {
 struct Check {
     #[command(flatten)]
     file: File,
+    /// Print the effective configuration, which loads again with the same meaning.
+    #[arg(long, conflicts_with = "explain")]
+    print: bool,
     /// Say step by step what would happen to a request, such as 'POST /rev-users.link'. Exit status 0 if it would be
     /// forwarded, 1 if refused, 2 if the options are wrong.
     #[arg(long, value_name = "REQUEST")]
@@ -127,13 +130,19 @@ struct Misuse(String);
 
 impl Check {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let config = config::load(&self.file.path())?;
-        for problem in config.warnings.iter().chain(&descriptors::check(&config)) {
-            complain(format_args!("warning: {problem}"));
+        let file = self.file.path();
+        let config = config::load(&file)?;
+        let limits = descriptors::check(&config);
+        let warnings = config.warnings.iter().chain(&limits);
+        for problem in warnings.clone() {
+            complain(problem.warning());
         }
         let plan = Plan::of(&config)?;
         let Some(request) = self.explain else {
-            say(toml::to_string(&config.effective())?.trim_end())?;
+            match self.print {
+                true => say(toml::to_string(&config.effective())?.trim_end())?,
+                false => say(all_is_well(&file, &config, warnings.count()))?,
+            }
             return Ok(ExitCode::SUCCESS);
         };
         let body = self.body.as_deref().map(read_body).transpose()?;
@@ -154,6 +163,23 @@ impl Check {
             false => ExitCode::FAILURE,
         })
     }
+}
+
+/// What `check` says of a good file.
+fn all_is_well(file: &Path, config: &Config, warnings: usize) -> String {
+    let counted = |count: usize, what: &str| match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    };
+    let callers = match config.auth.mode {
+        AuthMode::Inject => counted(config.callers.len(), "caller"),
+        AuthMode::Validate => "callers with their own tokens".to_owned(),
+    };
+    format!(
+        "ok: {}, {callers}, {}",
+        file.display(),
+        counted(warnings, "warning")
+    )
 }
 
 fn read_body(path: &Path) -> Result<Vec<u8>, Misuse> {
@@ -180,6 +206,12 @@ impl File {
             .or(named)
             .unwrap_or_else(|| "/etc/revgate/revgate.toml".into())
     }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "write an IP address and a port, such as 127.0.0.1:8081 or [::1]:8081; a port of 0 takes a free one".to_owned()
+    })
 }
 
 fn window(text: &str) -> Result<Duration, String> {
@@ -243,7 +275,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Schema => say(config::reference::schema_json().trim_end()),
         Command::HashKey { keys } if !keys.is_empty() => Err(Misuse(KEY_IN_ARGUMENT.into()).into()),
-        Command::HashKey { .. } => say(hash_key(std::io::stdin().lock())?),
+        Command::HashKey { .. } => say(hash_input()?),
         Command::Healthcheck(file) => crate::healthcheck::check(&file.path()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -281,24 +313,55 @@ fn manual(command: Option<&str>) -> anyhow::Result<String> {
 const KEY_IN_ARGUMENT: &str = "the key is read from standard input: in an argument, other users and the shell's history see it. Make a new one \
      and pipe it in: printf %s \"$KEY\" | revgate hash-key";
 
+const PIPE_IT: &str = "pipe it in, such as: printf %s \"$KEY\" | revgate hash-key";
+
+/// The most octets of a key: as many as the gateway reads of a key's file.
+const LONGEST_KEY: u64 = 64 << 10;
+
+/// The hash of the key on standard input.
+fn hash_input() -> anyhow::Result<String> {
+    let input = std::io::stdin();
+    if input.is_terminal() {
+        let why = format!(
+            "the key is read from standard input, which is a terminal and shows what is typed; {PIPE_IT}"
+        );
+        return Err(Misuse(why).into());
+    }
+    hash_key(input.lock())
+}
+
 /// Trims the key as the gateway trims a key's file, so that both give the same hash.
-fn hash_key(mut input: impl Read) -> anyhow::Result<String> {
-    let mut text = zeroize::Zeroizing::new(String::new());
-    input.read_to_string(&mut text)?;
-    let key = text.trim();
+fn hash_key(input: impl Read) -> anyhow::Result<String> {
+    // Allocated in full at once: a growing buffer leaves copies behind that are never wiped.
+    let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(LONGEST_KEY as usize + 1));
+    let read = input.take(LONGEST_KEY + 1).read_to_end(&mut bytes);
+    read.context("standard input cannot be read")?;
     anyhow::ensure!(
-        !key.is_empty(),
-        "the key is empty; pipe it in, such as: printf %s \"$KEY\" | revgate hash-key"
+        bytes.len() as u64 <= LONGEST_KEY,
+        "the key is larger than {} KiB; {PIPE_IT}",
+        LONGEST_KEY >> 10
     );
+    let text = std::str::from_utf8(&bytes);
+    let key = text
+        .map(str::trim)
+        .map_err(|_| anyhow::anyhow!("the key is not text; {}", config::MAKE_A_KEY))?;
+    anyhow::ensure!(!key.is_empty(), "the key is empty; {PIPE_IT}");
     anyhow::ensure!(
         key.bytes().all(|b| b.is_ascii_graphic()),
-        "the key must be visible ASCII on one line, as it goes into a header"
+        "the key must be visible ASCII on one line, as it goes into a header; {}",
+        config::MAKE_A_KEY
+    );
+    anyhow::ensure!(
+        !key.starts_with(QUOTES) && !key.ends_with(QUOTES),
+        "the key stands in quotes, which would be a part of it; remove them"
     );
     if let Some(weakness) = key_strength::weakness(key) {
         anyhow::bail!("the key can be guessed: {weakness}; {}", config::MAKE_A_KEY);
     }
     Ok(hex(&sha256(key.as_bytes())))
 }
+
+const QUOTES: [char; 3] = ['"', '\'', '`'];
 
 #[cfg(test)]
 mod tests {
@@ -309,9 +372,48 @@ mod tests {
         let hash = "7bb1c6f913cb2426160ad6c7fe489a7ed0f46ab93067a4b5de09caf83865b04e";
         let key = "7d8f1c0b9e34a256f7013c8ae92b645d\n";
         assert_eq!(hash_key(key.as_bytes()).unwrap(), hash);
-        for bad in ["", "\n", "a b", "abc", "secret-key-for-the-billing-service"] {
-            let error = hash_key(bad.as_bytes()).unwrap_err().to_string();
-            assert!(!error.contains("billing"), "{error}");
+        let long = "q3Zr8VtN1yLk0sXhB7mWfJ2pUe5GcD9a".repeat(2049);
+        for (bad, says) in [
+            (&b""[..], "the key is empty; pipe it in"),
+            (b"\n", "the key is empty; pipe it in"),
+            (b"a b", "must be visible ASCII"),
+            ("schlüssel".as_bytes(), "must be visible ASCII"),
+            (b"\xff\xfe7d8f1c0b9e34a256", "is not text; make one"),
+            (b"\"7d8f1c0b9e34a256f7013c8ae92b645d\"", "stands in quotes"),
+            (b"abc", "can be guessed: it has fewer than 20"),
+            (
+                b"secret-key-for-the-billing-service",
+                "can be guessed: it is made of words",
+            ),
+            (long.as_bytes(), "larger than 64 KiB"),
+        ] {
+            let error = hash_key(bad).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+            assert!(
+                !error.contains("billing") && !error.contains("7d8f"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_good_file_is_one_line() {
+        let env = [("T".to_owned(), "token-value".to_owned())].into();
+        let one = "[tokens.main]\nenv = \"T\"\n[callers.a]\nanonymous = true\n";
+        let hash = "0".repeat(64);
+        let two = format!("{one}[callers.b]\nkey_sha256 = \"{hash}\"\n");
+        let file = Path::new("/etc/revgate.toml");
+        for (text, warnings, want) in [
+            (one, 0, "ok: /etc/revgate.toml, 1 caller, 0 warnings"),
+            (&two, 1, "ok: /etc/revgate.toml, 2 callers, 1 warning"),
+            (
+                "[auth]\nmode = \"validate\"",
+                2,
+                "ok: /etc/revgate.toml, callers with their own tokens, 2 warnings",
+            ),
+        ] {
+            let config = config::from_toml(text, &env).unwrap();
+            assert_eq!(all_is_well(file, &config, warnings), want);
         }
     }
 

@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::{
     Address, Config,
     notation::{Flag, Integer, Patterns, notation, text},
-    reading::{Location, Table},
+    quote,
+    reading::{Location, Table, nearest},
     secret::{FlattenedSecret, HashedKey, HashedKeys, one_or_list, one_or_two_schema},
     section::{Key, Notation, View, section, table_schema},
 };
@@ -77,6 +78,7 @@ pub struct Inherited;
 notation! {
     [] Inherited => CallerRules,
     flatten true,
+    quotable false,
     read |value, at| {
         let mut keys = Table::open(value, at, "")?;
         let mut rules = CallerRules::read_from(&mut keys, at.context.defaults.as_ref())?;
@@ -106,6 +108,7 @@ fn parse_hash(text: &str) -> Option<[u8; 32]> {
 
 notation! {
     [] KeyHashes => Vec<[u8; 32]>,
+    quotable false,
     expected "64 hexadecimal digits, as `revgate hash-key` prints them, or a list of two while the key is rotated",
     parse |value| {
         let texts: Vec<&str> = match value {
@@ -143,7 +146,7 @@ section! {
         /// Clients without a credential are this caller. At most one caller, on loopback or a unix socket only. Off by default: every client needs a credential.
         anonymous: Flag, example(true);
         /// Name of a token in `[tokens]`. Optional if only one is configured.
-        token: Option<String>, example("main");
+        token: Option<String>, hidden, example("main");
         /// The rules that differ from the defaults.
         rules: Inherited;
     }
@@ -273,7 +276,7 @@ pub(super) fn check(config: &mut Config, declared: &Declared, at: &Location<'_>)
                     format!("is also the key of caller `{other}`; give each caller its own")
                 }
                 CallerCredential::Anonymous => {
-                    format!("caller `{other}` is also anonymous; keep one")
+                    format!("is one too many: caller `{other}` is also anonymous; keep one")
                 }
                 _ => format!("is also that of caller `{other}`; give each caller its own"),
             };
@@ -293,10 +296,12 @@ fn token(caller: &mut Caller, declared: &Declared, at: &Location<'_>) {
             } else {
                 format!("`{known}`")
             };
-            at.report(
-                "token",
-                format!("names no configured token (there is {known}); correct it or add it under [tokens]"),
+            // What resembles no name may be the token itself.
+            let near = nearest(token, tokens.iter().map(String::as_str));
+            let message = format!(
+                "names no configured token (there is {known}); correct it or add it under [tokens]"
             );
+            at.report_found("token", near.and_then(|_| quote::string(token)), message);
         }
         (None, [only]) if declared.inject => caller.token = Some(only.clone()),
         (None, [_, _, ..]) if declared.inject => at.report(

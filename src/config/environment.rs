@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{
     Problem,
+    places::{Places, is_within},
     reading::join,
     section::{Defs, Key},
 };
@@ -15,6 +16,30 @@ const SEPARATOR: &str = "__";
 const PREFIX: &str = "REVGATE__";
 /// The variable that names the file.
 const FILE: &str = "REVGATE_CONFIG";
+
+/// The variables of a process.
+#[derive(Debug, Default)]
+pub(super) struct Environment {
+    pub variables: BTreeMap<String, String>,
+    /// Those whose values are not UTF-8.
+    pub unreadable: BTreeSet<String>,
+}
+
+impl Environment {
+    pub(super) fn of_process() -> Environment {
+        let mut all = Environment::default();
+        for (name, value) in std::env::vars_os() {
+            let Ok(name) = name.into_string() else {
+                continue;
+            };
+            match value.into_string() {
+                Ok(value) => drop(all.variables.insert(name, value)),
+                Err(_) => drop(all.unreadable.insert(name)),
+            }
+        }
+        all
+    }
+}
 
 /// What the variables override.
 #[derive(Debug, Default)]
@@ -37,9 +62,19 @@ struct Override {
 
 impl Overrides {
     /// Reads the variables. `file` has the defaults and the file: names that it has are found there, in whatever spelling.
-    pub(super) fn read(env: &BTreeMap<String, String>, file: &Value) -> Overrides {
+    pub(super) fn read(env: &Environment, file: &Value) -> Overrides {
         let mut all = Overrides::default();
-        for (variable, value) in env {
+        let unreadable = env
+            .unreadable
+            .iter()
+            .filter(|name| overriding(name).is_some());
+        all.problems.extend(unreadable.map(|name| {
+            Problem::new(
+                name,
+                "is not UTF-8 text, so it overrides nothing; correct its value, or unset it",
+            )
+        }));
+        for (variable, value) in &env.variables {
             let Some(rest) = overriding(variable) else {
                 continue;
             };
@@ -57,30 +92,40 @@ impl Overrides {
                 }
                 Err(message) => Some(message),
             };
-            let path = variable.clone();
-            let problem = problem.map(|message| Problem { path, message });
+            let problem = problem.map(|message| Problem::new(variable, message));
             all.problems.extend(problem);
         }
         all
     }
 
-    /// Says of each problem from which variable it comes, if it does.
-    pub(super) fn explain(&self, problems: &mut [Problem], keys: &[Key], file: &Value) {
-        for Problem { path, message } in problems {
-            let is_within = |above: &str| {
-                let rest = path.strip_prefix(above);
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-            };
-            if let Some(from) = self.set.iter().find(|set| is_within(&set.path)) {
-                *message += &format!("; {} sets it", from.variable);
-                continue;
+    /// Adds the variables to the places of the file's keys.
+    pub(super) fn add_to(&self, places: &mut Places) {
+        for Override { variable, path, .. } in &self.set {
+            places.add_variable(path, variable);
+        }
+        for Override { variable, made, .. } in &self.set {
+            if let Some(made) = made {
+                places.add_variable(made, variable);
             }
-            let made = |set: &&Override| set.made.as_deref().is_some_and(is_within);
+        }
+    }
+
+    /// Says of each problem of a table that comes from variables alone which names the file has.
+    pub(super) fn explain(&self, problems: &mut [Problem], keys: &[Key], file: &Value) {
+        for problem in problems {
+            let is_set = |set: &Override| is_within(&problem.path, &set.path);
+            let made = |set: &&Override| {
+                let made = set.made.as_deref();
+                made.is_some_and(|made| is_within(&problem.path, made))
+            };
             let Some(from) = self.set.iter().find(made) else {
                 continue;
             };
-            *message += &format!("; it comes from {} alone", from.variable);
-            let parent = path.split('.').next().unwrap_or_default();
+            if self.set.iter().any(is_set) {
+                continue;
+            }
+            problem.message += &format!("; it comes from {} alone", from.variable);
+            let parent = problem.path.split('.').next().unwrap_or_default();
             if is_by_name(keys.iter().find(|key| key.name == parent)) {
                 let names = file[parent].as_object().into_iter().flatten();
                 let names: Vec<_> = names.map(|(name, _)| format!("`{name}`")).collect();
@@ -89,7 +134,7 @@ impl Overrides {
                 } else {
                     names.join(", ")
                 };
-                *message += &format!(
+                problem.message += &format!(
                     " (the file has {names}; a variable has a name in capitals, with one _ for what is neither letter nor digit)"
                 );
             }
@@ -173,7 +218,7 @@ fn insert(table: &mut toml::Table, path: &[String], value: &str) -> Result<(), &
 }
 
 /// Whether a key is a table by names that the operator chooses.
-fn is_by_name(key: Option<&Key>) -> bool {
+pub(super) fn is_by_name(key: Option<&Key>) -> bool {
     key.is_some_and(|key| (key.schema)(&mut Defs::new())["additionalProperties"].is_object())
 }
 
@@ -201,10 +246,10 @@ pub(super) fn strays(env: &BTreeMap<String, String>, keys: &[Key], tree: &Value)
                 "one that overrides the file has two underscores between its parts, such as {PREFIX}LISTEN{SEPARATOR}ADDRESS"
             ),
         };
-        Problem {
-            path: (*name).clone(),
-            message: format!("revgate uses no variable of this name; {hint}"),
-        }
+        Problem::new(
+            *name,
+            format!("revgate uses no variable of this name; {hint}"),
+        )
     };
     strays.iter().map(warning).collect()
 }
@@ -367,25 +412,25 @@ mod tests {
             (
                 &["b", "Shop.EU"],
                 &[("REVGATE__CALLERS__NEW__WEIGHT", "77")],
-                "callers.new: has no credential",
+                "REVGATE__CALLERS__NEW__WEIGHT: callers.new: has no credential",
                 &made.replace(", `new`", ""),
             ),
             (
                 &["b"],
                 &[("REVGATE__CALLERS__B__WEIGHT", "0")],
-                "callers.b.weight: is not valid",
-                "; REVGATE__CALLERS__B__WEIGHT sets it",
+                "REVGATE__CALLERS__B__WEIGHT: callers.b.weight: \"0\" is not valid; write",
+                "",
             ),
             (
                 &["b"],
                 &[("REVGATE__CALLERS__B__WIEGHT", "77")],
-                "callers.b.wieght: unknown key; did you mean `weight`?",
-                "; REVGATE__CALLERS__B__WIEGHT sets it",
+                "REVGATE__CALLERS__B__WIEGHT: callers.b.wieght: unknown key; did you mean `weight`?",
+                "",
             ),
             (
                 &["b"],
                 &[("REVGATE__LISTNE__ADDRESS", "77")],
-                "listne: unknown key; did you mean `listen`?",
+                "REVGATE__LISTNE__ADDRESS: listne: unknown key; did you mean `listen`?",
                 "; it comes from REVGATE__LISTNE__ADDRESS alone",
             ),
             (
@@ -403,7 +448,7 @@ mod tests {
             (
                 &["b"],
                 &[("REVGATE__RETRY", "77"), ("REVGATE__RETRY__BUDGET", "77")],
-                "retry: must be a table",
+                "REVGATE__RETRY: retry: a string must be a table",
                 "REVGATE__RETRY__BUDGET: another variable sets",
             ),
         ] {

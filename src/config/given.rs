@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use super::{Address, Problem};
+use super::{
+    Address, Problem,
+    places::{Part, Places},
+};
 
 /// The addresses, of those listeners for which there is a socket.
 #[derive(Clone, Debug, Default)]
@@ -32,16 +35,26 @@ impl Given {
     }
 
     /// A warning for each address of `written`, the other layers, that is another one; not for a default, which nobody has written.
-    pub(super) fn warnings(&self, written: &Value, defaults: &Value) -> Vec<Problem> {
+    pub(super) fn warnings(
+        &self,
+        written: &Value,
+        defaults: &Value,
+        places: &Places,
+    ) -> Vec<Problem> {
         let warning = |(section, given): (&str, String)| {
             let key = format!("/{section}/address");
             let wanted = written.pointer(&key).and_then(Value::as_str)?;
             let is_default = defaults.pointer(&key).and_then(Value::as_str) == Some(wanted);
+            let path = format!("{section}.address");
             (!is_default && !is_same(wanted, &given)).then(|| Problem {
-                path: format!("{section}.address"),
-                message: format!(
-                    "is \"{wanted}\", but the service manager has passed a socket on \"{given}\", which is used; remove the key, or change the socket's unit"
-                ),
+                origin: places.origin(&path, Part::Value),
+                found: Some(format!("\"{wanted}\"")),
+                ..Problem::new(
+                    path,
+                    format!(
+                        "is not where the socket is that the service manager has passed and that is used, \"{given}\"; remove the key, or change the socket's unit"
+                    ),
+                )
             })
         };
         self.keys().filter_map(warning).collect()

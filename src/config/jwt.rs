@@ -9,8 +9,9 @@ use http::Uri;
 use serde_json::{Value, json};
 
 use super::{
+    files,
     notation::{HTTP, any_case, authority, is_port_sound, notation, text},
-    secret,
+    quote,
     section::{Notation, View, section, shared_schema, table_schema},
 };
 use crate::{policy::jwt::KeySet, types::Roots};
@@ -57,6 +58,7 @@ pub enum Jwks {
 
 notation! {
     [] Jwks => Jwks,
+    quotable false,
     read |value, at| {
         let JwksTable { url, file, roots, proxy } = JwksTable::read(value, at)?;
         if file.is_some() && roots.is_some() {
@@ -73,7 +75,8 @@ notation! {
             return Some(Jwks::Url { url, roots, proxy });
         }
         let path = file?;
-        let keys = keys_of(&path).map_err(|message| at.report("file", message)).ok()?;
+        let found = || quote::public_path(&path);
+        let keys = keys_of(&path).map_err(|message| files::report_file(at, "file", found(), &message)).ok()?;
         Some(Jwks::File { path, keys })
     },
     show |out, view| {
@@ -136,7 +139,7 @@ notation! {
 const LIMIT: u64 = 1024;
 
 fn keys_of(path: &Path) -> Result<KeySet, String> {
-    let bytes = secret::read_bytes(path, LIMIT, "a key set")?;
+    let bytes = files::read_bytes(path, LIMIT, "a key set")?;
     KeySet::parse(&bytes)
-        .map_err(|fault| format!("the file is no key set: {fault}; store the issuer's JWKS there"))
+        .map_err(|fault| format!("is no key set: {fault}; store the issuer's JWKS there"))
 }

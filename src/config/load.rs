@@ -1,9 +1,12 @@
 //! Merges the layers (defaults, file, environment) and turns them into a `Config` or a list of all problems.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::Read,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use secrecy::ExposeSecret;
@@ -12,21 +15,23 @@ use serde_json::Value;
 use super::{
     Address, AuthMode, CallerRules, Config, Problem, Problems, Secret,
     callers::{self, Declared},
-    environment::{Overrides, strays},
+    environment::{Environment, Overrides, strays},
+    excerpt,
     given::Given,
+    places::{Part, Places},
+    problem::Origin,
     proxies,
     reading::{Context, Location, read_quietly},
     section::Notation,
-    sections,
+    sections, warnings,
 };
 use crate::{
-    policy::{
-        listeners::overlap,
-        self_connection::{is_on_loopback, names_own_listener},
-    },
+    policy::{listeners::overlap, self_connection::names_own_listener},
     types::Roots,
-    wall_clock,
 };
+
+/// The most octets of a file. Each of a thousand callers may have several thousand.
+const LIMIT: u64 = 8 << 20;
 
 /// Loads the file at `path` and the process's environment.
 pub fn load(path: &Path) -> Result<Config, Problems> {
@@ -35,31 +40,49 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 
 /// As [`load`], in a process that was given sockets.
 pub fn load_given(path: &Path, given: &Given) -> Result<Config, Problems> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
-        let file = path.display();
-        file_problem(format!(
-            "cannot read {file}: {e}; name the file with -c or in REVGATE_CONFIG"
-        ))
-    })?;
-    from_toml_given(&text, &environment(), given)
+    let text = read(path)?;
+    parse(Some(path), &text, &Environment::of_process(), given)
 }
 
 /// The files that the one at `path` refers to, even if it has problems; none if it cannot be parsed.
 pub fn referenced_files(path: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    if let Ok(text) = std::fs::read_to_string(path)
-        && let Ok(merged) = merge(&text, &environment(), &Given::default())
+    if let Ok(text) = read(path)
+        && let Ok(merged) = merge(None, &text, &Environment::of_process(), &Given::default())
     {
         collect_files(&merged.tree, &mut files);
     }
     files
 }
 
-fn environment() -> BTreeMap<String, String> {
-    let text_only = |(k, v): (std::ffi::OsString, std::ffi::OsString)| {
-        Some((k.into_string().ok()?, v.into_string().ok()?))
-    };
-    std::env::vars_os().filter_map(text_only).collect()
+fn read(path: &Path) -> Result<String, Problems> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes));
+    if let Err(error) = read {
+        let message =
+            format!("cannot be read: {error}; name the file with -c or in REVGATE_CONFIG");
+        return Err(Problem::of_file(path, message).into());
+    }
+    if bytes.len() as u64 > LIMIT {
+        let message = format!(
+            "is larger than {} MiB; name the configuration file",
+            LIMIT >> 20
+        );
+        return Err(Problem::of_file(path, message).into());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let position = excerpt::position(&String::from_utf8_lossy(good), good.len());
+        let origin = Origin::File {
+            file: Some(path.into()),
+            position: Some(position),
+        };
+        let message = "is not UTF-8 text from here on; store the file in this encoding";
+        Problems::from(Problem {
+            origin,
+            ..Problem::new("", message)
+        })
+    })
 }
 
 /// Loads `text` with `env` as the environment, for overrides and for references.
@@ -73,15 +96,46 @@ pub(super) fn from_toml_given(
     env: &BTreeMap<String, String>,
     given: &Given,
 ) -> Result<Config, Problems> {
+    let env = Environment {
+        variables: env.clone(),
+        unreadable: BTreeSet::new(),
+    };
+    parse(None, text, &env, given)
+}
+
+/// As [`from_toml`], as if the text stood in this file.
+#[cfg(test)]
+pub(super) fn parse_with(
+    file: &Path,
+    text: &str,
+    env: &BTreeMap<String, String>,
+) -> Result<Config, Problems> {
+    let env = Environment {
+        variables: env.clone(),
+        unreadable: BTreeSet::new(),
+    };
+    parse(Some(file), text, &env, &Given::default())
+}
+
+fn parse(
+    file: Option<&Path>,
+    text: &str,
+    env: &Environment,
+    given: &Given,
+) -> Result<Config, Problems> {
     let Merged {
         tree,
         file,
         overrides,
+        places,
         differences,
-    } = merge(text, env, given)?;
+    } = merge(file, text, env, given)?;
     let keys = Config::keys();
     let mut context = Context {
-        env: Some(env),
+        env: Some(&env.variables),
+        unreadable: Some(&env.unreadable),
+        tree: Some(&tree),
+        places,
         ..Context::default()
     };
     collect_files(&tree, context.files.get_mut());
@@ -95,23 +149,25 @@ pub(super) fn from_toml_given(
         check(&mut config, &tree, &at);
         config
     });
-    let mut problems = context.problems.take();
+    let mut problems = in_order(context.problems.take());
     overrides.explain(&mut problems, &keys, &file);
     problems.extend(overrides.problems);
     given.explain(&mut problems);
     match config {
         Some(mut config) if problems.is_empty() => {
             config.warnings.extend(differences);
-            config.warnings.extend(strays(env, &keys, &tree));
+            config.warnings.extend(in_order(context.warnings.take()));
+            config.warnings.extend(strays(&env.variables, &keys, &tree));
             Ok(config)
         }
         _ => Err(Problems(problems)),
     }
 }
 
-fn file_problem(message: String) -> Problems {
-    let path = String::new();
-    Problems(vec![Problem { path, message }])
+/// In the order of the file; first what has no place in it.
+fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.sort_by_key(|problem| problem.place().1);
+    problems
 }
 
 /// The error of `config` is left out, because it may quote a secret.
@@ -124,19 +180,20 @@ struct Merged {
     /// Without the environment.
     file: Value,
     overrides: Overrides,
+    places: Arc<Places>,
     /// Warnings about addresses that are not those of the given sockets.
     differences: Vec<Problem>,
 }
 
 /// Merges the defaults, the file, the environment and the addresses of given sockets into one tree.
-fn merge(text: &str, env: &BTreeMap<String, String>, given: &Given) -> Result<Merged, Problems> {
-    // Parsed here first, because an error of `config` quotes the line, which may contain a secret.
-    if let Err(e) = toml::from_str::<toml::Table>(text) {
-        let before = e.span().and_then(|span| text.get(..span.start));
-        let line = before.unwrap_or_default().matches('\n').count() + 1;
-        let message = format!("line {line} is not valid TOML; correct it");
-        return Err(file_problem(message));
-    }
+fn merge(
+    path: Option<&Path>,
+    text: &str,
+    env: &Environment,
+    given: &Given,
+) -> Result<Merged, Problems> {
+    // Parsed here first, because `config` loses the places, and its errors quote lines that may contain a secret.
+    let mut places = Places::of(path, text)?;
     let source = |text: &str| ::config::File::from_str(text, ::config::FileFormat::Toml);
     let build = |layers: &[&str]| -> Result<Value, Problems> {
         let mut all = ::config::Config::builder();
@@ -145,40 +202,53 @@ fn merge(text: &str, env: &BTreeMap<String, String>, given: &Given) -> Result<Me
         }
         all.build()
             .and_then(::config::Config::try_deserialize)
-            .map_err(|_| file_problem(UNMERGEABLE.into()))
+            .map_err(|_| Problem::new("", UNMERGEABLE).into())
     };
     let defaults = toml::to_string(&Config::defaults()).unwrap_or_default();
     let file = build(&[&defaults, text])?;
     let overrides = Overrides::read(env, &file);
+    overrides.add_to(&mut places);
     // Values stay text: parsing would change a secret or a name such as 007.
     let environment = toml::to_string(&overrides.table).unwrap_or_default();
     let sockets = toml::to_string(&given.table()).unwrap_or_default();
     let written = build(&[&defaults, text, &environment])?;
     Ok(Merged {
-        differences: given.warnings(&written, &build(&[&defaults])?),
+        differences: given.warnings(&written, &build(&[&defaults])?, &places),
         tree: build(&[&defaults, text, &environment, &sockets])?,
         file,
         overrides,
+        places: Arc::new(places),
     })
 }
 
 /// The address of the admin listener, as `run` would bind it, whatever else the file says. The error is why the file could not be used
 /// for it; then the address is that of the environment, or the default.
 pub fn admin_address(path: &Path) -> (SocketAddr, Option<Problems>) {
-    let find = |text: &str| {
-        let tree = merge(text, &environment(), &Given::default())?.tree;
-        let address = tree.pointer("/admin/address").and_then(Value::as_str);
+    let find = |file: Option<&Path>, text: &str| {
+        let env = Environment::of_process();
+        let merged = merge(file, text, &env, &Given::default())?;
+        let address = merged
+            .tree
+            .pointer("/admin/address")
+            .and_then(Value::as_str);
         let address = address.and_then(|address| address.parse().ok());
-        address.ok_or_else(|| file_problem("admin.address is not an IP address and port".into()))
+        address.ok_or_else(|| {
+            let path = "admin.address";
+            Problems::from(Problem {
+                origin: merged.places.origin(path, Part::Value),
+                ..Problem::new(path, "is not an IP address and port")
+            })
+        })
     };
-    let of_file = std::fs::read_to_string(path)
-        .map_err(|error| file_problem(format!("cannot read {}: {error}", path.display())))
-        .and_then(|text| find(&text));
+    let of_file = read(path).and_then(|text| find(Some(path), &text));
     match of_file {
         Ok(address) => (address, None),
         Err(problems) => {
             let fallback = || SocketAddr::from(([127, 0, 0, 1], 9901));
-            (find("").unwrap_or_else(|_| fallback()), Some(problems))
+            (
+                find(None, "").unwrap_or_else(|_| fallback()),
+                Some(problems),
+            )
         }
     }
 }
@@ -250,37 +320,18 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
         ),
         (
             backoff.min > backoff.max && is_good("retry.backoff"),
-            "retry.backoff",
-            "min is above max; raise max or lower min",
+            "retry.backoff.min",
+            "is above retry.backoff.max; raise that or lower this",
         ),
     ] {
         if broken {
             at.report(key, message);
         }
     }
-    if let Some(tls) = &config.listen.tls
-        && let Some(message) = tls.validity_warning(wall_clock::now())
-    {
-        // Only a warning: an unrelated change, such as removing a caller, must not wait for a renewal.
-        let (path, message) = ("listen.tls.cert".into(), message.into());
-        config.warnings.push(Problem { path, message });
-    }
-    let largest = (config.retry.max_replay_body as u64).max(config.limits.max_rewrite_body);
-    if (config.limits.max_buffered as u64) < largest {
-        let message = "is below retry.max_replay_body or limits.max_rewrite_body, so larger bodies are refused as overloaded; raise it, or lower those";
-        let (path, message) = ("limits.max_buffered".into(), message.into());
-        config.warnings.push(Problem { path, message });
-    }
     check_listeners(config, at);
     proxies::check(&config.listen, at);
-    if let Some(variable) = unused_proxy(config, at) {
-        let message = format!(
-            "the environment has {variable}, which revgate does not use; if DevRev is to be reached through that proxy, write its URL here, else unset the variable"
-        );
-        let path = "upstream.proxy".into();
-        config.warnings.push(Problem { path, message });
-    }
     check_upstream(config, at);
+    warnings::check(config, at);
     callers::check(config, &declared, at);
     let written = tree.get("rewrite").and_then(Value::as_array);
     let written = written.map_or(&[][..], Vec::as_slice);
@@ -304,22 +355,6 @@ fn check_listeners(config: &Config, at: &Location<'_>) {
 /// RFC 7617 section 2: the first colon ends the user.
 fn is_user_and_password(secret: &Secret) -> bool {
     matches!(secret.value.expose_secret().find(':'), Some(1..))
-}
-
-/// The variable that names a proxy to other programs, if the file names none. Its value may hold a password.
-fn unused_proxy(config: &Config, at: &Location<'_>) -> Option<&'static str> {
-    const VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
-    // What is on this machine needs no proxy.
-    if config.upstream.proxy.is_some() || is_on_loopback(&config.upstream.url) {
-        return None;
-    }
-    let is_set = |name: &&str| {
-        at.context
-            .env
-            .and_then(|env| env.get(*name))
-            .is_some_and(|value| !value.is_empty())
-    };
-    VARIABLES.into_iter().find(is_set)
 }
 
 /// Reports an upstream, or a proxy, that is one of the gateway's own listeners, as far as the file can tell. Ports of 0 and names that need a look-up are

@@ -11,11 +11,16 @@
 
 mod callers;
 mod environment;
+pub(crate) mod excerpt;
+mod files;
 mod given;
 mod jwt;
 mod load;
 mod notation;
+mod places;
+mod problem;
 mod proxies;
+mod quote;
 mod reading;
 pub mod reference;
 mod secret;
@@ -24,8 +29,9 @@ mod sections;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod warnings;
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -35,14 +41,15 @@ pub use self::{
     given::Given,
     jwt::{Jwks, Jwt},
     load::{admin_address, from_toml, load, load_given, referenced_files},
-    reading::{Problem, Problems},
+    problem::{Origin, Position, Problem, Problems},
     secret::{MAKE_A_KEY, Secret, SecretSource},
     sections::*,
     tls::{ClientAuth, Tls},
 };
 use self::{
     notation::Unsupported,
-    reading::Location,
+    places::{Part, Places},
+    reading::{Context, Location, find},
     section::{Notation, View, section},
 };
 use crate::types::key_id;
@@ -86,14 +93,36 @@ section! {
         files: Vec<PathBuf>,
         /// Problems that do not keep the configuration from being used.
         warnings: Vec<Problem>,
+        /// Where each key stands.
+        places: Arc<Places>,
     }
 }
 
-fn collected(at: &Location<'_>) -> Option<(Vec<PathBuf>, Vec<Problem>)> {
-    Some((at.context.files.take(), at.context.warnings.take()))
+fn collected(at: &Location<'_>) -> Option<(Vec<PathBuf>, Vec<Problem>, Arc<Places>)> {
+    let Context {
+        files,
+        warnings,
+        places,
+        ..
+    } = at.context;
+    Some((files.take(), warnings.take(), places.clone()))
 }
 
 impl Config {
+    /// A problem of a key that shows only when the configuration is used.
+    pub fn problem(&self, path: &str, message: impl Into<String>) -> Problem {
+        let name = path.rsplit('.').next().unwrap_or_default();
+        let shown = quote::is_quotable(name)
+            .unwrap_or(false)
+            .then(|| self.effective());
+        let found = shown.and_then(|shown| quote::value(find(&shown, path)?));
+        Problem {
+            found,
+            origin: self.places.origin(path, Part::Value),
+            ..Problem::new(path, message)
+        }
+    }
+
     /// The configuration for the admin listener, under the file's names: references instead of secrets, and for each key its id instead of
     /// its hash. The id is the first 8 digits of the hash, so keys must be random.
     pub fn redacted(&self) -> Value {

@@ -1,52 +1,32 @@
 //! Reads the merged tree key by key. A problem does not end the reading, so that all of them are reported at once.
 
-use std::{cell::RefCell, collections::BTreeMap, fmt, path::PathBuf};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use serde_json::{Map, Value};
 
 use super::{
     CallerRules,
+    places::{Part, Places, is_within},
+    problem::Problem,
+    quote,
     section::{Key, Notation},
 };
 use crate::types::Roots;
-
-/// One problem of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The key, such as `callers.billing.rate`; empty for the file as a whole.
-    pub path: String,
-    /// What is wrong and what to do about it. Never quotes a value, which may be a misplaced secret.
-    pub message: String,
-}
-
-/// All problems of the configuration; never empty when returned as an error.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.0.iter().enumerate() {
-            let line = if i == 0 { "" } else { "\n" };
-            write!(f, "{line}{problem}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Problem { path, message } = self;
-        let colon = if path.is_empty() { "" } else { ": " };
-        write!(f, "{path}{colon}{message}")
-    }
-}
-
-impl std::error::Error for Problems {}
 
 /// What reading a key needs from other keys, and what the reading collects.
 #[derive(Default)]
 pub struct Context<'a> {
     pub env: Option<&'a BTreeMap<String, String>>,
+    /// Variables whose values are not UTF-8.
+    pub unreadable: Option<&'a BTreeSet<String>>,
+    /// The whole of what is read, to quote from it.
+    pub tree: Option<&'a Value>,
+    pub places: Arc<Places>,
     /// The rules of `[defaults]`.
     pub defaults: Option<CallerRules>,
     /// The value of `upstream.roots`.
@@ -61,6 +41,7 @@ impl<'a> Context<'a> {
     pub fn root(&'a self) -> Location<'a> {
         Location {
             path: String::new(),
+            quotable: false,
             context: self,
         }
     }
@@ -74,36 +55,85 @@ pub(super) fn read_quietly<N: Notation>(value: &Value) -> Option<N::Out> {
 /// The path of a value, and the context in which it is read.
 pub struct Location<'a> {
     path: String,
+    /// Whether problems may quote the value.
+    quotable: bool,
     pub context: &'a Context<'a>,
 }
 
 impl<'a> Location<'a> {
+    /// A name in this table, whose value may be anything.
     pub fn key(&self, key: &str) -> Location<'a> {
         Location {
             path: join(&self.path, key),
+            quotable: false,
             context: self.context,
+        }
+    }
+
+    /// A key that is declared.
+    fn declared(&self, key: &Key) -> Location<'a> {
+        Location {
+            quotable: key.quotable,
+            ..self.key(key.name)
         }
     }
 
     pub fn item(&self, number: usize) -> Location<'a> {
         Location {
             path: format!("{}[{number}]", self.path),
+            quotable: self.quotable,
             context: self.context,
         }
     }
 
-    /// Reports a problem of `key` in this table; of the value itself if `key` is empty.
-    pub fn report(&self, key: &str, message: impl Into<String>) {
-        let (path, message) = (join(&self.path, key), message.into());
-        let mut problems = self.context.problems.borrow_mut();
-        problems.push(Problem { path, message });
+    /// Reports a problem of `key` in this table; of the value itself if `key` is empty. If the value may be quoted, it is the subject of the
+    /// message.
+    pub fn report(&self, key: &'static str, message: impl Into<String>) {
+        let problem = self.problem(key, self.found(key), message.into());
+        self.context.problems.borrow_mut().push(problem);
+    }
+
+    /// Reports a problem with what was found: a text that may be shown.
+    pub fn report_found(
+        &self,
+        key: &'static str,
+        found: Option<String>,
+        message: impl Into<String>,
+    ) {
+        let problem = self.problem(key, found, message.into());
+        self.context.problems.borrow_mut().push(problem);
     }
 
     /// Warns about `key` in this table; about the value itself if `key` is empty.
-    pub fn warn(&self, key: &str, message: impl Into<String>) {
-        let (path, message) = (join(&self.path, key), message.into());
-        let mut warnings = self.context.warnings.borrow_mut();
-        warnings.push(Problem { path, message });
+    pub fn warn(&self, key: &'static str, message: impl Into<String>) {
+        self.warn_found(key, self.found(key), message);
+    }
+
+    pub fn warn_found(&self, key: &'static str, found: Option<String>, message: impl Into<String>) {
+        let warning = self.problem(key, found, message.into());
+        self.context.warnings.borrow_mut().push(warning);
+    }
+
+    fn problem(&self, key: &str, found: Option<String>, message: String) -> Problem {
+        let path = join(&self.path, key);
+        let origin = self.context.places.origin(&path, Part::Value);
+        Problem {
+            found,
+            message,
+            origin,
+            ..Problem::new(path, "")
+        }
+    }
+
+    /// The value of `key`, if it may be quoted.
+    fn found(&self, key: &'static str) -> Option<String> {
+        let quotable = match key.rsplit('.').next() {
+            None | Some("") => self.quotable,
+            // The name is one of ours, because it stands in the program.
+            Some(name) => quote::is_quotable(name).unwrap_or(false),
+        };
+        let tree = self.context.tree.filter(|_| quotable)?;
+        quote::value(find(tree, &join(&self.path, key))?)
     }
 
     /// Reports why the value cannot be used.
@@ -112,14 +142,45 @@ impl<'a> Location<'a> {
         None
     }
 
+    /// Rejects a value that is not written as it must be.
+    pub fn malformed<T>(&self, value: &Value, message: &str) -> Option<T> {
+        let found = quote::value(value).filter(|_| self.quotable);
+        let found = found.unwrap_or_else(|| quote::kind(value).to_owned());
+        self.report_found("", Some(found), message);
+        None
+    }
+
     /// Whether a problem was reported for `key`, or within it. Its value is then not that of the file.
     pub fn has_problem(&self, key: &str) -> bool {
         let path = join(&self.path, key);
-        let is_within = |problem: &Problem| {
-            let rest = problem.path.strip_prefix(&path);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        };
-        self.context.problems.borrow().iter().any(is_within)
+        let problems = self.context.problems.borrow();
+        problems
+            .iter()
+            .any(|problem| is_within(&problem.path, &path))
+    }
+}
+
+/// The value at a path. Names may have dots in them.
+pub(super) fn find<'a>(tree: &'a Value, path: &str) -> Option<&'a Value> {
+    if path.is_empty() {
+        return Some(tree);
+    }
+    match tree {
+        Value::Object(map) => map.iter().find_map(|(name, value)| {
+            let rest = path.strip_prefix(name.as_str())?;
+            let rest = match rest.strip_prefix('.') {
+                Some(rest) => rest,
+                None if rest.is_empty() || rest.starts_with('[') => rest,
+                None => return None,
+            };
+            find(value, rest)
+        }),
+        Value::Array(items) => {
+            let (number, rest) = path.strip_prefix('[')?.split_once(']')?;
+            let rest = rest.strip_prefix('.').unwrap_or(rest);
+            find(items.get(number.parse::<usize>().ok()?)?, rest)
+        }
+        _ => None,
     }
 }
 
@@ -141,7 +202,7 @@ pub(crate) struct Table<'a> {
 impl<'a> Table<'a> {
     pub(crate) fn open(value: &Value, at: &Location<'a>, hint: &str) -> Option<Table<'a>> {
         let Value::Object(map) = value else {
-            return at.reject(&format!("must be a table; {hint}"));
+            return at.malformed(value, &format!("must be a table; {hint}"));
         };
         Some(Table {
             at: at.key(""),
@@ -157,7 +218,7 @@ impl<'a> Table<'a> {
             false => {
                 self.known.push(key.name);
                 let value = self.map.remove(key.name).filter(|value| !value.is_null());
-                let read = |value| N::read(value, &self.at.key(key.name));
+                let read = |value| N::read(value, &self.at.declared(key));
                 (value.as_ref().and_then(read), value.is_some())
             }
         };
@@ -182,15 +243,23 @@ impl<'a> Table<'a> {
     /// Reports the unknown keys.
     pub(crate) fn finish(self) {
         for key in self.map.keys() {
-            let ranked = self.known.iter();
-            let ranked = ranked.map(|known| (strsim::damerau_levenshtein(known, key), known));
-            let hint = match ranked.min() {
-                Some((distance, known)) if distance <= 1 + key.len() / 3 => {
-                    format!("did you mean `{known}`?")
-                }
-                _ => "remove it or see `revgate schema`".to_owned(),
+            let hint = match nearest(key, self.known.iter().copied()) {
+                Some(known) => format!("did you mean `{known}`?"),
+                None => "remove it or see `revgate schema`".to_owned(),
             };
-            self.at.report(key, format!("unknown key; {hint}"));
+            let path = join(&self.at.path, key);
+            let context = self.at.context;
+            context.problems.borrow_mut().push(Problem {
+                origin: context.places.origin(&path, Part::Key),
+                ..Problem::new(path, format!("unknown key; {hint}"))
+            });
         }
     }
+}
+
+/// The name that was probably meant.
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let ranked = known.map(|known| (strsim::damerau_levenshtein(known, name), known));
+    let (distance, known) = ranked.min()?;
+    (distance <= 1 + name.len() / 3).then_some(known)
 }

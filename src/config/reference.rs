@@ -39,7 +39,7 @@ fn introduction(section: &Key) -> String {
 }
 
 /// The keys of a table with their paths, each followed by the keys within it.
-fn paths(keys: &[Key], prefix: &str) -> Vec<(String, Key)> {
+pub(super) fn paths(keys: &[Key], prefix: &str) -> Vec<(String, Key)> {
     let keys = keys.iter();
     keys.flat_map(|key| {
         let path = format!("{prefix}{}", key.name);

@@ -1,20 +1,19 @@
 //! Resolves references to secrets. The file never holds a secret, and no problem quotes one.
 
 use std::{
-    fs::File,
-    io::Read,
-    os::unix::fs::MetadataExt,
+    collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
 use http::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
-use zeroize::Zeroizing;
 
 use super::section::{Notation, View, section, shared_schema, table_schema};
 use super::{
+    files::{read_bytes, report_file, warn_if_exposed},
     notation::{any_case, notation, text},
+    quote,
     reading::Location,
 };
 use crate::{hash::sha256, policy::key_strength};
@@ -23,9 +22,9 @@ section! {
     /// A reference to a secret, never the secret itself.
     pub(super) struct Reference: Debug, Clone {
         /// A file that holds only the secret; revgate reloads when it changes. Either this or env.
-        file: Option<PathBuf>, example("/run/secrets/devrev-token");
+        file: Option<PathBuf>, hidden, example("/run/secrets/devrev-token");
         /// Name of an environment variable. Either this or file.
-        env: Option<String>, example("DEVREV_TOKEN");
+        env: Option<String>, hidden, example("DEVREV_TOKEN");
     }
 }
 
@@ -87,10 +86,11 @@ pub(super) type FlattenedSecret = SecretReference<false, true>;
 notation! {
     [const SPACES: bool, const FLATTEN: bool] SecretReference<SPACES, FLATTEN> => Secret,
     flatten FLATTEN,
+    quotable false,
     read |value, at| {
         // The problem does not quote the value, which may be the secret.
         if !value.is_object() {
-            return at.reject("must be a reference, not the secret itself; write { file = ... } or { env = ... }");
+            return at.malformed(value, "must be a reference, not the secret itself; write { file = ... } or { env = ... }");
         }
         let source = SecretSource::read(value, at)?;
         let key = match source {
@@ -150,12 +150,13 @@ pub struct HashedKeys;
 
 notation! {
     [] HashedKeys => Vec<HashedKey>,
+    quotable false,
     read |value, at| {
         let Value::Array(items) = value else {
             return Some(vec![HashedKey::read(value, at)?]);
         };
         if !(1..=2).contains(&items.len()) {
-            return at.reject("is not valid; write one reference, or a list of two while the key is rotated");
+            return at.malformed(value, "is not valid; write one reference, or a list of two while the key is rotated");
         }
         let read = |(number, item)| HashedKey::read(item, &at.item(number));
         // Reads all before it stops, to report every problem.
@@ -194,9 +195,10 @@ pub struct Headers;
 
 notation! {
     [] Headers => Vec<(HeaderName, Secret)>,
+    quotable false,
     read |value, at| {
         let Value::Object(fields) = value else {
-            return at.reject("must be a table; write name = { file = ... } or { env = ... } in it");
+            return at.malformed(value, "must be a table; write name = { file = ... } or { env = ... } in it");
         };
         let read = |(name, value): (&String, &Value)| {
             let secret = HeaderSecret::read(value, &at.key(name));
@@ -232,110 +234,97 @@ const FIELD_VALUE: Allowed = |b| b.is_ascii_graphic() || b == b' ';
 fn resolve(
     source: &SecretSource,
     at: &Location<'_>,
-    key: &str,
+    key: &'static str,
     allowed: Allowed,
 ) -> Option<SecretString> {
     let value = match source {
-        SecretSource::Env(name) => match at.context.env.and_then(|env| env.get(name)) {
-            Some(value) => validate(value, allowed),
-            None => Err(
-                "the environment variable that it names is not set; set it, or use { file = ... }"
-                    .into(),
-            ),
-        },
+        SecretSource::Env(name) => {
+            let value = variable(name, at).and_then(|value| validate(value, allowed));
+            value.map_err(|message| match quote::variable(name) {
+                Some(name) => at.report_found(key, Some(name), message),
+                None => at.report_found(
+                    key,
+                    None,
+                    format!("the variable that it names {message}. Its name is not shown, because it may be the secret itself"),
+                ),
+            })
+        }
         SecretSource::File(path) => {
             warn_if_exposed(path, at, key);
-            read_file(path, allowed)
+            let value = read_file(path, allowed);
+            value.map_err(|message| report_file(at, key, quote::path(path), &message))
         }
     };
-    value.map_err(|message| at.report(key, message)).ok()
+    let value = value.ok()?;
+    if let Some(message) = decoration(value.expose_secret()) {
+        at.warn(key, message);
+    }
+    Some(value)
+}
+
+/// The value of a variable.
+fn variable<'a>(name: &str, at: &Location<'a>) -> Result<&'a str, String> {
+    let context = at.context;
+    if let Some(value) = context.env.and_then(|env| env.get(name)) {
+        return Ok(value);
+    }
+    if context.unreadable.is_some_and(|names| names.contains(name)) {
+        return Err("is not text; store the secret in it as it is".into());
+    }
+    let names = context.env.into_iter().flat_map(BTreeMap::keys);
+    let near = quote::variable(name).and_then(|name| {
+        let near = names
+            .map(|known| (strsim::damerau_levenshtein(known, &name), known))
+            .min()?;
+        (near.0 <= 2 && name.len() > 5).then(|| format!("set it, or did you mean {}?", near.1))
+    });
+    let hint = near.unwrap_or_else(|| "set it, or use { file = ... }".to_owned());
+    Err(format!("is not set in the environment; {hint}"))
+}
+
+/// What stands around a secret that was stored as it is written in a file of variables.
+fn decoration(secret: &str) -> Option<&'static str> {
+    const QUOTES: [char; 3] = ['"', '\'', '`'];
+    if secret.starts_with(QUOTES) || secret.ends_with(QUOTES) {
+        return Some(
+            "the secret stands in quotes, which are a part of it and are sent with it; remove them",
+        );
+    }
+    let (name, value) = secret.split_once('=')?;
+    let is_name = name
+        .bytes()
+        .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    let has_value = value.starts_with(|c: char| c != '=');
+    (is_name && name.len() > 1 && has_value)
+        .then_some("the secret begins with the name of a variable and `=`, which are sent with it; store the value alone")
 }
 
 fn read_file(path: &Path, allowed: Allowed) -> Result<SecretString, String> {
     let bytes = read_bytes(path, LIMIT, "the secret")?;
     match std::str::from_utf8(&bytes) {
         Ok(text) => validate(text, allowed),
-        Err(_) => Err("the file is not text; point it at a file that holds only the secret".into()),
+        Err(_) => Err("is not text; point it at a file that holds only the secret".into()),
     }
-}
-
-/// Warns if any user of the machine can read the secret in this file, or write another one there. That its group can is often on purpose, as
-/// with an `fsGroup` in Kubernetes.
-pub(super) fn warn_if_exposed(path: &Path, at: &Location<'_>, key: &str) {
-    // Where a link leads, as in a volume of Kubernetes, is what counts: a link has no permissions of its own.
-    let Ok(path) = std::fs::canonicalize(path) else {
-        return;
-    };
-    let mode = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.mode());
-    let folders = path.ancestors().skip(1).flat_map(mode);
-    let Some(can) = exposure(mode(&path).unwrap_or(0), folders) else {
-        return;
-    };
-    let message = format!(
-        "every user of the machine can {can} the file; `chmod o= FILE`, or defaultMode: 0440 for a volume in Kubernetes"
-    );
-    at.warn(key, message);
-}
-
-/// What others can do with a file, by its permissions and those of the folders above it.
-fn exposure(mode: u32, folders: impl IntoIterator<Item = u32>) -> Option<&'static str> {
-    // Nobody gets at a file in a folder that they may not enter.
-    if folders.into_iter().any(|folder| folder & 0o001 == 0) {
-        return None;
-    }
-    match (mode & 0o004 != 0, mode & 0o002 != 0) {
-        (true, true) => Some("read and write"),
-        (true, false) => Some("read"),
-        (false, true) => Some("write"),
-        (false, false) => None,
-    }
-}
-
-pub(super) fn unreadable(error: std::io::Error) -> String {
-    let why = error.kind();
-    format!("the file cannot be read ({why}); create it or correct the path")
-}
-
-/// Reads a file that should hold `what`, up to `limit` KiB.
-pub(super) fn read_bytes(
-    path: &Path,
-    limit: u64,
-    what: &str,
-) -> Result<Zeroizing<Vec<u8>>, String> {
-    let metadata = std::fs::metadata(path).map_err(unreadable)?;
-    // Reading a pipe without a writer would block for ever.
-    if !metadata.is_file() {
-        return Err(format!(
-            "the path is not a regular file; point it at a file that holds only {what}"
-        ));
-    }
-    // Allocated in full at once: a growing buffer leaves copies behind that are never wiped.
-    let most = limit << 10;
-    let size = metadata.len().min(most + 1) as usize;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(size + 1));
-    File::open(path)
-        .map_err(unreadable)?
-        .take(most + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    if bytes.len() as u64 > most {
-        return Err(format!(
-            "the file is larger than {limit} KiB; point it at a file that holds only {what}"
-        ));
-    }
-    Ok(bytes)
 }
 
 fn validate(text: &str, allowed: Allowed) -> Result<SecretString, String> {
     let text = text.trim();
     if text.is_empty() {
-        return Err("the secret is empty; store a value there".into());
+        return Err("is empty; store the secret there".into());
+    }
+    if text.len() > 7
+        && text.is_char_boundary(7)
+        && text[..7].eq_ignore_ascii_case("Bearer ")
+        && !allowed(b' ')
+    {
+        return Err(
+            "begins with the word Bearer, which revgate adds itself; store the secret alone".into(),
+        );
     }
     // The secret goes into a header, where other characters are invalid or could split it.
     if !text.bytes().all(allowed) {
         return Err(
-            "the secret contains characters that a header cannot; store visible ASCII on one line"
-                .into(),
+            "holds characters that a header cannot have; store visible ASCII on one line".into(),
         );
     }
     Ok(SecretString::from(text.to_owned()))
@@ -343,111 +332,62 @@ fn validate(text: &str, allowed: Allowed) -> Result<SecretString, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fs,
-        os::unix::fs::{PermissionsExt, symlink},
-    };
+    use super::super::from_toml;
 
-    use super::{super::from_toml, *};
-
-    #[test]
-    fn exposed_is_what_others_can_open() {
-        for (mode, folders, want) in [
-            (0o400, &[0o755, 0o755][..], None),
-            (0o600, &[0o755], None),
-            // A group is chosen on purpose: `fsGroup` gives it the files.
-            (0o440, &[0o755], None),
-            (0o660, &[0o755], None),
-            (0o644, &[0o755, 0o755], Some("read")),
-            (0o100_644, &[0o1777, 0o755], Some("read")),
-            (0o604, &[0o711], Some("read")),
-            (0o602, &[0o755], Some("write")),
-            (0o666, &[0o755], Some("read and write")),
-            (0o777, &[], Some("read and write")),
-            // A folder that they cannot enter, at any height.
-            (0o644, &[0o700, 0o755], None),
-            (0o644, &[0o755, 0o750, 0o755], None),
-            (0o666, &[0o744], None),
-        ] {
-            let folders = folders.iter().copied();
-            assert_eq!(
-                exposure(mode, folders.clone()),
-                want,
-                "{mode:o} {folders:?}"
-            );
+    /// What `check` says of a file whose token comes from this variable.
+    fn said_of(token: &str, name: &str) -> String {
+        let text = format!("[tokens.main]\nenv = \"{name}\"\n[callers.a]\nanonymous = true\n");
+        let env = [("DEVREV_TOKEN".to_owned(), token.to_owned())].into();
+        match from_toml(&text, &env) {
+            Ok(config) => config.warnings.iter().map(ToString::to_string).collect(),
+            Err(problems) => problems.to_string(),
         }
     }
 
-    /// Every file that the configuration names as a secret, behind links as in a volume of Kubernetes.
     #[test]
-    fn every_file_of_a_secret_that_others_can_read_is_a_warning() {
-        let folder = tempfile::tempdir().unwrap();
-        let open = |path: &Path, mode| {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-        };
-        let root = folder.path();
-        let is_reachable = root
-            .ancestors()
-            .skip(1)
-            .all(|above| fs::metadata(above).unwrap().mode() & 0o001 != 0);
-        let data = root.join("..2026_11_26");
-        fs::create_dir(&data).unwrap();
-        symlink("..2026_11_26", root.join("..data")).unwrap();
-        let pair = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
-        for (name, content) in [
-            ("token", "token-value".to_owned()),
-            ("key", "7d8f1c0b9e34a256f7013c8ae92b645d".to_owned()),
-            ("admin", "admin-key".to_owned()),
-            ("header", "header-value".to_owned()),
-            ("cert.pem", pair.cert.pem()),
-            ("key.pem", pair.signing_key.serialize_pem()),
+    fn what_stands_around_a_secret_is_a_warning() {
+        let quotes = "tokens.main.env: the secret stands in quotes, which are a part of it and are sent with it; remove them";
+        let name = "tokens.main.env: the secret begins with the name of a variable and `=`, which are sent with it; store the value alone";
+        for (token, want) in [
+            ("\"abc-007\"", quotes),
+            ("'abc-007'", quotes),
+            ("`abc-007`", quotes),
+            ("\"abc-007", quotes),
+            ("abc-007'", quotes),
+            ("DEVREV_TOKEN=abc-007", name),
+            ("abc-007", ""),
+            ("e30.e30.YWJj", ""),
+            ("YWJjZA==", ""),
+            ("MFRGGZDF====", ""),
+            (
+                "Bearer abc-007",
+                "tokens.main.env: DEVREV_TOKEN begins with the word Bearer, which revgate adds itself; store the secret alone",
+            ),
         ] {
-            fs::write(data.join(name), content).unwrap();
-            symlink(format!("..data/{name}"), root.join(name)).unwrap();
+            let said = said_of(token, "DEVREV_TOKEN");
+            assert_eq!(said, want, "{token}");
+            assert!(!said.contains("007"), "{said}");
         }
-        let at = root.display();
-        let text = format!(
-            "[listen]\ntls = {{ cert = \"{at}/cert.pem\", key = \"{at}/key.pem\" }}\n[admin]\nkey = {{ file = \"{at}/admin\" }}\n\
-             [tokens.main]\nfile = \"{at}/token\"\n[callers.a]\nkey = {{ file = \"{at}/key\" }}\n\
-             [trace]\notlp = \"http://127.0.0.1:1\"\nheaders = {{ x-key = {{ file = \"{at}/header\" }} }}\n"
-        );
-        let secrets = ["token", "key", "admin", "header", "key.pem"];
-        for (mode, folder_mode, warns) in [
-            (0o644, 0o755, true),
-            (0o440, 0o755, false),
-            (0o644, 0o750, false),
+    }
+
+    #[test]
+    fn a_variable_that_is_not_set_is_named() {
+        for (name, want) in [
+            (
+                "DEVREV_TOKN",
+                "tokens.main.env: DEVREV_TOKN is not set in the environment; set it, or did you mean DEVREV_TOKEN?",
+            ),
+            (
+                "OTHER_TOKEN",
+                "tokens.main.env: OTHER_TOKEN is not set in the environment; set it, or use { file = ... }",
+            ),
+            (
+                "s3cr3t-007",
+                "tokens.main.env: the variable that it names is not set in the environment; set it, or use { file = ... }. \
+                 Its name is not shown, because it may be the secret itself",
+            ),
         ] {
-            open(root, folder_mode);
-            open(&data, 0o755);
-            open(&data.join("cert.pem"), 0o644);
-            for name in secrets {
-                open(&data.join(name), mode);
-            }
-            let config = from_toml(&text, &Default::default())
-                .unwrap_or_else(|problems| panic!("{problems}"));
-            let mut paths: Vec<_> = config
-                .warnings
-                .iter()
-                .map(|warning| warning.path.as_str())
-                .collect();
-            paths.sort_unstable();
-            let all = [
-                "admin.key",
-                "callers.a.key",
-                "listen.tls.key",
-                "tokens.main.file",
-                "trace.headers.x-key",
-            ];
-            let want = if warns && is_reachable { &all[..] } else { &[] };
-            assert_eq!(paths, want, "{mode:o} {folder_mode:o}");
-            for warning in &config.warnings {
-                assert!(
-                    warning
-                        .message
-                        .starts_with("every user of the machine can read the file"),
-                    "{warning:?}"
-                );
-            }
+            assert_eq!(said_of("abc", name), want);
         }
     }
 

@@ -18,12 +18,15 @@ pub enum View {
     Compared,
 }
 
-/// How a value is written in the file. Problems never quote a value, because it may be a secret.
+/// How a value is written in the file.
 pub trait Notation {
     type Out: Clone;
 
     /// Whether the keys of this table stand in the surrounding one, like serde's `flatten`.
     const FLATTEN: bool = false;
+
+    /// Whether problems may quote a value: never where a secret may stand.
+    const QUOTABLE: bool = true;
 
     /// What to write instead of a malformed value.
     fn expected() -> String {
@@ -40,15 +43,31 @@ pub trait Notation {
         None
     }
 
+    /// Of a list, the item that is malformed, if it is one by itself.
+    fn bad_item(_: &Value) -> Option<usize> {
+        None
+    }
+
     /// Reports every problem to `at`. Returns `None` if the value cannot be used.
     fn read(value: &Value, at: &Location<'_>) -> Option<Self::Out> {
-        let out = Self::parse(value);
-        let problem = match &out {
-            Some(out) => Self::invalid(out),
-            None => Some(format!("is not valid; write {}", Self::expected())),
+        let Some(out) = Self::parse(value) else {
+            let message = format!("is not valid; write {}", Self::expected());
+            return match Self::bad_item(value) {
+                Some(number) => at.item(number).malformed(&value[number], &message),
+                None => at.malformed(value, &message),
+            };
         };
-        problem.map_or(out, |problem| at.reject(&problem))
+        match Self::invalid(&out) {
+            Some(problem) => at.reject(&problem),
+            None => {
+                Self::warn(&out, value, at);
+                Some(out)
+            }
+        }
     }
+
+    /// Warns of what keeps the value from doing what is meant.
+    fn warn(_: &Self::Out, _value: &Value, _at: &Location<'_>) {}
 
     /// The value as written in the file; null if the key is left out.
     fn show(out: &Self::Out, view: View) -> Value;
@@ -95,6 +114,8 @@ pub struct Key {
     pub required: Option<&'static str>,
     /// Whether a missing key takes its value from `[defaults]`.
     pub inherited: bool,
+    /// Whether problems may quote its value.
+    pub quotable: bool,
     pub schema: fn(&mut Defs) -> Value,
     /// The keys within, if the value is a table.
     pub keys: Vec<Key>,
@@ -113,6 +134,7 @@ impl Key {
             restart: false,
             required: None,
             inherited: false,
+            quotable: N::QUOTABLE,
             schema: N::schema,
             keys: N::keys(),
             #[cfg(test)]
@@ -248,7 +270,7 @@ pub(super) fn defaults(keys: &[Key]) -> Option<Value> {
 }
 
 /// Declares a table and its keys: `/// meaning`, `key: Notation = default, flags;`. The flags are `restart` (a change needs a restart),
-/// `example(…)` (what the template shows if there is no default) and `required("the problem if the key is missing")`.
+/// `hidden` (no problem quotes the value, because a secret may stand there by mistake), `example(…)` (what the template shows if there is no default) and `required("the problem if the key is missing")`.
 ///
 /// `then rule(keys) -> { fields }` calls `rule` with the values of these keys, after all keys were read, and adds the fields that it
 /// returns. A required key that is missing or cannot be used is `None`.
@@ -294,6 +316,8 @@ macro_rules! section {
             impl Notation for $section {
                 type Out = Self;
 
+                const QUOTABLE: bool = false;
+
                 fn read(value: &serde_json::Value, at: &r::Location<'_>) -> Option<Self> {
                     let hint = [$($hint,)? "write its keys in a table of this name"][0];
                     let mut table = r::Table::open(value, at, hint)?;
@@ -336,6 +360,7 @@ macro_rules! section {
         };
     };
     (@flag $key:ident restart) => { $key.restart = true };
+    (@flag $key:ident hidden) => { $key.quotable = false };
     (@flag $key:ident example $($value:tt)+) => { $key.example = Some(serde_json::json!($($value)+)) };
     (@flag $key:ident required $message:literal) => { $key.required = Some($message) };
 }

@@ -1,6 +1,6 @@
 mod schema;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use super::*;
 use crate::policy::rewrite;
@@ -65,7 +65,7 @@ fn listeners_that_take_one_port_are_a_problem() {
             more += &format!("[admin]\naddress = \"{admin}\"\n");
         }
         let found = problems(&good(&more));
-        let says = found.contains("admin.address: takes the port of listen.address");
+        let says = found.contains("takes the port of listen.address");
         assert_eq!(says, is_problem, "{listen} {admin}: {found}");
         assert_eq!(!found.is_empty(), is_problem, "{listen} {admin}: {found}");
     }
@@ -152,115 +152,117 @@ fn environment_overrides_as_text() {
     assert_eq!(&*c.tokens["main"].quota_group, "007");
 }
 
-#[test]
-fn each_problem_is_named() {
-    // What a valid file is extended by (after JWT, a key set of `auth.jwt`), and the beginning of the one problem reported.
-    let table = r#"
-burts = 3 => callers.a.burts: unknown key; did you mean `burst`?
-burst = 0 => callers.a.burst
-weight = 0 => callers.a.weight
-rate = "5" => callers.a.rate
-token = "other" => callers.a.token: names no
-allow = ["wo*"] => callers.a.allow
-[callers.b]\nunix_uid = 1 => callers.b.unix_uid: never matches
-[callers.b]\nmtls_san = "b.internal" => callers.b.mtls_san: never matches
-[callers.b]\nunix_uid = -1 => callers.b.unix_uid
-[callers.b]\nunix_uid = 1\n[callers.c]\nunix_uid = 1\n[listen]\naddress = "unix:/x" => callers.c.unix_uid: is also that of caller `b`
-[listen]\nmode = "0480" => listen.mode
-[listen]\nmode = 660 => listen.mode
-anonymous = true => callers.a: has several
-[callers.b]\nkey = "plain" => callers.b.key: must be a reference
-[callers.b] => callers.b: has no credential
-[callers.other]\nanonymous = true => callers.other: is the name
-[callers.b]\nkey_sha256 = "12" => callers.b.key_sha256
-[callers.b]\nkey = { env = "K" } => is also the key of caller `a`
-[callers.b]\nanonymous = true\n[callers.c]\nanonymous = true => callers.c.anonymous: caller `b`
-[callers.b]\nanonymous = true\n[listen]\naddress = "0.0.0.0:1" => callers.b.anonymous: would let
-[tokens.two]\nenv = "T" => callers.a.token: is required
-[tokens.two]\nenv = "NONE" => tokens.two.env: the environment
-[tokens.two]\nfile = "/nonexistent" => tokens.two.file: the file cannot
-[tokens.two]\nfile = "/x"\nenv = "T" => tokens.two: needs exactly one
-[listen]\ntls = { cert = "/nonexistent" } => listen.tls.key: is required
-[listen]\nidle_timeout = "soon" => listen.idle_timeout
-[listne] => listne: unknown key; did you mean `listen`?
-[admin]\naddress = "0.0.0.0:1" => admin.key: is required
-[upstream]\nurl = "https://x/y" => upstream.url
-[upstream]\nurl = "https://x?y" => upstream.url
-[upstream]\nurl = "https://u:p@x" => upstream.url
-[upstream]\nurl = "ftp://x" => upstream.url
-[upstream]\nproxy = "proxy.corp:3128" => upstream.proxy: is not valid; write http://
-[upstream]\nproxy = "http://proxy.corp" => upstream.proxy: is not valid; write http:// with the proxy's host and port
-[upstream]\nproxy = "https://proxy.corp:3128" => upstream.proxy: is not valid
-[upstream]\nproxy = "socks5://proxy.corp:1080" => upstream.proxy: is not valid
-[upstream]\nproxy = "http://proxy.corp:3128/x" => upstream.proxy: is not valid
-[upstream]\nproxy = "http://user@proxy.corp:3128" => upstream.proxy: has a user or a password in it; store user:password in a file
-[upstream]\nproxy = "http://user:s3cr3t-value-007@proxy.corp:3128" => upstream.proxy: has a user or a password
-[upstream]\nproxy = "http://127.0.0.1:8080" => upstream.proxy: is the gateway's own listen.address
-[upstream]\nproxy = "http://localhost:9901" => upstream.proxy: is the gateway's own admin.address
-[upstream]\nproxy_credentials = { env = "P" } => upstream.proxy_credentials: is for upstream.proxy, which is not set
-[upstream]\nproxy = "http://h:1"\nproxy_credentials = "s3cr3t-value-007" => upstream.proxy_credentials: must be a reference
-[upstream]\nproxy = "http://h:1"\nproxy_credentials = { env = "T" } => upstream.proxy_credentials: the secret is not user:password
-[upstream]\ncircuit = { failures = 0 } => upstream.circuit.failures
-[upstream]\ncircuit = { opne = "1s" } => did you mean `open`
-[auth]\njwt = { issuer = "i", audience = "a" } => auth.jwt.jwks: is missing
-[auth]\njwt = { issuer = "i", jwks = { url = "https://i/k" } } => auth.jwt.audience: is missing
-[auth]\njwt = { audience = "a", jwks = { url = "https://i/k" } } => auth.jwt.issuer: is missing
-JWT url = "http://issuer.example/k" => auth.jwt.jwks.url: is not valid
-JWT url = "http://128.0.0.1/k" => auth.jwt.jwks.url
-JWT url = "https://u:p@i/k" => auth.jwt.jwks.url
-JWT url = "https://i:99999/k" => auth.jwt.jwks.url
-JWT url = "file:///etc/passwd" => auth.jwt.jwks.url
-JWT  => auth.jwt.jwks: needs exactly one
-JWT url = "https://i/k", file = "/dev/null" => auth.jwt.jwks: needs exactly one
-JWT file = "/nonexistent" => auth.jwt.jwks.file: the file cannot
-JWT file = "/dev/zero" => auth.jwt.jwks.file: the path is not
-JWT file = "Cargo.toml" => auth.jwt.jwks.file: the file is no key set
-JWT url = "https://i/k", roots = "none" => auth.jwt.jwks.roots
-JWT url = "https://i/k", uri = "x" => did you mean `url`
-[callers.b]\njwt_subject = "b" => callers.b.jwt_subject: needs auth.jwt
-[callers.b]\njwt_subject = "x"\n[callers.c]\njwt_subject = "x"\nJWT url = "https://i/k" => callers.c.jwt_subject: is also that of caller `b`
-[callers.b]\njwt_subject = "x"\nkey = { env = "T" }\nJWT url = "https://i/k" => callers.b: has several
-[callers.b]\njwt_subject = ""\nJWT url = "https://i/k" => callers.b.jwt_subject: is not valid
-[shared]\nprefix = "x" => shared: is not
-[limits]\nmax_body = "1XB" => limits.max_body
-[quota]\nreserve = 1.5 => quota.reserve
-[quota]\nspread_above = -1 => quota.spread_above
-[retry]\nmax_attempts = 0 => retry.max_attempts
-[retry]\nbackoff = { min = "20s" } => retry.backoff: min is above
-[[rewrite]]\noperations = []\nrename = { a = "b" } => rewrite[0].operations
-[[rewrite]]\noperations = ["a.b"] => rewrite[0].rename: is missing
-[[rewrite]]\noperations = ["a.b", "A.b"]\nrename = { a = "b" } => rewrite[0].operations: `a.b` already has a rule
-[trace]\notlp = "127.0.0.1:4318" => trace.otlp
-[trace]\notlp = "http://user@h" => trace.otlp
-[trace]\notlp = "http://h/?key=1" => trace.otlp
-[trace]\notlp = "grpc://h:4317" => trace.otlp
-[trace]\nsample = 1.5 => trace.sample
-[trace]\nsample = -1 => trace.sample
-[trace]\ntimeout = "0s" => trace.timeout
-[trace]\nservice_name = "" => trace.service_name
-[trace]\nheaders = { x-key = "s3cr3t-value-007" } => trace.headers.x-key
-[trace]\nheaders = { host = { env = "T" } } => trace.headers.host
-[trace]\nheaders = { "a b" = { env = "T" } } => trace.headers.a b
-[trace]\nheaders = { x-key = { env = "NONE" } } => trace.headers.x-key
-[trace]\nroots = { file = "/nonexistent" } => trace.roots: the file cannot
-[trace]\nroots = { file = "Cargo.toml" } => trace.roots: holds no certificate
-JWT url = "https://i/k", roots = { file = "Cargo.toml" } => auth.jwt.jwks.roots: holds no certificate
-[trace]\notpl = "http://h" => trace.otpl
-[log]\nlevel = "loud" => log.level
-[log]\nlevel = "info,loud" => log.level
-[log]\nlevel = "revgate=loud" => log.level
-[log]\nlevel = "" => log.level
-[callers.b]\nkey_sha256 = [] => callers.b.key_sha256: is not valid
-[callers.b]\nkey_sha256 = ["OTHER", "OTHER", "OTHER"] => callers.b.key_sha256: is not valid
-[callers.b]\nkey_sha256 = ["OTHER", "OTHER"] => callers.b.key_sha256: holds the same key twice
-[callers.b]\nkey_sha256 = ["OTHER", 7] => callers.b.key_sha256: is not valid
-[callers.b]\nkey_sha256 = ["HASH", "OTHER"] => callers.b.key_sha256: is also the key of caller `a`
-[callers.b]\nkey_sha256 = "OTHER"\nkey = { env = "T" } => callers.b: has several credentials
-[callers.b]\nkey = [] => callers.b.key: is not valid
-[callers.b]\nkey = [{ env = "T" }, "s3cr3t-value-007"] => callers.b.key[1]: must be a reference
-[callers.b]\nkey = [{ env = "T" }, { env = "GONE" }] => callers.b.key[1]: the environment variable
+/// What a valid file is extended by (after JWT, a key set of `auth.jwt`); and the problems: line and column, key, what was found, and what to
+/// do about it.
+const PROBLEMS: &str = r#"
+burts = 3 => 5:1: callers.a.burts: unknown key; did you mean `burst`?
+burst = 0 => 5:9: callers.a.burst: 0 is not valid; write a whole number from 1 to 4294967295
+weight = 0 => 5:10: callers.a.weight: 0 is not valid; write a whole number from 1 to 1000000
+rate = "5" => 5:8: callers.a.rate: "5" is not valid; write a rate such as "50/s", "600/min" or "1000/h", above zero
+token = "other" => 5:9: callers.a.token: names no configured token (there is `main`); correct it or add it under [tokens]
+allow = ["wo*"] => 5:10: callers.a.allow[0]: "wo*" is not valid; write a list of "*", "works.*" or whole operations such as "works.get"
+[callers.b]\nunix_uid = 1 => 6:12: callers.b.unix_uid: 1 never matches, because listen.address is not a unix socket; listen on "unix:/path", or give the caller a key
+[callers.b]\nmtls_san = "b.internal" => 6:12: callers.b.mtls_san: "b.internal" never matches, because clients present no certificates; add client_ca to listen.tls
+[callers.b]\nunix_uid = -1 => 6:12: callers.b.unix_uid: -1 is not valid; write a whole number from 0 to 4294967294
+[callers.b]\nunix_uid = 1\n[callers.c]\nunix_uid = 1\n[listen]\naddress = "unix:/x" => 8:12: callers.c.unix_uid: 1 is also that of caller `b`; give each caller its own
+[listen]\nmode = "0480" => 6:8: listen.mode: "0480" is not valid; write three octal digits for owner, group and others as a string, such as "0660" or "0666"
+[listen]\nmode = 660 => 6:8: listen.mode: 660 is not valid; write three octal digits for owner, group and others as a string, such as "0660" or "0666"
+anonymous = true => 3:10: callers.a: has several credentials; keep one of key_sha256, key, jwt_subject, mtls_san, unix_uid and anonymous
+[callers.b]\nkey = "plain" => 6:7: callers.b.key: a string must be a reference, not the secret itself; write { file = ... } or { env = ... }
+[callers.b] => 5:10: callers.b: has no credential; add key_sha256 (see `revgate hash-key`), key, jwt_subject, mtls_san, unix_uid or anonymous = true
+[callers.other]\nanonymous = true => 5:10: callers.other: is the name for unknown callers in metrics and logs; choose another name
+[callers.b]\nkey_sha256 = "12" => 6:14: callers.b.key_sha256: a string is not valid; write 64 hexadecimal digits, as `revgate hash-key` prints them, or a list of two while the key is rotated
+[callers.b]\nkey = { env = "K" } => 6:7: callers.b.key: is also the key of caller `a`; give each caller its own
+[callers.b]\nanonymous = true\n[callers.c]\nanonymous = true => 8:13: callers.c.anonymous: true is one too many: caller `b` is also anonymous; keep one
+[callers.b]\nanonymous = true\n[listen]\naddress = "0.0.0.0:1" => 6:13: callers.b.anonymous: true would let anyone call, because listen.address is not loopback; give the caller a key, or listen on 127.0.0.1 or a unix socket
+[tokens.two]\nenv = "T" => 3:10: callers.a.token: is required because there are several tokens; write one of `main`, `two`
+[tokens.two]\nenv = "NONE" => 3:10: callers.a.token: is required because there are several tokens; write one of `main`, `two` | 6:7: tokens.two.env: NONE is not set in the environment; set it, or use { file = ... }
+[tokens.two]\nfile = "/nonexistent" => 3:10: callers.a.token: is required because there are several tokens; write one of `main`, `two` | 6:8: tokens.two.file: "/nonexistent" cannot be read (entity not found); create it or correct the path
+[tokens.two]\nfile = "/x"\nenv = "T" => 3:10: callers.a.token: is required because there are several tokens; write one of `main`, `two` | 5:9: tokens.two: needs exactly one of `file` and `env`; write { file = ... } or { env = ... }
+[listen]\ntls = { cert = "/nonexistent" } => 6:7: listen.tls.key: is required for TLS; name a PEM file | 6:16: listen.tls.cert: "/nonexistent" cannot be read (entity not found); create it or correct the path
+[listen]\nidle_timeout = "soon" => 6:16: listen.idle_timeout: "soon" is not valid; write a duration such as "30s", "250ms" or "5m"
+[listne] => 5:2: listne: unknown key; did you mean `listen`?
+[admin]\naddress = "0.0.0.0:1" => 5:2: admin.key: is required because admin.address is not loopback; set it, or listen on 127.0.0.1
+[upstream]\nurl = "https://x/y" => 6:7: upstream.url: "https://x/y" is not valid; write http:// or https:// with a host only: no path, query or user
+[upstream]\nurl = "https://x?y" => 6:7: upstream.url: "https://x?…" is not valid; write http:// or https:// with a host only: no path, query or user
+[upstream]\nurl = "https://u:p@x" => 6:7: upstream.url: "https://…@x" is not valid; write http:// or https:// with a host only: no path, query or user
+[upstream]\nurl = "ftp://x" => 6:7: upstream.url: "ftp://x" is not valid; write http:// or https:// with a host only: no path, query or user
+[upstream]\nproxy = "proxy.corp:3128" => 6:9: upstream.proxy: "proxy.corp:3128" is not valid; write http:// with the proxy's host and port, such as "http://proxy.example:3128"; connections to the proxy itself are without TLS
+[upstream]\nproxy = "http://proxy.corp" => 6:9: upstream.proxy: "http://proxy.corp" is not valid; write http:// with the proxy's host and port, such as "http://proxy.example:3128"; connections to the proxy itself are without TLS
+[upstream]\nproxy = "https://proxy.corp:3128" => 6:9: upstream.proxy: "https://proxy.corp:3128" is not valid; write http:// with the proxy's host and port, such as "http://proxy.example:3128"; connections to the proxy itself are without TLS
+[upstream]\nproxy = "socks5://proxy.corp:1080" => 6:9: upstream.proxy: "socks5://proxy.corp:1080" is not valid; write http:// with the proxy's host and port, such as "http://proxy.example:3128"; connections to the proxy itself are without TLS
+[upstream]\nproxy = "http://proxy.corp:3128/x" => 6:9: upstream.proxy: "http://proxy.corp:3128/x" is not valid; write http:// with the proxy's host and port, such as "http://proxy.example:3128"; connections to the proxy itself are without TLS
+[upstream]\nproxy = "http://user@proxy.corp:3128" => 6:9: upstream.proxy: "http://…@proxy.corp:3128" has a user or a password in it; store user:password in a file or a variable, and name that in upstream.proxy_credentials
+[upstream]\nproxy = "http://user:s3cr3t-value-007@proxy.corp:3128" => 6:9: upstream.proxy: "http://…@proxy.corp:3128" has a user or a password in it; store user:password in a file or a variable, and name that in upstream.proxy_credentials
+[upstream]\nproxy = "http://127.0.0.1:8080" => 6:9: upstream.proxy: "http://127.0.0.1:8080" is the gateway's own listen.address, so requests would loop; write the URL of the proxy
+[upstream]\nproxy = "http://localhost:9901" => 6:9: upstream.proxy: "http://localhost:9901" is the gateway's own admin.address, so requests would loop; write the URL of the proxy
+[upstream]\nproxy_credentials = { env = "P" } => 6:21: upstream.proxy_credentials: is for upstream.proxy, which is not set; add that, or remove this
+[upstream]\nproxy = "http://h:1"\nproxy_credentials = "s3cr3t-value-007" => 7:21: upstream.proxy_credentials: a string must be a reference, not the secret itself; write { file = ... } or { env = ... }
+[upstream]\nproxy = "http://h:1"\nproxy_credentials = { env = "T" } => 7:21: upstream.proxy_credentials: the secret is not user:password; store both there, with a colon between them
+[upstream]\ncircuit = { failures = 0 } => 6:24: upstream.circuit.failures: 0 is not valid; write a whole number from 1 to 1073741824
+[upstream]\ncircuit = { opne = "1s" } => 6:13: upstream.circuit.opne: unknown key; did you mean `open`?
+[auth]\njwt = { issuer = "i", audience = "a" } => 6:7: auth.jwt.jwks: is missing; write { url = ... } or { file = ... } for the issuer's public keys
+[auth]\njwt = { issuer = "i", jwks = { url = "https://i/k" } } => 6:7: auth.jwt.audience: is missing; write the `aud` of tokens that are meant for revgate, such as "revgate"
+[auth]\njwt = { audience = "a", jwks = { url = "https://i/k" } } => 6:7: auth.jwt.issuer: is missing; write the `iss` of your tokens
+JWT url = "http://issuer.example/k" => 6:54: auth.jwt.jwks.url: "http://issuer.example/k" is not valid; write https:// (http:// only for loopback) with a host, and no user or fragment
+JWT url = "http://128.0.0.1/k" => 6:54: auth.jwt.jwks.url: "http://128.0.0.1/k" is not valid; write https:// (http:// only for loopback) with a host, and no user or fragment
+JWT url = "https://u:p@i/k" => 6:54: auth.jwt.jwks.url: "https://…@i/k" is not valid; write https:// (http:// only for loopback) with a host, and no user or fragment
+JWT url = "https://i:99999/k" => 6:54: auth.jwt.jwks.url: "https://i:99999/k" is not valid; write https:// (http:// only for loopback) with a host, and no user or fragment
+JWT url = "file:///etc/passwd" => 6:54: auth.jwt.jwks.url: "file:///etc/passwd" is not valid; write https:// (http:// only for loopback) with a host, and no user or fragment
+JWT  => 6:46: auth.jwt.jwks: needs exactly one of `url` and `file`; write { url = ... } or { file = ... }
+JWT url = "https://i/k", file = "/dev/null" => 6:46: auth.jwt.jwks: needs exactly one of `url` and `file`; write { url = ... } or { file = ... }
+JWT file = "/nonexistent" => 6:55: auth.jwt.jwks.file: "/nonexistent" cannot be read (entity not found); create it or correct the path
+JWT file = "/dev/zero" => 6:55: auth.jwt.jwks.file: "/dev/zero" is not a regular file; point it at a file that holds only a key set
+JWT file = "Cargo.toml" => 6:55: auth.jwt.jwks.file: "Cargo.toml" is no key set: it is not a JSON object with a list `keys`; store the issuer's JWKS there
+JWT url = "https://i/k", roots = "none" => 6:77: auth.jwt.jwks.roots: "none" is not valid; write "bundled", "system" or { file = "ca.pem" }
+JWT url = "https://i/k", uri = "x" => 6:69: auth.jwt.jwks.uri: unknown key; did you mean `url`?
+[callers.b]\njwt_subject = "b" => 6:15: callers.b.jwt_subject: "b" needs auth.jwt, which names the trusted issuer; add it, or give the caller a key
+[callers.b]\njwt_subject = "x"\n[callers.c]\njwt_subject = "x"\nJWT url = "https://i/k" => 8:15: callers.c.jwt_subject: "x" is also that of caller `b`; give each caller its own
+[callers.b]\njwt_subject = "x"\nkey = { env = "T" }\nJWT url = "https://i/k" => 5:10: callers.b: has several credentials; keep one of key_sha256, key, jwt_subject, mtls_san, unix_uid and anonymous
+[callers.b]\njwt_subject = ""\nJWT url = "https://i/k" => 6:15: callers.b.jwt_subject: "" is not valid; write a string that is not empty
+[shared]\nprefix = "x" => 5:2: shared: is not supported by this version; remove it
+[limits]\nmax_body = "1XB" => 6:12: limits.max_body: "1XB" is not valid; write a size such as "64KiB", "1MiB" or "10MB", or a number of bytes
+[quota]\nreserve = 1.5 => 6:11: quota.reserve: 1.5 is not valid; write a number from 0 to 1
+[quota]\nspread_above = -1 => 6:16: quota.spread_above: -1 is not valid; write a number from 0 to 1
+[retry]\nmax_attempts = 0 => 6:16: retry.max_attempts: 0 is not valid; write a whole number from 1 to 100
+[retry]\nbackoff = { min = "20s" } => 6:19: retry.backoff.min: "20s" is above retry.backoff.max; raise that or lower this
+[[rewrite]]\noperations = []\nrename = { a = "b" } => 6:14: rewrite[0].operations: is empty, so the rule would do nothing; name at least one operation
+[[rewrite]]\noperations = ["a.b"] => 5:1: rewrite[0].rename: is missing; write { old = "new" }
+[[rewrite]]\noperations = ["a.b", "A.b"]\nrename = { a = "b" } => 6:14: rewrite[0].operations: `a.b` already has a rule; put both renames in one rule
+[trace]\notlp = "127.0.0.1:4318" => 6:8: trace.otlp: "127.0.0.1:4318" is not valid; write http:// or https:// with a host, such as "http://127.0.0.1:4318"; revgate appends /v1/traces
+[trace]\notlp = "http://user@h" => 6:8: trace.otlp: "http://…@h" is not valid; write http:// or https:// with a host, such as "http://127.0.0.1:4318"; revgate appends /v1/traces
+[trace]\notlp = "http://h/?key=1" => 6:8: trace.otlp: "http://h/?…" is not valid; write http:// or https:// with a host, such as "http://127.0.0.1:4318"; revgate appends /v1/traces
+[trace]\notlp = "grpc://h:4317" => 6:8: trace.otlp: "grpc://h:4317" is not valid; write http:// or https:// with a host, such as "http://127.0.0.1:4318"; revgate appends /v1/traces
+[trace]\nsample = 1.5 => 6:10: trace.sample: 1.5 is not valid; write a number from 0 to 1
+[trace]\nsample = -1 => 6:10: trace.sample: -1 is not valid; write a number from 0 to 1
+[trace]\ntimeout = "0s" => 6:11: trace.timeout: "0s" is zero, so it would always expire; write a duration above zero
+[trace]\nservice_name = "" => 6:16: trace.service_name: "" is not valid; write a string that is not empty
+[trace]\nheaders = { x-key = "s3cr3t-value-007" } => 6:21: trace.headers.x-key: a string must be a reference, not the secret itself; write { file = ... } or { env = ... }
+[trace]\nheaders = { host = { env = "T" } } => 6:20: trace.headers.host: is a field that revgate sets itself; remove it
+[trace]\nheaders = { "a b" = { env = "T" } } => 6:21: trace.headers.a b: is not a valid name of a header field; correct it
+[trace]\nheaders = { x-key = { env = "NONE" } } => 6:21: trace.headers.x-key: NONE is not set in the environment; set it, or use { file = ... }
+[trace]\nroots = { file = "/nonexistent" } => 6:9: trace.roots: "/nonexistent" cannot be read (entity not found); create it or correct the path
+[trace]\nroots = { file = "Cargo.toml" } => 6:9: trace.roots: "Cargo.toml" holds no certificate; store PEM there that begins with -----BEGIN CERTIFICATE-----
+JWT url = "https://i/k", roots = { file = "Cargo.toml" } => 6:77: auth.jwt.jwks.roots: "Cargo.toml" holds no certificate; store PEM there that begins with -----BEGIN CERTIFICATE-----
+[trace]\notpl = "http://h" => 6:1: trace.otpl: unknown key; did you mean `otlp`?
+[log]\nlevel = "loud" => 6:9: log.level: "loud" is not valid; write a level such as "info", or directives such as "info,revgate=debug"
+[log]\nlevel = "info,loud" => 6:9: log.level: "info,loud" is not valid; write a level such as "info", or directives such as "info,revgate=debug"
+[log]\nlevel = "revgate=loud" => 6:9: log.level: "revgate=loud" is not valid; write a level such as "info", or directives such as "info,revgate=debug"
+[log]\nlevel = "" => 6:9: log.level: "" is not valid; write a level such as "info", or directives such as "info,revgate=debug"
+[callers.b]\nkey_sha256 = [] => 6:14: callers.b.key_sha256: a list is not valid; write 64 hexadecimal digits, as `revgate hash-key` prints them, or a list of two while the key is rotated
+[callers.b]\nkey_sha256 = ["OTHER", "OTHER", "OTHER"] => 6:14: callers.b.key_sha256: a list is not valid; write 64 hexadecimal digits, as `revgate hash-key` prints them, or a list of two while the key is rotated
+[callers.b]\nkey_sha256 = ["OTHER", "OTHER"] => 6:14: callers.b.key_sha256: holds the same key twice; write it once, or the old and the new one
+[callers.b]\nkey_sha256 = ["OTHER", 7] => 6:14: callers.b.key_sha256: a list is not valid; write 64 hexadecimal digits, as `revgate hash-key` prints them, or a list of two while the key is rotated
+[callers.b]\nkey_sha256 = ["HASH", "OTHER"] => 6:14: callers.b.key_sha256: is also the key of caller `a`; give each caller its own
+[callers.b]\nkey_sha256 = "OTHER"\nkey = { env = "T" } => 5:10: callers.b: has several credentials; keep one of key_sha256, key, jwt_subject, mtls_san, unix_uid and anonymous
+[callers.b]\nkey = [] => 6:7: callers.b.key: a list is not valid; write one reference, or a list of two while the key is rotated
+[callers.b]\nkey = [{ env = "T" }, "s3cr3t-value-007"] => 6:23: callers.b.key[1]: a string must be a reference, not the secret itself; write { file = ... } or { env = ... }
+[callers.b]\nkey = [{ env = "T" }, { env = "GONE" }] => 6:23: callers.b.key[1]: GONE is not set in the environment; set it, or use { file = ... }
 "#;
-    for row in table.trim().lines() {
+
+/// The file of a row, and what it says of it.
+fn samples() -> Vec<(String, &'static str)> {
+    let rows = PROBLEMS.trim().lines().map(|row| {
         let (more, want) = row.split_once(" => ").unwrap();
         let more = more.replace("\\n", "\n").replace("HASH", HASH);
         let more = more.replace("OTHER", &"a".repeat(64));
@@ -268,13 +270,49 @@ JWT url = "https://i/k", roots = { file = "Cargo.toml" } => auth.jwt.jwks.roots:
             Some((more, keys)) => jwt(more, keys),
             None => more,
         };
-        let got = problems(&good(&more));
-        assert!(got.contains(want) && !got.contains(SECRET), "{more}\n{got}");
-        assert!(
-            more.contains("[tokens.two]") || more.contains("tls =") || !got.contains("\n"),
-            "one problem only: {more}\n{got}"
-        );
+        (good(&more), want)
+    });
+    rows.collect()
+}
+
+#[test]
+fn each_problem_says_where_what_was_found_and_what_to_do() {
+    let file = Path::new("/etc/revgate.toml");
+    let mut faults = Vec::new();
+    for (text, want) in samples() {
+        let Problems(all) = load::parse_with(file, &text, &env()).unwrap_err();
+        let said: Vec<_> = all.iter().map(ToString::to_string).collect();
+        let place = "/etc/revgate.toml:";
+        let got = said.join(" | ").replace(place, "");
+        if got != want {
+            faults.push(format!(
+                "{} => {got}",
+                text.strip_prefix(&good("")).unwrap().replace('\n', "\\n")
+            ));
+        }
+        assert!(!got.contains(SECRET), "{got}");
+        let tree: toml::Table = toml::from_str(&text).unwrap();
+        for problem in &all {
+            let said = problem.to_string();
+            assert!(problem.message.contains("; "), "what to do: {said}");
+            let (at, position) = problem.place();
+            assert!(at == Some(file) && position.is_some(), "where: {said}");
+            // A value that no secret can be is there.
+            let value = find(&json!(tree), &problem.path).cloned();
+            let name = problem.path.rsplit('.').next().unwrap();
+            let is_scalar = value
+                .as_ref()
+                .is_some_and(|value| !value.is_array() && !value.is_object());
+            if is_scalar && quote::is_quotable(name) == Some(true) {
+                let found = quote::value(&value.unwrap());
+                assert!(
+                    found.is_none() || problem.found == found,
+                    "what was found: {said}"
+                );
+            }
+        }
     }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 /// `more`, and `auth.jwt` with the key set `jwks`.
@@ -302,7 +340,7 @@ fn signed_tokens_are_read_shown_and_compared() {
     let with_proxy = good(&jwt(more, &format!("{file}, proxy = false")));
     assert_eq!(
         problems(&with_proxy),
-        "auth.jwt.jwks.proxy: applies only to a url; remove it"
+        "auth.jwt.jwks.proxy: false applies only to a url; remove it"
     );
     assert!(load(&file).differences(&old).is_empty());
     std::fs::write(&path, two).unwrap();
@@ -393,6 +431,112 @@ fn never_a_secret() {
     );
 }
 
+/// A value of any shape, with this text in it: also of no shape, so that the syntax is wrong.
+fn shapes(text: &str) -> Vec<String> {
+    [
+        "\"S\"",
+        "'S'",
+        "S",
+        "\"S",
+        "S\"",
+        "\"S\" S",
+        "\"\"\"S",
+        "[\"S\"]",
+        "[\"S\", S]",
+        "[\"S\" \"S\"]",
+        "[S",
+        "{ env = \"S\" }",
+        "{ env = S }",
+        "{ env = \"S }",
+        "{ file = \"S\" }",
+        "{ file = \"/S\" }",
+        "{ file = \"./S\" }",
+        "{ file \"S\" }",
+        "{ x = \"S\" }",
+        "{ url = \"https://u:S@h\" }",
+        "\"https://u:S@h/x\"",
+        "\"https://h/?k=S\"",
+        "\"http://S@h",
+        "{ key = { env = \"S\" } }",
+        "{ rate = \"5/s\", key = \"S }",
+        "\"1\" # S\"",
+        "= \"S\"",
+        "\n\"S\"",
+        "\nS",
+    ]
+    .map(|shape| shape.replace('S', text))
+    .into()
+}
+
+/// What is said of a file by everything that says something: problems, warnings, and the debug form of both.
+fn everything_said(text: &str) -> String {
+    match load::parse_with(Path::new("/etc/revgate.toml"), text, &env()) {
+        Ok(config) => config
+            .warnings
+            .iter()
+            .map(|problem| format!("{problem} {problem:?}\n"))
+            .collect(),
+        Err(problems) => format!("{problems} {problems:?}"),
+    }
+}
+
+/// Every key of the file with every shape of a value that holds a secret. What a generator made is shown nowhere; what a person made up, in
+/// no place where a secret belongs.
+#[test]
+fn no_problem_shows_a_secret_wherever_it_stands() {
+    let mut keys: Vec<_> = [
+        "tokens.main",
+        "callers.a",
+        "unknown",
+        "tokens.rate",
+        "callers.level",
+    ]
+    .map(|path| (path.to_owned(), true))
+    .into();
+    let declared = reference::paths(&Config::keys(), "");
+    keys.extend(declared.into_iter().map(|(path, key)| {
+        let path = path
+            .replace("tokens.", "tokens.main.")
+            .replace("callers.", "callers.a.");
+        let is_secret = !key.quotable && key.keys.is_empty();
+        (path.replace("rewrite.", "rewrite.x."), is_secret)
+    }));
+    let generated = [
+        "7d8f1c0b9e34a256f7013c8ae92b645d",
+        "q3Zr8VtN1yLk0sXhB7mWfJ2pUe5GcD9a",
+        "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.q3Zr8VtN1yLk0sXhB7mWfJ2p",
+        "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U",
+    ];
+    let mut tried = 0;
+    let mut try_with = |path: &str, number: usize, secret: &str| {
+        let Some(shape) = shapes(secret).into_iter().nth(number) else {
+            return;
+        };
+        let text = match tried % 2 {
+            0 => format!("{path} = {shape}\n"),
+            _ => format!("[defaults]\nrate = \"5/s\"\n[x]\n{path} = {shape}"),
+        };
+        let said = everything_said(&text);
+        let mut parts = secret.as_bytes().windows(8);
+        let is_shown = parts.any(|part| said.contains(std::str::from_utf8(part).unwrap()));
+        assert!(!is_shown, "{text}\n{said}");
+        tried += 1;
+    };
+    for (at, (path, is_secret)) in keys.iter().enumerate() {
+        for (number, shape) in shapes(SECRET).iter().enumerate() {
+            try_with(path, number, generated[(at + number) % generated.len()]);
+            // What begins as a path is one.
+            if *is_secret
+                && !shape.starts_with("{ file = \"/")
+                && !shape.starts_with("{ file = \"./")
+            {
+                try_with(path, number, SECRET);
+            }
+        }
+    }
+    assert!(tried > 3_000, "{tried}");
+}
+
 #[test]
 fn own_rules_replace_the_built_in_for_their_operation() {
     let rule =
@@ -420,6 +564,7 @@ fn files_hold_secrets_and_are_bounded() {
         ("abc\n", ""),
         (" \n", "is empty"),
         ("a b", "characters"),
+        ("Bearer abc", "begins with the word Bearer"),
         (&"x".repeat(70_000), "larger than"),
     ] {
         std::fs::write(&path, content).unwrap();

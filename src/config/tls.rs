@@ -13,8 +13,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::{
+    files, quote,
     reading::Location,
-    secret,
     section::{Notation, section},
 };
 use crate::{hash::sha256, label::label_enum, types::Roots};
@@ -25,7 +25,7 @@ section! {
         /// PEM file with the certificate, followed by its intermediates.
         cert: PathBuf, required("is required for TLS; name a PEM file"), example("cert.pem");
         /// PEM file with the certificate's private key, unencrypted.
-        key: PathBuf, required("is required for TLS; name a PEM file"), example("key.pem");
+        key: PathBuf, required("is required for TLS; name a PEM file"), hidden, example("key.pem");
         /// PEM file with the authorities that may sign client certificates; enables mTLS.
         client_ca: Option<PathBuf>, example("ca.pem");
         /// With client_ca: "required" rejects clients without a certificate, "optional" lets them present a key instead. "required" by default.
@@ -73,14 +73,17 @@ impl Tls {
     }
 
     /// Why the certificate is not valid at `now`, if so.
-    pub fn validity_warning(&self, now: SystemTime) -> Option<&'static str> {
+    pub fn validity_warning(&self, now: SystemTime) -> Option<String> {
+        let date = httpdate::fmt_http_date;
         match self.validity {
-            (_, to) if to < now => Some(
-                "the certificate has expired, so clients refuse it; renew it, and revgate reloads it by itself",
-            ),
-            (from, _) if now < from => Some(
-                "the certificate is not valid yet, so clients refuse it; check the clock, or store a valid certificate",
-            ),
+            (_, to) if to < now => Some(format!(
+                "holds a certificate that has expired ({}), so clients refuse it; renew it, and revgate reloads it by itself",
+                date(to)
+            )),
+            (from, _) if now < from => Some(format!(
+                "holds a certificate that is not valid yet (until {}), so clients refuse it; check the clock, or store a valid certificate",
+                date(from)
+            )),
             _ => None,
         }
     }
@@ -132,11 +135,19 @@ fn load_files(
         .files
         .borrow_mut()
         .extend(all.into_iter().flatten().cloned());
-    let report = |name: &'static str| move |message: String| at.report(name, message);
+    let public = |path: Option<&PathBuf>| path.and_then(|path| quote::public_path(path));
+    let report = |name: &'static str| {
+        let found = match name {
+            "cert" => public(cert.as_ref()),
+            "client_ca" => public(client_ca),
+            _ => key.as_deref().and_then(quote::path),
+        };
+        move |message: String| files::report_file(at, name, found, &message)
+    };
     let load_chain = |path| certificates(path, LIMIT).map_err(report("cert")).ok();
     let load_key = |path| private_key(path).map_err(report("key")).ok();
     if let Some(path) = key {
-        secret::warn_if_exposed(path, at, "key");
+        files::warn_if_exposed(path, at, "key");
     }
     let load_roots = |path: &PathBuf| {
         certificates(path, LIMIT)
@@ -161,11 +172,11 @@ fn load_files(
             ),
             rustls::Error::InvalidCertificate(_) => (
                 "cert",
-                "its first certificate cannot be used; have it reissued as X.509 version 3",
+                "holds a first certificate that cannot be used; have it reissued as X.509 version 3",
             ),
             _ => ("key", "holds a key of an unsupported type; use RSA of 2048 bits or more, ECDSA P-256, P-384 or P-521, or Ed25519"),
         };
-        at.report(name, message);
+        report(name)(message.to_owned());
     });
     let (roots, digest_of_roots) = authorities.transpose().ok()?.unzip();
     let digests = (digest_of_chain, digest_of_roots);
@@ -178,7 +189,7 @@ fn load_files(
 }
 
 fn certificates(path: &Path, limit: u64) -> Result<Vec<CertificateDer<'static>>, String> {
-    let bytes = secret::read_bytes(path, limit, "PEM")?;
+    let bytes = files::read_bytes(path, limit, "PEM")?;
     let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
     let all = all.map_err(|_| "is not valid PEM; copy the file again".to_owned())?;
     if all.is_empty() {
@@ -197,12 +208,19 @@ pub(super) fn roots_problem(source: &Roots) -> Option<String> {
             let message = "finds no certificate on this system; install its list of authorities (ca-certificates), or name a file";
             (usable == 0).then(|| message.into())
         }
-        Roots::File(path) => certificates(path, ROOTS_LIMIT).and_then(roots).err(),
+        Roots::File(path) => {
+            let problem = certificates(path, ROOTS_LIMIT).and_then(roots).err()?;
+            let file = quote::public_path(path);
+            Some(format!(
+                "{} {problem}",
+                file.as_deref().unwrap_or("the file")
+            ))
+        }
     }
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let bytes: Zeroizing<Vec<u8>> = secret::read_bytes(path, LIMIT, "PEM")?;
+    let bytes: Zeroizing<Vec<u8>> = files::read_bytes(path, LIMIT, "PEM")?;
     // The parser's message may quote what it read.
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
         "holds no private key that can be read; store unencrypted PEM there that begins with -----BEGIN PRIVATE KEY-----".into()
@@ -215,7 +233,7 @@ fn roots(all: Vec<CertificateDer<'static>>) -> Result<(RootCertStore, [u8; 32]),
     for (number, certificate) in all.into_iter().enumerate() {
         roots.add(certificate).map_err(|_| {
             let number = number + 1;
-            format!("certificate {number} in it cannot be used as an authority; store the certificates of your own CA there")
+            format!("holds a certificate, number {number}, that cannot be used as an authority; store the certificates of your own CA there")
         })?;
     }
     Ok((roots, digest))
@@ -229,7 +247,8 @@ fn digest(all: &[CertificateDer<'_>]) -> [u8; 32] {
 
 fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), String> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| {
-        "its first certificate cannot be parsed; have it reissued as X.509 version 3".to_owned()
+        "holds a first certificate that cannot be parsed; have it reissued as X.509 version 3"
+            .to_owned()
     })?;
     let validity = parsed.validity();
     let at = |time: x509_parser::time::ASN1Time| {
@@ -343,6 +362,12 @@ mod tests {
             let config = load(&folder, &pair).unwrap();
             let warning = &config.warnings[0];
             assert_eq!(warning.path, "listen.tls.cert");
+            let text = warning.text();
+            assert!(
+                text.contains("holds a certificate that")
+                    && text.contains(" 1 Jan 2") | text.contains(" 01 Jan 2"),
+                "{text}"
+            );
             assert!(warning.message.contains(want), "{warning:?}");
         }
     }
@@ -350,29 +375,30 @@ mod tests {
     #[test]
     fn each_invalid_file_is_reported_and_never_quoted() {
         let folder = folder();
-        let table = "
-none now.key ca.pem cert: the file cannot be read
-empty now.key ca.pem cert: holds no certificate
-text now.key ca.pem cert: holds no certificate
-now.key now.key ca.pem cert: holds no certificate
-broken.pem now.key ca.pem cert: is not valid PEM
-junk.pem now.key ca.pem cert: its first certificate
-. now.key ca.pem cert: the path is not a regular file
-now.pem none ca.pem key: the file cannot be read
-now.pem empty ca.pem key: holds no private key
-now.pem now.pem ca.pem key: holds no private key
-now.pem broken.key ca.pem key: holds a key of an unsupported
-now.pem old.key ca.pem key: is not the key of
-now.pem now.key none client_ca: the file cannot
-now.pem now.key empty client_ca: holds no certificate
-now.pem now.key junk.pem client_ca: certificate 1 in it
-";
+        let table = r#"
+none now.key ca.pem cert: "@none" cannot be read
+empty now.key ca.pem cert: "@empty" holds no certificate
+text now.key ca.pem cert: "@text" holds no certificate
+now.key now.key ca.pem cert: "@now.key" holds no certificate
+broken.pem now.key ca.pem cert: "@broken.pem" is not valid PEM
+junk.pem now.key ca.pem cert: "@junk.pem" holds a first certificate that cannot be parsed
+. now.key ca.pem cert: "@." is not a regular file
+now.pem none ca.pem key: "@none" cannot be read
+now.pem empty ca.pem key: "@empty" holds no private key
+now.pem now.pem ca.pem key: "@now.pem" holds no private key
+now.pem broken.key ca.pem key: "@broken.key" holds a key of an unsupported
+now.pem old.key ca.pem key: "@old.key" is not the key of
+now.pem now.key none client_ca: "@none" cannot be read
+now.pem now.key empty client_ca: "@empty" holds no certificate
+now.pem now.key junk.pem client_ca: "@junk.pem" holds a certificate, number 1, that
+"#;
         for row in table.trim().lines() {
             let [cert, key, ca, want] = *row.splitn(4, ' ').collect::<Vec<_>>() else {
                 panic!("{row}")
             };
             let tls = format!("cert = \"@{cert}\", key = \"@{key}\", client_ca = \"@{ca}\"");
             let got = load(&folder, &tls).unwrap_err().to_string();
+            let want = want.replace('@', &format!("{}/", folder.path().display()));
             let want = format!("listen.tls.{want}");
             assert!(got.starts_with(&want) && got.contains("; "), "{tls}\n{got}");
             assert_eq!(got.lines().count(), 1, "{got}");
@@ -395,10 +421,13 @@ now.pem now.key junk.pem client_ca: certificate 1 in it
         let got = load(&folder, &format!("{pair}, client_auth = \"optional\"")).unwrap_err();
         let got = got.to_string();
         assert!(
-            got.contains("listen.tls.client_auth: needs client_ca"),
+            got.contains("listen.tls.client_auth: \"optional\" needs client_ca"),
             "{got}"
         );
-        assert!(got.contains("callers.a.mtls_san: never matches"), "{got}");
+        assert!(
+            got.contains("callers.a.mtls_san: \"a.internal\" never matches"),
+            "{got}"
+        );
         let got = load(
             &folder,
             &format!("{pair}, client_ca = \"@ca.pem\", client_auth = \"no\""),

@@ -25,7 +25,7 @@ pub use self::{
     token_value::TokenValue,
 };
 use crate::{
-    config::{CallerRules, Config, Problem, Problems},
+    config::{CallerRules, Config, Problems},
     policy::{
         circuit, ledger,
         progress::{ANSWER_STALL, ProgressRules},
@@ -101,22 +101,33 @@ impl Plan {
     /// What is wrong with the configuration, by key path.
     pub fn of(config: &Config) -> Result<Plan, Problems> {
         let mut problems = Vec::new();
-        let mut problem = |path: String, message: String| problems.push(Problem { path, message });
+        let mut problem =
+            |path: &str, message: String| problems.push(config.problem(path, message));
         let mut tokens = BTreeMap::new();
         for (name, token) in &config.tokens {
             match TokenValue::new(&token.secret.value) {
                 Ok(value) => drop(tokens.insert(Arc::from(name.as_str()), value)),
-                Err(error) => problem(format!("tokens.{name}"), error.to_string()),
+                Err(_) => problem(
+                    &format!("tokens.{name}"),
+                    "holds characters that a header cannot have; store visible ASCII on one line"
+                        .into(),
+                ),
             }
         }
         let authority = config.upstream.url.authority().map_or("", |a| a.as_str());
         let host = HeaderValue::try_from(authority).unwrap_or_else(|error| {
-            problem("upstream.url".into(), error.to_string());
+            problem(
+                "upstream.url",
+                format!("cannot be a Host: {error}; write the URL of DevRev's API"),
+            );
             HeaderValue::from_static("")
         });
         let tls = config.listen.tls.as_ref().map(ServerTls::of).transpose();
         let tls = tls.unwrap_or_else(|error| {
-            problem("listen.tls".into(), error.to_string());
+            problem(
+                "listen.tls",
+                format!("cannot be used: {error}; check its certificates"),
+            );
             None
         });
         if !problems.is_empty() {

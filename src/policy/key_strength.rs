@@ -121,6 +121,35 @@ pub fn weakness(key: &str) -> Option<Weakness> {
     }
 }
 
+/// Bits of randomness from which on a text is taken for a secret.
+const SECRET_BITS: f64 = 44.0;
+/// Shorter parts of a text are words, numbers or abbreviations.
+const SECRET_PART: usize = 8;
+/// Bits of a character from which on a part is none of words.
+const SECRET_DENSITY: f64 = 2.75;
+
+/// Whether the text may be a secret that a generator made, so that it is not quoted where a person has misplaced it.
+///
+/// ```
+/// use revgate::policy::key_strength::looks_random;
+///
+/// assert!(looks_random("f47ac10b-58cc-4372-a567-0e02b2c3d479"));
+/// assert!(!looks_random("spiffe://example.org/ns/production/sa/billing-service"));
+/// ```
+pub fn looks_random(text: &str) -> bool {
+    let parts = text.split(|c: char| !c.is_ascii_alphanumeric());
+    let parts = parts.filter(|part| part.len() >= SECRET_PART);
+    let of_part = |part: &str| {
+        // A number with its unit has only digits.
+        let number = part.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let is_number =
+            part.len() - number.len() <= 3 && number.bytes().all(|b| b.is_ascii_digit());
+        let part = if is_number { number } else { part };
+        Some(bits(part)).filter(|bits| *bits >= SECRET_DENSITY * part.len().min(LOOKED_AT) as f64)
+    };
+    parts.filter_map(of_part).sum::<f64>() >= SECRET_BITS
+}
+
 /// Characters that are looked at. A good key needs a tenth of them.
 const LOOKED_AT: usize = 256;
 
@@ -354,7 +383,53 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_people_write_in_a_file_does_not_look_random() {
+        for text in [
+            "",
+            "50/s",
+            "127.0.0.1:65536",
+            "0.0.0.0:99999",
+            "[fe80::1234:5678:9abc:def0]:8080",
+            "https://otlp-gateway.eu-west-1.example:4318/otlp/v1",
+            "system:serviceaccount:production:billing-service",
+            "spiffe://cluster.local/ns/shop/sa/checkout-worker",
+            "/var/run/secrets/kubernetes.io/serviceaccount/token",
+            "/run/credentials/revgate.service/devrev-token",
+            "DEVREV_TOKEN",
+            "BILLING_SERVICE_API_KEY_PRODUCTION",
+            "rev-users.delete-personal-data",
+            "info,revgate::layer=debug,hyper=warn",
+            "31622400001ms",
+        ] {
+            assert!(!looks_random(text), "{text}");
+        }
+        for text in [
+            "f47ac10b-58cc-4372-a567-0e02b2c3d479",
+            "00000000-58cc-4372-a567-0e02b2c3d479",
+            "AKIAIOSFODNN7XQZPLMW",
+            "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln",
+            "token = q3Zr8VtN1yLk0sXhB7mWfJ2p",
+        ] {
+            assert!(looks_random(text), "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_a_generator_makes_looks_random(
+            hex in "[0-9a-f]{32}", base64 in "[A-Za-z0-9+/]{32}", url in "[A-Za-z0-9_-]{32}", base32 in "[A-Z2-7]{32}",
+        ) {
+            for key in [hex, base32] {
+                prop_assert!(looks_random(&key), "{}", key);
+            }
+            // Some have a separator every few characters.
+            for key in [base64, url] {
+                let longest = key.split(|c: char| !c.is_ascii_alphanumeric()).map(str::len).max();
+                prop_assert!(looks_random(&key) || longest < Some(16), "{}", key);
+            }
+        }
+
         #[test]
         fn random_keys_are_accepted(
             hex in "[0-9a-f]{48}", capitals in "[0-9A-F]{48}", base64 in "[A-Za-z0-9+/]{32}", url in "[A-Za-z0-9_-]{32}", base32 in "[a-z2-7]{40}",

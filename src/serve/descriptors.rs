@@ -60,7 +60,7 @@ pub(crate) fn fit(config: &mut Config) -> Result<Fitting, Problems> {
             sockets_per_connect: MAX_ADDRESSES,
         });
     };
-    let fitting = divided(soft, config).map_err(|problem| Problems(vec![problem]))?;
+    let fitting = divided(soft, config)?;
     config.warnings.extend(warnings(soft, config, fitting));
     config.listen.max_connections = fitting.clients;
     config.upstream.max_connections = fitting.upstream;
@@ -77,7 +77,7 @@ pub(crate) fn check(config: &Config) -> Vec<Problem> {
     };
     match divided(hard, config) {
         Ok(fitting) => warnings(hard, config, fitting),
-        Err(problem) => vec![problem],
+        Err(Problems(problems)) => problems,
     }
 }
 
@@ -91,13 +91,13 @@ fn wished(config: &Config) -> Connections {
 
 const RAISE: &str = "`ulimit -n`, or LimitNOFILE= in a unit of systemd";
 
-fn divided(limit: usize, config: &Config) -> Result<Connections, Problem> {
+fn divided(limit: usize, config: &Config) -> Result<Connections, Problems> {
     let workers = config.listen.workers;
-    divide(limit, wished(config), workers).map_err(|TooFew { least }| Problem {
-        path: String::new(),
-        message: format!(
+    divide(limit, wished(config), workers).map_err(|TooFew { least }| {
+        let message = format!(
             "the limit on open files is {limit}, and revgate needs {least} at least with listen.workers = {workers}; raise it: {RAISE}"
-        ),
+        );
+        Problem::new("", message).into()
     })
 }
 
@@ -106,13 +106,10 @@ fn warnings(limit: usize, config: &Config, fitting: Connections) -> Vec<Problem>
     let needed = needed(wished, config.listen.workers);
     let warning = |path: &str, what: &str, wished: usize, fitting: usize| {
         let message = format!(
-            "is {wished}, but all connections need {needed} open files, and the limit is {limit}; only {fitting} {what} are open at once. \
+            "is too many: all connections need {needed} open files, and the limit is {limit}; only {fitting} {what} are open at once. \
              Raise the limit ({RAISE}), or lower this key"
         );
-        (fitting < wished).then(|| Problem {
-            path: path.to_owned(),
-            message,
-        })
+        (fitting < wished).then(|| config.problem(path, message))
     };
     let clients = (wished.clients, fitting.clients);
     let upstream = (wished.upstream, fitting.upstream);

@@ -43,7 +43,7 @@ use self::{
 };
 use crate::{
     admin, bind,
-    config::{self, Address, Config, Http2},
+    config::{self, Address, Config, Http2, Problems},
     event::Event,
     plan::Plan,
     policy::{duration_words::duration_words, self_connection::names_own_listener},
@@ -128,18 +128,17 @@ impl Gateway {
         let fitting = descriptors::fit(&mut config)?;
         let plan = Arc::new(Plan::of(&config)?);
         // Before anything is started, so that a port in use is the only thing that is reported.
-        let (listeners, socket) =
-            listener::bind(&config.listen, sockets.proxy).with_context(|| {
-                let address = &config.listen.address;
-                format!("listen.address \"{address}\" cannot be bound")
-            })?;
+        let unbound = |key: &str, error: std::io::Error| {
+            Problems::from(config.problem(key, format!("cannot be bound: {error}")))
+        };
+        let (listeners, socket) = listener::bind(&config.listen, sockets.proxy)
+            .map_err(|error| unbound("listen.address", error))?;
         let address = listeners[0].address()?;
         let admin = match sockets.admin {
             Some(listener) => listener,
-            None => bind::tcp(config.admin.address).with_context(|| {
-                let address = config.admin.address;
-                format!("admin.address \"{address}\" cannot be bound")
-            })?,
+            None => {
+                bind::tcp(config.admin.address).map_err(|error| unbound("admin.address", error))?
+            }
         };
         let (drain, draining) = Draining::new();
         // The runtime of the admin listener's thread. No request of a caller runs on it.
@@ -195,15 +194,17 @@ impl Gateway {
         if let Address::Tcp(address) = address {
             listeners.push(address);
         }
-        anyhow::ensure!(
-            !names_own_listener(&config.upstream.url, &listeners),
-            "upstream.url names a listener of this gateway itself; name DevRev's API"
-        );
+        let loops = |key: &str, instead: &str| {
+            let message = format!("names a listener of this gateway itself; name {instead}");
+            Problems::from(config.problem(key, message))
+        };
+        if names_own_listener(&config.upstream.url, &listeners) {
+            return Err(loops("upstream.url", "DevRev's API").into());
+        }
         let proxy = config.upstream.proxy.as_ref();
-        anyhow::ensure!(
-            !proxy.is_some_and(|proxy| names_own_listener(proxy, &listeners)),
-            "upstream.proxy names a listener of this gateway itself; name the proxy"
-        );
+        if proxy.is_some_and(|proxy| names_own_listener(proxy, &listeners)) {
+            return Err(loops("upstream.proxy", "the proxy").into());
+        }
         own_listeners.set(listeners);
         let workers = workers.into_iter().enumerate();
         let workers = workers.map(|(number, worker)| {
@@ -327,7 +328,12 @@ fn upstream_options(
     let https = settings.url.scheme_str() == Some("https");
     let tls = if https {
         let http2 = settings.http2 != Http2::Never;
-        Some(upstream::tls::client_config(&settings.roots, http2).context("upstream.roots")?)
+        let tls = upstream::tls::client_config(&settings.roots, http2);
+        Some(tls.map_err(|error| {
+            let message =
+                format!("cannot be used: {error:#}; store the certificates of its authority there");
+            Problems::from(config.problem("upstream.roots", message))
+        })?)
     } else {
         None
     };

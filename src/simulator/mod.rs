@@ -38,7 +38,7 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::info;
 
-pub use plan::{Drip, Fault, FaultPlan, Rule, Status, TextDuration};
+pub use plan::{Drip, Fault, FaultPlan, PlanError, Rule, Status, TextDuration};
 pub use request_log::Received;
 pub use window::{Charge, Windows};
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use crate::config;
+use crate::config::{self, Origin, Problem, excerpt};
 
 /// Rules in order. The first that is due takes the request, and later rules neither see nor count it. A delay does not take the
 /// request: it is added to what later rules do.
@@ -79,8 +80,9 @@ pub enum Fault {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Status {
+    #[serde(deserialize_with = "final_status")]
     pub code: u16,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "header_fields")]
     pub headers: BTreeMap<String, String>,
     /// A string is sent as text, anything else as JSON. By default an error in DevRev's shape.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,38 +186,80 @@ impl FaultPlan {
         self
     }
 
-    pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let plan: Self = match serde_json::from_str::<serde_json::Value>(text) {
-            Ok(rules @ serde_json::Value::Array(_)) => Self {
-                rules: serde_json::from_value(rules)?,
-            },
-            Ok(object) => serde_json::from_value(object)?,
-            Err(error) if text.trim_start().starts_with('{') => return Err(error.into()),
-            Err(_) => toml::from_str(text)?,
-        };
-        for rule in &plan.rules {
-            if let Fault::Status(status) = &rule.fault {
-                anyhow::ensure!(
-                    (200..=599).contains(&status.code),
-                    "status {} is not a final status (200 to 599)",
-                    status.code
-                );
-                for (name, value) in &status.headers {
-                    anyhow::ensure!(
-                        name.parse::<http::HeaderName>().is_ok()
-                            && value.parse::<http::HeaderValue>().is_ok(),
-                        "{name:?} with {value:?} cannot be sent as a header"
-                    );
-                }
+    /// # Errors
+    /// What is wrong, and where in the text.
+    pub fn parse(text: &str) -> Result<Self, PlanError> {
+        match text.trim_start().split_at_checked(1) {
+            Some(("{", _)) => Ok(serde_json::from_str(text)?),
+            // A TOML table begins with a bracket too, and a name or another bracket.
+            Some(("[", rest)) if rest.trim_start().starts_with(['{', ']']) => {
+                let rules = serde_json::from_str(text)?;
+                Ok(Self { rules })
             }
+            _ => toml::from_str(text).map_err(|error| PlanError::of_toml(text, &error)),
         }
-        Ok(plan)
     }
 
+    /// # Errors
+    /// What is wrong with the file, and where in it.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let file = path.display();
         let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the plan {}", path.display()))?;
-        Self::parse(&text).with_context(|| format!("the plan {} cannot be used", path.display()))
+            .with_context(|| format!("--plan {file} cannot be read"))?;
+        Self::parse(&text).map_err(|error| anyhow::anyhow!("{}", error.within(&text, path)))
+    }
+}
+
+/// What is wrong with a plan.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct PlanError {
+    reason: String,
+    /// Octets of the text.
+    at: Option<Range<usize>>,
+    /// As JSON's parser has it: both from 1.
+    line_and_column: Option<(usize, usize)>,
+}
+
+impl PlanError {
+    fn of_toml(text: &str, error: &toml::de::Error) -> PlanError {
+        PlanError {
+            reason: error.message().to_owned(),
+            at: excerpt::within(text, error.span()),
+            line_and_column: None,
+        }
+    }
+
+    /// In the same form as a problem of the configuration. A plan holds no secrets, so that the line is shown as it is.
+    fn within(&self, text: &str, file: &Path) -> Problem {
+        let at = self.at.clone().or_else(|| {
+            let (line, column) = self.line_and_column?;
+            let before = text.split_inclusive('\n').take(line.checked_sub(1)?);
+            let start = before.map(str::len).sum::<usize>() + column.saturating_sub(1);
+            excerpt::within(text, Some(start..start + 1))
+        });
+        let position = at.as_ref().map(|at| excerpt::position(text, at.start));
+        Problem {
+            origin: Origin::File {
+                file: Some(file.into()),
+                position,
+            },
+            excerpt: at.and_then(|at| excerpt::plain(text, &at)),
+            ..Problem::new("", &self.reason)
+        }
+    }
+}
+
+impl From<serde_json::Error> for PlanError {
+    fn from(error: serde_json::Error) -> PlanError {
+        let (line, column) = (error.line(), error.column());
+        let text = error.to_string();
+        let place = format!(" at line {line} column {column}");
+        PlanError {
+            reason: text.strip_suffix(&place).unwrap_or(&text).to_owned(),
+            at: None,
+            line_and_column: (line > 0).then_some((line, column)),
+        }
     }
 }
 
@@ -263,6 +307,31 @@ impl Progress {
     }
 }
 
+fn final_status<'de, D: Deserializer<'de>>(input: D) -> Result<u16, D::Error> {
+    let code = u16::deserialize(input)?;
+    match code {
+        200..=599 => Ok(code),
+        _ => Err(D::Error::custom(format!(
+            "{code} is not a final status; write 200 to 599"
+        ))),
+    }
+}
+
+fn header_fields<'de, D: Deserializer<'de>>(
+    input: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    let fields = BTreeMap::<String, String>::deserialize(input)?;
+    let is_bad = |(name, value): &(&String, &String)| {
+        name.parse::<http::HeaderName>().is_err() || value.parse::<http::HeaderValue>().is_err()
+    };
+    match fields.iter().find(is_bad) {
+        Some((name, value)) => Err(D::Error::custom(format!(
+            "{name:?} with {value:?} cannot be sent as a header"
+        ))),
+        None => Ok(fields),
+    }
+}
+
 fn any() -> String {
     "*".to_owned()
 }
@@ -282,7 +351,7 @@ impl<'de> Deserialize<'de> for TextDuration {
         let text = String::deserialize(input)?;
         config::duration(&text).map(Self).ok_or_else(|| {
             let why = format!("{text:?} is not a duration; write it as \"250ms\" or \"2s\"");
-            serde::de::Error::custom(why)
+            D::Error::custom(why)
         })
     }
 }
@@ -321,6 +390,82 @@ mod tests {
         ] {
             assert!(FaultPlan::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    /// The beginning of what is said, and the line with the mark.
+    #[test]
+    fn a_plan_that_cannot_be_used_says_where() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plan");
+        for (text, place, says, mark) in [
+            (
+                "[[rule]]\nfault = \"reset\n",
+                ":2:15: ",
+                "invalid basic string",
+                "2 | fault = \"reset\n  |               ^",
+            ),
+            (
+                "[[rule]]\nfault = \"reset\"\ntims = 1\n",
+                ":3:1: ",
+                "unknown field `tims`, expected one of",
+                "3 | tims = 1\n  | ^^^^",
+            ),
+            (
+                "[[rule]]\nfault = \"rest\"\n",
+                ":2:9: ",
+                "unknown variant `rest`, expected one of",
+                "^",
+            ),
+            (
+                "[[rule]]\nfault = { delay = \"soon\" }\n",
+                ":2:9: ",
+                "\"soon\" is not a duration; write",
+                "^",
+            ),
+            (
+                "[[rule]]\nfault = { status = { code = 42 } }\n",
+                ":2:29: ",
+                "42 is not a final status; write 200 to 599",
+                "^^",
+            ),
+            ("[[rules]\n", ":1:9: ", "unclosed array table", "^"),
+            (
+                "[rule]\nskip = 1\n",
+                ":1:1: ",
+                "invalid type: map, expected a sequence",
+                "^",
+            ),
+            (
+                "[\n {\"fault\": \"reset\", \"tims\": 1}\n]",
+                ":2:26: ",
+                "unknown field `tims`",
+                "^",
+            ),
+            (
+                "[{\"fault\": {\"status\": {\"code\": 42}}}]",
+                ":1:",
+                "42 is not a final status",
+                "^",
+            ),
+            ("{\"rule\": [", ":1:10: ", "EOF while parsing a list", "^"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let said = format!("{:#}", FaultPlan::load(&file).unwrap_err());
+            let begins = format!("{}{place}", file.display());
+            assert!(said.starts_with(&begins), "{text}\n{said}");
+            assert!(
+                said.contains(says) && said.ends_with(mark),
+                "{text}\n{said}"
+            );
+        }
+        let missing = FaultPlan::load(&folder.path().join("none")).unwrap_err();
+        assert!(
+            format!("{missing:#}").contains("none cannot be read: No such file"),
+            "{missing:#}"
+        );
+        std::fs::write(&file, b"\xff").unwrap();
+        let text = FaultPlan::load(&file).unwrap_err();
+        assert!(format!("{text:#}").contains("UTF-8"), "{text:#}");
     }
 
     #[test]

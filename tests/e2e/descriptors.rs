@@ -208,15 +208,15 @@ async fn check_warns_of_a_limit_that_is_too_low() {
     let rig = Rig::new().await;
     let file = rig.file(1);
     for (limit, says) in [
-        (64, "warning: listen.max_connections: is 1024"),
-        (64, "warning: upstream.max_connections: is 64"),
+        (64, "warning: listen.max_connections: 1024 is too many"),
+        (64, "warning: upstream.max_connections: 64 is too many"),
         (16, "warning: the limit on open files is 16"),
         (4000, ""),
     ] {
         let script = format!("ulimit -n {limit} && exec \"$@\"");
         let output = Command::new("sh")
             .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_revgate")])
-            .args(["check", "-c", &file])
+            .args(["check", "--print", "-c", &file])
             .env("DEVREV_TOKEN", TOKEN)
             .output()
             .expect("runs");

@@ -33,7 +33,7 @@ fn permit(path: &Path, mode: u32) {
 fn revgate(command: &str, folder: &tempfile::TempDir, env: &[(&str, &str)]) -> Command {
     let mut revgate = Command::new(env!("CARGO_BIN_EXE_revgate"));
     revgate
-        .arg(command)
+        .args(command.split(' '))
         .arg("-c")
         .arg(folder.path().join("revgate.toml"));
     revgate.envs(env.iter().copied()).stderr(Stdio::piped());
@@ -49,7 +49,9 @@ fn said(output: &Output) -> (String, String) {
 fn variables_reach_callers_with_any_name_or_say_how() {
     let folder = folder();
     let rate = [("REVGATE__CALLERS__SHOP_EU__RATE", "7/min")];
-    let output = revgate("check", &folder, &rate).output().expect("runs");
+    let output = revgate("check --print", &folder, &rate)
+        .output()
+        .expect("runs");
     let (shown, errors) = said(&output);
     assert!(output.status.success(), "{errors}");
     assert!(

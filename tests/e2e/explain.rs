@@ -305,7 +305,12 @@ fn what_check_prints_is_a_file_that_check_takes() {
     let print = |text: &str| {
         let file = temporary(text);
         let output = Command::new(env!("CARGO_BIN_EXE_revgate"))
-            .args(["check", "-c", file.path().to_str().expect("a path")])
+            .args([
+                "check",
+                "--print",
+                "-c",
+                file.path().to_str().expect("a path"),
+            ])
             .env("DEVREV_TOKEN", TOKEN)
             .output()
             .expect("runs");

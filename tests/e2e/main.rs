@@ -30,6 +30,7 @@ mod jwt;
 mod keys;
 mod logs;
 mod lossy_log;
+mod mistakes;
 mod neighbours;
 mod output;
 mod peers;

@@ -116,8 +116,8 @@ async fn one_port_for_both_listeners_is_a_problem_of_the_file() {
         ("[::]:18080", "127.0.0.1:18080"),
     ] {
         let file = files.write(listen, admin, 1);
-        let problem = "admin.address: takes the port of listen.address";
-        refused(&file, &[problem]);
+        let problem = format!("admin.address: \"{admin}\" takes the port of listen.address");
+        refused(&file, &[&problem]);
         let check = Command::new(env!("CARGO_BIN_EXE_revgate"))
             .args(["check", "-c", file.to_str().expect("a path")])
             .env("DEVREV_TOKEN", TOKEN)
@@ -125,6 +125,6 @@ async fn one_port_for_both_listeners_is_a_problem_of_the_file() {
             .expect("runs");
         let said = String::from_utf8_lossy(&check.stderr).into_owned();
         assert_eq!(check.status.code(), Some(1), "{said}");
-        assert!(said.contains(problem), "{said}");
+        assert!(said.contains(&problem), "{said}");
     }
 }

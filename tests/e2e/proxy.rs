@@ -484,7 +484,7 @@ fn a_proxy_in_the_environment_is_warned_of_and_not_used() {
     assert!(stderr.contains(warning), "{stderr}");
     assert!(!(stdout + &stderr).contains(PASSWORD));
     std::fs::write(config.path(), with_proxy).expect("written");
-    let (stdout, stderr) = check(&[]);
+    let (stdout, stderr) = check(&["--print"]);
     assert!(!stderr.contains("HTTPS_PROXY"), "{stderr}");
     assert!(
         stdout.contains("proxy = \"http://127.0.0.1:3128\""),

@@ -12,6 +12,7 @@ use super::{
 // An optional value.
 notation! {
     [N: Notation] Option<N> => Option<N::Out>,
+    quotable N::QUOTABLE,
     read |value, at| N::read(value, at).map(Some),
     show |out, view| out.as_ref().map_or(Value::Null, |out| N::show(out, view)),
     schema |defs| N::schema(defs),
@@ -22,9 +23,10 @@ notation! {
 // Tables by name.
 notation! {
     [N: Notation] BTreeMap<String, N> => BTreeMap<String, N::Out>,
+    quotable false,
     read |value, at| {
         let Value::Object(tables) = value else {
-            return at.reject("must be a table; write its keys in a table of this name");
+            return at.malformed(value, "must be a table; write its keys in a table of this name");
         };
         let read = |(name, value): (&String, &Value)| Some((name.clone(), N::read(value, &at.key(name))?));
         Some(tables.iter().filter_map(read).collect())
@@ -38,9 +40,10 @@ notation! {
 // A list of tables.
 notation! {
     [N: Notation] Vec<N> => Vec<N::Out>,
+    quotable false,
     read |value, at| {
         let Value::Array(items) = value else {
-            return at.reject("is not valid; write each rule as a [[rewrite]] table");
+            return at.malformed(value, "is not valid; write each rule as a [[rewrite]] table");
         };
         let items = items.iter().enumerate();
         Some(items.filter_map(|(number, item)| N::read(item, &at.item(number))).collect())
@@ -56,6 +59,7 @@ pub struct Unsupported<N>(PhantomData<N>);
 
 notation! {
     [N: Notation] Unsupported<N> => (),
+    quotable false,
     read |_value, at| at.reject("is not supported by this version; remove it"),
     show |_out| Value::Null,
     schema |defs| json!({ "not": {} }),

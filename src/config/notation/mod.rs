@@ -5,13 +5,14 @@
 
 mod containers;
 mod names;
+mod operations;
 
 use std::{marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
 pub(crate) use self::names::log_directives;
-pub(super) use self::{containers::*, names::*};
+pub(super) use self::{containers::*, names::*, operations::*};
 use super::{
     Rate,
     section::{Notation, View, shared_schema},
@@ -20,14 +21,17 @@ use crate::label::Label;
 
 /// Implements [`Notation`] for a type. The parts have the names and the order of the trait's methods.
 macro_rules! notation {
-    ([$($generics:tt)*] $notation:ty => $out:ty, $(flatten $flatten:expr,)? $(expected $expected:expr, parse |$value:ident| $parse:expr,)?
-    $(invalid |$sound:ident| $invalid:expr,)? $(read |$read:ident, $at:ident| $reader:expr,)?
+    ([$($generics:tt)*] $notation:ty => $out:ty, $(flatten $flatten:expr,)? $(quotable $quotable:expr,)?
+    $(expected $expected:expr, parse |$value:ident| $parse:expr,)? $(bad_item |$list:ident| $bad_item:expr,)?
+    $(invalid |$sound:ident| $invalid:expr,)? $(warn |$good:ident, $written:ident, $place:ident| $warn:expr,)? $(read |$read:ident, $at:ident| $reader:expr,)?
     show |$shown:ident $(, $view:ident)?| $show:expr, schema |$defs:ident| $schema:expr,
     $(if_missing $if_missing:expr,)? $(keys $keys:expr,)? $(constraint $constraint:expr,)?) => {
         impl<$($generics)*> Notation for $notation {
             type Out = $out;
 
             $(const FLATTEN: bool = $flatten;)?
+
+            $(const QUOTABLE: bool = $quotable;)?
 
             $(fn expected() -> String {
                 String::from($expected)
@@ -37,8 +41,16 @@ macro_rules! notation {
                 $parse
             })?
 
+            $(fn bad_item($list: &Value) -> Option<usize> {
+                $bad_item
+            })?
+
             $(fn invalid($sound: &$out) -> Option<String> {
                 $invalid
+            })?
+
+            $(fn warn($good: &$out, $written: &Value, $place: &$crate::config::reading::Location<'_>) {
+                $warn
             })?
 
             $(fn read($read: &Value, $at: &$crate::config::reading::Location<'_>) -> Option<$out> {

@@ -1,6 +1,6 @@
-//! Names of things outside the file: operations, addresses, URLs, certificates, log levels.
+//! Names of things outside the file: addresses, URLs, certificates, log levels.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf};
 
 use http::Uri;
 use serde_json::{Value, json};
@@ -12,57 +12,11 @@ use super::{
         section::{Notation, View, shared_schema},
         tls::roots_problem,
     },
-    integer_pattern, notation, padded, text,
+    integer_pattern, notation,
+    operations::{bad_text, texts, texts_schema},
+    padded, text,
 };
 use crate::{policy::san::San, types::Roots};
-
-/// A regular expression for the whole name of an operation.
-const OPERATION: &str = "(?:[A-Za-z0-9._-][A-Za-z0-9._/-]*)?[A-Za-z0-9_-]";
-
-fn is_operation(text: &str) -> bool {
-    let fits = text
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b));
-    fits && !text.is_empty() && !text.starts_with('/') && !text.ends_with(['/', '.'])
-}
-
-/// In lower case, because operations are compared in lower case.
-fn pattern(text: &str) -> Option<String> {
-    let text = text.trim().to_ascii_lowercase();
-    let stem = text.strip_suffix(".*").unwrap_or(&text);
-    (text == "*" || is_operation(stem)).then_some(text)
-}
-
-/// A list of text, or one text with commas.
-fn texts(value: &Value, read: impl Fn(&str) -> Option<String>) -> Option<Vec<String>> {
-    match value {
-        Value::Array(items) => items.iter().map(|item| read(item.as_str()?)).collect(),
-        Value::String(text) => {
-            let parts = text.split(',').filter(|part| !part.is_empty());
-            parts.map(|part| read(part.trim())).collect()
-        }
-        _ => None,
-    }
-}
-
-fn texts_schema(item: Value, pattern: &str) -> Value {
-    let one = format!(r"\s*(?:{pattern})\s*");
-    json!({ "anyOf": [{ "type": "array", "items": item }, text(&[&format!("(?:{one})?(?:,(?:{one})?)*")])] })
-}
-
-/// Operations: whole names, "works.*" for a group or "*" for all.
-pub struct Patterns;
-
-notation! {
-    [] Patterns => Vec<String>,
-    expected "a list of \"*\", \"works.*\" or whole operations such as \"works.get\"",
-    parse |value| texts(value, pattern),
-    show |out| out.as_slice(),
-    schema |defs| {
-        let pattern = format!(r"\*|{OPERATION}(?:\.\*)?");
-        shared_schema(defs, "patterns", |_| texts_schema(padded(&pattern), &pattern))
-    },
-}
 
 /// Names of hosts, or IP addresses, without a port.
 pub struct Hosts;
@@ -96,50 +50,9 @@ notation! {
     [] Hosts => Vec<String>,
     expected "a list of names of hosts such as \"devrev.internal\", without a port",
     parse |value| texts(value, host),
+    bad_item |value| bad_text(value, host),
     show |out| out.as_slice(),
     schema |defs| texts_schema(text(&[HOST]), HOST),
-}
-
-/// Whole names of operations, at least one.
-pub struct Operations;
-
-/// The problem of a rule without operations.
-pub(crate) const NO_OPERATION: &str =
-    "is empty, so the rule would do nothing; name at least one operation";
-
-notation! {
-    [] Operations => Vec<String>,
-    expected "a list of whole operations such as \"rev-users.link\"",
-    parse |value| texts(value, |text| is_operation(text).then(|| text.to_ascii_lowercase())),
-    invalid |out| out.is_empty().then(|| NO_OPERATION.into()),
-    show |out| out.as_slice(),
-    schema |defs| {
-        let mut schema = texts_schema(text(&[OPERATION]), OPERATION);
-        schema["anyOf"][0]["minItems"] = 1.into();
-        schema["anyOf"][1]["not"] = text(&[",*"]);
-        schema
-    },
-}
-
-/// Old names to new ones.
-pub struct Renames;
-
-notation! {
-    [] Renames => BTreeMap<String, String>,
-    expected "a table of old = \"new\" names: at least one, each with a different new name",
-    parse |value| {
-        let pairs = value.as_object().filter(|pairs| !pairs.is_empty())?;
-        let pair = |(old, new): (&String, &Value)| {
-            let new = String::parse(new).filter(|new| new != old)?;
-            (!old.is_empty()).then(|| (old.clone(), new))
-        };
-        pairs.iter().map(pair).collect()
-    },
-    show |out| json!(out),
-    schema |defs| {
-        let name = json!({ "minLength": 1 });
-        json!({ "type": "object", "minProperties": 1, "propertyNames": name, "additionalProperties": String::schema(defs) })
-    },
 }
 
 /// A pattern for an IP address and a port. Checks only the characters of an IPv6 address.

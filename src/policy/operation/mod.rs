@@ -37,8 +37,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use http::Method;
 use serde::{Serialize, Serializer};
 
-pub use self::readings::{Readings, Whole};
 use self::table::{Row, find};
+pub use self::{
+    readings::{Readings, Whole},
+    table::unknown,
+};
 use super::target::TargetFault;
 use crate::label::label_enum;
 

@@ -18,6 +18,42 @@ pub(super) fn find(name: &str) -> Option<&'static Row> {
         .map(|at| &TABLE[at])
 }
 
+/// What was probably meant by a pattern (`works.*`, or a whole name) that matches no operation of the table; `None` if it matches one.
+///
+/// ```
+/// use revgate::policy::operation::unknown;
+///
+/// assert_eq!(unknown("works.delete"), None);
+/// assert_eq!(unknown("work.delete"), Some(Some("works.delete".to_owned())));
+/// assert_eq!(unknown("work.*"), Some(Some("works.*".to_owned())));
+/// assert_eq!(unknown("invented"), Some(None));
+/// ```
+pub fn unknown(pattern: &str) -> Option<Option<String>> {
+    // With a path before it, as a server behind DevRev's may have one.
+    let name = pattern.rsplit('/').next().unwrap_or(pattern);
+    let names = TABLE.iter().map(|row| row.0);
+    let (stem, all): (&str, Vec<&str>) = match name.strip_suffix(".*") {
+        Some(stem) => (stem, names.flat_map(groups).collect()),
+        None => (name, names.collect()),
+    };
+    if name == "*" || all.contains(&stem) {
+        return None;
+    }
+    let ranked = all
+        .into_iter()
+        .map(|known| (strsim::damerau_levenshtein(known, stem), known));
+    // Closer than most operations are to one another.
+    let near = ranked
+        .min()
+        .filter(|(distance, _)| *distance <= 1 + stem.len() / 5);
+    Some(near.map(|(_, known)| format!("{known}{}", &name[stem.len()..])))
+}
+
+/// What stands before each dot.
+fn groups(name: &'static str) -> impl Iterator<Item = &'static str> {
+    name.match_indices('.').map(move |(dot, _)| &name[..dot])
+}
+
 const fn facts(beta: bool, reads: bool, deprecated: bool) -> Facts {
     Facts {
         beta,
@@ -137,5 +173,28 @@ mod tests {
     fn the_table_is_sorted_and_complete() {
         assert_eq!(TABLE.len(), 283);
         assert!(TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+
+    #[test]
+    fn a_pattern_that_matches_nothing_has_a_suggestion() {
+        for (pattern, want) in [
+            ("*", None),
+            ("works.*", None),
+            ("rev-users.associations.*", None),
+            ("ping", None),
+            ("v1/works.list", None),
+            ("work.delete", Some("works.delete")),
+            ("works.delte", Some("works.delete")),
+            ("rev_users.link", Some("rev-users.link")),
+            ("revusers.*", Some("rev-users.*")),
+            ("v1/work.list", Some("works.list")),
+            ("work", Some("")),
+            ("tickets.create", Some("")),
+            ("works.list.*", Some("")),
+        ] {
+            let want = want.map(|near| Some(near.to_owned()).filter(|near| !near.is_empty()));
+            assert_eq!(unknown(pattern), want, "{pattern}");
+        }
+        assert!(TABLE.iter().all(|row| unknown(row.0).is_none()));
     }
 }

@@ -19,11 +19,11 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
+use self::{report::Facts, restart::keep_what_needs_a_restart, watch::Fingerprint};
 pub(super) use self::{
     report::{ReloadCause, Report},
     watch::FileWatcher,
 };
-use self::{restart::keep_what_needs_a_restart, watch::Fingerprint};
 use super::{control::expiry::ExpiryNotices, descriptors, worker::WorkerHandle};
 use crate::{
     config::{self, Config, Given, Problem, Problems, SecretSource},
@@ -264,38 +264,40 @@ impl Reloader {
 
     fn load(&self) -> Result<Config, Problems> {
         match &self.file {
-            Some(file) if file.exists() && self.regular_file().is_none() => Err(problem(
-                "",
-                "the file is not a regular one any more; put one in its place",
-            )),
+            Some(file) if file.exists() && self.regular_file().is_none() => Err(Problem::of_file(
+                file,
+                "is not a regular file any more; put one in its place",
+            )
+            .into()),
             Some(file) => {
                 let mut config = config::load_given(file, &self.given)?;
                 // As at the start, so that what was lowered there has not changed.
                 descriptors::fit(&mut config)?;
                 Ok(config)
             }
-            None => Err(problem(
+            None => Err(Problem::new(
                 "",
                 "this gateway was not started from a file; start it with -c FILE",
-            )),
+            )
+            .into()),
         }
     }
 }
 
-fn problem(path: &str, message: impl Into<String>) -> Problems {
-    Problems(vec![Problem {
-        path: path.to_owned(),
-        message: message.into(),
-    }])
-}
-
 /// Logs the warnings of a configuration.
 pub(super) fn warn(config: &Config) {
-    for Problem { path, message } in &config.warnings {
+    for problem in &config.warnings {
+        let Facts { file, line, column } = Facts::of(problem);
         tracing::warn!(
             event = Event::ConfigWarning.label(),
-            key = path,
-            "{message}"
+            key = problem.path,
+            file,
+            line,
+            column,
+            variable = problem.variable(),
+            found = problem.found,
+            "{}",
+            problem.text()
         );
     }
 }

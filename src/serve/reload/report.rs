@@ -47,6 +47,24 @@ fn names(config: &Config) -> Vec<String> {
     callers.chain(tokens).collect()
 }
 
+/// Where a problem is, as the log and the admin's JSON have it. What does not apply is left out.
+pub(super) struct Facts {
+    pub file: Option<String>,
+    pub line: Option<usize>,
+    pub column: Option<usize>,
+}
+
+impl Facts {
+    pub(super) fn of(problem: &Problem) -> Facts {
+        let (file, position) = problem.place();
+        Facts {
+            file: file.map(|file| file.display().to_string()),
+            line: position.map(|position| position.line),
+            column: position.map(|position| position.column),
+        }
+    }
+}
+
 impl Report {
     pub(crate) fn new(result: ReloadResult) -> Report {
         Report {
@@ -77,9 +95,19 @@ impl Report {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let problems = self.problems.iter();
-        let problems =
-            problems.map(|Problem { path, message }| json!({"path": path, "message": message}));
+        let problems = self.problems.iter().map(|problem| {
+            let Facts { file, line, column } = Facts::of(problem);
+            json!({
+                "path": problem.path,
+                "message": problem.text(),
+                "found": problem.found,
+                "file": file,
+                "line": line,
+                "column": column,
+                "variable": problem.variable(),
+                "excerpt": problem.excerpt,
+            })
+        });
         json!({
             "result": self.result,
             "at": self.at,
@@ -95,12 +123,19 @@ impl Report {
     pub(crate) fn log(&self, cause: ReloadCause) {
         let by = cause.label();
         if self.result == ReloadResult::Refused {
-            for Problem { path, message } in &self.problems {
+            for problem in &self.problems {
+                let Facts { file, line, column } = Facts::of(problem);
                 tracing::error!(
                     event = Event::ConfigRefused.label(),
                     by,
-                    key = path,
-                    problem = message,
+                    key = problem.path,
+                    problem = problem.text(),
+                    file,
+                    line,
+                    column,
+                    variable = problem.variable(),
+                    found = problem.found,
+                    excerpt = problem.excerpt,
                     "configuration refused"
                 );
             }

@@ -1,6 +1,5 @@
 //! Keys that a reload cannot change, such as addresses and the mode.
 
-use super::problem;
 use crate::{
     config::{AuthMode, Caller, CallerCredential, Config, Problems, Tls},
     wall_clock,
@@ -13,24 +12,31 @@ pub(super) fn keep_what_needs_a_restart(
 ) -> Result<(Vec<String>, Vec<String>), Problems> {
     if old.auth.mode == AuthMode::Inject && new.auth.mode != AuthMode::Inject {
         if new.tokens.is_empty() || new.callers.is_empty() {
-            return Err(problem(
+            return Err(new.problem(
                 "auth.mode",
                 "cannot change while the gateway runs, and without a token and a caller no request could pass until the restart; restart the gateway",
-            ));
+            )
+            .into());
         }
         // A file for mode "validate" need not say which token a caller uses, but until the restart the caller needs one.
         let only = match new.tokens.len() {
             1 => new.tokens.keys().next().cloned(),
             _ => None,
         };
-        for (name, caller) in &mut new.callers {
+        for caller in new.callers.values_mut() {
             caller.token = caller.token.take().or_else(|| only.clone());
-            if caller.token.is_none() {
-                return Err(problem(
+        }
+        if let Some((name, _)) = new
+            .callers
+            .iter()
+            .find(|(_, caller)| caller.token.is_none())
+        {
+            return Err(new
+                .problem(
                     &format!("callers.{name}.token"),
                     "is required until the restart that auth.mode needs; name one of the tokens, or restart the gateway",
-                ));
-            }
+                )
+                .into());
         }
     }
     let anonymous = |caller: &Caller| matches!(caller.credential, CallerCredential::Anonymous);
@@ -38,10 +44,12 @@ pub(super) fn keep_what_needs_a_restart(
         && let Some((name, _)) = new.callers.iter().find(|(_, caller)| anonymous(caller))
     {
         // The new address allows it, but until the restart the sockets are still at the old one.
-        return Err(problem(
-            &format!("callers.{name}.anonymous"),
-            "would let anyone call until the restart that listen.address needs; restart the gateway",
-        ));
+        return Err(new
+            .problem(
+                &format!("callers.{name}.anonymous"),
+                "would let anyone call until the restart that listen.address needs; restart the gateway",
+            )
+            .into());
     }
     let mut put_back = new.keep_restart_only(old);
     // Credentials of a proxy that is not in use yet must not go to the one that is.
@@ -53,21 +61,17 @@ pub(super) fn keep_what_needs_a_restart(
         }
     }
     put_back.sort_unstable();
-    is_in_time(old.listen.tls.as_ref(), new.listen.tls.as_ref())?;
+    if let Some(message) = late_certificate(old.listen.tls.as_ref(), new.listen.tls.as_ref()) {
+        return Err(new.problem("listen.tls.cert", message).into());
+    }
     Ok((new.differences(old), put_back))
 }
 
-/// Whether a new certificate is valid now. One in use that expires must not block other changes. A new one that has expired already is
-/// a mistake.
-fn is_in_time(old: Option<&Tls>, new: Option<&Tls>) -> Result<(), Problems> {
-    let (Some(old), Some(new)) = (old, new) else {
-        return Ok(());
-    };
+/// Why a new certificate is not valid now, if so. One in use that expires must not block other changes. A new one that has expired already
+/// is a mistake.
+fn late_certificate(old: Option<&Tls>, new: Option<&Tls>) -> Option<String> {
+    let (old, new) = (old?, new?);
     let now = wall_clock::now();
-    match new.validity_warning(now) {
-        Some(message) if new.validity != old.validity && old.validity_warning(now).is_none() => {
-            Err(problem("listen.tls.cert", message))
-        }
-        _ => Ok(()),
-    }
+    let message = new.validity_warning(now)?;
+    (new.validity != old.validity && old.validity_warning(now).is_none()).then_some(message)
 }
