@@ -387,16 +387,6 @@ impl Server {
 
     /// Counts and reports that revgate ends a connection.
     fn report_end(&self, reason: ConnectionEnd, address: Option<PeerAddress>) {
-        let state = &self.settings.state;
-        state.metrics.connection_ended(reason);
-        let peer = address.map(|PeerAddress(address)| address);
-        if state.client_lines.try_pass(Topic::Ended(reason), peer) {
-            tracing::info!(
-                event = Event::ConnectionEnded.label(),
-                peer = peer.map(tracing::field::display),
-                reason = reason.label(),
-                "connection ended"
-            );
-        }
+        super::report_end(&self.settings.state, reason, address, "connection ended");
     }
 }

@@ -251,16 +251,8 @@ impl<I> RefusalStream<I> {
     fn report_no_room(&mut self) {
         self.room = None;
         let reason = ConnectionEnd::HeadsFull;
-        self.state.metrics.connection_ended(reason);
-        let peer = self.address.map(|PeerAddress(address)| address);
-        if self.state.client_lines.try_pass(Topic::Ended(reason), peer) {
-            tracing::info!(
-                event = Event::ConnectionEnded.label(),
-                peer = peer.map(tracing::field::display),
-                reason = reason.label(),
-                "connection ended: large heads of requests take all the room there is"
-            );
-        }
+        let why = "connection ended: large heads of requests take all the room there is";
+        super::report_end(&self.state, reason, self.address, why);
     }
 
     /// What hyper gets instead of input that went wrong. After that there is none.
