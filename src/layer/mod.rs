@@ -100,6 +100,19 @@ pub(crate) fn id_of(extensions: &Extensions) -> &str {
     extensions.get::<RequestId>().map_or("", RequestId::as_str)
 }
 
+/// Logs who sent a request.
+pub(crate) fn log_caller<B>(request: &Request<B>, caller: &Caller, own_token: bool) {
+    tracing::debug!(
+        request_id = id_of(request.extensions()),
+        caller = &*caller.name,
+        group = &*caller.group,
+        own_token,
+        max_wait_ms = caller.max_wait.as_millis() as u64,
+        "the caller is {}",
+        caller.name
+    );
+}
+
 /// The group whose quota an attempt takes; see [`Caller::quota_group`].
 ///
 /// # Errors

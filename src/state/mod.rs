@@ -85,7 +85,7 @@ impl State {
     pub fn new(plan: &Plan, draining: Draining, background: Handle) -> Result<State, NoRandomness> {
         let clock = Clock::start();
         let client_lines = Arc::<ClientLines>::default();
-        let groups = Groups::new(plan.quota.clone(), clock, client_lines.clone());
+        let groups = Groups::with_lines(plan.quota.clone(), clock, client_lines.clone());
         let groups = Arc::new(groups);
         let mut metrics = Metrics::new();
         let watched = groups.clone();
@@ -115,7 +115,7 @@ impl State {
                 &plan.tokens,
                 clock,
                 metrics.clone(),
-                client_lines.clone(),
+                client_lines,
             )),
             key_usage: KeyUsage::default(),
             introspection: Arc::new(IntrospectionCache::new(plan.max_introspections, clock)?),

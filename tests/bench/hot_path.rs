@@ -75,7 +75,7 @@ fn params(draining: Draining) -> Arc<QuotaParams> {
         groups: [("main".into(), Vec::new())].into(),
     };
     Arc::new(QuotaParams {
-        groups: Arc::new(Groups::new(Arc::new(quota), Clock::start(), Arc::default())),
+        groups: Arc::new(Groups::new(Arc::new(quota), Clock::start())),
         rules,
         draining,
         metrics: Arc::default(),

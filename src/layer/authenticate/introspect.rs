@@ -421,7 +421,7 @@ mod tests {
                 ..Caller::named("other")
             };
             let quota = Arc::new(quota());
-            let groups = Arc::new(Groups::new(quota.clone(), Clock::start(), Arc::default()));
+            let groups = Arc::new(Groups::new(quota.clone(), Clock::start()));
             let introspector = Introspector {
                 cache: Arc::new(IntrospectionCache::new(4, Clock::start()).expect("randomness")),
                 ttl: TTL,

@@ -27,7 +27,7 @@ pub(crate) use self::{
     peers::Peers,
     signed_token::SignedTokens,
 };
-use super::{Either, Places, id_of, record};
+use super::{Either, Places, log_caller, record};
 use crate::{
     allocation::Place,
     body::Body,
@@ -210,19 +210,7 @@ impl Arrival {
             verdict,
         } = identity;
         record(request).facts().caller = Some(caller.name.clone());
-        let extensions = request.extensions();
-        tracing::debug!(
-            request_id = id_of(extensions),
-            caller = &*caller.name,
-            group = &*caller.group,
-            own_token = caller_token.is_some(),
-            max_wait_ms = self
-                .deadline(caller.max_wait)
-                .saturating_duration_since(self.at)
-                .as_millis() as u64,
-            "the caller is {}",
-            caller.name
-        );
+        log_caller(request, &caller, caller_token.is_some());
         let extensions = request.extensions_mut();
         if let Some(connection) = extensions.get::<OpenConnection>() {
             let claim = match authenticator.callers_are_known() {

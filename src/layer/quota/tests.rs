@@ -134,7 +134,7 @@ impl Rig {
             rules,
             groups: BTreeMap::from([("main".into(), vec!["a".into(), "b".into()])]),
         };
-        let groups = Arc::new(Groups::new(Arc::new(quota), Clock::start(), Arc::default()));
+        let groups = Arc::new(Groups::new(Arc::new(quota), Clock::start()));
         let params = Arc::new(QuotaParams {
             groups: groups.clone(),
             rules,

@@ -296,16 +296,12 @@ impl Server {
 
     /// Counts and reports that revgate ends a connection.
     pub(super) fn report_end(&self, reason: ConnectionEnd, address: Option<PeerAddress>) {
-        let state = &self.settings.state;
-        state.metrics.connection_ended(reason);
-        let ip = address.and_then(|address| address.ip());
-        if state.client_lines.try_pass(Topic::Ended(reason), ip) {
-            tracing::info!(
-                event = Event::ConnectionEnded.label(),
-                peer = address.as_ref().map(PeerAddress::shown),
-                reason = reason.label(),
-                "connection ended"
-            );
-        }
+        let why = match reason {
+            ConnectionEnd::Unread => "its client did not read an answer",
+            ConnectionEnd::Unproven => "it brought no good credential in time",
+            ConnectionEnd::GaveWay => "it made room for another one",
+            ConnectionEnd::HeadsFull | ConnectionEnd::ProxyHeader => reason.label(),
+        };
+        super::report_end(&self.settings.state, reason, address.as_ref(), &why);
     }
 }

@@ -154,15 +154,5 @@ pub(super) async fn refuse_unread(
 
 /// Counts and logs a connection that ends because of its PROXY header.
 pub(super) fn report_proxy_header(state: &State, peer: Option<&PeerAddress>, why: &dyn Display) {
-    let reason = ConnectionEnd::ProxyHeader;
-    state.metrics.connection_ended(reason);
-    let ip = peer.and_then(PeerAddress::ip);
-    if state.client_lines.try_pass(Topic::Ended(reason), ip) {
-        tracing::info!(
-            event = Event::ConnectionEnded.label(),
-            peer = peer.map(PeerAddress::shown),
-            reason = reason.label(),
-            "connection ended: {why}"
-        );
-    }
+    super::report_end(state, ConnectionEnd::ProxyHeader, peer, why);
 }

@@ -233,16 +233,8 @@ impl<I> RefusalStream<I> {
     fn report_no_room(&mut self) {
         self.room = None;
         let reason = ConnectionEnd::HeadsFull;
-        self.state.metrics.connection_ended(reason);
-        let ip = self.address.and_then(|address| address.ip());
-        if self.state.client_lines.try_pass(Topic::Ended(reason), ip) {
-            tracing::info!(
-                event = Event::ConnectionEnded.label(),
-                peer = self.address.as_ref().map(PeerAddress::shown),
-                reason = reason.label(),
-                "connection ended: large heads of requests take all the room there is"
-            );
-        }
+        let why = "large heads of requests take all the room there is";
+        super::report_end(&self.state, reason, self.address.as_ref(), &why);
     }
 
     /// What hyper gets instead of input that went wrong. After that there is none.

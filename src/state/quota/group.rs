@@ -18,14 +18,13 @@ use super::{
     },
     dispatcher::deliver,
     permit::Permit,
-    story::{self, Answer, Line, Story},
+    story::{self, Answer, Story},
     used::UsedUnits,
     wait_rules::WaitRules,
     waiting_room::{Slot, WaitingRoom},
 };
 use crate::{
     error::Error,
-    event::Event,
     lock::Lock,
     plan::QuotaPlan,
     policy::{
@@ -48,7 +47,7 @@ pub(crate) struct Group {
     /// Wakes the dispatcher early.
     pub(super) changed: Notify,
     /// Decides which lines of the log are written.
-    lines: Arc<ClientLines>,
+    pub(super) lines: Arc<ClientLines>,
 }
 
 pub(super) struct GroupState {
@@ -61,7 +60,7 @@ pub(super) struct GroupState {
     /// No request of this operation waits with a deadline before this time.
     pub(super) earliest_of_operation: Option<(OperationId, Duration)>,
     last_used: Duration,
-    story: Story,
+    pub(super) story: Story,
     used: UsedUnits,
 }
 
@@ -351,21 +350,6 @@ impl Group {
         self.write(&lines);
     }
 
-    fn note(&self, answer: &Answer, state: &mut GroupState, now: Duration) -> Vec<Line> {
-        let GroupState {
-            story,
-            ledger,
-            queue,
-            ..
-        } = state;
-        let passes = || story::passes(&self.lines, &self.name);
-        story.note(answer, (ledger, queue.len()), passes, now)
-    }
-
-    fn write(&self, lines: &[Line]) {
-        lines.iter().for_each(|line| line.write(&self.name));
-    }
-
     /// See [`Ledger::attribute`].
     pub(crate) fn attribute(self: &Arc<Self>, feedback: &Feedback, rules: &QuotaRules) {
         self.update(|state, now| state.ledger.attribute(feedback, &rules.ledger, now));
@@ -379,12 +363,7 @@ impl Group {
     /// See [`Ledger::resume`].
     pub(crate) fn resume(self: &Arc<Self>) {
         self.update(|state, _| state.ledger.resume());
-        let group = &*self.name;
-        tracing::info!(
-            event = Event::QuotaResumedByHand.label(),
-            group,
-            "an operator ended the pauses of the group {group}; what was known of its window is forgotten, and the next call is a probe"
-        );
+        story::log_resumed_by_hand(&self.name);
     }
 
     /// A snapshot of the ledger, and how many requests wait by caller.

@@ -52,7 +52,16 @@ fn evict(planned: &QuotaPlan, known: &mut HashMap<Arc<str>, Arc<Group>>) {
 }
 
 impl Groups {
-    pub fn new(planned: Arc<QuotaPlan>, clock: Clock, lines: Arc<ClientLines>) -> Self {
+    pub fn new(planned: Arc<QuotaPlan>, clock: Clock) -> Self {
+        Groups::with_lines(planned, clock, Arc::default())
+    }
+
+    /// `lines` decides which lines of the log are written.
+    pub(crate) fn with_lines(
+        planned: Arc<QuotaPlan>,
+        clock: Clock,
+        lines: Arc<ClientLines>,
+    ) -> Self {
         let groups = Groups {
             clock,
             waiting_room: Arc::default(),

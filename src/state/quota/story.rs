@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::group::{Group, GroupState};
 use crate::{
     event::Event,
     policy::{
@@ -111,9 +112,30 @@ impl Chapter {
     }
 }
 
+impl Group {
+    /// Notes an answer after the ledger. The lines are for [`Group::write`], when the lock is released.
+    pub(super) fn note(&self, answer: &Answer, state: &mut GroupState, now: Duration) -> Vec<Line> {
+        let (ledger, waiting) = (&state.ledger, state.queue.len());
+        let passes = || passes(&self.lines, &self.name);
+        state.story.note(answer, (ledger, waiting), passes, now)
+    }
+
+    pub(super) fn write(&self, lines: &[Line]) {
+        lines.iter().for_each(|line| line.write(&self.name));
+    }
+}
+
 /// Whether the lines of another pause of this group are written.
-pub(super) fn passes(lines: &ClientLines, group: &Arc<str>) -> bool {
+fn passes(lines: &ClientLines, group: &Arc<str>) -> bool {
     lines.try_pass_state(StateLine::Pause(group.clone()))
+}
+
+pub(super) fn log_resumed_by_hand(group: &str) {
+    tracing::info!(
+        event = Event::QuotaResumedByHand.label(),
+        group,
+        "an operator ended the pauses of the group {group}; what was known of its window is forgotten, and the next call is a probe"
+    );
 }
 
 impl Line {
