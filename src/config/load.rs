@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +13,7 @@ use super::{
     Address, AuthMode, CallerRules, Config, Problem, Problems, Secret,
     callers::{self, Declared},
     environment::{Overrides, strays},
+    given::Given,
     reading::{Context, Location, read_quietly},
     section::Notation,
     sections,
@@ -27,20 +29,25 @@ use crate::{
 
 /// Loads the file at `path` and the process's environment.
 pub fn load(path: &Path) -> Result<Config, Problems> {
+    load_given(path, &Given::default())
+}
+
+/// As [`load`], in a process that was given sockets.
+pub fn load_given(path: &Path, given: &Given) -> Result<Config, Problems> {
     let text = std::fs::read_to_string(path).map_err(|e| {
         let file = path.display();
         file_problem(format!(
             "cannot read {file}: {e}; name the file with -c or in REVGATE_CONFIG"
         ))
     })?;
-    from_toml(&text, &environment())
+    from_toml_given(&text, &environment(), given)
 }
 
 /// The files that the one at `path` refers to, even if it has problems; none if it cannot be parsed.
 pub fn referenced_files(path: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     if let Ok(text) = std::fs::read_to_string(path)
-        && let Ok(merged) = merge(&text, &environment())
+        && let Ok(merged) = merge(&text, &environment(), &Given::default())
     {
         collect_files(&merged.tree, &mut files);
     }
@@ -56,11 +63,21 @@ fn environment() -> BTreeMap<String, String> {
 
 /// Loads `text` with `env` as the environment, for overrides and for references.
 pub fn from_toml(text: &str, env: &BTreeMap<String, String>) -> Result<Config, Problems> {
+    from_toml_given(text, env, &Given::default())
+}
+
+/// As [`from_toml`], in a process that was given sockets.
+pub(super) fn from_toml_given(
+    text: &str,
+    env: &BTreeMap<String, String>,
+    given: &Given,
+) -> Result<Config, Problems> {
     let Merged {
         tree,
         file,
         overrides,
-    } = merge(text, env)?;
+        differences,
+    } = merge(text, env, given)?;
     let keys = Config::keys();
     let mut context = Context {
         env: Some(env),
@@ -80,8 +97,10 @@ pub fn from_toml(text: &str, env: &BTreeMap<String, String>) -> Result<Config, P
     let mut problems = context.problems.take();
     overrides.explain(&mut problems, &keys, &file);
     problems.extend(overrides.problems);
+    given.explain(&mut problems);
     match config {
         Some(mut config) if problems.is_empty() => {
+            config.warnings.extend(differences);
             config.warnings.extend(strays(env, &keys, &tree));
             Ok(config)
         }
@@ -104,10 +123,12 @@ struct Merged {
     /// Without the environment.
     file: Value,
     overrides: Overrides,
+    /// Warnings about addresses that are not those of the given sockets.
+    differences: Vec<Problem>,
 }
 
-/// Merges the defaults, the file and the environment into one tree.
-fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Merged, Problems> {
+/// Merges the defaults, the file, the environment and the addresses of given sockets into one tree.
+fn merge(text: &str, env: &BTreeMap<String, String>, given: &Given) -> Result<Merged, Problems> {
     // Parsed here first, because an error of `config` quotes the line, which may contain a secret.
     if let Err(e) = toml::from_str::<toml::Table>(text) {
         let before = e.span().and_then(|span| text.get(..span.start));
@@ -130,11 +151,35 @@ fn merge(text: &str, env: &BTreeMap<String, String>) -> Result<Merged, Problems>
     let overrides = Overrides::read(env, &file);
     // Values stay text: parsing would change a secret or a name such as 007.
     let environment = toml::to_string(&overrides.table).unwrap_or_default();
+    let sockets = toml::to_string(&given.table()).unwrap_or_default();
+    let written = build(&[&defaults, text, &environment])?;
     Ok(Merged {
-        tree: build(&[&defaults, text, &environment])?,
+        differences: given.warnings(&written, &build(&[&defaults])?),
+        tree: build(&[&defaults, text, &environment, &sockets])?,
         file,
         overrides,
     })
+}
+
+/// The address of the admin listener, as `run` would bind it, whatever else the file says. The error is why the file could not be used
+/// for it; then the address is that of the environment, or the default.
+pub fn admin_address(path: &Path) -> (SocketAddr, Option<Problems>) {
+    let find = |text: &str| {
+        let tree = merge(text, &environment(), &Given::default())?.tree;
+        let address = tree.pointer("/admin/address").and_then(Value::as_str);
+        let address = address.and_then(|address| address.parse().ok());
+        address.ok_or_else(|| file_problem("admin.address is not an IP address and port".into()))
+    };
+    let of_file = std::fs::read_to_string(path)
+        .map_err(|error| file_problem(format!("cannot read {}: {error}", path.display())))
+        .and_then(|text| find(&text));
+    match of_file {
+        Ok(address) => (address, None),
+        Err(problems) => {
+            let fallback = || SocketAddr::from(([127, 0, 0, 1], 9901));
+            (find("").unwrap_or_else(|_| fallback()), Some(problems))
+        }
+    }
 }
 
 /// Collects the path of every `file = "…"` in the tree.

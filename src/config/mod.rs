@@ -11,6 +11,7 @@
 
 mod callers;
 mod environment;
+mod given;
 mod jwt;
 mod load;
 mod notation;
@@ -30,8 +31,9 @@ use serde_json::{Value, json};
 pub(crate) use self::notation::{duration, log_directives};
 pub use self::{
     callers::{Caller, CallerCredential, CallerRules, Rate, Token},
+    given::Given,
     jwt::{Jwks, Jwt},
-    load::{from_toml, load, referenced_files},
+    load::{admin_address, from_toml, load, load_given, referenced_files},
     reading::{Problem, Problems},
     secret::{MAKE_A_KEY, Secret, SecretSource},
     sections::*,

@@ -1,14 +1,17 @@
 //! The running gateway: listeners, worker threads, signals and the drain.
 
+mod activation;
 pub(crate) mod control;
 mod core_dump;
 mod demo;
 pub(crate) mod descriptors;
 mod inbound;
+mod manager;
 pub mod memory;
 mod reload;
 mod signals;
 mod traces;
+mod turning;
 mod worker;
 
 use std::{
@@ -26,13 +29,16 @@ pub use self::demo::demo;
 #[cfg(fuzzing)]
 pub use self::inbound::fuzzing;
 use self::{
+    activation::Sockets,
     control::GatewayControl,
     inbound::{
         connection::ConnectionSettings,
         listener::{self, SocketFile},
     },
+    manager::Manager,
     reload::{Current, FileWatcher, Reloader},
     signals::Signals,
+    turning::Threads,
     worker::Worker,
 };
 use crate::{
@@ -55,7 +61,9 @@ use crate::{
 /// # Errors
 /// When a listener cannot be bound or the upstream's TLS cannot be set up.
 pub fn run(file: PathBuf) -> anyhow::Result<()> {
-    let mut config = config::load(&file)?;
+    // First, while there is one thread.
+    let sockets = Sockets::take()?;
+    let mut config = config::load_given(&file, &sockets.addresses()?)?;
     let level = log::init(&config.log.level, config.log.format)?;
     log::log_panics();
     core_dump::forbid();
@@ -66,8 +74,9 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
     let runtime = ThreadRuntime::new()?;
     runtime.block_on(async {
         let signals = Signals::install()?;
-        let gateway = Gateway::watching(file, config, Some(level))?;
-        signals.run_until_shutdown(gateway).await
+        let manager = Manager::of_environment()?;
+        let gateway = Gateway::launch(Some(file), config, Some(level), sockets)?;
+        signals.run_under(&manager, gateway).await
     })
 }
 
@@ -78,6 +87,7 @@ pub struct Gateway {
     control: Arc<GatewayControl>,
     drain: Sender<bool>,
     workers: Vec<JoinHandle<()>>,
+    threads: Threads,
     /// Stops when it is dropped.
     _watch: Option<FileWatcher>,
     _socket: Option<SocketFile>,
@@ -91,7 +101,7 @@ impl Gateway {
     /// # Errors
     /// When a listener cannot be bound or the upstream's TLS cannot be set up.
     pub fn start(config: Config, level: Option<LevelHandle>) -> anyhow::Result<Gateway> {
-        Gateway::launch(None, config, level)
+        Gateway::launch(None, config, level, Sockets::default())
     }
 
     /// As [`Gateway::start`], and reloads `file`, from which `config` was read, on demand and when it changes.
@@ -103,29 +113,37 @@ impl Gateway {
         config: Config,
         level: Option<LevelHandle>,
     ) -> anyhow::Result<Gateway> {
-        Gateway::launch(Some(file), config, level)
+        Gateway::launch(Some(file), config, level, Sockets::default())
     }
 
     fn launch(
         file: Option<PathBuf>,
         mut config: Config,
         level: Option<LevelHandle>,
+        sockets: Sockets,
     ) -> anyhow::Result<Gateway> {
+        let given = sockets.addresses()?;
         let fitting = descriptors::fit(&mut config)?;
         let plan = Arc::new(Plan::of(&config)?);
         // Before anything is started, so that a port in use is the only thing that is reported.
-        let (listeners, socket) = listener::bind(&config.listen).with_context(|| {
-            let address = &config.listen.address;
-            format!("listen.address \"{address}\" cannot be bound")
-        })?;
+        let (listeners, socket) =
+            listener::bind(&config.listen, sockets.proxy).with_context(|| {
+                let address = &config.listen.address;
+                format!("listen.address \"{address}\" cannot be bound")
+            })?;
         let address = listeners[0].address()?;
-        let admin = bind::tcp(config.admin.address).with_context(|| {
-            let address = config.admin.address;
-            format!("admin.address \"{address}\" cannot be bound")
-        })?;
+        let admin = match sockets.admin {
+            Some(listener) => listener,
+            None => bind::tcp(config.admin.address).with_context(|| {
+                let address = config.admin.address;
+                format!("admin.address \"{address}\" cannot be bound")
+            })?,
+        };
         let (drain, draining) = Draining::new();
         // The runtime of the admin listener's thread. No request of a caller runs on it.
         let background = ThreadRuntime::new()?;
+        let mut threads = Threads::default();
+        threads.add("admin".into(), background.handle().clone());
         let mut state = State::new(&plan, draining, background.handle().clone())?;
         let exporter = traces::start(&config, &state.metrics)?;
         state.spans = exporter.as_ref().map(Exporter::spans);
@@ -155,7 +173,7 @@ impl Gateway {
         let (workers, handles): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
         let current = Current { config, plan };
         let reloader = Reloader::new(file, current, state.clone(), handles, level.clone());
-        let reloader = Arc::new(reloader);
+        let reloader = Arc::new(reloader.with_given(given));
         let control = Arc::new(GatewayControl::new(reloader.clone(), state, level));
         let current = reloader.current();
         let config = &current.config;
@@ -181,7 +199,10 @@ impl Gateway {
         );
         own_listeners.set(listeners);
         let workers = workers.into_iter().enumerate();
-        let workers = workers.map(|(number, worker)| worker.spawn(number));
+        let workers = workers.map(|(number, worker)| {
+            threads.add(format!("worker-{number}"), worker.handle().clone());
+            worker.spawn(number)
+        });
         let workers = workers.collect::<std::io::Result<_>>()?;
         let watch = reloader
             .file()
@@ -197,6 +218,7 @@ impl Gateway {
             control,
             drain,
             workers,
+            threads,
             _watch: watch,
             _socket: socket,
             client_lines,
@@ -214,6 +236,12 @@ impl Gateway {
 
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.addr()
+    }
+
+    /// What it does, in a line.
+    fn summary(&self) -> String {
+        let admin = self.admin.addr();
+        format!("serving callers on {}, operators on {admin}", self.address)
     }
 
     /// Fails readiness at once and still takes requests for `drain.delay`. Then each connection ends with its last request, and

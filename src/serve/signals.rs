@@ -1,8 +1,16 @@
-//! Signals: SIGTERM, SIGINT and SIGHUP.
+//! Signals: SIGTERM, SIGINT and SIGHUP; and what the service manager learns of them.
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+    time::interval,
+};
 
-use super::Gateway;
+use super::{
+    Gateway,
+    manager::{DRAIN_TICK, Manager},
+    reload::Report,
+};
 
 /// The handlers. They are installed before the listeners are logged: a program that reads that line may send a signal at once, which
 /// would kill the process without a handler.
@@ -10,6 +18,13 @@ pub(super) struct Signals {
     term: Signal,
     int: Signal,
     hangup: Signal,
+}
+
+/// The reload by SIGHUP that runs, and whether the signal has come again meanwhile.
+#[derive(Default)]
+struct Reloads {
+    running: Option<JoinHandle<Report>>,
+    again: bool,
 }
 
 impl Signals {
@@ -26,22 +41,76 @@ impl Signals {
     }
 
     /// Reloads on SIGHUP. Drains on SIGTERM or SIGINT, and ends at once on a second one.
-    pub(super) async fn run_until_shutdown(mut self, gateway: Gateway) -> anyhow::Result<()> {
+    pub(super) async fn run_until_shutdown(self, gateway: Gateway) -> anyhow::Result<()> {
+        self.run_under(&Manager::default(), gateway).await
+    }
+
+    /// As [`Signals::run_until_shutdown`], and tells the service manager.
+    pub(super) async fn run_under(
+        mut self,
+        manager: &Manager,
+        mut gateway: Gateway,
+    ) -> anyhow::Result<()> {
+        let watch = manager.keep_watch(std::mem::take(&mut gateway.threads));
+        tokio::pin!(watch);
+        let mut reloads = Reloads::default();
+        manager.ready(gateway.summary());
         loop {
             tokio::select! {
                 _ = self.term.recv() => break,
                 _ = self.int.recv() => break,
-                _ = self.hangup.recv() => {
-                    let reloader = gateway.control.reloader.clone();
-                    // A reload blocks on files, and signals must be handled meanwhile. It logs its own result.
-                    tokio::task::spawn_blocking(move || reloader.reload());
-                }
+                _ = self.hangup.recv() => reloads.ask(&gateway, manager),
+                report = reloads.next() => reloads.done(report, &gateway, manager),
+                () = &mut watch => {}
             }
         }
-        tokio::select! {
-            () = gateway.drain() => Ok(()),
-            _ = self.term.recv() => anyhow::bail!("ended at once by a second signal"),
-            _ = self.int.recv() => anyhow::bail!("ended at once by a second signal"),
+        manager.stopping();
+        let control = gateway.control.clone();
+        let drain = gateway.drain();
+        tokio::pin!(drain);
+        let mut ticks = interval(DRAIN_TICK);
+        loop {
+            tokio::select! {
+                () = &mut drain => return Ok(()),
+                _ = self.term.recv() => anyhow::bail!("ended at once by a second signal"),
+                _ = self.int.recv() => anyhow::bail!("ended at once by a second signal"),
+                _ = ticks.tick() => {
+                    let open = control.open_connections();
+                    manager.drains(format!("draining, {open} connections are open"));
+                }
+                () = &mut watch => {}
+            }
+        }
+    }
+}
+
+impl Reloads {
+    /// Reloads, once more if one runs: it may have read the file before it was changed.
+    fn ask(&mut self, gateway: &Gateway, manager: &Manager) {
+        if self.running.is_some() {
+            self.again = true;
+            return;
+        }
+        manager.reloading();
+        let reloader = gateway.control.reloader.clone();
+        // A reload blocks on files, and signals must be handled meanwhile. It logs its own result.
+        self.running = Some(tokio::task::spawn_blocking(move || reloader.reload()));
+    }
+
+    /// The report of the one that runs; `None` after a panic.
+    async fn next(&mut self) -> Option<Report> {
+        match &mut self.running {
+            Some(running) => running.await.ok(),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn done(&mut self, report: Option<Report>, gateway: &Gateway, manager: &Manager) {
+        self.running = None;
+        let result = report.map_or("failed", |report| report.result.label());
+        manager.ready(format!("{}; last reload: {result}", gateway.summary()));
+        if std::mem::take(&mut self.again) {
+            self.ask(gateway, manager);
         }
     }
 }

@@ -5,10 +5,7 @@ use std::{sync::Arc, thread::JoinHandle};
 use anyhow::Context;
 use arc_swap::{ArcSwap, Guard};
 
-use super::inbound::{
-    connection::{self, ConnectionSettings},
-    listener::Listener,
-};
+use super::inbound::{connection::ConnectionSettings, intake, listener::Listener};
 use crate::{
     plan::Plan,
     runtime::ThreadRuntime,
@@ -97,6 +94,10 @@ impl Worker {
         Ok((worker, handle))
     }
 
+    pub(super) fn handle(&self) -> &tokio::runtime::Handle {
+        self.runtime.handle()
+    }
+
     pub(super) fn spawn(self, number: usize) -> std::io::Result<JoinHandle<()>> {
         let Worker {
             runtime,
@@ -106,6 +107,6 @@ impl Worker {
         } = self;
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
-            .spawn(move || runtime.block_on(connection::serve(listener, published, settings)))
+            .spawn(move || runtime.block_on(intake::serve(listener, published, settings)))
     }
 }

@@ -18,6 +18,10 @@ impl Draining {
         (sender, Draining(receiver))
     }
 
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Completes when the drain begins. If the sender is dropped, it never does.
     pub async fn begun(&self) {
         let mut receiver = self.0.clone();

@@ -33,6 +33,7 @@ mod proxy;
 mod quota;
 mod readings;
 mod reload;
+mod restart;
 mod restless;
 mod rewrite;
 mod rig;

@@ -2,6 +2,8 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
+    os::fd::OwnedFd,
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -45,12 +47,42 @@ impl Process {
         Process::spawn(command, level)
     }
 
+    /// As a service manager starts it: with two sockets, by these names, and with the address to which it reports. The shell puts them
+    /// where they belong, and the program has its process id.
+    pub fn managed(
+        [first, second]: [OwnedFd; 2],
+        names: &str,
+        notify: &Path,
+        arguments: &[&str],
+    ) -> Process {
+        let mut command = Command::new("sh");
+        command
+            .args([
+                "-c",
+                "exec 3<&0 4<&1 0</dev/null 1>/dev/null; export LISTEN_PID=$$; exec \"$@\"",
+                "sh",
+            ])
+            .arg(env!("CARGO_BIN_EXE_revgate"))
+            .args(arguments)
+            .env("LISTEN_FDS", "2")
+            .env("LISTEN_FDNAMES", names)
+            .env("NOTIFY_SOCKET", notify)
+            .env("WATCHDOG_USEC", "300000")
+            .stdin(first)
+            .stdout(second);
+        Process::spawn_with(command, "info")
+    }
+
     fn spawn(mut command: Command, level: &str) -> Process {
+        command.stdout(Stdio::null());
+        Process::spawn_with(command, level)
+    }
+
+    fn spawn_with(mut command: Command, level: &str) -> Process {
         let mut child = command
             .env("DEVREV_TOKEN", TOKEN)
             .env("REVGATE__LOG__LEVEL", level)
             .stderr(Stdio::piped())
-            .stdout(Stdio::null())
             .spawn()
             .expect("starts");
         let stderr = BufReader::new(child.stderr.take().expect("piped"));

@@ -78,6 +78,7 @@ pub struct Input {
     at: At,
     /// Of the present head so far, with the empty lines before it.
     head: usize,
+    heads: u64,
 }
 
 #[derive(Debug, Default)]
@@ -164,6 +165,11 @@ impl Input {
         }
     }
 
+    /// How many heads have ended.
+    pub fn heads(&self) -> u64 {
+        self.heads
+    }
+
     /// How many bytes come next that change nothing. Most of a large head is its values, or its target, and whoever sends many heads should
     /// not take a worker's time with them.
     fn skip(&self, bytes: &[u8]) -> usize {
@@ -205,6 +211,7 @@ impl Input {
                 Read::More => return Ok(()),
                 Read::End => {
                     self.head = 0;
+                    self.heads += 1;
                     match fields.framing(*minor == Minor::One)? {
                         Framing::Sized(0) => At::Before,
                         Framing::Sized(length) => At::Sized(length),

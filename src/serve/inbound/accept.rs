@@ -1,6 +1,7 @@
 //! Accepts connections.
 
 use std::{
+    cell::Cell,
     io, net,
     os::{fd::AsRawFd, unix},
     sync::Arc,
@@ -12,11 +13,15 @@ use tokio::{
 };
 
 use super::{
-    listener::{Listener, ListeningSocket},
+    listener::{Listener, ListeningSocket, Owner},
     workload::{Counted, Workload},
 };
 use crate::{
-    state::connections::{ConnectionTable, OpenConnection},
+    bind::BACKLOG,
+    state::{
+        connections::{ConnectionTable, OpenConnection},
+        draining::Draining,
+    },
     tcp,
     types::PeerAddress,
 };
@@ -25,6 +30,9 @@ use crate::{
 pub(super) struct AsyncListener {
     socket: AsyncSocket,
     workload: Workload,
+    owner: Owner,
+    /// So many connections it may still take in a drain.
+    left: Cell<usize>,
 }
 
 /// The listeners of tokio do not tell that a connection has come before they take it.
@@ -35,12 +43,21 @@ enum AsyncSocket {
 
 impl AsyncListener {
     pub(super) fn new(listener: Listener) -> io::Result<AsyncListener> {
-        let Listener { socket, workload } = listener;
+        let Listener {
+            socket,
+            workload,
+            owner,
+        } = listener;
         let socket = match socket {
             ListeningSocket::Tcp(listener) => AsyncSocket::Tcp(async_fd(listener)?),
             ListeningSocket::Unix(listener) => AsyncSocket::Unix(async_fd(listener)?),
         };
-        Ok(AsyncListener { socket, workload })
+        Ok(AsyncListener {
+            socket,
+            workload,
+            owner,
+            left: Cell::new(BACKLOG as usize),
+        })
     }
 }
 
@@ -68,46 +85,70 @@ pub(super) struct Accepted {
 }
 
 /// Accepts the next connection, and waits until there is a place for it. Meanwhile further ones wait in the kernel's backlog, or go to
-/// other workers.
+/// other workers. In a drain, `None` once none is left for this process.
 pub(super) async fn accept(
     listener: &AsyncListener,
     connections: &Arc<ConnectionTable>,
-) -> io::Result<Accepted> {
+    draining: &Draining,
+) -> io::Result<Option<Accepted>> {
     let (stream, address) = loop {
-        match listener.next().await {
+        let taken = tokio::select! {
+            biased;
+            () = draining.begun() => match listener.take_left() {
+                Ok(None) => return Ok(None),
+                Ok(Some(taken)) => Ok(taken),
+                Err(error) => Err(error),
+            },
+            taken = listener.next() => taken,
+        };
+        match taken {
             // Of that connection alone, whose client has gone already.
             Err(error) if tcp::concerns_one_connection(&error) => {}
-            accepted => break accepted?,
+            taken => break taken?,
         }
     };
     let counted = listener.workload.count();
     let open = connections.open(address.map(|PeerAddress(ip)| ip)).await;
-    Ok(Accepted {
+    Ok(Some(Accepted {
         stream,
         address,
         at: Instant::now(),
         open,
         counted,
-    })
+    }))
 }
 
+type Taken = (Stream, Option<PeerAddress>);
+
 impl AsyncListener {
-    async fn next(&self) -> io::Result<(Stream, Option<PeerAddress>)> {
+    /// Loses no connection if it is dropped.
+    async fn next(&self) -> io::Result<Taken> {
         match &self.socket {
             AsyncSocket::Tcp(listener) => {
-                let (stream, peer) = self.take(listener, net::TcpListener::accept).await?;
-                stream.set_nonblocking(true)?;
-                let stream = tokio::net::TcpStream::from_std(stream)?;
-                tcp::set_options(&stream);
-                Ok((Stream::Tcp(stream), Some(PeerAddress(peer.ip()))))
+                of_tcp(self.take(listener, net::TcpListener::accept).await?)
             }
             AsyncSocket::Unix(listener) => {
                 let accept = unix::net::UnixListener::accept;
-                let (stream, _) = self.take(listener, accept).await?;
-                stream.set_nonblocking(true)?;
-                let stream = tokio::net::UnixStream::from_std(stream)?;
-                Ok((Stream::Unix(stream), None))
+                of_unix(self.take(listener, accept).await?)
             }
+        }
+    }
+
+    /// A connection that has come before the drain began, since closing the socket would break it. If somebody else has the socket as
+    /// well, the next process serves it. They are as many as fit into the backlog, however many clients go on to connect.
+    fn take_left(&self) -> io::Result<Option<Taken>> {
+        let left = self.left.get();
+        if self.owner == Owner::Shared || left == 0 {
+            return Ok(None);
+        }
+        self.left.set(left - 1);
+        let taken = match &self.socket {
+            AsyncSocket::Tcp(listener) => listener.get_ref().accept().and_then(of_tcp),
+            AsyncSocket::Unix(listener) => listener.get_ref().accept().and_then(of_unix),
+        };
+        match taken {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            taken => taken.map(Some),
         }
     }
 
@@ -128,6 +169,19 @@ impl AsyncListener {
             self.workload.none_left();
         }
     }
+}
+
+fn of_tcp((stream, peer): (net::TcpStream, net::SocketAddr)) -> io::Result<Taken> {
+    stream.set_nonblocking(true)?;
+    let stream = tokio::net::TcpStream::from_std(stream)?;
+    tcp::set_options(&stream);
+    Ok((Stream::Tcp(stream), Some(PeerAddress(peer.ip()))))
+}
+
+fn of_unix((stream, _): (unix::net::UnixStream, unix::net::SocketAddr)) -> io::Result<Taken> {
+    stream.set_nonblocking(true)?;
+    let stream = tokio::net::UnixStream::from_std(stream)?;
+    Ok((Stream::Unix(stream), None))
 }
 
 #[cfg(test)]
@@ -152,16 +206,21 @@ mod tests {
         std::thread::scope(|scope| {
             for (number, workload) in Workload::of_workers(workers).into_iter().enumerate() {
                 let socket = ListeningSocket::Tcp(listener.try_clone().unwrap());
-                let listener = Listener { socket, workload };
+                let listener = Listener {
+                    socket,
+                    workload,
+                    owner: Owner::Process,
+                };
                 let (table, stop, ready, taken) = (&table, &stop, &ready, taken.clone());
                 scope.spawn(move || {
                     ThreadRuntime::new().unwrap().block_on(async {
                         let listener = AsyncListener::new(listener).unwrap();
+                        let (_never, draining) = Draining::new();
                         ready.wait();
                         let mut held = Vec::new();
                         let accepting = async {
                             loop {
-                                held.push(accept(&listener, table).await.unwrap());
+                                held.push(accept(&listener, table, &draining).await.unwrap());
                                 taken.send(number).unwrap();
                             }
                         };
@@ -183,16 +242,46 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let workload = Workload::of_workers(1).into_iter().next().unwrap();
         let socket = ListeningSocket::Tcp(listener);
-        let listener = AsyncListener::new(Listener { socket, workload }).unwrap();
+        let listener = Listener {
+            socket,
+            workload,
+            owner: Owner::Process,
+        };
+        let listener = AsyncListener::new(listener).unwrap();
+        let (_never, draining) = Draining::new();
         let table = ConnectionTable::new(2);
         let connecting = tokio::net::TcpStream::connect(address);
-        let (client, accepted) = tokio::join!(connecting, accept(&listener, &table));
-        let (client, accepted) = (client.unwrap(), accepted.unwrap());
+        let (client, accepted) = tokio::join!(connecting, accept(&listener, &table, &draining));
+        let (client, accepted) = (client.unwrap(), accepted.unwrap().unwrap());
         let Stream::Tcp(stream) = accepted.stream else {
             panic!("TCP");
         };
         assert_eq!(stream.peer_addr().unwrap(), client.local_addr().unwrap());
         tcp::assert_options(&stream);
+    }
+
+    /// In the backlog when the drain begins. If somebody else has the socket, the next process takes it.
+    #[tokio::test]
+    async fn in_a_drain_what_has_come_is_taken_unless_somebody_else_can() {
+        for (owner, taken) in [(Owner::Process, 2), (Owner::Shared, 0)] {
+            let listener = bind::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+            let address = listener.local_addr().unwrap();
+            let _clients = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+            let listener = Listener {
+                socket: ListeningSocket::Tcp(listener),
+                workload: Workload::of_workers(1).into_iter().next().unwrap(),
+                owner,
+            };
+            let listener = AsyncListener::new(listener).unwrap();
+            let (drain, draining) = Draining::new();
+            drain.send_replace(true);
+            let table = ConnectionTable::new(10);
+            let mut all = Vec::new();
+            while let Some(accepted) = accept(&listener, &table, &draining).await.unwrap() {
+                all.push(accepted);
+            }
+            assert_eq!(all.len(), taken, "{owner:?}");
+        }
     }
 
     #[test]

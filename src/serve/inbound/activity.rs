@@ -24,8 +24,10 @@ struct ActivityState {
     head: Option<Instant>,
     /// What was read last of HTTP/1.1 ends within a head, maybe behind requests that are in flight.
     partial: bool,
-    /// There has been a request.
-    served: bool,
+    /// Heads of HTTP/1.1 that have been read.
+    heads: u64,
+    /// Requests that have begun.
+    begun: u64,
     /// Of HTTP/2, which may give up one answer and go on with the others.
     http2: bool,
     /// Answers on their way; some may be over.
@@ -48,7 +50,8 @@ impl Activity {
             since: Instant::now(),
             head: None,
             partial: false,
-            served: false,
+            heads: 0,
+            begun: 0,
             http2: false,
             answers: Vec::new(),
         })))
@@ -62,15 +65,26 @@ impl Activity {
         self.state().busy == 0
     }
 
-    /// Bytes were read. `incomplete` means that they end within a head.
+    pub(super) fn is_http2(&self) -> bool {
+        self.state().http2
+    }
+
+    /// Whether another request of HTTP/1.1 has come behind those that have begun, or its first bytes.
+    pub(super) fn has_another(&self) -> bool {
+        let state = self.state();
+        state.partial || state.heads > state.begun
+    }
+
+    /// Bytes were read. `incomplete` means that they end within a head; so many heads of HTTP/1.1 have ended.
     ///
     /// The first head of a connection is timed from its first byte on, whatever HTTP/2 sends before it.
-    pub(super) fn has_read(&self, incomplete: bool, http2: bool) {
+    pub(super) fn has_read(&self, incomplete: bool, http2: bool, heads: u64) {
         let mut state = self.state();
+        (state.http2, state.heads) = (http2, heads);
         state.partial = !http2 && incomplete;
         if !http2 && state.busy > 0 {
             // Timed when they are over.
-        } else if incomplete || !state.served {
+        } else if incomplete || state.begun == 0 {
             state.head.get_or_insert_with(Instant::now);
         } else {
             state.head = None;
@@ -82,7 +96,7 @@ impl Activity {
         let mut state = self.state();
         state.busy += 1;
         state.head = None;
-        state.served = true;
+        state.begun += 1;
         drop(state);
         Busy(self.clone())
     }

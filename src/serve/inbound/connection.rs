@@ -14,19 +14,17 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
-    accept::{Accepted, AsyncListener, Stream, accept},
+    accept::{Accepted, Stream},
     activity::{Activity, Unreads},
     delivery::Delivery,
     head::Speaks,
     http::{Builders, expects_100},
-    listener::Listener,
     refusal::RefusalStream,
     tls::{TlsConnection, handshake},
     worker_time::Starts,
@@ -52,61 +50,9 @@ pub(crate) struct ConnectionSettings {
     pub state: Arc<State>,
 }
 
-/// Serves until a drain has ended every connection, or `drain_timeout` is over.
-pub(crate) async fn serve(
-    listener: Listener,
-    published: Published,
-    settings: Arc<ConnectionSettings>,
-) {
-    let listener = match AsyncListener::new(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "a listener could not be used"),
-    };
-    let mut connections = JoinSet::new();
-    let mut server = Server::new(published, settings);
-    // Not made anew in each round, because it may have accepted a connection that waits for its turn.
-    let table = server.settings.connections.clone();
-    let mut accepting = Box::pin(accept(&listener, &table));
-    loop {
-        tokio::select! {
-            () = server.settings.state.draining.begun() => break,
-            accepted = accepting.as_mut() => {
-                match accepted {
-                    Ok(accepted) => {
-                        server.follow_limits();
-                        let (server, state) = (server.clone(), server.settings.state.clone());
-                        connections.spawn(async move {
-                            state.metrics.connections(1);
-                            server.accept(accepted).await;
-                            state.metrics.connections(-1);
-                        });
-                    }
-                    Err(error) => {
-                        if server.settings.state.client_lines.try_pass(Topic::Accept, None) {
-                            tracing::warn!(%error, "a connection could not be accepted");
-                        }
-                        // Probably out of file descriptors; an immediate retry would spin.
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                    }
-                }
-                accepting = Box::pin(accept(&listener, &table));
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
-    drop(accepting);
-    drop(listener);
-    let all_ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(server.settings.drain_timeout, all_ended)
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            left = connections.len(),
-            "drain.timeout is over; the remaining connections are closed"
-        );
-    }
-}
+/// In a drain, so long an idle connection is still open: whoever calls on it within this time gets an answer, which says that the
+/// connection ends. Closed at once, it would lose a request that is on its way. Short, because the process ends no sooner.
+pub(super) const IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// Of a connection that is served.
 pub(super) struct Origin {
@@ -123,7 +69,7 @@ pub(super) struct Origin {
 #[derive(Clone)]
 pub(super) struct Server {
     published: Published,
-    settings: Arc<ConnectionSettings>,
+    pub(super) settings: Arc<ConnectionSettings>,
     /// Those of the plan that was in use when the last connection was accepted. A connection keeps them.
     limits: RequestLimits,
     /// For `limits`.
@@ -142,7 +88,7 @@ impl Server {
     }
 
     /// Takes over the limits of a reload, for the next connection.
-    fn follow_limits(&mut self) {
+    pub(super) fn follow_limits(&mut self) {
         let limits = self.published.load().plan.request;
         if limits != self.limits {
             self.limits = limits;
@@ -151,7 +97,7 @@ impl Server {
     }
 
     /// Does the TLS handshake on TCP, or reads the peer's uid on a unix socket, and serves the connection then.
-    async fn accept(self, accepted: Accepted) {
+    pub(super) async fn accept(self, accepted: Accepted) {
         let settings = self.settings.clone();
         let Accepted {
             stream,
@@ -181,8 +127,11 @@ impl Server {
                 let give_way = origin.open.give_way().clone();
                 let connection = tokio::select! {
                     connection = handshake(handshakes, stream, within, state) => connection,
-                    // No request has been sent yet, so none is lost.
-                    () = settings.state.draining.begun() => None,
+                    // Its client has connected in good faith, so it gets an answer.
+                    () = async {
+                        settings.state.draining.begun().await;
+                        sleep(IDLE_GRACE).await;
+                    } => None,
                     () = give_way.cancelled() => {
                         self.report_end(ConnectionEnd::GaveWay, address);
                         None
@@ -238,6 +187,7 @@ impl Server {
         );
         let (is_revoked, on) = (revoked.clone(), open.clone());
         let (published, settings) = (self.published.clone(), self.settings.clone());
+        let draining = settings.state.draining.clone();
         let starts = Starts::new();
         let tell = at + settings.header_timeout / 2;
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
@@ -274,13 +224,16 @@ impl Server {
             let activity = activity.clone();
             // From here on and not from the layer that authenticates: with HTTP/2 the request is a task of its own, which has yet to run.
             let pending = (!on.is_proven()).then(|| on.pend());
-            let (start, on) = (starts.begin(), on.clone());
+            let (start, on, draining) = (starts.begin(), on.clone(), draining.clone());
             async move {
                 let mut response = start.run(stack.oneshot(request)).await?;
                 drop(pending);
                 let is_unread = body.is_some_and(|body| body.bytes() == 0 && !body.ended());
                 // Told on an answer, so that the client does not lose a request when the connection ends.
-                let ends = is_unread || Instant::now() >= tell && !on.is_proven();
+                let ends = is_unread
+                    || Instant::now() >= tell && !on.is_proven()
+                    // With those behind it, the last answer says so.
+                    || draining.has_begun() && !activity.has_another();
                 if http2 {
                     response.headers_mut().remove(header::CONNECTION);
                 } else if ends {
@@ -310,6 +263,8 @@ impl Server {
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let mut ending = false;
+        // In a drain: until then it is open although it is idle.
+        let mut grace = None;
         // Until then it has to bring a good credential.
         let mut proof = at + settings.header_timeout;
         let mut until = proof;
@@ -334,7 +289,10 @@ impl Server {
                     }
                     // While it is being found out who the caller is, the connection has not failed to say so.
                     let is_late = now >= proof && !open.is_proven() && !open.is_pending();
-                    let deadline = watch.deadline(settings.header_timeout, settings.idle_timeout);
+                    let idle_timeout = grace.map_or(settings.idle_timeout, |_| IDLE_GRACE);
+                    let deadline = watch.deadline(settings.header_timeout, idle_timeout);
+                    let deadline = grace.map_or(deadline, |grace| deadline.max(grace));
+                    let tells = grace.is_some() && watch.is_http2();
                     // A head may begin at any time, so check at least once per `header_timeout`.
                     until = deadline.min(now + settings.header_timeout);
                     if let Some(overdue) = watch.next_overdue() {
@@ -343,7 +301,7 @@ impl Server {
                     if !open.is_proven() {
                         until = until.min(proof.max(now + Duration::from_secs(1)));
                     }
-                    if ending || is_late || unread != Unreads::None || deadline <= now {
+                    if ending || tells || is_late || unread != Unreads::None || deadline <= now {
                         // Whoever has no good credential keeps nothing by leaving an answer unread.
                         if ending && (watch.is_idle() || is_late) {
                             return;
@@ -357,9 +315,12 @@ impl Server {
                         until = now + Duration::from_secs(1);
                     }
                 }
-                () = settings.state.draining.begun(), if !ending => {
-                    ending = true;
-                    connection.as_mut().graceful_shutdown();
+                () = settings.state.draining.begun(), if grace.is_none() => {
+                    // HTTP/2 can say so at once and lose nothing: the last stream is named when the client has answered a PING.
+                    let now = Instant::now();
+                    let wait = if watch.is_http2() { Duration::ZERO } else { IDLE_GRACE };
+                    grace = Some(now + wait);
+                    until = until.min(now + wait);
                 }
                 () = open.give_way().cancelled(), if !ending => {
                     self.report_end(ConnectionEnd::GaveWay, address);

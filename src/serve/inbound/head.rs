@@ -87,6 +87,14 @@ impl HeadReader {
         }
     }
 
+    /// How many heads of HTTP/1.1 have ended so far.
+    pub(super) fn heads(&self) -> u64 {
+        match self {
+            HeadReader::Http1(input) => input.heads(),
+            HeadReader::Undecided(_) | HeadReader::Preface(_) | HeadReader::Http2(_) => 0,
+        }
+    }
+
     pub(super) fn is_http2(&self) -> bool {
         matches!(self, HeadReader::Http2(_) | HeadReader::Preface(_))
     }

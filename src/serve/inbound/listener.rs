@@ -24,21 +24,41 @@ use crate::{
 pub(crate) struct Listener {
     pub(super) socket: ListeningSocket,
     pub(super) workload: Workload,
+    pub(super) owner: Owner,
 }
 
-pub(super) enum ListeningSocket {
+/// Who has the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// This process alone, so that what waits in the backlog is lost when it is closed.
+    Process,
+    /// The service manager too, which gives it to the next process.
+    Shared,
+}
+
+#[derive(Debug)]
+pub(crate) enum ListeningSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-/// Binds the socket and gives each worker a descriptor of it. Also returns the file of a unix socket.
+/// Binds the socket, or takes the one that is given, and gives each worker a descriptor of it. Also returns the file of a unix socket that
+/// it has made.
 ///
 /// One socket, and not one per worker with SO_REUSEPORT: that would let another process of the same user join the port and take a part
 /// of the connections. It would also leave those waiting that the kernel has dealt to a worker which is busy or hangs.
-pub(crate) fn bind(listen: &Listen) -> io::Result<(Vec<Listener>, Option<SocketFile>)> {
-    let (socket, file) = match &listen.address {
-        Address::Tcp(address) => (ListeningSocket::Tcp(bind::tcp(*address)?), None),
-        Address::Unix(path) => {
+pub(crate) fn bind(
+    listen: &Listen,
+    given: Option<ListeningSocket>,
+) -> io::Result<(Vec<Listener>, Option<SocketFile>)> {
+    let owner = match given {
+        Some(_) => Owner::Shared,
+        None => Owner::Process,
+    };
+    let (socket, file) = match (given, &listen.address) {
+        (Some(socket), _) => (socket, None),
+        (None, Address::Tcp(address)) => (ListeningSocket::Tcp(bind::tcp(*address)?), None),
+        (None, Address::Unix(path)) => {
             let (listener, file) = bind_unix(path, listen.mode)?;
             (ListeningSocket::Unix(listener), Some(file))
         }
@@ -46,7 +66,11 @@ pub(crate) fn bind(listen: &Listen) -> io::Result<(Vec<Listener>, Option<SocketF
     let workers = Workload::of_workers(listen.workers).into_iter();
     let listener = |workload| {
         let socket = socket.try_clone()?;
-        Ok(Listener { socket, workload })
+        Ok(Listener {
+            socket,
+            workload,
+            owner,
+        })
     };
     Ok((workers.map(listener).collect::<io::Result<_>>()?, file))
 }
@@ -157,7 +181,13 @@ impl ListeningSocket {
 
 impl Listener {
     pub(crate) fn address(&self) -> io::Result<Address> {
-        match &self.socket {
+        self.socket.address()
+    }
+}
+
+impl ListeningSocket {
+    pub(crate) fn address(&self) -> io::Result<Address> {
+        match self {
             ListeningSocket::Tcp(listener) => Ok(Address::Tcp(listener.local_addr()?)),
             ListeningSocket::Unix(listener) => {
                 let address = listener.local_addr()?;

@@ -8,8 +8,11 @@ pub(super) mod delivery;
 pub mod fuzzing;
 mod head;
 pub(super) mod http;
+pub(super) mod intake;
 pub(super) mod listener;
 mod refusal;
+#[cfg(test)]
+mod tests;
 pub(super) mod tls;
 mod turn;
 mod worker_time;

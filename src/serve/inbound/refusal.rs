@@ -212,7 +212,8 @@ impl<I> RefusalStream<I> {
         let read = self.head.read(bytes);
         if !bytes.is_empty() {
             let incomplete = self.head.is_incomplete();
-            self.activity.has_read(incomplete, self.head.is_http2());
+            let (http2, heads) = (self.head.is_http2(), self.head.heads());
+            self.activity.has_read(incomplete, http2, heads);
         }
         read.map_err(|Cut { at, fault, in_body }| match in_body {
             true => (at, End::Body),

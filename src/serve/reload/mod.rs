@@ -22,7 +22,7 @@ pub(super) use self::{report::Report, watch::FileWatcher};
 use self::{restart::keep_what_needs_a_restart, watch::Fingerprint};
 use super::{control::expiry::ExpiryNotices, descriptors, worker::WorkerHandle};
 use crate::{
-    config::{self, Config, Problem, Problems, SecretSource},
+    config::{self, Config, Given, Problem, Problems, SecretSource},
     plan::Plan,
     state::State,
     telemetry::{labels::ReloadResult, log::LevelHandle},
@@ -37,6 +37,8 @@ pub(crate) struct Current {
 pub(crate) struct Reloader {
     /// `None` if the configuration did not come from a file, as in the demo.
     file: Option<PathBuf>,
+    /// Of the sockets that the process was given, and keeps.
+    given: Given,
     state: Arc<State>,
     workers: Vec<WorkerHandle>,
     level: Option<LevelHandle>,
@@ -67,6 +69,7 @@ impl Reloader {
         let fingerprint = Fingerprint::of(file.as_deref(), &current.config.files);
         let reloader = Reloader {
             file,
+            given: Given::default(),
             state,
             workers,
             level,
@@ -80,6 +83,10 @@ impl Reloader {
         };
         reloader.report_expiry();
         reloader
+    }
+
+    pub(crate) fn with_given(self, given: Given) -> Self {
+        Reloader { given, ..self }
     }
 
     /// The configuration in use.
@@ -205,7 +212,7 @@ impl Reloader {
                 "the file is not a regular one any more; put one in its place",
             )),
             Some(file) => {
-                let mut config = config::load(file)?;
+                let mut config = config::load_given(file, &self.given)?;
                 // As at the start, so that what was lowered there has not changed.
                 descriptors::fit(&mut config)?;
                 Ok(config)

@@ -68,7 +68,7 @@ impl Rig {
             state: state.clone(),
         });
         let options = upstream_options(&config, 2, OwnListeners::default(), None).unwrap();
-        let (listeners, _) = listener::bind(&config.listen).unwrap();
+        let (listeners, _) = listener::bind(&config.listen, None).unwrap();
         let (workers, handles) = listeners
             .into_iter()
             .map(|listener| {

@@ -1,0 +1,165 @@
+//! The service manager, such as systemd, to which the process says how it is (sd_notify). Without NOTIFY_SOCKET nothing is said.
+
+use std::{io, sync::mpsc, time::Duration};
+
+use sd_notify::NotifyState;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::turning::Threads;
+
+/// Messages that wait for a manager that does not read. What does not fit is dropped: the next one says more.
+const QUEUE: usize = 16;
+
+/// In a drain the manager learns this often that it goes on.
+pub(super) const DRAIN_TICK: Duration = Duration::from_secs(5);
+
+/// And waits so much longer each time: several ticks, in case the machine is busy.
+const DRAIN_EXTENSION: Duration = Duration::from_secs(20);
+
+/// By default there is none.
+#[derive(Default)]
+pub(super) struct Manager {
+    /// To a thread of its own, because sending blocks if the manager does not read.
+    outbox: Option<mpsc::SyncSender<Message>>,
+    /// After so long without a sign of life the manager ends the process.
+    watchdog: Option<Duration>,
+}
+
+struct Message {
+    states: Vec<NotifyState<'static>>,
+    status: Option<String>,
+}
+
+impl Manager {
+    /// # Errors
+    /// When its thread cannot be started.
+    pub(super) fn of_environment() -> io::Result<Manager> {
+        let is_there = std::env::var_os("NOTIFY_SOCKET").is_some_and(|name| !name.is_empty());
+        let outbox = is_there.then(start).transpose()?;
+        let watchdog = sd_notify::watchdog_enabled().filter(|_| is_there);
+        Ok(Manager { outbox, watchdog })
+    }
+
+    fn say(&self, states: Vec<NotifyState<'static>>, status: Option<String>) {
+        if let Some(outbox) = &self.outbox {
+            let _ = outbox.try_send(Message { states, status });
+        }
+    }
+
+    /// The start, or a reload, is over.
+    pub(super) fn ready(&self, status: String) {
+        self.say(vec![NotifyState::Ready], Some(status));
+    }
+
+    /// The manager waits for [`Manager::ready`] then.
+    pub(super) fn reloading(&self) {
+        let now = NotifyState::monotonic_usec_now();
+        let states = [NotifyState::Reloading].into_iter().chain(now);
+        self.say(states.collect(), Some("reloading".into()));
+    }
+
+    pub(super) fn stopping(&self) {
+        self.say(vec![NotifyState::Stopping], Some("draining".into()));
+    }
+
+    /// The drain goes on, longer than the unit allows if need be: it has a bound of its own.
+    pub(super) fn drains(&self, status: String) {
+        let micros = u32::try_from(DRAIN_EXTENSION.as_micros()).unwrap_or(u32::MAX);
+        self.say(vec![NotifyState::ExtendTimeoutUsec(micros)], Some(status));
+    }
+
+    /// Says that the process works, as long as all `threads` take their turns. A manager that hears nothing starts the process anew.
+    pub(super) async fn keep_watch(&self, mut threads: Threads) {
+        let Some(period) = self.watchdog else {
+            return std::future::pending().await;
+        };
+        let third = (period / 3).max(Duration::from_millis(1));
+        let mut ticks = interval(third);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let hanging = threads.hanging(third).await;
+            if hanging.is_empty() {
+                self.say(vec![NotifyState::Watchdog], None);
+            } else {
+                tracing::error!(
+                    threads = hanging.join(" "),
+                    "threads have not taken a turn for {third:?}; unless they do, the service manager ends the process"
+                );
+            }
+        }
+    }
+}
+
+fn start() -> io::Result<mpsc::SyncSender<Message>> {
+    let (outbox, inbox) = mpsc::sync_channel::<Message>(QUEUE);
+    let send = move || {
+        let mut has_failed = false;
+        for Message { mut states, status } in inbox {
+            // A line of its own: the manager would take a second one for another message.
+            let status = status.map(|status| status.replace(['\n', '\r'], " "));
+            states.extend(status.as_deref().map(NotifyState::Status));
+            match sd_notify::notify(&states) {
+                Ok(()) => has_failed = false,
+                Err(error) if !has_failed => {
+                    has_failed = true;
+                    tracing::warn!(%error, "the service manager (NOTIFY_SOCKET) cannot be reached");
+                }
+                Err(_) => {}
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("manager".into())
+        .spawn(send)?;
+    Ok(outbox)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::runtime::ThreadRuntime;
+
+    /// The messages of a manager that watches a thread, and of one whose thread hangs.
+    #[test]
+    fn a_thread_that_hangs_ends_the_signs_of_life() {
+        let (outbox, inbox) = mpsc::sync_channel(QUEUE);
+        let manager = Manager {
+            outbox: Some(outbox),
+            watchdog: Some(Duration::from_millis(30)),
+        };
+        let own = ThreadRuntime::new().unwrap();
+        for hangs in [false, true] {
+            let runtime = ThreadRuntime::new().unwrap();
+            let mut threads = Threads::default();
+            threads.add("worker-0".into(), runtime.handle().clone());
+            let (release, held) = mpsc::channel::<()>();
+            let thread = std::thread::spawn(move || {
+                runtime.block_on(async {
+                    if hangs {
+                        let _ = held.recv();
+                    }
+                    tokio::task::spawn_blocking(move || held.recv()).await
+                })
+            });
+            let watch = manager.keep_watch(threads);
+            let seconds = if hangs { 1 } else { 20 };
+            let told = async {
+                while inbox.try_recv().is_err() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let told = own.block_on(async {
+                let either = async {
+                    tokio::select! { () = watch => {}, () = told => {} }
+                };
+                timeout(Duration::from_secs(seconds), either).await
+            });
+            assert_eq!(told.is_err(), hangs);
+            drop(release);
+            let _ = thread.join();
+        }
+    }
+}
