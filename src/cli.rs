@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     config,
@@ -23,11 +23,12 @@ use crate::{
         descriptors,
     },
     telemetry::log,
+    version,
 };
 
 /// The gateway that internal services put in front of the DevRev API.
 #[derive(Parser)]
-#[command(name = "revgate", version)]
+#[command(name = "revgate", version = version::DETAILS.as_str())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -63,6 +64,18 @@ enum Command {
         /// Taken only to be refused with the reason.
         #[arg(hide = true, allow_hyphen_values = true, num_args = 0..)]
         keys: Vec<String>,
+    },
+    /// Ask the gateway that runs with this file whether it serves. Exit status 0 if its admin listener answers /livez, else 1.
+    Healthcheck(File),
+    /// Print the completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, of revgate or of one of its commands.
+    Man {
+        /// The command.
+        command: Option<String>,
     },
 }
 
@@ -209,12 +222,38 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Schema => say(config::reference::schema_json().trim_end()),
         Command::HashKey { keys } if !keys.is_empty() => Err(Misuse(KEY_IN_ARGUMENT.into()).into()),
         Command::HashKey { .. } => say(hash_key(std::io::stdin().lock())?),
+        Command::Healthcheck(file) => crate::healthcheck::check(&file.path()),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "revgate", &mut script);
+            say(String::from_utf8_lossy(&script).trim_end())
+        }
+        Command::Man { command } => say(manual(command.as_deref())?.trim_end()),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
 
 fn say(text: impl Display) -> anyhow::Result<()> {
     print(text).context("standard output cannot be written")
+}
+
+/// The manual page, in roff.
+fn manual(command: Option<&str>) -> anyhow::Result<String> {
+    let mut cli = Cli::command();
+    // Gives each command its full name.
+    cli.build();
+    let page = match command {
+        None => cli,
+        Some(name) => {
+            let found = cli.find_subcommand(name).cloned();
+            found.ok_or_else(|| {
+                Misuse(format!("there is no command {name:?}; see revgate --help"))
+            })?
+        }
+    };
+    let mut text = Vec::new();
+    clap_mangen::Man::new(page).render(&mut text)?;
+    Ok(String::from_utf8(text)?)
 }
 
 const KEY_IN_ARGUMENT: &str = "the key is read from standard input: in an argument, other users and the shell's history see it. Make a new one \
@@ -283,6 +322,32 @@ mod tests {
 
     #[test]
     fn arguments_are_consistent() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_manual_page_and_completions() {
+        let commands = Cli::command();
+        let names: Vec<_> = commands
+            .get_subcommands()
+            .map(clap::Command::get_name)
+            .collect();
+        let main = manual(None).unwrap();
+        for name in &names {
+            // roff writes a dash as \\-.
+            let dashed = name.replace('-', "\\-");
+            assert!(
+                main.contains(&format!("revgate\\-{dashed}(1)")),
+                "{name}: {main}"
+            );
+            let page = manual(Some(name)).unwrap();
+            assert!(page.contains(&format!(".TH revgate-{name} 1")), "{page}");
+        }
+        let page = manual(Some("run")).unwrap();
+        assert!(
+            page.contains("\\-c") && page.contains("The configuration file"),
+            "{page}"
+        );
+        assert!(manual(Some("walk")).unwrap_err().is::<Misuse>());
     }
 }

@@ -10,6 +10,7 @@ pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hash;
+mod healthcheck;
 mod label;
 pub mod layer;
 mod lock;
@@ -27,4 +28,5 @@ mod tcp;
 pub mod telemetry;
 pub mod types;
 mod upstream;
+mod version;
 mod wall_clock;

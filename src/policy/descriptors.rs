@@ -9,8 +9,8 @@ pub const AT_REST: usize = 20;
 /// A worker's runtime, its listener, and a connection that it has accepted and for which there is no place yet.
 pub const PER_WORKER: usize = 6;
 
-/// For what is open now and then: the files of a reload, a fetch of keys, an export of spans, a scrape, and what has just ended and is
-/// about to be closed.
+/// For what is open now and then: the files of a reload, a fetch of keys, an export of spans, a scrape, a message to the service manager,
+/// and what has just ended and is about to be closed.
 pub const SPARE: usize = 10;
 
 /// While it connects: a look-up of a name, or sockets to two addresses. To more, if there is more; see [`sockets_per_connect`].

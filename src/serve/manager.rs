@@ -36,7 +36,7 @@ impl Manager {
     pub(super) fn of_environment() -> io::Result<Manager> {
         let is_there = std::env::var_os("NOTIFY_SOCKET").is_some_and(|name| !name.is_empty());
         let outbox = is_there.then(start).transpose()?;
-        let watchdog = sd_notify::watchdog_enabled().filter(|_| is_there);
+        let watchdog = sd_notify::watchdog_enabled().filter(|time| is_there && !time.is_zero());
         Ok(Manager { outbox, watchdog })
     }
 

@@ -88,6 +88,7 @@ pub struct Gateway {
     drain: Sender<bool>,
     workers: Vec<JoinHandle<()>>,
     threads: Threads,
+    connections: Arc<ConnectionTable>,
     /// Stops when it is dropped.
     _watch: Option<FileWatcher>,
     _socket: Option<SocketFile>,
@@ -165,6 +166,7 @@ impl Gateway {
             connections: ConnectionTable::new(config.listen.max_connections),
             state: state.clone(),
         });
+        let connections = settings.connections.clone();
         let workers = listeners.into_iter().map(|listener| {
             let (options, settings) = (options.clone(), settings.clone());
             Worker::new(listener, &plan, &state, options, settings)
@@ -219,6 +221,7 @@ impl Gateway {
             drain,
             workers,
             threads,
+            connections,
             _watch: watch,
             _socket: socket,
             client_lines,

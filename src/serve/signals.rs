@@ -65,7 +65,7 @@ impl Signals {
             }
         }
         manager.stopping();
-        let control = gateway.control.clone();
+        let connections = gateway.connections.clone();
         let drain = gateway.drain();
         tokio::pin!(drain);
         let mut ticks = interval(DRAIN_TICK);
@@ -75,8 +75,7 @@ impl Signals {
                 _ = self.term.recv() => anyhow::bail!("ended at once by a second signal"),
                 _ = self.int.recv() => anyhow::bail!("ended at once by a second signal"),
                 _ = ticks.tick() => {
-                    let open = control.open_connections();
-                    manager.drains(format!("draining, {open} connections are open"));
+                    manager.drains(format!("draining, {} connections are open", connections.open_now()));
                 }
                 () = &mut watch => {}
             }

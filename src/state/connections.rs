@@ -58,6 +58,11 @@ impl ConnectionTable {
         })
     }
 
+    /// How many are open.
+    pub fn open_now(&self) -> usize {
+        self.table.lock().give_way.len()
+    }
+
     /// Takes in a connection. At the limit another one is told to give way, and this waits until one has ended. If another becomes idle
     /// meanwhile, that one is told as well.
     pub async fn open(self: &Arc<Self>, address: Option<IpAddr>) -> OpenConnection {

@@ -360,10 +360,6 @@ impl Metrics {
         self.connections.inc_by(delta);
     }
 
-    pub fn open_connections(&self) -> i64 {
-        self.connections.get()
-    }
-
     pub fn circuit_open(&self, open: bool) {
         self.circuit_open.set(i64::from(open));
     }

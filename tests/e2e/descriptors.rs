@@ -1,7 +1,7 @@
 //! A gateway that may open few files.
 
 use std::{
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::Command,
@@ -175,8 +175,21 @@ async fn with_too_few_it_does_not_start_and_says_how_many_it_needs() {
 async fn what_is_open_at_rest_is_what_is_kept_for_it() {
     use revgate::policy::descriptors::{AT_REST, PER_WORKER};
     let rig = Rig::new().await;
-    for workers in [1, 3] {
-        let mut gateway = run("true", &rig.file(workers));
+    // Also with sockets that the process is given, and with somebody to report to.
+    for (workers, is_managed) in [(1, false), (3, false), (3, true)] {
+        let file = rig.file(workers);
+        let mut gateway = if is_managed {
+            let listen = || TcpListener::bind("127.0.0.1:0").expect("binds").into();
+            let arguments = ["run", "-c", &file];
+            Process::managed(
+                [listen(), listen()],
+                "proxy:admin",
+                &rig.path("none"),
+                &arguments,
+            )
+        } else {
+            run("true", &file)
+        };
         let admin = gateway.bound("admin");
         gateway.bound("proxy");
         // The scrape has a connection and reads two files of /proc, and a worker has yet to accept a connection.

@@ -17,6 +17,7 @@ mod environment;
 mod expect;
 mod explain;
 mod heads;
+mod healthcheck;
 mod hostile;
 mod http;
 mod introspect;

@@ -166,7 +166,7 @@ impl Input {
     }
 
     /// How many heads have ended.
-    pub fn heads(&self) -> u64 {
+    pub fn ended_heads(&self) -> u64 {
         self.heads
     }
 

@@ -46,11 +46,6 @@ impl GatewayControl {
             started_at: wall_clock::epoch_seconds(),
         }
     }
-
-    /// Of clients.
-    pub(crate) fn open_connections(&self) -> i64 {
-        self.state.metrics.open_connections()
-    }
 }
 
 impl Control for GatewayControl {

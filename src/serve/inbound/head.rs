@@ -90,7 +90,7 @@ impl HeadReader {
     /// How many heads of HTTP/1.1 have ended so far.
     pub(super) fn heads(&self) -> u64 {
         match self {
-            HeadReader::Http1(input) => input.heads(),
+            HeadReader::Http1(input) => input.ended_heads(),
             HeadReader::Undecided(_) | HeadReader::Preface(_) | HeadReader::Http2(_) => 0,
         }
     }
