@@ -1,13 +1,21 @@
 //! The service manager, such as systemd, to which the process says how it is (sd_notify). Without NOTIFY_SOCKET nothing is said.
 
-use std::{io, sync::mpsc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::turning::Threads;
 
-/// Messages that wait for a manager that does not read. What does not fit is dropped: the next one says more.
+/// Messages that wait for a manager that does not read: those of some reloads, and of the drain. What does not fit is dropped.
 const QUEUE: usize = 16;
 
 /// In a drain the manager learns this often that it goes on.
@@ -20,9 +28,15 @@ const DRAIN_EXTENSION: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub(super) struct Manager {
     /// To a thread of its own, because sending blocks if the manager does not read.
-    outbox: Option<mpsc::SyncSender<Message>>,
+    outbox: Option<Outbox>,
     /// After so long without a sign of life the manager ends the process.
     watchdog: Option<Duration>,
+}
+
+struct Outbox {
+    queue: mpsc::SyncSender<Message>,
+    /// Messages that the manager does not have yet.
+    left: Arc<AtomicUsize>,
 }
 
 struct Message {
@@ -41,8 +55,19 @@ impl Manager {
     }
 
     fn say(&self, states: Vec<NotifyState<'static>>, status: Option<String>) {
-        if let Some(outbox) = &self.outbox {
-            let _ = outbox.try_send(Message { states, status });
+        if let Some(Outbox { queue, left }) = &self.outbox {
+            left.fetch_add(1, Ordering::Relaxed);
+            if queue.try_send(Message { states, status }).is_err() {
+                left.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Unless another message waits, which is as good a sign, and must not wait behind many of these.
+    fn say_alive(&self) {
+        let waits = |outbox: &Outbox| outbox.left.load(Ordering::Relaxed) > 0;
+        if !self.outbox.as_ref().is_some_and(waits) {
+            self.say(vec![NotifyState::Watchdog], None);
         }
     }
 
@@ -80,7 +105,7 @@ impl Manager {
             ticks.tick().await;
             let hanging = threads.hanging(third).await;
             if hanging.is_empty() {
-                self.say(vec![NotifyState::Watchdog], None);
+                self.say_alive();
             } else {
                 tracing::error!(
                     threads = hanging.join(" "),
@@ -91,8 +116,13 @@ impl Manager {
     }
 }
 
-fn start() -> io::Result<mpsc::SyncSender<Message>> {
-    let (outbox, inbox) = mpsc::sync_channel::<Message>(QUEUE);
+fn start() -> io::Result<Outbox> {
+    let (queue, inbox) = mpsc::sync_channel::<Message>(QUEUE);
+    let left = Arc::new(AtomicUsize::new(0));
+    let outbox = Outbox {
+        queue,
+        left: left.clone(),
+    };
     let send = move || {
         let mut has_failed = false;
         for Message { mut states, status } in inbox {
@@ -107,6 +137,7 @@ fn start() -> io::Result<mpsc::SyncSender<Message>> {
                 }
                 Err(_) => {}
             }
+            left.fetch_sub(1, Ordering::Relaxed);
         }
     };
     std::thread::Builder::new()
@@ -122,16 +153,38 @@ mod tests {
     use super::*;
     use crate::runtime::ThreadRuntime;
 
+    fn manager() -> (Manager, mpsc::Receiver<Message>) {
+        let (queue, inbox) = mpsc::sync_channel(QUEUE);
+        let left = Arc::default();
+        let manager = Manager {
+            outbox: Some(Outbox { queue, left }),
+            watchdog: Some(Duration::from_millis(30)),
+        };
+        (manager, inbox)
+    }
+
+    /// While the manager does not read.
+    #[test]
+    fn signs_of_life_take_no_other_messages_place() {
+        let (manager, inbox) = manager();
+        for _ in 0..100 {
+            manager.say_alive();
+        }
+        manager.stopping();
+        manager.drains("draining".into());
+        drop(manager);
+        let told: Vec<_> = inbox.into_iter().map(|message| message.states).collect();
+        let told: Vec<_> = told.concat().iter().map(ToString::to_string).collect();
+        let extension = format!("EXTEND_TIMEOUT_USEC={}", DRAIN_EXTENSION.as_micros());
+        assert_eq!(told, ["WATCHDOG=1", "STOPPING=1", &extension]);
+    }
+
     /// The messages of a manager that watches a thread, and of one whose thread hangs.
     #[test]
     fn a_thread_that_hangs_ends_the_signs_of_life() {
-        let (outbox, inbox) = mpsc::sync_channel(QUEUE);
-        let manager = Manager {
-            outbox: Some(outbox),
-            watchdog: Some(Duration::from_millis(30)),
-        };
         let own = ThreadRuntime::new().unwrap();
         for hangs in [false, true] {
+            let (manager, inbox) = manager();
             let runtime = ThreadRuntime::new().unwrap();
             let mut threads = Threads::default();
             threads.add("worker-0".into(), runtime.handle().clone());
