@@ -10,7 +10,10 @@ use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 use crate::{config, runtime::ThreadRuntime};
 
@@ -40,9 +43,9 @@ async fn ask(address: SocketAddr) -> anyhow::Result<()> {
         address.port() != 0,
         "admin.address has port 0, so each start takes another port; name one, such as 9901"
     );
-    let mut failure = None;
+    let (mut failure, end) = (None, Instant::now() + WITHIN);
     for address in reachable(address) {
-        let asked = timeout(WITHIN, livez(address)).await;
+        let asked = timeout_at(end, livez(address)).await;
         let asked =
             asked.unwrap_or_else(|_| bail!("there was no answer within {} s", WITHIN.as_secs()));
         match asked.with_context(|| format!("the gateway's admin listener {address} is not well")) {

@@ -3,7 +3,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -22,7 +22,7 @@ use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    net::{TcpStream, UnixDatagram},
+    net::{TcpStream, UnixDatagram, UnixStream},
     task::{JoinSet, block_in_place},
     time::timeout,
 };
@@ -454,6 +454,36 @@ async fn the_manager_learns_of_each_reload_and_that_the_workers_turn() {
     }
     process.terminate();
     ends(process);
+}
+
+/// Its mode and its owner are the manager's affair, and so is its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unix_socket_of_the_manager_is_served_and_stays() {
+    let manager = Manager::new().await;
+    let path = manager.path("socket");
+    let socket = UnixListener::bind(&path).expect("binds");
+    manager.write(false, "[callers.app]\nanonymous = true\n");
+    let file = manager.path("revgate.toml");
+    let arguments = ["run", "-c", file.to_str().expect("a path")];
+    for _ in 0..2 {
+        let sockets = [
+            socket.try_clone().expect("a copy").into(),
+            manager.admin.try_clone().expect("a copy").into(),
+        ];
+        let notify = manager.path("notify");
+        let process = Process::managed(sockets, "proxy:admin", &notify, &arguments);
+        let ready = manager.told("READY=1").await;
+        let listens = format!("serving callers on unix:{}", path.display());
+        assert!(ready.contains(&listens), "{ready}");
+        let mut client = Client::over(UnixStream::connect(&path).await.expect("connects"));
+        client
+            .send(request("GET", "/dev-users.self", &[], ""))
+            .await;
+        assert_eq!(client.answer().await.expect("an answer").status, 200);
+        process.terminate();
+        ends(process);
+        assert!(path.exists());
+    }
 }
 
 /// Sockets that are of no use end the start with the reason: a client that connects to one would wait for ever.
