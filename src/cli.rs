@@ -51,7 +51,7 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// The DevRev simulator alone.
+    /// The DevRev simulator alone, for tests of your own; config/simulator.md says what it answers.
     Mock {
         /// Where to listen.
         #[arg(long, default_value = "127.0.0.1:8081", value_parser = address)]

@@ -44,6 +44,8 @@ if [ -e tests/clients/run.sh ]; then
   if ! { has node && has npm; }; then
     install nodejs npm || true
   fi
+  # For the Python SDK.
+  { has python3 && python3 -c 'import venv, ensurepip' 2>/dev/null && has openssl; } || install python3 python3-venv openssl || true
   if has node && has npm; then
     bash tests/clients/run.sh || fail "tests/clients/run.sh: DevRev's own SDKs do not get what they expect"
   else

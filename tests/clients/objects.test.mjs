@@ -168,7 +168,7 @@ for (const alias of ['sdk-old', 'sdk-new']) {
 }
 
 // It takes https alone, so that the gateway has a certificate.
-describe('devrev-python-sdk', { skip: process.env.PYTHON_SDK ? false : 'run.sh found no python3 with venv' }, () => {
+describe('devrev-python-sdk', { skip: process.env.PYTHON_SDK ? false : 'run.sh found no python3 with venv, or no openssl' }, () => {
   test('objects, pages and errors', { timeout: TEST_MS }, async (t) => {
     const directory = await mkdtemp(join(tmpdir(), 'revgate-python-'));
     t.after(() => rm(directory, { recursive: true, force: true }));

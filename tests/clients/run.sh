@@ -17,11 +17,11 @@ export REVGATE_BIN
 
 cd -- "$here"
 npm ci --ignore-scripts --no-audit --no-fund
-if python3 -c 'import venv, ensurepip' 2>/dev/null; then
+if python3 -c 'import venv, ensurepip' 2>/dev/null && command -v openssl >/dev/null; then
     python3 -m venv .venv
     .venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
     export PYTHON_SDK=$here/.venv/bin/python
 else
-    echo 'SKIPPED: the Python SDK (python3 with venv is missing)' >&2
+    echo 'SKIPPED: the Python SDK (python3 with venv, or openssl, is missing)' >&2
 fi
 exec node --test clients.test.mjs objects.test.mjs

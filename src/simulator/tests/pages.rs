@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::objects::Desk;
+use super::desk::Desk;
 
 fn ids(page: &Value) -> Vec<String> {
     let works = page["works"].as_array().unwrap();

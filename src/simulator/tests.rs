@@ -1,5 +1,7 @@
+mod desk;
 mod objects;
 mod pages;
+mod refusals;
 
 use serde_json::{Value, json};
 use tokio::{
@@ -83,7 +85,7 @@ fn bodies_are_judged_as_devrev_would() {
         (r#"{"id":7}"#, "invalid_field", json!("id")),
         (r#"{"nope":"x"}"#, "bad_request", json!("nope")),
     ] {
-        let (status, said) = objects::Desk::seeded().raw("POST", "rev-users.link", "", body);
+        let (status, said) = desk::Desk::seeded().raw("POST", "rev-users.link", "", body);
         assert_eq!((&said["type"], &said["field_name"]), (&json!(kind), &name));
         assert_eq!(status, 400);
     }
