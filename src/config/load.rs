@@ -131,7 +131,9 @@ fn parse(file: Option<&Path>, text: &str, env: &Environment) -> Result<Config, P
     problems.extend(overrides.problems);
     match config {
         Some(mut config) if problems.is_empty() => {
-            config.warnings.extend(in_order(context.warnings.take()));
+            // Some were collected with the configuration, others by its checks.
+            config.warnings.extend(context.warnings.take());
+            config.warnings = in_order(config.warnings);
             config.warnings.extend(strays(&env.variables, &keys, &tree));
             Ok(config)
         }
