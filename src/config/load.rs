@@ -155,8 +155,10 @@ fn parse(
     given.explain(&mut problems);
     match config {
         Some(mut config) if problems.is_empty() => {
+            // Some were collected with the configuration, others by its checks.
             config.warnings.extend(differences);
-            config.warnings.extend(in_order(context.warnings.take()));
+            config.warnings.extend(context.warnings.take());
+            config.warnings = in_order(config.warnings);
             config.warnings.extend(strays(&env.variables, &keys, &tree));
             Ok(config)
         }

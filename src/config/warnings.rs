@@ -171,6 +171,18 @@ mod tests {
     }
 
     #[test]
+    fn warnings_are_in_the_order_of_the_file() {
+        let config =
+            load("max_wait = \"30m\"\ndeny = [\"work.*\"]\n[upstream]\nurl = \"http://h\"\n");
+        let lines: Vec<_> = config
+            .warnings
+            .iter()
+            .map(|warning| warning.place().1.unwrap().line)
+            .collect();
+        assert_eq!(lines, [5, 6, 8]);
+    }
+
+    #[test]
     fn all_addresses_of_a_machine_are_public_if_its_own_is() {
         for (address, own, warns) in [
             ("0.0.0.0:80", Some("8.8.8.8"), true),
