@@ -276,21 +276,15 @@ impl Group {
         let _ = sender.send(Err(Error::WaitingRoomFull { retry_after }));
     }
 
-    /// See [`Ledger::settle`]. If the attempt was answered, its unit is its caller's.
+    /// See [`Ledger::settle`].
     pub(super) fn settle(
         self: &Arc<Self>,
         grant: Grant,
         (kind, settlement): (AttemptKind, Settlement),
-        answered: Option<&Arc<str>>,
         rules: &QuotaRules,
     ) {
-        let paused = self.update(|state, now| {
-            let paused = state.ledger.settle(grant, settlement, &rules.ledger, now);
-            if let Some(caller) = answered {
-                state.used.add(caller, state.ledger.window_id());
-            }
-            paused
-        });
+        let paused =
+            self.update(|state, now| state.ledger.settle(grant, settlement, &rules.ledger, now));
         self.log(paused, kind.operation);
     }
 
@@ -347,6 +341,13 @@ impl Group {
             state.ledger.view(&rules.ledger, self.now()),
             waiting.collect(),
         )
+    }
+
+    /// A unit of the current window is this caller's.
+    pub(super) fn count_use(&self, caller: &Arc<str>) {
+        let mut state = self.state.lock();
+        let window = state.ledger.window_id();
+        state.used.add(caller, window);
     }
 
     /// The units of the current window by caller, `own` of them in all.
