@@ -45,4 +45,4 @@ function ago(at) {
 
 const clock = at => new Date(at * 1000).toLocaleTimeString("en-GB");
 const date = at => new Date(at * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
-const byCode = codes => Object.entries(codes ?? {}).map(([code, n]) => code + " " + number(n)).join(", ");
+const byCode = codes => Object.entries(codes ?? {}).map(([code, n]) => code + "\u00a0" + number(n)).join(", ");

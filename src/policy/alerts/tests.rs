@@ -106,7 +106,8 @@ fn each_condition_has_its_alert() {
         change(&mut facts);
         lines(&facts)
     };
-    let cases: [(&dyn Fn(&mut Facts), &[&str]); 21] = [
+    type Case<'a> = (&'a dyn Fn(&mut Facts), &'a [&'a str]);
+    let cases: [Case<'_>; 21] = [
         (
             &|f| f.circuit = Some(circuit(circuit::Status::Open, Some(4))),
             &[
@@ -124,7 +125,7 @@ fn each_condition_has_its_alert() {
                 f.stopped = vec![
                     stopped(Some("billing"), Some("works.create")),
                     stopped(Some("reports"), None),
-                ]
+                ];
             },
             &[
                 "warning circuit_partly_open: failing and stopped: works.create of billing, everything of reports",
@@ -151,7 +152,7 @@ fn each_condition_has_its_alert() {
                 f.tokens = vec![
                     token("a", Some(0), Some(-5.0)),
                     token("b", None, Some(3600.0)),
-                ]
+                ];
             },
             &[
                 "serious token_refused: token a is refused by DevRev, the next call is the probe",
@@ -215,7 +216,7 @@ fn each_condition_has_its_alert() {
                 f.dropped_lines = Some(DroppedLines {
                     lines: 12,
                     last: NOW as u64 - 60,
-                })
+                });
             },
             &["warning log_lines_dropped: 12 log lines were dropped since the start"],
         ),
@@ -224,7 +225,7 @@ fn each_condition_has_its_alert() {
                 f.dropped_lines = Some(DroppedLines {
                     lines: 12,
                     last: NOW as u64 - 3600,
-                })
+                });
             },
             &[],
         ),
@@ -233,7 +234,7 @@ fn each_condition_has_its_alert() {
                 f.deprecated = vec![
                     ("billing".into(), NOW as u64 - 3600),
                     ("old".into(), NOW as u64 - 3 * DAY as u64),
-                ]
+                ];
             },
             &["notice deprecated_use: deprecated use by billing"],
         ),
@@ -241,7 +242,7 @@ fn each_condition_has_its_alert() {
             &|f| {
                 f.deprecated = ["a", "b", "c", "d"]
                     .map(|name| (name.into(), NOW as u64))
-                    .into()
+                    .into();
             },
             &["notice deprecated_use: deprecated use by a, b, c and 1 more"],
         ),

@@ -28,10 +28,10 @@
 //! assert!(ledger.grant(list, &rules, second(30)).is_err(), "one at a time");
 //! ```
 
-mod forecast;
 mod gate;
 mod in_doubt;
 mod learn;
+mod outlook;
 mod recovery;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Ledger, LedgerRules, forecast::Outlook, recovery::Recovery, window::Window};
+use super::{Ledger, LedgerRules, outlook::Outlook, recovery::Recovery, window::Window};
 use crate::{label::label_enum, policy::operation::OperationId};
 
 label_enum! {

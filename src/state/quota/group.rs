@@ -64,16 +64,6 @@ pub(super) struct GroupState {
     used: UsedUnits,
 }
 
-/// How an attempt has ended.
-pub(super) struct End<'a> {
-    pub(super) kind: AttemptKind,
-    pub(super) settlement: Settlement,
-    /// Whose attempt DevRev has answered: the unit is this caller's.
-    pub(super) answered: Option<&'a Arc<str>>,
-    /// [`Group::refused`] has had the answer already.
-    pub(super) again: bool,
-}
-
 pub(super) struct Waiter {
     pub(super) kind: AttemptKind,
     /// From the plan that its request sees.
@@ -294,15 +284,15 @@ impl Group {
         let _ = sender.send(Err(Error::WaitingRoomFull { retry_after }));
     }
 
-    /// See [`Ledger::settle`].
-    pub(super) fn settle(self: &Arc<Self>, grant: Grant, end: End<'_>, rules: &QuotaRules) {
-        let End {
-            kind,
-            settlement,
-            answered,
-            again,
-        } = end;
-        let answer = match settlement {
+    /// See [`Ledger::settle`]. `again` says that [`Self::refused`] has had the answer already.
+    pub(super) fn settle(
+        self: &Arc<Self>,
+        grant: Grant,
+        (kind, settlement): (AttemptKind, Settlement),
+        again: bool,
+        rules: &QuotaRules,
+    ) {
+        let answered = match settlement {
             Settlement::Answered {
                 feedback,
                 throttled,
@@ -311,10 +301,7 @@ impl Group {
         };
         let lines = self.update(|state, now| {
             let paused = state.ledger.settle(grant, settlement, &rules.ledger, now);
-            if let Some(caller) = answered {
-                state.used.add(caller, state.ledger.window_id());
-            }
-            let Some((time, throttled)) = answer else {
+            let Some((time, throttled)) = answered else {
                 return Vec::new();
             };
             let answer = Answer {
@@ -375,6 +362,13 @@ impl Group {
             state.ledger.view(&rules.ledger, self.now()),
             waiting.collect(),
         )
+    }
+
+    /// A unit of the current window is this caller's.
+    pub(super) fn count_use(&self, caller: &Arc<str>) {
+        let mut state = self.state.lock();
+        let window = state.ledger.window_id();
+        state.used.add(caller, window);
     }
 
     /// The units of the current window by caller, `own` of them in all.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::group::{End, Group};
+use super::group::Group;
 use crate::{
     policy::ledger::{AttemptKind, Grant, Settlement},
     types::QuotaRules,
@@ -49,34 +49,31 @@ impl Permit {
     }
 
     pub(crate) fn settle(mut self, settlement: Settlement) {
-        self.end(settlement, None);
+        self.end(settlement);
     }
 
     /// DevRev has answered this caller's attempt.
-    pub(crate) fn answered(mut self, caller: &Arc<str>, settlement: Settlement) {
-        self.end(settlement, Some(caller));
+    pub(crate) fn answered(self, caller: &Arc<str>, settlement: Settlement) {
+        let group = self.group.clone();
+        self.settle(settlement);
+        // After it, because this answer may have opened a window.
+        group.count_use(caller);
     }
 
-    fn end(&mut self, settlement: Settlement, answered: Option<&Arc<str>>) {
+    fn end(&mut self, settlement: Settlement) {
         if let Some(grant) = self.grant.take() {
-            let end = End {
-                kind: self.kind,
-                settlement,
-                answered,
-                again: self.refused,
-            };
-            self.group.settle(grant, end, &self.rules);
+            let end = (self.kind, settlement);
+            self.group.settle(grant, end, self.refused, &self.rules);
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let settlement = if self.sent {
+        self.end(if self.sent {
             Settlement::InDoubt
         } else {
             Settlement::Unsent
-        };
-        self.end(settlement, None);
+        });
     }
 }

@@ -52,7 +52,7 @@ mod tests {
         (0..6).for_each(|_| used.add(&a, 1));
         (0..3).for_each(|_| used.add(&b, 1));
         assert_eq!(used.of(1, 20), [(a.clone(), 6), (b.clone(), 3)]);
-        assert_eq!(used.of(1, 6), [(a.clone(), 4), (b.clone(), 2)]);
+        assert_eq!(used.of(1, 6), [(a, 4), (b.clone(), 2)]);
         assert!(used.of(1, 0).is_empty());
         assert!(used.of(2, 20).is_empty());
         used.add(&b, 2);
