@@ -320,6 +320,23 @@ mod tests {
         .expect("one gives way");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_proxys_connection_counts_for_its_first_client_and_then_for_its_caller() {
+        let table = ConnectionTable::new(2);
+        let address = |last| IpAddr::from([192, 0, 2, last]);
+        let open = table.open(Some(address(1))).await;
+        assert_eq!(open.claim(), &Claim::unknown(Some(address(1))));
+        for last in [2, 3] {
+            open.speaks_for(address(last));
+            assert_eq!(open.claim(), &Claim::unknown(Some(address(2))));
+        }
+        assert!(open.prove(&claim("a")));
+        open.speaks_for(address(4));
+        assert_eq!(open.claim(), &claim("a"));
+        drop(open);
+        assert_eq!(table.table.lock().give_way.len(), 0);
+    }
+
     /// What holds the extension longest decides; a task of HTTP/2 may outlive its connection for a moment.
     #[tokio::test(start_paused = true)]
     async fn a_place_is_free_when_nothing_of_the_connection_is_left() {
