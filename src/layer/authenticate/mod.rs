@@ -108,7 +108,8 @@ where
         let identified = match self.authenticator.identify(request.headers(), &context) {
             Ok(identified) => identified,
             Err(error) => {
-                return Either::refused(counted(&self.metrics, request.extensions(), error));
+                let extensions = request.extensions();
+                return Either::refused(counted(&self.metrics, extensions, error));
             }
         };
         request.headers_mut().remove(AUTHORIZATION);
@@ -146,8 +147,8 @@ where
                     }
                 }
             };
-            let identity = identity.map_err(|error| counted(&metrics, request.extensions(), error));
-            let identity = identity?;
+            let extensions = request.extensions();
+            let identity = identity.map_err(|error| counted(&metrics, extensions, error))?;
             // From here on it is the caller's own place that counts.
             drop(place);
             arrival.admit(&mut request, identity, &authenticator)?;
