@@ -6,7 +6,11 @@ use std::{
 };
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 /// Silence after which the kernel asks whether the peer is still there. As short as a stream of events may be without a comment, so that
 /// most connections are never asked.
@@ -22,6 +26,29 @@ const PROBES: u32 = 3;
 /// it too, and not by their number, so it is the time that all of them take. It is above `policy::progress::ANSWER_STALL`: of a peer that is
 /// there and does not read, revgate decides first.
 const VANISHED: Duration = Duration::from_secs(60);
+
+/// How long a peer that has been told something last may take to close, and how much it may send meanwhile.
+const LINGER: Duration = Duration::from_secs(2);
+const MAX_LINGER: usize = 256 * 1024;
+
+/// Writes an answer and closes the connection. If that were closed at once, bytes of the peer's under way would have the kernel reset it, and
+/// the peer might never read the answer.
+pub(crate) async fn last_words(mut stream: TcpStream, answer: &[u8]) {
+    let telling = async {
+        stream.write_all(answer).await?;
+        stream.shutdown().await?;
+        let (mut piece, mut left) = (vec![0; 1024], MAX_LINGER);
+        while left > 0 {
+            match stream.read(&mut piece).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whether it has read the answer or left, it ends.
+    let _ = timeout(LINGER, telling).await;
+}
 
 /// Sets the options of a connection. What cannot be set is left: if the peer has gone already, the first read shows it.
 pub(crate) fn set_options(stream: &TcpStream) {

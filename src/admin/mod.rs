@@ -1,5 +1,6 @@
 //! The admin listener. It has its own thread, so that it answers while the workers are busy.
 
+mod first_bytes;
 mod guard;
 mod page;
 mod routes;
@@ -162,6 +163,9 @@ async fn serve(
         }
         let state = Arc::clone(&state);
         let connection = tokio::spawn(async move {
+            if let Some(answer) = first_bytes::answer_to_another(&stream).await {
+                return tcp::last_words(stream, &answer).await;
+            }
             let service = service_fn(|request| routes::answer(Arc::clone(&state), request));
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())

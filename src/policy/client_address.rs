@@ -337,7 +337,7 @@ mod tests {
             appends in any::<bool>(),
         ) {
             let mut headers = HeaderMap::new();
-            let mut lines: Vec<_> = sent.clone();
+            let mut lines: Vec<_> = sent;
             let own = match field {
                 ClientField::XForwardedFor => "203.0.113.7",
                 ClientField::Forwarded => "for=203.0.113.7;proto=http",

@@ -78,12 +78,15 @@ pub enum WrongProtocol {
     NotAgreedOn,
     UnexpectedProxyHeader,
     NoProxyHeader,
+    /// HTTP/2 on the admin listener.
+    Http1Alone,
 }
 
 impl WrongProtocol {
     /// What the client can do.
     pub const fn message(self) -> &'static str {
         match self {
+            WrongProtocol::Http1Alone => "This is the admin listener, which speaks HTTP/1.1 alone.",
             WrongProtocol::PlainOnTls => "This port speaks TLS: use https://.",
             WrongProtocol::TlsOnPlain => {
                 "This port speaks HTTP without TLS, and the connection began with a TLS handshake: use http://."
@@ -104,6 +107,7 @@ impl WrongProtocol {
 impl std::fmt::Display for WrongProtocol {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            WrongProtocol::Http1Alone => "HTTP/2 where HTTP/1.1 alone is spoken",
             WrongProtocol::PlainOnTls => "plain HTTP on a port for TLS",
             WrongProtocol::TlsOnPlain => "a TLS handshake on a port for plain HTTP",
             WrongProtocol::NotAgreedOn => "HTTP/2 over TLS without ALPN",
@@ -119,7 +123,7 @@ pub fn go_away(wrong: WrongProtocol) -> Vec<u8> {
     const REQUIRED: u32 = 0xd;
     const SECURITY: u32 = 0xc;
     let code = match wrong {
-        WrongProtocol::NotAgreedOn => REQUIRED,
+        WrongProtocol::NotAgreedOn | WrongProtocol::Http1Alone => REQUIRED,
         _ => SECURITY,
     };
     let text = wrong.message().as_bytes();

@@ -64,9 +64,9 @@ pub enum ProxyFault {
 /// If it is not one.
 pub fn read(bytes: &[u8]) -> Result<Read, ProxyFault> {
     let is_or_may_become = |whole: &[u8]| whole.starts_with(bytes) || bytes.starts_with(whole);
-    let most = if is_or_may_become(PROXY_V1) {
-        // Its end may not be there yet.
-        &bytes[..bytes.len().min(MAX_V1)]
+    // So many bytes are enough.
+    let enough = if is_or_may_become(PROXY_V1) {
+        MAX_V1
     } else if is_or_may_become(PROXY_V2) {
         let length = match bytes.get(FIXED - 2..FIXED) {
             Some(length) => FIXED + usize::from(length[0]) * 256 + usize::from(length[1]),
@@ -75,7 +75,7 @@ pub fn read(bytes: &[u8]) -> Result<Read, ProxyFault> {
         if length > MAX {
             return Err(ProxyFault::TooLong);
         }
-        &bytes[..bytes.len().min(length)]
+        length
     } else {
         return Err(ProxyFault::Missing);
     };
@@ -83,7 +83,7 @@ pub fn read(bytes: &[u8]) -> Result<Read, ProxyFault> {
         include_tlvs: false,
         ..ParseConfig::default()
     };
-    match ProxyHeader::parse(most, config) {
+    match ProxyHeader::parse(&bytes[..bytes.len().min(enough)], config) {
         Ok((header, length)) => match header.proxied_address() {
             Some(address) if address.protocol != Protocol::Stream => Err(ProxyFault::Malformed),
             address => Ok(Read::Whole {
@@ -97,7 +97,7 @@ pub fn read(bytes: &[u8]) -> Result<Read, ProxyFault> {
                 },
             }),
         },
-        Err(Error::BufferTooShort) => Ok(Read::Incomplete),
+        Err(Error::BufferTooShort) if bytes.len() < enough => Ok(Read::Incomplete),
         Err(_) => Err(ProxyFault::Malformed),
     }
 }

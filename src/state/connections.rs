@@ -6,7 +6,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -108,7 +108,7 @@ impl ConnectionTable {
             caller: OnceLock::new(),
             client: OnceLock::new(),
             pending: AtomicUsize::new(0),
-            failed: AtomicBool::new(false),
+            failed: Lock::default(),
             give_way,
         })))
     }
@@ -127,20 +127,21 @@ struct Inner {
     /// As `unknown`, once a proxy has said for whom it speaks.
     client: OnceLock<Claim>,
     pending: AtomicUsize,
-    /// A credential that came on it was refused.
-    failed: AtomicBool,
+    /// Where the latest credential on it that was refused came from.
+    failed: Lock<Option<Option<IpAddr>>>,
     give_way: CancellationToken,
 }
 
 impl OpenConnection {
-    /// A credential that came on it is refused.
-    pub fn fail(&self) {
-        self.0.failed.store(true, Ordering::Relaxed);
+    /// A credential that came on it from this address is refused.
+    pub fn fail(&self, address: Option<IpAddr>) {
+        *self.0.failed.lock() = Some(address);
     }
 
-    /// Whether one was. Others of its address then go before it: a flood of made-up credentials must not hold up those who try a good one.
-    pub fn has_failed(&self) -> bool {
-        self.0.failed.load(Ordering::Relaxed)
+    /// Whether the latest that was refused came from this address. Others of its address then go before it: a flood of made-up credentials
+    /// must not hold up those who try a good one. Behind a proxy several clients share a connection.
+    pub fn has_failed(&self, address: Option<IpAddr>) -> bool {
+        *self.0.failed.lock() == Some(address)
     }
 
     /// The caller of a request on it is known. False if that caller has too many connections, all of them busy: the request is refused
@@ -323,6 +324,25 @@ mod tests {
         })
         .await
         .expect("one gives way");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxys_connection_counts_for_its_first_client_and_then_for_its_caller() {
+        let table = ConnectionTable::new(2);
+        let address = |last| IpAddr::from([192, 0, 2, last]);
+        let open = table.open(Some(address(1))).await;
+        assert_eq!(open.claim(), &Claim::unknown(Some(address(1))));
+        for last in [2, 3] {
+            open.speaks_for(address(last));
+            assert_eq!(open.claim(), &Claim::unknown(Some(address(2))));
+        }
+        open.fail(Some(address(3)));
+        assert!(open.has_failed(Some(address(3))) && !open.has_failed(Some(address(2))));
+        assert!(open.prove(&claim("a")));
+        open.speaks_for(address(4));
+        assert_eq!(open.claim(), &claim("a"));
+        drop(open);
+        assert_eq!(table.table.lock().give_way.len(), 0);
     }
 
     /// What holds the extension longest decides; a task of HTTP/2 may outlive its connection for a moment.

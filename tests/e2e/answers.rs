@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::{
-    http::{Answer, exchange, get, request},
+    http::{Answer, Client, exchange, get, request},
     rig::{self, KEY, OTHER_KEY, Rig},
 };
 
@@ -103,6 +103,31 @@ async fn whoever_has_come_to_the_wrong_port_is_told() {
         "{}",
         answer.text()
     );
+}
+
+#[tokio::test]
+async fn the_admin_listener_tells_who_speaks_another_protocol() {
+    let rig = Rig::new("").await;
+    let address = rig.gateway.admin_address();
+    let hello = [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
+        vec![0; 500],
+    ]
+    .concat();
+    let answer = exchange(address, hello).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("http://") && ends_with_one_newline(&answer));
+    let mut client = Client::connect(address).await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    let told = client.rest().await;
+    let told = String::from_utf8_lossy(&told);
+    assert!(told.contains("HTTP/1.1 alone"), "{told}");
+    // A request that comes byte by byte is served.
+    let mut client = Client::connect(address).await;
+    for byte in request("GET", "/healthz", &[], "") {
+        client.send([byte]).await;
+    }
+    assert_eq!(client.answer().await.expect("an answer").status, 200);
 }
 
 #[tokio::test]

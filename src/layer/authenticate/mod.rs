@@ -15,7 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, Request, Response, Uri, Version, header::AUTHORIZATION};
+use http::{Extensions, HeaderMap, Request, Response, Uri, Version, header::AUTHORIZATION};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -108,8 +108,8 @@ where
         let identified = match self.authenticator.identify(request.headers(), &context) {
             Ok(identified) => identified,
             Err(error) => {
-                let connection = request.extensions().get::<OpenConnection>();
-                return Either::refused(counted(&self.metrics, connection, error));
+                let extensions = request.extensions();
+                return Either::refused(counted(&self.metrics, extensions, error));
             }
         };
         request.headers_mut().remove(AUTHORIZATION);
@@ -123,9 +123,10 @@ where
             must_wait => must_wait,
         };
         let address = request.extensions().get::<PeerAddress>();
-        let mut claim = Claim::unknown(address.and_then(PeerAddress::ip));
+        let address = address.and_then(PeerAddress::ip);
+        let mut claim = Claim::unknown(address);
         let connection = request.extensions().get::<OpenConnection>();
-        if connection.is_some_and(OpenConnection::has_failed) {
+        if connection.is_some_and(|connection| connection.has_failed(address)) {
             claim.priority = Priority::Batch;
         }
         let place = match self.places.take(&claim, request.headers()) {
@@ -146,8 +147,8 @@ where
                     }
                 }
             };
-            let connection = request.extensions().get::<OpenConnection>();
-            let identity = identity.map_err(|error| counted(&metrics, connection, error))?;
+            let extensions = request.extensions();
+            let identity = identity.map_err(|error| counted(&metrics, extensions, error))?;
             // From here on it is the caller's own place that counts.
             drop(place);
             arrival.admit(&mut request, identity, &authenticator)?;
@@ -156,11 +157,12 @@ where
     }
 }
 
-fn counted(metrics: &Metrics, connection: Option<&OpenConnection>, error: Error) -> Error {
+fn counted(metrics: &Metrics, extensions: &Extensions, error: Error) -> Error {
     if let Some(failure) = error.auth_failure() {
         metrics.auth_failure(failure);
-        if let Some(connection) = connection {
-            connection.fail();
+        if let Some(connection) = extensions.get::<OpenConnection>() {
+            let address = extensions.get::<PeerAddress>();
+            connection.fail(address.and_then(PeerAddress::ip));
         }
     }
     error

@@ -1,11 +1,11 @@
 //! What comes on a TCP connection before HTTP or TLS: a PROXY header, or something else than the port speaks.
 
-use std::{fmt::Display, io, time::Duration};
+use std::{fmt::Display, io};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncReadExt,
     net::TcpStream,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::refused::refuse;
@@ -17,6 +17,7 @@ use crate::{
         proxy_header::{For, ProxyFault, Read, read},
     },
     state::State,
+    tcp::last_words,
     telemetry::{client_lines::Topic, labels::ConnectionEnd},
     types::PeerAddress,
 };
@@ -26,11 +27,6 @@ const PIECE: usize = 512;
 
 /// A first line that is longer is not looked at.
 const MAX_LINE: usize = 8 * 1024;
-
-/// How long a client that has been turned away may take to close, and how much it may send meanwhile. If the connection were closed at
-/// once, bytes under way would have the kernel reset it, and the client might never read the answer.
-const LINGER: Duration = Duration::from_secs(2);
-const MAX_LINGER: usize = 256 * 1024;
 
 /// Why a PROXY header could not be read.
 pub(super) enum Unread {
@@ -94,7 +90,7 @@ pub(super) async fn look(stream: &mut TcpStream) -> io::Result<Beginning> {
 
 /// Tells a client of HTTP what is wrong, in the version that it speaks, and closes; others are only closed.
 pub(super) async fn turn_away(
-    mut stream: TcpStream,
+    stream: TcpStream,
     state: &State,
     peer: Option<&PeerAddress>,
     spoken: Beginning,
@@ -106,20 +102,7 @@ pub(super) async fn turn_away(
         Beginning::Tls | Beginning::ProxyHeader | Beginning::Other => return,
     };
     let answer = refuse(state, peer, &Error::Protocol(wrong), http2);
-    let telling = async {
-        stream.write_all(&answer).await?;
-        stream.shutdown().await?;
-        let (mut piece, mut left) = (vec![0; PIECE], MAX_LINGER);
-        while left > 0 {
-            match stream.read(&mut piece).await? {
-                0 => break,
-                read => left = left.saturating_sub(read),
-            }
-        }
-        io::Result::Ok(())
-    };
-    // Whether it has read the answer or left, it ends.
-    let _ = timeout(LINGER, telling).await;
+    last_words(stream, &answer).await;
 }
 
 /// Ends a connection of a trusted proxy whose PROXY header could not be read.
