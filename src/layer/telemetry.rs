@@ -176,7 +176,6 @@ impl ReportAtEnd {
             code: facts.code,
             would_refuse: facts.would_refuse.is_some(),
             attempts: facts.attempts,
-            throttled: facts.throttled,
             fields: &facts.deprecated,
             deprecated_operation: facts.deprecated_operation,
         };

@@ -19,9 +19,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
-use tokio::sync::watch::Sender;
-
 pub use self::demo::demo;
 #[cfg(fuzzing)]
 pub use self::inbound::fuzzing;
@@ -41,7 +38,11 @@ use crate::{
     plan::Plan,
     policy::self_connection::names_own_listener,
     runtime::ThreadRuntime,
-    state::{State, connections::ConnectionTable, draining::Draining},
+    state::{
+        State,
+        connections::ConnectionTable,
+        draining::{Drain, Draining},
+    },
     telemetry::{
         client_lines::ClientLines,
         export::Exporter,
@@ -49,6 +50,7 @@ use crate::{
     },
     upstream::{self, OwnListeners, Proxy},
 };
+use anyhow::Context;
 
 /// `revgate run`: serves until a signal ends it.
 ///
@@ -76,7 +78,7 @@ pub struct Gateway {
     address: Address,
     admin: admin::Admin,
     control: Arc<GatewayControl>,
-    drain: Sender<bool>,
+    drain: Drain,
     workers: Vec<JoinHandle<()>>,
     /// Stops when it is dropped.
     _watch: Option<FileWatcher>,
@@ -216,15 +218,15 @@ impl Gateway {
         self.admin.addr()
     }
 
-    /// Fails readiness at once and still takes requests for `drain.delay`. Then each connection ends with its last request, and
-    /// waiting requests are refused.
+    /// Fails readiness at once and still takes requests for `drain.delay`. Then each connection ends with its last request. Requests
+    /// that wait are served if they can be within `drain.timeout`, and the others are refused at once.
     pub async fn drain(mut self) {
         self.control.draining.store(true, Ordering::Release);
         tracing::info!("draining");
         let current = self.control.reloader.current();
         let drain = current.config.drain;
         tokio::time::sleep(drain.delay).await;
-        self.drain.send_replace(true);
+        self.drain.begin(drain.timeout);
         let workers = std::mem::take(&mut self.workers);
         let ended = tokio::task::spawn_blocking(move || {
             workers.into_iter().for_each(|worker| drop(worker.join()));
@@ -242,7 +244,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        self.drain.send_replace(true);
+        self.drain.begin(Duration::ZERO);
     }
 }
 

@@ -47,8 +47,6 @@ pub struct FinishedRequest<'a> {
     pub would_refuse: bool,
     /// How often it was sent to DevRev.
     pub attempts: u32,
-    /// How many of them DevRev answered with 429.
-    pub throttled: u32,
     pub fields: &'a [Arc<str>],
     pub deprecated_operation: bool,
 }
@@ -102,7 +100,6 @@ impl Tally {
         traffic.requests += 1;
         traffic.failed += u32::from(finished.failed());
         traffic.refused += u32::from(finished.code.is_some() && !finished.failed());
-        traffic.throttled += finished.throttled;
         let calls = match seen.callers.get_mut(finished.caller) {
             Some(calls) => calls,
             None => seen.callers.entry(finished.caller.clone()).or_default(),
@@ -123,6 +120,12 @@ impl Tally {
                 .or_default();
             *entry = (entry.0 + 1, now);
         }
+    }
+
+    /// DevRev has just answered an attempt with 429.
+    pub fn throttled(&self, now: u64) {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.traffic.at(now / STEP).throttled += 1;
     }
 
     pub fn callers(&self) -> HashMap<Arc<str>, CallerCounts> {
@@ -172,7 +175,6 @@ mod tests {
             status,
             code,
             attempts: u32::from(code.is_none()),
-            throttled: u32::from(status == 429 && code.is_none()),
             fields: &[],
             deprecated_operation: false,
         }
@@ -193,6 +195,7 @@ mod tests {
         ] {
             tally.note(finished(&caller, status, code), NOW);
         }
+        tally.throttled(NOW);
         let traffic = tally.traffic(NOW + STEP);
         let points = traffic["points"].as_array().unwrap();
         assert_eq!(points.len(), STEPS);

@@ -24,7 +24,7 @@ use crate::{
     body::Body,
     error::Error,
     policy::{
-        feedback,
+        feedback::{self, Admitted},
         ledger::{AttemptKind, HoldReason, Payload, Settlement},
         operation::Operation,
     },
@@ -33,7 +33,7 @@ use crate::{
         draining::Draining,
         quota::{Group, Groups, Permit, WaitRequest},
     },
-    telemetry::{labels::WaitReason, metrics::Metrics},
+    telemetry::{labels::WaitReason, metrics::Metrics, tally::Tally},
     types::{ArrivedAt, Caller, Deadline, QuotaRules, RetryAfter},
     wall_clock,
 };
@@ -44,6 +44,7 @@ pub struct QuotaParams {
     pub rules: QuotaRules,
     pub draining: Draining,
     pub metrics: Arc<Metrics>,
+    pub tally: Arc<Tally>,
 }
 
 /// See the module.
@@ -115,6 +116,8 @@ where
 
 fn kind(request: &Request<Body>) -> Result<AttemptKind, Error> {
     let operation = request.extensions().get::<Operation>();
+    let caller = request.extensions().get::<Arc<Caller>>();
+    let priority = caller.ok_or(Error::Internal)?.share.priority;
     Ok(AttemptKind {
         operation: operation.ok_or(Error::Internal)?.id(),
         payload: if request.body().is_read() {
@@ -122,6 +125,7 @@ fn kind(request: &Request<Body>) -> Result<AttemptKind, Error> {
         } else {
             Payload::Streamed
         },
+        standing: priority.into(),
     })
 }
 
@@ -184,7 +188,15 @@ impl QuotaParams {
     /// Reads how long upstream says to wait, and tells the group, if there is one, what the answer reports.
     async fn learn(&self, permit: Option<Permit>, response: Response<Body>) -> Response<Body> {
         let (status, arrived) = (response.status(), Instant::now());
-        let throttled = status == StatusCode::TOO_MANY_REQUESTS;
+        let admitted = Admitted::of(status);
+        let throttled = admitted == Admitted::No;
+        if throttled {
+            // When it comes, and not when its body has been read or its request ends.
+            self.tally.throttled(wall_clock::epoch_seconds());
+            if let Some(permit) = &permit {
+                permit.throttled();
+            }
+        }
         let read = |response: &Response<Body>, text: Option<&[u8]>| {
             let (now, cap) = (wall_clock::now(), self.rules.ledger.max_retry_after);
             feedback::read(status, response.headers(), text, now, cap)
@@ -208,10 +220,7 @@ impl QuotaParams {
             response.extensions_mut().insert(RetryAfter(retry_after));
         }
         if let Some(permit) = permit {
-            permit.settle(Settlement::Answered {
-                feedback,
-                throttled,
-            });
+            permit.settle(Settlement::Answered { feedback, admitted });
         }
         response
     }

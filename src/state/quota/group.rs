@@ -3,7 +3,7 @@
 //! While quota is plentiful, an attempt takes the lock once and is sent. Only when attempts must wait is there a queue and a
 //! dispatcher, the task that grants units as time releases them. It ends with the last request that waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -12,10 +12,7 @@ use tokio::{
 };
 
 use super::{
-    super::{
-        Clock,
-        draining::{DRAIN_RETRY_AFTER, Draining},
-    },
+    super::{Clock, draining::Draining},
     dispatcher::deliver,
     permit::Permit,
     wait_rules::WaitRules,
@@ -26,7 +23,7 @@ use crate::{
     lock::Lock,
     plan::QuotaPlan,
     policy::{
-        fair::{Priority, Queue, Share, Ticket},
+        fair::{Position, Priority, Queue, Share, Standing, Ticket, newcomer},
         feedback::Feedback,
         ledger::{AttemptKind, Grant, HoldReason, Ledger, Paused, Settlement, View},
         operation::OperationId,
@@ -43,6 +40,8 @@ pub(crate) struct Group {
     pub(super) state: Lock<GroupState>,
     /// Wakes the dispatcher early.
     pub(super) changed: Notify,
+    /// Wakes those that wait when their dispatcher has ended before the last of them.
+    pub(super) dispatcher_gone: Notify,
 }
 
 pub(super) struct GroupState {
@@ -103,6 +102,7 @@ impl Group {
                 last_used: clock.now(),
             }),
             changed: Notify::new(),
+            dispatcher_gone: Notify::new(),
         })
     }
 
@@ -131,7 +131,11 @@ impl Group {
             if let Some(hold) = gate.hold(&kind) {
                 return Err(hold.reason);
             }
-            if state.queue.any(|waiter| gate.hold(&waiter.kind).is_none()) {
+            let may_go = |waiter: &Waiter| gate.hold(&waiter.kind).is_none();
+            if state
+                .queue
+                .any_before(kind.standing.priority(), now, may_go)
+            {
                 return Err(HoldReason::Spread);
             }
         }
@@ -151,7 +155,8 @@ impl Group {
         let (share, kind, rules) = (&request.caller.share, request.kind, request.rules);
         let deadline = self.clock.time_of(request.deadline);
         let arrived = self.clock.time_of(request.arrived);
-        let wait = self.predict(share, (arrived, deadline), kind, &rules);
+        let times = (newcomer(arrived), deadline);
+        let wait = self.predict(share, times, kind, &rules);
         if self.now().saturating_add(wait) > deadline {
             return Err(Error::QuotaExhausted { retry_after: wait });
         }
@@ -167,26 +172,39 @@ impl Group {
             slot,
         };
         let ticket = self.update(|state, now| {
-            let times = (arrived, deadline);
             state.earliest_deadline = state.earliest_deadline.min(deadline);
             state.earliest_of_operation = state
                 .earliest_of_operation
                 .filter(|(id, earliest)| *id != kind.operation || *earliest <= deadline);
-            state.queue.push(share, times, now, waiter)
+            state.queue.push(share, (arrived, deadline), now, waiter)
         });
+        let times = (ticket.position(), deadline);
         let _guard = QueueGuard {
             group: self,
             ticket,
         };
-        self.ensure_dispatcher();
-        tokio::select! {
-            biased;
-            // The sender is dropped only after it has sent.
-            result = receiver => result.unwrap_or(Err(Error::Internal)),
-            () = sleep_until(request.deadline) => Err(Error::QuotaExhausted {
-                retry_after: self.predict(share, (arrived, deadline), kind, &rules),
-            }),
-            () = draining.begun() => Err(Error::Draining { retry_after: DRAIN_RETRY_AFTER }),
+        let forecast = || self.predict(share, times, kind, &rules);
+        let wait = async {
+            tokio::select! {
+                biased;
+                // The sender is dropped only after it has sent.
+                result = receiver => result.unwrap_or(Err(Error::Internal)),
+                () = sleep_until(request.deadline) => Err(Error::QuotaExhausted {
+                    retry_after: forecast(),
+                }),
+                never = self.keep_dispatched() => match never {},
+            }
+        };
+        let servable = |end| self.clock.instant(self.now().saturating_add(forecast())) <= end;
+        draining.bound_by(wait, servable).await?
+    }
+
+    /// Sees to it that there is a dispatcher while a request waits: one ends with the runtime on which it was started.
+    async fn keep_dispatched(self: &Arc<Self>) -> Infallible {
+        loop {
+            let gone = self.dispatcher_gone.notified();
+            self.ensure_dispatcher();
+            gone.await;
         }
     }
 
@@ -200,15 +218,15 @@ impl Group {
         rules: &QuotaRules,
     ) -> (View, Duration) {
         let now = self.now();
-        let times = (now, now.saturating_add(max_wait));
+        let times = (newcomer(now), now.saturating_add(max_wait));
         (self.view(rules).0, self.predict(share, times, kind, rules))
     }
 
-    /// The expected wait of a request with these times of arrival and deadline.
+    /// The expected wait of a request at this position of its caller's queue, and with this deadline.
     fn predict(
         &self,
         share: &Share,
-        times: (Duration, Duration),
+        times: (Position, Duration),
         kind: AttemptKind,
         rules: &QuotaRules,
     ) -> Duration {
@@ -218,8 +236,10 @@ impl Group {
         let gate = state.ledger.gate(now);
         let counts = |waiter: &Waiter| !gate.passes(&kind, &waiter.kind);
         let (queue, ledger) = (&state.queue, &state.ledger);
-        let wait_behind = |ahead| rules.predict_wait(ledger, Some(kind.operation), ahead, now);
-        let wait = wait_behind(queue.ahead(share, times.0, counts));
+        let wait_behind = |standing, ahead| {
+            rules.predict_wait(ledger, Some(kind.operation), (standing, ahead), now)
+        };
+        let wait = wait_behind(share.priority.into(), queue.ahead(share, times.0, counts));
         if share.priority == Priority::Interactive {
             return wait;
         }
@@ -231,7 +251,7 @@ impl Group {
             ..share.clone()
         };
         let ahead = queue.ahead(&aged, times.0, counts) + queue.batch_callers();
-        wait.min(ageing_wait.saturating_add(wait_behind(ahead)))
+        wait.min(ageing_wait.saturating_add(wait_behind(Standing::Aged, ahead)))
     }
 
     /// Applies a change that may release units, and grants those to the queue.
@@ -266,8 +286,13 @@ impl Group {
         };
         let ahead = state.queue.len() as u64;
         let rules = self.wait_rules(&waiter.rules);
-        let operation = Some(waiter.kind.operation);
-        let retry_after = rules.predict_wait(&state.ledger, operation, ahead, self.now());
+        let AttemptKind {
+            operation,
+            standing,
+            ..
+        } = waiter.kind;
+        let behind = (standing, ahead);
+        let retry_after = rules.predict_wait(&state.ledger, Some(operation), behind, self.now());
         drop(state);
         let Waiter { sender, .. } = waiter;
         let _ = sender.send(Err(Error::WaitingRoomFull { retry_after }));
@@ -283,6 +308,11 @@ impl Group {
         let paused =
             self.update(|state, now| state.ledger.settle(grant, settlement, &rules.ledger, now));
         self.log(paused, kind.operation);
+    }
+
+    /// See [`Ledger::count_throttled`].
+    pub(super) fn count_throttled(&self) {
+        self.state.lock().ledger.count_throttled();
     }
 
     /// An answer to this operation says to wait this long; see [`Ledger::refused`].
