@@ -410,6 +410,16 @@ impl<T> Queue<T> {
         at.saturating_sub(now)
     }
 
+    /// When the next batch caller will have aged.
+    pub fn next_aged(&self, now: Duration) -> Option<Duration> {
+        let batch = self
+            .flows
+            .values()
+            .filter(|flow| flow.priority == Priority::Batch);
+        let at = batch.filter_map(Flow::ages_at);
+        at.filter(|at| *at > now).min()
+    }
+
     /// How many batch callers wait. Once aged they take turns with one another.
     pub fn batch_callers(&self) -> u64 {
         let batch = |flow: &&Flow<T>| flow.priority == Priority::Batch && !flow.waiting.is_empty();
@@ -452,8 +462,13 @@ impl<T> Flow<T> {
     }
 
     fn has_aged(&self, now: Duration) -> bool {
-        let first = self.waiting.values().next();
-        first.is_some_and(|first| now.saturating_sub(self.waiting_since) >= first.ageing_time)
+        self.ages_at().is_some_and(|at| at <= now)
+    }
+
+    /// When it has aged; `None` if nothing waits.
+    fn ages_at(&self) -> Option<Duration> {
+        let first = self.waiting.values().next()?;
+        Some(self.waiting_since.saturating_add(first.ageing_time))
     }
 
     /// The earlier start goes first. A tie goes to the newcomer, so that it waits for one turn at most, then to the caller without

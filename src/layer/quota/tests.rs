@@ -501,6 +501,23 @@ async fn a_drain_refuses_at_once_what_a_pause_outlasts_and_serves_what_it_does_n
     assert!(start.elapsed() < SECOND * 4);
 }
 
+#[tokio::test(start_paused = true)]
+async fn batch_that_has_aged_is_served_beside_units_that_are_first_come() {
+    let rig = Rig::new(100, Upstream::new(1000, MINUTE * 5));
+    // Much more than is due by now, and nothing else happens.
+    rig.spend(300).await;
+    let calls: Vec<_> = (0..3).map(|_| rig.call("batch", MINUTE)).collect();
+    rig.settle().await;
+    for turn in 1..=3 {
+        let batch = || rig.upstream.turns().get("batch").copied();
+        assert_eq!(batch().unwrap_or(0), turn - 1);
+        sleep(SECOND * 10 + Duration::from_millis(100)).await;
+        assert_eq!(batch(), Some(turn));
+    }
+    all_served(calls).await;
+    assert!(rig.is_at_rest());
+}
+
 /// The dispatcher runs where the first request that waited does, and that worker may end first.
 #[test]
 fn those_that_wait_elsewhere_are_served_when_the_dispatchers_runtime_ends() {

@@ -130,7 +130,12 @@ impl Group {
                         state.refuse_unservable(wait_rules, now, &mut deliveries);
                     }
                     held = Some(standing);
-                    until = until.into_iter().chain(hold.until).min();
+                    // Batch is held for less when it has aged.
+                    let ages = (standing == Standing::Batch).then(|| state.queue.next_aged(now));
+                    until = [until, hold.until, ages.flatten()]
+                        .into_iter()
+                        .flatten()
+                        .min();
                 }
             }
         }
