@@ -167,7 +167,7 @@ fn attempts(
         // Stops attempts with a token that DevRev refuses, and has a 401 confirmed. Above `quota`: refused attempts take no unit and
         // wait for none, and a confirmation takes one as an attempt does. Below `circuit`: while nothing is sent, no probe of a token
         // is wasted, and an open circuit does not stop a confirmation.
-        .layer_fn(|inner| token_gate::TokenGate::new(inner, tokens.clone()))
+        .layer_fn(|inner| token_gate::TokenGate::new(inner, tokens.clone(), state.draining.clone()))
         // Every attempt waits its turn for a grant of its group; every answer updates the group.
         .layer_fn(|inner| quota::Quota::new(inner, quota.clone()))
         // Every attempt waits its turn for a connection. Below `quota`, so that no wait for quota holds one.

@@ -151,11 +151,10 @@ fn wait_request(
 /// Whether an attempt without an answer may have cost a unit.
 fn failed(error: &Error) -> Settlement {
     match error {
-        Error::Unreachable(_)
-        | Error::AlsoUnreachable(_)
-        | Error::NotProcessed(_)
-        | Error::Overloaded { .. }
-        | Error::TokenUnavailable { .. } => Settlement::Unsent,
+        Error::Unreachable(_) | Error::AlsoUnreachable(_) => Settlement::Unreachable,
+        Error::NotProcessed(_) | Error::Overloaded { .. } | Error::TokenUnavailable { .. } => {
+            Settlement::Unsent
+        }
         _ => Settlement::InDoubt,
     }
 }

@@ -574,6 +574,47 @@ async fn a_burst_at_a_start_is_held_until_one_answer_has_told_the_window() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_no_quota_waits_a_moment_for_the_first_answer() {
+    // Plenty is left, or next to nothing.
+    for (used, served) in [(0, 200), (996, 2)] {
+        let rig = Rig::new(10_000, Upstream::new(1000, MINUTE * 5));
+        *rig.upstream.window.lock().unwrap() = (Some(Instant::now() + MINUTE), used);
+        let calls: Vec<_> = (0..200).map(|_| rig.call("a", Duration::ZERO)).collect();
+        let start = Instant::now();
+        let (mut went, mut times) = (0, Vec::new());
+        for call in calls {
+            match status(call).await {
+                Ok(200) => went += 1,
+                Err(Error::QuotaExhausted { retry_after }) => times.push(retry_after),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(went, served);
+        assert!(
+            start.elapsed() <= rig.upstream.latency * 2,
+            "{:?}",
+            start.elapsed()
+        );
+        // Two more units are due in this window, and the rest waits for the next.
+        let next = |time: &Duration| *time > SECOND * 58;
+        assert_eq!(
+            times.len() - times.iter().filter(|time| next(time)).count(),
+            times.len().min(1)
+        );
+    }
+    // An answer that does not come in this moment is not awaited.
+    let rig = Rig::new(10_000, plenty());
+    let start = Instant::now();
+    let hangs = service_fn(|_: Request<Body>| std::future::pending());
+    let _first =
+        tokio::spawn(Quota::new(hangs, rig.params.clone()).oneshot(request("a", 1, MINUTE)));
+    rig.settle().await;
+    let calls: Vec<_> = (0..3).map(|_| rig.call("a", Duration::ZERO)).collect();
+    all_served(calls).await;
+    assert!(start.elapsed() < SECOND * 2, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn where_devrev_reports_no_window_a_start_costs_one_round_trip() {
     let rig = Rig::new(10_000, plenty());
     let sent = Arc::new(Mutex::new(Vec::new()));

@@ -8,6 +8,7 @@ use super::{
     Refusal, Step,
     steps::{Steps, step},
 };
+use crate::policy::fair::Priority;
 
 impl Steps<'_> {
     pub(super) fn quota(&self) -> Option<Step> {
@@ -18,8 +19,12 @@ impl Steps<'_> {
         let caller = self.context.caller.as_ref()?;
         let priority = caller.share.priority.label();
         let weight = caller.share.weight;
+        let dealt = match caller.share.priority {
+            Priority::Interactive => "",
+            Priority::Batch => ", dealt evenly over the whole window",
+        };
         let mut says = format!(
-            "the group {}, weight {weight}, {priority}; waits {:?} at most",
+            "the group {}, weight {weight}, {priority}{dealt}; waits {:?} at most",
             caller.group, self.max_wait
         );
         let mut facts = json!({

@@ -2,8 +2,8 @@
 //! beside it. Otherwise all that wait for a start would be sent at once, and most of them refused where others have used up the window.
 //!
 //! Nobody is held for long. An attempt that has no answer after a second was let in, so it makes room for two more. So does one that
-//! ended without telling anything: it may have been answered by something in front of DevRev's limiter, or not at all. An answer of
-//! DevRev's own that reports no window tells that there is none.
+//! ended without telling anything: it may have been answered by something in front of DevRev's limiter, or not at all. One that found
+//! no connection makes room for all: they fail together. An answer of DevRev's own that reports no window tells that there is none.
 
 use std::time::Duration;
 
@@ -15,6 +15,17 @@ use super::{
 /// Whether an answer has told the window, or that there is none.
 #[derive(Debug)]
 pub(super) struct Learning(Option<Ramp>);
+
+/// How an attempt ended that told nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Untold {
+    /// It was sent, perhaps, and no answer of the limiter's came.
+    Silence,
+    /// It was not sent, or the limiter itself refused it.
+    Nothing,
+    /// DevRev cannot be reached, so there is nobody to be asked.
+    Unreachable,
+}
 
 /// Until an answer has told.
 #[derive(Debug)]
@@ -91,8 +102,12 @@ impl Learning {
         }
     }
 
-    /// An attempt ended, and told nothing. `refused` by the limiter, it makes room for no more than itself.
-    pub(super) fn settled(&mut self, (number, payload): (u64, Payload), refused: bool) {
+    pub(super) fn goes_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// An attempt ended, and told nothing.
+    pub(super) fn settled(&mut self, (number, payload): (u64, Payload), end: Untold) {
         let Some(ramp) = self.0.as_mut().filter(|ramp| number >= ramp.first) else {
             return;
         };
@@ -103,8 +118,10 @@ impl Learning {
             ..
         } = ramp;
         payload.choose(whole, streamed).0.remove(&number);
-        if !refused {
-            *allowed = (*allowed + 1).min(RAMP_END);
-        }
+        *allowed = match end {
+            Untold::Silence => (*allowed + 1).min(RAMP_END),
+            Untold::Nothing => *allowed,
+            Untold::Unreachable => RAMP_END,
+        };
     }
 }

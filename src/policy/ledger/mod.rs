@@ -49,7 +49,7 @@ use self::{
     gate::Pauses,
     in_doubt::InDoubt,
     learn::LastReport,
-    learning::Learning,
+    learning::{Learning, Untold},
     recovery::{ProbeResult, Recovery},
     view::SpendRate,
     window::{RESOLUTION, Window},
@@ -109,6 +109,8 @@ pub enum Settlement {
     InDoubt,
     /// It was never sent.
     Unsent,
+    /// It was never sent, because DevRev cannot be reached.
+    Unreachable,
 }
 
 /// Why an attempt must wait.
@@ -286,18 +288,23 @@ impl Ledger {
         let current = window.as_mut().filter(|_| grant.window == self.window_id);
         if let Some(window) = current {
             window.record_end();
-            if matches!(settlement, Settlement::Unsent) {
+            if matches!(settlement, Settlement::Unsent | Settlement::Unreachable) {
                 window.record_unsent(grant.spread, grant.kind.standing);
             }
         }
         let asked = (grant.number, grant.kind.payload);
         let (feedback, admitted) = match settlement {
             Settlement::Answered { feedback, admitted } => (feedback, admitted),
-            Settlement::InDoubt | Settlement::Unsent => {
+            Settlement::InDoubt | Settlement::Unsent | Settlement::Unreachable => {
                 let inconclusive = ProbeResult::Inconclusive;
                 self.pauses.settled(grant.number, &grant.kind, inconclusive);
-                self.learning.settled(asked, false);
-                if matches!(settlement, Settlement::InDoubt) {
+                let end = match settlement {
+                    Settlement::Unsent => Untold::Nothing,
+                    Settlement::Unreachable => Untold::Unreachable,
+                    _ => Untold::Silence,
+                };
+                self.learning.settled(asked, end);
+                if end == Untold::Silence {
                     self.add_in_doubt();
                 }
                 return None;
@@ -309,7 +316,8 @@ impl Ledger {
         // A window that it told has ended the learning by now.
         match admitted {
             Admitted::Yes if self.learning.is_asked_by(grant.number) => self.learning.told(),
-            _ => self.learning.settled(asked, admitted == Admitted::No),
+            Admitted::No => self.learning.settled(asked, Untold::Nothing),
+            _ => self.learning.settled(asked, Untold::Silence),
         }
         let throttled = admitted == Admitted::No;
         let result = match feedback.retry_after {
@@ -369,6 +377,11 @@ impl Ledger {
         self.ended = None;
         self.learning.begin(self.next_number);
         self.pauses.resume(self.next_number);
+    }
+
+    /// Whether it waits for an answer that tells the window, or that there is none.
+    pub fn is_learning(&self) -> bool {
+        self.learning.goes_on()
     }
 
     /// The end of the group's current pause.

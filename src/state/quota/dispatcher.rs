@@ -126,7 +126,7 @@ impl Group {
                     }
                 },
                 Err(hold) => {
-                    if hold.reason == HoldReason::Spent {
+                    if matches!(hold.reason, HoldReason::Spent | HoldReason::Spread) {
                         state.refuse_unservable(wait_rules, now, &mut deliveries);
                     }
                     held = Some(standing);
@@ -190,14 +190,19 @@ impl GroupState {
     /// Refuses requests whose deadline comes before the next unit, now and not at the deadline.
     fn refuse_unservable(&mut self, rules: WaitRules, now: Duration, deliveries: &mut Deliveries) {
         // For nobody it is less.
-        let next = (Standing::Interactive, 0);
-        let retry_after = rules.predict_wait(&self.ledger, None, next, now);
-        let earliest = now.saturating_add(retry_after);
+        let wait_behind = |standing, ahead| {
+            let behind = (standing, ahead);
+            rules.predict_wait(&self.ledger, None, behind, now)
+        };
+        let earliest = now.saturating_add(wait_behind(Standing::Interactive, 0));
         if earliest <= self.earliest_deadline {
             return;
         }
         self.earliest_deadline = earliest;
-        for waiter in self.queue.retain(|waiter| waiter.deadline >= earliest) {
+        let refused = self.queue.retain(|waiter| waiter.deadline >= earliest);
+        // Each when its turn would be, if all of them come back.
+        for (ahead, waiter) in (0..).zip(refused) {
+            let retry_after = wait_behind(waiter.kind.standing, ahead);
             deliveries.push((waiter.sender, Err(Error::QuotaExhausted { retry_after })));
         }
     }

@@ -31,6 +31,9 @@ use crate::{
     types::{Caller, QuotaRules},
 };
 
+/// An answer takes less, unless DevRev is slow; then more attempts go beside the first after this time.
+const LEARNING_TIME: Duration = Duration::from_secs(1);
+
 pub(crate) struct Group {
     pub(super) name: Arc<str>,
     pub(super) clock: Clock,
@@ -153,7 +156,8 @@ impl Group {
         draining: &Draining,
     ) -> Result<Permit, Error> {
         let (share, kind, rules) = (&request.caller.share, request.kind, request.rules);
-        let deadline = self.clock.time_of(request.deadline);
+        let until = self.until(request.deadline);
+        let deadline = self.clock.time_of(until);
         let arrived = self.clock.time_of(request.arrived);
         let times = (newcomer(arrived), deadline);
         let wait = self.predict(share, times, kind, &rules);
@@ -189,7 +193,7 @@ impl Group {
                 biased;
                 // The sender is dropped only after it has sent.
                 result = receiver => result.unwrap_or(Err(Error::Internal)),
-                () = sleep_until(request.deadline) => Err(Error::QuotaExhausted {
+                () = sleep_until(until) => Err(Error::QuotaExhausted {
                     retry_after: forecast(),
                 }),
                 never = self.keep_dispatched() => match never {},
@@ -197,6 +201,14 @@ impl Group {
         };
         let servable = |end| self.clock.instant(self.now().saturating_add(forecast())) <= end;
         draining.bound_by(wait, servable).await?
+    }
+
+    /// Until when a request with this deadline waits. While an answer is awaited that tells the window, one that does not wait for quota
+    /// waits a moment all the same: it is not known that there is none.
+    fn until(&self, deadline: Instant) -> Instant {
+        let is_learning = self.state.lock().ledger.is_learning();
+        let moment = is_learning.then(|| Instant::now() + LEARNING_TIME);
+        moment.map_or(deadline, |moment| deadline.max(moment))
     }
 
     /// Sees to it that there is a dispatcher while a request waits: one ends with the runtime on which it was started.

@@ -5,11 +5,8 @@ use super::*;
 const HALF: Duration = Duration::from_millis(500);
 
 /// It was sent and there was no answer, or it told nothing.
-const SILENT: [fn() -> Settlement; 3] = [
-    || Settlement::InDoubt,
-    || Settlement::Unsent,
-    || answered(Admitted::Unknown, None),
-];
+const SILENT: [fn() -> Settlement; 2] =
+    [|| Settlement::InDoubt, || answered(Admitted::Unknown, None)];
 
 #[test]
 fn one_attempt_finds_out_and_then_nobody_is_held_on_that_account() {
@@ -67,13 +64,18 @@ fn attempts_that_tell_nothing_let_more_go_and_never_all() {
         ledger.attempt(good(), SECOND);
         assert_eq!(ledger.all_grants(SECOND).len(), 1000);
     }
-    // What the limiter itself refused makes room for no more than itself.
+    // What the limiter itself refused, or was not sent, makes room for no more than itself.
     let mut ledger = Ledger::unknown(RULES);
-    for _ in 0..9 {
-        let round = ledger.all_grants(SECOND);
-        assert_eq!(round.len(), 1);
-        ledger.settle_all(round, refused(None), SECOND);
+    for settlement in [refused(None), Settlement::Unsent] {
+        for _ in 0..9 {
+            let round = ledger.all_grants(SECOND);
+            assert_eq!(round.len(), 1);
+            ledger.settle_all(round, settlement, SECOND);
+        }
     }
+    // Those that find no connection fail together.
+    ledger.attempt(Settlement::Unreachable, SECOND);
+    assert_eq!(ledger.all_grants(SECOND).len(), 64);
 }
 
 #[test]
