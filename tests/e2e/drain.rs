@@ -14,23 +14,30 @@ use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
 
 use crate::{
     http::{Answer, Client, TIMEOUT, request},
+    introspect::token,
     quota::until,
     rig::{KEY, Rig, status},
 };
 
 #[derive(Clone)]
-enum Caller {
-    Http1(SocketAddr),
-    Http2(SendRequest<Empty<Bytes>>),
+struct Caller {
+    credential: String,
+    address: SocketAddr,
+    http2: Option<SendRequest<Empty<Bytes>>>,
 }
 
 impl Caller {
-    async fn all(address: SocketAddr) -> [Caller; 2] {
+    /// One over HTTP/1.1 and one over HTTP/2.
+    async fn all(address: SocketAddr, credential: &str) -> [Caller; 2] {
         let stream = TcpStream::connect(address).await.expect("connects");
         let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
         let (sender, connection) = handshake.await.expect("HTTP/2");
         tokio::spawn(connection);
-        [Caller::Http1(address), Caller::Http2(sender)]
+        [None, Some(sender)].map(|http2| Caller {
+            credential: format!("Bearer {credential}"),
+            address,
+            http2,
+        })
     }
 
     fn call(&self, target: &'static str) -> JoinHandle<Answer> {
@@ -38,16 +45,16 @@ impl Caller {
     }
 
     async fn send(self, target: &'static str) -> Answer {
-        match self {
-            Caller::Http1(address) => {
-                let mut client = Client::connect(address).await;
-                let headers = [("Authorization", KEY)];
+        match self.http2 {
+            None => {
+                let mut client = Client::connect(self.address).await;
+                let headers = [("Authorization", self.credential.as_str())];
                 client.send(request("GET", target, &headers, "")).await;
                 client.answer().await.expect("an answer")
             }
-            Caller::Http2(mut sender) => {
+            Some(mut sender) => {
                 let request = hyper::Request::get(format!("http://api.devrev.ai{target}"))
-                    .header("authorization", KEY)
+                    .header("authorization", self.credential)
                     .body(Empty::new())
                     .expect("a request");
                 sender.ready().await.expect("ready");
@@ -107,7 +114,7 @@ async fn those_that_wait_for_quota_are_served_if_they_can_be() {
             .with(once("works.get", status(503, Some(28))))
             .with(once("works.list", status(429, Some(2))));
         rig.devrev.set_plan(plan);
-        let [http1, http2] = Caller::all(rig.address).await;
+        let [http1, http2] = Caller::all(rig.address, KEY).await;
         let mut late = vec![http1.call("/works.get?id=TKT-1")];
         until(&rig, |quota| quota["waiting"] == 1).await;
         late.push(http2.call("/works.get?id=TKT-2"));
@@ -142,7 +149,7 @@ async fn those_that_wait_for_a_connection_are_served() {
     assert_eq!(quick.status, 200);
     rig.devrev
         .set_plan(FaultPlan::none().with(once("works.list", slow)));
-    let callers = Caller::all(rig.address).await;
+    let callers = Caller::all(rig.address, KEY).await;
     let mut calls = vec![callers[0].call("/works.list")];
     while rig.devrev.received().len() < 2 {
         tokio::task::yield_now().await;
@@ -165,7 +172,7 @@ async fn those_that_wait_to_be_tried_again_are_served() {
         .with(once("works.list", status(500, None)))
         .with(once("works.list", status(500, None)));
     rig.devrev.set_plan(plan);
-    let callers = Caller::all(rig.address).await;
+    let callers = Caller::all(rig.address, KEY).await;
     let calls = callers
         .iter()
         .map(|caller| caller.call("/works.list"))
@@ -193,19 +200,17 @@ async fn those_that_wait_for_an_introspection_are_served() {
         devrev.addr()
     );
     let gateway = crate::rig::start(&text, &[]);
-    let callers = Caller::all(gateway.address().expect("TCP")).await;
+    let address = gateway.address().expect("TCP");
+    let callers = Caller::all(address, &token("ada", 1)).await;
     let calls = (0..3).flat_map(|_| callers.iter().map(|caller| caller.call("/works.list")));
     let calls: Vec<_> = calls.collect();
-    while devrev.received().is_empty() {
-        tokio::task::yield_now().await;
-    }
     let in_flight = || async {
         let admin = gateway.admin_address();
         let metrics = crate::rig::admin(admin, "GET", "/metrics", "").await;
         metrics.text().contains("revgate_in_flight 6")
     };
     let ends = tokio::time::Instant::now() + TIMEOUT;
-    while !in_flight().await {
+    while !in_flight().await || devrev.received().is_empty() {
         assert!(tokio::time::Instant::now() < ends, "they do not come");
     }
     tokio::join!(drain(gateway), served(calls));
@@ -219,7 +224,7 @@ async fn a_drain_ends_in_time_and_those_it_does_not_serve_are_told() {
     assert_eq!(rig.call("GET", "/works.list", "").await.status, 200);
     rig.devrev
         .set_plan(FaultPlan::none().with(once("works.list", Fault::Hang)));
-    let callers = Caller::all(rig.address).await;
+    let callers = Caller::all(rig.address, KEY).await;
     let mut hangs = Client::connect(rig.address).await;
     let call = request("GET", "/works.list", &[("Authorization", KEY)], "");
     hangs.send(call).await;

@@ -3,19 +3,31 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use futures_util::future::join_all;
-use revgate::simulator::Options;
+use revgate::{
+    serve::Gateway,
+    simulator::{self, Options},
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     double::{Double, Http1},
     http::{Answer, Client, get, request},
-    rig::{KEY, Rig, TOKEN, file, gateway, start},
+    rig::{KEY, TOKEN, file, start},
 };
 
 const CONNECTIONS: usize = 1000;
 
-/// All are one caller's, and hold a place until their answers are written.
-const PLACES: &str = "[limits]\nmax_in_flight = 8192\n";
+/// All connections are one caller's, and their requests hold places until their answers are written. A caller gets seven eighths.
+const LISTEN: &str = "[listen]\nmax_connections = 4096\n";
+const PLACES: &str = "[limits]\nmax_in_flight = 4096\n";
+
+/// A gateway for so many.
+fn large_gateway(upstream: &str, listen: &str) -> Gateway {
+    let text = file(upstream, PLACES)
+        .replacen("[listen]\n", &format!("{LISTEN}{listen}\n"), 1)
+        .replace("\"2s\"", "\"60s\"");
+    start(&text, &[("DEVREV_TOKEN", TOKEN)])
+}
 
 /// Both ends of all connections are in this process.
 fn raise_descriptors() {
@@ -52,16 +64,17 @@ async fn a_thousand_connections_at_a_start_cause_a_handful_of_429s() {
             window: Duration::from_secs(300),
             ..Options::default()
         };
-        let listen = format!("workers = {workers}");
-        let rig = Rig::tables(&listen, "", PLACES, options).await;
+        let devrev = simulator::start(options).await.expect("starts");
+        let workers = format!("workers = {workers}");
+        let gateway = large_gateway(&devrev.addr().to_string(), &workers);
         // Others have nearly spent the window.
-        let mut outside = Client::connect(rig.devrev.addr()).await;
+        let mut outside = Client::connect(devrev.addr()).await;
         let bearer = format!("Bearer {TOKEN}");
         for _ in 0..900 {
             outside.send(get("/works.list", &bearer)).await;
             assert_eq!(outside.answer().await.expect("an answer").status, 200);
         }
-        let answers = burst(rig.address, 4).await;
+        let answers = burst(gateway.address().expect("TCP"), 4).await;
         let (mut served, mut refused) = (0, 0);
         for answer in &answers {
             if answer.status == 200 {
@@ -82,7 +95,7 @@ async fn a_thousand_connections_at_a_start_cause_a_handful_of_429s() {
         });
         let longest = times.max().expect("some were refused");
         assert!(longest >= 60, "a true time is minutes for most: {longest}");
-        let received = rig.devrev.received();
+        let received = devrev.received();
         let throttled = received.iter().filter(|one| one.status == Some(429));
         let throttled = throttled.count();
         assert!(throttled <= 5, "{throttled} of {}", received.len());
@@ -106,7 +119,7 @@ async fn an_upstream_that_reports_no_window_holds_nobody_after_the_first_call() 
         }
     })
     .await;
-    let gateway = gateway(&double.address.to_string(), PLACES);
+    let gateway = large_gateway(&double.address.to_string(), "");
     let answers = burst(gateway.address().expect("TCP"), 30).await;
     let bad = answers.iter().find(|answer| answer.status != 200);
     assert!(bad.is_none(), "{bad:?}");
@@ -126,8 +139,7 @@ async fn a_first_attempt_that_never_ends_holds_the_others_for_a_moment() {
         }
     })
     .await;
-    let text = file(&double.address.to_string(), "").replace("\"2s\"", "\"60s\"");
-    let gateway = start(&text, &[("DEVREV_TOKEN", TOKEN)]);
+    let gateway = large_gateway(&double.address.to_string(), "");
     let address = gateway.address().expect("TCP");
     let mut first = Client::connect(address).await;
     first.send(get("/works.list", KEY)).await;
