@@ -24,75 +24,12 @@
 //! assert_eq!(turns.iter().filter(|caller| **caller == "heavy").count(), 3);
 //! ```
 
+mod forecast;
+mod share;
+
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 
-use crate::label::label_enum;
-
-label_enum! {
-    /// A class of turns.
-    #[derive(Default)]
-    pub enum Priority {
-        /// A user waits for the answer. Its turns come first.
-        #[default]
-        Interactive = "interactive",
-        /// Gets a turn when no interactive caller wants it, or when it has aged; see [`ageing_time`].
-        Batch = "batch",
-    }
-}
-
-/// The longest [`ageing_time`].
-pub const MAX_AGEING: Duration = Duration::from_secs(10);
-
-/// The shortest [`ageing_time`]: otherwise a short `max_wait` would buy priority.
-const MIN_AGEING: Duration = Duration::from_secs(2);
-
-/// How long a batch caller waits without a turn until it competes as if it were interactive. A third of the request's
-/// `max_wait`: late enough to leave interactive callers alone, early enough to be served before the wait ends.
-pub fn ageing_time(max_wait: Duration) -> Duration {
-    (max_wait / 3).clamp(MIN_AGEING, MAX_AGEING)
-}
-
-/// How an entry stands in the order of turns. Whatever holds one of these holds those after it too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// Of an interactive caller.
-    Interactive,
-    /// Of a batch caller that has aged, so that it takes turns with interactive ones.
-    Aged,
-    /// Of a batch caller.
-    Batch,
-}
-
-impl Standing {
-    /// Of a caller with this standing.
-    pub fn priority(self) -> Priority {
-        match self {
-            Standing::Interactive => Priority::Interactive,
-            Standing::Aged | Standing::Batch => Priority::Batch,
-        }
-    }
-}
-
-impl From<Priority> for Standing {
-    /// Of a newcomer.
-    fn from(priority: Priority) -> Standing {
-        match priority {
-            Priority::Interactive => Standing::Interactive,
-            Priority::Batch => Standing::Batch,
-        }
-    }
-}
-
-/// A caller's entitlement to turns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Share {
-    /// The caller's name.
-    pub caller: Arc<str>,
-    /// Its turns are in proportion to this; 0 counts as 1.
-    pub weight: u32,
-    /// The class of its turns.
-    pub priority: Priority,
-}
+pub use self::share::{MAX_AGEING, Priority, Share, Standing, ageing_time};
 
 /// Identifies an entry for [`Queue::remove`].
 #[derive(Clone, Debug)]
@@ -357,59 +294,6 @@ impl<T> Queue<T> {
         out
     }
 
-    /// How many turns come before that of a request of this caller at `position`: its caller's older entries, and the turns that
-    /// others get meanwhile by their weights, but no more than they have entries. Only entries that `counts` is true of come before
-    /// it.
-    pub fn ahead(&self, share: &Share, position: Position, counts: impl Fn(&T) -> bool) -> u64 {
-        let own = self.own_ahead(share, position, &counts);
-        let rounds = (own + 1) as f64 / f64::from(share.weight.max(1));
-        let up_to = |flow: &Flow<T>, most: usize| {
-            let entries = flow.waiting.values();
-            entries
-                .filter(|entry| counts(&entry.item))
-                .take(most)
-                .count()
-        };
-        let others = self
-            .flows
-            .iter()
-            .filter(|(caller, _)| **caller != share.caller)
-            .map(|(_, flow)| match (share.priority, flow.priority) {
-                (Priority::Interactive, Priority::Batch) => 0,
-                (Priority::Batch, Priority::Interactive) => up_to(flow, usize::MAX),
-                _ => up_to(flow, (rounds * flow.weight) as usize),
-            });
-        (own + others.sum::<usize>()) as u64
-    }
-
-    fn own_ahead(&self, share: &Share, position: Position, counts: &impl Fn(&T) -> bool) -> usize {
-        let flow = self.flows.get(&share.caller);
-        flow.map_or(0, |flow| {
-            let older = flow.waiting.range(..position);
-            older.filter(|(_, entry)| counts(&entry.item)).count()
-        })
-    }
-
-    /// How long it takes at most until a batch request of this caller competes as if it were interactive: its ageing time, once for
-    /// itself and once for each entry that its caller has before it, of those that `counts` is true of.
-    pub fn ageing_wait(
-        &self,
-        share: &Share,
-        (position, deadline): (Position, Duration),
-        now: Duration,
-        counts: impl Fn(&T) -> bool,
-    ) -> Duration {
-        let own = self.own_ahead(share, position, &counts);
-        let since = match self.flows.get(&share.caller) {
-            Some(flow) if !flow.waiting.is_empty() => flow.waiting_since,
-            _ => now,
-        };
-        let turns = u32::try_from(own + 1).unwrap_or(u32::MAX);
-        let ageing_time = ageing_time(deadline.saturating_sub(position.0));
-        let at = since.saturating_add(ageing_time.saturating_mul(turns));
-        at.saturating_sub(now)
-    }
-
     /// When the next batch caller will have aged.
     pub fn next_aged(&self, now: Duration) -> Option<Duration> {
         let batch = self
@@ -418,12 +302,6 @@ impl<T> Queue<T> {
             .filter(|flow| flow.priority == Priority::Batch);
         let at = batch.filter_map(Flow::ages_at);
         at.filter(|at| *at > now).min()
-    }
-
-    /// How many batch callers wait. Once aged they take turns with one another.
-    pub fn batch_callers(&self) -> u64 {
-        let batch = |flow: &&Flow<T>| flow.priority == Priority::Batch && !flow.waiting.is_empty();
-        self.flows.values().filter(batch).count() as u64
     }
 
     /// The number of entries by caller, without callers that have none.

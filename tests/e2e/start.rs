@@ -47,7 +47,7 @@ async fn burst(address: std::net::SocketAddr, wait: u32) -> Vec<Answer> {
     let headers = [("Authorization", KEY), ("Prefer", wait.as_str())];
     let call = request("GET", "/works.list", &headers, "");
     join_all(clients.iter_mut().map(|client| client.send(&call))).await;
-    let answers = clients.iter_mut().map(|client| client.answer());
+    let answers = clients.iter_mut().map(Client::answer);
     let answers = join_all(answers).await;
     answers
         .into_iter()

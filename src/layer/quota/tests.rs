@@ -531,10 +531,10 @@ fn those_that_wait_elsewhere_are_served_when_the_dispatchers_runtime_ends() {
         rig.pause_only(Duration::from_millis(200));
         rig
     });
-    let elsewhere = first.block_on(async {
-        let waiting = rig.call("a", MINUTE);
+    let mut elsewhere = None;
+    first.block_on(async {
+        elsewhere = Some(rig.call("a", MINUTE));
         rig.settle().await;
-        waiting
     });
     second.block_on(async {
         let waiting = rig.call("b", MINUTE);

@@ -368,22 +368,6 @@ impl Ledger {
         }
     }
 
-    /// Ends all pauses on an operator's command, and forgets the window. The next attempt is a probe.
-    pub fn resume(&mut self) {
-        self.window = None;
-        self.window_id += 1;
-        self.in_doubt = InDoubt::default();
-        self.last_report = None;
-        self.ended = None;
-        self.learning.begin(self.next_number);
-        self.pauses.resume(self.next_number);
-    }
-
-    /// Whether it waits for an answer that tells the window, or that there is none.
-    pub fn is_learning(&self) -> bool {
-        self.learning.goes_on()
-    }
-
     /// The end of the group's current pause.
     pub fn paused_until(&self, now: Duration) -> Option<Duration> {
         let until = self.pauses.group.paused_until();

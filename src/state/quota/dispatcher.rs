@@ -3,7 +3,7 @@
 //! Updates of the group do so, and the dispatcher does as time releases units. This task starts with the first request that waits
 //! and ends with the last.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::time::sleep_until;
 
@@ -58,6 +58,15 @@ impl Group {
             // Not under the lock: a runtime that shuts down drops the task at once, and its drop takes the lock.
             drop(state);
             Dispatcher::start(self.clone());
+        }
+    }
+
+    /// Sees to it that there is a dispatcher while a request waits: one ends with the runtime on which it was started.
+    pub(super) async fn keep_dispatched(self: &Arc<Self>) -> Infallible {
+        loop {
+            let gone = self.dispatcher_gone.notified();
+            self.ensure_dispatcher();
+            gone.await;
         }
     }
 

@@ -3,7 +3,7 @@
 //! While quota is plentiful, an attempt takes the lock once and is sent. Only when attempts must wait is there a queue and a
 //! dispatcher, the task that grants units as time releases them. It ends with the last request that waits.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -211,15 +211,6 @@ impl Group {
         moment.map_or(deadline, |moment| deadline.max(moment))
     }
 
-    /// Sees to it that there is a dispatcher while a request waits: one ends with the runtime on which it was started.
-    async fn keep_dispatched(self: &Arc<Self>) -> Infallible {
-        loop {
-            let gone = self.dispatcher_gone.notified();
-            self.ensure_dispatcher();
-            gone.await;
-        }
-    }
-
     /// A snapshot, and the expected wait of a request of this kind and with this share that arrives now and waits `max_wait` at
     /// most.
     pub(crate) fn forecast(
@@ -288,26 +279,6 @@ impl Group {
         rules: QuotaRules,
     ) -> Permit {
         Permit::new(self.clone(), kind, rules, grant)
-    }
-
-    /// Ends the wait of this caller's newest request, to free its slot.
-    pub(super) fn evict_newest(self: &Arc<Self>, caller: &Arc<str>) {
-        let mut state = self.state.lock();
-        let Some(waiter) = state.queue.remove_newest(caller) else {
-            return;
-        };
-        let ahead = state.queue.len() as u64;
-        let rules = self.wait_rules(&waiter.rules);
-        let AttemptKind {
-            operation,
-            standing,
-            ..
-        } = waiter.kind;
-        let behind = (standing, ahead);
-        let retry_after = rules.predict_wait(&state.ledger, Some(operation), behind, self.now());
-        drop(state);
-        let Waiter { sender, .. } = waiter;
-        let _ = sender.send(Err(Error::WaitingRoomFull { retry_after }));
     }
 
     /// See [`Ledger::settle`].
