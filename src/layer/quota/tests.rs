@@ -933,8 +933,8 @@ async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let start = Instant::now();
                 calls.push(tokio::spawn(async move {
                     let result = call.await.map(|response| response.status());
-                    // Never past the maximum wait, apart from the latency of the answer.
-                    (result, start.elapsed() > max_wait + SECOND)
+                    // Never past the maximum wait, apart from the moment for the first answer, and the latency of its own.
+                    (result, start.elapsed() > max_wait + SECOND * 2)
                 }));
             }
             Step::Upload { who, max_wait } => {

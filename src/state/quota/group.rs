@@ -31,8 +31,8 @@ use crate::{
     types::{Caller, QuotaRules},
 };
 
-/// An answer takes less, unless DevRev is slow; then more attempts go beside the first after this time.
-const LEARNING_TIME: Duration = Duration::from_secs(1);
+/// An answer takes less, unless DevRev is slow; then more attempts go beside the first after a second, and one of these may tell.
+const LEARNING_TIME: Duration = Duration::from_millis(1500);
 
 pub(crate) struct Group {
     pub(super) name: Arc<str>,
