@@ -36,8 +36,6 @@ pub struct Facts {
     pub operation: Option<OperationLabel>,
     /// How often it was sent to DevRev.
     pub attempts: u32,
-    /// How many of them DevRev answered with 429.
-    pub throttled: u32,
     /// Time spent waiting for quota, a pause or a backoff.
     pub waited: Duration,
     /// Time spent in attempts, each up to the head of its answer.

@@ -95,6 +95,7 @@ pub fn build(plan: &Plan, state: &State, upstream: impl Upstream, lanes: Option<
             pool: state.rewriting.clone(),
             capacity: 1,
         },
+        draining: state.draining.clone(),
         metrics: metrics(),
     });
 
@@ -152,6 +153,7 @@ fn attempts(
         rules: plan.quota.rules,
         draining: state.draining.clone(),
         metrics: metrics(),
+        tally: state.tally.clone(),
     });
 
     ServiceBuilder::new()
@@ -165,11 +167,11 @@ fn attempts(
         // Stops attempts with a token that DevRev refuses, and has a 401 confirmed. Above `quota`: refused attempts take no unit and
         // wait for none, and a confirmation takes one as an attempt does. Below `circuit`: while nothing is sent, no probe of a token
         // is wasted, and an open circuit does not stop a confirmation.
-        .layer_fn(|inner| token_gate::TokenGate::new(inner, tokens.clone()))
+        .layer_fn(|inner| token_gate::TokenGate::new(inner, tokens.clone(), state.draining.clone()))
         // Every attempt waits its turn for a grant of its group; every answer updates the group.
         .layer_fn(|inner| quota::Quota::new(inner, quota.clone()))
         // Every attempt waits its turn for a connection. Below `quota`, so that no wait for quota holds one.
-        .layer_fn(|inner| lane::Lane::new(inner, lanes.clone(), metrics()))
+        .layer_fn(|inner| lane::Lane::new(inner, lanes.clone(), state.draining.clone(), metrics()))
         // Strips headers that are not forwarded. Above `credential`: a caller's `Connection: authorization` must not strip the token.
         .layer_fn(|inner| headers::Headers::new(inner, plan.host.clone()))
         // Per attempt, so that a rotated token is used.
@@ -206,6 +208,7 @@ fn authenticator(plan: &Plan, state: &State, attempts: Attempts) -> Authenticato
                 attempts,
                 groups: state.groups.clone(),
                 quota: plan.quota.rules,
+                draining: state.draining.clone(),
                 metrics: state.metrics.clone(),
             }),
         },

@@ -137,8 +137,8 @@ mod tests {
                 "127.0.0.1:2",
                 "unix:/run/x 127.0.0.1:2",
                 &[
-                    "listen.address: is \"127.0.0.1:3\", but the service manager has passed a socket on \"unix:/run/x\"",
-                    "admin.address: is",
+                    "listen.address: \"127.0.0.1:3\" is not where the socket is that the service manager has passed and that is used, \"unix:/run/x\"",
+                    "admin.address: \"127.0.0.2:0\" is",
                 ],
             ),
         ] {

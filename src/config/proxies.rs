@@ -120,11 +120,11 @@ mod tests {
         for (listen, want) in [
             (
                 "address = \"unix:/x\"\ntrusted_proxies = [\"10.0.0.1\"]",
-                "listen.trusted_proxies: is not supported on a unix socket",
+                "is not supported on a unix socket",
             ),
             (
                 "proxy_protocol = true",
-                "listen.proxy_protocol: needs listen.trusted_proxies",
+                "listen.proxy_protocol: true needs listen.trusted_proxies",
             ),
             (
                 "trusted_proxies = [\"0.0.0.0/0\"]",

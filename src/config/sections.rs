@@ -178,7 +178,7 @@ section! {
 section! {
     /// How callers share the upstream quota.
     pub struct Quota: Debug, Clone, Copy {
-        /// Share of the window's quota that is served first come, first served; the rest is spread evenly until the reset and shared by weight. 1 spreads nothing, 0 everything. Half by default: bursts of half a window pass without a wait, and late callers still get the other half.
+        /// Share of the window's quota that is served first come, first served to interactive callers; the rest is spread evenly until the reset and shared by weight. 1 spreads nothing, 0 everything. Batch callers are dealt from the even spread of the whole window whatever this is. Half by default: bursts of half a window pass without a wait, and late callers still get the other half.
         spread_above: Share<1> = 0.5;
         /// Share of the window that is left for clients outside revgate, less what they have used of it. None by default, because all calls should go through revgate.
         reserve: Share<1> = 0.0;

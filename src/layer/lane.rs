@@ -21,6 +21,7 @@ use crate::{
     error::Error,
     policy::allocator::Claim,
     record::Record,
+    state::draining::Draining,
     telemetry::{labels::WaitReason, metrics::Metrics},
     types::Deadline,
     upstream::{Lane as UpstreamLane, Lanes, Turn},
@@ -32,14 +33,21 @@ pub(crate) struct Lane<S> {
     inner: S,
     /// `None` for a model of DevRev without connections.
     lanes: Option<Lanes>,
+    draining: Draining,
     metrics: Arc<Metrics>,
 }
 
 impl<S> Lane<S> {
-    pub(crate) fn new(inner: S, lanes: Option<Lanes>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        inner: S,
+        lanes: Option<Lanes>,
+        draining: Draining,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Lane {
             inner,
             lanes,
+            draining,
             metrics,
         }
     }
@@ -70,6 +78,7 @@ where
             until: deadline.map_or_else(Instant::now, |deadline| deadline.0),
             place: extensions.get::<Place>().cloned(),
             record: record(&request),
+            draining: self.draining.clone(),
             metrics: self.metrics.clone(),
         });
         if let Ok(lane) = lanes.try_take(&turn.claim) {
@@ -97,6 +106,7 @@ struct LaneTurn {
     until: Instant,
     place: Option<Place>,
     record: Record,
+    draining: Draining,
     metrics: Arc<Metrics>,
 }
 
@@ -104,16 +114,16 @@ impl Turn for LaneTurn {
     fn again(&self) -> Pin<Box<dyn Future<Output = Result<Allocation, Error>> + Send>> {
         let (lanes, claim, until) = (self.lanes.clone(), self.claim.clone(), self.until);
         let (record, metrics) = (self.record.clone(), self.metrics.clone());
-        let place = self.place.clone();
+        let (place, draining) = (self.place.clone(), self.draining.clone());
         Box::pin(async move {
             // As while it waits for quota, the request is not in flight: otherwise those of one caller that come back from a pause together
             // would take all places.
             let parked = place.as_ref().map(|place| place.in_flight.park());
             let waiting = record.waiting(WaitReason::Connection);
-            let lane = lanes.take(&claim, until).await;
+            let lane = draining.bound(lanes.take(&claim, until)).await;
             metrics.wait(WaitReason::Connection, waiting.end().as_secs_f64());
             drop(parked);
-            lane
+            lane?
         })
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     random,
     record::{Facts, Record},
     state::{
-        draining::{DRAIN_RETRY_AFTER, Draining},
+        draining::Draining,
         retry_budget::{BudgetKey, RetryBudget},
     },
     telemetry::{
@@ -227,11 +227,7 @@ impl RetryParams {
                 };
             };
             self.metrics.attempt(AttemptOutcome::Failed(reason));
-            {
-                let mut facts = call.record.facts();
-                facts.attempts = number;
-                facts.throttled += u32::from(reason == Reason::Throttled);
-            }
+            call.record.facts().attempts = number;
             let attempt = Attempt {
                 number,
                 reads: call.reads,
@@ -302,10 +298,9 @@ impl RetryParams {
             return Ok(());
         }
         let waiting = record.waiting(WaitReason::Retry);
-        let result = tokio::select! {
-            () = tokio::time::sleep(time) => Ok(()),
-            () = self.draining.begun() => Err(Error::Draining { retry_after: DRAIN_RETRY_AFTER }),
-        };
+        let until = Instant::now() + time;
+        let pause = tokio::time::sleep_until(until);
+        let result = self.draining.bound_by(pause, |end| until <= end).await;
         self.metrics
             .wait(WaitReason::Retry, waiting.end().as_secs_f64());
         result

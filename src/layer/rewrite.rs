@@ -23,6 +23,7 @@ use crate::{
         rewrite::{RewriteFault, Rewritten, Rule, Skip, rewrite, skip},
     },
     record::Record,
+    state::draining::Draining,
     telemetry::metrics::Metrics,
     types::Deadline,
 };
@@ -36,6 +37,7 @@ pub(crate) struct RewriteParams {
     pub body: BodyLimits,
     /// Turns on a processor, for bodies that take long.
     pub turns: PlanPool,
+    pub draining: Draining,
     pub metrics: Arc<Metrics>,
 }
 
@@ -172,7 +174,8 @@ impl RewriteParams {
         until: Instant,
     ) -> Result<Result<Rewritten, RewriteFault>, Error> {
         let PlanPool { pool, capacity } = &self.turns;
-        let turn = pool.take(*capacity, claim, 1, until).await;
+        let turn = pool.take(*capacity, claim, 1, until);
+        let turn = self.draining.bound(turn).await?;
         let turn = turn.ok_or(Error::OVERLOADED)?;
         let rewritten = spawn_blocking(move || {
             let rewritten = rewrite(&bytes, &rule);

@@ -177,7 +177,6 @@ impl ReportAtEnd {
             code: facts.code,
             would_refuse: facts.would_refuse.is_some(),
             attempts: facts.attempts,
-            throttled: facts.throttled,
             waited: facts.waited,
             fields: &facts.deprecated,
             deprecated_operation: facts.deprecated_operation,

@@ -24,44 +24,12 @@
 //! assert_eq!(turns.iter().filter(|caller| **caller == "heavy").count(), 3);
 //! ```
 
+mod forecast;
+mod share;
+
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 
-use crate::label::label_enum;
-
-label_enum! {
-    /// A class of turns.
-    #[derive(Default)]
-    pub enum Priority {
-        /// A user waits for the answer. Its turns come first.
-        #[default]
-        Interactive = "interactive",
-        /// Gets a turn when no interactive caller wants it, or when it has aged; see [`ageing_time`].
-        Batch = "batch",
-    }
-}
-
-/// The longest [`ageing_time`].
-pub const MAX_AGEING: Duration = Duration::from_secs(10);
-
-/// The shortest [`ageing_time`]: otherwise a short `max_wait` would buy priority.
-const MIN_AGEING: Duration = Duration::from_secs(2);
-
-/// How long a batch caller waits without a turn until it competes as if it were interactive. A third of the request's
-/// `max_wait`: late enough to leave interactive callers alone, early enough to be served before the wait ends.
-pub fn ageing_time(max_wait: Duration) -> Duration {
-    (max_wait / 3).clamp(MIN_AGEING, MAX_AGEING)
-}
-
-/// A caller's entitlement to turns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Share {
-    /// The caller's name.
-    pub caller: Arc<str>,
-    /// Its turns are in proportion to this; 0 counts as 1.
-    pub weight: u32,
-    /// The class of its turns.
-    pub priority: Priority,
-}
+pub use self::share::{MAX_AGEING, Priority, Share, Standing, ageing_time};
 
 /// Identifies an entry for [`Queue::remove`].
 #[derive(Clone, Debug)]
@@ -70,8 +38,20 @@ pub struct Ticket {
     position: Position,
 }
 
+impl Ticket {
+    /// Where the entry stands among its caller's.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+}
+
 /// Time of the request's arrival, then order of entry. A retried request keeps its arrival and so its age.
-type Position = (Duration, u64);
+pub type Position = (Duration, u64);
+
+/// The position of a request that arrived then and has not entered yet.
+pub fn newcomer(arrived: Duration) -> Position {
+    (arrived, u64::MAX)
+}
 
 /// The entries of all callers, taken in the order of turns.
 #[derive(Debug)]
@@ -172,53 +152,74 @@ impl<T> Queue<T> {
         }
     }
 
-    /// The caller whose turn is next among those with an entry that may go, and whether that is because it has aged.
-    fn next_turn(&self, now: Duration, may_go: &impl Fn(&T) -> bool) -> Option<(&Arc<str>, bool)> {
-        let of = |class: usize| {
+    /// The caller whose turn is next among those with an entry that may go, and with which standing.
+    fn next_turn(
+        &self,
+        now: Duration,
+        may_go: &impl Fn(&T, Standing) -> bool,
+    ) -> Option<(&Arc<str>, Standing)> {
+        let of = |class: usize, standing: Standing| {
             self.flows.iter().filter(move |(_, flow)| {
-                flow.class() == class && flow.waiting.values().any(|entry| may_go(&entry.item))
+                let mut entries = flow.waiting.values();
+                flow.class() == class && entries.any(|entry| may_go(&entry.item, standing))
             })
         };
-        let first = |class: usize| {
+        let first = |class: usize, standing: Standing| {
             let virtual_time = self.virtual_times[class];
-            of(class).min_by(|(_, a), (_, b)| a.compare_turns(b, virtual_time))
+            of(class, standing).min_by(|(_, a), (_, b)| a.compare_turns(b, virtual_time))
         };
-        let oldest = of(BATCH)
+        let oldest = of(BATCH, Standing::Aged)
             .filter(|(_, flow)| flow.has_aged(now))
             .min_by_key(|(_, flow)| flow.waiting_since);
         let virtual_time = self.virtual_times[INTERACTIVE];
         let aged = self.aged_start.max(virtual_time);
-        match (first(INTERACTIVE), oldest) {
+        match (first(INTERACTIVE, Standing::Interactive), oldest) {
             (Some((_, flow)), Some((caller, _))) if aged < flow.start.max(virtual_time) => {
-                Some((caller, true))
+                Some((caller, Standing::Aged))
             }
-            (Some((caller, _)), _) => Some((caller, false)),
-            (None, _) => Some((first(BATCH)?.0, false)),
+            (Some((caller, _)), _) => Some((caller, Standing::Interactive)),
+            (None, oldest) => match (first(BATCH, Standing::Batch), oldest) {
+                (Some((caller, _)), _) => Some((caller, Standing::Batch)),
+                (None, oldest) => Some((oldest?.0, Standing::Aged)),
+            },
         }
     }
 
     /// The entry whose turn is next; it stays in the queue.
     pub fn peek(&self, now: Duration) -> Option<&T> {
-        self.peek_where(now, |_| true)
+        Some(self.peek_where(now, |_, _| true)?.0)
     }
 
-    /// The entry whose turn is next among those that may go; it stays in the queue. The others keep their places: they delay nobody,
-    /// and their callers get no credit for the turns that pass meanwhile.
-    pub fn peek_where(&self, now: Duration, may_go: impl Fn(&T) -> bool) -> Option<&T> {
-        let (caller, _) = self.next_turn(now, &may_go)?;
+    /// The entry whose turn is next among those that may go with the standing that they have, and that standing; it stays in the
+    /// queue. The others keep their places: they delay nobody, and their callers get no credit for the turns that pass meanwhile.
+    pub fn peek_where(
+        &self,
+        now: Duration,
+        may_go: impl Fn(&T, Standing) -> bool,
+    ) -> Option<(&T, Standing)> {
+        let (caller, standing) = self.next_turn(now, &may_go)?;
         let mut items = self.flows.get(caller)?.waiting.values();
-        items.find_map(|entry| may_go(&entry.item).then_some(&entry.item))
+        let item = items.find_map(|entry| {
+            let item = &entry.item;
+            may_go(item, standing).then_some(item)
+        });
+        Some((item?, standing))
     }
 
     /// Removes the entry whose turn is next.
     pub fn take(&mut self, now: Duration) -> Option<T> {
-        self.take_where(now, |_| true)
+        self.take_where(now, |_, _| true)
     }
 
     /// Removes the entry whose turn is next among those that may go; see [`Queue::peek_where`].
-    pub fn take_where(&mut self, now: Duration, may_go: impl Fn(&T) -> bool) -> Option<T> {
-        let (caller, as_aged) = self.next_turn(now, &may_go)?;
+    pub fn take_where(
+        &mut self,
+        now: Duration,
+        may_go: impl Fn(&T, Standing) -> bool,
+    ) -> Option<T> {
+        let (caller, standing) = self.next_turn(now, &may_go)?;
         let caller = caller.clone();
+        let as_aged = standing == Standing::Aged;
         if as_aged {
             let aged = self.aged_start.max(self.virtual_times[INTERACTIVE]);
             self.virtual_times[INTERACTIVE] = aged;
@@ -226,7 +227,7 @@ impl<T> Queue<T> {
         }
         let flow = self.flows.get_mut(&caller)?;
         let mut waiting = flow.waiting.iter();
-        let position = *waiting.find(|(_, entry)| may_go(&entry.item))?.0;
+        let position = *waiting.find(|(_, entry)| may_go(&entry.item, standing))?.0;
         let entry = flow.waiting.remove(&position)?;
         let virtual_time = &mut self.virtual_times[flow.class()];
         if !as_aged {
@@ -239,10 +240,20 @@ impl<T> Queue<T> {
         Some(entry.item)
     }
 
-    /// Whether any entry is so.
-    pub fn any(&self, so: impl Fn(&T) -> bool) -> bool {
-        let mut entries = self.flows.values().flat_map(|flow| flow.waiting.values());
-        entries.any(|entry| so(&entry.item))
+    /// Whether an entry that may go has its turn before a newcomer of this priority, or may have.
+    pub fn any_before(
+        &self,
+        priority: Priority,
+        now: Duration,
+        may_go: impl Fn(&T) -> bool,
+    ) -> bool {
+        self.flows.values().any(|flow| {
+            let is_before = priority == Priority::Batch
+                || flow.priority == Priority::Interactive
+                || flow.has_aged(now);
+            let mut entries = flow.waiting.values();
+            is_before && entries.any(|entry| may_go(&entry.item))
+        })
     }
 
     /// Removes an entry before its turn; `None` if it is no longer queued.
@@ -283,63 +294,14 @@ impl<T> Queue<T> {
         out
     }
 
-    /// How many turns come before that of a request of this caller that arrived at `arrived`: its caller's older entries, and the
-    /// turns that others get meanwhile by their weights, but no more than they have entries. Only entries that `counts` is true of
-    /// come before it.
-    pub fn ahead(&self, share: &Share, arrived: Duration, counts: impl Fn(&T) -> bool) -> u64 {
-        let own = self.own_ahead(share, arrived, &counts);
-        let rounds = (own + 1) as f64 / f64::from(share.weight.max(1));
-        let up_to = |flow: &Flow<T>, most: usize| {
-            let entries = flow.waiting.values();
-            entries
-                .filter(|entry| counts(&entry.item))
-                .take(most)
-                .count()
-        };
-        let others = self
+    /// When the next batch caller will have aged.
+    pub fn next_aged(&self, now: Duration) -> Option<Duration> {
+        let batch = self
             .flows
-            .iter()
-            .filter(|(caller, _)| **caller != share.caller)
-            .map(|(_, flow)| match (share.priority, flow.priority) {
-                (Priority::Interactive, Priority::Batch) => 0,
-                (Priority::Batch, Priority::Interactive) => up_to(flow, usize::MAX),
-                _ => up_to(flow, (rounds * flow.weight) as usize),
-            });
-        (own + others.sum::<usize>()) as u64
-    }
-
-    fn own_ahead(&self, share: &Share, arrived: Duration, counts: &impl Fn(&T) -> bool) -> usize {
-        let flow = self.flows.get(&share.caller);
-        flow.map_or(0, |flow| {
-            let older = flow.waiting.range(..=(arrived, u64::MAX));
-            older.filter(|(_, entry)| counts(&entry.item)).count()
-        })
-    }
-
-    /// How long it takes at most until a batch request of this caller competes as if it were interactive: its ageing time, once for
-    /// itself and once for each entry that its caller has before it, of those that `counts` is true of.
-    pub fn ageing_wait(
-        &self,
-        share: &Share,
-        (arrived, deadline): (Duration, Duration),
-        now: Duration,
-        counts: impl Fn(&T) -> bool,
-    ) -> Duration {
-        let own = self.own_ahead(share, arrived, &counts);
-        let since = match self.flows.get(&share.caller) {
-            Some(flow) if own > 0 => flow.waiting_since,
-            _ => now,
-        };
-        let turns = u32::try_from(own + 1).unwrap_or(u32::MAX);
-        let ageing_time = ageing_time(deadline.saturating_sub(arrived));
-        let at = since.saturating_add(ageing_time.saturating_mul(turns));
-        at.saturating_sub(now)
-    }
-
-    /// How many batch callers wait. Once aged they take turns with one another.
-    pub fn batch_callers(&self) -> u64 {
-        let batch = |flow: &&Flow<T>| flow.priority == Priority::Batch && !flow.waiting.is_empty();
-        self.flows.values().filter(batch).count() as u64
+            .values()
+            .filter(|flow| flow.priority == Priority::Batch);
+        let at = batch.filter_map(Flow::ages_at);
+        at.filter(|at| *at > now).min()
     }
 
     /// The number of entries by caller, without callers that have none.
@@ -378,8 +340,13 @@ impl<T> Flow<T> {
     }
 
     fn has_aged(&self, now: Duration) -> bool {
-        let first = self.waiting.values().next();
-        first.is_some_and(|first| now.saturating_sub(self.waiting_since) >= first.ageing_time)
+        self.ages_at().is_some_and(|at| at <= now)
+    }
+
+    /// When it has aged; `None` if nothing waits.
+    fn ages_at(&self) -> Option<Duration> {
+        let first = self.waiting.values().next()?;
+        Some(self.waiting_since.saturating_add(first.ageing_time))
     }
 
     /// The earlier start goes first. A tie goes to the newcomer, so that it waits for one turn at most, then to the caller without
@@ -461,21 +428,31 @@ mod tests {
         fill(&mut queue, &interactive("b", 1), "b", 100);
         fill(&mut queue, &interactive("c", 2), "c", 100);
         fill(&mut queue, &batch("d"), "held", 10);
-        let may_go = |name: &&str| *name != "held";
-        assert_eq!(queue.ahead(&interactive("new", 1), ZERO, may_go), 3);
-        assert_eq!(queue.ahead(&interactive("b", 1), ZERO, may_go), 200);
+        let may_go = |name: &&str, _| *name != "held";
+        assert_eq!(
+            queue.ahead(&interactive("new", 1), newcomer(ZERO), |name| *name
+                != "held"),
+            3
+        );
+        assert_eq!(
+            queue.ahead(&interactive("b", 1), newcomer(ZERO), |name| *name != "held"),
+            200
+        );
         let mut turns = BTreeMap::new();
         for _ in 0..60 {
-            let next = *queue.peek_where(ZERO, may_go).expect("one waits");
+            let next = *queue.peek_where(ZERO, may_go).expect("one waits").0;
             assert_eq!(queue.take_where(ZERO, may_go), Some(next));
             *turns.entry(next).or_default() += 1;
         }
         assert_eq!(turns, BTreeMap::from([("b", 20), ("c", 40)]));
-        assert!(queue.any(|name| *name == "held") && !queue.any(|name| *name == "e"));
+        for priority in [Priority::Interactive, Priority::Batch] {
+            let any = |what: &str| queue.any_before(priority, ZERO, |name| *name == what);
+            assert!(any("held") && !any("e"));
+        }
         // Then all may go. The one that waited in vain gets its share and no more.
         let mut turns: BTreeMap<Arc<str>, usize> = BTreeMap::new();
         for _ in 0..40 {
-            let caller = queue.next_turn(ZERO, &|_| true).expect("one waits").0;
+            let caller = queue.next_turn(ZERO, &|_, _| true).expect("one waits").0;
             *turns.entry(caller.clone()).or_default() += 1;
             queue.take(ZERO);
         }
@@ -485,7 +462,7 @@ mod tests {
         assert!((19..=21).contains(&turns[2]), "{turns:?}");
         // When nothing may go, nothing is taken.
         let before = queue.len();
-        assert_eq!(queue.take_where(ZERO, |_| false), None);
+        assert_eq!(queue.take_where(ZERO, |_, _| false), None);
         assert_eq!(queue.len(), before);
     }
 
@@ -565,14 +542,19 @@ mod tests {
         fill(&mut queue, &interactive("a", 1), "a", 100);
         let max_wait = SECOND * 6;
         assert_eq!(
-            queue.ageing_wait(&batch("x"), (SECOND, SECOND + max_wait), SECOND, |_| true),
+            queue.ageing_wait(
+                &batch("x"),
+                (newcomer(SECOND), SECOND + max_wait),
+                SECOND,
+                |_| true
+            ),
             SECOND * 2
         );
         queue.push(&batch("x"), (SECOND, SECOND + max_wait), SECOND, "x");
         assert_eq!(
             queue.ageing_wait(
                 &batch("x"),
-                (SECOND * 2, SECOND * 2 + max_wait),
+                (newcomer(SECOND * 2), SECOND * 2 + max_wait),
                 SECOND * 2,
                 |_| true
             ),
@@ -654,7 +636,11 @@ mod tests {
             (interactive("a", 1), 1003),
             (batch("other"), 1000 + 3 + 1),
         ] {
-            assert_eq!(queue.ahead(&share, ZERO, |_| true), ahead, "{share:?}");
+            assert_eq!(
+                queue.ahead(&share, newcomer(ZERO), |_| true),
+                ahead,
+                "{share:?}"
+            );
         }
     }
 

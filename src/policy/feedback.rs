@@ -41,6 +41,29 @@ pub struct Feedback {
     pub retry_after: Option<Duration>,
 }
 
+/// Whether DevRev's limiter let an attempt in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// What lies behind the limiter has answered. If it reports no window, there is none.
+    Yes,
+    /// 429.
+    No,
+    /// What lies in front of the limiter may have answered. It does not know whose the attempt was, or whether there is a limit.
+    Unknown,
+}
+
+impl Admitted {
+    /// What the status of an answer says.
+    pub fn of(status: StatusCode) -> Admitted {
+        match status {
+            StatusCode::TOO_MANY_REQUESTS => Admitted::No,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Admitted::Unknown,
+            status if status.is_server_error() => Admitted::Unknown,
+            _ => Admitted::Yes,
+        }
+    }
+}
+
 /// Reads an answer. `now` is the time of its arrival, `cap` the upper bound of the retry-after.
 ///
 /// Times are relative to the answer's own `Date`, so that differing clocks do not matter. `Date` is truncated to whole seconds,

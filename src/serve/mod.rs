@@ -23,7 +23,7 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::{sync::watch::Sender, time::Instant};
+use tokio::time::Instant;
 
 pub use self::demo::{DemoOptions, Load, demo};
 #[cfg(fuzzing)]
@@ -48,7 +48,11 @@ use crate::{
     plan::Plan,
     policy::{duration_words::duration_words, self_connection::names_own_listener},
     runtime::ThreadRuntime,
-    state::{State, connections::ConnectionTable, draining::Draining},
+    state::{
+        State,
+        connections::ConnectionTable,
+        draining::{Drain, Draining},
+    },
     telemetry::{
         client_lines::{ClientLines, Due},
         export::Exporter,
@@ -86,7 +90,7 @@ pub struct Gateway {
     address: Address,
     admin: admin::Admin,
     control: Arc<GatewayControl>,
-    drain: Sender<bool>,
+    drain: Drain,
     workers: Vec<JoinHandle<()>>,
     threads: Threads,
     connections: Arc<ConnectionTable>,
@@ -254,8 +258,8 @@ impl Gateway {
         format!("serving callers on {}, operators on {admin}", self.address)
     }
 
-    /// Fails readiness at once and still takes requests for `drain.delay`. Then each connection ends with its last request, and
-    /// waiting requests are refused.
+    /// Fails readiness at once and still takes requests for `drain.delay`. Then each connection ends with its last request. Requests
+    /// that wait are served if they can be within `drain.timeout`, and the others are refused at once.
     pub async fn drain(mut self) {
         self.control.draining.store(true, Ordering::Release);
         let current = self.control.reloader.current();
@@ -271,7 +275,7 @@ impl Gateway {
             duration_words(drain.timeout)
         );
         tokio::time::sleep(drain.delay).await;
-        self.drain.send_replace(true);
+        self.drain.begin(drain.timeout);
         let workers = std::mem::take(&mut self.workers);
         let ended = tokio::task::spawn_blocking(move || {
             workers.into_iter().for_each(|worker| drop(worker.join()));
@@ -294,7 +298,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        self.drain.send_replace(true);
+        self.drain.begin(Duration::ZERO);
     }
 }
 

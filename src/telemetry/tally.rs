@@ -63,8 +63,6 @@ pub struct FinishedRequest<'a> {
     pub would_refuse: bool,
     /// How often it was sent to DevRev.
     pub attempts: u32,
-    /// How many of them DevRev answered with 429.
-    pub throttled: u32,
     /// How long it waited for quota, a pause, a backoff or a connection.
     pub waited: Duration,
     pub fields: &'a [Arc<str>],
@@ -156,7 +154,6 @@ impl Tally {
         traffic.failed += u32::from(finished.failed());
         traffic.refused += u32::from(finished.refused());
         traffic.crowded_out += u32::from(finished.crowded_out());
-        traffic.throttled += finished.throttled;
         let calls = match seen.callers.get_mut(finished.caller) {
             Some(calls) => calls,
             None => seen.callers.entry(finished.caller.clone()).or_default(),
@@ -201,6 +198,11 @@ impl Tally {
             of_group.limit = limit;
             *of_group.remaining.at(now / STEP) = remaining;
         }
+    }
+
+    /// DevRev has just answered an attempt with 429.
+    pub fn throttled(&self, now: u64) {
+        self.counts.lock().traffic.at(now / STEP).throttled += 1;
     }
 
     pub fn callers(&self) -> HashMap<Arc<str>, CallerCounts> {
@@ -363,7 +365,6 @@ mod tests {
             code,
             attempts: u32::from(code.is_none()),
             waited: Duration::ZERO,
-            throttled: u32::from(status == 429 && code.is_none()),
             fields: &[],
             deprecated_operation: false,
         }
@@ -384,6 +385,7 @@ mod tests {
         ] {
             tally.note(finished(&caller, status, code), NOW);
         }
+        tally.throttled(NOW);
         let traffic = tally.traffic(0, NOW + STEP);
         let points = traffic["points"].as_array().unwrap();
         assert_eq!(points.len(), STEPS);

@@ -79,6 +79,7 @@ fn params(draining: Draining) -> Arc<QuotaParams> {
         rules,
         draining,
         metrics: Arc::default(),
+        tally: Arc::default(),
     })
 }
 

@@ -26,12 +26,13 @@ const SECTIONS: [(&str, Section); 3] = [
     ("hot-path", cost),
 ];
 
-const SCENARIOS: [Scenario; 5] = [
+const SCENARIOS: [Scenario; 6] = [
     Scenario::Steady,
     Scenario::Bursty,
     Scenario::Late,
     Scenario::Greedy,
     Scenario::Outside,
+    Scenario::Backlog,
 ];
 
 fn main() {
@@ -63,7 +64,8 @@ fn refuse(why: &str) -> ! {
 }
 
 fn simulated(seed: u64) {
-    println!("Virtual time. {}\n", describe(&Settings::DEVREV, seed));
+    println!("Virtual time. {}", describe(&Settings::DEVREV, seed));
+    println!("backlog: {}\n", describe(&Settings::SHORT, seed));
     let mut rows = vec![table::HEADINGS.map(str::to_owned).to_vec()];
     for scenario in SCENARIOS {
         for route in Route::ALL {

@@ -33,6 +33,7 @@ pub const SETTINGS: Settings = Settings {
     window: Duration::from_secs(6),
     windows: 4,
     pool: 12,
+    max_wait: Duration::from_secs(6),
 };
 
 /// Both routes at once, each with a simulator of its own; together they send a few dozen requests per second.

@@ -71,7 +71,7 @@ async fn call(address: SocketAddr, token: &str, more: &[(&str, &str)]) -> Answer
 }
 
 /// A token of this user; `number` makes it unique.
-fn token(user: &str, number: u32) -> String {
+pub fn token(user: &str, number: u32) -> String {
     let claims = format!(r#"{{"sub":"{user}","jti":"{number}"}}"#);
     format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
 }

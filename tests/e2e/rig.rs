@@ -37,6 +37,26 @@ impl Rig {
         }
     }
 
+    /// As [`Rig::with`], with more in the tables of the file that already stand there.
+    pub async fn tables(
+        listen: &str,
+        upstream: &str,
+        extra: &str,
+        options: simulator::Options,
+    ) -> Rig {
+        let devrev = simulator::start(options).await.expect("starts");
+        let text = file(&devrev.addr().to_string(), extra)
+            .replacen("[listen]\n", &format!("[listen]\n{listen}\n"), 1)
+            .replacen("attempt_timeout = \"2s\"\n", &format!("{upstream}\n"), 1);
+        let gateway = start(&text, &[("DEVREV_TOKEN", TOKEN)]);
+        let address = gateway.address().expect("TCP");
+        Rig {
+            devrev,
+            gateway,
+            address,
+        }
+    }
+
     pub async fn send(&self, bytes: impl AsRef<[u8]>) -> Answer {
         exchange(self.address, bytes).await
     }

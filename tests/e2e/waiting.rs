@@ -190,7 +190,8 @@ async fn drains_without_loss() {
     rig.devrev.set_plan(
         FaultPlan::none()
             .with(rule)
-            .with(Rule::new("rev-users.link", status(503, Some(20)))),
+            // Longer than the drain.
+            .with(Rule::new("rev-users.link", status(503, Some(28)))),
     );
     let (mut slow, mut waits) = (
         Client::connect(rig.address).await,

@@ -29,6 +29,7 @@ use crate::{
     },
     record::Record,
     state::{
+        draining::Draining,
         introspection::{
             IntrospectionCache, IntrospectionResult, Key, Leader, Role, User, group_of,
         },
@@ -56,6 +57,7 @@ pub(crate) struct Introspector {
     /// The unit that an introspection took before its user was known is booked to the user's group here.
     pub groups: Arc<Groups>,
     pub quota: QuotaRules,
+    pub draining: Draining,
     pub metrics: Arc<Metrics>,
 }
 
@@ -136,7 +138,8 @@ impl Introspector {
             let until = requester
                 .deadline
                 .max(Instant::now() + self.attempt_timeout);
-            let result = match timeout_at(until, follower.wait_for(Option::is_some)).await {
+            let result = timeout_at(until, follower.wait_for(Option::is_some));
+            let result = match self.draining.bound(result).await? {
                 Err(_elapsed) => return Err(Error::UpstreamTimeout),
                 Ok(result) => result.ok().and_then(|result| result.clone()),
             };
@@ -173,10 +176,9 @@ impl Introspector {
             }
             None => {
                 let deadline = requester.deadline;
-                let _permit = self
-                    .cache
-                    .admit(requester.place.in_flight.claim(), deadline)
-                    .await?;
+                let claim = requester.place.in_flight.claim();
+                let permit = self.cache.admit(claim, deadline);
+                let _permit = self.draining.bound(permit).await??;
                 let group = group_of(hash);
                 let mut request =
                     introspection_request(template, &group, unknown, requester, deadline);
@@ -429,6 +431,7 @@ mod tests {
                 attempts: BoxCloneSyncService::new(attempts),
                 groups: groups.clone(),
                 quota: quota.rules,
+                draining: Draining::new().1,
                 metrics: Arc::default(),
             };
             let authenticator = Authenticator::Validate {

@@ -18,6 +18,7 @@ use crate::{
     },
     state::{
         Clock,
+        draining::{Drain, Draining},
         tokens::{REPLACED, Tokens},
     },
     telemetry::{captured::Captured, metrics::Metrics},
@@ -40,10 +41,13 @@ struct Rig {
     metrics: Arc<Metrics>,
     says: Arc<Mutex<HashMap<Kind, Says>>>,
     sent: Arc<Mutex<Vec<String>>>,
+    drain: Drain,
+    draining: Draining,
 }
 
 impl Rig {
     fn new() -> Rig {
+        let (drain, draining) = Draining::new();
         let metrics = Arc::new(Metrics::new());
         let values = values(&[("a", "one"), ("b", "two")]);
         Rig {
@@ -56,6 +60,8 @@ impl Rig {
             metrics,
             says: Arc::default(),
             sent: Arc::default(),
+            drain,
+            draining,
         }
     }
 
@@ -117,7 +123,8 @@ impl Rig {
                 credential.oneshot(request).await
             }
         });
-        token_gate::TokenGate::new(waits, self.tokens.of_plan()).oneshot(request)
+        let (tokens, draining) = (self.tokens.of_plan(), self.draining.clone());
+        token_gate::TokenGate::new(waits, tokens, draining).oneshot(request)
     }
 
     async fn call(&self, token: &str) -> Result<u16, Error> {
@@ -284,6 +291,17 @@ async fn a_401_that_cannot_be_confirmed_is_passed_on_in_seconds() {
         }
         assert_eq!(rig.take_sent(), (11, 1), "{says:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_the_wait_for_a_confirmation_in_time() {
+    let rig = Rig::new();
+    rig.says("one", 401);
+    rig.says_to("one", Some("auth-tokens.info"), Says::Nothing);
+    let start = Instant::now();
+    rig.drain.begin(seconds(2));
+    assert_eq!(rig.call("a").await.unwrap(), 401, "DevRev's own");
+    assert!(start.elapsed() < seconds(2), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,7 +27,10 @@ use crate::{
         operation::Operation,
         token_health::{FIRST_PAUSE, Finding},
     },
-    state::tokens::{Confirming, Doubted, PlanTokens},
+    state::{
+        draining::Draining,
+        tokens::{Confirming, Doubted, PlanTokens},
+    },
     types::{Caller, CallerToken, Deadline},
 };
 
@@ -46,14 +49,19 @@ struct Gate<S> {
     /// Where confirmations are sent.
     below: S,
     tokens: PlanTokens,
+    draining: Draining,
 }
 
 impl<S: Clone> TokenGate<S> {
-    pub(crate) fn new(inner: S, tokens: PlanTokens) -> Self {
+    pub(crate) fn new(inner: S, tokens: PlanTokens, draining: Draining) -> Self {
         let below = inner.clone();
         TokenGate {
             inner,
-            gate: Arc::new(Gate { below, tokens }),
+            gate: Arc::new(Gate {
+                below,
+                tokens,
+                draining,
+            }),
         }
     }
 }
@@ -136,7 +144,8 @@ where
     ) -> Result<(), Error> {
         let (token, outcome) = (confirming.token().clone(), confirming.outcome());
         confirmation::start(self.below.clone(), confirming, caller);
-        let finding = timeout_at(deadline, outcome.finding()).await;
+        let finding = timeout_at(deadline, outcome.finding());
+        let finding = self.draining.bound(finding).await?;
         // A new value has come meanwhile, and this probe says nothing about it.
         if finding == Ok(Finding::Good) || self.tokens.is_replaced(&token) {
             return Ok(());
@@ -171,11 +180,15 @@ where
         let (head, mut body) = response.into_parts();
         let mut start = Start::default();
         let mut outcome = pin!(outcome.finding());
-        let finding = tokio::select! {
-            finding = &mut outcome => finding,
-            () = start.take_in(&mut body, MAX_TAKEN) => outcome.await,
+        let finding = async {
+            tokio::select! {
+                finding = &mut outcome => finding,
+                () = start.take_in(&mut body, MAX_TAKEN) => outcome.await,
+            }
         };
-        match finding {
+        // When the drain ends the wait, the caller gets DevRev's answer all the same.
+        let finding = self.draining.bound(finding).await;
+        match finding.unwrap_or(Finding::Unknown) {
             Finding::Refused => Err(Error::TokenRefused {
                 retry_after: self.tokens.retry_after(&token),
             }),

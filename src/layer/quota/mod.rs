@@ -25,7 +25,7 @@ use crate::{
     error::Error,
     policy::{
         duration_words::duration_words,
-        feedback,
+        feedback::{self, Admitted},
         ledger::{AttemptKind, HoldReason, Payload, Settlement},
         operation::Operation,
     },
@@ -34,7 +34,7 @@ use crate::{
         draining::Draining,
         quota::{Group, Groups, Permit, WaitRequest},
     },
-    telemetry::{labels::WaitReason, metrics::Metrics},
+    telemetry::{labels::WaitReason, metrics::Metrics, tally::Tally},
     types::{ArrivedAt, Caller, Deadline, QuotaRules, RequestId, RetryAfter},
     wall_clock,
 };
@@ -45,6 +45,7 @@ pub struct QuotaParams {
     pub rules: QuotaRules,
     pub draining: Draining,
     pub metrics: Arc<Metrics>,
+    pub tally: Arc<Tally>,
 }
 
 /// See the module.
@@ -147,6 +148,8 @@ where
 
 fn kind(request: &Request<Body>) -> Result<AttemptKind, Error> {
     let operation = request.extensions().get::<Operation>();
+    let caller = request.extensions().get::<Arc<Caller>>();
+    let priority = caller.ok_or(Error::Internal)?.share.priority;
     Ok(AttemptKind {
         operation: operation.ok_or(Error::Internal)?.id(),
         payload: if request.body().is_read() {
@@ -154,6 +157,7 @@ fn kind(request: &Request<Body>) -> Result<AttemptKind, Error> {
         } else {
             Payload::Streamed
         },
+        standing: priority.into(),
     })
 }
 
@@ -189,11 +193,10 @@ fn why(reason: HoldReason) -> &'static str {
 /// Whether an attempt without an answer may have cost a unit.
 fn failed(error: &Error) -> Settlement {
     match error {
-        Error::Unreachable(_)
-        | Error::AlsoUnreachable(_)
-        | Error::NotProcessed(_)
-        | Error::Overloaded { .. }
-        | Error::TokenUnavailable { .. } => Settlement::Unsent,
+        Error::Unreachable(_) | Error::AlsoUnreachable(_) => Settlement::Unreachable,
+        Error::NotProcessed(_) | Error::Overloaded { .. } | Error::TokenUnavailable { .. } => {
+            Settlement::Unsent
+        }
         _ => Settlement::InDoubt,
     }
 }
@@ -232,7 +235,15 @@ impl QuotaParams {
         id: Option<RequestId>,
     ) -> Response<Body> {
         let (status, arrived) = (response.status(), Instant::now());
-        let throttled = status == StatusCode::TOO_MANY_REQUESTS;
+        let admitted = Admitted::of(status);
+        let throttled = admitted == Admitted::No;
+        if throttled {
+            // When it comes, and not when its body has been read or its request ends.
+            self.tally.throttled(wall_clock::epoch_seconds());
+            if let Some(permit) = &permit {
+                permit.throttled();
+            }
+        }
         let read = |response: &Response<Body>, text: Option<&[u8]>| {
             let (now, cap) = (wall_clock::now(), self.rules.ledger.max_retry_after);
             feedback::read(status, response.headers(), text, now, cap)
@@ -265,11 +276,7 @@ impl QuotaParams {
             "what DevRev's answer says of the quota"
         );
         if let Some(permit) = permit {
-            let settlement = Settlement::Answered {
-                feedback,
-                throttled,
-            };
-            permit.answered(caller, settlement);
+            permit.answered(caller, Settlement::Answered { feedback, admitted });
         }
         response
     }

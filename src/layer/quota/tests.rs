@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
 use proptest::prelude::*;
-use tokio::{io::AsyncWriteExt, sync::watch, task::JoinHandle, time::sleep};
+use tokio::{io::AsyncWriteExt, task::JoinHandle, time::sleep};
 use tower::{ServiceExt, service_fn};
 
 use super::*;
@@ -12,7 +12,7 @@ use crate::{
         ledger::{LedgerRules, Status, View},
         progress::ProgressRules,
     },
-    state::Clock,
+    state::{Clock, draining::Drain},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -116,7 +116,7 @@ struct Rig {
     params: Arc<QuotaParams>,
     groups: Arc<Groups>,
     upstream: Arc<Upstream>,
-    drain: watch::Sender<bool>,
+    drain: Drain,
 }
 
 impl Rig {
@@ -140,6 +140,7 @@ impl Rig {
             rules,
             draining,
             metrics: Arc::default(),
+            tally: Arc::default(),
         });
         Rig {
             params,
@@ -436,14 +437,234 @@ async fn a_full_waiting_room_evicts_from_the_caller_with_the_largest_share() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_ends_every_wait() {
-    let rig = Rig::new(8, plenty());
-    rig.pause(SECOND * 30);
-    let waiting = rig.call("a", MINUTE);
+async fn a_drain_serves_those_that_can_be_served_and_refuses_the_others_at_once() {
+    let rig = Rig::new(100, Upstream::new(100, MINUTE));
+    rig.spend(51).await;
+    let start = Instant::now();
+    // The units of the spread are a good second apart.
+    let mut calls: Vec<_> = (0..40).map(|_| rig.call("a", MINUTE)).collect();
     rig.settle().await;
-    rig.drain.send_replace(true);
-    assert!(matches!(status(waiting).await, Err(Error::Draining { .. })));
+    rig.drain.begin(SECOND * 20);
+    rig.settle().await;
+    let refused = calls.extract_if(.., |call| call.is_finished());
+    let refused: Vec<_> = refused.collect();
+    assert!((22..27).contains(&refused.len()), "{}", refused.len());
+    for call in refused {
+        assert!(matches!(status(call).await, Err(Error::Draining { .. })));
+    }
+    // One that comes late, on a connection that has not ended yet, is treated no otherwise.
+    let late = rig.call("b", SECOND * 5);
+    let later = rig.call("a", MINUTE);
+    assert_eq!(status(late).await.unwrap(), 200);
+    assert!(matches!(status(later).await, Err(Error::Draining { .. })));
+    let mut served = 0;
+    for call in calls {
+        match status(call).await {
+            Ok(200) => served += 1,
+            // It was foreseen for the last moment, and then the late one came before it.
+            Err(Error::Draining { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((12..=16).contains(&served), "{served}");
+    assert!(start.elapsed() < SECOND * 20, "{:?}", start.elapsed());
     assert!(rig.is_at_rest());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_refuses_at_once_what_a_pause_outlasts_and_serves_what_it_does_not() {
+    for (pause, served) in [(SECOND * 15, true), (SECOND * 30, false)] {
+        let rig = Rig::new(8, plenty());
+        rig.serves("a").await;
+        rig.pause(pause);
+        let waiting = rig.call("a", MINUTE);
+        rig.settle().await;
+        let start = Instant::now();
+        rig.drain.begin(SECOND * 25);
+        let result = status(waiting).await;
+        if served {
+            assert_eq!(result.unwrap(), 200);
+        } else {
+            assert!(matches!(result, Err(Error::Draining { .. })), "{result:?}");
+            assert!(start.elapsed().is_zero(), "at once");
+        }
+        assert!(rig.is_at_rest());
+    }
+    // Whose answers are awaited cannot be foreseen. It ends in time to be told so.
+    let rig = Rig::new(8, plenty());
+    rig.pause(SECOND * 5);
+    let upload = rig.send(upload("a", MINUTE));
+    rig.settle().await;
+    let start = Instant::now();
+    rig.drain.begin(SECOND * 4);
+    assert!(matches!(status(upload).await, Err(Error::Draining { .. })));
+    assert!(start.elapsed() < SECOND * 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_that_has_aged_is_served_beside_units_that_are_first_come() {
+    let rig = Rig::new(100, Upstream::new(1000, MINUTE * 5));
+    // Much more than is due by now, and nothing else happens.
+    rig.spend(300).await;
+    let calls: Vec<_> = (0..3).map(|_| rig.call("batch", MINUTE)).collect();
+    rig.settle().await;
+    for turn in 1..=3 {
+        let batch = || rig.upstream.turns().get("batch").copied();
+        assert_eq!(batch().unwrap_or(0), turn - 1);
+        sleep(SECOND * 10 + Duration::from_millis(100)).await;
+        assert_eq!(batch(), Some(turn));
+    }
+    all_served(calls).await;
+    assert!(rig.is_at_rest());
+}
+
+/// The dispatcher runs where the first request that waited does, and that worker may end first.
+#[test]
+fn those_that_wait_elsewhere_are_served_when_the_dispatchers_runtime_ends() {
+    let runtime = || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().build().expect("a runtime")
+    };
+    let (first, second) = (runtime(), runtime());
+    let rig = first.block_on(async {
+        let rig = Rig::new(8, plenty());
+        rig.pause_only(Duration::from_millis(200));
+        rig
+    });
+    let mut elsewhere = None;
+    first.block_on(async {
+        elsewhere = Some(rig.call("a", MINUTE));
+        rig.settle().await;
+    });
+    second.block_on(async {
+        let waiting = rig.call("b", MINUTE);
+        rig.settle().await;
+        assert_eq!(rig.waiting(), 2);
+        first.shutdown_background();
+        assert_eq!(status(waiting).await.unwrap(), 200);
+    });
+    drop(elsewhere);
+    assert!(rig.is_at_rest());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_at_a_start_is_held_until_one_answer_has_told_the_window() {
+    // Others have used up most of the window.
+    let rig = Rig::new(10_000, Upstream::new(1000, MINUTE * 5));
+    *rig.upstream.window.lock().unwrap() = (Some(Instant::now() + MINUTE), 900);
+    let calls: Vec<_> = (0..1000).map(|_| rig.call("a", SECOND * 30)).collect();
+    let start = Instant::now();
+    let mut served = 0;
+    for call in calls {
+        match status(call).await {
+            Ok(200) => served += 1,
+            Err(Error::QuotaExhausted { retry_after }) => {
+                assert!(
+                    retry_after > SECOND * 30 - start.elapsed(),
+                    "{retry_after:?}"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(
+        (45..55).contains(&served),
+        "{served} of the 50 that are due in 30 s"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_no_quota_waits_a_moment_for_the_first_answer() {
+    // Plenty is left, or next to nothing.
+    for (used, served) in [(0, 200), (996, 2)] {
+        let rig = Rig::new(10_000, Upstream::new(1000, MINUTE * 5));
+        *rig.upstream.window.lock().unwrap() = (Some(Instant::now() + MINUTE), used);
+        let calls: Vec<_> = (0..200).map(|_| rig.call("a", Duration::ZERO)).collect();
+        let start = Instant::now();
+        let (mut went, mut times) = (0, Vec::new());
+        for call in calls {
+            match status(call).await {
+                Ok(200) => went += 1,
+                Err(Error::QuotaExhausted { retry_after }) => times.push(retry_after),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(went, served);
+        assert!(
+            start.elapsed() <= rig.upstream.latency * 2,
+            "{:?}",
+            start.elapsed()
+        );
+        // Two more units are due in this window, and the rest waits for the next.
+        let next = |time: &Duration| *time > SECOND * 58;
+        assert_eq!(
+            times.len() - times.iter().filter(|time| next(time)).count(),
+            times.len().min(1)
+        );
+    }
+    // An answer that does not come in this moment is not awaited.
+    let rig = Rig::new(10_000, plenty());
+    let start = Instant::now();
+    let hangs = service_fn(|_: Request<Body>| std::future::pending());
+    let _first =
+        tokio::spawn(Quota::new(hangs, rig.params.clone()).oneshot(request("a", 1, MINUTE)));
+    rig.settle().await;
+    let calls: Vec<_> = (0..3).map(|_| rig.call("a", Duration::ZERO)).collect();
+    all_served(calls).await;
+    assert!(start.elapsed() < SECOND * 2, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_devrev_reports_no_window_a_start_costs_one_round_trip() {
+    let rig = Rig::new(10_000, plenty());
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let seen = sent.clone();
+    let plain = service_fn(move |_: Request<Body>| {
+        seen.lock().unwrap().push(Instant::now());
+        async {
+            sleep(Duration::from_millis(50)).await;
+            Ok(Response::new(Body::empty()))
+        }
+    });
+    let start = Instant::now();
+    let calls = (0..1000).map(|_| {
+        let quota = Quota::new(plain.clone(), rig.params.clone());
+        tokio::spawn(quota.oneshot(request("a", 1, MINUTE)))
+    });
+    all_served(calls.collect()).await;
+    let sent = sent.lock().unwrap();
+    let at_once = sent
+        .iter()
+        .filter(|at| **at - start < Duration::from_millis(5));
+    assert_eq!((at_once.count(), sent.len()), (1, 1000));
+    assert!(start.elapsed() < SECOND / 5, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backlog_of_batch_leaves_the_first_come_part_to_interactive_callers() {
+    let rig = Rig::new(1000, Upstream::new(100, MINUTE));
+    rig.spend(1).await;
+    // They have waited for the window's opening longer than batch ages.
+    rig.pause_only(MINUTE + SECOND);
+    let mut batch: Vec<_> = (0..90).map(|_| rig.call("batch", MINUTE * 10)).collect();
+    sleep(MINUTE + SECOND * 2).await;
+    // It has begun, and batch is dealt evenly from its beginning.
+    rig.settle().await;
+    let went = rig.upstream.turns()["batch"];
+    assert!(went <= 8, "{went}");
+    for _ in 0..40 {
+        let start = Instant::now();
+        rig.serves("a").await;
+        assert_eq!(start.elapsed(), rig.upstream.latency, "at once");
+    }
+    // It waits for the even line then, and gets what nobody else wants before the window ends.
+    let more = rig.upstream.turns()["batch"];
+    assert!(more <= 12, "{more}");
+    sleep(SECOND * 57).await;
+    let all = rig.upstream.turns();
+    assert!((98..=101).contains(&(all["a"] + all["batch"])), "{all:?}");
+    batch.iter().for_each(JoinHandle::abort);
+    batch.clear();
 }
 
 #[tokio::test(start_paused = true)]
@@ -590,7 +811,7 @@ async fn no_newcomer_jumps_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_pauses_the_group_before_its_body_arrives() {
+async fn a_429_counts_and_pauses_the_group_before_its_body_arrives() {
     let rig = Rig::new(8, plenty());
     let refusal = service_fn(|_: Request<Body>| async {
         let (near, mut far) = tokio::io::duplex(1024);
@@ -616,10 +837,17 @@ async fn a_429_pauses_the_group_before_its_body_arrives() {
     let refused = tokio::spawn(refused);
     rig.settle().await;
     assert!(!refused.is_finished());
+    let metrics = rig.groups.samples();
+    assert_eq!((rig.view().throttled, metrics[0].throttled), (1, 1));
+    let traffic = rig.params.tally.traffic(0, wall_clock::epoch_seconds());
+    let points = traffic["points"].as_array().unwrap().iter();
+    let counted = points.map(|point| point["throttled"].as_u64().unwrap());
+    assert_eq!(counted.sum::<u64>(), 1);
     let start = Instant::now();
     rig.serves("a").await;
     assert!(start.elapsed() >= SECOND * 30, "{:?}", start.elapsed());
     assert_eq!(status(refused).await.unwrap(), 429);
+    assert_eq!(rig.view().throttled, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -705,8 +933,8 @@ async fn play(limit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let start = Instant::now();
                 calls.push(tokio::spawn(async move {
                     let result = call.await.map(|response| response.status());
-                    // Never past the maximum wait, apart from the latency of the answer.
-                    (result, start.elapsed() > max_wait + SECOND)
+                    // Never past the maximum wait, apart from the moment for the first answer, and the latency of its own.
+                    (result, start.elapsed() > max_wait + SECOND * 2)
                 }));
             }
             Step::Upload { who, max_wait } => {

@@ -9,6 +9,7 @@ use super::{
     Refusal, Step,
     steps::{Steps, step},
 };
+use crate::policy::fair::Priority;
 
 impl Steps<'_> {
     pub(super) fn quota(&self) -> Option<Step> {
@@ -19,8 +20,12 @@ impl Steps<'_> {
         let caller = self.context.caller.as_ref()?;
         let priority = caller.share.priority.label();
         let weight = caller.share.weight;
+        let dealt = match caller.share.priority {
+            Priority::Interactive => "",
+            Priority::Batch => ", dealt evenly over the whole window",
+        };
         let mut says = format!(
-            "the group {}, weight {weight}, {priority}; waits {} at most",
+            "the group {}, weight {weight}, {priority}{dealt}; waits {} at most",
             caller.group,
             duration_words(self.max_wait)
         );

@@ -10,7 +10,7 @@ use super::{
     Hold, HoldReason,
     recovery::{Holds, Payload, ProbeResult, Recovery},
 };
-use crate::policy::operation::OperationId;
+use crate::policy::{fair::Standing, operation::OperationId};
 
 /// How long after its pause an operation still counts as the first of two. Longer than most retry-afters, so that an overloaded
 /// upstream is noticed although its callers make few calls.
@@ -23,6 +23,8 @@ pub struct AttemptKind {
     pub operation: OperationId,
     /// Its body.
     pub payload: Payload,
+    /// Its caller's, in the order of turns.
+    pub standing: Standing,
 }
 
 /// What a retry-after pauses.
@@ -64,7 +66,7 @@ impl PausedOperation {
 /// Which kinds of attempts must wait at one moment, apart from the window.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Gate {
-    group: Holds,
+    pub(super) group: Holds,
     operation: Option<(OperationId, Holds)>,
 }
 

@@ -7,7 +7,7 @@ use super::{
     in_doubt::InDoubt,
     window::{Report, Window},
 };
-use crate::policy::feedback::Feedback;
+use crate::policy::{fair::Standing, feedback::Feedback};
 
 /// What upstream last reported about a window.
 #[derive(Clone, Copy, Debug)]
@@ -73,9 +73,11 @@ impl Ledger {
     pub fn attribute(&mut self, feedback: &Feedback, rules: &LedgerRules, now: Duration) {
         self.roll(now);
         if let Some(window) = &mut self.window {
-            window.record_sent();
+            window.record_sent(Standing::Interactive);
             window.record_end();
         }
+        // An answer about a token is one of DevRev's own.
+        self.learning.told();
         // Attempts in doubt may have been sent later, so this answer resolves none of them.
         if !self.learn(feedback, 0, rules, now) {
             self.add_in_doubt();
@@ -107,6 +109,8 @@ impl Ledger {
         self.last_report = Some(LastReport::of(&window));
         self.window = Some(window);
         self.window_id += 1;
+        self.ended = None;
+        self.learning.told();
         self.spend_rate.add(1, now);
     }
 
@@ -118,5 +122,21 @@ impl Ledger {
         self.in_doubt = InDoubt::default();
         self.window_id += 1;
         Some(window)
+    }
+
+    /// Ends all pauses on an operator's command, and forgets the window. The next attempt is a probe.
+    pub fn resume(&mut self) {
+        self.window = None;
+        self.window_id += 1;
+        self.in_doubt = InDoubt::default();
+        self.last_report = None;
+        self.ended = None;
+        self.learning.begin(self.next_number);
+        self.pauses.resume(self.next_number);
+    }
+
+    /// Whether it waits for an answer that tells the window, or that there is none.
+    pub fn is_learning(&self) -> bool {
+        self.learning.goes_on()
     }
 }

@@ -2,35 +2,41 @@
 //!
 //! Everything is learnt from answers. Within a window the remaining units only fall, in whatever order answers arrive. An attempt
 //! in flight reserves one unit until its answer reports what remains. A configured share of the window is first come, first
-//! served; the rest is spread evenly over the time to the window's end. A retry-after from DevRev pauses the group, or one
-//! operation in it. After the pause one attempt probes, and the others follow in a ramp.
+//! served, for interactive callers; the rest is spread evenly over the time to the window's end. Batch is dealt from the even spread
+//! of the whole window, from its beginning. A retry-after from DevRev pauses the group, or one operation in it. After the pause one
+//! attempt probes, and the others follow in a ramp. So they do while nothing is known yet.
 //!
 //! ```
 //! use std::time::Duration;
 //! use revgate::policy::{
-//!     feedback::Feedback,
+//!     fair::Standing,
+//!     feedback::{Admitted, Feedback},
 //!     ledger::{AttemptKind, Ledger, LedgerRules, Payload, Settlement},
 //!     operation::Operation,
 //! };
 //!
 //! let operation = Operation::from_path("/works.list").id();
-//! let list = AttemptKind { operation, payload: Payload::Whole };
+//! let standing = Standing::Interactive;
+//! let list = AttemptKind { operation, payload: Payload::Whole, standing };
 //! let second = Duration::from_secs;
 //! let rules = LedgerRules { spread_above: 0.5, reserve: 0.0, max_retry_after: second(600) };
 //! let mut ledger = Ledger::default();
-//! let first = ledger.grant(list, &rules, second(0)).expect("without a known window nothing is held");
+//! let first = ledger.grant(list, &rules, second(0)).expect("it finds out what the window is");
+//! assert!(ledger.grant(list, &rules, second(0)).is_err(), "one at a time");
 //!
 //! let feedback = Feedback { retry_after: Some(second(30)), ..Feedback::default() };
-//! ledger.settle(first, Settlement::Answered { feedback, throttled: true }, &rules, second(0));
+//! ledger.settle(first, Settlement::Answered { feedback, admitted: Admitted::No }, &rules, second(0));
 //! assert!(ledger.grant(list, &rules, second(1)).is_err(), "paused");
 //!
 //! assert!(ledger.grant(list, &rules, second(30)).is_ok(), "the probe");
 //! assert!(ledger.grant(list, &rules, second(30)).is_err(), "one at a time");
 //! ```
 
+mod forecast;
 mod gate;
 mod in_doubt;
 mod learn;
+mod learning;
 mod outlook;
 mod recovery;
 #[cfg(test)]
@@ -44,21 +50,26 @@ use self::{
     gate::Pauses,
     in_doubt::InDoubt,
     learn::LastReport,
+    learning::{Learning, Untold},
     recovery::{ProbeResult, Recovery},
     view::SpendRate,
-    window::{Window, when_in_later_windows},
+    window::{RESOLUTION, Window},
 };
 pub use self::{
     gate::{AttemptKind, Gate, Paused, REMEMBERED},
     recovery::{PROBE_TIMEOUT, Payload},
     view::{Status, View},
 };
-use super::{feedback::Feedback, operation::OperationId};
+use super::{
+    fair::Standing,
+    feedback::{Admitted, Feedback},
+    operation::OperationId,
+};
 
 /// The operator's settings for sharing a quota.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LedgerRules {
-    /// Share of a window that is first come, first served; the rest is spread. From 0 to 1.
+    /// Share of a window that is first come, first served for interactive callers; the rest is spread. From 0 to 1.
     pub spread_above: f64,
     /// Share of a window that is reserved for use outside revgate. From 0 to 1.
     pub reserve: f64,
@@ -92,13 +103,15 @@ pub enum Settlement {
     Answered {
         /// What the answer reported.
         feedback: Feedback,
-        /// Whether its status was 429.
-        throttled: bool,
+        /// Whether its status says that the limiter let it in.
+        admitted: Admitted,
     },
     /// It may have been sent and there was no answer, so DevRev may have counted it.
     InDoubt,
     /// It was never sent.
     Unsent,
+    /// It was never sent, because DevRev cannot be reached.
+    Unreachable,
 }
 
 /// Why an attempt must wait.
@@ -106,9 +119,9 @@ pub enum Settlement {
 pub enum HoldReason {
     /// The group or the operation is paused by a retry-after.
     Paused,
-    /// Attempts already in flight must first show that upstream accepts more.
+    /// Attempts already in flight must first show that upstream accepts more, or what its window is.
     Probing,
-    /// The rest of the window is spread, and its next unit is not due yet.
+    /// The rest of the window is spread, or for batch all of it, and the next unit is not due yet.
     Spread,
     /// No unit is left in the window, apart from the reserve.
     Spent,
@@ -122,13 +135,16 @@ pub struct Hold {
     pub until: Option<Duration>,
 }
 
-/// The account of one group; see the module. Times are since any fixed instant and do not run backwards. A new ledger knows no
-/// window, so it holds nothing. The rules belong to the configuration and are passed with each call; the ledger keeps only
-/// what it has learnt.
+/// The account of one group; see the module. Times are since any fixed instant and do not run backwards. A new ledger knows
+/// nothing, so its first attempt finds out. The rules belong to the configuration and are passed with each call; the ledger keeps
+/// only what it has learnt.
 #[derive(Debug, Default)]
 pub struct Ledger {
     pauses: Pauses,
+    learning: Learning,
     window: Option<Window>,
+    /// Between windows: when the last one ended, or an attempt was granted since.
+    ended: Option<Duration>,
     /// Identifies the current window, or the gap between two, in grants.
     window_id: u64,
     last_report: Option<LastReport>,
@@ -160,15 +176,24 @@ impl Ledger {
         if let Some(hold) = self.gate(now).hold(&kind) {
             return Err(hold);
         }
-        if let Some(hold) = self.hold_by_window(kind.payload, rules, now) {
+        if let Some(hold) = self.hold_by_window(&kind, rules, now) {
             return Err(hold);
         }
         let number = self.next_number;
         self.next_number += 1;
+        let claimed = self.claimed();
         self.in_flight += 1;
         self.streamed += u64::from(kind.payload == Payload::Streamed);
         self.pauses.granted(number, &kind, now);
-        let spread = self.window.as_mut().is_some_and(Window::record_sent);
+        self.learning.granted((number, kind.payload), now);
+        self.ended = self.ended.map(|_| now);
+        let mut spread = false;
+        if let Some(window) = &mut self.window {
+            spread = window.record_sent(kind.standing);
+            if kind.standing == Standing::Aged {
+                window.record_aged(rules, self.external_rate, claimed, now);
+            }
+        }
         Ok(Grant {
             number,
             kind,
@@ -180,12 +205,14 @@ impl Ledger {
     /// Which kinds of attempts must wait now, apart from the window.
     pub fn gate(&mut self, now: Duration) -> Gate {
         self.roll(now);
-        self.pauses.gate(now, self.next_number)
+        let mut gate = self.pauses.gate(now, self.next_number);
+        gate.group = gate.group.or(self.learning.holds(now));
+        gate
     }
 
     fn hold_by_window(
         &mut self,
-        payload: Payload,
+        kind: &AttemptKind,
         rules: &LedgerRules,
         now: Duration,
     ) -> Option<Hold> {
@@ -195,19 +222,22 @@ impl Ledger {
             // may never end.
             let limit = self.last_report?.limit;
             let grantable = limit as f64 - rules.reserved(limit);
-            let unanswered = match payload {
+            let unanswered = match kind.payload {
                 Payload::Whole => claimed - self.streamed,
                 Payload::Streamed => claimed,
             };
-            return (unanswered > 0 && claimed as f64 >= grantable).then_some(Hold {
+            // Batch has no part in what is first come, first served, and more is not known.
+            let is_held = kind.standing == Standing::Batch || claimed as f64 >= grantable;
+            return (unanswered > 0 && is_held).then_some(Hold {
                 reason: HoldReason::Probing,
                 until: None,
             });
         };
-        let hold = window.hold(rules, self.external_rate, claimed, now)?;
+        let standing = kind.standing;
+        let hold = window.hold(rules, self.external_rate, (claimed, standing), now)?;
         if self.in_flight == 0 && self.in_doubt.units() > 0 {
             // Held only because of units in doubt: one attempt at a time finds out what is left.
-            let without = window.hold(rules, self.external_rate, 0, now);
+            let without = window.hold(rules, self.external_rate, (0, standing), now);
             if without.is_none_or(|without| {
                 hold.reason == HoldReason::Spent && without.reason != HoldReason::Spent
             }) {
@@ -229,11 +259,17 @@ impl Ledger {
             .as_ref()
             .is_some_and(|window| window.ends <= now)
             && let Some(window) = self.close_window()
-            && window.contended
-            && !matches!(self.pauses.group, Recovery::Paused { .. })
         {
-            // The attempts that waited for the reset must not all be sent at that moment.
-            self.pauses.group.probe(self.next_number);
+            self.ended = Some(window.ends);
+            if window.contended && !matches!(self.pauses.group, Recovery::Paused { .. }) {
+                // The attempts that waited for the reset must not all be sent at that moment.
+                self.pauses.group.probe(self.next_number);
+            }
+        }
+        // For a moment the next window is as good as unused. Later, others may have used it.
+        let is_past = |ended: &Duration| ended.saturating_add(RESOLUTION) <= now;
+        if self.ended.take_if(|ended| is_past(ended)).is_some() {
+            self.learning.begin(self.next_number);
         }
     }
 
@@ -254,19 +290,23 @@ impl Ledger {
         let current = window.as_mut().filter(|_| grant.window == self.window_id);
         if let Some(window) = current {
             window.record_end();
-            if matches!(settlement, Settlement::Unsent) {
-                window.record_unsent(grant.spread);
+            if matches!(settlement, Settlement::Unsent | Settlement::Unreachable) {
+                window.record_unsent(grant.spread, grant.kind.standing);
             }
         }
-        let (feedback, throttled) = match settlement {
-            Settlement::Answered {
-                feedback,
-                throttled,
-            } => (feedback, throttled),
-            Settlement::InDoubt | Settlement::Unsent => {
+        let asked = (grant.number, grant.kind.payload);
+        let (feedback, admitted) = match settlement {
+            Settlement::Answered { feedback, admitted } => (feedback, admitted),
+            Settlement::InDoubt | Settlement::Unsent | Settlement::Unreachable => {
                 let inconclusive = ProbeResult::Inconclusive;
                 self.pauses.settled(grant.number, &grant.kind, inconclusive);
-                if matches!(settlement, Settlement::InDoubt) {
+                let end = match settlement {
+                    Settlement::Unsent => Untold::Nothing,
+                    Settlement::Unreachable => Untold::Unreachable,
+                    _ => Untold::Silence,
+                };
+                self.learning.settled(asked, end);
+                if end == Untold::Silence {
                     self.add_in_doubt();
                 }
                 return None;
@@ -275,7 +315,13 @@ impl Ledger {
         if !self.learn(&feedback, grant.number, rules, now) {
             self.add_in_doubt();
         }
-        self.throttled += u64::from(throttled);
+        // A window that it told has ended the learning by now.
+        match admitted {
+            Admitted::Yes if self.learning.is_asked_by(grant.number) => self.learning.told(),
+            Admitted::No => self.learning.settled(asked, Untold::Nothing),
+            _ => self.learning.settled(asked, Untold::Silence),
+        }
+        let throttled = admitted == Admitted::No;
         let result = match feedback.retry_after {
             None if !throttled => ProbeResult::Success,
             _ => ProbeResult::Inconclusive,
@@ -312,47 +358,16 @@ impl Ledger {
         (!was).then_some(paused)
     }
 
+    /// Counts a 429.
+    pub fn count_throttled(&mut self) {
+        self.throttled += 1;
+    }
+
     /// DevRev may have counted an attempt in this window, even one granted before the window was known.
     fn add_in_doubt(&mut self) {
         if self.window.is_some() {
             self.in_doubt.add(self.next_number);
         }
-    }
-
-    /// Ends all pauses on an operator's command, and forgets the window. The next attempt is a probe.
-    pub fn resume(&mut self) {
-        self.window = None;
-        self.window_id += 1;
-        self.in_doubt = InDoubt::default();
-        self.last_report = None;
-        self.pauses.resume(self.next_number);
-    }
-
-    /// The expected wait of an attempt of this operation, or of any that is not paused, that comes after `ahead` others. Zero if it
-    /// depends on the answers of attempts in flight.
-    pub fn predict_wait(
-        &self,
-        operation: Option<OperationId>,
-        ahead: u64,
-        rules: &LedgerRules,
-        now: Duration,
-    ) -> Duration {
-        let own = self.paused_operation(now);
-        let own = own.filter(|(id, _)| Some(*id) == operation);
-        let own = own.map_or(now, |(_, until)| until);
-        let at = self.paused_until(now).unwrap_or(now).max(own);
-        let at = match (&self.window, &self.last_report) {
-            (Some(window), _) if window.ends > at => window
-                .when_available(rules, self.external_rate, ahead, now)
-                .max(at),
-            // Another window will have begun by then. It is assumed to be like the last.
-            (_, Some(last)) => {
-                let wanted = ahead as f64 + 1.0;
-                when_in_later_windows(rules, (last.limit, last.length), wanted, at)
-            }
-            (_, None) => at,
-        };
-        at.saturating_sub(now)
     }
 
     /// Identifies the current window, or the gap between two.

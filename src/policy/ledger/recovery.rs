@@ -14,10 +14,10 @@ pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An attempt of the ramp that has no answer after this time no longer counts: DevRev refuses with 429 before it does any work, so this one
 /// was let in. Otherwise a few slow calls would hold all others.
-const LET_IN: Duration = Duration::from_secs(1);
+pub(super) const LET_IN: Duration = Duration::from_secs(1);
 
 /// The ramp ends when it allows this many attempts at once: the default of `upstream.max_connections`.
-const RAMP_END: u64 = 64;
+pub(super) const RAMP_END: u64 = 64;
 
 /// What the end of an attempt says about upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,18 +64,21 @@ pub(super) struct Probes {
 
 /// Attempts of a ramp, by number, and when each was sent.
 #[derive(Debug, Default)]
-pub(super) struct InFlight(BTreeMap<u64, Duration>);
+pub(super) struct InFlight(pub BTreeMap<u64, Duration>);
 
 impl InFlight {
     /// Until when each of those counts that count now.
-    fn counting(&self, now: Duration) -> impl Iterator<Item = Duration> + use<'_> {
+    pub(super) fn counting(&self, now: Duration) -> impl Iterator<Item = Duration> + use<'_> {
         let ends = self.0.values().map(|sent| sent.saturating_add(LET_IN));
         ends.filter(move |end| *end > now)
     }
 }
 
 /// Until when these hold others, if so many are allowed.
-fn full_until(in_flight: impl Iterator<Item = Duration>, allowed: u64) -> Option<Duration> {
+pub(super) fn full_until(
+    in_flight: impl Iterator<Item = Duration>,
+    allowed: u64,
+) -> Option<Duration> {
     let mut ends: Vec<Duration> = in_flight.collect();
     ends.sort_unstable();
     let over = ends.len().checked_sub(usize::try_from(allowed).ok()?)?;
@@ -94,6 +97,14 @@ impl Holds {
         match payload {
             Payload::Whole => self.whole,
             Payload::Streamed => self.streamed,
+        }
+    }
+
+    /// What these hold, and what those hold beside them.
+    pub(super) fn or(self, others: Holds) -> Holds {
+        Holds {
+            whole: self.whole.or(others.whole),
+            streamed: self.streamed.or(others.streamed),
         }
     }
 }
@@ -220,7 +231,7 @@ impl Recovery {
 }
 
 impl Payload {
-    fn choose<T>(self, whole: T, streamed: T) -> T {
+    pub(super) fn choose<T>(self, whole: T, streamed: T) -> T {
         match self {
             Payload::Whole => whole,
             Payload::Streamed => streamed,

@@ -1,3 +1,5 @@
+mod batch;
+mod learning;
 mod pauses;
 
 use proptest::prelude::*;
@@ -34,32 +36,32 @@ fn reported(limit: u64, remaining: u64, reset: u64, resets_in: u64) -> Settlemen
             resets_in: Some(Duration::from_secs(resets_in)),
             retry_after: None,
         },
-        throttled: false,
+        admitted: Admitted::Yes,
     }
 }
 
 /// An answer that reports no window.
-fn answered(throttled: bool, retry_after: Option<u64>) -> Settlement {
+fn answered(admitted: Admitted, retry_after: Option<u64>) -> Settlement {
     Settlement::Answered {
         feedback: Feedback {
             retry_after: retry_after.map(Duration::from_secs),
             ..Feedback::default()
         },
-        throttled,
+        admitted,
     }
 }
 
 fn refused(retry_after: Option<u64>) -> Settlement {
-    answered(true, retry_after)
+    answered(Admitted::No, retry_after)
 }
 
 /// A 503 with a time.
 fn unavailable(retry_after: u64) -> Settlement {
-    answered(false, Some(retry_after))
+    answered(Admitted::Unknown, Some(retry_after))
 }
 
 fn good() -> Settlement {
-    answered(false, None)
+    answered(Admitted::Yes, None)
 }
 
 fn seconds(number: f64) -> Duration {
@@ -74,6 +76,7 @@ fn whole(operation: &str) -> AttemptKind {
     AttemptKind {
         operation: id(operation),
         payload: Payload::Whole,
+        standing: Standing::Interactive,
     }
 }
 
@@ -91,7 +94,15 @@ struct Ledger {
 }
 
 impl Ledger {
+    /// It knows that there is no window.
     fn new(rules: LedgerRules) -> Ledger {
+        let mut ledger = Ledger::unknown(rules);
+        ledger.learning.told();
+        ledger
+    }
+
+    /// It knows nothing.
+    fn unknown(rules: LedgerRules) -> Ledger {
         Ledger {
             learnt: super::Ledger::default(),
             rules,
@@ -141,7 +152,8 @@ impl Ledger {
     }
 
     fn predict_wait(&self, ahead: u64, now: Duration) -> Duration {
-        self.learnt.predict_wait(None, ahead, &self.rules, now)
+        let behind = (Standing::Interactive, ahead);
+        self.learnt.predict_wait(None, behind, &self.rules, now)
     }
 
     fn view(&self, now: Duration) -> View {
@@ -197,7 +209,7 @@ fn states_have_the_names_of_the_admin_json() {
 }
 
 #[test]
-fn nothing_is_held_before_a_window_is_known() {
+fn nothing_is_held_where_there_is_no_window() {
     let mut ledger = Ledger::new(RULES);
     let grants = ledger.grants(10_000, Duration::ZERO);
     ledger.settle_all(grants, good(), SECOND);
@@ -401,7 +413,6 @@ fn the_longest_retry_after_wins_and_a_pause_only_grows() {
         (HoldReason::Paused, Some(SECOND * 30))
     );
     assert_eq!(ledger.predict_wait(7, SECOND), SECOND * 29);
-    assert_eq!(ledger.view(SECOND).throttled, 3);
 }
 
 #[test]
@@ -588,9 +599,9 @@ fn huge_numbers_do_not_overflow() {
         let now = SECOND * 400 * window;
         let reset = 1000 + 400 * u64::from(window);
         let (first, second) = (ledger.grant(now).unwrap(), ledger.grant(now));
-        ledger.settle(first, reported(u64::MAX, u64::MAX - 1, reset, 300), now);
+        ledger.settle(first, reported(u64::MAX, u64::MAX - 1, reset, 400), now);
         if let Ok(second) = second {
-            ledger.settle(second, reported(u64::MAX, 0, reset, 300), now);
+            ledger.settle(second, reported(u64::MAX, 0, reset, 400), now);
         }
     }
     assert_eq!(ledger.view(SECOND * 1200).external.0, u64::MAX);
@@ -599,7 +610,7 @@ fn huge_numbers_do_not_overflow() {
 /// An event of a group; events happen in any order.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Of one of four operations, with a whole body or a streamed one.
+    /// Of one of four operations, with a whole body or a streamed one, of a request with any standing.
     Grant(usize),
     /// Upstream counts an attempt, and later its answer arrives, with other events in between.
     Count(usize),
@@ -629,7 +640,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1u64..20).prop_map(AnswerKind::Unavailable),
     ];
     prop_oneof![
-        8 => (0usize..8).prop_map(Step::Grant),
+        8 => (0usize..24).prop_map(Step::Grant),
         6 => any::<usize>().prop_map(Step::Count),
         6 => (any::<usize>(), kind).prop_map(|(n, kind)| Step::Answer(n, kind)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(n, sent)| Step::Cancel(n, sent)),
@@ -688,7 +699,7 @@ fn play(
     upstream: &mut Upstream,
     steps: &[Step],
 ) -> Result<Ledger, TestCaseError> {
-    let mut ledger = Ledger::new(rules);
+    let mut ledger = Ledger::unknown(rules);
     let mut out: Vec<Attempt> = Vec::new();
     let mut seen = (0, u64::MAX);
     let mut wild = false;
@@ -696,8 +707,12 @@ fn play(
         let now = upstream.now();
         match step {
             Step::Grant(n) => {
-                let operation = ["works.list", "works.get", "accounts.get", "invented"][n / 2];
-                let kind = [whole, streamed][n % 2](operation);
+                let operation = ["works.list", "works.get", "accounts.get", "invented"][n / 2 % 4];
+                let standing = [Standing::Interactive, Standing::Aged, Standing::Batch][n / 8];
+                let kind = AttemptKind {
+                    standing,
+                    ..[whole, streamed][n % 2](operation)
+                };
                 let Ok(grant) = ledger.grant_of(kind, now) else {
                     continue;
                 };
@@ -873,7 +888,7 @@ fn attempts_granted_before_the_window_was_known_may_count_in_it() {
 #[test]
 fn between_windows_the_reserve_is_not_granted_either() {
     let mut ledger = learnt(RESERVE, 100, 60);
-    assert_eq!(ledger.all_grants(SECOND * 61).len(), 80);
+    assert_eq!(ledger.all_grants(SECOND * 60).len(), 80);
 }
 
 #[test]

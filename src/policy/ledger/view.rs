@@ -16,7 +16,7 @@ label_enum! {
         Spent = "spent",
         /// No attempt is sent until the retry-after is over.
         Paused = "paused",
-        /// After a pause, one attempt at a time.
+        /// After a pause, one attempt at a time. Or nothing is known yet, and few attempts find out.
         Probing = "probing",
         /// After a successful probe, more attempts with each success.
         Ramping = "ramping",
@@ -75,6 +75,7 @@ impl Ledger {
             (Recovery::Paused { .. }, _) if paused_for.is_some() => Status::Paused,
             (Recovery::Paused { .. } | Recovery::Probing { .. }, _) => Status::Probing,
             (Recovery::Ramping { .. }, _) => Status::Ramping,
+            (Recovery::Open, None) if self.learning.holds(now).whole.is_some() => Status::Probing,
             (Recovery::Open, Some(window)) => window.state(rules, self.claimed()),
             (Recovery::Open, None) => Status::Open,
         };

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Hold, HoldReason, LedgerRules, Status};
+use super::{Hold, HoldReason, LedgerRules, Standing, Status, forecast::when_in_later_windows};
 
 /// Upstream reports a window's end in whole seconds and may have rounded it up. So the spread ends this much earlier, or by a
 /// fifth of a short window.
-const RESOLUTION: Duration = Duration::from_secs(1);
+pub(super) const RESOLUTION: Duration = Duration::from_secs(1);
 
 /// A token that lacks no more than a rounding error is whole.
 const ROUNDING: f64 = 1e-9;
@@ -28,6 +28,8 @@ pub(super) struct Window {
     pub remaining: u64,
     /// Units before revgate's first attempt, and whether that is known or assumed.
     initial: u64,
+    /// Units when it was first reported, with that of the attempt whose answer did so: where the even line begins.
+    at_opening: u64,
     seen_from_start: bool,
     /// revgate's attempts that may have been counted in this window, and those granted in it that are in flight.
     sent: u64,
@@ -35,7 +37,11 @@ pub(super) struct Window {
     /// Units taken outside revgate.
     pub external: u64,
     bucket: Option<TokenBucket>,
-    /// Whether this window made an attempt wait.
+    /// Units granted to batch callers.
+    batch: u64,
+    /// When an aged batch caller may take its next unit while some are first come, first served.
+    next_aged: Duration,
+    /// Whether this window made an attempt wait, other than one of batch for its part alone.
     pub contended: bool,
 }
 
@@ -74,6 +80,7 @@ impl Window {
             limit: report.limit.unwrap_or(initial).max(report.remaining),
             remaining: report.remaining,
             initial,
+            at_opening: report.remaining.saturating_add(1),
             seen_from_start: initial_if_known.is_some(),
             sent,
             in_flight: 0,
@@ -81,6 +88,8 @@ impl Window {
                 .saturating_sub(report.remaining)
                 .saturating_sub(sent),
             bucket: None,
+            batch: 0,
+            next_aged: now,
             contended: false,
         }
     }
@@ -121,9 +130,10 @@ impl Window {
     }
 
     /// Records that an attempt is sent. True if it took a token of the spread.
-    pub(super) fn record_sent(&mut self) -> bool {
+    pub(super) fn record_sent(&mut self, standing: Standing) -> bool {
         self.sent += 1;
         self.in_flight += 1;
+        self.batch += u64::from(standing != Standing::Interactive);
         match &mut self.bucket {
             Some(bucket) if bucket.tokens >= 1.0 - ROUNDING => {
                 bucket.tokens = (bucket.tokens - 1.0).max(0.0);
@@ -133,14 +143,30 @@ impl Window {
         }
     }
 
+    /// Records that an aged batch caller takes a unit: the next such unit is due when the even spread of what is left has one more.
+    pub(super) fn record_aged(
+        &mut self,
+        rules: &LedgerRules,
+        rate: f64,
+        claimed: u64,
+        now: Duration,
+    ) {
+        let available = self.remaining.saturating_sub(claimed);
+        let spare = available as f64 - self.withheld(rules, rate, available, now);
+        self.next_aged = now.saturating_add(self.even_gap(spare, now));
+    }
+
     /// Records that an attempt granted in this window has ended.
     pub(super) fn record_end(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
     /// Records that an attempt granted in this window was never sent.
-    pub(super) fn record_unsent(&mut self, spread: bool) {
+    pub(super) fn record_unsent(&mut self, spread: bool, standing: Standing) {
         self.sent = self.sent.saturating_sub(1);
+        if standing != Standing::Interactive {
+            self.batch = self.batch.saturating_sub(1);
+        }
         if let Some(bucket) = self.bucket.as_mut().filter(|_| spread) {
             bucket.tokens += 1.0;
         }
@@ -196,34 +222,71 @@ impl Window {
         &mut self,
         rules: &LedgerRules,
         rate: f64,
-        claimed: u64,
+        (claimed, standing): (u64, Standing),
         now: Duration,
     ) -> Option<Hold> {
         let available = self.remaining.saturating_sub(claimed);
         let withheld = self.withheld(rules, rate, available, now);
-        let hold = if (available as f64) - withheld < 1.0 - ROUNDING {
-            Some(Hold {
+        let spare = available as f64 - withheld;
+        if spare < 1.0 - ROUNDING {
+            self.contended = true;
+            return Some(Hold {
                 reason: HoldReason::Spent,
                 until: Some(self.ends.max(now.saturating_add(TICK))),
-            })
-        } else if self.first_come(rules, available) > 0.0 {
+            });
+        }
+        let is_first_come = self.first_come(rules, available) > 0.0;
+        let spread = if is_first_come {
             None
         } else {
-            self.accrue(available as f64 - withheld, now);
-            self.next_token_at(available as f64 - withheld, now)
-                .map(|until| Hold {
-                    reason: HoldReason::Spread,
-                    until: Some(until),
-                })
+            self.accrue(spare, now);
+            self.next_token_at(spare, now)
         };
-        self.contended |= hold.is_some();
-        hold
+        self.contended |= spread.is_some();
+        // Beside that, batch leaves to interactive callers what is first come, first served.
+        let own = match standing {
+            Standing::Interactive => None,
+            Standing::Aged if !is_first_come => None,
+            Standing::Aged => Some(self.next_aged.min(self.even_at(rules, rate, spare))),
+            Standing::Batch => Some(self.even_at(rules, rate, spare)),
+        };
+        let own = own.filter(|at| *at > now);
+        let until = spread.into_iter().chain(own).max()?;
+        Some(Hold {
+            reason: HoldReason::Spread,
+            until: Some(until.max(now.saturating_add(TICK))),
+        })
     }
 
-    /// Units left that are first come, first served.
+    /// Units left that are first come, first served: of those that are not batch's, the share `spread_above`.
     fn first_come(&self, rules: &LedgerRules, available: u64) -> f64 {
         let used = self.limit.saturating_sub(available) as f64;
-        (rules.spread_above * self.limit as f64 - used).max(0.0)
+        let batch = self.batch.min(self.limit) as f64;
+        let others = self.limit as f64 - batch;
+        (rules.spread_above * others - (used - batch).max(0.0)).max(0.0)
+    }
+
+    /// When the even line of the whole window is down to `spare` units. It falls from all units that might be granted when the window
+    /// was first reported to none when the spread ends. Batch may go while no more are used than it says.
+    fn even_at(&self, rules: &LedgerRules, rate: f64, spare: f64) -> Duration {
+        let end = self.spread_end();
+        let whole = end.saturating_sub(self.opened).as_secs_f64();
+        let initial = self.at_opening as f64;
+        let expected = (rate * whole).min(initial / 2.0);
+        let all = initial - rules.reserved(self.limit).max(expected);
+        // No line can be drawn.
+        if whole <= 0.0 || all < 1.0 {
+            return self.opened;
+        }
+        let left = Duration::try_from_secs_f64(whole * (spare.max(0.0) / all).min(1.0));
+        end.saturating_sub(left.unwrap_or(Duration::MAX))
+            .max(self.opened)
+    }
+
+    /// The time between two units if these are dealt out evenly until the spread ends.
+    fn even_gap(&self, spare: f64, now: Duration) -> Duration {
+        let left = self.spread_end().saturating_sub(now);
+        left.div_f64(spare.max(1.0))
     }
 
     /// Units left that are first come, first served, while attempts may take `claimed`.
@@ -280,7 +343,7 @@ impl Window {
         &self,
         rules: &LedgerRules,
         rate: f64,
-        ahead: u64,
+        (standing, ahead): (Standing, u64),
         now: Duration,
     ) -> Duration {
         let available = self.remaining.saturating_sub(self.in_flight);
@@ -294,31 +357,34 @@ impl Window {
             return when_in_later_windows(
                 rules,
                 (self.limit, self.length()),
-                wanted - spare.max(0.0),
+                (standing, wanted - spare.max(0.0)),
                 self.ends,
             );
         }
-        let available_now = self.first_come(rules, available) + self.tokens(spare, now);
-        if wanted <= available_now || now >= end {
-            return now;
+        let first_come = self.first_come(rules, available);
+        let before_spread = match standing {
+            Standing::Interactive => first_come,
+            // Of each unit of batch, only this share was first come.
+            Standing::Aged | Standing::Batch if first_come > 0.0 => first_come / rules.spread_above,
+            Standing::Aged | Standing::Batch => 0.0,
+        };
+        let available_now = before_spread + self.tokens(spare, now);
+        let spread = if wanted <= available_now || now >= end {
+            now
+        } else {
+            let share = (wanted - available_now) / (spare - available_now).max(1.0);
+            now.saturating_add((end - now).mul_f64(share.clamp(0.0, 1.0)))
+        };
+        let even = || self.even_at(rules, rate, spare - ahead as f64);
+        match standing {
+            Standing::Interactive => spread,
+            Standing::Aged if first_come <= 0.0 => spread,
+            Standing::Aged => {
+                let gaps = self.even_gap(spare, now).mul_f64(ahead as f64);
+                let at = self.next_aged.max(now).saturating_add(gaps);
+                spread.max(at.min(even()))
+            }
+            Standing::Batch => spread.max(even()),
         }
-        let share = (wanted - available_now) / (spare - available_now).max(1.0);
-        now.saturating_add((end - now).mul_f64(share.clamp(0.0, 1.0)))
     }
-}
-
-/// When the `wanted`th unit is available in a series of windows that starts at `at`, all with this limit and length.
-pub(super) fn when_in_later_windows(
-    rules: &LedgerRules,
-    (limit, length): (u64, Duration),
-    wanted: f64,
-    at: Duration,
-) -> Duration {
-    let grantable = (limit as f64 - rules.reserved(limit)).max(1.0);
-    let windows = ((wanted - 1.0) / grantable).floor().max(0.0);
-    let within = wanted - windows * grantable;
-    let free = rules.spread_above * limit as f64 + 1.0;
-    let spread = ((within - free) / (grantable - free).max(1.0)).clamp(0.0, 1.0);
-    let after = Duration::try_from_secs_f64(length.as_secs_f64() * (windows + spread));
-    at.saturating_add(after.unwrap_or(Duration::MAX))
 }

@@ -207,6 +207,7 @@ fn live_state(
             let kind = AttemptKind {
                 operation: Operation::from_path(request.uri.path()).id(),
                 payload: Payload::Whole,
+                standing: caller.share.priority.into(),
             };
             groups.forecast(caller.group, caller.share, caller.max_wait, kind, rules)
         }),

@@ -196,6 +196,7 @@ mod tests {
     use std::{
         net::{SocketAddr, TcpStream},
         sync::{Barrier, mpsc},
+        time::Duration,
     };
 
     use tokio_util::sync::CancellationToken;
@@ -281,7 +282,7 @@ mod tests {
             };
             let listener = AsyncListener::new(listener).unwrap();
             let (drain, draining) = Draining::new();
-            drain.send_replace(true);
+            drain.begin(Duration::from_secs(10));
             let table = ConnectionTable::new(10);
             let mut all = Vec::new();
             while let Some(accepted) = accept(&listener, &table, &draining).await.unwrap() {

@@ -30,14 +30,13 @@ use super::{
 };
 use crate::{
     body::{Body, InboundFault},
-    event::Event,
     policy::client_address::TrustedProxies,
     serve::worker::{Published, Serving},
     state::{
         State,
         connections::{ConnectionTable, OpenConnection},
     },
-    telemetry::{client_lines::Topic, labels::ConnectionEnd},
+    telemetry::labels::ConnectionEnd,
     types::{Certificate, Peer, PeerAddress, RequestLimits},
 };
 

@@ -11,14 +11,13 @@ use tokio::{
 use super::refused::refuse;
 use crate::{
     error::Error,
-    event::Event,
     policy::{
         first_bytes::{Beginning, WrongProtocol, beginning},
         proxy_header::{For, ProxyFault, Read, read},
     },
     state::State,
     tcp::last_words,
-    telemetry::{client_lines::Topic, labels::ConnectionEnd},
+    telemetry::labels::ConnectionEnd,
     types::PeerAddress,
 };
 

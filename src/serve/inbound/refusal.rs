@@ -23,16 +23,12 @@ use super::{
 use crate::{
     allocation::{Allocation, HEADS},
     error::Error,
-    event::Event,
     policy::{
         first_bytes::{Beginning, WrongProtocol, beginning},
         http1::{Cut, HeadFault},
     },
     state::{State, connections::OpenConnection},
-    telemetry::{
-        client_lines::Topic,
-        labels::{ConnectionEnd, HandshakeFailure},
-    },
+    telemetry::labels::{ConnectionEnd, HandshakeFailure},
     types::{PeerAddress, RequestLimits},
 };
 

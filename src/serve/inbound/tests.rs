@@ -6,7 +6,6 @@ use arc_swap::ArcSwap;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     runtime::Handle,
-    sync::watch,
     task::JoinHandle,
     time::{Instant, sleep},
 };
@@ -24,7 +23,11 @@ use crate::{
         worker::{Published, Serving},
     },
     stack,
-    state::{State, connections::ConnectionTable, draining::Draining},
+    state::{
+        State,
+        connections::ConnectionTable,
+        draining::{Drain, Draining},
+    },
     upstream::{OwnListeners, Upstream},
 };
 
@@ -34,7 +37,7 @@ const REQUEST: &[u8] = b"GET /works.list HTTP/1.1\r\nHost: a\r\n\r\n";
 struct Rig {
     server: Server,
     settings: Arc<ConnectionSettings>,
-    drain: watch::Sender<bool>,
+    drain: Drain,
 }
 
 impl Rig {
@@ -113,6 +116,9 @@ impl Client {
     }
 }
 
+/// Longer than any test takes of its stopped clock.
+const DRAIN: Duration = Duration::from_secs(25);
+
 const HALF: Duration = Duration::from_millis(500);
 
 #[tokio::test(start_paused = true)]
@@ -128,7 +134,7 @@ async fn an_idle_connection_has_a_grace_in_which_a_request_gets_its_answer() {
         let answer = client.answer().await;
         assert!(!answer.contains("connection: close"), "{answer}");
     }
-    rig.drain.send_replace(true);
+    rig.drain.begin(DRAIN);
     let begun = Instant::now();
     sleep(HALF).await;
     for client in [&mut used, &mut fresh] {
@@ -150,7 +156,7 @@ async fn a_head_that_is_on_its_way_is_waited_for() {
     let (mut client, served) = rig.connect().await;
     client.send(&REQUEST[..10]).await;
     tokio::task::yield_now().await;
-    rig.drain.send_replace(true);
+    rig.drain.begin(DRAIN);
     sleep(3 * IDLE_GRACE).await;
     client.send(&REQUEST[10..]).await;
     let answer = client.answer().await;
@@ -162,7 +168,7 @@ async fn a_head_that_is_on_its_way_is_waited_for() {
 async fn of_several_requests_the_last_one_ends_the_connection() {
     let rig = Rig::new();
     let (mut client, served) = rig.connect().await;
-    rig.drain.send_replace(true);
+    rig.drain.begin(DRAIN);
     client.send(&[REQUEST, REQUEST, REQUEST].concat()).await;
     served.await.unwrap();
     let mut all = String::new();
@@ -211,8 +217,8 @@ impl Client {
 /// answer to a PING.
 #[tokio::test(start_paused = true)]
 async fn http2_loses_no_request_that_is_sent_before_the_client_knows() {
-    let rig = Rig::new();
     for used_before in [true, false] {
+        let rig = Rig::new();
         let (mut client, served) = rig.connect().await;
         client.send(PREFACE).await;
         client.send(&frame(SETTINGS, 0, 0, &[])).await;
@@ -223,7 +229,7 @@ async fn http2_loses_no_request_that_is_sent_before_the_client_knows() {
             stream = 3;
         }
         tokio::task::yield_now().await;
-        rig.drain.send_replace(true);
+        rig.drain.begin(DRAIN);
         sleep(HALF).await;
         // It has read nothing yet.
         client.get(stream).await;
@@ -245,6 +251,5 @@ async fn http2_loses_no_request_that_is_sent_before_the_client_knows() {
             [vec![127, 255, 255, 255], vec![0, 0, 0, stream]]
         );
         served.await.unwrap();
-        rig.drain.send_replace(false);
     }
 }

@@ -3,7 +3,7 @@
 //! Updates of the group do so, and the dispatcher does as time releases units. This task starts with the first request that waits
 //! and ends with the last.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::time::sleep_until;
 
@@ -14,7 +14,8 @@ use super::{
 use crate::{
     error::Error,
     policy::{
-        ledger::{HoldReason, Settlement},
+        fair::Standing,
+        ledger::{AttemptKind, HoldReason, Settlement},
         operation::OperationId,
     },
 };
@@ -42,7 +43,7 @@ impl Dispatcher {
 
 impl Drop for Dispatcher {
     fn drop(&mut self) {
-        // The runtime has ended before the queue was empty. The next request that waits starts another dispatcher.
+        // The runtime has ended before the queue was empty. Those that wait on other runtimes start another dispatcher.
         if let Some(group) = &self.0 {
             group.dispatcher_stopped();
         }
@@ -57,6 +58,15 @@ impl Group {
             // Not under the lock: a runtime that shuts down drops the task at once, and its drop takes the lock.
             drop(state);
             Dispatcher::start(self.clone());
+        }
+    }
+
+    /// Sees to it that there is a dispatcher while a request waits: one ends with the runtime on which it was started.
+    pub(super) async fn keep_dispatched(self: &Arc<Self>) -> Infallible {
+        loop {
+            let gone = self.dispatcher_gone.notified();
+            self.ensure_dispatcher();
+            gone.await;
         }
     }
 
@@ -85,6 +95,7 @@ impl Group {
     /// The dispatcher was dropped while requests still wait.
     pub(super) fn dispatcher_stopped(&self) {
         self.state.lock().dispatching = false;
+        self.dispatcher_gone.notify_waiters();
     }
 
     /// Grants available units in the order of turns. Also returns when the next unit is due, if that is known.
@@ -95,12 +106,20 @@ impl Group {
     ) -> (Deliveries, Option<Duration>) {
         let mut deliveries = Deliveries::new();
         self.refuse_paused(state, now, &mut deliveries);
+        // The window holds requests of this standing and after it, until then.
+        let (mut held, mut until) = (None, None);
         loop {
             let gate = state.ledger.gate(now);
-            let may_go = |waiter: &Waiter| gate.hold(&waiter.kind).is_none();
-            let next = state.queue.peek_where(now, may_go);
-            let Some((kind, rules)) = next.map(|waiter| (waiter.kind, waiter.rules)) else {
-                return (deliveries, gate.next());
+            let may_go = |waiter: &Waiter, standing: Standing| {
+                held.is_none_or(|held| standing < held) && gate.hold(&waiter.kind).is_none()
+            };
+            let Some((waiter, standing)) = state.queue.peek_where(now, may_go) else {
+                return (deliveries, gate.next().into_iter().chain(until).min());
+            };
+            let rules = waiter.rules;
+            let kind = AttemptKind {
+                standing,
+                ..waiter.kind
             };
             let wait_rules = self.wait_rules(&rules);
             match wait_rules.grant(&mut state.ledger, kind, now) {
@@ -116,11 +135,16 @@ impl Group {
                     }
                 },
                 Err(hold) => {
-                    if hold.reason == HoldReason::Spent {
+                    if matches!(hold.reason, HoldReason::Spent | HoldReason::Spread) {
                         state.refuse_unservable(wait_rules, now, &mut deliveries);
                     }
-                    let next = hold.until.into_iter().chain(gate.next()).min();
-                    return (deliveries, next);
+                    held = Some(standing);
+                    // Batch is held for less when it has aged.
+                    let ages = (standing == Standing::Batch).then(|| state.queue.next_aged(now));
+                    until = [until, hold.until, ages.flatten()]
+                        .into_iter()
+                        .flatten()
+                        .min();
                 }
             }
         }
@@ -157,7 +181,8 @@ impl Group {
         for waiter in state.queue.retain(servable) {
             // The group may be held for longer.
             let rules = self.wait_rules(&waiter.rules);
-            let retry_after = rules.predict_wait(&state.ledger, Some(operation), 0, now);
+            let behind = (waiter.kind.standing, 0);
+            let retry_after = rules.predict_wait(&state.ledger, Some(operation), behind, now);
             deliveries.push((waiter.sender, Err(Error::QuotaExhausted { retry_after })));
         }
     }
@@ -173,13 +198,20 @@ pub(super) fn deliver(deliveries: Deliveries) {
 impl GroupState {
     /// Refuses requests whose deadline comes before the next unit, now and not at the deadline.
     fn refuse_unservable(&mut self, rules: WaitRules, now: Duration, deliveries: &mut Deliveries) {
-        let retry_after = rules.predict_wait(&self.ledger, None, 0, now);
-        let earliest = now.saturating_add(retry_after);
+        // For nobody it is less.
+        let wait_behind = |standing, ahead| {
+            let behind = (standing, ahead);
+            rules.predict_wait(&self.ledger, None, behind, now)
+        };
+        let earliest = now.saturating_add(wait_behind(Standing::Interactive, 0));
         if earliest <= self.earliest_deadline {
             return;
         }
         self.earliest_deadline = earliest;
-        for waiter in self.queue.retain(|waiter| waiter.deadline >= earliest) {
+        let refused = self.queue.retain(|waiter| waiter.deadline >= earliest);
+        // Each when its turn would be, if all of them come back.
+        for (ahead, waiter) in (0..).zip(refused) {
+            let retry_after = wait_behind(waiter.kind.standing, ahead);
             deliveries.push((waiter.sender, Err(Error::QuotaExhausted { retry_after })));
         }
     }

@@ -12,10 +12,7 @@ use tokio::{
 };
 
 use super::{
-    super::{
-        Clock,
-        draining::{DRAIN_RETRY_AFTER, Draining},
-    },
+    super::{Clock, draining::Draining},
     dispatcher::deliver,
     permit::Permit,
     story::{self, Answer, Story},
@@ -28,14 +25,17 @@ use crate::{
     lock::Lock,
     plan::QuotaPlan,
     policy::{
-        fair::{Priority, Queue, Share, Ticket},
-        feedback::Feedback,
+        fair::{Position, Priority, Queue, Share, Standing, Ticket, newcomer},
+        feedback::{Admitted, Feedback},
         ledger::{AttemptKind, Grant, HoldReason, Ledger, Settlement, View},
         operation::OperationId,
     },
     telemetry::client_lines::ClientLines,
     types::{Caller, QuotaRules},
 };
+
+/// An answer takes less, unless DevRev is slow; then more attempts go beside the first after a second, and one of these may tell.
+const LEARNING_TIME: Duration = Duration::from_millis(1500);
 
 pub(crate) struct Group {
     pub(super) name: Arc<str>,
@@ -46,6 +46,8 @@ pub(crate) struct Group {
     pub(super) state: Lock<GroupState>,
     /// Wakes the dispatcher early.
     pub(super) changed: Notify,
+    /// Wakes those that wait when their dispatcher has ended before the last of them.
+    pub(super) dispatcher_gone: Notify,
     /// Decides which lines of the log are written.
     pub(super) lines: Arc<ClientLines>,
 }
@@ -113,6 +115,7 @@ impl Group {
                 used: UsedUnits::default(),
             }),
             changed: Notify::new(),
+            dispatcher_gone: Notify::new(),
             lines,
         })
     }
@@ -142,7 +145,11 @@ impl Group {
             if let Some(hold) = gate.hold(&kind) {
                 return Err(hold.reason);
             }
-            if state.queue.any(|waiter| gate.hold(&waiter.kind).is_none()) {
+            let may_go = |waiter: &Waiter| gate.hold(&waiter.kind).is_none();
+            if state
+                .queue
+                .any_before(kind.standing.priority(), now, may_go)
+            {
                 return Err(HoldReason::Spread);
             }
         }
@@ -160,9 +167,11 @@ impl Group {
         draining: &Draining,
     ) -> Result<Permit, Error> {
         let (share, kind, rules) = (&request.caller.share, request.kind, request.rules);
-        let deadline = self.clock.time_of(request.deadline);
+        let until = self.until(request.deadline);
+        let deadline = self.clock.time_of(until);
         let arrived = self.clock.time_of(request.arrived);
-        let wait = self.predict(share, (arrived, deadline), kind, &rules);
+        let times = (newcomer(arrived), deadline);
+        let wait = self.predict(share, times, kind, &rules);
         if self.now().saturating_add(wait) > deadline {
             return Err(Error::QuotaExhausted { retry_after: wait });
         }
@@ -178,27 +187,39 @@ impl Group {
             slot,
         };
         let ticket = self.update(|state, now| {
-            let times = (arrived, deadline);
             state.earliest_deadline = state.earliest_deadline.min(deadline);
             state.earliest_of_operation = state
                 .earliest_of_operation
                 .filter(|(id, earliest)| *id != kind.operation || *earliest <= deadline);
-            state.queue.push(share, times, now, waiter)
+            state.queue.push(share, (arrived, deadline), now, waiter)
         });
+        let times = (ticket.position(), deadline);
         let _guard = QueueGuard {
             group: self,
             ticket,
         };
-        self.ensure_dispatcher();
-        tokio::select! {
-            biased;
-            // The sender is dropped only after it has sent.
-            result = receiver => result.unwrap_or(Err(Error::Internal)),
-            () = sleep_until(request.deadline) => Err(Error::QuotaExhausted {
-                retry_after: self.predict(share, (arrived, deadline), kind, &rules),
-            }),
-            () = draining.begun() => Err(Error::Draining { retry_after: DRAIN_RETRY_AFTER }),
-        }
+        let forecast = || self.predict(share, times, kind, &rules);
+        let wait = async {
+            tokio::select! {
+                biased;
+                // The sender is dropped only after it has sent.
+                result = receiver => result.unwrap_or(Err(Error::Internal)),
+                () = sleep_until(until) => Err(Error::QuotaExhausted {
+                    retry_after: forecast(),
+                }),
+                never = self.keep_dispatched() => match never {},
+            }
+        };
+        let servable = |end| self.clock.instant(self.now().saturating_add(forecast())) <= end;
+        draining.bound_by(wait, servable).await?
+    }
+
+    /// Until when a request with this deadline waits. While an answer is awaited that tells the window, one that does not wait for quota
+    /// waits a moment all the same: it is not known that there is none.
+    fn until(&self, deadline: Instant) -> Instant {
+        let is_learning = self.state.lock().ledger.is_learning();
+        let moment = is_learning.then(|| Instant::now() + LEARNING_TIME);
+        moment.map_or(deadline, |moment| deadline.max(moment))
     }
 
     /// A snapshot, and the expected wait of a request of this kind and with this share that arrives now and waits `max_wait` at
@@ -211,15 +232,15 @@ impl Group {
         rules: &QuotaRules,
     ) -> (View, Duration) {
         let now = self.now();
-        let times = (now, now.saturating_add(max_wait));
+        let times = (newcomer(now), now.saturating_add(max_wait));
         (self.view(rules).0, self.predict(share, times, kind, rules))
     }
 
-    /// The expected wait of a request with these times of arrival and deadline.
+    /// The expected wait of a request at this position of its caller's queue, and with this deadline.
     fn predict(
         &self,
         share: &Share,
-        times: (Duration, Duration),
+        times: (Position, Duration),
         kind: AttemptKind,
         rules: &QuotaRules,
     ) -> Duration {
@@ -229,8 +250,10 @@ impl Group {
         let gate = state.ledger.gate(now);
         let counts = |waiter: &Waiter| !gate.passes(&kind, &waiter.kind);
         let (queue, ledger) = (&state.queue, &state.ledger);
-        let wait_behind = |ahead| rules.predict_wait(ledger, Some(kind.operation), ahead, now);
-        let wait = wait_behind(queue.ahead(share, times.0, counts));
+        let wait_behind = |standing, ahead| {
+            rules.predict_wait(ledger, Some(kind.operation), (standing, ahead), now)
+        };
+        let wait = wait_behind(share.priority.into(), queue.ahead(share, times.0, counts));
         if share.priority == Priority::Interactive {
             return wait;
         }
@@ -242,7 +265,7 @@ impl Group {
             ..share.clone()
         };
         let ahead = queue.ahead(&aged, times.0, counts) + queue.batch_callers();
-        wait.min(ageing_wait.saturating_add(wait_behind(ahead)))
+        wait.min(ageing_wait.saturating_add(wait_behind(Standing::Aged, ahead)))
     }
 
     /// Applies a change that may release units, and grants those to the queue.
@@ -269,21 +292,6 @@ impl Group {
         Permit::new(self.clone(), kind, rules, grant)
     }
 
-    /// Ends the wait of this caller's newest request, to free its slot.
-    pub(super) fn evict_newest(self: &Arc<Self>, caller: &Arc<str>) {
-        let mut state = self.state.lock();
-        let Some(waiter) = state.queue.remove_newest(caller) else {
-            return;
-        };
-        let ahead = state.queue.len() as u64;
-        let rules = self.wait_rules(&waiter.rules);
-        let operation = Some(waiter.kind.operation);
-        let retry_after = rules.predict_wait(&state.ledger, operation, ahead, self.now());
-        drop(state);
-        let Waiter { sender, .. } = waiter;
-        let _ = sender.send(Err(Error::WaitingRoomFull { retry_after }));
-    }
-
     /// See [`Ledger::settle`]. `again` says that [`Self::refused`] has had the answer already.
     pub(super) fn settle(
         self: &Arc<Self>,
@@ -293,11 +301,10 @@ impl Group {
         rules: &QuotaRules,
     ) {
         let answered = match settlement {
-            Settlement::Answered {
-                feedback,
-                throttled,
-            } => Some((feedback.retry_after, throttled)),
-            Settlement::InDoubt | Settlement::Unsent => None,
+            Settlement::Answered { feedback, admitted } => {
+                Some((feedback.retry_after, admitted == Admitted::No))
+            }
+            Settlement::InDoubt | Settlement::Unsent | Settlement::Unreachable => None,
         };
         let lines = self.update(|state, now| {
             let paused = state.ledger.settle(grant, settlement, &rules.ledger, now);
@@ -314,6 +321,11 @@ impl Group {
             self.note(&answer, state, now)
         });
         self.write(&lines);
+    }
+
+    /// See [`Ledger::count_throttled`].
+    pub(super) fn count_throttled(&self) {
+        self.state.lock().ledger.count_throttled();
     }
 
     /// An answer to this operation says to wait this long; see [`Ledger::refused`].

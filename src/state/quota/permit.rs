@@ -42,6 +42,11 @@ impl Permit {
         self.sent = true;
     }
 
+    /// DevRev has answered with 429. Counts it at once, since the attempt may be settled later.
+    pub(crate) fn throttled(&self) {
+        self.group.count_throttled();
+    }
+
     /// The answer says to wait this long. For when the attempt cannot be settled yet; see `Ledger::refused`.
     pub(crate) fn refused(&mut self, throttled: bool, time: Duration) {
         self.refused = true;

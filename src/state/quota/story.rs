@@ -208,7 +208,8 @@ mod tests {
     use super::*;
     use crate::{
         policy::{
-            feedback::Feedback,
+            fair::Standing,
+            feedback::{Admitted, Feedback},
             ledger::{AttemptKind, LedgerRules, Payload, Settlement},
             operation::Operation,
         },
@@ -234,7 +235,12 @@ mod tests {
             let now = Duration::from_secs(at);
             let operation = Operation::from_path(path).id();
             let payload = Payload::Whole;
-            let kind = AttemptKind { operation, payload };
+            let standing = Standing::Interactive;
+            let kind = AttemptKind {
+                operation,
+                payload,
+                standing,
+            };
             let grant = self.ledger.grant(kind, &RULES, now).expect("not held");
             let time = time.map(Duration::from_secs);
             let throttled = status == 429;
@@ -242,10 +248,12 @@ mod tests {
                 retry_after: time,
                 ..Feedback::default()
             };
-            let settlement = Settlement::Answered {
-                feedback,
-                throttled,
+            let admitted = if throttled {
+                Admitted::No
+            } else {
+                Admitted::Yes
             };
+            let settlement = Settlement::Answered { feedback, admitted };
             let answer = Answer {
                 operation,
                 throttled,

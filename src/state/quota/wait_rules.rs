@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::policy::{
+    fair::Standing,
     ledger::{AttemptKind, Grant, Hold, Ledger, LedgerRules},
     operation::OperationId,
 };
@@ -42,12 +43,13 @@ impl WaitRules {
         self,
         ledger: &Ledger,
         operation: Option<OperationId>,
-        ahead: u64,
+        (standing, ahead): (Standing, u64),
         now: Duration,
     ) -> Duration {
-        let wait = ledger.predict_wait(operation, ahead, &self.own, now);
+        let behind = (standing, ahead);
+        let wait = ledger.predict_wait(operation, behind, &self.own, now);
         self.latest.map_or(wait, |latest| {
-            wait.min(ledger.predict_wait(operation, ahead, &latest, now))
+            wait.min(ledger.predict_wait(operation, behind, &latest, now))
         })
     }
 }

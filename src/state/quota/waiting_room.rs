@@ -5,10 +5,14 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use super::group::Group;
+use super::group::{Group, Waiter};
 use crate::{
+    error::Error,
     lock::Lock,
-    policy::fair::{Priority, Share},
+    policy::{
+        fair::{Priority, Share},
+        ledger::AttemptKind,
+    },
 };
 
 #[derive(Default)]
@@ -106,6 +110,28 @@ impl WaitingRoom {
             other_group.evict_newest(&caller);
         }
         None
+    }
+}
+
+impl Group {
+    /// Ends the wait of this caller's newest request, to free its slot.
+    fn evict_newest(self: &Arc<Self>, caller: &Arc<str>) {
+        let mut state = self.state.lock();
+        let Some(waiter) = state.queue.remove_newest(caller) else {
+            return;
+        };
+        let ahead = state.queue.len() as u64;
+        let rules = self.wait_rules(&waiter.rules);
+        let AttemptKind {
+            operation,
+            standing,
+            ..
+        } = waiter.kind;
+        let behind = (standing, ahead);
+        let retry_after = rules.predict_wait(&state.ledger, Some(operation), behind, self.now());
+        drop(state);
+        let Waiter { sender, .. } = waiter;
+        let _ = sender.send(Err(Error::WaitingRoomFull { retry_after }));
     }
 }
 

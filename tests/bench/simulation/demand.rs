@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::{C, Scenario, Settings};
+use super::{C, CALLERS, Scenario, Settings};
 
 pub struct Demand {
     /// Times of arrival by caller, in the order of `CALLERS`.
@@ -45,6 +45,8 @@ fn arrivals(
     let rate = quota * LOAD[caller];
     match scenario {
         Scenario::Steady | Scenario::Outside => poisson(rate, whole, rng),
+        Scenario::Backlog if CALLERS[caller].batch => poisson(quota * 0.9, whole, rng),
+        Scenario::Backlog => poisson(quota * 0.3, whole, rng),
         Scenario::Bursty => {
             let size = settings.limit / 10;
             poisson(rate / size as f64, whole, rng)

@@ -48,8 +48,9 @@ pub struct Figures {
     pub batch_wait: Quantiles,
     /// From `c`'s first request in a window to its acceptance, in the worst window.
     pub first_wait: Option<Duration>,
-    /// Requests that ended without having been accepted.
+    /// Requests of interactive callers, and of the batch caller, that ended without having been accepted.
     pub given_up: usize,
+    pub batch_given_up: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -98,9 +99,14 @@ impl Observed<'_> {
         let throttled = self.arrivals.iter().filter(|arrival| {
             !arrival.accepted && arrival.request.is_some() && within(arrival.at, period)
         });
-        let given_up = lifetimes
-            .iter()
-            .filter(|lifetime| lifetime.accepted.is_none() && within(lifetime.until, period));
+        let given_up = |batch: bool| {
+            let lifetimes = lifetimes.iter().filter(|lifetime| {
+                lifetime.accepted.is_none()
+                    && within(lifetime.until, period)
+                    && CALLERS[lifetime.caller].batch == batch
+            });
+            lifetimes.count()
+        };
         Figures {
             utilisation: self.utilisation(measured),
             throttled: throttled.count(),
@@ -111,7 +117,8 @@ impl Observed<'_> {
             wait: waits(&lifetimes, false, period),
             batch_wait: waits(&lifetimes, true, period),
             first_wait: late.then(|| self.first_wait(&lifetimes, measured)),
-            given_up: given_up.count(),
+            given_up: given_up(false),
+            batch_given_up: given_up(true),
         }
     }
 

@@ -74,6 +74,8 @@ pub struct Settings {
     /// Upper bound of a caller's requests in flight. The caller drops what exceeds it, so that demand above the quota does not
     /// accumulate.
     pub pool: usize,
+    /// How long a caller's request may wait.
+    pub max_wait: Duration,
 }
 
 impl Settings {
@@ -83,6 +85,16 @@ impl Settings {
         window: Duration::from_secs(300),
         windows: 4,
         pool: 200,
+        max_wait: Duration::from_secs(300),
+    };
+
+    /// Short windows, and callers that wait as long as they do by default.
+    pub const SHORT: Settings = Settings {
+        limit: 600,
+        window: Duration::from_secs(60),
+        windows: 8,
+        pool: 200,
+        max_wait: Duration::from_secs(30),
     };
 
     /// How long the callers send. A window opens with its first unit, which may come a second after the end of the one before,
@@ -104,6 +116,8 @@ pub enum Scenario {
     Greedy,
     /// As `Steady`, and traffic outside revgate takes a twentieth of each window.
     Outside,
+    /// Interactive callers demand nine tenths of the quota, and the batch caller as much again.
+    Backlog,
 }
 
 impl Scenario {
@@ -114,6 +128,14 @@ impl Scenario {
             Scenario::Late => "late",
             Scenario::Greedy => "greedy",
             Scenario::Outside => "outside",
+            Scenario::Backlog => "backlog",
+        }
+    }
+
+    pub fn settings(self) -> &'static Settings {
+        match self {
+            Scenario::Backlog => &Settings::SHORT,
+            _ => &Settings::DEVREV,
         }
     }
 }
@@ -141,7 +163,7 @@ impl Route {
 pub fn simulate(scenario: Scenario, route: Route, seed: u64) -> Figures {
     // The retry layer and the client draw their jitter from here.
     fastrand::seed(seed);
-    let settings = &Settings::DEVREV;
+    let settings = scenario.settings();
     let demand = Demand::draw(scenario, settings, seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -189,8 +211,8 @@ async fn take_outside(times: Vec<Duration>, start: Instant, model: Model) {
     }
 }
 
-/// Configures the four callers. Their own rates never limit them, and they wait up to one window: with less, requests
-/// that arrive after the quota is spent would only be refused, and the sharing could not be observed.
+/// Configures the four callers. Their own rates never limit them. Where the quota is short they wait up to one window: with less,
+/// requests that arrive after it is spent would only be refused, and the sharing could not be observed.
 pub fn configuration(settings: &Settings, upstream: &str) -> Config {
     let mut text = format!(
         "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
@@ -209,7 +231,7 @@ pub fn configuration(settings: &Settings, upstream: &str) -> Config {
              weight = {}\npriority = \"{priority}\"\nmax_wait = \"{}s\"\n",
             caller.name,
             caller.weight,
-            settings.window.as_secs(),
+            settings.max_wait.as_secs(),
         );
     }
     let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), TOKEN.to_owned())]);

@@ -16,7 +16,7 @@ pub const HEADINGS: [&str; 12] = [
     "wait p50 / p99 s",
     "batch p50 / p99 s",
     "c first s",
-    "given up",
+    "given up / batch",
 ];
 
 pub fn row(scenario: &str, route: &str, figures: &Figures) -> Vec<String> {
@@ -36,7 +36,7 @@ pub fn row(scenario: &str, route: &str, figures: &Figures) -> Vec<String> {
         quantiles(figures.wait),
         quantiles(figures.batch_wait),
         or_dash(figures.first_wait, seconds),
-        figures.given_up.to_string(),
+        format!("{} / {}", figures.given_up, figures.batch_given_up),
     ]
 }
 

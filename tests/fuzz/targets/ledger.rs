@@ -1,5 +1,6 @@
 //! The ledger as a state machine against a model of DevRev's window. However DevRev answers, no reservation leaks, and whoever waits as
-//! told is granted in the end; and as long as it tells the truth, no more is in flight than it has left.
+//! told is granted in the end; what holds an interactive attempt holds those of batch; and as long as it tells the truth, no more is in
+//! flight than it has left.
 #![no_main]
 
 use std::time::Duration;
@@ -7,7 +8,8 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use revgate::policy::{
-    feedback::Feedback,
+    fair::Standing,
+    feedback::{Admitted, Feedback},
     ledger::{AttemptKind, Grant, Ledger, LedgerRules, Payload, Settlement},
     operation::Operation,
 };
@@ -19,6 +21,8 @@ enum Step {
     Count(u8),
     Answer(u8, Answer),
     Cancel(u8, bool),
+    /// No connection is found for an attempt.
+    Unreachable(u8),
     /// Units taken by others.
     Outside(u8),
     Wait(u16),
@@ -28,7 +32,8 @@ enum Step {
 #[derive(Arbitrary, Debug)]
 enum Answer {
     True,
-    NoHeaders,
+    /// From behind the limiter, or from in front of it.
+    NoHeaders(bool),
     Throttled(Option<u8>),
     Unavailable(u8),
     Lie {
@@ -74,11 +79,8 @@ impl Upstream {
     }
 }
 
-fn answered(feedback: Feedback, throttled: bool) -> Settlement {
-    Settlement::Answered {
-        feedback,
-        throttled,
-    }
+fn answered(feedback: Feedback, admitted: Admitted) -> Settlement {
+    Settlement::Answered { feedback, admitted }
 }
 
 fn after(seconds: Option<u8>) -> Feedback {
@@ -116,13 +118,24 @@ fuzz_target!(|run: Run| {
                 } else {
                     Payload::Streamed
                 };
-                let kind = AttemptKind { operation, payload };
-                let wait = ledger.predict_wait(Some(operation), what.into(), &rules, now);
+                let of = |standing| AttemptKind {
+                    operation,
+                    payload,
+                    standing,
+                };
+                let standings = [Standing::Interactive, Standing::Aged, Standing::Batch];
+                let standing = standings[usize::from(what / 8) % 3];
+                let behind = (standing, what.into());
+                let wait = ledger.predict_wait(Some(operation), behind, &rules, now);
                 assert!(wait < Duration::from_secs(1 << 40), "{wait:?}");
-                match ledger.grant(kind, &rules, now) {
+                match ledger.grant(of(standing), &rules, now) {
                     Ok(grant) => out.push((grant, None)),
                     Err(hold) => {
                         assert!(hold.until.is_none_or(|until| until > now));
+                        // Whatever comes after it in the order of turns is held too.
+                        for after in standings.into_iter().filter(|after| *after > standing) {
+                            assert!(ledger.grant(of(after), &rules, now).is_err(), "{after:?}");
+                        }
                         continue;
                     }
                 }
@@ -158,11 +171,14 @@ fuzz_target!(|run: Run| {
                             resets_in: Some(Duration::from_secs(reset.saturating_sub(date))),
                             retry_after: None,
                         },
-                        false,
+                        Admitted::Yes,
                     ),
-                    Answer::NoHeaders => answered(Feedback::default(), false),
-                    Answer::Throttled(seconds) => answered(after(seconds), true),
-                    Answer::Unavailable(seconds) => answered(after(Some(seconds)), false),
+                    Answer::NoHeaders(true) => answered(Feedback::default(), Admitted::Yes),
+                    Answer::NoHeaders(false) => answered(Feedback::default(), Admitted::Unknown),
+                    Answer::Throttled(seconds) => answered(after(seconds), Admitted::No),
+                    Answer::Unavailable(seconds) => {
+                        answered(after(Some(seconds)), Admitted::Unknown)
+                    }
                     Answer::Lie {
                         limit,
                         remaining,
@@ -177,7 +193,7 @@ fuzz_target!(|run: Run| {
                             resets_in: Some(Duration::from_secs(resets_in.into())),
                             retry_after: None,
                         };
-                        answered(feedback, false)
+                        answered(feedback, Admitted::Yes)
                     }
                 };
                 let _ = ledger.settle(out.remove(which).0, settlement, &rules, now);
@@ -190,7 +206,14 @@ fuzz_target!(|run: Run| {
                 };
                 let _ = ledger.settle(grant, settlement, &rules, now);
             }
-            Step::Answer(..) | Step::Cancel(..) => {}
+            Step::Unreachable(which) if !out.is_empty() => {
+                let which = usize::from(which) % out.len();
+                if out[which].1.is_none() {
+                    let (grant, _) = out.remove(which);
+                    let _ = ledger.settle(grant, Settlement::Unreachable, &rules, now);
+                }
+            }
+            Step::Answer(..) | Step::Cancel(..) | Step::Unreachable(..) => {}
             Step::Outside(units) => drop(upstream.take(u64::from(units % 4))),
             Step::Wait(time) => upstream.now += u64::from(time),
             Step::Resume => {
@@ -208,6 +231,7 @@ fuzz_target!(|run: Run| {
     let kind = AttemptKind {
         operation: Operation::from_path("/works.list").id(),
         payload: Payload::Whole,
+        standing: Standing::Batch,
     };
     for _ in 0..100 {
         match ledger.grant(kind, &rules, now) {

@@ -59,7 +59,12 @@ fn the_longest_time_of_an_operation_wins() {
     assert_eq!(ledger.held(LIST, SECOND * 29), paused(30));
     let wait = |operation| {
         let (ledger, rules) = (&ledger.learnt, &ledger.rules);
-        ledger.predict_wait(Some(id(operation)), 3, rules, SECOND)
+        ledger.predict_wait(
+            Some(id(operation)),
+            (Standing::Interactive, 3),
+            rules,
+            SECOND,
+        )
     };
     assert_eq!((wait(LIST), wait(GET)), (SECOND * 29, Duration::ZERO));
 }
@@ -292,7 +297,7 @@ proptest! {
                 Step::Settle(n, time) if !out.is_empty() => {
                     let (one, other) = out.swap_remove(n % out.len());
                     // Every second pause is one of the group.
-                    let settlement = time.map_or(good(), |time| answered(n % 2 == 0, Some(time)));
+                    let settlement = time.map_or(good(), |time| answered([Admitted::No, Admitted::Unknown][n % 2], Some(time)));
                     ledger.settle(one, settlement, now);
                     without.settle(other, settlement, now);
                 }

@@ -1,0 +1,66 @@
+//! How many turns come before a request's.
+
+use std::time::Duration;
+
+use super::{Flow, Position, Priority, Queue, Share, ageing_time};
+
+impl<T> Queue<T> {
+    /// How many turns come before that of a request of this caller at `position`: its caller's older entries, and the turns that
+    /// others get meanwhile by their weights, but no more than they have entries. Only entries that `counts` is true of come before
+    /// it.
+    pub fn ahead(&self, share: &Share, position: Position, counts: impl Fn(&T) -> bool) -> u64 {
+        let own = self.own_ahead(share, position, &counts);
+        let rounds = (own + 1) as f64 / f64::from(share.weight.max(1));
+        let up_to = |flow: &Flow<T>, most: usize| {
+            let entries = flow.waiting.values();
+            entries
+                .filter(|entry| counts(&entry.item))
+                .take(most)
+                .count()
+        };
+        let others = self
+            .flows
+            .iter()
+            .filter(|(caller, _)| **caller != share.caller)
+            .map(|(_, flow)| match (share.priority, flow.priority) {
+                (Priority::Interactive, Priority::Batch) => 0,
+                (Priority::Batch, Priority::Interactive) => up_to(flow, usize::MAX),
+                _ => up_to(flow, (rounds * flow.weight) as usize),
+            });
+        (own + others.sum::<usize>()) as u64
+    }
+
+    fn own_ahead(&self, share: &Share, position: Position, counts: &impl Fn(&T) -> bool) -> usize {
+        let flow = self.flows.get(&share.caller);
+        flow.map_or(0, |flow| {
+            let older = flow.waiting.range(..position);
+            older.filter(|(_, entry)| counts(&entry.item)).count()
+        })
+    }
+
+    /// How long it takes at most until a batch request of this caller competes as if it were interactive: its ageing time, once for
+    /// itself and once for each entry that its caller has before it, of those that `counts` is true of.
+    pub fn ageing_wait(
+        &self,
+        share: &Share,
+        (position, deadline): (Position, Duration),
+        now: Duration,
+        counts: impl Fn(&T) -> bool,
+    ) -> Duration {
+        let own = self.own_ahead(share, position, &counts);
+        let since = match self.flows.get(&share.caller) {
+            Some(flow) if !flow.waiting.is_empty() => flow.waiting_since,
+            _ => now,
+        };
+        let turns = u32::try_from(own + 1).unwrap_or(u32::MAX);
+        let ageing_time = ageing_time(deadline.saturating_sub(position.0));
+        let at = since.saturating_add(ageing_time.saturating_mul(turns));
+        at.saturating_sub(now)
+    }
+
+    /// How many batch callers wait. Once aged they take turns with one another.
+    pub fn batch_callers(&self) -> u64 {
+        let batch = |flow: &&Flow<T>| flow.priority == Priority::Batch && !flow.waiting.is_empty();
+        self.flows.values().filter(batch).count() as u64
+    }
+}
