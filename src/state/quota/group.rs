@@ -15,7 +15,7 @@ use super::{
     super::{Clock, draining::Draining},
     dispatcher::deliver,
     permit::Permit,
-    story::{self, Answer, Story},
+    story::{self, Story},
     used::UsedUnits,
     wait_rules::WaitRules,
     waiting_room::{Slot, WaitingRoom},
@@ -26,8 +26,7 @@ use crate::{
     plan::QuotaPlan,
     policy::{
         fair::{Position, Priority, Queue, Share, Standing, Ticket, newcomer},
-        feedback::{Admitted, Feedback},
-        ledger::{AttemptKind, Grant, HoldReason, Ledger, Settlement, View},
+        ledger::{AttemptKind, Grant, HoldReason, Ledger, View},
         operation::OperationId,
     },
     telemetry::client_lines::ClientLines,
@@ -269,7 +268,10 @@ impl Group {
     }
 
     /// Applies a change that may release units, and grants those to the queue.
-    fn update<T>(self: &Arc<Self>, change: impl FnOnce(&mut GroupState, Duration) -> T) -> T {
+    pub(super) fn update<T>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut GroupState, Duration) -> T,
+    ) -> T {
         let now = self.now();
         let mut state = self.state.lock();
         let result = change(&mut state, now);
@@ -290,68 +292,6 @@ impl Group {
         rules: QuotaRules,
     ) -> Permit {
         Permit::new(self.clone(), kind, rules, grant)
-    }
-
-    /// See [`Ledger::settle`]. `again` says that [`Self::refused`] has had the answer already.
-    pub(super) fn settle(
-        self: &Arc<Self>,
-        grant: Grant,
-        (kind, settlement): (AttemptKind, Settlement),
-        again: bool,
-        rules: &QuotaRules,
-    ) {
-        let answered = match settlement {
-            Settlement::Answered { feedback, admitted } => {
-                Some((feedback.retry_after, admitted == Admitted::No))
-            }
-            Settlement::InDoubt | Settlement::Unsent | Settlement::Unreachable => None,
-        };
-        let lines = self.update(|state, now| {
-            let paused = state.ledger.settle(grant, settlement, &rules.ledger, now);
-            let Some((time, throttled)) = answered else {
-                return Vec::new();
-            };
-            let answer = Answer {
-                operation: kind.operation,
-                throttled,
-                time,
-                paused,
-                again,
-            };
-            self.note(&answer, state, now)
-        });
-        self.write(&lines);
-    }
-
-    /// See [`Ledger::count_throttled`].
-    pub(super) fn count_throttled(&self) {
-        self.state.lock().ledger.count_throttled();
-    }
-
-    /// An answer to this operation says to wait this long; see [`Ledger::refused`].
-    pub(crate) fn refused(
-        self: &Arc<Self>,
-        operation: OperationId,
-        throttled: bool,
-        time: Duration,
-    ) {
-        let lines = self.update(|state, now| {
-            let until = now.saturating_add(time);
-            let answer = Answer {
-                operation,
-                throttled,
-                time: Some(time),
-                paused: state.ledger.refused(operation, throttled, until, now),
-                again: false,
-            };
-            self.note(&answer, state, now)
-        });
-        self.write(&lines);
-    }
-
-    /// See [`Ledger::attribute`].
-    pub(crate) fn attribute(self: &Arc<Self>, feedback: &Feedback, rules: &QuotaRules) {
-        self.update(|state, now| state.ledger.attribute(feedback, &rules.ledger, now));
     }
 
     /// The latest plan has changed.

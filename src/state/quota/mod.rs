@@ -3,6 +3,7 @@
 //! `policy::ledger` decides whether an attempt may be sent, `policy::fair` whose turn it is. This module adds the clock, the
 //! locks and the waiting.
 
+mod answers;
 mod dispatcher;
 mod group;
 mod groups;
