@@ -7,7 +7,6 @@ use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     runtime::Handle,
-    sync::watch,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -25,7 +24,11 @@ use crate::{
         worker::{Published, Serving},
     },
     stack,
-    state::{State, connections::ConnectionTable, draining::Draining},
+    state::{
+        State,
+        connections::ConnectionTable,
+        draining::{Drain, Draining},
+    },
     types::PeerAddress,
     upstream::{OwnListeners, Upstream},
 };
@@ -75,7 +78,7 @@ pub struct Gateway {
     server: Server,
     settings: Arc<ConnectionSettings>,
     max_connections: usize,
-    _drain: watch::Sender<bool>,
+    _drain: Drain,
 }
 
 impl Gateway {
