@@ -8,7 +8,7 @@ mod source;
 use source::{none, read};
 
 /// All documents, as paths from the repository's root.
-const DOCUMENTS: [&str; 10] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
@@ -16,6 +16,7 @@ const DOCUMENTS: [&str; 10] = [
     "config/README.md",
     "config/reference.md",
     "config/simulator.md",
+    "deploy/A-DAY.md",
     "deploy/README.md",
     "tests/bench/README.md",
     "src/ARCHITECTURE.md",
