@@ -86,7 +86,7 @@ async fn livez(address: SocketAddr) -> anyhow::Result<()> {
     let body = body.map_err(anyhow::Error::from_boxed)?.to_bytes();
     // Any other server on the port might have such a path.
     ensure!(
-        status == 200 && &*body == b"ok",
+        status == 200 && body.trim_ascii() == b"ok",
         "it answered with {status}; another program may have its port"
     );
     Ok(())
