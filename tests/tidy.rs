@@ -549,6 +549,33 @@ fn readiness_is_only_delegated() {
     none(&faults);
 }
 
+/// It is locked by itself, and with a file that is out of date nothing would be fuzzed.
+#[test]
+fn the_lock_file_of_fuzzing_has_all_dependencies() {
+    let parse = |path: &str| -> toml::Table { toml::from_str(&read(path)).expect("TOML") };
+    let lock = parse("tests/fuzz/Cargo.lock");
+    let package = |name: &str| {
+        let packages = lock["package"].as_array().into_iter().flatten();
+        let found = packages.filter(|package| package["name"].as_str() == Some(name));
+        found.cloned().collect::<Vec<_>>()
+    };
+    let revgate = package("revgate").pop().expect("the crate itself");
+    let locked = revgate["dependencies"].as_array().expect("a list");
+    let locked: Vec<_> = locked
+        .iter()
+        .filter_map(|entry| entry.as_str()?.split(' ').next())
+        .collect();
+    let manifest = parse("Cargo.toml");
+    let wanted = manifest["dependencies"].as_table().expect("a table");
+    let missing = wanted
+        .keys()
+        .filter(|name| !locked.contains(&name.as_str()));
+    let missing = missing.map(|name| {
+        format!("tests/fuzz/Cargo.lock: {name} is missing; run cargo metadata --manifest-path tests/fuzz/Cargo.toml")
+    });
+    none(&missing.collect::<Vec<_>>());
+}
+
 #[test]
 fn unsafe_code_is_forbidden() {
     let manifest = read("Cargo.toml");
