@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Group {
-    /// See [`Ledger::settle`]. `again` says that [`Self::refused`] has had the answer already.
+    /// See [`Ledger::settle`](crate::policy::ledger::Ledger::settle). `again` says that [`Self::refused`] has had the answer already.
     pub(super) fn settle(
         self: &Arc<Self>,
         grant: Grant,
@@ -44,12 +44,12 @@ impl Group {
         self.write(&lines);
     }
 
-    /// See [`Ledger::count_throttled`].
+    /// See [`Ledger::count_throttled`](crate::policy::ledger::Ledger::count_throttled).
     pub(super) fn count_throttled(&self) {
         self.state.lock().ledger.count_throttled();
     }
 
-    /// An answer to this operation says to wait this long; see [`Ledger::refused`].
+    /// An answer to this operation says to wait this long; see [`Ledger::refused`](crate::policy::ledger::Ledger::refused).
     pub(crate) fn refused(
         self: &Arc<Self>,
         operation: OperationId,
@@ -70,7 +70,7 @@ impl Group {
         self.write(&lines);
     }
 
-    /// See [`Ledger::attribute`].
+    /// See [`Ledger::attribute`](crate::policy::ledger::Ledger::attribute).
     pub(crate) fn attribute(self: &Arc<Self>, feedback: &Feedback, rules: &QuotaRules) {
         self.update(|state, now| state.ledger.attribute(feedback, &rules.ledger, now));
     }
