@@ -101,8 +101,10 @@ impl Control for GatewayControl {
     }
 
     fn warnings(&self) -> Vec<String> {
+        let alerts = self.alerts();
+        // After the alerts: one that is due now must not be ahead.
         let now = wall_clock::since_epoch().as_secs_f64();
-        self.alerts().iter().map(|alert| alert.line(now)).collect()
+        alerts.iter().map(|alert| alert.line(now)).collect()
     }
 
     fn metrics(&self, form: Exposition) -> String {
