@@ -81,6 +81,11 @@ impl GatewayControl {
     pub(super) fn in_flight(&self) -> u64 {
         self.state.in_flight.used()
     }
+
+    /// Requests that wait for quota, which are not among those in flight.
+    pub(super) fn waiting(&self) -> usize {
+        self.state.groups.waiting()
+    }
 }
 
 const NO_LOG: &str = "logging was not set up by this gateway";
