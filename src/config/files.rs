@@ -58,7 +58,10 @@ fn exposure(mode: u32, folders: impl IntoIterator<Item = u32>) -> Option<&'stati
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> String {
-    let why = error.kind();
+    let why = match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".into(),
+        other => other.to_string(),
+    };
     let from = match std::env::current_dir() {
         Ok(folder) if path.is_relative() => {
             format!(" (a relative one begins in {})", folder.display())

@@ -58,6 +58,10 @@ notation! {
         }
         _ => None,
     },
+    bad_item |value| {
+        let items = value.as_array()?;
+        items.iter().position(|item| item.as_str().and_then(network).is_none())
+    },
     show |out| out.iter().map(shown).collect::<Vec<_>>(),
     schema |defs| {
         let item = network_pattern();
@@ -136,6 +140,9 @@ mod tests {
             assert_eq!(problem.lines().count(), 1, "{problem}");
         }
         // A problem of one key makes none of another.
+        let problem = load("trusted_proxies = [\"10.0.0.7\", \"10.0.0.0/33\"]").unwrap_err();
+        let says = "listen.trusted_proxies[1]: \"10.0.0.0/33\" is not valid; write";
+        assert!(problem.contains(says), "{problem}");
         let problem = load("trusted_proxies = [\"x\"]\nproxy_protocol = true").unwrap_err();
         assert_eq!(problem.lines().count(), 1, "{problem}");
     }

@@ -177,9 +177,9 @@ anonymous = true => 3:10: callers.a: has several credentials; keep one of key_sh
 [callers.b]\nanonymous = true\n[listen]\naddress = "0.0.0.0:1" => 6:13: callers.b.anonymous: true would let anyone call, because listen.address is not loopback; give the caller a key, or listen on 127.0.0.1 or a unix socket
 [tokens.two]\nenv = "T" => 3:10: callers.a.token: is required because there are several tokens; write one of `main`, `two`
 [tokens.two]\nenv = "NONE" => 3:10: callers.a.token: is required because there are several tokens; write one of `main`, `two` | 6:7: tokens.two.env: NONE is not set in the environment; set it, or use { file = ... }
-[tokens.two]\nfile = "/nonexistent" => 3:10: callers.a.token: is required because there are several tokens; write one of `main`, `two` | 6:8: tokens.two.file: "/nonexistent" cannot be read (entity not found); create it or correct the path
+[tokens.two]\nfile = "/nonexistent" => 3:10: callers.a.token: is required because there are several tokens; write one of `main`, `two` | 6:8: tokens.two.file: "/nonexistent" cannot be read (there is no such file); create it or correct the path
 [tokens.two]\nfile = "/x"\nenv = "T" => 3:10: callers.a.token: is required because there are several tokens; write one of `main`, `two` | 5:9: tokens.two: needs exactly one of `file` and `env`; write { file = ... } or { env = ... }
-[listen]\ntls = { cert = "/nonexistent" } => 6:7: listen.tls.key: is required for TLS; name a PEM file | 6:16: listen.tls.cert: "/nonexistent" cannot be read (entity not found); create it or correct the path
+[listen]\ntls = { cert = "/nonexistent" } => 6:7: listen.tls.key: is required for TLS; name a PEM file | 6:16: listen.tls.cert: "/nonexistent" cannot be read (there is no such file); create it or correct the path
 [listen]\nidle_timeout = "soon" => 6:16: listen.idle_timeout: "soon" is not valid; write a duration such as "30s", "250ms" or "5m"
 [listne] => 5:2: listne: unknown key; did you mean `listen`?
 [admin]\naddress = "0.0.0.0:1" => 5:2: admin.key: is required because admin.address is not loopback; set it, or listen on 127.0.0.1
@@ -211,7 +211,7 @@ JWT url = "https://i:99999/k" => 6:54: auth.jwt.jwks.url: "https://i:99999/k" is
 JWT url = "file:///etc/passwd" => 6:54: auth.jwt.jwks.url: "file:///etc/passwd" is not valid; write https:// (http:// only for loopback) with a host, and no user or fragment
 JWT  => 6:46: auth.jwt.jwks: needs exactly one of `url` and `file`; write { url = ... } or { file = ... }
 JWT url = "https://i/k", file = "/dev/null" => 6:46: auth.jwt.jwks: needs exactly one of `url` and `file`; write { url = ... } or { file = ... }
-JWT file = "/nonexistent" => 6:55: auth.jwt.jwks.file: "/nonexistent" cannot be read (entity not found); create it or correct the path
+JWT file = "/nonexistent" => 6:55: auth.jwt.jwks.file: "/nonexistent" cannot be read (there is no such file); create it or correct the path
 JWT file = "/dev/zero" => 6:55: auth.jwt.jwks.file: "/dev/zero" is not a regular file; point it at a file that holds only a key set
 JWT file = "Cargo.toml" => 6:55: auth.jwt.jwks.file: "Cargo.toml" is no key set: it is not a JSON object with a list `keys`; store the issuer's JWKS there
 JWT url = "https://i/k", roots = "none" => 6:77: auth.jwt.jwks.roots: "none" is not valid; write "bundled", "system" or { file = "ca.pem" }
@@ -241,7 +241,7 @@ JWT url = "https://i/k", uri = "x" => 6:69: auth.jwt.jwks.uri: unknown key; did 
 [trace]\nheaders = { host = { env = "T" } } => 6:20: trace.headers.host: is a field that revgate sets itself; remove it
 [trace]\nheaders = { "a b" = { env = "T" } } => 6:21: trace.headers.a b: is not a valid name of a header field; correct it
 [trace]\nheaders = { x-key = { env = "NONE" } } => 6:21: trace.headers.x-key: NONE is not set in the environment; set it, or use { file = ... }
-[trace]\nroots = { file = "/nonexistent" } => 6:9: trace.roots: "/nonexistent" cannot be read (entity not found); create it or correct the path
+[trace]\nroots = { file = "/nonexistent" } => 6:9: trace.roots: "/nonexistent" cannot be read (there is no such file); create it or correct the path
 [trace]\nroots = { file = "Cargo.toml" } => 6:9: trace.roots: "Cargo.toml" holds no certificate; store PEM there that begins with -----BEGIN CERTIFICATE-----
 JWT url = "https://i/k", roots = { file = "Cargo.toml" } => 6:77: auth.jwt.jwks.roots: "Cargo.toml" holds no certificate; store PEM there that begins with -----BEGIN CERTIFICATE-----
 [trace]\notpl = "http://h" => 6:1: trace.otpl: unknown key; did you mean `otlp`?

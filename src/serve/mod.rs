@@ -264,13 +264,14 @@ impl Gateway {
         self.control.draining.store(true, Ordering::Release);
         let current = self.control.reloader.current();
         let (drain, start) = (current.config.drain, Instant::now());
-        let in_flight = self.control.in_flight();
+        let (in_flight, waiting) = (self.control.in_flight(), self.control.waiting());
         tracing::info!(
             event = Event::Draining.label(),
             in_flight,
+            waiting,
             delay_seconds = drain.delay.as_secs_f64(),
             timeout_seconds = drain.timeout.as_secs_f64(),
-            "draining; requests in flight: {in_flight}; new ones are accepted for {} more, and then those in flight have {} to end",
+            "draining; requests in flight: {in_flight}, waiting: {waiting}; new ones are accepted for {} more, and then all have {} to end",
             duration_words(drain.delay),
             duration_words(drain.timeout)
         );

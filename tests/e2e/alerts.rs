@@ -114,6 +114,7 @@ async fn open_circuits_and_failures_are_alerts() {
     let part = alert(&rig, "circuit_partly_open").await;
     assert_eq!(part["severity"], "warning");
     assert_eq!(part["text"], "failing and stopped: works.list of billing");
+    assert_eq!(part["next"], "next probe");
     // Of other operations and callers too.
     for key in [OTHER_KEY, "third-key-0007"] {
         for operation in ["/tags.list", "/parts.list"] {
@@ -126,6 +127,26 @@ async fn open_circuits_and_failures_are_alerts() {
     assert_eq!(shown, ["serious", "#upstream", "next probe"]);
     assert_eq!(alert(&rig, "calls_fail").await["severity"], "serious");
     assert_eq!(health(&rig).await, "troubled");
+}
+
+/// Nobody calls, so it stays due.
+#[tokio::test]
+async fn a_probe_that_is_due_is_no_longer_announced() {
+    let plan = FaultPlan::none().with(Rule::new("works.list", status(500, None)));
+    let rules = "[retry]\nmax_attempts = 1\n\
+                 [upstream.circuit]\nfailures = 1\nwithin = \"60s\"\nopen = \"1s\"\n";
+    let rig = with_plan(plan, rules).await;
+    assert_eq!(call(&rig, "/works.list", "{}").await, 500);
+    let warning = async || {
+        let ready = rig.admin("/readyz").await.json();
+        ready["warnings"][0].as_str().unwrap_or_default().to_owned()
+    };
+    let text = "failing and stopped: works.list of billing";
+    let begin = Instant::now();
+    while warning().await != format!("{text}, the next call is the probe") {
+        assert!(begin.elapsed() < TIMEOUT, "{}", warning().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

@@ -89,7 +89,7 @@ fn a_bad_file_is_all_its_problems_with_their_places() {
             vec![
                 "8:8: callers.billing.rate: \"50/x\" is not valid; write a rate such as \"50/s\", \"600/min\" or \"1000/h\", above zero".to_owned(),
                 "9:1: callers.billing.kye: unknown key; did you mean `key`?".to_owned(),
-                format!("11:8: tokens.other.file: {token:?} cannot be read (entity not found); create it or correct the path"),
+                format!("11:8: tokens.other.file: {token:?} cannot be read (there is no such file); create it or correct the path"),
                 "13:12: limits.max_body: \"1XB\" is not valid; write a size such as \"64KiB\", \"1MiB\" or \"10MB\", or a number of bytes".to_owned(),
             ],
         ),

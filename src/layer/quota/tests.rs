@@ -432,6 +432,7 @@ async fn a_full_waiting_room_evicts_from_the_caller_with_the_largest_share() {
     is_evicted(greedy.pop().unwrap()).await;
     is_evicted(rig.call("greedy", MINUTE)).await;
     assert_eq!(rig.waiting(), 10);
+    assert_eq!(rig.groups.waiting(), 10);
     assert_eq!(status(modest).await.unwrap(), 200);
     all_served(greedy).await;
 }

@@ -31,7 +31,7 @@ const DROPPED_FOR: u64 = 15 * 60;
 pub fn of(facts: &Facts) -> Vec<Alert> {
     let mut alerts = Vec::new();
     alerts.extend(upstream(facts));
-    alerts.extend(partly_open(&facts.stopped));
+    alerts.extend(partly_open(facts));
     alerts.extend(bounded(tokens(facts), "tokens"));
     alerts.extend(bounded(groups(facts), "quota groups"));
     alerts.extend(calls(&facts.last_minute));
@@ -65,7 +65,8 @@ fn upstream(facts: &Facts) -> Option<Alert> {
     Some(open.then(Next::Probe, facts.now + next_probe))
 }
 
-fn partly_open(stopped: &[Stopped]) -> Option<Alert> {
+fn partly_open(facts: &Facts) -> Option<Alert> {
+    let stopped = &facts.stopped;
     let what = |one: &Stopped| {
         let operation = match one.subject.operation {
             None => "everything",
@@ -81,12 +82,14 @@ fn partly_open(stopped: &[Stopped]) -> Option<Alert> {
         "failing and stopped: {}",
         named(stopped.iter().map(what).collect())?
     );
-    Some(Alert::new(
+    let alert = Alert::new(
         Name::CircuitPartlyOpen,
         Severity::Warning,
         Section::Upstream,
         text,
-    ))
+    );
+    let next_probe = stopped.iter().map(|one| one.next_probe).min()?;
+    Some(alert.then(Next::Probe, facts.now + next_probe.as_secs_f64()))
 }
 
 fn tokens(facts: &Facts) -> Vec<Alert> {

@@ -128,7 +128,7 @@ fn each_condition_has_its_alert() {
                 ];
             },
             &[
-                "warning circuit_partly_open: failing and stopped: works.create of billing, everything of reports",
+                "warning circuit_partly_open: failing and stopped: works.create of billing, everything of reports, next probe in 3 s",
             ],
         ),
         (
@@ -140,7 +140,7 @@ fn each_condition_has_its_alert() {
                 f.stopped.extend(vec![stopped(Some("b"), None); 4]);
             },
             &[
-                "warning circuit_partly_open: failing and stopped: works.list for all, an unknown operation of a, everything of b and 3 more",
+                "warning circuit_partly_open: failing and stopped: works.list for all, an unknown operation of a, everything of b and 3 more, next probe in 3 s",
             ],
         ),
         (

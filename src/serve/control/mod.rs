@@ -81,6 +81,11 @@ impl GatewayControl {
     pub(super) fn in_flight(&self) -> u64 {
         self.state.in_flight.used()
     }
+
+    /// Requests that wait for quota, which are not among those in flight.
+    pub(super) fn waiting(&self) -> usize {
+        self.state.groups.waiting()
+    }
 }
 
 const NO_LOG: &str = "logging was not set up by this gateway";
@@ -101,8 +106,10 @@ impl Control for GatewayControl {
     }
 
     fn warnings(&self) -> Vec<String> {
+        let alerts = self.alerts();
+        // After the alerts: one that is due now must not be ahead.
         let now = wall_clock::since_epoch().as_secs_f64();
-        self.alerts().iter().map(|alert| alert.line(now)).collect()
+        alerts.iter().map(|alert| alert.line(now)).collect()
     }
 
     fn metrics(&self, form: Exposition) -> String {

@@ -145,6 +145,11 @@ impl Groups {
         known.retain(|name, group| planned.groups.contains_key(name) || !group.idle().1);
     }
 
+    /// Requests that wait, of all groups together.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting_room.taken()
+    }
+
     /// Whether nothing waits in any group.
     #[cfg(test)]
     pub(crate) fn waiting_room_is_empty(&self) -> bool {

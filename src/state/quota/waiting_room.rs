@@ -58,6 +58,11 @@ impl WaitingRoom {
         taken.all == 0 && taken.by_caller.is_empty()
     }
 
+    /// How many slots are taken.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.lock().all
+    }
+
     /// Takes a slot if fewer than `max` are taken. In a full room it evicts the newest request of the caller with the most slots
     /// per weight, unless this caller would then have more. Batch callers are evicted first, and a batch request evicts only
     /// other batch requests. Must not be called while a group is locked.
