@@ -289,13 +289,13 @@ test('both themes, and a phone without sideways scrolling', { timeout: 120_000 }
 
 test('states that take long to bring about', { timeout: 60_000 }, async t => {
   const dir = await scratch(t);
-  const { bound } = await start(t, ['demo'], ['admin']);
+  const { bound } = await start(t, ['demo', '--load', 'off'], ['admin']);
   const origin = `http://${bound.admin}`;
   const real = await (await fetch(`${origin}/status`)).json();
   const end = Math.floor(real.now / 5) * 5;
   const wave = i => Math.round(300 + 200 * Math.sin(i / 14) + 60 * Math.sin(i * 1.7));
   const group = { ...real.quota.main, limit: 1000, reset: end + 140, resets_in_seconds: 140 };
-  const caller = { ...real.callers.demo, group: 'main', requests: 51234, last_seen: end };
+  const caller = { ...real.callers.billing, group: 'main', requests: 51234, last_seen: end };
   const waits = { p50_seconds: 0.03, p95_seconds: 12.4 };
   const named = (name, severity, link, text, more = {}) => ({ name, severity, subject: null, text, link, since: end - 90, next: null, next_at: null, ...more });
   const told = {
@@ -399,7 +399,7 @@ test('the admin key is asked for only when the gateway asks for it', { timeout: 
 
 test('the demo has a page that is calm when nothing has happened', { timeout: 60_000 }, async t => {
   const dir = await scratch(t);
-  const { bound } = await start(t, ['demo'], ['admin']);
+  const { bound } = await start(t, ['demo', '--load', 'off'], ['admin']);
   const { page, faults } = await open(t, { dir, origin: `http://${bound.admin}` }, { viewport: { width: 1200, height: 900 } });
   assert.match(await page.locator('#quota').textContent(), /Nothing is known of this quota yet/);
   assert.match(await page.locator('#upstream').textContent(), /no attempt has failed/);
