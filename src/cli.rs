@@ -306,7 +306,10 @@ fn manual(command: Option<&str>) -> anyhow::Result<String> {
         }
     };
     let mut text = Vec::new();
-    clap_mangen::Man::new(page).render(&mut text)?;
+    let source = format!("revgate {}", env!("CARGO_PKG_VERSION"));
+    clap_mangen::Man::new(page)
+        .source(source)
+        .render(&mut text)?;
     Ok(String::from_utf8(text)?)
 }
 

@@ -14,7 +14,7 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::turning::Threads;
-use crate::event::Event;
+use crate::{event::Event, policy::duration_words::duration_words};
 
 /// Messages that wait for a manager that does not read: those of some reloads, and of the drain. What does not fit is dropped.
 const QUEUE: usize = 16;
@@ -111,7 +111,8 @@ impl Manager {
                 tracing::error!(
                     event = Event::ThreadsHang.label(),
                     threads = hanging.join(" "),
-                    "threads have not taken a turn for {third:?}; unless they do, the service manager ends the process"
+                    "threads have not taken a turn for {}; unless they do, the service manager ends the process",
+                    duration_words(third)
                 );
             }
         }

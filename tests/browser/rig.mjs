@@ -17,7 +17,8 @@ export const sha256 = key => createHash('sha256').update(key).digest('hex');
 
 export async function scratch(t) {
   const dir = await mkdtemp(join(tmpdir(), 'revgate-browser-'));
-  t.after(() => rm(dir, { recursive: true, force: true }));
+  // The browser may still write its profile when it has been closed.
+  t.after(() => rm(dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }));
   return dir;
 }
 

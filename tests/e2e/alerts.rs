@@ -290,7 +290,7 @@ async fn a_refused_reload_is_an_alert_until_the_file_is_good() {
     let again = admin("GET", "/status").await.json();
     assert_eq!(again["alerts"][0]["since"], alert["since"]);
     let needs_restart = good.replacen("[admin]", "[drain]\ntimeout = \"7s\"\n[admin]", 1);
-    std::fs::write(&file, needs_restart).expect("written");
+    std::fs::write(&file, &needs_restart).expect("written");
     assert_eq!(admin("POST", "/reload").await.status, 200);
     let status = admin("GET", "/status").await.json();
     let names: Vec<_> = status["alerts"]
@@ -307,4 +307,11 @@ async fn a_refused_reload_is_an_alert_until_the_file_is_good() {
             &json!("ready")
         )
     );
+    // A refused file does not hide what waits for a restart.
+    std::fs::write(&file, format!("{needs_restart}[nonsense]\n")).expect("written");
+    assert_eq!(admin("POST", "/reload").await.status, 409);
+    let status = admin("GET", "/status").await.json();
+    let names = [0, 1].map(|n| status["alerts"][n]["name"].clone());
+    assert_eq!(names, ["reload_refused", "restart_needed"]);
+    assert_eq!(status["reload"]["restart_needed"], json!(["drain.timeout"]));
 }

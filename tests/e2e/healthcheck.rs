@@ -168,5 +168,10 @@ fn version_completions_and_manual_are_printed() {
         "healthcheck"
     );
     assert!(printed(&["man"]).starts_with(".ie \\n(.g"), "roff");
-    assert!(printed(&["man", "check"]).contains("explain"));
+    let page = printed(&["man", "check"]);
+    let title = format!(
+        ".TH revgate-check 1  \"revgate {}\"",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert!(page.contains("explain") && page.contains(&title), "{page}");
 }

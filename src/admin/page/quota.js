@@ -1,6 +1,6 @@
 // A group: who has used its window, where now is in it, its state, and who waits.
 const STATES = {
-  open: ["good", "open", "Enough quota: requests are sent in the order in which they come."],
+  open: ["good", "open", "Enough quota: interactive requests are sent in the order in which they come, batch ones evenly until the reset."],
   spread: ["warn", "sharing", "The rest is dealt out evenly until the reset."],
   spent: ["bad", "used up", "No quota is left until the reset. Requests wait for it, as long as their callers allow."],
   paused: ["bad", "paused", "DevRev said to wait. Nothing is sent; requests wait."],
@@ -127,12 +127,11 @@ function notes(group) {
   const [, , why] = STATES[group.state] ?? [];
   if (group.limit === null) return [["Nothing is known of this quota yet: it comes with DevRev’s first answer.", "dim"]];
   if (group.resets_in_seconds === null) return [["A new window: DevRev’s next answer says how much is left.", "dim"]];
-  const at = time => span(time - now()) + ", at " + clock(time);
-  const out = group.runs_out_at !== null && group.runs_out_at > now() ? ["At this rate it is used up in " + at(group.runs_out_at) + ".", "warn"] : null;
+  const out = group.runs_out_at !== null && group.runs_out_at > now() ? ["At this rate it is used up in " + span(group.runs_out_at - now()) + ", at " + clock(group.runs_out_at) + ".", "warn"] : null;
   if (group.state !== "open") return [[why, "dim"], group.state === "spread" ? out : null];
   if (out) return [out];
   if (group.spreads_at !== null && group.spreads_at > now()) {
-    return [["At this rate calls go at once for " + at(group.spreads_at) + "; then the rest is dealt out evenly.", "dim"]];
+    return [["At this rate interactive calls go at once for another " + span(group.spreads_at - now()) + ", until " + clock(group.spreads_at) + "; then the rest is dealt out evenly.", "dim"]];
   }
   return [["At this rate it lasts until then.", "dim"]];
 }

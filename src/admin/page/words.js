@@ -33,9 +33,9 @@ function about(seconds) {
 function measured(seconds) {
   if (seconds === null) return "–";
   if (seconds === 0) return "0";
-  if (seconds < 0.9995) return Math.max(1, Number((seconds * 1000).toPrecision(2))) + " ms";
-  if (seconds < 9.95) return seconds.toFixed(1) + " s";
-  return seconds < 119.5 ? Math.round(seconds) + " s" : Math.round(seconds / 60) + " min";
+  if (seconds < 0.9995) return Math.max(1, Number((seconds * 1000).toPrecision(2))) + "\u00a0ms";
+  if (seconds < 9.95) return seconds.toFixed(1) + "\u00a0s";
+  return seconds < 119.5 ? Math.round(seconds) + "\u00a0s" : Math.round(seconds / 60) + "\u00a0min";
 }
 
 function ago(at) {

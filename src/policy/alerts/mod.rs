@@ -8,12 +8,17 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 pub use self::{
     conditions::of,
     facts::{DroppedLines, Facts, GroupFacts, LastMinute, ReloadFacts, TokenFacts},
     memory::Memory,
 };
-use crate::label::label_enum;
+use crate::{
+    label::label_enum,
+    policy::duration_words::{DurationWords, duration_words},
+};
 
 label_enum! {
     /// How urgent an alert is, most urgent first.
@@ -138,10 +143,10 @@ impl Alert {
     pub fn line(&self, now: f64) -> String {
         match self.next {
             Some((Next::Expires, at)) if at > now => {
-                format!("{}, in {}", self.text, rounded(at - now))
+                format!("{}, in {}", self.text, announced(at - now))
             }
             Some((next, at)) if at > now => {
-                let time = rounded(at - now);
+                let time = announced(at - now);
                 format!("{}, {} in {time}", self.text, next.label())
             }
             Some((Next::Probe, _)) => format!("{}, the next call is the probe", self.text),
@@ -150,13 +155,7 @@ impl Alert {
     }
 }
 
-/// A time as people say it, rounded up, because what is announced does not happen before.
-fn rounded(seconds: f64) -> String {
-    const MINUTE: f64 = 60.0;
-    const HOUR: f64 = 60.0 * MINUTE;
-    match seconds {
-        _ if seconds <= 2.0 * MINUTE => format!("{} s", seconds.ceil()),
-        _ if seconds <= 2.0 * HOUR => format!("{} min", (seconds / MINUTE).ceil()),
-        _ => format!("{} h", (seconds / HOUR).ceil()),
-    }
+/// The seconds until something happens, as a whole number: what is announced does not happen before.
+fn announced(seconds: f64) -> DurationWords {
+    duration_words(Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(Duration::MAX))
 }

@@ -153,7 +153,7 @@ impl Reloader {
         let old = self.current();
         let (now, loaded) = self.load_unchanging(&old.config);
         let before = std::mem::replace(&mut self.last_reload().fingerprint, now.clone());
-        let report = match loaded.and_then(|new| self.apply(&old.config, new)) {
+        let mut report = match loaded.and_then(|new| self.apply(&old.config, new)) {
             Ok(report) => report,
             Err(Problems(problems)) => Report {
                 problems,
@@ -168,6 +168,12 @@ impl Reloader {
         report.log(cause);
         self.note_refusals(report.result);
         let mut last = self.last_reload();
+        if report.result == ReloadResult::Refused
+            && let Some(before) = last.report.take()
+        {
+            // What has waited for a restart before does so still.
+            report.restart_needed = before.restart_needed;
+        }
         last.refused_since = (report.result == ReloadResult::Refused)
             .then(|| last.refused_since.unwrap_or(report.at));
         last.report = Some(report.clone());
