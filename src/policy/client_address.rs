@@ -48,7 +48,7 @@ impl ClientField {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
     pub ip: IpAddr,
-    /// A trusted proxy has spoken for it, and has not said that it is on this machine.
+    /// A trusted proxy has spoken for it, and it is not known to be on this machine.
     pub is_elsewhere: bool,
 }
 
@@ -69,12 +69,13 @@ impl Client {
         }
     }
 
-    /// As a trusted proxy says.
-    pub fn spoken_for(ip: IpAddr) -> Client {
-        let ip = ip.to_canonical();
+    /// A trusted proxy, which names the client for whom it speaks. What a machine calls loopback is that machine, so a client is on this
+    /// one only if all that lies between is.
+    pub fn speaking_for(self, client: IpAddr) -> Client {
+        let client = client.to_canonical();
         Client {
-            ip,
-            is_elsewhere: !ip.is_loopback(),
+            ip: client,
+            is_elsewhere: self.is_elsewhere || !self.ip.is_loopback() || !client.is_loopback(),
         }
     }
 }
@@ -124,7 +125,7 @@ impl TrustedProxies {
             let Some(ip) = self.address(element) else {
                 return client.speaking_for_somebody();
             };
-            client = Client::spoken_for(ip);
+            client = client.speaking_for(ip);
             if !self.trusts(ip) {
                 return client;
             }
@@ -248,8 +249,12 @@ mod tests {
             ),
             // A client within a trusted network.
             ("10.0.0.1", &["10.3.3.3, 10.2.2.2"], "10.3.3.3 elsewhere"),
-            ("10.0.0.1", &["127.0.0.1"], "127.0.0.1"),
+            // What it calls loopback is not this machine.
+            ("10.0.0.1", &["127.0.0.1"], "127.0.0.1 elsewhere"),
+            ("127.0.0.1", &["127.0.0.1, 10.3.3.3"], "127.0.0.1 elsewhere"),
+            ("127.0.0.1", &["::1", "10.3.3.3"], "::1 elsewhere"),
             ("127.0.0.1", &["127.0.0.2"], "127.0.0.2"),
+            ("127.0.0.1", &["10.3.3.3, 127.0.0.1"], "10.3.3.3 elsewhere"),
             ("127.0.0.1", &["203.0.113.7"], "203.0.113.7 elsewhere"),
             // With ports, and IPv6.
             ("10.0.0.1", &["203.0.113.7:4711"], "203.0.113.7 elsewhere"),
@@ -351,7 +356,7 @@ mod tests {
             }
             let peer = Client::direct("10.0.0.1".parse().unwrap());
             let client = proxies(field).client(peer, &headers);
-            prop_assert_eq!(client, Client::spoken_for("203.0.113.7".parse().unwrap()));
+            prop_assert_eq!(client, peer.speaking_for("203.0.113.7".parse().unwrap()));
         }
     }
 }

@@ -115,7 +115,7 @@ async fn a_proxy_on_this_machine_makes_nobody_else_anonymous() {
         let upstream = Upstream::http1(&[ANSWER]).await;
         let prefix = if field == "forwarded" { "for=" } else { "" };
         let listen = format!(
-            "[listen]trusted_proxies = [\"127.0.0.0/8\"]\nclient_field = \"{field}\"\n\
+            "[listen]trusted_proxies = [\"127.0.0.0/8\", \"10.0.0.0/8\"]\nclient_field = \"{field}\"\n\
              [callers.app]\nanonymous = true\n"
         );
         for edge in EDGES {
@@ -127,6 +127,7 @@ async fn a_proxy_on_this_machine_makes_nobody_else_anonymous() {
                 (Some("127.0.0.1"), None, 200),
                 (Some("203.0.113.7"), None, 401),
                 (Some("127.0.0.1, 203.0.113.7"), None, 401),
+                (Some("127.0.0.1, 10.3.3.3"), None, 401),
                 (Some("unknown"), None, 401),
                 (Some("203.0.113.7"), Some(KEY), 200),
             ] {

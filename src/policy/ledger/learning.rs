@@ -8,9 +8,11 @@
 use std::time::Duration;
 
 use super::{
-    Hold, HoldReason,
+    AttemptKind, Hold, HoldReason, Ledger, LedgerRules,
     recovery::{Holds, InFlight, LET_IN, Payload, RAMP_END, full_until},
+    window::RESOLUTION,
 };
+use crate::policy::fair::Standing;
 
 /// Whether an answer has told the window, or that there is none.
 #[derive(Debug)]
@@ -123,5 +125,41 @@ impl Learning {
             Untold::Nothing => *allowed,
             Untold::Unreachable => RAMP_END,
         };
+    }
+}
+
+impl Ledger {
+    /// Whether an attempt must wait although no window is known. Apart from the ramp.
+    pub(super) fn hold_between_windows(
+        &self,
+        kind: &AttemptKind,
+        rules: &LedgerRules,
+    ) -> Option<Hold> {
+        // An answer has told that there is none any more.
+        if self.ended.is_none() && !self.learning.goes_on() {
+            return None;
+        }
+        let claimed = self.claimed();
+        let unanswered = match kind.payload {
+            Payload::Whole => claimed - self.streamed,
+            Payload::Streamed => claimed,
+        };
+        // One attempt always finds out, beside uploads that may never end.
+        if unanswered == 0 {
+            return None;
+        }
+        let hold = |until| Hold {
+            reason: HoldReason::Probing,
+            until,
+        };
+        // The next window may not hold more units than the last.
+        let limit = self.last_report?.limit;
+        if claimed as f64 >= limit as f64 - rules.reserved(limit) {
+            return Some(hold(None));
+        }
+        // Batch has no part in what is first come, first served, and more is not known. If no answer tells it in a moment, batch
+        // follows in the ramp, so that a slow call holds it no longer.
+        let ended = self.ended.filter(|_| kind.standing == Standing::Batch)?;
+        Some(hold(Some(ended.saturating_add(RESOLUTION))))
     }
 }

@@ -218,20 +218,7 @@ impl Ledger {
     ) -> Option<Hold> {
         let claimed = self.claimed();
         let Some(window) = &mut self.window else {
-            // Between windows: the next one may not hold more units than the last. One attempt always finds out, beside uploads that
-            // may never end.
-            let limit = self.last_report?.limit;
-            let grantable = limit as f64 - rules.reserved(limit);
-            let unanswered = match kind.payload {
-                Payload::Whole => claimed - self.streamed,
-                Payload::Streamed => claimed,
-            };
-            // Batch has no part in what is first come, first served, and more is not known.
-            let is_held = kind.standing == Standing::Batch || claimed as f64 >= grantable;
-            return (unanswered > 0 && is_held).then_some(Hold {
-                reason: HoldReason::Probing,
-                until: None,
-            });
+            return self.hold_between_windows(kind, rules);
         };
         let standing = kind.standing;
         let hold = window.hold(rules, self.external_rate, (claimed, standing), now)?;
@@ -314,6 +301,11 @@ impl Ledger {
         };
         if !self.learn(&feedback, grant.number, rules, now) {
             self.add_in_doubt();
+            // It was sent after the last window's end, so no other has begun.
+            if admitted == Admitted::Yes && grant.window == self.window_id && self.window.is_none()
+            {
+                self.ended = None;
+            }
         }
         // A window that it told has ended the learning by now.
         match admitted {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    policy::{client_address::Client, proxy_header::For},
+    policy::proxy_header::For,
     state::{connections::OpenConnection, draining::Draining},
     telemetry::labels::ConnectionEnd,
     types::{Peer, PeerAddress},
@@ -60,7 +60,7 @@ impl Server {
                     origin.address = Some(PeerAddress::Client(proxy.speaking_for_somebody()));
                 }
                 Ok(Ok(For::Client(client))) => {
-                    let client = Client::spoken_for(client);
+                    let client = proxy.speaking_for(client);
                     origin.address = Some(PeerAddress::Client(client));
                     origin.open.speaks_for(client.ip);
                 }

@@ -294,3 +294,40 @@ proptest! {
         }
     }
 }
+
+/// A call of `works.export` is under way when the window ends, and has no answer for long.
+#[test]
+fn a_slow_call_across_the_end_of_a_window_holds_batch_for_a_moment_only() {
+    for standing in [Standing::Interactive, Standing::Batch] {
+        let mut upstream = Upstream::new(RULES, 200, 0, 5);
+        let ledger = &mut upstream.ledger;
+        let slow = ledger.grant_of(of(standing), SECOND).unwrap();
+        let hold = ledger.grant_of(of(Standing::Batch), SECOND * 5);
+        let hold = hold.unwrap_err();
+        assert_eq!(hold.until, Some(SECOND * 6), "{standing:?}");
+        // Then it finds out, and others follow although it has no answer either.
+        let now = SECOND * 6;
+        let finds_out = ledger.grant_of(of(Standing::Batch), now).unwrap();
+        let hold = ledger.grant_of(of(Standing::Batch), now).unwrap_err();
+        assert_eq!(hold.until, Some(now + SECOND));
+        assert!(ledger.grant_of(of(Standing::Batch), now + SECOND).is_ok());
+        let _unanswered = (slow, finds_out);
+    }
+}
+
+/// DevRev reported a window, and no longer does.
+#[test]
+fn batch_waits_for_nobody_once_there_is_no_window() {
+    // An answer comes at once after the window's end, or later.
+    for at in [SECOND * 5, SECOND * 10] {
+        let mut upstream = Upstream::new(RULES, 200, 0, 5);
+        let ledger = &mut upstream.ledger;
+        let told = ledger.grant(at).unwrap();
+        ledger.settle(told, good(), at);
+        let interactive = ledger.grants(300, at);
+        for _ in 0..300 {
+            assert!(ledger.grant_of(of(Standing::Batch), at).is_ok(), "{at:?}");
+        }
+        drop(interactive);
+    }
+}
