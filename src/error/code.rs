@@ -68,7 +68,7 @@ codes! {
     WaitingRoomFull = "waiting_room_full", SERVICE_UNAVAILABLE, "service_unavailable", "connection_limit_reached",
         "Too many requests wait for quota already.";
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "service_unavailable", "connection_limit_reached",
-        "Too many requests are in flight.";
+        "This caller's share of the gateway is in use: requests in flight, connections or memory.";
     Draining = "draining", SERVICE_UNAVAILABLE, "service_unavailable", "destination_unavailable",
         "This gateway is shutting down; another one will answer.";
     CircuitOpen = "circuit_open", SERVICE_UNAVAILABLE, "service_unavailable", "destination_unavailable",

@@ -11,10 +11,13 @@ use std::{
 };
 
 use sd_notify::NotifyState;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::turning::Threads;
-use crate::{event::Event, policy::duration_words::duration_words};
+use crate::{
+    event::Event,
+    policy::{duration_words::duration_words, trouble::Trouble},
+};
 
 /// Messages that wait for a manager that does not read: those of some reloads, and of the drain. What does not fit is dropped.
 const QUEUE: usize = 16;
@@ -102,12 +105,21 @@ impl Manager {
         let third = (period / 3).max(Duration::from_millis(1));
         let mut ticks = interval(third);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (start, mut hang) = (Instant::now(), Trouble::default());
         loop {
             ticks.tick().await;
             let hanging = threads.hanging(third).await;
             if hanging.is_empty() {
                 self.say_alive();
-            } else {
+                if let Some(over) = hang.end(start.elapsed()) {
+                    tracing::info!(
+                        event = Event::ThreadsTurn.label(),
+                        after_seconds = over.lasted.as_secs_f64(),
+                        "all threads take their turns again, after {}",
+                        duration_words(over.lasted)
+                    );
+                }
+            } else if hang.sign(start.elapsed()).is_some() {
                 tracing::error!(
                     event = Event::ThreadsHang.label(),
                     threads = hanging.join(" "),
@@ -127,18 +139,27 @@ fn start() -> io::Result<Outbox> {
         left: left.clone(),
     };
     let send = move || {
-        let mut has_failed = false;
+        let (start, mut silence) = (Instant::now(), Trouble::default());
         for Message { mut states, status } in inbox {
             // A line of its own: the manager would take a second one for another message.
             let status = status.map(|status| status.replace(['\n', '\r'], " "));
             states.extend(status.as_deref().map(NotifyState::Status));
             match sd_notify::notify(&states) {
-                Ok(()) => has_failed = false,
-                Err(error) if !has_failed => {
-                    has_failed = true;
-                    tracing::warn!(event = Event::ManagerUnreachable.label(), %error, "the service manager (NOTIFY_SOCKET) cannot be reached");
+                Ok(()) => {
+                    if let Some(over) = silence.end(start.elapsed()) {
+                        tracing::info!(
+                            event = Event::ManagerReachable.label(),
+                            after_seconds = over.lasted.as_secs_f64(),
+                            "the service manager (NOTIFY_SOCKET) is reached again, after {}",
+                            duration_words(over.lasted)
+                        );
+                    }
                 }
-                Err(_) => {}
+                Err(error) => {
+                    if silence.sign(start.elapsed()).is_some() {
+                        tracing::warn!(event = Event::ManagerUnreachable.label(), %error, "the service manager (NOTIFY_SOCKET) cannot be reached");
+                    }
+                }
             }
             left.fetch_sub(1, Ordering::Relaxed);
         }

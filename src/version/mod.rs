@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-/// Which commit this was built from. Whoever builds a release says so in `REVGATE_COMMIT`; an archive made by Git has it in a file. A build
-/// from a work tree does not ask Git, or every commit would build everything anew.
+/// Which commit this was built from. `REVGATE_COMMIT` says so at the build: whoever builds sets it, else `build.rs` asks Git for a release in a
+/// work tree. An archive made by Git has it in a file.
 fn commit() -> Option<&'static str> {
     let archived = include_str!("commit.txt").trim();
     let archived = Some(archived).filter(|commit| !commit.starts_with('$'));

@@ -450,7 +450,7 @@ async fn at_debug_and_trace_each_decision_about_a_request_has_a_line() {
             ("the attempt goes after a wait of", at_debug),
             ("attempt 2 has ended", at_debug),
             ("a request's head is accepted", at_trace),
-            ("goes at once", at_trace),
+            ("goes at once", at_debug),
             ("what DevRev's answer says of the quota", 2 * at_trace),
             ("request", 1 + at_trace),
         ] {

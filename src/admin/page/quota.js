@@ -4,8 +4,8 @@ const STATES = {
   spread: ["warn", "sharing", "The rest is dealt out evenly until the reset."],
   spent: ["bad", "used up", "No quota is left until the reset. Requests wait for it, as long as their callers allow."],
   paused: ["bad", "paused", "DevRev said to wait. Nothing is sent; requests wait."],
-  probing: ["warn", "probing", "One request probes whether DevRev accepts requests again. The others wait for its answer."],
-  ramping: ["warn", "ramping up", "DevRev accepts requests again. Each success lets two more go."],
+  probing: ["warn", "probing", "One request finds out whether DevRev accepts requests. The others wait for its answer."],
+  ramping: ["good", "ramping up", "Requests are sent step by step: each success lets two more go."],
 };
 
 // If callers send their own tokens there may be many groups. Those that need attention come first.

@@ -89,7 +89,7 @@ where
                     let kind = kind(&request)?;
                     Some(match group.try_permit(kind, &params.rules) {
                         Ok(permit) => {
-                            tracing::trace!(
+                            tracing::debug!(
                                 request_id = id_of(extensions),
                                 group = &**name,
                                 "the attempt takes a unit of the group {name} and goes at once"
