@@ -26,6 +26,8 @@ use std::{
     time::Duration,
 };
 
+use super::allocator::Address;
+
 /// How many addresses of a summary are told apart. It bounds the memory that a flood from many addresses takes.
 pub const MAX_PEERS: usize = 64;
 
@@ -48,7 +50,7 @@ pub fn again_after(lasted: Duration) -> Duration {
 /// How many lines pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineRates {
-    /// So many of a kind at once.
+    /// So many of a kind at once. Between two summaries as many more pass, each the first one of an address.
     pub at_once: u32,
     /// And then one more whenever this time has passed.
     pub another_after: Duration,
@@ -56,7 +58,8 @@ pub struct LineRates {
     pub in_all: u32,
 }
 
-/// Passes the first lines of each kind, and counts the rest. A kind that is frequent hides no other one.
+/// Passes the first lines of each kind, and counts the rest. A kind that is frequent hides no other one, and neither does an address: each has a
+/// line of its own, unless very many come.
 #[derive(Debug)]
 pub struct LineLimit<K> {
     rates: LineRates,
@@ -80,6 +83,10 @@ struct Count {
     /// When the last summary was due, or the first line was left out.
     told: Duration,
     peers: BTreeSet<IpAddr>,
+    /// Since the last summary: who has had a line, of the latest [`MAX_PEERS`] or fewer.
+    heard: BTreeSet<Address>,
+    /// Lines that passed since then only because their addresses had none.
+    newcomers: u32,
 }
 
 impl Count {
@@ -107,6 +114,13 @@ impl Count {
         }
     }
 
+    fn hear(&mut self, address: Option<Address>) {
+        if self.heard.len() >= MAX_PEERS {
+            self.heard.clear();
+        }
+        self.heard.extend(address);
+    }
+
     fn is_due(&self, now: Duration) -> bool {
         let lasted = self.told.saturating_sub(self.first);
         self.left_out > 0
@@ -115,6 +129,8 @@ impl Count {
 
     fn summary<K>(&mut self, kind: Option<K>, now: Duration) -> Summary<K> {
         self.told = now;
+        self.heard.clear();
+        self.newcomers = 0;
         Summary {
             kind,
             lines: std::mem::take(&mut self.left_out),
@@ -177,8 +193,17 @@ impl<K: Clone + Ord> LineLimit<K> {
         } = self.rates;
         // Each line costs the time after which another one may pass.
         let free_at = count.spent.max(now) + another_after;
-        if free_at <= now + another_after * at_once && self.passed < in_all {
-            count.spent = free_at;
+        let is_within = free_at <= now + another_after * at_once;
+        let address = peer.map(|peer| Address::from(Some(peer)));
+        let is_new = address.is_some_and(|address| !count.heard.contains(&address))
+            && count.newcomers < at_once;
+        if (is_within || is_new) && self.passed < in_all {
+            if is_within {
+                count.spent = free_at;
+            } else {
+                count.newcomers += 1;
+            }
+            count.hear(address);
             self.passed += 1;
             return true;
         }
@@ -332,6 +357,61 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_frequent_address_hides_no_other_one() {
+        let mut limit = LineLimit::new(LineRates { in_all: 4, ..RATES });
+        for (at, peer, passes) in [
+            (0, 1, true),
+            (0, 1, true),
+            (0, 1, false),
+            // Of each newcomer the first, up to `at_once`.
+            (10, 2, true),
+            (10, 2, false),
+            (10, 3, true),
+            (10, 4, false),
+            // They did not take the turn of the next line.
+            (1000, 4, false),
+            (10_001, 1, true),
+        ] {
+            let passed = limit.try_pass('a', address(peer), milliseconds(at));
+            assert_eq!(passed, passes, "{peer} at {at}");
+        }
+        assert_eq!(limit.take_summaries(SECOND * 12)[0].peers, 3);
+        // Since this summary each is new.
+        for (peer, passes) in [(4, true), (4, false), (1, true), (2, false)] {
+            let passed = limit.try_pass('a', address(peer), SECOND * 13);
+            assert_eq!(passed, passes, "{peer}");
+        }
+        // A newcomer for which there is no room in this second still is one.
+        for kind in ['b', 'c'] {
+            limit.try_pass(kind, None, SECOND * 13);
+        }
+        assert!(!limit.try_pass('b', address(9), SECOND * 13));
+        assert!(!limit.kinds[&'b'].heard.contains(&address(9).into()));
+    }
+
+    #[test]
+    fn a_flood_from_many_addresses_is_a_few_lines_and_little_memory() {
+        let mut limit = LineLimit::new(RATES);
+        let (mut passed, mut summaries) = (0, 0);
+        for second in 0..3600 {
+            for n in 0..20 {
+                let peer = address(second * 20 + n);
+                passed += u32::from(limit.try_pass('a', peer, SECOND * second));
+            }
+            assert!(limit.kinds[&'a'].heard.len() <= MAX_PEERS);
+            summaries += limit.take_summaries(SECOND * (second + 1)).len();
+        }
+        let most = RATES.at_once + 360 + RATES.at_once * (summaries as u32 + 1);
+        assert!(summaries < 30 && passed <= most, "{passed} {summaries}");
+        // Whoever has a whole network of IPv6 is one.
+        let mut limit = LineLimit::new(RATES);
+        let of_network = |n: u128| Some(IpAddr::V6((0x2001_0db8_u128 << 96 | n).into()));
+        let passes = (0..100).map(|n| limit.try_pass('a', of_network(n), Duration::ZERO));
+        assert_eq!(passes.filter(|passes| *passes).count(), 2);
+        assert!(limit.try_pass('a', of_network(1 << 64), Duration::ZERO));
+    }
+
     proptest! {
         #[test]
         fn every_line_passes_within_the_rates_or_is_in_one_summary(
@@ -344,6 +424,7 @@ mod tests {
             let (mut now, mut sent, mut passed, mut told) = (0, 0, 0, 0);
             let mut in_second = HashMap::<u64, u32>::new();
             let mut of_kind = HashMap::<u8, u32>::new();
+            let mut summaries = HashMap::<u8, u32>::new();
             for (kind, peer, wait, summary) in events {
                 now += wait;
                 sent += 1;
@@ -358,14 +439,19 @@ mod tests {
                         prop_assert!((1..=MAX_PEERS).contains(&summary.peers));
                         prop_assert!(summary.peers as u64 <= summary.lines);
                         told += summary.lines;
+                        *summaries.entry(summary.kind.unwrap()).or_default() += 1;
                     }
                 }
             }
             told += limit.take_all(milliseconds(now)).iter().map(|s| s.lines).sum::<u64>();
             prop_assert_eq!(passed + told, sent);
             prop_assert!(in_second.values().all(|lines| *lines <= in_all));
-            let most = at_once * (1 + now as u32 / QUIET.as_millis() as u32) + now as u32 / 7000 + 1;
-            prop_assert!(of_kind.values().all(|lines| *lines <= most), "{of_kind:?} {most}");
+            let at_most = |kind| {
+                let quiet = now as u32 / QUIET.as_millis() as u32;
+                let newcomers = 1 + quiet + summaries.get(kind).unwrap_or(&0);
+                at_once * (1 + quiet + newcomers) + now as u32 / 7000 + 1
+            };
+            prop_assert!(of_kind.iter().all(|(kind, lines)| *lines <= at_most(kind)), "{of_kind:?}");
         }
     }
 }

@@ -1,7 +1,13 @@
 //! Listening sockets that the process is started with (socket activation): `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES`, as systemd and
 //! others set them. Whoever has opened them keeps them open while one process ends and the next one starts, so that no client is refused.
 
-use std::{env, io, net::TcpListener, os::fd::AsFd};
+use std::{
+    env::{self, VarError},
+    io,
+    net::TcpListener,
+    os::fd::AsFd,
+    process,
+};
 
 use anyhow::{Context, bail, ensure};
 use listenfd::ListenFd;
@@ -30,10 +36,13 @@ impl Sockets {
     /// When one of them is of no use, because clients that connect to it would wait for ever.
     pub(crate) fn take() -> anyhow::Result<Sockets> {
         let names = env::var("LISTEN_FDNAMES").ok();
-        if let Ok(count) = env::var("LISTEN_FDS") {
+        let process = env::var("LISTEN_PID");
+        if let Ok(count) = env::var("LISTEN_FDS")
+            && is_for(process.as_deref(), process::id())
+        {
             // `listenfd` makes a list of as many.
             let is_some = count.parse().is_ok_and(|count: usize| count <= 64);
-            ensure!(is_some, "LISTEN_FDS is not a number of sockets");
+            ensure!(is_some, "LISTEN_FDS is not a number of sockets up to 64");
         }
         let mut passed = ListenFd::from_env();
         let roles = roles(names.as_deref(), passed.len()).map_err(anyhow::Error::msg)?;
@@ -67,6 +76,15 @@ impl Sockets {
             listen: listen.transpose()?,
             admin: admin.transpose()?,
         })
+    }
+}
+
+/// Whether the variables are for this process, as `listenfd` sees it. Those that a parent was started with are inherited, and its sockets are not.
+fn is_for(process: Result<&str, &VarError>, own: u32) -> bool {
+    match process {
+        Err(VarError::NotPresent) | Ok("") => true,
+        Ok(id) => id.parse() == Ok(own),
+        Err(VarError::NotUnicode(_)) => false,
     }
 }
 
@@ -143,6 +161,21 @@ fn roles(names: Option<&str>, count: usize) -> Result<Vec<Role>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_of_another_process_are_not_for_this_one() {
+        for (process, want) in [
+            (Err(VarError::NotPresent), true),
+            (Ok(""), true),
+            (Ok("42"), true),
+            (Ok("1"), false),
+            (Ok("-42"), false),
+            (Ok("a"), false),
+            (Err(VarError::NotUnicode("".into())), false),
+        ] {
+            assert_eq!(is_for(process.as_ref().copied(), 42), want, "{process:?}");
+        }
+    }
 
     #[test]
     fn names_say_what_a_socket_is_for() {

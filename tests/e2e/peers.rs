@@ -316,3 +316,27 @@ async fn a_tls_client_at_a_port_without_tls_is_told_and_counted() {
     let counted = "revgate_tls_handshake_failures_total{reason=\"no_tls_here\"} 1";
     assert!(metrics.contains(counted), "{metrics}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_hides_no_other_unknown_client() {
+    let devrev = rig::simulator().await;
+    let (mut gateway, _file) = start(&devrev.addr().to_string(), "127.0.0.1:0", "");
+    let address = gateway.bound("proxy");
+    for (source, requests) in [("127.0.0.1", 40), ("127.0.0.7", 2), ("127.0.0.8", 1)] {
+        let mut client = from(source, address).await;
+        for _ in 0..requests {
+            let headers = [("Authorization", "Bearer mistyped")];
+            client
+                .send(request("GET", "/works.list", &headers, ""))
+                .await;
+            assert_eq!(client.answer().await.expect("an answer").status, 401);
+        }
+    }
+    gateway.terminate();
+    let (code, log) = gateway.end();
+    assert_eq!(code, Some(0), "{log}");
+    for source in ["127.0.0.7", "127.0.0.8"] {
+        let names = |line: &&str| line.contains(&format!("\"peer\":\"{source}\""));
+        assert!(log.lines().filter(names).count() >= 1, "{source}: {log}");
+    }
+}

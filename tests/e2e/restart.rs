@@ -513,3 +513,31 @@ fn sockets_that_cannot_be_used_are_named() {
         assert!(log.contains(says), "{log}");
     }
 }
+
+/// A parent that was started with sockets may leave its variables in the environment.
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_that_are_for_another_process_are_ignored() {
+    let manager = Manager::new().await;
+    manager.write(false, "");
+    let path = manager.path("revgate.toml");
+    let arguments = ["run", "-c", path.to_str().expect("a path")];
+    let start = |variables: &str| Process::limited(variables, &arguments, "info");
+    for inherited in [
+        "export LISTEN_FDS=100 LISTEN_PID=1",
+        "export LISTEN_FDS=several LISTEN_PID=1",
+        "export LISTEN_FDS=2 LISTEN_FDNAMES=http:other:more LISTEN_PID=1",
+    ] {
+        let mut process = start(inherited);
+        block_in_place(|| process.bound("proxy"));
+        process.terminate();
+        ends(process);
+    }
+    for own in [
+        "export LISTEN_FDS=100 LISTEN_PID=$$",
+        "export LISTEN_FDS=100",
+    ] {
+        let (code, log) = block_in_place(|| start(own).end());
+        assert_eq!(code, Some(1), "{log}");
+        assert!(log.contains("LISTEN_FDS is not a number"), "{log}");
+    }
+}

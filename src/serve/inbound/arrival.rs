@@ -115,6 +115,7 @@ impl Server {
         let until = origin.at + self.settings.header_timeout;
         tokio::select! {
             () = refuse_unread(stream, state, peer, unread, until) => {}
+            () = grace_is_over(&state.draining) => {}
             () = origin.open.give_way().cancelled() => {}
         }
     }

@@ -239,9 +239,15 @@ impl Server {
                         return self.report_end(ConnectionEnd::Unread, address);
                     }
                     // While it is being found out who the caller is, the connection has not failed to say so.
-                    let is_late = now >= proof && !open.is_proven() && !open.is_pending();
+                    let is_stranger = !open.is_proven() && !open.is_pending();
+                    let is_late = now >= proof && is_stranger;
                     let idle_timeout = grace.map_or(settings.idle_timeout, |_| IDLE_GRACE);
-                    let deadline = watch.deadline(settings.header_timeout, idle_timeout);
+                    // Whoever has no good credential holds up no drain with half a head.
+                    let head_timeout = match grace {
+                        Some(_) if is_stranger => settings.header_timeout.min(IDLE_GRACE),
+                        _ => settings.header_timeout,
+                    };
+                    let deadline = watch.deadline(head_timeout, idle_timeout);
                     let deadline = grace.map_or(deadline, |grace| deadline.max(grace));
                     let tells = grace.is_some() && watch.is_http2();
                     // A head may begin at any time, so check at least once per `header_timeout`.
@@ -271,6 +277,8 @@ impl Server {
                     let now = Instant::now();
                     let wait = if watch.is_http2() { Duration::ZERO } else { IDLE_GRACE };
                     grace = Some(now + wait);
+                    // Time for a head that begins in the grace, and no more for another one behind it.
+                    proof = proof.min(now + 2 * IDLE_GRACE);
                     until = until.min(now + wait);
                 }
                 () = open.give_way().cancelled(), if !ending => {

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     config,
     plan::Plan,
+    policy::allocator::{Claim, Party},
     serve::{
         upstream_options,
         worker::{Published, Serving},
@@ -25,7 +26,7 @@ use crate::{
     stack,
     state::{
         State,
-        connections::ConnectionTable,
+        connections::{ConnectionTable, OpenConnection},
         draining::{Drain, Draining},
     },
     upstream::{OwnListeners, Upstream},
@@ -77,6 +78,23 @@ impl Rig {
 
     /// The client's end of a connection, and the task that serves it.
     async fn connect(&self) -> (Client, JoinHandle<()>) {
+        self.connect_on(self.settings.connections.open(None).await)
+    }
+
+    /// One that has brought a good credential.
+    async fn connect_known(&self) -> (Client, JoinHandle<()>) {
+        let open = self.settings.connections.open(None).await;
+        assert!(open.prove(&Claim {
+            party: Party::Caller {
+                group: "main".into(),
+                name: "a".into(),
+            },
+            ..Claim::unknown(None)
+        }));
+        self.connect_on(open)
+    }
+
+    fn connect_on(&self, open: OpenConnection) -> (Client, JoinHandle<()>) {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let origin = Origin {
             address: None,
@@ -84,7 +102,7 @@ impl Rig {
             retired: CancellationToken::new(),
             speaks: Speaks::Either,
             at: Instant::now(),
-            open: self.settings.connections.open(None).await,
+            open,
         };
         let served = tokio::spawn(self.server.clone().serve(theirs, origin));
         (Client(ours), served)
@@ -150,18 +168,78 @@ async fn an_idle_connection_has_a_grace_in_which_a_request_gets_its_answer() {
     assert!(open >= IDLE_GRACE && open < 2 * IDLE_GRACE, "{open:?}");
 }
 
+/// Of a stranger for the grace, and of a client that has brought a good credential for `header_timeout`.
 #[tokio::test(start_paused = true)]
 async fn a_head_that_is_on_its_way_is_waited_for() {
     let rig = Rig::new();
-    let (mut client, served) = rig.connect().await;
-    client.send(&REQUEST[..10]).await;
-    tokio::task::yield_now().await;
+    let nearly = IDLE_GRACE - Duration::from_millis(50);
+    let stranger = (rig.connect().await, Duration::ZERO, nearly);
+    let late_stranger = (rig.connect().await, nearly, nearly);
+    let known = (rig.connect_known().await, Duration::ZERO, 3 * IDLE_GRACE);
     rig.drain.begin(DRAIN);
-    sleep(3 * IDLE_GRACE).await;
-    client.send(&REQUEST[10..]).await;
-    let answer = client.answer().await;
-    assert!(answer.contains("connection: close"), "{answer}");
-    served.await.unwrap();
+    let clients = [stranger, late_stranger, known];
+    let clients = clients.map(|((mut client, served), begins, takes)| async move {
+        sleep(begins).await;
+        let (first, rest) = REQUEST.split_at(10);
+        client.send(first).await;
+        sleep(takes).await;
+        client.send(rest).await;
+        let answer = client.answer().await;
+        assert!(answer.contains("connection: close"), "{takes:?}: {answer}");
+        served.await.unwrap();
+    });
+    futures_util::future::join_all(clients).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_head_of_a_stranger_holds_up_no_drain() {
+    let half = &REQUEST[..10];
+    let settings = frame(SETTINGS, 0, 0, &[]);
+    let half_frame = [PREFACE, &settings[..], &[0, 0, 9, HEADERS]].concat();
+    let another = [&REQUEST[10..], half].concat();
+    let long = [&REQUEST[..REQUEST.len() - 2], b"A: "].concat();
+    // What comes first, and then again and again.
+    for (first, next) in [
+        (half, &b""[..]),
+        (&long, b"a"),
+        (half, &another),
+        (&PREFACE[..10], b""),
+        (&half_frame, b""),
+    ] {
+        for begins in [-500, 0, 900] {
+            let rig = Rig::new();
+            let (client, served) = rig.connect().await;
+            let (mut reads, mut writes) = tokio::io::split(client.0);
+            let case = format!(
+                "{:?} {begins}",
+                String::from_utf8_lossy(&[first, next].concat())
+            );
+            let (first, next) = (first.to_vec(), next.to_vec());
+            let wait = Duration::from_millis(u64::try_from(begins).unwrap_or(0));
+            let before = Duration::from_millis(u64::try_from(-begins).unwrap_or(0));
+            let sends = tokio::spawn(async move {
+                sleep(wait).await;
+                let mut sent = writes.write_all(&first).await;
+                while sent.is_ok() {
+                    sleep(Duration::from_millis(100)).await;
+                    sent = writes.write_all(&next).await;
+                }
+            });
+            let read = tokio::spawn(async move {
+                tokio::io::copy(&mut reads, &mut tokio::io::sink())
+                    .await
+                    .unwrap_or(0)
+            });
+            sleep(before).await;
+            rig.drain.begin(DRAIN);
+            let begun = Instant::now();
+            served.await.unwrap();
+            let took = begun.elapsed();
+            sends.abort();
+            read.abort();
+            assert!(took <= 3 * IDLE_GRACE + HALF, "{case}: {took:?}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
