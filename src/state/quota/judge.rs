@@ -19,8 +19,9 @@ use crate::{
 };
 
 /// A review looks at all that wait, and many answers may each make matters a little worse, as all those that pause the group do. So
-/// reviews keep a distance of a millisecond for so many that wait: a tenth of a second if the waiting room is full, and none for a few.
-const REVIEWED_IN_A_MILLISECOND: u64 = 10;
+/// reviews keep a distance of a millisecond for so many that wait: a quarter of a second if the waiting room is full, and none for a few.
+/// Then even a thousand batch callers, which take most time to judge, cost a small part of a processor.
+const REVIEWED_IN_A_MILLISECOND: u64 = 4;
 
 /// While the window holds requests, those that come may go before others that wait, so all are reviewed this often.
 const WHILE_HELD: Duration = Duration::from_secs(1);
