@@ -271,29 +271,6 @@ impl<T> Queue<T> {
         Some(entry.item)
     }
 
-    /// Removes and returns every entry for which `keep` is false.
-    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) -> Vec<T> {
-        let mut out = Vec::new();
-        let callers: Vec<Arc<str>> = self.flows.keys().cloned().collect();
-        for caller in callers {
-            let Some(flow) = self.flows.get_mut(&caller) else {
-                continue;
-            };
-            let before = flow.waiting.len();
-            let all = std::mem::take(&mut flow.waiting);
-            for (position, entry) in all {
-                if keep(&entry.item) {
-                    flow.waiting.insert(position, entry);
-                } else {
-                    out.push(entry.item);
-                }
-            }
-            let gone = before - flow.waiting.len();
-            (0..gone).for_each(|_| self.removed_one(&caller));
-        }
-        out
-    }
-
     /// When the next batch caller will have aged.
     pub fn next_aged(&self, now: Duration) -> Option<Duration> {
         let batch = self
@@ -407,6 +384,36 @@ mod tests {
                 .or_default() += 1;
         }
         turns
+    }
+
+    proptest! {
+        /// Also after turns that have given some a lead.
+        #[test]
+        fn the_order_that_is_foretold_is_the_one_in_which_entries_are_taken(
+            before in prop::collection::vec(0..6_usize, 0..40),
+            turns in 0..20_usize,
+            after in prop::collection::vec(0..6_usize, 0..40),
+        ) {
+            let shares = [
+                interactive("a", 1), interactive("b", 2), interactive("c", 4),
+                batch("d"), share("e", 2, Priority::Batch), batch("f"),
+            ];
+            let mut queue = Queue::default();
+            let mut number = 0;
+            let mut push = |queue: &mut Queue<usize>, which: usize| {
+                queue.push(&shares[which], LONG_WAIT, ZERO, number);
+                number += 1;
+            };
+            before.iter().for_each(|which| push(&mut queue, *which));
+            for _ in 0..turns {
+                let _ = queue.take(ZERO);
+            }
+            after.iter().for_each(|which| push(&mut queue, *which));
+            let order = queue.in_order();
+            let foretold: Vec<_> = order.iter().map(|(_, ticket)| *queue.get(ticket).expect("queued")).collect();
+            let taken: Vec<_> = std::iter::from_fn(|| queue.take(ZERO)).collect();
+            prop_assert_eq!(foretold, taken);
+        }
     }
 
     #[test]

@@ -574,6 +574,117 @@ async fn a_burst_at_a_start_is_held_until_one_answer_has_told_the_window() {
     );
 }
 
+/// The calls that were served, and of those refused after how long each was, and what time it was told.
+async fn outcomes(
+    calls: Vec<JoinHandle<Result<Response<Body>, Error>>>,
+) -> (usize, Vec<(Duration, Duration)>) {
+    let start = Instant::now();
+    // Each in a task of its own, so that the order in which they are awaited does not matter.
+    let timed = calls.into_iter().map(|call| {
+        tokio::spawn(async move {
+            let result = status(call).await;
+            (start.elapsed(), result)
+        })
+    });
+    let (mut served, mut refused) = (0, Vec::new());
+    for call in timed.collect::<Vec<_>>() {
+        match call.await.expect("no panic") {
+            (_, Ok(200)) => served += 1,
+            (after, Err(Error::QuotaExhausted { retry_after })) => {
+                refused.push((after, retry_after));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    (served, refused)
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_wait_for_the_first_answer_are_judged_by_their_places_when_it_has_come() {
+    // In three windows there is time for 300.
+    for callers in [
+        &["batch"] as &[&str],
+        &["a"],
+        &["a", "batch"],
+        &["a", "b", "c", "d"],
+    ] {
+        let rig = Rig::new(1024, Upstream::new(100, SECOND * 20));
+        let calls = (0..330).map(|n| rig.call(callers[n % callers.len()], MINUTE));
+        let (served, refused) = outcomes(calls.collect()).await;
+        assert_eq!(served, 300, "{callers:?}");
+        for (after, retry_after) in refused {
+            assert!(after < SECOND, "{callers:?}: refused after {after:?}");
+            assert!(
+                after + retry_after > MINUTE && retry_after < SECOND * 90,
+                "{callers:?}: {retry_after:?}"
+            );
+        }
+        assert!(rig.is_at_rest());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_wait_are_judged_again_when_less_is_left_than_was_assumed() {
+    // What happens while 90 calls wait for one answer, which then tells of ten units only.
+    for (what, caller) in [
+        ("smaller", "a"),
+        ("smaller", "batch"),
+        ("resume", "a"),
+        ("resume", "batch"),
+    ] {
+        let rig = Rig::new(1024, Upstream::new(100, SECOND * 20));
+        rig.spend(1).await;
+        let others = |rig: &Rig, used| {
+            let end = Instant::now() + MINUTE * 2;
+            *rig.upstream.window.lock().unwrap() = (Some(end), used);
+        };
+        match what {
+            // The next window is assumed to be like this one. Others have used most of it, and it is longer.
+            "smaller" => sleep(SECOND * 22).await,
+            _ => rig.group().resume(),
+        }
+        others(&rig, 89);
+        let calls = (0..90).map(|_| rig.call(caller, SECOND * 90));
+        let (served, refused) = outcomes(calls.collect()).await;
+        // Half of what is left is kept for the others.
+        assert!((4..=10).contains(&served), "{what} {caller}: {served}");
+        for (after, retry_after) in refused {
+            assert!(after < SECOND, "{what} {caller}: refused after {after:?}");
+            assert!(
+                after + retry_after > SECOND * 90 && retry_after < MINUTE * 5,
+                "{what} {caller}: {retry_after:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_wait_are_judged_again_when_others_use_up_the_window() {
+    for caller in ["a", "batch"] {
+        let rig = Rig::new(1024, Upstream::new(100, MINUTE * 2));
+        rig.spend(51).await;
+        // 49 units for two minutes: there is time for all of these.
+        let calls: Vec<_> = (0..20).map(|_| rig.call(caller, SECOND * 100)).collect();
+        rig.settle().await;
+        assert_eq!(
+            rig.waiting() + rig.view().in_flight as usize,
+            20,
+            "{caller}"
+        );
+        rig.upstream.window.lock().unwrap().1 = 90;
+        let (served, refused) = outcomes(calls).await;
+        assert!((4..=11).contains(&served), "{caller}: {served}");
+        // The first answer after that tells.
+        let told = refused[0].0;
+        assert!(told < SECOND * 70, "{caller}: {told:?}");
+        let late = refused
+            .iter()
+            .filter(|(after, _)| *after > told + SECOND)
+            .count();
+        assert!(late <= 2, "{caller}: {refused:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_waits_for_no_quota_waits_a_moment_for_the_first_answer() {
     // Plenty is left, or next to nothing.

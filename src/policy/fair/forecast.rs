@@ -1,8 +1,8 @@
 //! How many turns come before a request's.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::{Flow, Position, Priority, Queue, Share, ageing_time};
+use super::{Flow, Position, Priority, Queue, Share, Ticket, ageing_time};
 
 impl<T> Queue<T> {
     /// How many turns come before that of a request of this caller at `position`: its caller's older entries, and the turns that
@@ -62,5 +62,47 @@ impl<T> Queue<T> {
     pub fn batch_callers(&self) -> u64 {
         let batch = |flow: &&Flow<T>| flow.priority == Priority::Batch && !flow.waiting.is_empty();
         self.flows.values().filter(batch).count() as u64
+    }
+
+    /// All entries in the order of their turns if none is added, apart from batch callers that will age.
+    pub fn in_order(&self) -> Vec<(Share, Ticket)> {
+        let mut entries = Vec::with_capacity(self.len);
+        for (caller, flow) in &self.flows {
+            let class = flow.class();
+            let start = flow.start.max(self.virtual_times[class]);
+            for (turn, position) in flow.waiting.keys().enumerate() {
+                // As for the flows: the earlier start, then a newcomer, then the oldest.
+                let start = start + turn as f64 / flow.weight;
+                let had_turn = !flow.is_new || turn > 0;
+                entries.push(((class, start, had_turn, *position), caller, flow));
+            }
+        }
+        entries.sort_unstable_by(|((class, start, had_turn, position), ..), (other, ..)| {
+            class
+                .cmp(&other.0)
+                .then(start.total_cmp(&other.1))
+                .then(had_turn.cmp(&other.2))
+                .then(position.cmp(&other.3))
+        });
+        let entry = |((.., position), caller, flow): ((_, _, _, Position), &Arc<str>, &Flow<T>)| {
+            let share = Share {
+                caller: caller.clone(),
+                weight: flow.weight as u32,
+                priority: flow.priority,
+            };
+            let caller = caller.clone();
+            (share, Ticket { caller, position })
+        };
+        entries.into_iter().map(entry).collect()
+    }
+
+    /// The entry, if it is still queued.
+    pub fn get(&self, ticket: &Ticket) -> Option<&T> {
+        let entry = self
+            .flows
+            .get(&ticket.caller)?
+            .waiting
+            .get(&ticket.position)?;
+        Some(&entry.item)
     }
 }

@@ -2,10 +2,22 @@
 
 use std::time::Duration;
 
-use super::{Ledger, LedgerRules, Standing};
+use super::{Ledger, LedgerRules, Standing, window::spread_time};
 use crate::policy::operation::OperationId;
 
 impl Ledger {
+    /// Changes with what [`Self::predict_wait`] goes by, where that may have become worse: a window has been learnt, units are taken
+    /// outside revgate, a pause has begun or become longer, or there are other rules. What attempts take is not such a change, because
+    /// it was expected.
+    pub fn basis(&self) -> u64 {
+        self.basis
+    }
+
+    /// There are other rules.
+    pub fn rules_changed(&mut self) {
+        self.basis += 1;
+    }
+
     /// The expected wait of an attempt of this operation, or of any that is not paused, with this standing, that comes after `ahead`
     /// others. Zero if it depends on the answers of attempts in flight.
     pub fn predict_wait(
@@ -50,6 +62,7 @@ pub(super) fn when_in_later_windows(
     };
     let free = first_come + 1.0;
     let spread = ((within - free) / (grantable - free).max(1.0)).clamp(0.0, 1.0);
-    let after = Duration::try_from_secs_f64(length.as_secs_f64() * (windows + spread));
+    let spread = spread * spread_time(length).as_secs_f64();
+    let after = Duration::try_from_secs_f64(length.as_secs_f64() * windows + spread);
     at.saturating_add(after.unwrap_or(Duration::MAX))
 }

@@ -83,7 +83,12 @@ impl Gate {
 
     /// Whether an attempt of the kind `other` lets one of this kind pass, because only the operation of the former is held.
     pub fn passes(&self, kind: &AttemptKind, other: &AttemptKind) -> bool {
-        self.own_hold(other).is_some() && self.own_hold(kind).is_none()
+        self.holds_operation_of(other) && !self.holds_operation_of(kind)
+    }
+
+    /// Whether the operation of this attempt is held.
+    pub fn holds_operation_of(&self, kind: &AttemptKind) -> bool {
+        self.own_hold(kind).is_some()
     }
 
     /// Whether the group is paused.

@@ -54,7 +54,9 @@ impl Ledger {
         let outdated = self.is_outdated(&report, now);
         match &mut self.window {
             Some(window) if window.is_reported_by(&report, now) => {
+                let limit = window.limit;
                 let (spent, external) = window.learn(&report, now);
+                self.basis += u64::from(external > 0 || window.limit != limit);
                 self.external = self.external.saturating_add(external);
                 self.last_report = Some(LastReport::of(window));
                 self.spend_rate.add(spent, now);
@@ -109,6 +111,7 @@ impl Ledger {
         self.last_report = Some(LastReport::of(&window));
         self.window = Some(window);
         self.window_id += 1;
+        self.basis += 1;
         self.ended = None;
         self.learning.told();
         self.spend_rate.add(1, now);

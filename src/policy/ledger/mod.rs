@@ -154,6 +154,7 @@ pub struct Ledger {
     /// How many of them have a streamed body.
     streamed: u64,
     in_doubt: InDoubt,
+    basis: u64,
     /// Units per second taken outside revgate in earlier windows.
     external_rate: f64,
     external: u64,
@@ -333,19 +334,19 @@ impl Ledger {
         until: Duration,
         now: Duration,
     ) -> Option<Paused> {
-        let group_was = self.paused_until(now).is_some();
-        let operation_was = self
-            .paused_operation(now)
-            .is_some_and(|(id, _)| id == operation);
+        let before = (self.paused_until(now), self.paused_operation(now));
         let paused = if throttled {
             self.pauses.group.pause(until);
             Paused::Group
         } else {
             self.pauses.pause(operation, until, now)
         };
+        if before != (self.paused_until(now), self.paused_operation(now)) {
+            self.basis += 1;
+        }
         let was = match paused {
-            Paused::Group => group_was,
-            Paused::Operation => operation_was,
+            Paused::Group => before.0.is_some(),
+            Paused::Operation => before.1.is_some_and(|(id, _)| id == operation),
         };
         (!was).then_some(paused)
     }

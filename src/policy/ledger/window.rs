@@ -8,6 +8,11 @@ use super::{Hold, HoldReason, LedgerRules, Standing, Status, forecast::when_in_l
 /// fifth of a short window.
 pub(super) const RESOLUTION: Duration = Duration::from_secs(1);
 
+/// For how long a window of this length is spread.
+pub(super) fn spread_time(length: Duration) -> Duration {
+    length - RESOLUTION.min(length / 5)
+}
+
 /// A token that lacks no more than a rounding error is whole.
 const ROUNDING: f64 = 1e-9;
 
@@ -296,7 +301,7 @@ impl Window {
 
     /// When the spread ends.
     fn spread_end(&self) -> Duration {
-        self.ends.saturating_sub(RESOLUTION.min(self.length() / 5))
+        self.opened.saturating_add(spread_time(self.length()))
     }
 
     /// Adds the tokens that have accrued. `spare` is the number of units that may still be granted.

@@ -1,4 +1,4 @@
-//! Grants units to the requests that wait, in the order of turns, and refuses those that can no longer be served.
+//! Grants units to the requests that wait, in the order of turns, and has those reviewed that stay.
 //!
 //! Updates of the group do so, and the dispatcher does as time releases units. This task starts with the first request that waits
 //! and ends with the last.
@@ -7,17 +7,10 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::time::sleep_until;
 
-use super::{
-    group::{Deliveries, Group, GroupState, Waiter},
-    wait_rules::WaitRules,
-};
-use crate::{
-    error::Error,
-    policy::{
-        fair::Standing,
-        ledger::{AttemptKind, HoldReason, Settlement},
-        operation::OperationId,
-    },
+use super::group::{Deliveries, Group, GroupState, Waiter};
+use crate::policy::{
+    fair::Standing,
+    ledger::{AttemptKind, HoldReason, Settlement},
 };
 
 /// If it is unknown when the next unit is due, only an update wakes the dispatcher. This bounds its sleep all the same.
@@ -105,16 +98,19 @@ impl Group {
         now: Duration,
     ) -> (Deliveries, Option<Duration>) {
         let mut deliveries = Deliveries::new();
-        self.refuse_paused(state, now, &mut deliveries);
         // The window holds requests of this standing and after it, until then.
         let (mut held, mut until) = (None, None);
+        let mut held_by_window = false;
         loop {
             let gate = state.ledger.gate(now);
             let may_go = |waiter: &Waiter, standing: Standing| {
                 held.is_none_or(|held| standing < held) && gate.hold(&waiter.kind).is_none()
             };
             let Some((waiter, standing)) = state.queue.peek_where(now, may_go) else {
-                return (deliveries, gate.next().into_iter().chain(until).min());
+                // After it, because who can go now is not refused.
+                let review = self.review(state, held_by_window, now, &mut deliveries);
+                let next = gate.next().into_iter().chain(until).chain(review).min();
+                return (deliveries, next);
             };
             let rules = waiter.rules;
             let kind = AttemptKind {
@@ -135,9 +131,7 @@ impl Group {
                     }
                 },
                 Err(hold) => {
-                    if matches!(hold.reason, HoldReason::Spent | HoldReason::Spread) {
-                        state.refuse_unservable(wait_rules, now, &mut deliveries);
-                    }
+                    held_by_window |= matches!(hold.reason, HoldReason::Spent | HoldReason::Spread);
                     held = Some(standing);
                     // Batch is held for less when it has aged.
                     let ages = (standing == Standing::Batch).then(|| state.queue.next_aged(now));
@@ -149,70 +143,11 @@ impl Group {
             }
         }
     }
-
-    /// Refuses requests whose deadline comes before the end of the pause that holds them.
-    fn refuse_paused(&self, state: &mut GroupState, now: Duration, deliveries: &mut Deliveries) {
-        let gate = state.ledger.gate(now);
-        if gate.group_is_paused()
-            && let Some(rules) = state.queue.peek(now).map(|waiter| waiter.rules)
-        {
-            state.refuse_unservable(self.wait_rules(&rules), now, deliveries);
-        }
-        if let Some((operation, until)) = gate.paused_operation() {
-            self.refuse_operation(state, operation, until, now, deliveries);
-        }
-    }
-
-    /// As `refuse_unservable`, for one operation that is paused until then. Looks through the queue once for each pause.
-    fn refuse_operation(
-        &self,
-        state: &mut GroupState,
-        operation: OperationId,
-        until: Duration,
-        now: Duration,
-        deliveries: &mut Deliveries,
-    ) {
-        if state.earliest_of_operation == Some((operation, until)) {
-            return;
-        }
-        state.earliest_of_operation = Some((operation, until));
-        let servable =
-            |waiter: &Waiter| waiter.kind.operation != operation || waiter.deadline >= until;
-        for waiter in state.queue.retain(servable) {
-            // The group may be held for longer.
-            let rules = self.wait_rules(&waiter.rules);
-            let behind = (waiter.kind.standing, 0);
-            let retry_after = rules.predict_wait(&state.ledger, Some(operation), behind, now);
-            deliveries.push((waiter.sender, Err(Error::QuotaExhausted { retry_after })));
-        }
-    }
 }
 
 pub(super) fn deliver(deliveries: Deliveries) {
     for (sender, result) in deliveries {
         // The receiver may have gone just now. Dropping the permit then returns it.
         let _ = sender.send(result);
-    }
-}
-
-impl GroupState {
-    /// Refuses requests whose deadline comes before the next unit, now and not at the deadline.
-    fn refuse_unservable(&mut self, rules: WaitRules, now: Duration, deliveries: &mut Deliveries) {
-        // For nobody it is less.
-        let wait_behind = |standing, ahead| {
-            let behind = (standing, ahead);
-            rules.predict_wait(&self.ledger, None, behind, now)
-        };
-        let earliest = now.saturating_add(wait_behind(Standing::Interactive, 0));
-        if earliest <= self.earliest_deadline {
-            return;
-        }
-        self.earliest_deadline = earliest;
-        let refused = self.queue.retain(|waiter| waiter.deadline >= earliest);
-        // Each when its turn would be, if all of them come back.
-        for (ahead, waiter) in (0..).zip(refused) {
-            let retry_after = wait_behind(waiter.kind.standing, ahead);
-            deliveries.push((waiter.sender, Err(Error::QuotaExhausted { retry_after })));
-        }
     }
 }

@@ -14,6 +14,7 @@ use tokio::{
 use super::{
     super::{Clock, draining::Draining},
     dispatcher::deliver,
+    judge::Reviewed,
     permit::Permit,
     story::{self, Story},
     used::UsedUnits,
@@ -25,9 +26,8 @@ use crate::{
     lock::Lock,
     plan::QuotaPlan,
     policy::{
-        fair::{Position, Priority, Queue, Share, Standing, Ticket, newcomer},
+        fair::{Queue, Ticket, newcomer},
         ledger::{AttemptKind, Grant, HoldReason, Ledger, View},
-        operation::OperationId,
     },
     telemetry::client_lines::ClientLines,
     types::{Caller, QuotaRules},
@@ -56,10 +56,7 @@ pub(super) struct GroupState {
     pub(super) queue: Queue<Waiter>,
     /// Whether a dispatcher runs.
     pub(super) dispatching: bool,
-    /// Lower bound of the deadlines in the queue.
-    pub(super) earliest_deadline: Duration,
-    /// No request of this operation waits with a deadline before this time.
-    pub(super) earliest_of_operation: Option<(OperationId, Duration)>,
+    pub(super) reviewed: Reviewed,
     last_used: Duration,
     pub(super) story: Story,
     used: UsedUnits,
@@ -107,8 +104,7 @@ impl Group {
                 ledger: Ledger::default(),
                 queue: Queue::default(),
                 dispatching: false,
-                earliest_deadline: Duration::ZERO,
-                earliest_of_operation: None,
+                reviewed: Reviewed::default(),
                 last_used: clock.now(),
                 story: Story::default(),
                 used: UsedUnits::default(),
@@ -185,13 +181,8 @@ impl Group {
             sender,
             slot,
         };
-        let ticket = self.update(|state, now| {
-            state.earliest_deadline = state.earliest_deadline.min(deadline);
-            state.earliest_of_operation = state
-                .earliest_of_operation
-                .filter(|(id, earliest)| *id != kind.operation || *earliest <= deadline);
-            state.queue.push(share, (arrived, deadline), now, waiter)
-        });
+        let ticket =
+            self.update(|state, now| state.queue.push(share, (arrived, deadline), now, waiter));
         let times = (ticket.position(), deadline);
         let _guard = QueueGuard {
             group: self,
@@ -219,52 +210,6 @@ impl Group {
         let is_learning = self.state.lock().ledger.is_learning();
         let moment = is_learning.then(|| Instant::now() + LEARNING_TIME);
         moment.map_or(deadline, |moment| deadline.max(moment))
-    }
-
-    /// A snapshot, and the expected wait of a request of this kind and with this share that arrives now and waits `max_wait` at
-    /// most.
-    pub(crate) fn forecast(
-        &self,
-        share: &Share,
-        max_wait: Duration,
-        kind: AttemptKind,
-        rules: &QuotaRules,
-    ) -> (View, Duration) {
-        let now = self.now();
-        let times = (newcomer(now), now.saturating_add(max_wait));
-        (self.view(rules).0, self.predict(share, times, kind, rules))
-    }
-
-    /// The expected wait of a request at this position of its caller's queue, and with this deadline.
-    fn predict(
-        &self,
-        share: &Share,
-        times: (Position, Duration),
-        kind: AttemptKind,
-        rules: &QuotaRules,
-    ) -> Duration {
-        let now = self.now();
-        let rules = self.wait_rules(rules);
-        let mut state = self.state.lock();
-        let gate = state.ledger.gate(now);
-        let counts = |waiter: &Waiter| !gate.passes(&kind, &waiter.kind);
-        let (queue, ledger) = (&state.queue, &state.ledger);
-        let wait_behind = |standing, ahead| {
-            rules.predict_wait(ledger, Some(kind.operation), (standing, ahead), now)
-        };
-        let wait = wait_behind(share.priority.into(), queue.ahead(share, times.0, counts));
-        if share.priority == Priority::Interactive {
-            return wait;
-        }
-        // A batch request is passed over until it has aged, and then takes turns with interactive ones.
-        let ageing_wait = queue.ageing_wait(share, times, now, counts);
-        let aged = Share {
-            priority: Priority::Interactive,
-            weight: 1,
-            ..share.clone()
-        };
-        let ahead = queue.ahead(&aged, times.0, counts) + queue.batch_callers();
-        wait.min(ageing_wait.saturating_add(wait_behind(Standing::Aged, ahead)))
     }
 
     /// Applies a change that may release units, and grants those to the queue.
@@ -296,7 +241,7 @@ impl Group {
 
     /// The latest plan has changed.
     pub(super) fn replanned(self: &Arc<Self>) {
-        self.update(|_, _| ());
+        self.update(|state, _| state.ledger.rules_changed());
     }
 
     /// See [`Ledger::resume`].

@@ -7,6 +7,7 @@ mod answers;
 mod dispatcher;
 mod group;
 mod groups;
+mod judge;
 mod permit;
 mod story;
 mod used;
