@@ -165,18 +165,22 @@ impl Reloader {
         }
         self.state.metrics.config_reload(report.result);
         self.count_read(report.result != ReloadResult::Refused);
-        report.log(cause);
-        self.note_refusals(report.result);
-        let mut last = self.last_reload();
-        if report.result == ReloadResult::Refused
-            && let Some(before) = last.report.take()
+        let news = report.clone();
         {
-            // What has waited for a restart before does so still.
-            report.restart_needed = before.restart_needed;
+            let mut last = self.last_reload();
+            if report.result == ReloadResult::Refused
+                && let Some(before) = last.report.take()
+            {
+                // What has waited for a restart before does so still.
+                report.restart_needed = before.restart_needed;
+            }
+            last.refused_since = (report.result == ReloadResult::Refused)
+                .then(|| last.refused_since.unwrap_or(report.at));
+            last.report = Some(report.clone());
         }
-        last.refused_since = (report.result == ReloadResult::Refused)
-            .then(|| last.refused_since.unwrap_or(report.at));
-        last.report = Some(report.clone());
+        // Last, so that whoever reads the line finds the same in `/status`.
+        news.log(cause);
+        self.note_refusals(report.result);
         report
     }
 
