@@ -153,7 +153,7 @@ impl Reloader {
         let old = self.current();
         let (now, loaded) = self.load_unchanging(&old.config);
         let before = std::mem::replace(&mut self.last_reload().fingerprint, now.clone());
-        let mut report = match loaded.and_then(|new| self.apply(&old.config, new)) {
+        let mut report = match loaded.and_then(|new| self.apply(&old.config, new, cause)) {
             Ok(report) => report,
             Err(Problems(problems)) => Report {
                 problems,
@@ -207,7 +207,7 @@ impl Reloader {
     }
 
     /// Changes from one configuration to the next.
-    fn apply(&self, old: &Config, mut new: Config) -> Result<Report, Problems> {
+    fn apply(&self, old: &Config, mut new: Config, cause: ReloadCause) -> Result<Report, Problems> {
         let (changed, restart_needed) = keep_what_needs_a_restart(old, &mut new)?;
         let mut report = Report::new(ReloadResult::Unchanged);
         report.restart_needed = restart_needed;
@@ -222,7 +222,7 @@ impl Reloader {
         }
         if old.log.level != new.log.level
             && let Some(level) = &self.level
-            && let Err(why) = level.set(&new.log.level, ReloadCause::File.label())
+            && let Err(why) = level.set(&new.log.level, cause.label())
         {
             tracing::warn!(
                 event = Event::LogLevelRefused.label(),

@@ -210,7 +210,10 @@ fn a_reload_that_fails_at_any_step_changes_nothing() {
     let main = config.tokens.get_mut("main").unwrap();
     main.secret.value = "no\nheader".to_owned().into();
     let old = rig.reloader.current();
-    let Problems(problems) = rig.reloader.apply(&old.config, config).unwrap_err();
+    let Problems(problems) = rig
+        .reloader
+        .apply(&old.config, config, ReloadCause::File)
+        .unwrap_err();
     assert_eq!(problems[0].path, "tokens.main");
     assert_eq!(rig.everything(), before, "no plan");
 
