@@ -288,12 +288,7 @@ mod tests {
     /// The decisions in the lines of three requests: one is forwarded, one would have been refused, and one is left by its client.
     async fn lines(access: AccessLog) -> Vec<String> {
         let captured = Captured::default();
-        let subscriber = tracing_subscriber::fmt()
-            .json()
-            .flatten_event(true)
-            .with_writer(captured.clone())
-            .finish();
-        let _logging = tracing::subscriber::set_default(subscriber);
+        let _logging = tracing::subscriber::set_default(captured.subscriber());
         let params = Arc::new(TelemetryParams {
             metrics: Arc::default(),
             tally: Arc::default(),

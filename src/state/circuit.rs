@@ -234,12 +234,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_circuit_names_the_errors_that_opened_it_and_how_long_it_was_open() {
         let captured = Captured::default();
-        let subscriber = tracing_subscriber::fmt()
-            .json()
-            .flatten_event(true)
-            .with_writer(captured.clone())
-            .finish();
-        let _logging = tracing::subscriber::set_default(subscriber);
+        let _logging = tracing::subscriber::set_default(captured.subscriber());
         let circuit = UpstreamCircuit::new(Clock::start(), Arc::default(), Arc::default());
         let origin = |caller: &str| {
             let path = if caller == "a" {

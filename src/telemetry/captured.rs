@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::lock::Lock;
@@ -15,6 +16,15 @@ pub(crate) struct Captured(Arc<Lock<Vec<u8>>>);
 impl Captured {
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().clone()).unwrap()
+    }
+
+    /// Writes lines here in the form of the log, at INFO and above.
+    pub(crate) fn subscriber(&self) -> impl Subscriber + use<> {
+        tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_writer(self.clone())
+            .finish()
     }
 }
 

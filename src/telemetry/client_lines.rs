@@ -346,12 +346,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_topic_is_limited_by_itself_and_has_a_summary() {
         let captured = Captured::default();
-        let subscriber = tracing_subscriber::fmt()
-            .json()
-            .flatten_event(true)
-            .with_writer(captured.clone())
-            .finish();
-        let _logging = tracing::subscriber::set_default(subscriber);
+        let _logging = tracing::subscriber::set_default(captured.subscriber());
         let certificate = AuthFailure::Credential(CredentialFault::UnknownCertificate);
         let topics = [
             Topic::Request(Some(Code::Unauthenticated)),

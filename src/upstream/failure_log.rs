@@ -64,39 +64,17 @@ impl FailureLog {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-        time::Duration,
-    };
+    use std::time::Duration;
 
     use tokio::time::advance;
 
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::telemetry::captured::Captured;
 
     #[tokio::test(start_paused = true)]
     async fn an_outage_has_a_beginning_some_lines_between_and_an_end() {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        let _logging = tracing::subscriber::set_default(subscriber);
+        let captured = Captured::default();
+        let _logging = tracing::subscriber::set_default(captured.subscriber());
         let log = FailureLog::default();
         log.succeeded();
         for _ in 0..600 {
@@ -105,7 +83,7 @@ mod tests {
         }
         log.succeeded();
         log.succeeded();
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = captured.text();
         let lines: Vec<_> = text.lines().collect();
         assert!((8..14).contains(&lines.len()), "{text}");
         assert!(lines[0].contains("DevRev cannot be reached"), "{text}");

@@ -307,12 +307,7 @@ async fn a_drain_ends_the_wait_for_a_confirmation_in_time() {
 #[tokio::test(start_paused = true)]
 async fn each_confirmation_has_at_most_one_log_line() {
     let captured = Captured::default();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_writer(captured.clone())
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let _logging = tracing::subscriber::set_default(captured.subscriber());
     let rig = Rig::new();
     rig.says_to("one", Some("works.get"), Says::Status(401));
     for _ in 0..50 {

@@ -271,12 +271,7 @@ mod tests {
     /// The events and texts of the lines that this causes.
     fn lines(run: impl FnOnce(&mut Told)) -> Vec<(String, String)> {
         let captured = Captured::default();
-        let subscriber = tracing_subscriber::fmt()
-            .json()
-            .flatten_event(true)
-            .with_writer(captured.clone())
-            .finish();
-        tracing::subscriber::with_default(subscriber, || run(&mut Told::default()));
+        tracing::subscriber::with_default(captured.subscriber(), || run(&mut Told::default()));
         let text = captured.text();
         let lines = text.lines().map(|line| {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
