@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod event;
+pub mod fleet;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hash;

@@ -1,0 +1,6 @@
+//! The replicas of a fleet, which share one quota through a register.
+//!
+//! `policy::fleet` decides what each may do. This module carries its values to the register and back, on a thread of its own: no worker
+//! waits for a connection to it.
+
+pub mod register;
