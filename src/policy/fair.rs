@@ -26,10 +26,14 @@
 
 mod forecast;
 mod share;
+mod turns;
 
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 
-pub use self::share::{MAX_AGEING, Priority, Share, Standing, ageing_time};
+pub use self::{
+    share::{MAX_AGEING, Priority, Share, Standing, ageing_time},
+    turns::Turns,
+};
 
 /// Identifies an entry for [`Queue::remove`].
 #[derive(Clone, Debug)]
@@ -65,6 +69,8 @@ pub struct Queue<T> {
     aged_start: f64,
     len: usize,
     next_entry: u64,
+    /// Of each caller: how many more wait elsewhere, with whom those here take turns. For forecasts alone.
+    elsewhere: BTreeMap<Arc<str>, (u32, Priority, u64)>,
 }
 
 #[derive(Debug)]
@@ -98,6 +104,7 @@ impl<T> Default for Queue<T> {
             aged_start: 0.0,
             len: 0,
             next_entry: 0,
+            elsewhere: BTreeMap::new(),
         }
     }
 }

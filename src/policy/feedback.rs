@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{DATE, HeaderMap, RETRY_AFTER};
 use http::{HeaderName, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -41,8 +41,15 @@ pub struct Feedback {
     pub retry_after: Option<Duration>,
 }
 
+impl Feedback {
+    /// Whether it reports the window.
+    pub fn tells_window(&self) -> bool {
+        self.remaining.is_some() && self.reset.is_some() && self.resets_in.is_some()
+    }
+}
+
 /// Whether DevRev's limiter let an attempt in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Admitted {
     /// What lies behind the limiter has answered. If it reports no window, there is none.
     Yes,

@@ -11,6 +11,7 @@ impl<T> Queue<T> {
     pub fn ahead(&self, share: &Share, position: Position, counts: impl Fn(&T) -> bool) -> u64 {
         let own = self.own_ahead(share, position, &counts);
         let rounds = (own + 1) as f64 / f64::from(share.weight.max(1));
+        let elsewhere = self.ahead_elsewhere(share, rounds);
         let up_to = |flow: &Flow<T>, most: usize| {
             let entries = flow.waiting.values();
             entries
@@ -27,7 +28,23 @@ impl<T> Queue<T> {
                 (Priority::Batch, Priority::Interactive) => up_to(flow, usize::MAX),
                 _ => up_to(flow, (rounds * flow.weight) as usize),
             });
-        (own + others.sum::<usize>()) as u64
+        (own + others.sum::<usize>()) as u64 + elsewhere
+    }
+
+    /// As for others, of those that wait elsewhere. Of the caller's own any may be older.
+    fn ahead_elsewhere(&self, share: &Share, rounds: f64) -> u64 {
+        let waiting = self.elsewhere.iter();
+        let ahead = waiting.map(|(caller, (weight, priority, count))| {
+            if *caller == share.caller {
+                return *count;
+            }
+            match (share.priority, *priority) {
+                (Priority::Interactive, Priority::Batch) => 0,
+                (Priority::Batch, Priority::Interactive) => *count,
+                _ => (*count).min((rounds * f64::from((*weight).max(1))) as u64),
+            }
+        });
+        ahead.sum()
     }
 
     fn own_ahead(&self, share: &Share, position: Position, counts: &impl Fn(&T) -> bool) -> usize {
@@ -61,7 +78,11 @@ impl<T> Queue<T> {
     /// How many batch callers wait. Once aged they take turns with one another.
     pub fn batch_callers(&self) -> u64 {
         let batch = |flow: &&Flow<T>| flow.priority == Priority::Batch && !flow.waiting.is_empty();
-        self.flows.values().filter(batch).count() as u64
+        let elsewhere = self.elsewhere.iter();
+        let elsewhere = elsewhere.filter(|(caller, (_, priority, count))| {
+            *priority == Priority::Batch && *count > 0 && !self.flows.contains_key(*caller)
+        });
+        (self.flows.values().filter(batch).count() + elsewhere.count()) as u64
     }
 
     /// All entries in the order of their turns if none is added, apart from batch callers that will age.

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::label::label_enum;
 
 label_enum! {
@@ -29,7 +31,7 @@ pub fn ageing_time(max_wait: Duration) -> Duration {
 }
 
 /// How an entry stands in the order of turns. Whatever holds one of these holds those after it too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Standing {
     /// Of an interactive caller.
     Interactive,

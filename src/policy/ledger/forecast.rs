@@ -33,7 +33,7 @@ impl Ledger {
         let at = self.paused_until(now).unwrap_or(now).max(own);
         let at = match (&self.window, &self.last_report) {
             (Some(window), _) if window.ends > at => window
-                .when_available(rules, self.external_rate, (standing, ahead), now)
+                .when_available(rules, self.outside(), (standing, ahead), now)
                 .max(at),
             // Another window will have begun by then. It is assumed to be like the last.
             (_, Some(last)) => {

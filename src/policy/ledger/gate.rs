@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Hold, HoldReason,
     recovery::{Holds, Payload, ProbeResult, Recovery},
@@ -17,7 +19,7 @@ use crate::policy::{fair::Standing, operation::OperationId};
 pub const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// What decides, beside the window, whether an attempt may be sent now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptKind {
     /// Its operation.
     pub operation: OperationId,
@@ -37,13 +39,13 @@ pub enum Paused {
 }
 
 /// The pause of the group, and the one of an operation in it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Pauses {
     pub group: Recovery,
     operation: Option<PausedOperation>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct PausedOperation {
     id: OperationId,
     recovery: Recovery,
@@ -89,6 +91,14 @@ impl Gate {
     /// Whether the operation of this attempt is held.
     pub fn holds_operation_of(&self, kind: &AttemptKind) -> bool {
         self.own_hold(kind).is_some()
+    }
+
+    /// Leaves pauses alone, without what follows them.
+    pub(super) fn keep_pauses(&mut self) {
+        self.group.keep_pauses();
+        if let Some((_, holds)) = &mut self.operation {
+            holds.keep_pauses();
+        }
     }
 
     /// Whether the group is paused.
@@ -185,6 +195,48 @@ impl Pauses {
     pub(super) fn operation_held_back(&self) -> Option<OperationId> {
         let paused = self.operation.as_ref()?;
         paused.recovery.holds_back().then_some(paused.id)
+    }
+
+    /// Whether a pause of this operation lasts, or its end must be shown by a probe and a ramp.
+    pub(super) fn operation_recovers(&self, id: OperationId) -> bool {
+        self.operation
+            .as_ref()
+            .is_some_and(|paused| paused.id == id)
+    }
+
+    /// Follows those of the fleet, except for a pause that it does not know yet. `next` is the number of the next attempt.
+    pub(super) fn follow(
+        &mut self,
+        fleet: &Pauses,
+        next: u64,
+        now: Duration,
+        own: impl Fn(Duration) -> Duration + Copy,
+    ) {
+        let unknown = self.group.paused_until().filter(|until| *until > now);
+        self.group = fleet.group.followed(next, own);
+        if let Some(until) = unknown {
+            let theirs = self.group.paused_until();
+            if theirs.is_none_or(|theirs| theirs < until) {
+                self.group.pause(until);
+            }
+        }
+        let unknown = self.operation(now);
+        self.operation = fleet.operation.as_ref().map(|paused| PausedOperation {
+            id: paused.id,
+            recovery: paused.recovery.followed(next, own),
+            until: own(paused.until),
+        });
+        if let Some((id, until)) = unknown {
+            let theirs = self.operation(now);
+            if theirs.is_none_or(|(theirs, at)| theirs == id && at < until) {
+                let recovery = Recovery::Paused { until };
+                self.operation = Some(PausedOperation {
+                    id,
+                    recovery,
+                    until,
+                });
+            }
+        }
     }
 
     /// Ends all pauses; the next attempt, number `next`, is a probe.

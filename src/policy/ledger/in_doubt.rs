@@ -1,15 +1,17 @@
 //! Attempts that were sent, perhaps, and ended without an answer: DevRev may have counted each of them.
 
+use serde::{Deserialize, Serialize};
+
 /// The units in doubt, in two generations. An answer to an attempt that was granted after the last unit of a generation
 /// reports what remains and so resolves that generation. Under load there is always a unit newer than that answer, so a
 /// single generation would never be resolved.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct InDoubt {
     older: Generation,
     younger: Generation,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Generation {
     units: u64,
     /// The number of the next attempt when the last of them was added.
@@ -17,6 +19,18 @@ struct Generation {
 }
 
 impl InDoubt {
+    /// So many, of which others say when they are resolved.
+    pub(super) fn of(units: u64) -> InDoubt {
+        let older = Generation {
+            units,
+            until: u64::MAX,
+        };
+        InDoubt {
+            older,
+            younger: Generation::default(),
+        }
+    }
+
     pub(super) fn units(&self) -> u64 {
         self.older.units + self.younger.units
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Ledger, LedgerRules,
     in_doubt::InDoubt,
@@ -10,7 +12,7 @@ use super::{
 use crate::policy::{fair::Standing, feedback::Feedback};
 
 /// What upstream last reported about a window.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct LastReport {
     pub limit: u64,
     pub remaining: u64,
@@ -52,12 +54,22 @@ impl Ledger {
             resets_in: resets_in.min(rules.max_retry_after),
         };
         let outdated = self.is_outdated(&report, now);
+        let follows = self.supply.is_some();
+        if let Some(lease) = &mut self.supply {
+            lease.tell(feedback, number, now);
+            if lease.is_alone() {
+                self.learning.told();
+            }
+        }
         match &mut self.window {
             Some(window) if window.is_reported_by(&report, now) => {
                 let limit = window.limit;
                 let (spent, external) = window.learn(&report, now);
                 self.basis += u64::from(external > 0 || window.limit != limit);
-                self.external = self.external.saturating_add(external);
+                // Of a fleet, the others' attempts look the same here.
+                if !follows {
+                    self.external = self.external.saturating_add(external);
+                }
                 self.last_report = Some(LastReport::of(window));
                 self.spend_rate.add(spent, now);
                 self.external_spend.add(external, now);
@@ -107,7 +119,9 @@ impl Ledger {
         self.close_window();
         let previous = self.last_report.map(|last| last.reset);
         let window = Window::open(report, previous, initial_if_known, self.in_flight + 1, now);
-        self.external = self.external.saturating_add(window.external);
+        if self.supply.is_none() {
+            self.external = self.external.saturating_add(window.external);
+        }
         self.last_report = Some(LastReport::of(&window));
         self.window = Some(window);
         self.window_id += 1;
@@ -136,6 +150,9 @@ impl Ledger {
         self.ended = None;
         self.learning.begin(self.next_number);
         self.pauses.resume(self.next_number);
+        if let Some(lease) = &mut self.supply {
+            lease.resume();
+        }
     }
 
     /// Whether it waits for an answer that tells the window, or that there is none.

@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     AttemptKind, Hold, HoldReason, Ledger, LedgerRules,
     recovery::{Holds, InFlight, LET_IN, Payload, RAMP_END, full_until},
@@ -15,7 +17,7 @@ use super::{
 use crate::policy::fair::Standing;
 
 /// Whether an answer has told the window, or that there is none.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Learning(Option<Ramp>);
 
 /// How an attempt ended that told nothing.
@@ -30,7 +32,7 @@ pub(super) enum Untold {
 }
 
 /// Until an answer has told.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Ramp {
     /// Attempts from this number on were granted in it.
     first: u64,

@@ -32,6 +32,8 @@
 //! assert!(ledger.grant(list, &rules, second(30)).is_err(), "one at a time");
 //! ```
 
+mod end;
+mod fleet;
 mod forecast;
 mod gate;
 mod in_doubt;
@@ -46,28 +48,34 @@ mod window;
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::fleet::Shift;
+pub use self::{
+    end::End,
+    fleet::{Claims, Leasable, Source},
+    gate::{AttemptKind, Gate, Paused, REMEMBERED},
+    recovery::{PROBE_TIMEOUT, Payload},
+    view::SpendRate,
+    view::{Status, View},
+};
 use self::{
     gate::Pauses,
     in_doubt::InDoubt,
     learn::LastReport,
-    learning::{Learning, Untold},
-    recovery::{ProbeResult, Recovery},
-    view::SpendRate,
+    learning::Learning,
+    recovery::Recovery,
     window::{RESOLUTION, Window},
-};
-pub use self::{
-    gate::{AttemptKind, Gate, Paused, REMEMBERED},
-    recovery::{PROBE_TIMEOUT, Payload},
-    view::{Status, View},
 };
 use super::{
     fair::Standing,
     feedback::{Admitted, Feedback},
+    fleet::Lease,
     operation::OperationId,
 };
 
 /// The operator's settings for sharing a quota.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LedgerRules {
     /// Share of a window that is first come, first served for interactive callers; the rest is spread. From 0 to 1.
     pub spread_above: f64,
@@ -85,7 +93,8 @@ impl LedgerRules {
 }
 
 /// Permission to send one attempt. [`Ledger::settle`] takes it back when the attempt has ended.
-#[derive(Debug)]
+// A copy is made only where a pool is kept, which remembers what it dealt.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[must_use]
 pub struct Grant {
     number: u64,
@@ -94,6 +103,7 @@ pub struct Grant {
     window: u64,
     /// Whether it took a token of the spread.
     spread: bool,
+    source: Source,
 }
 
 /// How an attempt ended.
@@ -138,7 +148,7 @@ pub struct Hold {
 /// The account of one group; see the module. Times are since any fixed instant and do not run backwards. A new ledger knows
 /// nothing, so its first attempt finds out. The rules belong to the configuration and are passed with each call; the ledger keeps
 /// only what it has learnt.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Ledger {
     pauses: Pauses,
     learning: Learning,
@@ -153,6 +163,8 @@ pub struct Ledger {
     in_flight: u64,
     /// How many of them have a streamed body.
     streamed: u64,
+    /// Units that others may take: leased to replicas of the fleet, or held here by a lease, and not sent yet.
+    leased: u64,
     in_doubt: InDoubt,
     basis: u64,
     /// Units per second taken outside revgate in earlier windows.
@@ -161,6 +173,9 @@ pub struct Ledger {
     throttled: u64,
     spend_rate: SpendRate,
     external_spend: SpendRate,
+    /// This replica's part in a fleet, if it has one.
+    #[serde(skip)]
+    supply: Option<Box<Lease>>,
 }
 
 impl Ledger {
@@ -177,35 +192,56 @@ impl Ledger {
         if let Some(hold) = self.gate(now).hold(&kind) {
             return Err(hold);
         }
+        if let Some(leased) = self.grant_by_lease(kind, now) {
+            return Ok(self.record_grant(kind, leased?, now));
+        }
         if let Some(hold) = self.hold_by_window(&kind, rules, now) {
             return Err(hold);
         }
+        let (claimed, outside) = (self.claimed(), self.outside());
+        let grant = self.record_grant(kind, Source::Own, now);
+        if let (Some(window), Standing::Aged) = (&mut self.window, kind.standing) {
+            window.record_aged(rules, outside, claimed, now);
+        }
+        Ok(grant)
+    }
+
+    fn record_grant(&mut self, kind: AttemptKind, source: Source, now: Duration) -> Grant {
         let number = self.next_number;
         self.next_number += 1;
-        let claimed = self.claimed();
         self.in_flight += 1;
         self.streamed += u64::from(kind.payload == Payload::Streamed);
         self.pauses.granted(number, &kind, now);
         self.learning.granted((number, kind.payload), now);
         self.ended = self.ended.map(|_| now);
-        let mut spread = false;
-        if let Some(window) = &mut self.window {
-            spread = window.record_sent(kind.standing);
-            if kind.standing == Standing::Aged {
-                window.record_aged(rules, self.external_rate, claimed, now);
-            }
+        let window = self.window.as_mut();
+        let spread = window.is_some_and(|window| window.record_sent(kind.standing));
+        if let Some(lease) = &mut self.supply {
+            lease.sent(source, kind.standing, now);
         }
-        Ok(Grant {
+        Grant {
             number,
             kind,
             window: self.window_id,
             spread,
-        })
+            source,
+        }
     }
 
     /// Which kinds of attempts must wait now, apart from the window.
     pub fn gate(&mut self, now: Duration) -> Gate {
         self.roll(now);
+        if self.follows() {
+            return self.own_pauses(now);
+        }
+        if self
+            .supply
+            .as_ref()
+            .is_some_and(|lease| lease.is_stale(now))
+            && !self.learning.goes_on()
+        {
+            self.learning.begin(self.next_number);
+        }
         let mut gate = self.pauses.gate(now, self.next_number);
         gate.group = gate.group.or(self.learning.holds(now));
         gate
@@ -217,15 +253,15 @@ impl Ledger {
         rules: &LedgerRules,
         now: Duration,
     ) -> Option<Hold> {
-        let claimed = self.claimed();
+        let (claimed, outside) = (self.claimed(), self.outside());
         let Some(window) = &mut self.window else {
             return self.hold_between_windows(kind, rules);
         };
         let standing = kind.standing;
-        let hold = window.hold(rules, self.external_rate, (claimed, standing), now)?;
+        let hold = window.hold(rules, outside, (claimed, standing), now)?;
         if self.in_flight == 0 && self.in_doubt.units() > 0 {
             // Held only because of units in doubt: one attempt at a time finds out what is left.
-            let without = window.hold(rules, self.external_rate, (0, standing), now);
+            let without = window.hold(rules, outside, (self.leased, standing), now);
             if without.is_none_or(|without| {
                 hold.reason == HoldReason::Spent && without.reason != HoldReason::Spent
             }) {
@@ -237,7 +273,7 @@ impl Ledger {
 
     /// Units that attempts in flight or in doubt may take.
     fn claimed(&self) -> u64 {
-        self.in_flight + self.in_doubt.units()
+        self.in_flight + self.leased + self.in_doubt.units()
     }
 
     /// Closes the window when its time is over.
@@ -261,6 +297,17 @@ impl Ledger {
         }
     }
 
+    /// Takes back a grant of an attempt that is not made after all.
+    pub fn put_back(&mut self, grant: Grant, now: Duration) {
+        // No answer is read, so the rules decide nothing.
+        let rules = LedgerRules {
+            spread_above: 1.0,
+            reserve: 0.0,
+            max_retry_after: Duration::ZERO,
+        };
+        self.settle(grant, Settlement::Unsent, &rules, now);
+    }
+
     /// Records how an attempt ended. Returns what its retry-after has just paused, if that was not paused before.
     pub fn settle(
         &mut self,
@@ -282,44 +329,22 @@ impl Ledger {
                 window.record_unsent(grant.spread, grant.kind.standing);
             }
         }
-        let asked = (grant.number, grant.kind.payload);
-        let (feedback, admitted) = match settlement {
-            Settlement::Answered { feedback, admitted } => (feedback, admitted),
-            Settlement::InDoubt | Settlement::Unsent | Settlement::Unreachable => {
-                let inconclusive = ProbeResult::Inconclusive;
-                self.pauses.settled(grant.number, &grant.kind, inconclusive);
-                let end = match settlement {
-                    Settlement::Unsent => Untold::Nothing,
-                    Settlement::Unreachable => Untold::Unreachable,
-                    _ => Untold::Silence,
-                };
-                self.learning.settled(asked, end);
-                if end == Untold::Silence {
-                    self.add_in_doubt();
-                }
-                return None;
+        let end = End::of(&settlement);
+        let Settlement::Answered { feedback, admitted } = settlement else {
+            self.conclude(&grant, end);
+            if end == End::InDoubt {
+                self.add_in_doubt();
             }
+            self.tell_supply(&grant, end, now);
+            return None;
         };
+        let throttled = admitted == Admitted::No;
         if !self.learn(&feedback, grant.number, rules, now) {
             self.add_in_doubt();
-            // It was sent after the last window's end, so no other has begun.
-            if admitted == Admitted::Yes && grant.window == self.window_id && self.window.is_none()
-            {
-                self.ended = None;
-            }
         }
         // A window that it told has ended the learning by now.
-        match admitted {
-            Admitted::Yes if self.learning.is_asked_by(grant.number) => self.learning.told(),
-            Admitted::No => self.learning.settled(asked, Untold::Nothing),
-            _ => self.learning.settled(asked, Untold::Silence),
-        }
-        let throttled = admitted == Admitted::No;
-        let result = match feedback.retry_after {
-            None if !throttled => ProbeResult::Success,
-            _ => ProbeResult::Inconclusive,
-        };
-        self.pauses.settled(grant.number, &grant.kind, result);
+        self.conclude(&grant, end);
+        self.tell_supply(&grant, end, now);
         let until = now.saturating_add(feedback.retry_after?);
         self.refused(grant.kind.operation, throttled, until, now)
     }

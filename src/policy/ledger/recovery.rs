@@ -6,6 +6,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Hold, HoldReason};
 
 /// A probe without an answer for this long no longer holds the other attempts, and another probe is sent. Well above the
@@ -29,7 +31,7 @@ pub(super) enum ProbeResult {
 }
 
 /// The body of an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Payload {
     /// In memory, so that DevRev has it as soon as it reads it.
     Whole,
@@ -37,7 +39,7 @@ pub enum Payload {
     Streamed,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) enum Recovery {
     #[default]
     Open,
@@ -56,14 +58,14 @@ pub(super) enum Recovery {
 
 /// The probes in flight, by number, and when they were sent. A streamed one holds no whole one: the next whole attempt probes
 /// beside it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Probes {
     whole: Option<(u64, Duration)>,
     streamed: Option<(u64, Duration)>,
 }
 
 /// Attempts of a ramp, by number, and when each was sent.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct InFlight(pub BTreeMap<u64, Duration>);
 
 impl InFlight {
@@ -98,6 +100,12 @@ impl Holds {
             Payload::Whole => self.whole,
             Payload::Streamed => self.streamed,
         }
+    }
+
+    pub(super) fn keep_pauses(&mut self) {
+        let is_paused = |hold: &Hold| hold.reason == HoldReason::Paused;
+        self.whole = self.whole.filter(is_paused);
+        self.streamed = self.streamed.filter(is_paused);
     }
 
     /// What these hold, and what those hold beside them.
@@ -200,6 +208,18 @@ impl Recovery {
                 }
             }
             Recovery::Ramping { .. } | Recovery::Open | Recovery::Paused { .. } => {}
+        }
+    }
+
+    /// As a replica follows that of the fleet: what attempts show the fleet sees alone.
+    pub(super) fn followed(&self, next: u64, own: impl Fn(Duration) -> Duration) -> Recovery {
+        match self {
+            Recovery::Open => Recovery::Open,
+            Recovery::Paused { until } => Recovery::Paused { until: own(*until) },
+            Recovery::Probing { .. } | Recovery::Ramping { .. } => Recovery::Probing {
+                first: next,
+                probes: Probes::default(),
+            },
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Ledger, LedgerRules, outlook::Outlook, recovery::Recovery, window::Window};
 use crate::{label::label_enum, policy::operation::OperationId};
 
@@ -115,8 +117,8 @@ impl Ledger {
 }
 
 /// Units spent per second, as an exponentially weighted moving average.
-#[derive(Debug, Default)]
-pub(super) struct SpendRate {
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SpendRate {
     rate: f64,
     updated: Duration,
 }
@@ -125,12 +127,20 @@ pub(super) struct SpendRate {
 const SMOOTHING: f64 = 30.0;
 
 impl SpendRate {
-    pub(super) fn add(&mut self, units: u64, now: Duration) {
+    pub(crate) fn add(&mut self, units: u64, now: Duration) {
         self.rate = self.at(now) + units as f64 / SMOOTHING;
         self.updated = now;
     }
 
-    pub(super) fn at(&self, now: Duration) -> f64 {
+    /// The same by another clock.
+    pub(super) fn shifted(&self, to: impl Fn(Duration) -> Duration) -> SpendRate {
+        SpendRate {
+            rate: self.rate,
+            updated: to(self.updated),
+        }
+    }
+
+    pub(crate) fn at(&self, now: Duration) -> f64 {
         let passed = now.saturating_sub(self.updated).as_secs_f64();
         self.rate * (-passed / SMOOTHING).exp()
     }

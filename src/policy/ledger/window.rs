@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Hold, HoldReason, LedgerRules, Standing, Status, forecast::when_in_later_windows};
 
 /// Upstream reports a window's end in whole seconds and may have rounded it up. So the spread ends this much earlier, or by a
@@ -13,13 +15,22 @@ pub(super) fn spread_time(length: Duration) -> Duration {
     length - RESOLUTION.min(length / 5)
 }
 
+/// What is expected to be used outside revgate.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outside {
+    /// Units per second.
+    pub rate: f64,
+    /// The share of what is left that is kept for it at most.
+    pub most: f64,
+}
+
 /// A token that lacks no more than a rounding error is whole.
 const ROUNDING: f64 = 1e-9;
 
 /// A hold always lasts at least this long, so that a task that sleeps for it does not spin.
 const TICK: Duration = Duration::from_micros(1);
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Window {
     /// The reset that upstream first reported, in epoch seconds. It identifies the window.
     pub reset: u64,
@@ -51,7 +62,7 @@ pub(super) struct Window {
 }
 
 /// The spread: tokens that are available now; more accrue evenly until the end.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct TokenBucket {
     tokens: f64,
     updated: Duration,
@@ -152,12 +163,12 @@ impl Window {
     pub(super) fn record_aged(
         &mut self,
         rules: &LedgerRules,
-        rate: f64,
+        outside: Outside,
         claimed: u64,
         now: Duration,
     ) {
         let available = self.remaining.saturating_sub(claimed);
-        let spare = available as f64 - self.withheld(rules, rate, available, now);
+        let spare = available as f64 - self.withheld(rules, outside, available, now);
         self.next_aged = now.saturating_add(self.even_gap(spare, now));
     }
 
@@ -174,6 +185,51 @@ impl Window {
         }
         if let Some(bucket) = self.bucket.as_mut().filter(|_| spread) {
             bucket.tokens += 1.0;
+        }
+    }
+
+    /// Says how many attempts are in flight.
+    pub(super) fn set_in_flight(&mut self, in_flight: u64) {
+        self.in_flight = in_flight;
+    }
+
+    /// Records attempts that were sent elsewhere, for interactive callers and for batch.
+    pub(super) fn count_sent(&mut self, interactive: u64, batch: u64) {
+        self.sent = self.sent.saturating_add(interactive).saturating_add(batch);
+        self.batch = self.batch.saturating_add(batch);
+    }
+
+    /// How many attempts with this standing may be sent at once because they are first come, first served, or due by the even line;
+    /// `None` if each must wait its turn.
+    pub(super) fn due_at_once(
+        &self,
+        rules: &LedgerRules,
+        outside: Outside,
+        (claimed, standing): (u64, Standing),
+        now: Duration,
+    ) -> Option<u64> {
+        let available = self.remaining.saturating_sub(claimed);
+        let spare = available as f64 - self.withheld(rules, outside, available, now);
+        let first_come = self.first_come(rules, available);
+        if first_come <= 0.0 {
+            return None;
+        }
+        let units = match standing {
+            Standing::Interactive => first_come.min(spare),
+            Standing::Aged | Standing::Batch => {
+                first_come.min(spare - self.even_at_time(rules, outside, now))
+            }
+        };
+        Some(units.max(0.0) as u64)
+    }
+
+    /// The same window by another clock.
+    pub(super) fn shift(&mut self, to: impl Fn(Duration) -> Duration) {
+        self.opened = to(self.opened);
+        self.ends = to(self.ends);
+        self.next_aged = to(self.next_aged);
+        if let Some(bucket) = &mut self.bucket {
+            bucket.updated = to(bucket.updated);
         }
     }
 
@@ -209,12 +265,18 @@ impl Window {
     }
 
     /// Available units that must not be granted now: what is left of the reserve, or the external use expected until the spread
-    /// ends, whichever is more. The expectation is capped at half, so that heavy external use leaves some units.
-    /// `rate` is the external units per second of earlier windows.
-    fn withheld(&self, rules: &LedgerRules, rate: f64, available: u64, now: Duration) -> f64 {
+    /// ends, whichever is more. The expectation is capped, by default at half, so that heavy external use leaves some units.
+    /// `outside` is what is known of earlier windows.
+    fn withheld(
+        &self,
+        rules: &LedgerRules,
+        outside: Outside,
+        available: u64,
+        now: Duration,
+    ) -> f64 {
         let left = self.spread_end().saturating_sub(now).as_secs_f64();
-        let rate = rate.max(self.external_rate().unwrap_or(0.0));
-        let expected = (rate * left).min((available / 2) as f64);
+        let rate = outside.rate.max(self.external_rate().unwrap_or(0.0));
+        let expected = (rate * left).min((available as f64 * outside.most).floor());
         self.remaining_reserve(rules).max(expected)
     }
 
@@ -226,12 +288,12 @@ impl Window {
     pub(super) fn hold(
         &mut self,
         rules: &LedgerRules,
-        rate: f64,
+        outside: Outside,
         (claimed, standing): (u64, Standing),
         now: Duration,
     ) -> Option<Hold> {
         let available = self.remaining.saturating_sub(claimed);
-        let withheld = self.withheld(rules, rate, available, now);
+        let withheld = self.withheld(rules, outside, available, now);
         let spare = available as f64 - withheld;
         if spare < 1.0 - ROUNDING {
             self.contended = true;
@@ -252,8 +314,8 @@ impl Window {
         let own = match standing {
             Standing::Interactive => None,
             Standing::Aged if !is_first_come => None,
-            Standing::Aged => Some(self.next_aged.min(self.even_at(rules, rate, spare))),
-            Standing::Batch => Some(self.even_at(rules, rate, spare)),
+            Standing::Aged => Some(self.next_aged.min(self.even_at(rules, outside, spare))),
+            Standing::Batch => Some(self.even_at(rules, outside, spare)),
         };
         let own = own.filter(|at| *at > now);
         let until = spread.into_iter().chain(own).max()?;
@@ -273,12 +335,9 @@ impl Window {
 
     /// When the even line of the whole window is down to `spare` units. It falls from all units that might be granted when the window
     /// was first reported to none when the spread ends. Batch may go while no more are used than it says.
-    fn even_at(&self, rules: &LedgerRules, rate: f64, spare: f64) -> Duration {
+    fn even_at(&self, rules: &LedgerRules, outside: Outside, spare: f64) -> Duration {
         let end = self.spread_end();
-        let whole = end.saturating_sub(self.opened).as_secs_f64();
-        let initial = self.at_opening as f64;
-        let expected = (rate * whole).min(initial / 2.0);
-        let all = initial - rules.reserved(self.limit).max(expected);
+        let (whole, all) = self.even_line(rules, outside);
         // No line can be drawn.
         if whole <= 0.0 || all < 1.0 {
             return self.opened;
@@ -286,6 +345,24 @@ impl Window {
         let left = Duration::try_from_secs_f64(whole * (spare.max(0.0) / all).min(1.0));
         end.saturating_sub(left.unwrap_or(Duration::MAX))
             .max(self.opened)
+    }
+
+    /// What the even line of the whole window says at this time.
+    fn even_at_time(&self, rules: &LedgerRules, outside: Outside, now: Duration) -> f64 {
+        let (whole, all) = self.even_line(rules, outside);
+        if whole <= 0.0 || all < 1.0 {
+            return 0.0;
+        }
+        let left = self.spread_end().saturating_sub(now).as_secs_f64();
+        all * (left / whole).min(1.0)
+    }
+
+    /// For how many seconds the even line falls, and from how many units.
+    fn even_line(&self, rules: &LedgerRules, outside: Outside) -> (f64, f64) {
+        let whole = self.spread_end().saturating_sub(self.opened).as_secs_f64();
+        let initial = self.at_opening as f64;
+        let expected = (outside.rate * whole).min(initial * outside.most);
+        (whole, initial - rules.reserved(self.limit).max(expected))
     }
 
     /// The time between two units if these are dealt out evenly until the spread ends.
@@ -347,12 +424,12 @@ impl Window {
     pub(super) fn when_available(
         &self,
         rules: &LedgerRules,
-        rate: f64,
+        outside: Outside,
         (standing, ahead): (Standing, u64),
         now: Duration,
     ) -> Duration {
         let available = self.remaining.saturating_sub(self.in_flight);
-        let spare = available as f64 - self.withheld(rules, rate, available, now);
+        let spare = available as f64 - self.withheld(rules, outside, available, now);
         let wanted = ahead as f64 + 1.0;
         let end = self.spread_end();
         if spare < wanted {
@@ -380,7 +457,7 @@ impl Window {
             let share = (wanted - available_now) / (spare - available_now).max(1.0);
             now.saturating_add((end - now).mul_f64(share.clamp(0.0, 1.0)))
         };
-        let even = || self.even_at(rules, rate, spare - ahead as f64);
+        let even = || self.even_at(rules, outside, spare - ahead as f64);
         match standing {
             Standing::Interactive => spread,
             Standing::Aged if first_come <= 0.0 => spread,

@@ -35,7 +35,7 @@ mod table;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use http::Method;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::table::{Row, find};
 pub use self::{
@@ -268,7 +268,7 @@ impl Operation {
 pub const TOKEN_INFO: &str = "/auth-tokens.info";
 
 /// Tells operations apart, in little memory however long a name is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OperationId {
     label: OperationLabel,
     /// Of an unknown operation's name.
@@ -315,6 +315,14 @@ impl OperationLabel {
 impl Serialize for OperationLabel {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for OperationLabel {
+    /// A name that the table does not have is "other".
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = <&str>::deserialize(deserializer)?;
+        Ok(find(name).map_or(OperationLabel::OTHER, |row| OperationLabel(row.0)))
     }
 }
 

@@ -9,8 +9,8 @@ use tokio::time::sleep_until;
 
 use super::group::{Deliveries, Group, GroupState, Waiter};
 use crate::policy::{
-    fair::Standing,
-    ledger::{AttemptKind, HoldReason, Settlement},
+    dealing::{Waits, deal},
+    ledger::{AttemptKind, Ledger},
 };
 
 /// If it is unknown when the next unit is due, only an update wakes the dispatcher. This bounds its sleep all the same.
@@ -98,50 +98,25 @@ impl Group {
         now: Duration,
     ) -> (Deliveries, Option<Duration>) {
         let mut deliveries = Deliveries::new();
-        // The window holds requests of this standing and after it, until then.
-        let (mut held, mut until) = (None, None);
-        let mut held_by_window = false;
-        loop {
-            let gate = state.ledger.gate(now);
-            let may_go = |waiter: &Waiter, standing: Standing| {
-                held.is_none_or(|held| standing < held) && gate.hold(&waiter.kind).is_none()
-            };
-            let Some((waiter, standing)) = state.queue.peek_where(now, may_go) else {
-                // After it, because who can go now is not refused.
-                let review = self.review(state, held_by_window, now, &mut deliveries);
-                let next = gate.next().into_iter().chain(until).chain(review).min();
-                return (deliveries, next);
-            };
-            let rules = waiter.rules;
-            let kind = AttemptKind {
-                standing,
-                ..waiter.kind
-            };
-            let wait_rules = self.wait_rules(&rules);
-            match wait_rules.grant(&mut state.ledger, kind, now) {
-                Ok(grant) => match state.queue.take_where(now, may_go) {
-                    Some(waiter) => {
-                        let permit = self.permit(grant, kind, rules);
-                        deliveries.push((waiter.sender, Ok(permit)));
-                    }
-                    // Not as a permit: dropped under the lock, that would deadlock.
-                    None => {
-                        let unsent = Settlement::Unsent;
-                        state.ledger.settle(grant, unsent, &rules.ledger, now);
-                    }
-                },
-                Err(hold) => {
-                    held_by_window |= matches!(hold.reason, HoldReason::Spent | HoldReason::Spread);
-                    held = Some(standing);
-                    // Batch is held for less when it has aged.
-                    let ages = (standing == Standing::Batch).then(|| state.queue.next_aged(now));
-                    until = [until, hold.until, ages.flatten()]
-                        .into_iter()
-                        .flatten()
-                        .min();
-                }
-            }
-        }
+        let GroupState { ledger, queue, .. } = &mut *state;
+        let give = |waiter: Waiter, kind, grant| {
+            let permit = self.permit(grant, kind, waiter.rules);
+            deliveries.push((waiter.sender, Ok(permit)));
+        };
+        let grant = |ledger: &mut Ledger, waiter: &Waiter, kind| {
+            let rules = self.wait_rules(&waiter.rules);
+            rules.grant(ledger, kind, now)
+        };
+        let rest = deal(ledger, queue, (now, usize::MAX), grant, give);
+        // After it, because who can go now is not refused.
+        let review = self.review(state, rest.held_by_window, now, &mut deliveries);
+        (deliveries, rest.next.into_iter().chain(review).min())
+    }
+}
+
+impl Waits for Waiter {
+    fn kind(&self) -> AttemptKind {
+        self.kind
     }
 }
 

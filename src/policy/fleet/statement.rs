@@ -1,0 +1,113 @@
+//! Where a replica stands.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::ReplicaId;
+use crate::policy::{
+    fair::{Priority, Share},
+    ledger::{End, LedgerRules, Payload},
+    operation::OperationId,
+};
+
+/// See the module. Times are relative to when it was made, because replicas' clocks differ.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statement {
+    pub replica: ReplicaId,
+    /// Grows with each.
+    pub number: u64,
+    /// The last reply that arrived.
+    pub known: Option<Known>,
+    /// Units leased for interactive callers and for batch that are not used yet.
+    pub held: [u64; 2],
+    /// Attempts in flight, with units that were dealt and will be used at once; and how many of them have a streamed body.
+    pub in_flight: u64,
+    pub streamed: u64,
+    /// Attempts that ended without an answer, of which nothing is known yet.
+    pub in_doubt: u64,
+    /// Attempts sent since the process started, other than on units that were dealt: of interactive callers, and of batch.
+    pub sent: [u64; 2],
+    /// What answers told.
+    pub told: Option<Told>,
+    pub pauses: Pauses,
+    /// How the attempts ended for which units were dealt, by the units' numbers. Those of which the pool has not heard.
+    pub ended: Vec<(u64, End)>,
+    /// Who waits, by caller and kind of attempt.
+    pub orders: Vec<Order>,
+    /// Units spent per second.
+    pub rate: [f64; 2],
+    /// Whether it will not be heard of again, and holds nothing.
+    pub leaves: bool,
+    pub rules: LedgerRules,
+}
+
+/// What a replica knows of the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The pool's revision.
+    pub revision: u64,
+    /// The number of the replica's own statement that was in it.
+    pub number: u64,
+    /// How long ago that was.
+    pub age: Duration,
+}
+
+/// What answers told of the window, at the lowest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub limit: Option<u64>,
+    pub remaining: u64,
+    pub reset: u64,
+    pub ends_in: Duration,
+    /// An attempt told it that was sent after this revision of the pool was known.
+    pub sent_after: u64,
+}
+
+/// Pauses that last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pauses {
+    /// Raised by each `resume`; pauses of a lower number are over.
+    pub number: u64,
+    pub group: Option<PauseEnd>,
+    pub operation: Option<(OperationId, PauseEnd)>,
+}
+
+/// The end of a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PauseEnd {
+    /// As the pool told it, in its time.
+    Told(Duration),
+    /// An answer named it: in this time.
+    In(Duration),
+}
+
+/// Requests that wait, of one caller and one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The caller's name, hashed.
+    pub caller: Arc<str>,
+    pub weight: u32,
+    pub is_batch: bool,
+    pub operation: OperationId,
+    pub payload: Payload,
+    pub count: u32,
+    /// In a statement how long ago the oldest arrived; in the pool when.
+    pub oldest: Duration,
+    /// After which time a batch caller's request has aged.
+    pub ageing_time: Duration,
+}
+
+impl Order {
+    pub fn share(&self) -> Share {
+        Share {
+            caller: self.caller.clone(),
+            weight: self.weight,
+            priority: if self.is_batch {
+                Priority::Batch
+            } else {
+                Priority::Interactive
+            },
+        }
+    }
+}
