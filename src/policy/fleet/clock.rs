@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// Clocks of two machines may drift apart by this much between two statements, with the time that a message takes.
-const SLACK: Duration = Duration::from_secs(2);
+pub(super) const SLACK: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -21,8 +21,8 @@ pub(super) struct FleetClock {
 }
 
 impl FleetClock {
-    /// The time now, that the register's clock says `register`. A replica was last here at `seen`, by the fleet's time, and says that
-    /// this was `age` ago.
+    /// The time now, that the register's clock says `register`. A replica knows that the
+    /// fleet's time was so much, and how long ago.
     pub(super) fn now(
         &mut self,
         register: Duration,

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::{
-    DEALT_TERM, HEARTBEAT, IDLE, Known, Order, PauseEnd, Pauses, Pool, ReplicaId, Reply, Statement,
+    DEALT_TERM, Ending, HEARTBEAT, IDLE, Known, Order, Pauses, Pool, ReplicaId, Reply, Statement,
     TERM, Told, member::Dealt, waiting_interval,
 };
 use crate::policy::{
@@ -76,6 +76,7 @@ struct Heard {
     /// When its exchange began.
     at: Duration,
     /// The fleet's time then.
+    fleet: Duration,
     interval: Duration,
     others_rate: f64,
     share: f64,
@@ -87,6 +88,10 @@ struct Report {
     remaining: u64,
     reset: u64,
     ends: Duration,
+    /// Whether that is by this replica's own answers.
+    is_own_end: bool,
+    /// The end in the fleet's time, as the pool told it.
+    fleet_end: Option<Duration>,
     sent_after: u64,
 }
 
@@ -238,7 +243,12 @@ impl Lease {
             Some(told) if told.reset.abs_diff(reset) <= 1 && told.ends > now => {
                 told.limit = feedback.limit.or(told.limit);
                 told.remaining = told.remaining.min(remaining);
-                told.ends = told.ends.min(ends);
+                told.ends = if told.is_own_end {
+                    told.ends.min(ends)
+                } else {
+                    ends
+                };
+                told.is_own_end = true;
                 told.sent_after = told.sent_after.max(sent_after);
             }
             Some(told) if told.reset > reset && told.ends > now => {}
@@ -250,6 +260,8 @@ impl Lease {
                     remaining,
                     reset,
                     ends,
+                    is_own_end: true,
+                    fleet_end: None,
                     sent_after,
                 });
             }
@@ -357,9 +369,11 @@ impl Lease {
         self.number += 1;
         self.exchanged = Some(now);
         (self.news, self.wanted) = (false, false);
-        let pause = |until: Duration, known: Option<(Duration, Duration)>| match known {
-            Some((fleet, own)) if own >= until => PauseEnd::Told(fleet),
-            _ => PauseEnd::In(until.saturating_sub(now)),
+        let pause = |until: Duration, known: Option<(Duration, Duration)>| Ending {
+            told: known
+                .filter(|(_, own)| *own >= until)
+                .map(|(fleet, _)| fleet),
+            left: until.saturating_sub(now),
         };
         let (group, operation) = pauses;
         let group = group.map(|until| pause(until, self.group_pause));
@@ -374,6 +388,7 @@ impl Lease {
             known: self.known.map(|heard| Known {
                 revision: heard.revision,
                 number: heard.number,
+                fleet: heard.fleet,
                 age: now.saturating_sub(heard.at),
             }),
             held: self.held,
@@ -385,7 +400,11 @@ impl Lease {
                 limit: told.limit,
                 remaining: told.remaining,
                 reset: told.reset,
-                ends_in: told.ends - now,
+                ends_in: told.is_own_end.then(|| told.ends - now),
+                known_end: told.fleet_end.map(|end| Ending {
+                    told: Some(end),
+                    left: told.ends - now,
+                }),
                 sent_after: told.sent_after,
             }),
             pauses: Pauses {
@@ -437,6 +456,7 @@ impl Lease {
             revision: reply.revision,
             number: reply.number,
             at: began,
+            fleet: reply.now,
             interval: reply.interval,
             others_rate: reply.others_rate,
             share: reply.share,
@@ -509,20 +529,24 @@ impl Ledger {
         lease.group_pause = known.0.map(|until| (until, shift.to_own(until)));
         lease.operation_pause = known.1.map(|(id, until)| (id, until, shift.to_own(until)));
         // What the fleet knows is stated again if the register loses it.
-        if let Some((limit, remaining, reset, ends)) = report {
-            let ends = shift.to_own(ends);
+        if let Some((limit, remaining, reset, end)) = report {
             match &mut lease.told {
                 Some(told) if told.reset > reset.saturating_add(1) && told.ends > now => {}
                 Some(told) if told.reset.abs_diff(reset) <= 1 && told.ends > now => {
                     told.remaining = told.remaining.min(remaining);
-                    told.ends = told.ends.min(ends);
+                    told.fleet_end = Some(end);
+                    if !told.is_own_end {
+                        told.ends = shift.to_own(end);
+                    }
                 }
                 told => {
                     *told = Some(Report {
                         limit: Some(limit),
                         remaining,
                         reset,
-                        ends,
+                        ends: shift.to_own(end),
+                        is_own_end: false,
+                        fleet_end: Some(end),
                         sent_after: 0,
                     });
                 }

@@ -25,7 +25,7 @@ pub use self::{
     lease::{Lease, Standings},
     pool::{Hinted, MAX_SIZE, Pool, Reply},
     replica::{orders, use_dealt},
-    statement::{Known, Order, PauseEnd, Pauses, Statement, Told},
+    statement::{Ending, Known, Order, Pauses, Statement, Told},
 };
 
 /// Identifies a replica for as long as its process runs.

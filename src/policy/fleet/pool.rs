@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DEAD, HEARTBEAT, Order, PauseEnd, QUARANTINE, ReplicaId, Statement, TERM,
-    clock::FleetClock,
+    DEAD, HEARTBEAT, Order, QUARANTINE, ReplicaId, Statement, TERM,
+    clock::{FleetClock, SLACK},
     member::{Dealt, Granted, Member, What},
+    statement::Ending,
     waiting_interval,
 };
 use crate::policy::{
@@ -131,13 +132,9 @@ impl Pool {
         let replica = statement.replica;
         let known = statement.known;
         let member = self.members.get(&replica);
-        let seen = member
-            .zip(known)
-            .map(|(member, known)| (member.seen, known.age));
-        let seen = seen.filter(|_| {
-            member.is_some_and(|member| Some(member.number) == known.map(|known| known.number))
-        });
-        let now = self.clock.now(register, seen);
+        let now = self
+            .clock
+            .now(register, known.map(|known| (known.fleet, known.age)));
         let lost = known.is_some_and(|known| match member {
             Some(member) => member.number < known.number,
             // Otherwise it was taken for dead.
@@ -263,11 +260,17 @@ impl Pool {
     fn learn(&mut self, statement: &Statement, now: Duration) {
         let window = self.ledger.window_id();
         if let Some(told) = statement.told {
+            let is_known = knows_time(statement, now);
+            let ends = [
+                told.ends_in.map(|time| now.saturating_add(time)),
+                told.known_end.map(|end| end.at(now, is_known)),
+            ];
+            let ends = ends.into_iter().flatten().min();
             let feedback = Feedback {
                 limit: told.limit,
                 remaining: Some(told.remaining),
                 reset: Some(told.reset),
-                resets_in: Some(told.ends_in),
+                resets_in: ends.map(|ends| ends.saturating_sub(now)),
                 retry_after: None,
             };
             self.ledger
@@ -294,10 +297,8 @@ impl Pool {
         if pauses.number < self.pauses {
             return resumed;
         }
-        let end = |end: PauseEnd| match end {
-            PauseEnd::Told(until) => until,
-            PauseEnd::In(time) => now.saturating_add(time),
-        };
+        let is_known = knows_time(statement, now);
+        let end = |end: Ending| end.at(now, is_known);
         if let Some(until) = pauses.group.map(end) {
             self.ledger.pause_until(until, now);
         }
@@ -492,6 +493,14 @@ impl Pool {
         }
         waiting.into_values().collect()
     }
+}
+
+/// Whether the replica's idea of the fleet's time is right. It is not if the register has lost a pool whose time was another's.
+fn knows_time(statement: &Statement, now: Duration) -> bool {
+    let time = statement
+        .known
+        .map(|known| known.fleet.saturating_add(known.age));
+    time.is_some_and(|time| time.abs_diff(now) <= SLACK)
 }
 
 /// The places of an order in the queue. When each but the oldest arrived is not known: evenly since then.

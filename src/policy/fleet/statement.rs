@@ -49,7 +49,8 @@ pub struct Known {
     pub revision: u64,
     /// The number of the replica's own statement that was in it.
     pub number: u64,
-    /// How long ago that was.
+    /// The fleet's time then, and how long ago that was.
+    pub fleet: Duration,
     pub age: Duration,
 }
 
@@ -59,7 +60,10 @@ pub struct Told {
     pub limit: Option<u64>,
     pub remaining: u64,
     pub reset: u64,
-    pub ends_in: Duration,
+    /// By this replica's answers.
+    pub ends_in: Option<Duration>,
+    /// As the pool told it.
+    pub known_end: Option<Ending>,
     /// An attempt told it that was sent after this revision of the pool was known.
     pub sent_after: u64,
 }
@@ -69,17 +73,24 @@ pub struct Told {
 pub struct Pauses {
     /// Raised by each `resume`; pauses of a lower number are over.
     pub number: u64,
-    pub group: Option<PauseEnd>,
-    pub operation: Option<(OperationId, PauseEnd)>,
+    pub group: Option<Ending>,
+    pub operation: Option<(OperationId, Ending)>,
 }
 
-/// The end of a pause.
+/// The end of a pause or of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PauseEnd {
-    /// As the pool told it, in its time.
-    Told(Duration),
-    /// An answer named it: in this time.
-    In(Duration),
+pub struct Ending {
+    /// As the pool told it, in the fleet's time. Said again as it was, because with each way through two clocks it would move a little.
+    pub told: Option<Duration>,
+    pub left: Duration,
+}
+
+impl Ending {
+    /// When that is in the fleet's time, which is `now`; `is_known` if the replica's idea of it is right.
+    pub(super) fn at(self, now: Duration, is_known: bool) -> Duration {
+        let told = self.told.filter(|_| is_known);
+        told.unwrap_or(now.saturating_add(self.left))
+    }
 }
 
 /// Requests that wait, of one caller and one kind.

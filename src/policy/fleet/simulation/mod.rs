@@ -146,6 +146,7 @@ pub(super) struct Fleet {
     pub sent: u64,
     pub sent_alone: u64,
     pub longest_wait: Duration,
+    pub explains: bool,
     /// Whether the pool must never think that more is left than there is.
     pub is_exact: bool,
 }
@@ -187,6 +188,7 @@ impl Fleet {
             sent: 0,
             sent_alone: 0,
             longest_wait: Duration::ZERO,
+            explains: true,
             is_exact: true,
         }
     }
@@ -239,6 +241,22 @@ impl Fleet {
             Event::AtUpstream(id) => {
                 self.on_wire -= 1;
                 let (feedback, admitted) = self.upstream.count(self.now);
+                if admitted == Admitted::No && self.explains {
+                    let attempt = &self.attempts[&id];
+                    eprintln!(
+                        "{:?}: 429, sent {:?} by {} alone {} {:?}, reset {}, on wire {}",
+                        self.now,
+                        attempt.sent,
+                        attempt.replica,
+                        attempt.alone,
+                        attempt.grant,
+                        self.upstream.reset(self.now),
+                        self.on_wire
+                    );
+                    if let Some(pool) = self.pool() {
+                        eprintln!("{:?}", pool.ledger());
+                    }
+                }
                 let latency = self.scenario.latency;
                 let back = self.dice.up_to(latency);
                 self.after(back, Event::Back(id, feedback, admitted));
