@@ -3,4 +3,5 @@
 //! `policy::fleet` decides what each may do. This module carries its values to the register and back, on a thread of its own: no worker
 //! waits for a connection to it.
 
+pub mod redis;
 pub mod register;
