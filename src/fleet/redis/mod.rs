@@ -1,0 +1,3 @@
+//! The register on a real Redis or Valkey.
+
+pub mod address;
