@@ -15,6 +15,8 @@ mod meter;
 pub mod names;
 pub(crate) mod script;
 pub(crate) mod supervisor;
+#[cfg(test)]
+mod tests;
 
 use self::{
     hints::Hints,
