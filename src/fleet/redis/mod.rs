@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 pub mod address;
 pub(crate) mod answer;
 pub(crate) mod connection;
-mod hints;
+pub(super) mod hints;
 mod meter;
 pub mod names;
 pub(crate) mod script;
