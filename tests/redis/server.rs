@@ -148,6 +148,9 @@ impl Server {
             // another might come; DEBUG for tests.
             lines.push("save \"\"".to_owned());
             lines.push("repl-diskless-sync-delay 0".to_owned());
+            // Also where the default user is off.
+            lines.push(format!("masteruser {USER}"));
+            lines.push(format!("masterauth {USER}"));
             lines.push("enable-debug-command yes".to_owned());
         }
         if options.bus {

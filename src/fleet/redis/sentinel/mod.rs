@@ -1,0 +1,148 @@
+//! The primary, as Sentinel names it.
+//!
+//! Asked before each attempt to connect, so that a failover is followed. No Sentinel is believed alone: one that was cut off names an old
+//! primary. A failover takes the consent of most of them, so what most of them name comes first; and whoever is named must say itself that
+//! it is a primary.
+
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use redis::{Value, cmd};
+use tokio::time::timeout;
+
+use super::{
+    address::{Address, Credentials},
+    announced::announced,
+    answer::CallError,
+    connection::{Connection, OnPush, Target},
+};
+use crate::fleet::register::{Failure, Fault};
+
+/// Where the Sentinels are, and what they are asked for.
+#[derive(Clone)]
+pub(crate) struct Sentinels {
+    pub addresses: Arc<[Address]>,
+    /// Of the Sentinels themselves.
+    pub credentials: Option<Credentials>,
+    /// What they call the primary.
+    pub master: Arc<str>,
+    /// The primary, but for its address. With its TLS the Sentinels are asked too.
+    pub server: Target,
+}
+
+impl Sentinels {
+    /// The primary. Ends within about twice the time that one connection and one call may take.
+    ///
+    /// # Errors
+    /// When no Sentinel names a primary that is one, with what the last one said.
+    pub(crate) async fn find(&self, within: Duration) -> Result<Target, Failure> {
+        let all = self
+            .addresses
+            .iter()
+            .map(|sentinel| self.ask(sentinel, within));
+        let mut problem = None;
+        let mut named: Vec<(usize, Address)> = Vec::new();
+        for answer in join_all(all).await {
+            match answer {
+                Ok(address) => match named.iter_mut().find(|(_, other)| *other == address) {
+                    Some((votes, _)) => *votes += 1,
+                    None => named.push((1, address)),
+                },
+                Err(failure) => problem = Some(failure),
+            }
+        }
+        // Stable: among equals the order of the configuration counts.
+        named.sort_by_key(|(votes, _)| std::cmp::Reverse(*votes));
+        // Few are named, since no more differ than there were failovers of late. They are tried at once, so that one that hangs costs
+        // no time of the next.
+        let tried = named
+            .into_iter()
+            .map(|(_, address)| self.verified(address, within));
+        for tried in join_all(tried).await {
+            match tried {
+                Ok(target) => return Ok(target),
+                Err(failure) => problem = Some(failure),
+            }
+        }
+        Err(problem.unwrap_or_else(|| Failure::new(Fault::Down, "no Sentinel is configured")))
+    }
+
+    /// What this Sentinel names.
+    async fn ask(&self, sentinel: &Address, within: Duration) -> Result<Address, Failure> {
+        let target = Target {
+            address: sentinel.clone(),
+            tls: self.server.tls.clone(),
+            // A Sentinel has no databases.
+            database: 0,
+            credentials: self.credentials.clone(),
+        };
+        let mut question = cmd("SENTINEL");
+        question.arg("GET-MASTER-ADDR-BY-NAME").arg(&*self.master);
+        let answer = call(&target, &question, within).await;
+        let answer = answer.map_err(|failure| {
+            Failure::new(
+                failure.fault,
+                format!("the Sentinel at {sentinel} does not name the primary: {failure}"),
+            )
+        })?;
+        named(&answer).ok_or_else(|| {
+            let what = match answer {
+                Value::Nil => "knows no primary of this name",
+                _ => "gives no address that can be used",
+            };
+            Failure::new(Fault::Down, format!("the Sentinel at {sentinel} {what}"))
+        })
+    }
+
+    /// The server at this address, if it says that it is a primary.
+    async fn verified(&self, address: Address, within: Duration) -> Result<Target, Failure> {
+        let target = Target {
+            address,
+            ..self.server.clone()
+        };
+        let role = match call(&target, &cmd("ROLE"), within).await {
+            // The user need not have the right to ask. Then the first write tells.
+            Err(failure) if failure.fault == Fault::Denied => return Ok(target),
+            role => role?,
+        };
+        match is_primary(&role) {
+            true => Ok(target),
+            false => Err(Failure::new(
+                Fault::NotWritable,
+                format!("Sentinel names {target}, which is no primary"),
+            )),
+        }
+    }
+}
+
+/// One call on a connection of its own.
+async fn call(target: &Target, command: &redis::Cmd, within: Duration) -> Result<Value, Failure> {
+    let no_push: OnPush = Arc::new(|_| {});
+    let connection = Connection::open(target, within, no_push).await?;
+    let answer = timeout(within, connection.call(command)).await;
+    let answer = answer.unwrap_or(Err(CallError::TimedOut));
+    answer.map_err(|error| error.failure())
+}
+
+/// The address in the answer to SENTINEL GET-MASTER-ADDR-BY-NAME.
+fn named(answer: &Value) -> Option<Address> {
+    let Value::Array(parts) = answer else {
+        return None;
+    };
+    let [Value::BulkString(host), Value::BulkString(port)] = parts.as_slice() else {
+        return None;
+    };
+    let (host, port) = (str::from_utf8(host).ok()?, str::from_utf8(port).ok()?);
+    announced(host, port.parse().ok()?, None)
+}
+
+/// Whether the answer to ROLE is a primary's.
+fn is_primary(role: &Value) -> bool {
+    let Value::Array(parts) = role else {
+        return false;
+    };
+    matches!(parts.first(), Some(Value::BulkString(role)) if role == b"master")
+}
