@@ -155,6 +155,11 @@ impl Server {
         }
         if options.bus {
             lines.push("cluster-enabled yes".to_owned());
+            if options.tls.is_some() {
+                // Nodes name the port of TLS only if they use it themselves.
+                lines.push("tls-cluster yes".to_owned());
+                lines.push("tls-replication yes".to_owned());
+            }
             lines.push(format!("cluster-port {bus}"));
         }
         lines.extend(options.lines.iter().cloned());

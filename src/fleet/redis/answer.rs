@@ -17,6 +17,8 @@ pub(super) enum CallError {
     /// There is no connection any more.
     Broken(Arc<str>),
     TimedOut,
+    /// There is none, for this reason.
+    Down(Arc<str>),
 }
 
 /// An error that a server answered with.
@@ -97,6 +99,12 @@ impl CallError {
         matches!(self, CallError::Refusal(refusal) if OF_ONE_KEY.contains(&code_of(refusal)))
     }
 
+    /// Whether another node of a cluster is to be asked.
+    pub(super) fn is_redirection(&self) -> bool {
+        let codes = ["MOVED", "ASK", "TRYAGAIN"];
+        matches!(self, CallError::Refusal(refusal) if codes.contains(&code_of(refusal)))
+    }
+
     /// A refusal of our own.
     pub(super) fn refusal(code: &str) -> CallError {
         CallError::Refusal(Refusal {
@@ -113,10 +121,8 @@ impl CallError {
     pub(super) fn failure(&self) -> Failure {
         match self {
             CallError::TimedOut => Failure::new(Fault::TimedOut, "no answer within shared.timeout"),
-            CallError::Broken(reason) => Failure {
-                fault: Fault::Broken,
-                reason: reason.clone(),
-            },
+            CallError::Broken(reason) => Failure::new(Fault::Broken, reason.clone()),
+            CallError::Down(reason) => Failure::new(Fault::Down, reason.clone()),
             CallError::Refusal(refusal) => {
                 let code = code_of(refusal);
                 match known(code) {

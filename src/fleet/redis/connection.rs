@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    address::{Address, Credentials},
+    address::{Address, Credentials, Endpoint},
     answer::{self, CallError},
     meter::{Meter, Metered},
 };
@@ -43,6 +43,22 @@ pub(crate) struct Target {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     pub database: u32,
     pub credentials: Option<Credentials>,
+}
+
+impl Target {
+    /// One of the addresses, with what holds for the servers of this endpoint. The configuration of TLS is used if the endpoint wants TLS.
+    pub(crate) fn at(
+        endpoint: &Endpoint,
+        address: Address,
+        tls: Option<&Arc<rustls::ClientConfig>>,
+    ) -> Target {
+        Target {
+            address,
+            tls: tls.filter(|_| endpoint.tls).cloned(),
+            database: endpoint.database,
+            credentials: endpoint.credentials.clone(),
+        }
+    }
 }
 
 /// Without the credentials.
@@ -95,6 +111,25 @@ impl Connection {
                 format!("connecting to {target} took too long"),
             )),
         }
+    }
+
+    /// Asks one question on a connection of its own, `within` a time for all of it.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub(crate) async fn ask(
+        target: &Target,
+        question: &Cmd,
+        within: Duration,
+    ) -> Result<Value, Failure> {
+        let asking = async {
+            let no_push: OnPush = Arc::new(|_| {});
+            let connection = Connection::open(target, within, no_push).await?;
+            let answer = connection.call(question).await;
+            answer.map_err(|error| error.failure())
+        };
+        let answer = timeout(within, asking).await;
+        answer.unwrap_or_else(|_elapsed| Err(CallError::TimedOut.failure()))
     }
 
     /// Sends a command and waits for its answer, for as long as the connection lives.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use crc::{CRC_16_XMODEM, Crc};
-use redis::{ServerError, Value};
+use redis::Value;
 
-use crate::fleet::redis::{address::Address, announced::announced};
+use crate::fleet::redis::{address::Address, announced::announced, answer::Refusal};
 
 /// Each key is in one of so many slots, and each slot belongs to one node.
 const SLOTS: u16 = 16_384;
@@ -118,13 +118,13 @@ pub(super) enum Redirect {
 }
 
 impl Redirect {
-    pub(super) fn of(refusal: &ServerError, asked: &Address) -> Option<Redirect> {
-        let moved = match refusal.code() {
+    pub(super) fn of(refusal: &Refusal, asked: &Address) -> Option<Redirect> {
+        let moved = match &*refusal.code {
             "MOVED" => true,
             "ASK" => false,
             _ => return None,
         };
-        let mut words = refusal.details()?.split_ascii_whitespace();
+        let mut words = refusal.detail.split_ascii_whitespace();
         let slot = slot(words.next()?.parse().ok()?)?;
         // An IPv6 address has colons too, and no brackets.
         let (host, port) = words.next()?.rsplit_once(':')?;
@@ -138,8 +138,6 @@ impl Redirect {
 
 #[cfg(test)]
 mod tests {
-    use redis::parse_redis_value;
-
     use super::*;
 
     fn at(host: &str, port: u16) -> Address {
@@ -268,9 +266,10 @@ mod tests {
             ("MOVED", None),
             ("TRYAGAIN 1 a:1", None),
         ] {
-            let refusal = match parse_redis_value(format!("-{text}\r\n").as_bytes()) {
-                Ok(Value::ServerError(refusal)) => refusal,
-                other => panic!("{other:?}"),
+            let (code, detail) = text.split_once(' ').unwrap_or((text, ""));
+            let refusal = Refusal {
+                code: code.into(),
+                detail: detail.into(),
             };
             assert_eq!(Redirect::of(&refusal, &asked), want, "{text}");
         }

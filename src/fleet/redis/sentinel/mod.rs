@@ -9,15 +9,18 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{FuturesOrdered, FuturesUnordered},
+};
 use redis::{Value, cmd};
-use tokio::time::timeout;
 
 use super::{
     address::{Address, Credentials},
     announced::announced,
-    answer::CallError,
-    connection::{Connection, OnPush, Target},
+    connection::{Connection, Target},
+    supervisor::Route,
 };
 use crate::fleet::register::{Failure, Fault};
 
@@ -33,41 +36,57 @@ pub(crate) struct Sentinels {
     pub server: Target,
 }
 
+/// For asking the Sentinels, and again for asking whom they name. Leaves time to connect within the bound of an attempt.
+const STEP: Duration = Duration::from_millis(600);
+
+impl Route for Sentinels {
+    fn next(&self) -> BoxFuture<'_, Result<Target, Failure>> {
+        Box::pin(self.find(STEP))
+    }
+}
+
 impl Sentinels {
-    /// The primary. Ends within about twice the time that one connection and one call may take.
+    /// The primary. Ends within twice this time.
     ///
     /// # Errors
     /// When no Sentinel names a primary that is one, with what the last one said.
     pub(crate) async fn find(&self, within: Duration) -> Result<Target, Failure> {
-        let all = self
+        let mut problem = Failure::new(Fault::Down, "no Sentinel is configured");
+        let mut asking: FuturesUnordered<_> = self
             .addresses
             .iter()
-            .map(|sentinel| self.ask(sentinel, within));
-        let mut problem = None;
+            .map(|sentinel| self.ask(sentinel, within))
+            .collect();
         let mut named: Vec<(usize, Address)> = Vec::new();
-        for answer in join_all(all).await {
+        while let Some(answer) = asking.next().await {
             match answer {
+                Err(failure) => problem = failure,
                 Ok(address) => match named.iter_mut().find(|(_, other)| *other == address) {
                     Some((votes, _)) => *votes += 1,
                     None => named.push((1, address)),
                 },
-                Err(failure) => problem = Some(failure),
+            }
+            // Those that are slow change nothing any more.
+            if named
+                .iter()
+                .any(|(votes, _)| votes * 2 > self.addresses.len())
+            {
+                break;
             }
         }
-        // Stable: among equals the order of the configuration counts.
         named.sort_by_key(|(votes, _)| std::cmp::Reverse(*votes));
-        // Few are named, since no more differ than there were failovers of late. They are tried at once, so that one that hangs costs
-        // no time of the next.
+        // All are tried at once, so that the next one is known when one hangs. They are few: no more than Sentinels.
         let tried = named
             .into_iter()
             .map(|(_, address)| self.verified(address, within));
-        for tried in join_all(tried).await {
+        let mut trying: FuturesOrdered<_> = tried.collect();
+        while let Some(tried) = trying.next().await {
             match tried {
                 Ok(target) => return Ok(target),
-                Err(failure) => problem = Some(failure),
+                Err(failure) => problem = failure,
             }
         }
-        Err(problem.unwrap_or_else(|| Failure::new(Fault::Down, "no Sentinel is configured")))
+        Err(problem)
     }
 
     /// What this Sentinel names.
@@ -81,7 +100,7 @@ impl Sentinels {
         };
         let mut question = cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(&*self.master);
-        let answer = call(&target, &question, within).await;
+        let answer = Connection::ask(&target, &question, within).await;
         let answer = answer.map_err(|failure| {
             Failure::new(
                 failure.fault,
@@ -103,7 +122,7 @@ impl Sentinels {
             address,
             ..self.server.clone()
         };
-        let role = match call(&target, &cmd("ROLE"), within).await {
+        let role = match Connection::ask(&target, &cmd("ROLE"), within).await {
             // The user need not have the right to ask. Then the first write tells.
             Err(failure) if failure.fault == Fault::Denied => return Ok(target),
             role => role?,
@@ -116,15 +135,6 @@ impl Sentinels {
             )),
         }
     }
-}
-
-/// One call on a connection of its own.
-async fn call(target: &Target, command: &redis::Cmd, within: Duration) -> Result<Value, Failure> {
-    let no_push: OnPush = Arc::new(|_| {});
-    let connection = Connection::open(target, within, no_push).await?;
-    let answer = timeout(within, connection.call(command)).await;
-    let answer = answer.unwrap_or(Err(CallError::TimedOut));
-    answer.map_err(|error| error.failure())
 }
 
 /// The address in the answer to SENTINEL GET-MASTER-ADDR-BY-NAME.

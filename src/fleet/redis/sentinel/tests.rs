@@ -7,8 +7,13 @@ use tokio::{
 
 use super::*;
 use crate::fleet::{
-    redis::address::{Kind, parse},
-    redis_rig::{MASTER, Mode, Options, Proxy, Server, Watched, until},
+    redis::{
+        Redis,
+        address::{Kind, parse},
+        names::Names,
+        written::{put, until_written},
+    },
+    redis_rig::{Data, MASTER, Mode, Options, Proxy, Server, Value::Nil, Watched, report, until},
 };
 
 /// Generous: what is tested is what is found, and that nothing waits longer.
@@ -86,6 +91,73 @@ async fn stale(names: &str) -> String {
     address
 }
 
+fn register(watched: &Watched) -> Redis {
+    Redis::start(Box::new(of(watched)), Names::new("revgate", None), WITHIN)
+}
+
+/// Writes go on after each kind of failover, and what takes them is the new primary.
+#[tokio::test]
+async fn exchanges_go_on_after_failovers() {
+    let mut watched = Watched::start(3).await;
+    let register = register(&watched);
+    let key = Names::new("revgate", None).of_group("main");
+    until_written(&register, &key).await;
+
+    watched.fail_over_to(1).await;
+    let took = until_written(&register, &key).await;
+    report("written after SENTINEL FAILOVER", took);
+    assert_ne!(watched.servers[1].call(&["GET", &key]).await, Nil);
+
+    watched.servers[0].until_it_follows().await;
+    watched.servers[1].kill();
+    let took = until_written(&register, &key).await;
+    report("written after kill -9 of the primary", took);
+    assert_ne!(watched.servers[0].call(&["GET", &key]).await, Nil);
+
+    // The old one comes back, and becomes a replica.
+    watched.servers[1].restart(Data::Lost).await;
+    until("a replica", || async {
+        match watched.servers[1].info("role").await.as_deref() {
+            Some("slave") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    watched.servers[1].until_it_follows().await;
+    until_written(&register, &key).await;
+
+    watched.servers[0].freeze();
+    let took = until_written(&register, &key).await;
+    report("written after SIGSTOP of the primary", took);
+    assert_ne!(watched.servers[1].call(&["GET", &key]).await, Nil);
+}
+
+/// Sentinel need not tell for a primary to be none any more: READONLY alone makes us ask again.
+#[tokio::test]
+async fn a_primary_that_turns_into_a_replica_is_left() {
+    let watched = Watched::start(1).await;
+    let register = register(&watched);
+    let key = Names::new("revgate", None).of_group("main");
+    until_written(&register, &key).await;
+    watched.sentinels[0].freeze();
+    watched.servers[1].call(&["REPLICAOF", "NO", "ONE"]).await;
+    watched.servers[0].follow(&watched.servers[1]).await;
+    until("it is left", || async {
+        match put(&register, &key).await {
+            Err(failure) => {
+                let expected = [Fault::NotWritable, Fault::Broken, Fault::Down];
+                assert!(expected.contains(&failure.fault), "{failure}");
+                Ok(())
+            }
+            Ok(()) => Err("written".to_owned()),
+        }
+    })
+    .await;
+    watched.sentinels[0].thaw();
+    let took = until_written(&register, &key).await;
+    report("written after REPLICAOF by hand", took);
+}
+
 fn value(text: &str) -> Value {
     parse_redis_value(text.as_bytes()).expect("a value")
 }
@@ -144,10 +216,7 @@ async fn a_failover_is_followed() {
         }
     })
     .await;
-    println!(
-        "found the new primary {:?} after the old was killed",
-        begun.elapsed()
-    );
+    report("found after kill -9 of the primary", begun.elapsed());
 }
 
 #[tokio::test]
