@@ -198,12 +198,12 @@ mod tests {
         let hints = Hints::new();
         hints.want(&"a".into(), true);
         hints.want(&"a".into(), true);
-        assert_eq!(hints.all(), ["a".into()]);
+        assert_eq!(hints.all(), [Key::from("a")]);
         hints.want(&"a".into(), false);
         hints.want(&"b".into(), true);
         let changes = hints.changes().await;
-        assert_eq!(changes.listen, ["b".into()]);
-        assert_eq!(changes.forget, ["a".into()]);
+        assert_eq!(changes.listen, [Key::from("b")]);
+        assert_eq!(changes.forget, [Key::from("a")]);
         assert!(hints.wanted.lock().changes.is_empty());
     }
 

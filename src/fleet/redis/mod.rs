@@ -20,6 +20,8 @@ pub(crate) mod script;
 pub(crate) mod sentinel;
 pub(crate) mod supervisor;
 #[cfg(test)]
+mod tests;
+#[cfg(test)]
 mod written;
 
 use self::{
