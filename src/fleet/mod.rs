@@ -3,4 +3,11 @@
 //! `policy::fleet` decides what each may do. This module carries its values to the register and back, on a thread of its own: no worker
 //! waits for a connection to it.
 
+pub mod here;
+pub mod redis;
 pub mod register;
+
+/// Shared with the tests of `tests/`, which cannot see what this crate compiles for its own tests.
+#[cfg(test)]
+#[path = "../../tests/redis/mod.rs"]
+pub(crate) mod redis_rig;

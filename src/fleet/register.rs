@@ -10,6 +10,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::label::label_enum;
 
+/// The largest value that is written or read. That of a busy group has some 20 KB; a larger one than this is none of ours, or a fault of
+/// ours.
+pub const MAX_VALUE: usize = 256 * 1024;
+
 /// The name of a value, made of `shared.prefix` and the group.
 pub type Key = Arc<str>;
 
@@ -72,6 +76,15 @@ pub struct Failure {
     pub reason: Arc<str>,
 }
 
+impl Failure {
+    pub fn new(fault: Fault, reason: impl Into<Arc<str>>) -> Failure {
+        Failure {
+            fault,
+            reason: reason.into(),
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.reason)
@@ -81,7 +94,8 @@ impl fmt::Display for Failure {
 /// What others have told.
 #[derive(Clone, Debug)]
 pub enum Hint {
-    /// With the value of this key came this hint.
+    /// With the value of this key came this hint. Whoever wrote it is told too. An empty one says that hints of this key alone may have
+    /// been lost: those that came before it was listened to.
     Told(Key, Bytes),
     /// Hints may have been lost: the connection is new.
     Missed,
@@ -103,8 +117,11 @@ pub trait Register: Send + Sync {
     /// Replaces the value of this key, or reads it if there is nothing to write.
     fn exchange<'a>(&'a self, key: &'a Key, write: Option<Write>) -> Answer<'a>;
 
-    /// Listens to the hints of this key too, until the register is dropped. Does not wait.
+    /// Listens to the hints of this key too. Does not wait: an empty hint comes as soon as it is so.
     fn listen(&self, key: &Key);
+
+    /// No longer listens to the hints of this key, as groups come and go.
+    fn forget(&self, key: &Key);
 
     /// Whether it can be reached, as far as is known.
     fn link(&self) -> watch::Receiver<Link>;

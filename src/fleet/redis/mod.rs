@@ -1,0 +1,84 @@
+//! The register on a real Redis or Valkey.
+//!
+//! `address` reads where it is, `connection` goes there, `supervisor` keeps the connection, `script` is the exchange, `hints` come over the
+//! same connection, `names` makes keys, `answer` says what refusals mean, and `meter` bounds what a server may send. `sentinel` finds the
+//! primary, and `cluster` keeps a connection to each node that has a key; both take addresses as `announced`.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+
+pub mod address;
+mod announced;
+pub(crate) mod answer;
+mod cluster;
+pub(crate) mod connection;
+pub(super) mod hints;
+mod meter;
+pub mod names;
+pub(crate) mod script;
+pub(crate) mod sentinel;
+pub(crate) mod supervisor;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod written;
+
+use self::{
+    hints::Hints,
+    names::Names,
+    supervisor::{Route, Rules, Supervised, any_key},
+};
+use crate::fleet::register::{Answer, Hint, Key, Link, Register, Write};
+
+/// One server: the one that is named, or the one that Sentinel names.
+pub(crate) struct Redis {
+    supervised: Supervised,
+    hints: Arc<Hints>,
+}
+
+impl Redis {
+    /// Begins to connect, on the runtime of this thread. Each call ends within `timeout`.
+    pub(crate) fn start(route: Box<dyn Route>, names: Names, timeout: Duration) -> Redis {
+        let hints = Arc::new(Hints::new());
+        let rules = Rules {
+            timeout,
+            probe: any_key(names),
+        };
+        Redis {
+            supervised: Supervised::start(route, rules, hints.clone()),
+            hints,
+        }
+    }
+}
+
+impl Register for Redis {
+    fn exchange<'a>(&'a self, key: &'a Key, write: Option<Write>) -> Answer<'a> {
+        Box::pin(async move {
+            let exchanged = self.supervised.exchange(key, write.as_ref(), false).await;
+            exchanged.map_err(|error| {
+                // One server has all keys, so this one is the wrong one.
+                if error.is_redirection() {
+                    self.supervised.give_up(error.failure());
+                }
+                error.failure()
+            })
+        })
+    }
+
+    fn listen(&self, key: &Key) {
+        self.hints.want(key, true);
+    }
+
+    fn forget(&self, key: &Key) {
+        self.hints.want(key, false);
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.supervised.link()
+    }
+
+    fn hints(&self) -> Option<mpsc::Receiver<Hint>> {
+        self.hints.take()
+    }
+}
