@@ -425,6 +425,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "fleet",
+        &["hash", "label", "lock", "random", "state", "upstream"],
+    ),
+    (
         "layer",
         &[
             "allocation",

@@ -14,7 +14,7 @@ mod announced;
 pub(crate) mod answer;
 mod cluster;
 pub(crate) mod connection;
-mod hints;
+pub(super) mod hints;
 mod meter;
 pub mod names;
 pub(crate) mod script;
