@@ -1,6 +1,6 @@
 //! Over a real cluster.
 
-use std::sync::Arc;
+use tokio::time::sleep;
 
 use super::*;
 use crate::{
@@ -26,8 +26,9 @@ fn names() -> Names {
 /// As the text of `shared.redis` says it.
 fn register_at(text: &str, tls: Option<&Arc<rustls::ClientConfig>>) -> Cluster {
     let endpoint = parse(text).expect("an endpoint");
-    let server = Target::at(&endpoint, endpoint.addresses[0].clone(), tls);
-    Cluster::start(endpoint.addresses, server, names(), WITHIN)
+    let tls = tls.cloned();
+    let server = super::Server { endpoint, tls };
+    Cluster::start(server, names(), WITHIN)
 }
 
 fn register(rig: &redis_rig::Cluster) -> Cluster {
@@ -235,6 +236,35 @@ async fn one_seed_that_answers_is_enough() {
     let register = register_at(&seeds, None);
     let key = key_of(&rig, 0).await;
     until_written(&register, &key).await;
+}
+
+/// As where nodes cannot know under which address they are reached.
+#[tokio::test]
+async fn nodes_that_announce_no_address_are_where_they_were_asked() {
+    let options = Options::new().line("cluster-preferred-endpoint-type unknown-endpoint");
+    let rig = redis_rig::Cluster::with(options, false).await;
+    let register = register(&rig);
+    let key = key_of(&rig, 0).await;
+    until_written(&register, &key).await;
+    rig.move_slot(rig.slot(&key).await, 0, 1).await;
+    put(&register, &key).await.expect("MOVED is followed");
+}
+
+/// The bound of an exchange holds over all redirections.
+#[tokio::test]
+async fn an_exchange_that_is_sent_on_to_a_node_that_hangs_ends_in_time() {
+    let rig = redis_rig::Cluster::start().await;
+    let register = register(&rig);
+    let key = key_of(&rig, 0).await;
+    until_written(&register, &key).await;
+    let slot = rig.slot(&key).await;
+    rig.begin_move(slot, 0, 1).await;
+    rig.move_keys(slot, 0, 1).await;
+    rig.nodes[1].freeze();
+    // Longer than the exchange, so that it is not the node's own doing when it ends.
+    let exchanging = tokio::time::timeout(WITHIN * 5, register.exchange(&key, None));
+    let failure = exchanging.await.expect("it ends").expect_err("no answer");
+    assert_eq!(failure.fault, Fault::TimedOut, "{failure}");
 }
 
 #[tokio::test]
