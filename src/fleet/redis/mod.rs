@@ -1,3 +1,3 @@
 //! The register on a real Redis or Valkey.
 
-pub mod address;
+pub use crate::policy::redis_address as address;
