@@ -24,11 +24,29 @@ install() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
 }
 
+# As install, but what the package would start, such as a server, is not started.
+install_only() {
+  local policy=/usr/sbin/policy-rc.d
+  if [ "$(id -u)" -ne 0 ] || [ -e "$policy" ]; then
+    install "$@"
+    return
+  fi
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod 755 "$policy"
+  local done=0
+  install "$@" || done=$?
+  rm -f "$policy"
+  return "$done"
+}
+
 has cargo || fail "cargo is not on the PATH; install Rust (Cargo.toml names the oldest version that will do)"
 
 # aws-lc-rs compiles C. A build with a C compiler alone works on common targets, others need cmake as well.
 has cc || has gcc || install gcc libc6-dev || fail "a C compiler is needed to build aws-lc-sys; install gcc"
 has cmake || install cmake || printf 'note: cmake is missing; aws-lc-sys needs it on some targets\n' >&2
+
+# The tests start servers of their own, on free ports; Sentinel is the same program.
+has redis-server || install_only redis-server || fail "redis-server is needed by the tests of a fleet; install Redis 7 or later"
 
 cargo test --locked || fail "cargo test: see the first failing test above"
 

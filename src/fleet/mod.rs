@@ -5,3 +5,8 @@
 
 pub mod redis;
 pub mod register;
+
+/// Shared with the tests of `tests/`, which cannot see what this crate compiles for its own tests.
+#[cfg(test)]
+#[path = "../../tests/redis/mod.rs"]
+pub(crate) mod redis_rig;

@@ -72,6 +72,15 @@ pub struct Failure {
     pub reason: Arc<str>,
 }
 
+impl Failure {
+    pub fn new(fault: Fault, reason: impl Into<Arc<str>>) -> Failure {
+        Failure {
+            fault,
+            reason: reason.into(),
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.reason)
@@ -81,7 +90,8 @@ impl fmt::Display for Failure {
 /// What others have told.
 #[derive(Clone, Debug)]
 pub enum Hint {
-    /// With the value of this key came this hint.
+    /// With the value of this key came this hint. Whoever wrote it is told too. An empty one says that hints of this key alone may have
+    /// been lost: those that came before it was listened to.
     Told(Key, Bytes),
     /// Hints may have been lost: the connection is new.
     Missed,
@@ -103,8 +113,11 @@ pub trait Register: Send + Sync {
     /// Replaces the value of this key, or reads it if there is nothing to write.
     fn exchange<'a>(&'a self, key: &'a Key, write: Option<Write>) -> Answer<'a>;
 
-    /// Listens to the hints of this key too, until the register is dropped. Does not wait.
+    /// Listens to the hints of this key too. Does not wait: an empty hint comes as soon as it is so.
     fn listen(&self, key: &Key);
+
+    /// No longer listens to the hints of this key, as groups come and go.
+    fn forget(&self, key: &Key);
 
     /// Whether it can be reached, as far as is known.
     fn link(&self) -> watch::Receiver<Link>;

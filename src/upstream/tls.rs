@@ -20,9 +20,25 @@ pub(crate) enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
+/// For HTTP.
+///
 /// # Errors
 /// When there is no usable root certificate.
 pub(crate) fn client_config(trust: &Roots, http2: bool) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = plain_config(trust)?;
+    config.alpn_protocols = if http2 {
+        vec![b"h2".to_vec(), b"http/1.1".to_vec()]
+    } else {
+        vec![b"http/1.1".to_vec()]
+    };
+    Ok(Arc::new(config))
+}
+
+/// Without a protocol that is negotiated.
+///
+/// # Errors
+/// When there is no usable root certificate.
+pub(crate) fn plain_config(trust: &Roots) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     match trust {
         Roots::Bundled => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
@@ -43,14 +59,7 @@ pub(crate) fn client_config(trust: &Roots, http2: bool) -> Result<Arc<ClientConf
     if roots.is_empty() {
         return Err(TlsError::NoRoots);
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = if http2 {
-        vec![b"h2".to_vec(), b"http/1.1".to_vec()]
-    } else {
-        vec![b"http/1.1".to_vec()]
-    };
-    Ok(Arc::new(config))
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
