@@ -71,10 +71,16 @@ fn known(code: &str) -> Option<&'static (&'static str, Fault, &'static str)> {
     CODES.iter().find(|(known, ..)| *known == code)
 }
 
+/// With this Redis answers a script in which stands what the user may not do, under the code ERR.
+const NOT_IN_A_SCRIPT: &str = "The user executing the script can't";
+
 /// The code of a refusal. A script's refusals are wrapped by old servers: the code then stands in their text.
 fn code_of(refusal: &Refusal) -> &str {
     if known(&refusal.code).is_some() {
         return &refusal.code;
+    }
+    if refusal.detail.contains(NOT_IN_A_SCRIPT) {
+        return "NOPERM";
     }
     let mut words = refusal.detail.split([' ', '-', ':']);
     words
@@ -248,6 +254,16 @@ mod tests {
             ),
             (
                 "NOPERM User x has no permissions to run the 'eval' command",
+                Fault::Denied,
+                "NOPERM",
+            ),
+            (
+                "ERR The user executing the script can't run this command or subcommand script: f_1, on @user_script:1.",
+                Fault::Denied,
+                "NOPERM",
+            ),
+            (
+                "ERR The user executing the script can't publish to the channel mentioned in the command script: f_1",
                 Fault::Denied,
                 "NOPERM",
             ),
