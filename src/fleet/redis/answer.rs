@@ -17,6 +17,8 @@ pub(super) enum CallError {
     /// There is no connection any more.
     Broken(Arc<str>),
     TimedOut,
+    /// There is none, for this reason.
+    Down(Arc<str>),
 }
 
 /// An error that a server answered with.
@@ -56,6 +58,7 @@ const CODES: &[(&str, Fault, &str)] = &[
     ("NOSCRIPT", Fault::Refused, "it does not keep the script"),
     ("WRONGTYPE", Fault::Refused, "the key holds something else than a text"),
     (TOO_LARGE, Fault::Refused, "the key holds a value that is too large to be ours"),
+    (FOREIGN, Fault::Refused, "the key holds a text that is none of ours"),
     ("NOPERM", Fault::Denied, "the user may not do this; see the rights that it needs"),
     ("NOAUTH", Fault::Denied, "it wants a user and a password"),
     ("WRONGPASS", Fault::Denied, "user or password is wrong, or the user is disabled"),
@@ -64,22 +67,33 @@ const CODES: &[(&str, Fault, &str)] = &[
 /// The code with which the script refuses a value that it does not want to read.
 pub(super) const TOO_LARGE: &str = "REVGATE_TOO_LARGE";
 
+/// What is said of a value without a tag.
+pub(super) const FOREIGN: &str = "REVGATE_FOREIGN";
+
 /// What concerns one key, while others may be in order.
-const OF_ONE_KEY: &[&str] = &["WRONGTYPE", TOO_LARGE];
+const OF_ONE_KEY: &[&str] = &["WRONGTYPE", TOO_LARGE, FOREIGN];
 
 fn known(code: &str) -> Option<&'static (&'static str, Fault, &'static str)> {
     CODES.iter().find(|(known, ..)| *known == code)
 }
 
-/// With this Redis answers a script in which stands what the user may not do, under the code ERR.
-const NOT_IN_A_SCRIPT: &str = "The user executing the script can't";
+/// How servers say NOPERM where they have no code for it: in a script, by Redis 7 and by Redis 6; and when a library passes on no code.
+const NO_RIGHT: &[&str] = &[
+    "ACL failure in script",
+    "The user executing the script can't",
+    "has no permissions to",
+];
+
+fn lacks_a_right(detail: &str) -> bool {
+    NO_RIGHT.iter().any(|words| detail.contains(words))
+}
 
 /// The code of a refusal. A script's refusals are wrapped by old servers: the code then stands in their text.
 fn code_of(refusal: &Refusal) -> &str {
     if known(&refusal.code).is_some() {
         return &refusal.code;
     }
-    if refusal.detail.contains(NOT_IN_A_SCRIPT) {
+    if lacks_a_right(&refusal.detail) {
         return "NOPERM";
     }
     let mut words = refusal.detail.split([' ', '-', ':']);
@@ -103,6 +117,12 @@ impl CallError {
         matches!(self, CallError::Refusal(refusal) if OF_ONE_KEY.contains(&code_of(refusal)))
     }
 
+    /// Whether another node of a cluster is to be asked.
+    pub(super) fn is_redirection(&self) -> bool {
+        let codes = ["MOVED", "ASK", "TRYAGAIN"];
+        matches!(self, CallError::Refusal(refusal) if codes.contains(&code_of(refusal)))
+    }
+
     /// A refusal of our own.
     pub(super) fn refusal(code: &str) -> CallError {
         CallError::Refusal(Refusal {
@@ -119,10 +139,8 @@ impl CallError {
     pub(super) fn failure(&self) -> Failure {
         match self {
             CallError::TimedOut => Failure::new(Fault::TimedOut, "no answer within shared.timeout"),
-            CallError::Broken(reason) => Failure {
-                fault: Fault::Broken,
-                reason: reason.clone(),
-            },
+            CallError::Broken(reason) => Failure::new(Fault::Broken, reason.clone()),
+            CallError::Down(reason) => Failure::new(Fault::Down, reason.clone()),
             CallError::Refusal(refusal) => {
                 let code = code_of(refusal);
                 match known(code) {
@@ -155,7 +173,7 @@ impl From<RedisError> for CallError {
 pub(super) fn broken(error: &RedisError) -> String {
     match error.kind() {
         ErrorKind::Io => format!("the connection broke: {error}"),
-        ErrorKind::Parse => "what came is no answer of Redis".to_owned(),
+        ErrorKind::Parse => "what came is no answer of Redis, or half of one".to_owned(),
         _ => "the connection broke".to_owned(),
     }
 }
@@ -173,7 +191,11 @@ pub(super) fn of_login(error: &RedisError) -> Failure {
     if kind == ErrorKind::AuthenticationFailed {
         return Failure::new(Fault::Denied, "it does not accept user and password");
     }
-    match error.code().and_then(known) {
+    let code = match lacks_a_right(error.detail().unwrap_or_default()) {
+        true => Some("NOPERM"),
+        false => error.code(),
+    };
+    match code.and_then(known) {
         Some((code, fault, meaning)) => Failure::new(*fault, format!("{meaning} ({code})")),
         None => Failure::new(Fault::Refused, "it refused the login (HELLO, SELECT)"),
     }
@@ -257,21 +279,21 @@ mod tests {
                 Fault::Denied,
                 "NOPERM",
             ),
-            (
-                "ERR The user executing the script can't run this command or subcommand script: f_1, on @user_script:1.",
-                Fault::Denied,
-                "NOPERM",
-            ),
-            (
-                "ERR The user executing the script can't publish to the channel mentioned in the command script: f_1",
-                Fault::Denied,
-                "NOPERM",
-            ),
             ("NOAUTH Authentication required.", Fault::Denied, "NOAUTH"),
             (
                 "WRONGPASS invalid username-password pair or user is disabled.",
                 Fault::Denied,
                 "WRONGPASS",
+            ),
+            (
+                "ERR ACL failure in script: User x has no permissions to run the 'set' command",
+                Fault::Denied,
+                "NOPERM",
+            ),
+            (
+                "ERR Error running script (call to f_1): @user_script:2: The user executing the script can't run this command or subcommand",
+                Fault::Denied,
+                "NOPERM",
             ),
             // As Redis 6 wraps what a script's commands refuse.
             (

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    address::{Address, Credentials},
+    address::{Address, Credentials, Endpoint},
     answer::{self, CallError},
     meter::{Meter, Metered},
 };
@@ -43,6 +43,22 @@ pub(crate) struct Target {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     pub database: u32,
     pub credentials: Option<Credentials>,
+}
+
+impl Target {
+    /// One of the addresses, with what holds for the servers of this endpoint. The configuration of TLS is used if the endpoint wants TLS.
+    pub(crate) fn at(
+        endpoint: &Endpoint,
+        address: Address,
+        tls: Option<&Arc<rustls::ClientConfig>>,
+    ) -> Target {
+        Target {
+            address,
+            tls: tls.filter(|_| endpoint.tls).cloned(),
+            database: endpoint.database,
+            credentials: endpoint.credentials.clone(),
+        }
+    }
 }
 
 /// Without the credentials.

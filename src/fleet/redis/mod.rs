@@ -1,11 +1,83 @@
 //! The register on a real Redis or Valkey.
+//!
+//! `address` reads where it is, `connection` goes there, `supervisor` keeps the connection, `script` is the exchange, `hints` come over the
+//! same connection, `names` makes keys, `answer` says what refusals mean, and `meter` bounds what a server may send. `trial` is for `revgate check --connect`, with
+//! `facts`, what a server says of itself.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
 
 pub(crate) mod answer;
 pub(crate) mod connection;
 pub(crate) mod facts;
+mod hints;
 mod meter;
+pub mod names;
 pub(crate) mod script;
+pub(crate) mod supervisor;
+#[cfg(test)]
+mod tests;
 pub(crate) mod trial;
 
 // Below the configuration, which reads it too.
 pub use crate::policy::redis_address as address;
+
+use self::{
+    hints::Hints,
+    names::Names,
+    supervisor::{Probe, Route, Rules, Supervised},
+};
+use crate::fleet::register::{Answer, Hint, Key, Link, Register, Write};
+
+/// One server: the one that is named, or the one that Sentinel names.
+pub(crate) struct Redis {
+    supervised: Supervised,
+    hints: Arc<Hints>,
+}
+
+impl Redis {
+    /// Begins to connect, on the runtime of this thread. Each call ends within `timeout`.
+    pub(crate) fn start(route: Box<dyn Route>, names: Names, timeout: Duration) -> Redis {
+        let hints = Arc::new(Hints::new());
+        let rules = Rules {
+            timeout,
+            probe: Probe::Writes(names),
+        };
+        Redis {
+            supervised: Supervised::start(route, rules, hints.clone()),
+            hints,
+        }
+    }
+}
+
+impl Register for Redis {
+    fn exchange<'a>(&'a self, key: &'a Key, write: Option<Write>) -> Answer<'a> {
+        Box::pin(async move {
+            let exchanged = self.supervised.exchange(key, write.as_ref(), false).await;
+            exchanged.map_err(|error| {
+                // One server has all keys, so this one is the wrong one.
+                if error.is_redirection() {
+                    self.supervised.give_up(error.failure());
+                }
+                error.failure()
+            })
+        })
+    }
+
+    fn listen(&self, key: &Key) {
+        self.hints.want(key, true);
+    }
+
+    fn forget(&self, key: &Key) {
+        self.hints.want(key, false);
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.supervised.link()
+    }
+
+    fn hints(&self) -> Option<mpsc::Receiver<Hint>> {
+        self.hints.take()
+    }
+}

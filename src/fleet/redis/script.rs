@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use redis::{Cmd, Value, cmd, pipe};
 
 use super::{
-    answer::{CallError, TOO_LARGE},
+    answer::{CallError, FOREIGN, TOO_LARGE},
     connection::Connection,
 };
 use crate::{
@@ -114,7 +114,7 @@ pub(super) async fn exchange(
         Err(error) if error.lacks_script() => once(Form::Text).await?,
         other => other?,
     };
-    read(value).ok_or_else(not_an_answer)
+    read(value)
 }
 
 fn not_an_answer() -> CallError {
@@ -125,25 +125,31 @@ fn digits(tag: Tag) -> String {
     format!("{:016x}", tag.0)
 }
 
-fn read(value: Value) -> Option<Exchanged> {
+fn read(value: Value) -> Result<Exchanged, CallError> {
+    let (now, current) = parts(value).ok_or_else(not_an_answer)?;
+    let current = match current {
+        None => return Ok(Exchanged::Written { now }),
+        Some(None) => None,
+        Some(Some(text)) => Some(split(text).ok_or_else(|| CallError::refusal(FOREIGN))?),
+    };
+    Ok(Exchanged::Found(Found { current, now }))
+}
+
+/// The time, and if nothing was written, what is there.
+fn parts(value: Value) -> Option<(Duration, Option<Option<Bytes>>)> {
     let Value::Array(parts) = value else {
         return None;
     };
     let mut parts = parts.into_iter();
     let (seconds, micros) = (number(parts.next()?)?, number(parts.next()?)?);
-    let now = Duration::from_secs(seconds) + Duration::from_micros(micros);
-    match parts.next()? {
-        Value::Int(1) => Some(Exchanged::Written { now }),
-        Value::Int(0) => {
-            let current = match parts.next() {
-                None | Some(Value::Nil | Value::Boolean(false)) => None,
-                Some(Value::BulkString(text)) => Some(split(text.into())?),
-                Some(_) => return None,
-            };
-            Some(Exchanged::Found(Found { current, now }))
-        }
-        _ => None,
-    }
+    let now = Duration::from_secs(seconds).checked_add(Duration::from_micros(micros))?;
+    let current = match (parts.next()?, parts.next()) {
+        (Value::Int(1), None) => None,
+        (Value::Int(0), None | Some(Value::Nil)) => Some(None),
+        (Value::Int(0), Some(Value::BulkString(text))) => Some(Some(text.into())),
+        _ => return None,
+    };
+    Some((now, current))
 }
 
 fn number(value: Value) -> Option<u64> {
@@ -188,42 +194,63 @@ mod tests {
     #[test]
     fn answers() {
         let written = read(answer(vec![Value::Int(1)]));
-        assert!(matches!(written, Some(Exchanged::Written { now }) if now == NOW));
+        assert!(matches!(written, Ok(Exchanged::Written { now }) if now == NOW));
         for nothing in [vec![Value::Int(0), Value::Nil], vec![Value::Int(0)]] {
-            let found = read(answer(nothing));
-            assert!(
-                matches!(found, Some(Exchanged::Found(Found { current: None, now })) if now == NOW)
-            );
+            let Ok(Exchanged::Found(found)) = read(answer(nothing)) else {
+                panic!("not found");
+            };
+            assert_eq!((found.current, found.now), (None, NOW));
         }
         let text = b"00000000000000ff\x00\r\n\xff".to_vec();
         let found = read(answer(vec![Value::Int(0), Value::BulkString(text)]));
-        let Some(Exchanged::Found(Found {
-            current: Some((tag, value)),
-            ..
-        })) = found
-        else {
+        let Ok(Exchanged::Found(found)) = found else {
             panic!("{found:?}");
         };
-        assert_eq!((tag, &value[..]), (Tag(255), &b"\x00\r\n\xff"[..]));
+        let value = Bytes::from_static(b"\x00\r\n\xff");
+        assert_eq!(found.current, Some((Tag(255), value)));
+    }
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
     }
 
     #[test]
     fn what_is_no_answer() {
-        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         for value in [
             Value::Nil,
             Value::Okay,
             Value::Array(Vec::new()),
             Value::Array(vec![Value::Int(1), Value::Int(2), Value::Int(1)]),
             Value::Array(vec![text("-1"), text("2"), Value::Int(1)]),
+            Value::Array(vec![
+                text("18446744073709551615"),
+                text("1000000"),
+                Value::Int(1),
+            ]),
             answer(vec![]),
             answer(vec![Value::Int(2)]),
+            answer(vec![Value::Int(1), text("x")]),
             answer(vec![Value::Int(0), Value::Okay]),
-            answer(vec![Value::Int(0), text("short")]),
-            answer(vec![Value::Int(0), text("+000000000000000")]),
-            answer(vec![Value::Int(0), text("00000000000000FF")]),
         ] {
-            assert!(read(value.clone()).is_none(), "{value:?}");
+            let error = read(value.clone()).unwrap_err();
+            assert!(
+                matches!(error, CallError::Broken(_)),
+                "{value:?}: {error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_value_of_others() {
+        for foreign in [
+            "",
+            "short",
+            "+000000000000000",
+            "00000000000000FF",
+            "ääääääää",
+        ] {
+            let error = read(answer(vec![Value::Int(0), text(foreign)])).unwrap_err();
+            assert!(error.concerns_one_key(), "{foreign}: {error:?}");
         }
     }
 

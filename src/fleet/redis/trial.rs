@@ -15,6 +15,7 @@ use super::{
     answer::CallError,
     connection::{Connection, OnPush, Target},
     facts::{Memory, Server, text},
+    names::Names,
     script,
 };
 use crate::{
@@ -91,8 +92,7 @@ impl Offset {
 /// # Errors
 /// When it is of no use, with what failed.
 pub(crate) async fn try_out(plan: &SharedPlan) -> Result<Trial, Failure> {
-    let id = random::id64();
-    let key: Key = format!("{}:v1:{{check-{id:016x}}}", plan.prefix).into();
+    let key = Names::new(&plan.prefix, None).of_probe(random::id64());
     let (mut line, unusable) = Way::of(plan)?.find(&key).await?;
     let hello = line.call(cmd("HELLO").arg(3)).await.map_err(failure)?;
     let server = Server::of(&hello);
