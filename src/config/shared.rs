@@ -9,11 +9,14 @@ use super::{
     Config, Secret,
     notation::{duration_within, notation, text},
     reading::Location,
-    secret::PlainSecret,
+    secret::{MAKE_A_KEY, PlainSecret},
     section::{Notation, View, section},
 };
 use crate::{
-    policy::redis_address::{Endpoint, parse},
+    policy::{
+        key_strength,
+        redis_address::{Endpoint, parse},
+    },
     types::Roots,
 };
 
@@ -26,6 +29,8 @@ section! {
         prefix: Prefix = "revgate", restart;
         /// Time for one exchange with Redis, from 1ms to 1s. A request waits for one only if its replica holds no lease. After three in a row that took longer, the replica goes by DevRev's answers alone until Redis is back. A hundred round trips of a data centre by default, and too little for a caller to notice.
         timeout: ExchangeTime = "50ms", restart;
+        /// A secret of the fleet, the same on every replica, by which names in Redis are hashed. Required in mode "validate": there a group is a DevRev user, whom somebody who may list the keys of Redis could guess otherwise. None by default, because in mode "inject" names are those of the file.
+        name_key: Option<PlainSecret>, restart, example({ "file": "/run/secrets/redis-name-key" });
         /// Certificate authorities for rediss://, as in upstream.roots. Bundled by default, which works in an empty image; a Redis of your own has rather a CA of your own: { file = "ca.pem" }.
         roots: Roots = "bundled", restart;
     }
@@ -97,6 +102,12 @@ pub(super) fn warn(config: &Config, at: &Location<'_>) {
             "roots",
             "is for rediss://, but the URL in shared.redis is without TLS; write rediss:// there, or remove this",
         );
+    }
+    let weakness = shared.name_key.as_ref();
+    let weakness = weakness.and_then(|key| key_strength::weakness(key.value.expose_secret()));
+    if let Some(weakness) = weakness {
+        let message = format!("the key can be guessed: {weakness}; {MAKE_A_KEY}");
+        at_shared.warn("name_key", message);
     }
     let wait = "is not longer than shared.timeout, so a request that has to ask Redis first may be refused because of a slow one; raise it, or lower that";
     if config.defaults.max_wait <= shared.timeout {
@@ -216,6 +227,48 @@ mod tests {
     }
 
     #[test]
+    fn users_have_no_name_that_can_be_guessed() {
+        let load = |key: &str| {
+            let env = [
+                ("R", "redis://127.0.0.1"),
+                ("GOOD", "7d8f1c0b9e34a256f7013c8ae92b645d"),
+                ("BAD", "the-name-key-of-the-fleet"),
+            ];
+            let env: BTreeMap<_, _> = env.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+            let file = "[auth]\nmode = \"validate\"\n[shared]\nredis = { env = \"R\" }\n";
+            from_toml(&format!("{file}{key}"), &env)
+        };
+        let missing = load("").unwrap_err().to_string();
+        assert!(
+            missing.starts_with("shared.name_key: is required in mode \"validate\""),
+            "{missing}"
+        );
+        let unset = load("name_key = { env = \"GONE\" }").unwrap_err();
+        assert_eq!(
+            unset.to_string(),
+            "shared.name_key: GONE is not set in the environment; set it, or use { file = ... }"
+        );
+        let config = load("name_key = { env = \"GOOD\" }").unwrap();
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+        let plan = Plan::of(&config).unwrap();
+        let key = plan.shared.as_ref().unwrap().name_key.as_ref().unwrap();
+        let key = key.expose_secret().to_owned();
+        assert_eq!(key, "7d8f1c0b9e34a256f7013c8ae92b645d");
+        let shown = format!("{} {config:?} {plan:?}", config.effective());
+        assert!(!shown.contains(&key), "{shown}");
+        let weak = load("name_key = { env = \"BAD\" }").unwrap();
+        let said = weak.warnings[0].to_string();
+        assert!(
+            said.starts_with("shared.name_key: the key can be guessed"),
+            "{said}"
+        );
+        assert!(!said.contains("fleet"), "{said}");
+        // In mode "inject" it may be left out.
+        let inject = Plan::of(&loaded("redis://127.0.0.1", "")).unwrap();
+        assert!(inject.shared.unwrap().name_key.is_none());
+    }
+
+    #[test]
     fn each_change_of_it_is_named_and_waits_for_a_restart() {
         let url = format!("redis://gate:{SECRET}@127.0.0.1");
         let old = loaded(&url, "");
@@ -223,6 +276,7 @@ mod tests {
             (&*url, "", ""),
             ("redis://gate:other@127.0.0.1", "", "shared.redis"),
             (&url, "prefix = \"x\"", "shared.prefix"),
+            (&url, "name_key = { env = \"K\" }", "shared.name_key"),
             (&url, "timeout = \"49ms\"", "shared.timeout"),
             (&url, "roots = \"system\"", "shared.roots"),
         ] {

@@ -128,6 +128,8 @@ rewrite: []|[{ operations = 'a.b,c.d', rename = { a = 'b' }, mode = 'off', link 
 !{}|[1]|[{ operations = ['a.b'] }]|[{ rename = { a = 'b' } }]|[{ operations = [], rename = { a = 'b' } }]|[{ operations = ',', rename = { a = 'b' } }]|[{ operations = ['a.*'], rename = { a = 'b' } }]|[{ operations = ['a.b'], rename = {} }]|[{ operations = ['a.b'], rename = { a = '' } }]|[{ operations = ['a.b'], rename = { a = 'b' }, mode = 'Off' }]|[{ operations = ['a.b'], rename = { a = 'b' }, link = 'x' }]
 shared.redis: { env = 'R' }
 !'redis://h'|{}|{ env = '' }|{ env = 'R', file = 'x' }|{ nev = 'R' }|[{ env = 'R' }]
+shared.name_key: { env = 'T' }
+!'plain'|{}|{ env = '' }|{ nev = 'T' }|[{ env = 'T' }]
 shared.roots: 'system'|{ file = 'src/config/tests/ca.pem' }
 !{}|{ file = '' }|'none'
 shared: { redis = { env = 'R' } }|{ redis = { env = 'R' }, prefix = 'x', timeout = '5ms', roots = 'bundled' }
@@ -147,7 +149,9 @@ fn with(path: &str, value: &str) -> String {
     let needs = match path {
         "callers.b.unix_uid" => "listen.address = 'unix:/x'",
         "upstream.proxy_credentials" => "upstream.proxy = 'http://x:1'",
-        "shared.prefix" | "shared.timeout" | "shared.roots" => "shared.redis = { env = 'R' }",
+        "shared.prefix" | "shared.timeout" | "shared.roots" | "shared.name_key" => {
+            "shared.redis = { env = 'R' }"
+        }
         "callers.b.jwt_subject" => {
             "auth.jwt = { issuer = 'i', audience = 'a', jwks = { url = 'https://i/k' } }"
         }
