@@ -10,6 +10,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::label::label_enum;
 
+/// The largest value that is written or read. That of a busy group has some 20 KB; a larger one than this is none of ours, or a fault of
+/// ours.
+pub const MAX_VALUE: usize = 256 * 1024;
+
 /// The name of a value, made of `shared.prefix` and the group.
 pub type Key = Arc<str>;
 

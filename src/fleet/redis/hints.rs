@@ -20,7 +20,7 @@ const WAITING: usize = 1024;
 /// The longest hint that is passed on. It names who shall look, so a longer one says no more than that everyone shall.
 const MAX_HINT: usize = 4096;
 
-pub(super) struct Hints {
+pub(in crate::fleet) struct Hints {
     sender: mpsc::Sender<Hint>,
     receiver: Lock<Option<mpsc::Receiver<Hint>>>,
     /// [`Hint::Missed`] is owed.
@@ -39,13 +39,13 @@ struct Wanted {
 
 /// What a connection is to be told.
 #[derive(Default)]
-pub(super) struct Changes {
+pub(in crate::fleet) struct Changes {
     pub listen: Vec<Key>,
     pub forget: Vec<Key>,
 }
 
 impl Hints {
-    pub(super) fn new() -> Hints {
+    pub(in crate::fleet) fn new() -> Hints {
         let (sender, receiver) = mpsc::channel(WAITING);
         Hints {
             sender,
@@ -57,11 +57,11 @@ impl Hints {
         }
     }
 
-    pub(super) fn take(&self) -> Option<mpsc::Receiver<Hint>> {
+    pub(in crate::fleet) fn take(&self) -> Option<mpsc::Receiver<Hint>> {
         self.receiver.lock().take()
     }
 
-    pub(super) fn tell(&self, hint: Hint) {
+    pub(in crate::fleet) fn tell(&self, hint: Hint) {
         // If nobody takes hints any more, none is missed.
         if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(hint) {
             self.miss();
@@ -69,13 +69,13 @@ impl Hints {
     }
 
     /// Hints may have been lost.
-    pub(super) fn miss(&self) {
+    pub(in crate::fleet) fn miss(&self) {
         self.missed.store(true, SeqCst);
         self.owed.notify_one();
     }
 
     /// Tells that hints were missed once there is room, again and again. Runs until it is dropped.
-    pub(super) async fn pay(&self) {
+    pub(in crate::fleet) async fn pay(&self) {
         loop {
             while !self.missed.load(SeqCst) {
                 self.owed.notified().await;
@@ -90,7 +90,7 @@ impl Hints {
         }
     }
 
-    pub(super) fn want(&self, key: &Key, wanted: bool) {
+    pub(in crate::fleet) fn want(&self, key: &Key, wanted: bool) {
         let mut all = self.wanted.lock();
         let changed = match wanted {
             true => all.keys.insert(key.clone()),
@@ -102,15 +102,19 @@ impl Hints {
         }
     }
 
+    pub(in crate::fleet) fn wants(&self, key: &Key) -> bool {
+        self.wanted.lock().keys.contains(key)
+    }
+
     /// What a new connection is to listen to.
-    pub(super) fn all(&self) -> Vec<Key> {
+    pub(in crate::fleet) fn all(&self) -> Vec<Key> {
         let mut all = self.wanted.lock();
         all.changes.clear();
         all.keys.iter().cloned().collect()
     }
 
     /// What has changed since; waits until something has.
-    pub(super) async fn changes(&self) -> Changes {
+    pub(in crate::fleet) async fn changes(&self) -> Changes {
         loop {
             {
                 let mut all = self.wanted.lock();
@@ -125,7 +129,7 @@ impl Hints {
     }
 
     /// Takes what a server sent by itself.
-    pub(super) fn push(&self, push: PushInfo) {
+    pub(in crate::fleet) fn push(&self, push: PushInfo) {
         if !matches!(push.kind, PushKind::Message | PushKind::SMessage) {
             return;
         }

@@ -15,7 +15,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::script::MAX_VALUE;
+use crate::fleet::register::MAX_VALUE;
 
 /// An answer: a value, and what is around it.
 const OF_A_CALL: usize = MAX_VALUE + 4096;

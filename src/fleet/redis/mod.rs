@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 pub(crate) mod answer;
 pub(crate) mod connection;
 pub(crate) mod facts;
-mod hints;
+pub(super) mod hints;
 mod meter;
 pub mod names;
 pub(crate) mod script;

@@ -14,12 +14,9 @@ use super::{
     connection::Connection,
 };
 use crate::{
-    fleet::register::{Exchanged, Found, Key, Tag, Write},
+    fleet::register::{Exchanged, Found, Key, MAX_VALUE, Tag, Write},
     hash::hex,
 };
-
-/// The largest value. That of a busy group has some 20 KB; a larger one than this is none of ours, or a fault of ours.
-pub(super) const MAX_VALUE: usize = 256 * 1024;
 
 /// The tag in hexadecimal digits, which stands before the value.
 const TAG: usize = 16;

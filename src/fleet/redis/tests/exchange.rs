@@ -7,8 +7,9 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use super::*;
 use crate::fleet::{
-    redis::script::{MAX_VALUE, RIGHTS},
+    redis::script::RIGHTS,
     redis_rig::{Authority, Options, Server, Value},
+    register::MAX_VALUE,
 };
 
 #[tokio::test]
