@@ -1,5 +1,7 @@
 //! The command line.
 
+mod connect;
+
 use std::{
     fmt::Display,
     io::{IsTerminal, Read},
@@ -105,6 +107,10 @@ struct Check {
     /// Print the effective configuration, which loads again with the same meaning.
     #[arg(long, conflicts_with = "explain")]
     print: bool,
+    /// Also try the Redis of [shared], from here: that it can be reached, what it is, the rights of the user, its clock, the time of 50
+    /// exchanges. Exit status 1 if it is of no use.
+    #[arg(long, conflicts_with_all = ["explain", "print"])]
+    connect: bool,
     /// Say step by step what would happen to a request, such as 'POST /rev-users.link'. Exit status 0 if it would be
     /// forwarded, 1 if refused, 2 if the options are wrong.
     #[arg(long, value_name = "REQUEST")]
@@ -138,10 +144,21 @@ impl Check {
             complain(problem.warning());
         }
         let plan = Plan::of(&config)?;
+        let mut count = warnings.count();
+        if self.connect {
+            let found = connect::connect(&config, &plan)?;
+            for problem in &found.warnings {
+                complain(problem.warning());
+            }
+            for line in &found.lines {
+                say(line)?;
+            }
+            count += found.warnings.len();
+        }
         let Some(request) = self.explain else {
             match self.print {
                 true => say(toml::to_string(&config.effective())?.trim_end())?,
-                false => say(all_is_well(&file, &config, warnings.count()))?,
+                false => say(all_is_well(&file, &config, count))?,
             }
             return Ok(ExitCode::SUCCESS);
         };

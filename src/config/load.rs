@@ -284,6 +284,8 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
     let is_exposed = !config.admin.address.ip().is_loopback();
     let backoff = config.retry.backoff;
     let credentials = config.upstream.proxy_credentials.as_ref();
+    let shared = config.shared.as_ref();
+    let has_no_name_key = shared.is_some_and(|shared| shared.name_key.is_none());
     for (broken, key, message) in [
         (
             is_socket && tree.pointer("/listen/tls").is_some(),
@@ -319,6 +321,11 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
             credentials.is_some_and(|secret| !is_user_and_password(secret)),
             "upstream.proxy_credentials",
             "the secret is not user:password; store both there, with a colon between them",
+        ),
+        (
+            !declared.inject && has_no_name_key && is_good("shared.name_key"),
+            "shared.name_key",
+            "is required in mode \"validate\", where names in Redis are those of users; make one of 256 random bits (openssl rand -hex 32), the same for all replicas",
         ),
         (
             backoff.min > backoff.max && is_good("retry.backoff"),

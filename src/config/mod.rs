@@ -1,6 +1,6 @@
 //! The configuration file, parsed and validated: a value of these types is always valid.
 //!
-//! Each key is declared once, in a `section!` of `sections`, `callers`, `jwt` or `tls`. The declaration yields its field, reader, default,
+//! Each key is declared once, in a `section!` of `sections`, `callers`, `jwt`, `shared` or `tls`. The declaration yields its field, reader, default,
 //! schema, reference and template, what the views show, its comparison, and whether a change needs a restart. A type with
 //! `section::Notation` defines how a value is written. `load` merges the layers and checks the rules that span several keys.
 //!
@@ -26,6 +26,7 @@ pub mod reference;
 mod secret;
 mod section;
 mod sections;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -44,10 +45,10 @@ pub use self::{
     problem::{Origin, Position, Problem, Problems},
     secret::{MAKE_A_KEY, Secret, SecretSource},
     sections::*,
+    shared::Shared,
     tls::{ClientAuth, Tls},
 };
 use self::{
-    notation::Unsupported,
     places::{Part, Places},
     reading::{Context, Location, find},
     section::{Notation, View, section},
@@ -79,8 +80,8 @@ section! {
         quota: Quota;
         /// Rules that rename deprecated fields. A rule for rev-users.link and rev-users.unlink is built in; your own rule for one of these operations replaces it there.
         rewrite: Vec<Rewrite>;
-        /// One quota for many replicas. Not supported by this version.
-        shared: Unsupported<Shared>;
+        /// One quota for many replicas, through Redis or Valkey. Without this section no Redis is used, and each replica shares only what it sees.
+        shared: Option<Shared>, restart;
         /// What is logged, to standard error.
         log: Log;
         /// Traces for an OpenTelemetry collector. `traceparent` goes to DevRev even if nothing is exported.

@@ -1,4 +1,4 @@
-//! The sections of the file, except for tokens, callers, `auth.jwt` and `listen.tls`.
+//! The sections of the file, except for tokens, callers, `auth.jwt`, `listen.tls` and `shared`.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -233,18 +233,6 @@ pub fn add_built_in(rules: &mut Vec<Rewrite>, written: &[Value], at: &Location<'
             link: Some(CHANGELOG.to_owned()),
         };
         rules.insert(0, rule);
-    }
-}
-
-section! {
-    /// One quota for many replicas. Not supported by this version.
-    pub struct Shared: Debug, Clone {
-        /// Where Redis is: redis://, rediss:// or a unix socket. None by default: each replica counts alone.
-        redis: Option<PlainSecret>, restart, example({ "env": "REVGATE_REDIS_URL" });
-        /// Prefix of the keys in Redis, so that several gateways can share one.
-        prefix: Option<String>, restart, example("revgate");
-        /// Time for one command. Short, so that a slow Redis does not slow the calls.
-        timeout: Option<Timeout>, restart, example("50ms");
     }
 }
 

@@ -14,6 +14,7 @@ fn env() -> BTreeMap<String, String> {
         ("K", "abc"),
         ("U", "another"),
         ("P", "user:s3cr3t-value-007"),
+        ("R", "redis://gate:s3cr3t-value-007@127.0.0.1:6379"),
     ]
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
     .into()
@@ -220,7 +221,18 @@ JWT url = "https://i/k", uri = "x" => 6:69: auth.jwt.jwks.uri: unknown key; did 
 [callers.b]\njwt_subject = "x"\n[callers.c]\njwt_subject = "x"\nJWT url = "https://i/k" => 8:15: callers.c.jwt_subject: "x" is also that of caller `b`; give each caller its own
 [callers.b]\njwt_subject = "x"\nkey = { env = "T" }\nJWT url = "https://i/k" => 5:10: callers.b: has several credentials; keep one of key_sha256, key, jwt_subject, mtls_san, unix_uid and anonymous
 [callers.b]\njwt_subject = ""\nJWT url = "https://i/k" => 6:15: callers.b.jwt_subject: "" is not valid; write a string that is not empty
-[shared]\nprefix = "x" => 5:2: shared: is not supported by this version; remove it
+[shared] => 5:2: shared.redis: is missing; store the URL of Redis, such as redis://user:password@redis.internal:6379, and name it with { file = ... } or { env = ... }
+[shared]\nprefix = "x" => 5:2: shared.redis: is missing; store the URL of Redis, such as redis://user:password@redis.internal:6379, and name it with { file = ... } or { env = ... }
+[shared]\nredis = "redis://u:s3cr3t-value-007@h" => 6:9: shared.redis: a string must be a reference, not the secret itself; write { file = ... } or { env = ... }
+[shared]\nredis = { env = "NONE" } => 6:9: shared.redis: NONE is not set in the environment; set it, or use { file = ... }
+[shared]\nredis = { env = "T" } => 6:9: shared.redis: the URL in it must begin with redis://, rediss://, unix:, redis+sentinel://, rediss+sentinel://, redis+cluster:// or rediss+cluster://; correct it where it is stored
+[shared]\nredis = { env = "R" }\nprefix = "a{b}" => 7:10: shared.prefix: "a{b}" is not valid; write 1 to 64 letters, digits and . _ - : such as "revgate"
+[shared]\nredis = { env = "R" }\nprefix = "" => 7:10: shared.prefix: "" is not valid; write 1 to 64 letters, digits and . _ - : such as "revgate"
+[shared]\nredis = { env = "R" }\ntimeout = "0ms" => 7:11: shared.timeout: "0ms" is not valid; write a duration from "1ms" to "1s"
+[shared]\nredis = { env = "R" }\ntimeout = "2s" => 7:11: shared.timeout: "2s" is not valid; write a duration from "1ms" to "1s"
+[shared]\nredis = { env = "R" }\nroots = "none" => 7:9: shared.roots: "none" is not valid; write "bundled", "system" or { file = "ca.pem" }
+[shared]\nredis = { env = "R" }\nroots = { file = "Cargo.toml" } => 7:9: shared.roots: "Cargo.toml" holds no certificate; store PEM there that begins with -----BEGIN CERTIFICATE-----
+[shared]\nredis = { env = "R" }\nperfix = "x" => 7:1: shared.perfix: unknown key; did you mean `prefix`?
 [limits]\nmax_body = "1XB" => 6:12: limits.max_body: "1XB" is not valid; write a size such as "64KiB", "1MiB" or "10MB", or a number of bytes
 [quota]\nreserve = 1.5 => 6:11: quota.reserve: 1.5 is not valid; write a number from 0 to 1
 [quota]\nspread_above = -1 => 6:16: quota.spread_above: -1 is not valid; write a number from 0 to 1
@@ -704,7 +716,7 @@ fn changes_that_need_a_restart_are_restored_and_named() {
         "weight = 3\n[listen]\naddress = \"127.0.0.1:1\"\nworkers = 2\n[admin]\nkey = { env = \"K\" }\n\
          [upstream]\nurl = \"https://other\"\nconnect_timeout = \"1s\"\ncircuit = { open = \"1s\" }\n\
          [auth]\nintrospect_ttl = \"1s\"\n[log]\nformat = \"json\"\naccess = \"all\"\n\
-         [trace]\nheaders = { x-key = { env = \"T\" } }\n[drain]\ndelay = \"1s\"\ntimeout = \"1s\"",
+         [trace]\nheaders = { x-key = { env = \"T\" } }\n[shared]\nredis = { env = \"R\" }\n[drain]\ndelay = \"1s\"\ntimeout = \"1s\"",
     );
     let mut new = from_toml(&text, &env()).unwrap();
     let wanted = new.differences(&old);
@@ -712,7 +724,7 @@ fn changes_that_need_a_restart_are_restored_and_named() {
     kept.sort_unstable();
     assert_eq!(
         kept.join(" "),
-        "admin.key drain.timeout listen.address listen.workers log.format trace.headers upstream.url"
+        "admin.key drain.timeout listen.address listen.workers log.format shared trace.headers upstream.url"
     );
     let changed = new.differences(&old);
     assert_eq!(

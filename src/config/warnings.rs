@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Address, Config, reading::Location};
+use super::{Address, Config, reading::Location, shared};
 use crate::{
     policy::{listeners::is_public, self_connection::is_on_loopback},
     wall_clock,
@@ -36,6 +36,7 @@ pub(super) fn check(config: &Config, at: &Location<'_>) {
     }
     waits(config, at);
     plain_http(config, at, own_address);
+    shared::warn(config, at);
 }
 
 /// Waits that are longer than the window: what could not be sent in one is sent in the next, and hardly a client waits so long.

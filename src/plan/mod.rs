@@ -6,6 +6,7 @@
 
 mod identities;
 mod proxy;
+mod shared;
 mod tls;
 mod token_value;
 
@@ -21,6 +22,7 @@ use http::HeaderValue;
 pub use self::{
     identities::{CallerCredentials, Identities, KeySource, SignedTokenPlan},
     proxy::ProxyPlan,
+    shared::SharedPlan,
     tls::ServerTls,
     token_value::TokenValue,
 };
@@ -50,6 +52,8 @@ pub struct Plan {
     pub tokens: BTreeMap<Arc<str>, TokenValue>,
     pub rates: RatePlan,
     pub quota: Arc<QuotaPlan>,
+    /// `None` where each replica shares only what it sees.
+    pub shared: Option<SharedPlan>,
     /// By the operation's normalised name.
     pub rewrite: Arc<HashMap<String, Arc<Rule>>>,
     /// Upper bound of a body to which a rewrite rule applies.
@@ -147,6 +151,7 @@ impl Plan {
                 default: rate_of(&config.defaults),
             },
             quota: Arc::new(quota(config)),
+            shared: SharedPlan::of(config),
             rewrite: Arc::new(rewrite(config)),
             max_rewrite_body: config.limits.max_rewrite_body,
             retry: RetryPlan {

@@ -35,6 +35,7 @@ pub mod percentile;
 pub mod progress;
 pub mod proxy_header;
 pub mod rate;
+pub mod redis_address;
 pub mod retry;
 pub mod rewrite;
 pub mod san;

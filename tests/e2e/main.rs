@@ -40,12 +40,15 @@ mod process;
 mod proxy;
 mod quota;
 mod readings;
+#[path = "../redis/mod.rs"]
+mod redis;
 mod reload;
 mod restart;
 mod restless;
 mod rewrite;
 mod rig;
 mod scenarios;
+mod shared;
 mod signer;
 mod simulator;
 mod start;

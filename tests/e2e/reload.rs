@@ -231,6 +231,27 @@ async fn a_key_that_needs_a_restart_is_named_and_the_rest_holds() {
 }
 
 #[tokio::test]
+async fn the_redis_of_a_fleet_needs_a_restart() {
+    let rig = Rig::new("").await;
+    rig.write("redis", "redis://gate:secret-of-redis@127.0.0.1:1");
+    let url = rig.folder.path().join("redis");
+    let shared = format!("[shared]\nredis = {{ file = {url:?} }}\n[quota]\nreserve = 0.25\n");
+    rig.write("revgate.toml", &rig.text(&shared));
+    let report = rig.reload().await.json();
+    assert_eq!(report["result"], "applied", "{report}");
+    assert_eq!(report["restart_needed"], serde_json::json!(["shared"]));
+    assert!(!report.to_string().contains("secret-of-redis"), "{report}");
+    let config = rig.admin("GET", "/config", "").await.json();
+    assert_eq!(config["quota"]["reserve"], 0.25);
+    assert!(config.get("shared").is_none(), "{config}");
+    // What is wrong with it is said before the restart.
+    rig.write("redis", "redis://gate@127.0.0.1:1");
+    let report = rig.reload().await.json();
+    assert_eq!(report["result"], "refused", "{report}");
+    assert!(report.to_string().contains("shared.redis"), "{report}");
+}
+
+#[tokio::test]
 async fn a_removed_caller_is_unknown() {
     let rig = Rig::new("").await;
     assert_eq!(rig.call(OTHER_KEY).await.status, 200);

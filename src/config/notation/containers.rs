@@ -1,6 +1,6 @@
 //! Notations that contain others: optional values, tables by name, lists of tables.
 
-use std::{collections::BTreeMap, marker::PhantomData};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
@@ -51,18 +51,5 @@ notation! {
     show |out, view| out.iter().map(|out| N::show(out, view)).collect::<Value>(),
     schema |defs| json!({ "type": "array", "items": N::schema(defs) }),
     if_missing Vec::new(),
-    keys N::keys(),
-}
-
-/// A table that this version does not support yet; its keys are documented all the same.
-pub struct Unsupported<N>(PhantomData<N>);
-
-notation! {
-    [N: Notation] Unsupported<N> => (),
-    quotable false,
-    read |_value, at| at.reject("is not supported by this version; remove it"),
-    show |_out| Value::Null,
-    schema |defs| json!({ "not": {} }),
-    if_missing (),
     keys N::keys(),
 }

@@ -12,7 +12,7 @@ use std::{marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
 use serde_json::{Value, json};
 
 pub(crate) use self::names::log_directives;
-pub(super) use self::{containers::*, names::*, operations::*};
+pub(super) use self::{names::*, operations::*};
 use super::{
     Rate,
     section::{Notation, View, shared_schema},
@@ -252,6 +252,15 @@ const TIMES: [(&str, u64, u64); 4] = [
 fn times(min: u64) -> Value {
     let ways = TIMES.map(|(names, _, max)| format!(r"{}\s*(?:{names})", integer_pattern(min, max)));
     padded(&ways.join("|"))
+}
+
+/// A schema for durations from `min` to `max` milliseconds.
+pub(super) fn duration_within(min: u64, max: u64) -> Value {
+    let ways = TIMES.iter().filter_map(|(names, factor, _)| {
+        let (min, max) = (min.div_ceil(*factor), max / factor);
+        (min <= max).then(|| format!(r"{}\s*(?:{names})", integer_pattern(min, max)))
+    });
+    padded(&ways.collect::<Vec<_>>().join("|"))
 }
 
 /// Reads "30s", "250ms", "5m" or "1h".

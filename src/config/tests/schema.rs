@@ -62,6 +62,10 @@ const VALUES: &str = r#"
 !Bundled|none|
 "upstream.http2: auto|never|always
 !on|
+"shared.prefix: revgate|a|A.b_c-d:1
+!|a b|a{b}|a*|a?|[a]|a\\b|ä|0123456789012345678901234567890123456789012345678901234567890123x
+"shared.timeout: 1ms|50ms|1000ms|1s| 01 s |999ms
+!0ms|0s|1001ms|2s|1m|1h|50|
 "trace.service_name: gate| 
 !
 "tokens.main.quota_group: main|007
@@ -122,8 +126,14 @@ auth.jwt: { issuer = 'i', audience = 'a', jwks = { url = 'https://i/k?x', roots 
 !{}|{ issuer = 'i', audience = 'a' }|{ issuer = 'i', audience = 'a', jwks = {} }|{ issuer = 'i', audience = 'a', jwks = { uri = 'https://i/k' } }|{ issuer = 'i', audience = 'a', jwks = { url = 'http://i/k' } }|{ issuer = 'i', audience = 'a', jwks = { url = 'https://u@i/k' } }|{ issuer = 'i', audience = 'a', jwks = { url = 'https://i:99999/k' } }|{ issuer = 'i', audience = 'a', jwks = { url = 'https://i/k', file = 'x' } }
 rewrite: []|[{ operations = 'a.b,c.d', rename = { a = 'b' }, mode = 'off', link = 'https://x/y' }]
 !{}|[1]|[{ operations = ['a.b'] }]|[{ rename = { a = 'b' } }]|[{ operations = [], rename = { a = 'b' } }]|[{ operations = ',', rename = { a = 'b' } }]|[{ operations = ['a.*'], rename = { a = 'b' } }]|[{ operations = ['a.b'], rename = {} }]|[{ operations = ['a.b'], rename = { a = '' } }]|[{ operations = ['a.b'], rename = { a = 'b' }, mode = 'Off' }]|[{ operations = ['a.b'], rename = { a = 'b' }, link = 'x' }]
-shared: 
-!{}|{ prefix = 'x' }
+shared.redis: { env = 'R' }
+!'redis://h'|{}|{ env = '' }|{ env = 'R', file = 'x' }|{ nev = 'R' }|[{ env = 'R' }]
+shared.name_key: { env = 'T' }
+!'plain'|{}|{ env = '' }|{ nev = 'T' }|[{ env = 'T' }]
+shared.roots: 'system'|{ file = 'src/config/tests/ca.pem' }
+!{}|{ file = '' }|'none'
+shared: { redis = { env = 'R' } }|{ redis = { env = 'R' }, prefix = 'x', timeout = '5ms', roots = 'bundled' }
+!{}|{ prefix = 'x' }|{ redis = { env = 'R' }, mode = 'x' }|'x'
 "#;
 
 fn validator(schema: &Value) -> Validator {
@@ -139,6 +149,9 @@ fn with(path: &str, value: &str) -> String {
     let needs = match path {
         "callers.b.unix_uid" => "listen.address = 'unix:/x'",
         "upstream.proxy_credentials" => "upstream.proxy = 'http://x:1'",
+        "shared.prefix" | "shared.timeout" | "shared.roots" | "shared.name_key" => {
+            "shared.redis = { env = 'R' }"
+        }
         "callers.b.jwt_subject" => {
             "auth.jwt = { issuer = 'i', audience = 'a', jwks = { url = 'https://i/k' } }"
         }

@@ -2,18 +2,19 @@
 //!
 //! `address` reads where it is, `connection` goes there, `supervisor` keeps the connection, `script` is the exchange, `hints` come over the
 //! same connection, `names` makes keys, `answer` says what refusals mean, and `meter` bounds what a server may send. `sentinel` finds the
-//! primary, and `cluster` keeps a connection to each node that has a key; both take addresses as `announced`.
+//! primary, and `cluster` keeps a connection to each node that has a key; both take addresses as `announced`. `trial` is for
+//! `revgate check --connect`, with `facts`, what a server says of itself.
 
 use std::{future::ready, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
-pub mod address;
 mod announced;
 pub(crate) mod answer;
 mod cluster;
 pub(crate) mod connection;
+pub(crate) mod facts;
 pub(super) mod hints;
 mod meter;
 pub mod names;
@@ -22,8 +23,12 @@ pub(crate) mod sentinel;
 pub(crate) mod supervisor;
 #[cfg(test)]
 mod tests;
+pub(crate) mod trial;
 #[cfg(test)]
 mod written;
+
+// Below the configuration, which reads it too.
+pub use crate::policy::redis_address as address;
 
 use self::{
     address::{Address, Endpoint, Kind},

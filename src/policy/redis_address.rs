@@ -88,6 +88,17 @@ impl Address {
     }
 }
 
+impl Endpoint {
+    /// Whether a password is sent to any of its servers.
+    pub fn has_password(&self) -> bool {
+        let of_sentinel = match &self.kind {
+            Kind::Sentinel { credentials, .. } => credentials.as_ref(),
+            Kind::Single | Kind::Cluster => None,
+        };
+        self.credentials.as_ref().or(of_sentinel).is_some()
+    }
+}
+
 /// Without the credentials.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

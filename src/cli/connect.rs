@@ -1,0 +1,503 @@
+//! `revgate check --connect`: tries the register of the fleet, from where it runs.
+
+use std::time::Duration;
+
+use crate::{
+    config::{Config, Problem, Problems},
+    fleet::{
+        redis::{
+            facts::Memory,
+            trial::{SAMPLES, Trial, try_out},
+        },
+        register::{Failure, Fault},
+    },
+    plan::{Plan, SharedPlan},
+    runtime::ThreadRuntime,
+};
+
+/// What is said of a Redis that works.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) lines: Vec<String>,
+    pub(super) warnings: Vec<Problem>,
+}
+
+/// # Errors
+/// When it does not work: why, and what to do.
+pub(super) fn connect(config: &Config, plan: &Plan) -> anyhow::Result<Outcome> {
+    let Some(shared) = &plan.shared else {
+        return Ok(Outcome {
+            lines: vec!["shared: not configured, so no Redis is used".to_owned()],
+            ..Outcome::default()
+        });
+    };
+    let tried = ThreadRuntime::new()?.block_on(try_out(shared));
+    Ok(judge(config, shared, tried)?)
+}
+
+fn judge(
+    config: &Config,
+    shared: &SharedPlan,
+    tried: Result<Trial, Failure>,
+) -> Result<Outcome, Problems> {
+    let problem = |key: &str, message: String| Problems::from(config.problem(key, message));
+    let trial = tried.map_err(|failure| {
+        let message = format!("{} {}", shared.endpoint, what_to_do(&failure));
+        problem("shared.redis", message)
+    })?;
+    if trial.server.is_old() {
+        let message = format!(
+            "{} is {}, and revgate needs 6.2; use a newer one, or a Valkey",
+            shared.endpoint, trial.server
+        );
+        return Err(problem("shared.redis", message));
+    }
+    if !trial.heard {
+        let message = format!(
+            "{} does not pass on to this connection what is published, so replicas would learn late what others did; give the user the right to the channels, as config/README.md says",
+            shared.endpoint
+        );
+        return Err(problem("shared.redis", message));
+    }
+    let limit = shared.timeout;
+    let (half, most) = (percentile(&trial.times, 50), percentile(&trial.times, 99));
+    if half > limit {
+        let message = format!(
+            "is less than most exchanges with {} take ({} in the middle), so each replica would go alone; raise it, or use a Redis that is nearer",
+            shared.endpoint,
+            milliseconds(half)
+        );
+        return Err(problem("shared.timeout", message));
+    }
+    let mut outcome = Outcome {
+        lines: told(shared, &trial, half, most),
+        ..Outcome::default()
+    };
+    for (address, failure) in &trial.unusable {
+        let message = format!(
+            "{address} cannot be used ({failure}), though another address can; correct the URL, or start it"
+        );
+        outcome
+            .warnings
+            .push(config.problem("shared.redis", message));
+    }
+    if most * 2 > limit {
+        let message = format!(
+            "is little for exchanges that take up to {} (p99 of {SAMPLES}), and each that takes longer is lost; raise it, or use a Redis that is nearer or has less to do",
+            milliseconds(most)
+        );
+        outcome
+            .warnings
+            .push(config.problem("shared.timeout", message));
+    }
+    if let Memory::Bounded { policy, .. } = &trial.memory
+        && !matches!(&**policy, "noeviction" | "volatile-ttl")
+    {
+        let message = format!(
+            "the server's maxmemory-policy is {policy}, which may drop what replicas use at the moment; set it to noeviction, or to volatile-ttl if other programs keep data there"
+        );
+        outcome
+            .warnings
+            .push(config.problem("shared.redis", message));
+    }
+    Ok(outcome)
+}
+
+/// One line for each thing that was tried.
+fn told(shared: &SharedPlan, trial: &Trial, half: Duration, most: Duration) -> Vec<String> {
+    let clock = match trial.clock {
+        clock if clock.by <= clock.within => format!(
+            "shared: its clock is that of this machine, to within {}",
+            milliseconds(clock.within)
+        ),
+        clock => format!(
+            "shared: its clock is {} {} this machine's; the replicas go by that of Redis",
+            milliseconds(clock.by),
+            if clock.is_ahead { "ahead of" } else { "behind" }
+        ),
+    };
+    let memory = match &trial.memory {
+        Memory::Unknown(why) => format!("maxmemory-policy not known: {why}"),
+        Memory::Unlimited => "maxmemory is not set, so nothing is evicted".to_owned(),
+        Memory::Bounded { bytes, policy } => {
+            format!("maxmemory {} KiB, {policy}", bytes >> 10)
+        }
+    };
+    vec![
+        format!("shared: {} is {}", shared.endpoint, trial.server),
+        "shared: values can be exchanged, and hints are heard".to_owned(),
+        format!(
+            "shared: {} exchanges took {} (p50) and {} (p99); shared.timeout is {}",
+            trial.times.len(),
+            milliseconds(half),
+            milliseconds(most),
+            milliseconds(shared.timeout)
+        ),
+        clock,
+        format!("shared: {memory}"),
+    ]
+}
+
+/// Completes a sentence that begins with the server.
+fn what_to_do(failure: &Failure) -> String {
+    let (what, instead) = match failure.fault {
+        Fault::Down => (
+            "cannot be reached",
+            "start it, let this machine through to it, or correct the URL",
+        ),
+        Fault::TimedOut => (
+            "does not answer in time",
+            "look at what it does (SLOWLOG GET), and at the network",
+        ),
+        Fault::Broken => (
+            "does not answer as Redis does",
+            "check host and port, and whether it wants TLS (rediss://)",
+        ),
+        Fault::NotWritable => (
+            "takes no values",
+            "name the primary, or let Sentinel name it: redis+sentinel://",
+        ),
+        Fault::Refused => (
+            "refused a value",
+            "give it memory (maxmemory), and see its log",
+        ),
+        Fault::Denied => (
+            "denies what is needed",
+            "correct user and password in the URL, and give the user the rights that config/README.md lists",
+        ),
+    };
+    format!("{what} ({failure}); {instead}")
+}
+
+/// Of times in order.
+fn percentile(times: &[Duration], share: usize) -> Duration {
+    let rank = (times.len() * share).div_ceil(100).max(1);
+    times.get(rank - 1).copied().unwrap_or_default()
+}
+
+fn milliseconds(time: Duration) -> String {
+    let ms = time.as_secs_f64() * 1000.0;
+    match ms {
+        ms if ms < 10.0 => format!("{ms:.1} ms"),
+        ms => format!("{ms:.0} ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{
+        config::from_toml,
+        fleet::{
+            redis::{script::RIGHTS, trial::Offset},
+            redis_rig::{Authority, Cluster, MASTER, Mode, Options, Proxy, Server, Watched},
+        },
+    };
+
+    const SECRET: &str = "s3cr3t-value-007";
+
+    fn config(url: &str, more: &str) -> Config {
+        let env = [
+            ("T", "token"),
+            ("K", "7d8f1c0b9e34a256f7013c8ae92b645d"),
+            ("REDIS_URL", url),
+        ];
+        let env: BTreeMap<_, _> = env.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let text = format!(
+            "[tokens.main]\nenv = \"T\"\n[callers.a]\nkey = {{ env = \"K\" }}\n[shared]\nredis = {{ env = \"REDIS_URL\" }}\n{more}"
+        );
+        from_toml(&text, &env).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    /// What `check --connect` says: lines, then warnings, or problems.
+    async fn said(url: &str, more: &str) -> Result<(String, String), String> {
+        let config = config(url, more);
+        let shared = Plan::of(&config).unwrap().shared.unwrap();
+        let tried = try_out(&shared).await;
+        let said = match judge(&config, &shared, tried) {
+            Ok(Outcome { lines, warnings }) => {
+                let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+                Ok((lines.join("\n"), warnings.join("\n")))
+            }
+            Err(problems) => Err(problems.to_string()),
+        };
+        assert!(!format!("{said:?}").contains(SECRET), "{said:?}");
+        said
+    }
+
+    /// The lines of a server that works, without what differs from run to run.
+    fn assert_works(said: &str, server: &str) {
+        let lines: Vec<_> = said.lines().collect();
+        assert!(lines[0].starts_with(&format!("shared: {server}")), "{said}");
+        assert!(lines[0].contains(" is Redis "), "{said}");
+        assert!(lines[0].contains(", a primary"), "{said}");
+        assert_eq!(
+            lines[1],
+            "shared: values can be exchanged, and hints are heard"
+        );
+        assert!(lines[2].starts_with("shared: 50 exchanges took "), "{said}");
+        assert!(lines[3].starts_with("shared: its clock is "), "{said}");
+        assert!(lines[4].starts_with("shared: maxmemory"), "{said}");
+        assert_eq!(lines.len(), 5, "{said}");
+    }
+
+    /// Generous, because the machine is busy with other tests.
+    const SLOW: &str = "timeout = \"1s\"";
+
+    #[tokio::test]
+    async fn a_server_that_works_is_described_and_left_as_it_was() {
+        let server = Server::start().await;
+        let url = format!("redis://{}/3", server.address());
+        let (lines, warnings) = said(&url, SLOW).await.unwrap();
+        assert_works(&lines, &url);
+        assert!(lines.ends_with("shared: maxmemory is not set, so nothing is evicted"));
+        assert_eq!(warnings, "");
+        crate::fleet::redis_rig::until("the key has gone", || async {
+            match server.info("db3").await {
+                None => Ok(()),
+                Some(keys) => Err(keys),
+            }
+        })
+        .await;
+        let socket = format!("unix:{}", server.socket().display());
+        assert_works(&said(&socket, SLOW).await.unwrap().0, &socket);
+    }
+
+    #[tokio::test]
+    async fn the_rights_that_are_listed_suffice_and_each_is_needed() {
+        let user = |rights: &str| Options::new().line(format!("user gate on >{SECRET} {rights}"));
+        let all = format!("~revgate:* &revgate:* {RIGHTS}");
+        let server = Server::with(user(&all)).await;
+        let url = format!("redis://gate:{SECRET}@{}", server.address());
+        let (lines, warnings) = said(&url, SLOW).await.unwrap();
+        assert!(
+            lines.ends_with("shared: maxmemory-policy not known: the user may not run INFO"),
+            "{lines}"
+        );
+        assert_eq!(warnings, "");
+        // Another prefix is out of its reach.
+        let other = said(&url, "prefix = \"other\"").await.unwrap_err();
+        assert!(other.contains("denies what is needed"), "{other}");
+        for needed in [
+            "+evalsha",
+            "+eval",
+            "+get",
+            "+set",
+            "+publish",
+            "+subscribe",
+            "&revgate:*",
+            "~revgate:*",
+        ] {
+            let fewer: Vec<_> = all.split(' ').filter(|right| *right != needed).collect();
+            server
+                .call(&[
+                    "ACL",
+                    "SETUSER",
+                    "gate",
+                    "resetkeys",
+                    "resetchannels",
+                    "-@all",
+                ])
+                .await;
+            let set = [&["ACL", "SETUSER", "gate"][..], &fewer].concat();
+            server.call(&set).await;
+            let problem = said(&url, SLOW).await.unwrap_err();
+            assert!(
+                problem.starts_with("shared.redis: redis://127.0.0.1:")
+                    && problem.contains("denies what is needed (")
+                    && problem.ends_with("; correct user and password in the URL, and give the user the rights that config/README.md lists"),
+                "{needed}: {problem}"
+            );
+        }
+        let wrong = url.replace(SECRET, "wrong");
+        let problem = said(&wrong, "").await.unwrap_err();
+        assert!(problem.contains("denies what is needed"), "{problem}");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_work_says_why_and_what_to_do() {
+        let mut server = Server::start().await;
+        let replica = Server::with(Options::new().replica_of(&server)).await;
+        replica.until_it_follows().await;
+        let problem = said(&format!("redis://{}", replica.address()), "").await;
+        let problem = problem.unwrap_err();
+        assert!(
+            problem.contains("takes no values (it is a replica); name the primary"),
+            "{problem}"
+        );
+
+        let problem = said(&format!("redis+cluster://{}", server.address()), "").await;
+        let problem = problem.unwrap_err();
+        assert!(
+            problem.contains("it is not a node of a cluster"),
+            "{problem}"
+        );
+
+        let proxy = Proxy::to(server.address()).await;
+        let at = format!("redis://{}", proxy.address());
+        for (mode, why) in [
+            (Mode::Swallow, "does not answer in time ("),
+            (
+                Mode::Say(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
+                "does not answer as Redis does (",
+            ),
+            (Mode::HalfThenCut, "does not answer as Redis does ("),
+        ] {
+            proxy.set(mode.clone());
+            let problem = said(&at, "").await.unwrap_err();
+            assert!(
+                problem.contains(why) && problem.contains("; "),
+                "{mode:?}: {problem}"
+            );
+        }
+
+        let at = format!("redis://{}", server.address());
+        server.call(&["CONFIG", "SET", "maxmemory", "1"]).await;
+        let problem = said(&at, "").await.unwrap_err();
+        assert!(problem.contains("refused a value ("), "{problem}");
+
+        server.kill();
+        let problem = said(&at, "").await.unwrap_err();
+        assert!(problem.contains("cannot be reached ("), "{problem}");
+        assert!(
+            problem.starts_with(&format!("shared.redis: {at} ")),
+            "{problem}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_slow_or_may_lose_values_is_a_warning() {
+        let server = Server::start().await;
+        server.call(&["CONFIG", "SET", "maxmemory", "64mb"]).await;
+        server
+            .call(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"])
+            .await;
+        let proxy = Proxy::to(server.address()).await;
+        proxy.set(Mode::Delay(Duration::from_millis(20)));
+        let at = format!("redis://{}", proxy.address());
+        // Each exchange takes 20 ms at least, and nobody knows how much longer on a busy machine.
+        let problem = said(&at, "timeout = \"10ms\"").await.unwrap_err();
+        assert!(
+            problem.starts_with("shared.timeout: \"10ms\" is less than most exchanges with"),
+            "{problem}"
+        );
+        let (lines, warnings) = said(&at, SLOW).await.unwrap();
+        assert!(
+            lines.ends_with("shared: maxmemory 65536 KiB, allkeys-lru"),
+            "{lines}"
+        );
+        assert!(
+            warnings.starts_with(
+                "shared.redis: the server's maxmemory-policy is allkeys-lru, which may drop"
+            ),
+            "{warnings}"
+        );
+        for policy in ["noeviction", "volatile-ttl"] {
+            server
+                .call(&["CONFIG", "SET", "maxmemory-policy", policy])
+                .await;
+            assert_eq!(said(&at, SLOW).await.unwrap().1, "");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_certificate_must_be_one_that_is_trusted() {
+        let authority = Arc::new(Authority::new());
+        let server = Server::with(Options::new().tls(&authority)).await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, authority: &Authority| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, &authority.certificate).unwrap();
+            format!("roots = {{ file = {:?} }}\n{SLOW}", Path::new(&path))
+        };
+        let (good, bad) = (
+            file("good.pem", &authority),
+            file("bad.pem", &Authority::new()),
+        );
+        let url = format!("rediss://localhost:{}", server.port());
+        assert_works(&said(&url, &good).await.unwrap().0, &url);
+        for (url, roots) in [(&url, &bad), (&url.replace("rediss", "redis"), &good)] {
+            let problem = said(url, roots).await.unwrap_err();
+            assert!(problem.contains("rediss://"), "{problem}");
+        }
+    }
+
+    #[tokio::test]
+    async fn sentinel_and_a_cluster_lead_to_the_server() {
+        let watched = Watched::start(1).await;
+        let nobody = Server::start().await;
+        let at = format!("{},{}", nobody.address(), watched.addresses());
+        let url = format!("redis+sentinel://{at}/{MASTER}");
+        let (lines, warnings) = said(&url, SLOW).await.unwrap();
+        assert_works(&lines, &url);
+        assert!(
+            warnings.starts_with(&format!(
+                "shared.redis: {} cannot be used (",
+                nobody.address()
+            )),
+            "{warnings}"
+        );
+        let problem = said(&format!("redis+sentinel://{at}/other"), "").await;
+        let problem = problem.unwrap_err();
+        assert!(problem.contains("; "), "{problem}");
+        let problem = said(&format!("redis://{}", watched.addresses()), "").await;
+        let problem = problem.unwrap_err();
+        assert!(
+            problem.contains("it is a Sentinel; write redis+sentinel://"),
+            "{problem}"
+        );
+
+        let cluster = Cluster::start().await;
+        let url = format!("redis+cluster://{}", cluster.addresses());
+        let (lines, warnings) = said(&url, SLOW).await.unwrap();
+        assert_works(&lines, &url);
+        assert!(lines.contains(", a primary in a cluster"), "{lines}");
+        assert_eq!(warnings, "");
+        let problem = said(&format!("redis://{}", cluster.nodes[0].address()), "").await;
+        let problem = problem.unwrap_err();
+        assert!(problem.contains("write redis+cluster://"), "{problem}");
+    }
+
+    #[test]
+    fn the_clock_is_told_as_information() {
+        let shared = Plan::of(&config("redis://h", "")).unwrap().shared.unwrap();
+        let line = |by: u64, is_ahead: bool| {
+            let trial = Trial {
+                server: crate::fleet::redis::facts::Server::default(),
+                unusable: Vec::new(),
+                times: vec![Duration::from_micros(300); 50],
+                heard: true,
+                clock: Offset {
+                    by: Duration::from_millis(by),
+                    is_ahead,
+                    within: Duration::from_micros(150),
+                },
+                memory: Memory::Unlimited,
+            };
+            told(&shared, &trial, Duration::ZERO, Duration::ZERO)[3].clone()
+        };
+        assert_eq!(
+            line(0, true),
+            "shared: its clock is that of this machine, to within 0.1 ms"
+        );
+        assert_eq!(
+            line(3200, true),
+            "shared: its clock is 3200 ms ahead of this machine's; the replicas go by that of Redis"
+        );
+        assert_eq!(
+            line(7, false),
+            "shared: its clock is 7.0 ms behind this machine's; the replicas go by that of Redis"
+        );
+    }
+
+    #[test]
+    fn percentiles_are_of_times_that_were_seen() {
+        let times: Vec<_> = (1..=50).map(Duration::from_millis).collect();
+        assert_eq!(percentile(&times, 50), Duration::from_millis(25));
+        assert_eq!(percentile(&times, 99), Duration::from_millis(50));
+        assert_eq!(percentile(&times[..1], 50), Duration::from_millis(1));
+        assert_eq!(percentile(&[], 50), Duration::ZERO);
+    }
+}
