@@ -20,6 +20,7 @@ pub mod fair;
 pub mod feedback;
 pub mod file_changes;
 pub mod first_bytes;
+pub mod fleet;
 pub mod headers;
 pub mod http1;
 pub mod introspect;

@@ -53,12 +53,12 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    fn burst(&self) -> NonZeroU32 {
+    pub(super) fn burst(&self) -> NonZeroU32 {
         NonZeroU32::new(self.burst).unwrap_or(NonZeroU32::MIN)
     }
 
     /// The time in which one request is refilled.
-    fn interval(&self) -> Duration {
+    pub(super) fn interval(&self) -> Duration {
         let longest = LONGEST / self.burst().get();
         (self.per / self.count.max(1)).clamp(Duration::from_nanos(1), longest)
     }
