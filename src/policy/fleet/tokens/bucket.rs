@@ -14,7 +14,7 @@ const MAX_LOTS: usize = 4;
 
 /// What is known of a replica that no longer says anything about a caller is kept for this long, so that what it gives back late counts
 /// and a late statement buys nothing again.
-const KEPT: Duration = Duration::from_secs(30);
+pub(super) const KEPT: Duration = Duration::from_secs(30);
 
 /// GCRA: the time at which the bucket is full, by the register's clock.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,10 +54,19 @@ struct Lot {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Holder {
     replica: ReplicaId,
+    /// The first purchase that was stated.
+    first: u64,
     /// The highest purchase that was decided.
     decided: u64,
     seen: u64,
     lots: Vec<Lot>,
+}
+
+/// What is known of the purchases of one replica.
+pub(super) struct Purchases {
+    pub first: u64,
+    pub decided: u64,
+    pub open: Vec<(u64, u32)>,
 }
 
 /// One caller.
@@ -90,6 +99,9 @@ impl Shared {
         }
         let since = now.saturating_sub(nanos(KEPT));
         self.holders.retain(|holder| holder.seen >= since);
+        for bucket in &mut self.buckets {
+            bucket.set(bucket.backlog(now), now);
+        }
         self.buckets.retain(|bucket| bucket.backlog(now) > 0);
         !self.holders.is_empty() || !self.buckets.is_empty()
     }
@@ -99,7 +111,7 @@ impl Shared {
         let bucket = self.bucket(want.rule);
         self.buckets[..=bucket].rotate_right(1);
         self.buckets.truncate(MAX_RULES);
-        let at = self.holder(replica, now);
+        let at = self.holder(replica, want.purchase, now);
         for settled in &want.settled {
             self.settle(at, settled, now);
         }
@@ -128,17 +140,19 @@ impl Shared {
         });
     }
 
-    /// The purchases of this replica: the one decided last, and those not settled.
-    pub(super) fn purchases(&self, replica: ReplicaId) -> (u64, Vec<(u64, u32)>) {
-        let holder = self.holders.iter().find(|holder| holder.replica == replica);
-        let open = holder.map(|holder| &*holder.lots).unwrap_or_default();
-        (
-            holder.map_or(0, |holder| holder.decided),
-            open.iter().map(|lot| (lot.purchase, lot.count)).collect(),
-        )
+    /// The purchases of this replica.
+    pub(super) fn purchases(&self, replica: ReplicaId) -> Purchases {
+        let mut holders = self.holders.iter();
+        let holder = holders.find(|holder| holder.replica == replica);
+        let lots = holder.map(|holder| &*holder.lots).unwrap_or_default();
+        Purchases {
+            first: holder.map_or(0, |holder| holder.first),
+            decided: holder.map_or(0, |holder| holder.decided),
+            open: lots.iter().map(|lot| (lot.purchase, lot.count)).collect(),
+        }
     }
 
-    /// How long until a token can be bought under the limit that was stated last, and until the burst is full.
+    /// How long until a token can be bought under the limit that was stated last, and until its burst is full.
     pub(super) fn times(&self, now: u64) -> (u64, u64) {
         let Some(bucket) = self.buckets.first() else {
             return (0, 0);
@@ -156,7 +170,7 @@ impl Shared {
         })
     }
 
-    fn holder(&mut self, replica: ReplicaId, now: u64) -> usize {
+    fn holder(&mut self, replica: ReplicaId, purchase: u64, now: u64) -> usize {
         let found = self
             .holders
             .iter()
@@ -164,6 +178,7 @@ impl Shared {
         let at = found.unwrap_or_else(|| {
             self.holders.push(Holder {
                 replica,
+                first: purchase,
                 decided: 0,
                 seen: now,
                 lots: Vec::new(),

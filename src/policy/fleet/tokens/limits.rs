@@ -12,8 +12,8 @@ pub const MAX_CALLERS: usize = 1000;
 /// Replicas that deal with a caller, over all callers: three hundred replicas with six callers each. At the worst they take some 200 KB.
 pub const MAX_HOLDERS: usize = 2000;
 
-/// Whoever was refused asks again after 5 ms for each replica that deals with the caller, within these bounds. So a flood costs the register
-/// as much from a few replicas as from many; the bucket's credit keeps what comes meanwhile.
+/// Between two purchases of a replica that finds the bucket short are 5 ms for each replica that deals with the caller, within these bounds. So a
+/// flood costs the register as much from a few replicas as from many, however high the rate; the bucket's credit keeps what comes meanwhile.
 const PAUSE: Duration = Duration::from_millis(5);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(800);
@@ -73,8 +73,10 @@ impl Limits {
             return Sale {
                 caller: want.caller,
                 purchase: want.purchase,
+                first: want.purchase,
                 open: Vec::new(),
                 wait: Duration::ZERO,
+                pause: Duration::ZERO,
                 reset: Duration::ZERO,
                 has_room,
             };
@@ -86,16 +88,23 @@ impl Limits {
         });
         let shared = &mut self.callers[at].1;
         shared.sync(replica, want, now);
-        let (purchase, open) = shared.purchases(replica);
+        let purchases = shared.purchases(replica);
         let (wait, reset) = shared.times(now);
+        let wait = Duration::from_nanos(wait);
         let dealing = u32::try_from(shared.holders()).unwrap_or(u32::MAX);
         let pause = PAUSE.saturating_mul(dealing);
         let pause = pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         Sale {
             caller: want.caller,
-            purchase,
-            open,
-            wait: pause.max(Duration::from_nanos(wait)),
+            purchase: purchases.decided,
+            first: purchases.first,
+            open: purchases.open,
+            // Tokens that come slowly are asked for one by one, so they need no pause.
+            wait: match Duration::from_nanos(want.rule.interval) < pause {
+                true => pause.max(wait),
+                false => wait,
+            },
+            pause,
             reset: Duration::from_nanos(reset),
             has_room,
         }

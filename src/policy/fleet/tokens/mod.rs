@@ -106,10 +106,14 @@ pub struct Sale {
     pub caller: CallerKey,
     /// The purchase that was decided last.
     pub purchase: u64,
+    /// The first one that the pool knows of this replica.
+    pub first: u64,
     /// Each purchase of this replica that is not settled, with what was sold.
     pub open: Vec<(u64, u32)>,
-    /// How long until it is worth to ask again, if less was sold than was needed.
+    /// How long until it is worth to ask again, if less was sold than was asked for.
     pub wait: Duration,
+    /// How long nothing more is sold ahead.
+    pub pause: Duration,
     /// How long until the burst is full again.
     pub reset: Duration,
     /// Whether the pool had room for this caller. If not, the replica goes by its own limiter.

@@ -2,12 +2,12 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{CallerKey, LIFE, Rule, Sale, Settled, Want, nanos};
+use super::{CallerKey, LIFE, Rule, Sale, Settled, Want, bucket::KEPT, nanos};
 
 /// A purchase that has no answer after this time is given up, with whatever it bought: those who waited for it have long gone.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Tokens are bought ahead for what was spent in as long a time as this, rounded as the clock has it. It leaves time to spend them.
+/// Tokens are bought ahead for as long a time as this, by what was spent in the last one. It leaves time to spend them.
 const AHEAD: Duration = Duration::from_secs(2);
 
 /// Purchases of which tokens are at hand at one time. The oldest is spent first.
@@ -16,6 +16,9 @@ const MAX_OPEN: usize = 3;
 /// Settled purchases that the pool has not confirmed. It confirms all with each answer, so there are more only while there is none; the
 /// oldest then count as spent.
 const MAX_SETTLED: usize = 8;
+
+/// A pool that knows nothing of a purchase which was decided within this time has lost it. It is a little less than the pool keeps it.
+const KNOWN: Duration = Duration::from_secs(KEPT.as_secs() - 5);
 
 /// For how long a caller goes by the replica's own limiter when the pool has no room for it.
 const NO_ROOM: Duration = Duration::from_secs(5);
@@ -39,6 +42,7 @@ struct Pending {
     purchase: u64,
     stated: Duration,
     needed: u32,
+    ahead: u32,
     charge: u32,
 }
 
@@ -77,6 +81,8 @@ pub struct Purse {
     /// The last number that was used. Numbers grow with the clock, so that a new purse does not begin with those of one that was dropped.
     last: u64,
     pending: Option<Pending>,
+    /// The purchase that was decided last, and when.
+    decided: Option<(u64, Duration)>,
     lots: VecDeque<Lot>,
     settled: VecDeque<Settled>,
     /// Requests that wait for an exchange.
@@ -98,6 +104,7 @@ impl Purse {
             rule,
             last: 0,
             pending: None,
+            decided: None,
             lots: VecDeque::new(),
             settled: VecDeque::new(),
             waiting: 0,
@@ -181,30 +188,8 @@ impl Purse {
         if self.pending.as_ref().is_some_and(is_old) {
             self.give_up();
         }
-        let mut ahead = 0;
         if self.pending.is_none() {
-            let needed = match self.lots.is_empty() && self.refused_until <= now {
-                true => self.waiting,
-                false => 0,
-            };
-            if needed > 0 || (self.renew_at <= now && self.wants_more(now)) {
-                ahead = self.target(now).saturating_sub(self.at_hand(now));
-            }
-            let charge = self.owed.min(used);
-            self.owed = charge;
-            if needed > 0 || ahead > 0 || charge > 0 {
-                // Microseconds: there is an exchange in a millisecond at most.
-                let number = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-                self.last = number.max(self.last.saturating_add(1));
-                self.pending = Some(Pending {
-                    purchase: self.last,
-                    stated: now,
-                    needed,
-                    charge,
-                });
-            }
-        } else {
-            ahead = self.target(now).saturating_sub(self.at_hand(now));
+            self.pending = self.purchase(used, now);
         }
         if self.pending.is_none() && self.settled.is_empty() {
             return None;
@@ -215,9 +200,35 @@ impl Purse {
             rule: self.rule,
             purchase: self.last,
             needed: pending.map_or(0, |pending| pending.needed),
-            ahead,
+            ahead: pending.map_or(0, |pending| pending.ahead),
             charge: pending.map_or(0, |pending| pending.charge),
             settled: self.settled.iter().copied().collect(),
+        })
+    }
+
+    /// The purchase that is due.
+    fn purchase(&mut self, used: u32, now: Duration) -> Option<Pending> {
+        let needed = match self.lots.is_empty() && self.refused_until <= now {
+            true => self.waiting,
+            false => 0,
+        };
+        let ahead = match needed > 0 || (self.renew_at <= now && self.wants_more(now)) {
+            true => self.target(now).saturating_sub(self.at_hand(now)),
+            false => 0,
+        };
+        // What its own limiter no longer counts is refilled in the bucket as well.
+        self.owed = self.owed.min(used);
+        if needed == 0 && ahead == 0 && self.owed == 0 {
+            return None;
+        }
+        let number = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        self.last = number.max(self.last.saturating_add(1));
+        Some(Pending {
+            purchase: self.last,
+            stated: now,
+            needed,
+            ahead,
+            charge: self.owed,
         })
     }
 
@@ -236,16 +247,18 @@ impl Purse {
             return;
         };
         self.full_at = now + sale.reset;
-        self.renew_at = now + sale.wait;
+        self.renew_at = now + sale.pause;
         self.owed = self.owed.saturating_sub(pending.charge);
         // A pool that has lost what was bought has lost what was spent as well.
-        let lost = self.lots.iter().any(|lot| !is_open(lot.purchase));
+        let before = self.decided.replace((sale.purchase, now));
+        let lost = before
+            .is_some_and(|(purchase, at)| purchase < sale.first && now.saturating_sub(at) < KNOWN);
         if lost {
             self.owed = u32::MAX;
         }
         let sold = sale.open.iter().find(|(open, _)| *open == sale.purchase);
         let sold = sold.map_or(0, |(_, count)| *count);
-        if sold < pending.needed {
+        if sold < pending.needed.saturating_add(pending.ahead) {
             self.refused_until = now + sale.wait;
         }
         if sold == 0 {
@@ -296,6 +309,11 @@ impl Purse {
     }
 
     #[cfg(test)]
+    pub(super) fn waiting(&self) -> u32 {
+        self.waiting
+    }
+
+    #[cfg(test)]
     pub(super) fn lots(&self) -> usize {
         self.lots.len()
     }
@@ -310,13 +328,19 @@ impl Purse {
         spent.this = spent.this.saturating_add(1);
     }
 
-    /// How many tokens it would have at hand.
+    /// How many tokens it would have at hand: what was spent of late, but no more than comes in that time or an eighth of the burst. If none
+    /// comes in that time they are bought one by one.
     fn target(&self, now: Duration) -> u32 {
         let interval = nanos(now) / nanos(AHEAD);
-        match interval.saturating_sub(self.spent.interval) {
+        let spent = match interval.saturating_sub(self.spent.interval) {
             0 => self.spent.this.max(self.spent.last),
             1 => self.spent.this,
             _ => 0,
+        };
+        match u32::try_from(nanos(AHEAD) / self.rule.interval.max(1)) {
+            Ok(0) => 0,
+            Ok(refilled) => spent.min(refilled.max(self.rule.burst / 8)),
+            Err(_) => spent,
         }
     }
 
