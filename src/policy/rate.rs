@@ -194,6 +194,17 @@ impl<C: Clock> Limiter<C> {
         }
     }
 
+    /// Its rate and burst.
+    pub fn limit(&self) -> &RateLimit {
+        &self.limit
+    }
+
+    /// How many of the burst are used up now.
+    pub fn used(&self) -> u32 {
+        let left = self.peek().remaining;
+        self.limit.burst().get().saturating_sub(left)
+    }
+
     /// `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10 section 3: the burst, and the time in which it is refilled.
     pub fn policy_header(&self) -> HeaderValue {
         let burst = self.limit.burst().get();

@@ -29,7 +29,7 @@ pub use self::{
     limits::{Limits, MAX_CALLERS, MAX_HOLDERS},
     purse::{Purse, Take},
 };
-use crate::policy::rate::RateLimit;
+use crate::{hash::sha256, policy::rate::RateLimit};
 
 /// How long a token can be spent, from when its purchase was first stated. Together with [`CREDIT`] it is less than five seconds; the rest is
 /// for a pool whose time is a little behind.
@@ -46,6 +46,18 @@ pub struct ReplicaId(pub u64);
 /// A caller in the pool of its group: a part of a hash of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CallerKey(pub [u8; 16]);
+
+impl CallerKey {
+    /// In mode "validate": a group is one user's, and has no other caller. So nothing of the token has to be told.
+    pub const ONLY: CallerKey = CallerKey([0; 16]);
+
+    /// A caller of the file.
+    pub fn named(name: &str) -> CallerKey {
+        let mut key = [0; 16];
+        key.copy_from_slice(&sha256(name.as_bytes())[..16]);
+        CallerKey(key)
+    }
+}
 
 /// A rate limit as the bucket has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -285,6 +285,12 @@ impl Purse {
         lots.fold(0, |sum, lot| sum.saturating_add(lot.left))
     }
 
+    /// How long it refuses requests; `None` if it does not.
+    pub fn refusal(&self, now: Duration) -> Option<Duration> {
+        let refuses = now < self.refused_until && now >= self.free_until && self.at_hand(now) == 0;
+        refuses.then(|| self.refused_until - now)
+    }
+
     /// Requests of the burst that are left over the fleet, as far as is known, and how long until it is full.
     pub fn outlook(&self, now: Duration) -> (u32, Duration) {
         let reset = self.full_at.saturating_sub(now);
