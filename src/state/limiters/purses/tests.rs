@@ -362,3 +362,37 @@ async fn at_capacity_new_callers_go_by_their_own_limiters() {
     assert!(replicas[0].request().await.allowed);
     assert_eq!(purses.groups.lock().count, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_check_allocates_nothing() {
+    let limit = RateLimit {
+        count: 1000,
+        per: Duration::from_secs(1),
+        burst: 1000,
+    };
+    let clock = Clock::start();
+    let register = Arc::new(Register::default());
+    let replica = Replica::start(1, limit, &register, clock);
+    // A few requests, and there are tokens for what follows.
+    for _ in 0..20 {
+        assert!(replica.request().await.allowed);
+        sleep(ms(10)).await;
+    }
+    let rates = RatePlan {
+        callers: [("billing".into(), limit)].into(),
+        default: limit,
+    };
+    let single = Limiters::new(&rates, clock).of_plan();
+    let in_fleet = replica.limiters.of_plan();
+    let caller = Caller::named("billing");
+    for plan in [single, in_fleet] {
+        let limiter = plan.of_request(&caller, None).unwrap();
+        let cost = allocation_counter::measure(|| {
+            let Check::Decided(verdict) = plan.check(&caller, None, &limiter) else {
+                panic!("there is a token");
+            };
+            assert!(verdict.allowed);
+        });
+        assert_eq!(cost.count_total, 0);
+    }
+}
