@@ -53,12 +53,12 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    fn burst(&self) -> NonZeroU32 {
+    pub(super) fn burst(&self) -> NonZeroU32 {
         NonZeroU32::new(self.burst).unwrap_or(NonZeroU32::MIN)
     }
 
     /// The time in which one request is refilled.
-    fn interval(&self) -> Duration {
+    pub(super) fn interval(&self) -> Duration {
         let longest = LONGEST / self.burst().get();
         (self.per / self.count.max(1)).clamp(Duration::from_nanos(1), longest)
     }
@@ -192,6 +192,17 @@ impl<C: Clock> Limiter<C> {
                 reset: self.until_full(now),
             },
         }
+    }
+
+    /// Its rate and burst.
+    pub fn limit(&self) -> &RateLimit {
+        &self.limit
+    }
+
+    /// How many of the burst are used up now.
+    pub fn used(&self) -> u32 {
+        let left = self.peek().remaining;
+        self.limit.burst().get().saturating_sub(left)
     }
 
     /// `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10 section 3: the burst, and the time in which it is refilled.

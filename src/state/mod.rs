@@ -10,7 +10,7 @@ pub mod draining;
 pub(crate) mod handshakes;
 pub(crate) mod introspection;
 pub(crate) mod key_usage;
-pub(crate) mod limiters;
+pub mod limiters;
 pub mod quota;
 pub(crate) mod retry_budget;
 pub(crate) mod signing_keys;

@@ -11,7 +11,7 @@ use crate::fleet::register::{Failure, Fault};
 
 /// Why a call has no result.
 #[derive(Clone, Debug)]
-pub(super) enum CallError {
+pub(crate) enum CallError {
     /// The server said so. The connection can be used further.
     Refusal(Refusal),
     /// There is no connection any more.

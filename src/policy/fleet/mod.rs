@@ -16,6 +16,7 @@ mod replica;
 #[cfg(test)]
 mod simulation;
 mod statement;
+pub mod tokens;
 
 use std::time::Duration;
 

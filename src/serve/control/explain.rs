@@ -152,9 +152,9 @@ fn describe<'a>(
     let rate = plan.rates.callers.get(&caller.name);
     let quota = rate.copied().unwrap_or(plan.rates.default);
     let limiters = live.map(|state| state.limiters.of_plan());
-    let limiter = limiters
+    let left = limiters
         .as_ref()
-        .and_then(|limiters| limiters.of_caller(&caller.name));
+        .and_then(|limiters| limiters.peek_caller(&caller.name, Some(&caller.group)));
     Caller {
         name: &caller.name,
         credential: match configured.map(|caller| &caller.credential) {
@@ -169,10 +169,7 @@ fn describe<'a>(
         access: &caller.access,
         enforce: caller.enforce,
         quota,
-        rate: match limiter {
-            Some(limiter) => limiter.peek(),
-            None => Limiter::new(quota, Clock::start()).peek(),
-        },
+        rate: left.unwrap_or_else(|| Limiter::new(quota, Clock::start()).peek()),
         group: &caller.group,
         share: &caller.share,
         max_wait: caller.max_wait,

@@ -41,7 +41,7 @@ pub(super) fn callers(config: &Config, state: &State) -> Value {
             group.is_some() && self::group(config, other) == group
         });
         let all: u64 = of_group.map(|(name, _)| attempts(name)).sum();
-        let limiter = limiters.of_caller(name);
+        let left = limiters.peek_caller(name, group);
         view["keys"] = match &caller.credential {
             CallerCredential::Keys(hashes) => state.key_usage.view(hashes),
             _ => json!([]),
@@ -49,7 +49,7 @@ pub(super) fn callers(config: &Config, state: &State) -> Value {
         view["group"] = json!(group);
         view["rate"] = json!(rules.rate.to_string());
         view["burst"] = json!(rules.burst);
-        view["remaining"] = json!(limiter.map(|limiter| limiter.peek().remaining));
+        view["remaining"] = json!(left.map(|left| left.remaining));
         view["weight"] = json!(rules.weight);
         view["priority"] = json!(rules.priority.label());
         view["enforce"] = json!(rules.enforce);

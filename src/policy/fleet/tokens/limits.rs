@@ -1,0 +1,112 @@
+//! The pool's side: the buckets of all callers of a group.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CallerKey, ReplicaId, Sale, Want, bucket::Shared, nanos};
+
+/// Callers of one group: more than a file names, and some 100 KB at the worst. For more of them each replica goes by its own limiters.
+pub const MAX_CALLERS: usize = 1000;
+
+/// Replicas that deal with a caller, over all callers: three hundred replicas with six callers each. At the worst they take some 200 KB.
+pub const MAX_HOLDERS: usize = 2000;
+
+/// Between two purchases of a replica that finds the bucket short are 5 ms for each replica that deals with the caller, within these bounds. So a
+/// flood costs the register as much from a few replicas as from many, however high the rate; the bucket's credit keeps what comes meanwhile.
+const PAUSE: Duration = Duration::from_millis(5);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+
+/// The tokens of a group's callers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// In the order of their keys.
+    callers: Vec<(CallerKey, Shared)>,
+}
+
+impl Limits {
+    /// Settles and sells what this replica states. `now` is the register's time; it may be set back or forward.
+    pub fn sync(&mut self, replica: ReplicaId, wants: &[Want], now: Duration) -> Vec<Sale> {
+        let now = nanos(now);
+        self.callers.retain_mut(|(_, shared)| shared.keep(now));
+        let mut holders = self.holders();
+        let mut sales = Vec::with_capacity(wants.len());
+        for want in wants {
+            sales.push(self.sale(replica, want, now, &mut holders));
+        }
+        sales
+    }
+
+    /// Forgets a dead replica. What it had bought counts as spent.
+    pub fn forget(&mut self, replica: ReplicaId) {
+        for (_, shared) in &mut self.callers {
+            shared.forget(replica);
+        }
+    }
+
+    /// How many callers it knows.
+    pub fn callers(&self) -> usize {
+        self.callers.len()
+    }
+
+    /// Replicas that deal with a caller, over all callers.
+    pub fn holders(&self) -> usize {
+        self.callers
+            .iter()
+            .map(|(_, shared)| shared.holders())
+            .sum()
+    }
+
+    fn sale(&mut self, replica: ReplicaId, want: &Want, now: u64, holders: &mut usize) -> Sale {
+        let place = self
+            .callers
+            .binary_search_by_key(&want.caller, |(key, _)| *key);
+        let shared = place.ok().map(|at| &self.callers[at].1);
+        let is_known = shared.is_some_and(|shared| shared.knows(replica));
+        let has_room = match shared {
+            _ if is_known => true,
+            Some(_) => *holders < MAX_HOLDERS,
+            None => *holders < MAX_HOLDERS && self.callers.len() < MAX_CALLERS,
+        };
+        if !has_room {
+            return Sale {
+                caller: want.caller,
+                purchase: want.purchase,
+                first: want.purchase,
+                open: Vec::new(),
+                wait: Duration::ZERO,
+                pause: Duration::ZERO,
+                reset: Duration::ZERO,
+                has_room,
+            };
+        }
+        *holders += usize::from(!is_known);
+        let at = place.unwrap_or_else(|at| {
+            self.callers.insert(at, (want.caller, Shared::default()));
+            at
+        });
+        let shared = &mut self.callers[at].1;
+        shared.sync(replica, want, now);
+        let purchases = shared.purchases(replica);
+        let (wait, reset) = shared.times(now);
+        let wait = Duration::from_nanos(wait);
+        let dealing = u32::try_from(shared.holders()).unwrap_or(u32::MAX);
+        let pause = PAUSE.saturating_mul(dealing);
+        let pause = pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        Sale {
+            caller: want.caller,
+            purchase: purchases.decided,
+            first: purchases.first,
+            open: purchases.open,
+            // Tokens that come slowly are asked for one by one, so they need no pause.
+            wait: match Duration::from_nanos(want.rule.interval) < pause {
+                true => pause.max(wait),
+                false => wait,
+            },
+            pause,
+            reset: Duration::from_nanos(reset),
+            has_room,
+        }
+    }
+}

@@ -1,0 +1,576 @@
+//! Whole fleets in virtual time: the production code of both sides, and messages that are lost, repeated and late.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const CALLER: CallerKey = CallerKey([7; 16]);
+
+/// The register's time at the beginning.
+const EPOCH: Duration = Duration::from_secs(1_700_000_000);
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn rule(interval: Duration, burst: u32) -> Rule {
+    Rule {
+        interval: nanos(interval),
+        burst,
+    }
+}
+
+/// What happens to one exchange.
+#[derive(Clone, Debug, Default)]
+struct Fate {
+    /// Until the statement is there; `None` if it never is.
+    there: Option<u64>,
+    /// How long after that it comes once more.
+    again: Option<u64>,
+    /// Until the answers are back; `None` if they never are.
+    back: Option<u64>,
+}
+
+enum Message {
+    Statement(usize, Vec<Want>, Option<u64>),
+    Answer(usize, Vec<Sale>),
+}
+
+struct Replica {
+    id: ReplicaId,
+    purse: Purse,
+}
+
+struct Fleet {
+    rule: Rule,
+    /// In milliseconds; replicas and register have it alike, which they don't know.
+    now: u64,
+    pool: Limits,
+    replicas: Vec<Replica>,
+    on_the_way: Vec<(u64, Message)>,
+    /// When requests were let through with a token.
+    passed: Vec<Duration>,
+    exchanges: usize,
+}
+
+impl Fleet {
+    fn new(rule: Rule, replicas: usize) -> Fleet {
+        let mut fleet = Fleet {
+            rule,
+            now: 0,
+            pool: Limits::default(),
+            replicas: Vec::new(),
+            on_the_way: Vec::new(),
+            passed: Vec::new(),
+            exchanges: 0,
+        };
+        for _ in 0..replicas {
+            fleet.join();
+        }
+        fleet
+    }
+
+    fn join(&mut self) {
+        self.replicas.push(Replica {
+            id: ReplicaId(self.replicas.len() as u64),
+            purse: Purse::new(self.rule),
+        });
+    }
+
+    fn local(&self) -> Duration {
+        ms(self.now)
+    }
+
+    fn request(&mut self, replica: usize) -> Take {
+        let now = self.local();
+        let took = self.replicas[replica].purse.take(now);
+        if took == Take::Token {
+            self.passed.push(now);
+        }
+        took
+    }
+
+    fn exchange(&mut self, replica: usize, fate: &Fate) {
+        let now = self.local();
+        let Some(want) = self.replicas[replica].purse.want(CALLER, u32::MAX, now) else {
+            return;
+        };
+        self.exchanges += 1;
+        let Some(there) = fate.there else { return };
+        let statement = || Message::Statement(replica, vec![want.clone()], fate.back);
+        self.on_the_way.push((self.now + there, statement()));
+        if let Some(again) = fate.again {
+            self.on_the_way
+                .push((self.now + there + again, statement()));
+        }
+    }
+
+    /// Time goes on; messages arrive in the order of their times.
+    fn advance(&mut self, by: u64) {
+        let end = self.now + by;
+        loop {
+            let times = self.on_the_way.iter().enumerate();
+            let next = times.min_by_key(|(_, (at, _))| *at);
+            let Some((index, at)) = next.map(|(index, (at, _))| (index, *at)) else {
+                break;
+            };
+            if at > end {
+                break;
+            }
+            self.now = self.now.max(at);
+            match self.on_the_way.swap_remove(index).1 {
+                Message::Statement(replica, wants, back) => {
+                    let id = self.replicas[replica].id;
+                    let sales = self.pool.sync(id, &wants, EPOCH + self.local());
+                    if let Some(back) = back {
+                        let answer = Message::Answer(replica, sales);
+                        self.on_the_way.push((self.now + back, answer));
+                    }
+                }
+                Message::Answer(replica, sales) => {
+                    let now = self.local();
+                    for sale in &sales {
+                        self.replicas[replica].purse.apply(sale, now);
+                    }
+                }
+            }
+        }
+        self.now = end;
+    }
+
+    /// A millisecond, in which each replica that has something to say says it and has its answer.
+    fn tick(&mut self) {
+        let prompt = Fate {
+            there: Some(0),
+            again: None,
+            back: Some(0),
+        };
+        let now = self.local();
+        for replica in 0..self.replicas.len() {
+            let due = self.replicas[replica].purse.due(now);
+            if due.is_some_and(|due| due <= now) {
+                self.exchange(replica, &prompt);
+            }
+        }
+        self.advance(1);
+    }
+
+    /// A request that waits for its exchange if it has to.
+    fn request_and_wait(&mut self, replica: usize) -> Take {
+        let took = self.request(replica);
+        if took != Take::Ask {
+            return took;
+        }
+        self.replicas[replica].purse.wait();
+        self.tick();
+        self.replicas[replica].purse.leave();
+        self.request(replica)
+    }
+
+    /// The bound of the contract, for every interval: its tokens' time is at most the burst's, its own and five seconds.
+    fn check_bound(&self) -> Result<(), TestCaseError> {
+        let mut passed = self.passed.clone();
+        passed.sort();
+        let interval = i128::from(self.rule.interval);
+        let most = interval * i128::from(self.rule.burst) + 5_000_000_000;
+        let mut before = i128::MAX;
+        for (count, at) in (0i128..).zip(&passed) {
+            let at = at.as_nanos() as i128;
+            before = before.min(count * interval - at);
+            let excess = (count + 1) * interval - at - before;
+            prop_assert!(excess <= most, "{excess} ns, at most {most}");
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Requests(usize, u8),
+    /// Requests that wait, and the exchange that they cause.
+    Asks(usize, u8, Fate),
+    Exchange(usize, Fate),
+    Advance(u64),
+    /// It is never heard of again; its successor has a new id. Others may or may not notice.
+    Dies(usize, bool),
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    let delay = || prop_oneof![3 => 0u64..20, 1 => 20u64..2000, 1 => 2000u64..12_000];
+    (
+        prop::option::weighted(0.9, delay()),
+        prop::option::weighted(0.2, delay()),
+        prop::option::weighted(0.9, delay()),
+    )
+        .prop_map(|(there, again, back)| Fate { there, again, back })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let replica = || 0usize..4;
+    prop_oneof![
+        4 => (replica(), 1u8..40).prop_map(|(replica, n)| Step::Requests(replica, n)),
+        4 => (replica(), 1u8..40, fate()).prop_map(|(replica, n, fate)| Step::Asks(replica, n, fate)),
+        3 => (replica(), fate()).prop_map(|(replica, fate)| Step::Exchange(replica, fate)),
+        4 => prop_oneof![0u64..50, 50u64..1000, 1000u64..5000].prop_map(Step::Advance),
+        1 => (replica(), any::<bool>()).prop_map(|(replica, noticed)| Step::Dies(replica, noticed)),
+    ]
+}
+
+fn limits() -> impl Strategy<Value = Rule> {
+    let interval = prop_oneof![1u64..50, 50u64..1000, 1000u64..20_000];
+    (interval, 1u32..30).prop_map(|(interval, burst)| rule(ms(interval), burst))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn no_interval_has_more_than_the_bound_whatever_happens_to_messages(rule in limits(), steps in prop::collection::vec(step(), 1..80)) {
+        let mut fleet = Fleet::new(rule, 4);
+        // The process that each of the four is now.
+        let mut lives: Vec<usize> = (0..4).collect();
+        for step in steps {
+            match step {
+                Step::Requests(replica, n) => {
+                    for _ in 0..n {
+                        fleet.request(lives[replica]);
+                    }
+                }
+                Step::Asks(replica, n, fate) => {
+                    let replica = lives[replica];
+                    for _ in 0..n {
+                        fleet.replicas[replica].purse.wait();
+                    }
+                    fleet.exchange(replica, &fate);
+                    fleet.advance(10);
+                    for _ in 0..n {
+                        fleet.replicas[replica].purse.leave();
+                        fleet.request(replica);
+                    }
+                }
+                Step::Exchange(replica, fate) => fleet.exchange(lives[replica], &fate),
+                Step::Advance(by) => fleet.advance(by),
+                Step::Dies(replica, noticed) => {
+                    if noticed {
+                        let id = fleet.replicas[lives[replica]].id;
+                        fleet.pool.forget(id);
+                    }
+                    fleet.join();
+                    lives[replica] = fleet.replicas.len() - 1;
+                }
+            }
+            for replica in &fleet.replicas {
+                prop_assert!(replica.purse.lots() <= 3 && replica.purse.unconfirmed() <= 8);
+            }
+        }
+        fleet.check_bound()?;
+        let stored = serde_json::to_string(&fleet.pool).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Limits>(&stored).unwrap(), fleet.pool);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Although replicas buy ahead and then stop.
+    #[test]
+    fn in_the_long_run_a_flood_gets_the_rate(
+        interval in prop_oneof![5u64..100, 100u64..3000],
+        burst in 1u32..20,
+        floods in prop::collection::vec((0usize..3, 200u64..3000), 20..40),
+    ) {
+        let mut fleet = Fleet::new(rule(ms(interval), burst), 3);
+        for (replica, time) in floods {
+            for _ in 0..time {
+                // A thousand requests a second at one, and at another now and then.
+                fleet.request_and_wait(replica);
+                if fleet.now % 300 == 0 {
+                    fleet.request_and_wait((replica + 1) % 3);
+                }
+            }
+        }
+        let (count, time) = (fleet.passed.len() as u64, fleet.now);
+        fleet.check_bound()?;
+        let rate = time / interval;
+        prop_assert!(count <= rate + u64::from(burst) + 1000 / interval + 1, "{count} of {rate}");
+        // What is bought ahead by one that stops comes back when its life is over.
+        let held = 4000 / interval + 2;
+        prop_assert!(count + held >= rate + u64::from(burst).min(2), "{count} of {rate}");
+    }
+
+    #[test]
+    fn a_flood_costs_an_exchange_for_each_pause(interval in 1u64..2000, burst in 1u32..20, replicas in 1usize..5) {
+        let mut fleet = Fleet::new(rule(ms(interval), burst), replicas);
+        for _ in 0..5000 {
+            for replica in 0..replicas {
+                let asks = (0..3).filter(|_| fleet.request(replica) == Take::Ask).count();
+                (0..asks).for_each(|_| fleet.replicas[replica].purse.wait());
+            }
+            fleet.tick();
+            for replica in 0..replicas {
+                for _ in 0..fleet.replicas[replica].purse.waiting() {
+                    fleet.replicas[replica].purse.leave();
+                    fleet.request(replica);
+                }
+            }
+        }
+        // Ten a second for those that are refused, as many to buy ahead. The first few double what is known of the demand; the first burst
+        // may be bought one by one.
+        let most = (5000 / 100 * 2 + 20) * replicas + burst as usize;
+        prop_assert!(fleet.exchanges <= most, "{}, at most {most}", fleet.exchanges);
+    }
+
+    /// Its requests go to one replica after another that had taken all.
+    #[test]
+    fn a_caller_within_its_rate_is_refused_for_a_second_at_most(interval in 5u64..900, burst in 1u32..20, flood in 0u64..4000) {
+        let mut fleet = Fleet::new(rule(ms(interval), burst), 2);
+        for _ in 0..flood {
+            fleet.request_and_wait(0);
+        }
+        let (mut refused_since, start) = (None, fleet.now);
+        while fleet.now < start + 10_000 {
+            match fleet.request_and_wait(1) {
+                Take::Token => refused_since = None,
+                took => {
+                    let since = *refused_since.get_or_insert(fleet.now);
+                    prop_assert!(fleet.now - since <= 1000, "{took:?} for {} ms", fleet.now - since);
+                }
+            }
+            let next = fleet.now + interval;
+            while fleet.now < next {
+                fleet.tick();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_slow_rate_is_bought_one_by_one_and_what_is_spent_is_not_given_back() {
+    let mut fleet = Fleet::new(rule(Duration::from_secs(60), 2), 2);
+    assert_eq!(fleet.request_and_wait(0), Take::Token);
+    assert_eq!(fleet.request_and_wait(1), Take::Token);
+    let Take::Refused(wait) = fleet.request_and_wait(0) else {
+        panic!("there were two");
+    };
+    // A second of credit.
+    assert!(
+        wait <= Duration::from_secs(59) && wait > Duration::from_secs(58),
+        "{wait:?}"
+    );
+    let exchanges = fleet.exchanges;
+    for _ in 0..5000 {
+        assert!(matches!(fleet.request_and_wait(0), Take::Refused(_)));
+    }
+    assert_eq!(fleet.exchanges, exchanges, "the refusal is remembered");
+    fleet.advance(59_000);
+    assert_eq!(fleet.request_and_wait(1), Take::Token);
+}
+
+#[test]
+fn what_is_left_goes_back_and_an_idle_purse_says_nothing() {
+    let mut fleet = Fleet::new(rule(ms(100), 50), 2);
+    for _ in 0..20 {
+        assert_eq!(fleet.request_and_wait(0), Take::Token);
+    }
+    assert!(fleet.replicas[0].purse.at_hand(fleet.local()) > 0);
+    for _ in 0..20_000 {
+        fleet.tick();
+    }
+    let exchanges = fleet.exchanges;
+    for _ in 0..20_000 {
+        fleet.tick();
+    }
+    assert_eq!(fleet.exchanges, exchanges);
+    assert!(fleet.replicas[0].purse.is_idle(fleet.local()));
+    let now = EPOCH + fleet.local();
+    fleet.pool.sync(ReplicaId(1), &[], now);
+    assert_eq!((fleet.pool.callers(), fleet.pool.holders()), (0, 0));
+}
+
+#[test]
+fn a_purchase_is_decided_once() {
+    let mut pool = Limits::default();
+    let want = |purchase, needed| Want {
+        caller: CALLER,
+        rule: rule(ms(1000), 10),
+        purchase,
+        needed,
+        ahead: 0,
+        charge: 0,
+        settled: Vec::new(),
+    };
+    let id = ReplicaId(1);
+    let first = pool.sync(id, &[want(5, 3)], EPOCH);
+    assert_eq!(first[0].open, [(5, 3)]);
+    assert_eq!(pool.sync(id, &[want(5, 9)], EPOCH), first);
+    // An older one is too late, whatever it was.
+    assert_eq!(pool.sync(id, &[want(4, 1)], EPOCH), first);
+    let mut settles = want(5, 0);
+    settles.settled = vec![Settled {
+        purchase: 5,
+        unspent: 3,
+    }];
+    for _ in 0..3 {
+        let sales = pool.sync(id, &[settles.clone()], EPOCH);
+        assert_eq!((sales[0].purchase, &*sales[0].open), (5, &[][..]));
+        assert_eq!(
+            sales[0].reset,
+            Duration::ZERO,
+            "given back once and as a whole"
+        );
+    }
+}
+
+#[test]
+fn what_was_let_through_alone_is_charged_once() {
+    let mut fleet = Fleet::new(rule(Duration::from_secs(10), 5), 2);
+    let now = fleet.local();
+    for _ in 0..3 {
+        fleet.replicas[0].purse.let_through(now);
+    }
+    for _ in 0..10 {
+        fleet.tick();
+    }
+    assert_eq!(fleet.exchanges, 1);
+    assert_eq!(fleet.request_and_wait(1), Take::Token);
+    assert_eq!(fleet.request_and_wait(1), Take::Token);
+    assert!(matches!(fleet.request_and_wait(1), Take::Refused(_)));
+}
+
+#[test]
+fn those_that_went_without_their_token_have_spent_it() {
+    let mut fleet = Fleet::new(rule(Duration::from_secs(10), 5), 1);
+    let slow = Fate {
+        there: Some(5),
+        again: None,
+        back: Some(100),
+    };
+    fleet.replicas[0].purse.wait();
+    fleet.exchange(0, &slow);
+    fleet.advance(50);
+    fleet.replicas[0].purse.leave();
+    let now = fleet.local();
+    fleet.replicas[0].purse.let_through(now);
+    fleet.advance(100);
+    let purse = &fleet.replicas[0].purse;
+    assert_eq!(
+        (purse.at_hand(fleet.local()), purse.due(fleet.local())),
+        (0, None)
+    );
+    for _ in 0..4 {
+        assert_eq!(fleet.request_and_wait(0), Take::Token);
+    }
+    assert!(matches!(fleet.request_and_wait(0), Take::Refused(_)));
+}
+
+#[test]
+fn a_pool_that_lost_everything_hears_what_was_spent() {
+    let mut fleet = Fleet::new(rule(ms(900), 10), 1);
+    for _ in 0..6 {
+        assert_eq!(fleet.request_and_wait(0), Take::Token);
+    }
+    fleet.pool = Limits::default();
+    let mut passed = 6;
+    for _ in 0..10 {
+        passed += usize::from(fleet.request_and_wait(0) == Take::Token);
+        fleet.tick();
+    }
+    let Take::Refused(_) = fleet.request_and_wait(0) else {
+        panic!("{passed} went, and none was charged");
+    };
+    assert!(passed <= 16, "{passed}");
+}
+
+#[test]
+fn a_clock_that_is_set_back_refuses_for_no_longer_than_an_empty_bucket() {
+    let mut pool = Limits::default();
+    let want = |purchase, needed| Want {
+        caller: CALLER,
+        rule: rule(ms(1000), 10),
+        purchase,
+        needed,
+        ahead: 0,
+        charge: 0,
+        settled: Vec::new(),
+    };
+    let id = ReplicaId(1);
+    pool.sync(id, &[want(1, 10)], EPOCH + Duration::from_secs(3600));
+    let sale = pool.sync(id, &[want(2, 1)], EPOCH).remove(0);
+    assert!(sale.wait <= Duration::from_secs(1), "{:?}", sale.wait);
+    let after = EPOCH + sale.wait;
+    assert_eq!(
+        pool.sync(id, &[want(3, 1)], after)[0].open.last(),
+        Some(&(3, 1))
+    );
+}
+
+#[test]
+fn limits_that_differ_during_a_rollout_count_all_that_is_sold() {
+    let mut pool = Limits::default();
+    let mut number = 0;
+    let mut buy = |replica, rule, needed, now| {
+        number += 1;
+        let want = Want {
+            caller: CALLER,
+            rule,
+            purchase: number,
+            needed,
+            ahead: 0,
+            charge: 0,
+            settled: Vec::new(),
+        };
+        let sale = pool.sync(ReplicaId(replica), &[want], now).remove(0);
+        let sold = sale.open.iter().find(|(purchase, _)| *purchase == number);
+        sold.map_or(0, |(_, count)| *count)
+    };
+    let (old, new) = (rule(ms(2000), 20), rule(ms(2000), 5));
+    assert_eq!(buy(1, old, 12, EPOCH), 12);
+    // It begins full, as the limiter of one process does when its limit changes.
+    assert_eq!(buy(2, new, 100, EPOCH), 5);
+    for _ in 0..20 {
+        assert_eq!(buy(2, new, 1, EPOCH), 0);
+    }
+    assert_eq!(
+        buy(1, old, 100, EPOCH),
+        3,
+        "20 in all, however often they take turns"
+    );
+}
+
+#[test]
+fn the_value_is_bounded() {
+    let mut pool = Limits::default();
+    let want = |caller: u64, purchase| {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&caller.to_be_bytes());
+        Want {
+            caller: CallerKey(key),
+            rule: rule(ms(1000), 10),
+            purchase,
+            needed: 1,
+            ahead: 0,
+            charge: 0,
+            settled: Vec::new(),
+        }
+    };
+    for replica in 0..4 {
+        let wants: Vec<Want> = (0..2000).map(|caller| want(caller, 1)).collect();
+        let sales = pool.sync(ReplicaId(replica), &wants, EPOCH);
+        let with_room = sales.iter().filter(|sale| sale.has_room).count();
+        assert_eq!(with_room, if replica < 2 { MAX_CALLERS } else { 0 });
+    }
+    assert_eq!((pool.callers(), pool.holders()), (MAX_CALLERS, MAX_HOLDERS));
+    // One that settles nothing.
+    for purchase in 2..50 {
+        pool.sync(
+            ReplicaId(0),
+            &[want(0, purchase)],
+            EPOCH + ms(purchase * 1000),
+        );
+    }
+    let open = pool.sync(ReplicaId(0), &[want(0, 50)], EPOCH + ms(50_000));
+    assert!(open[0].open.len() <= 4);
+    // All of it is forgotten.
+    pool.sync(ReplicaId(9), &[], EPOCH + Duration::from_secs(90));
+    assert_eq!((pool.callers(), pool.holders()), (0, 0));
+}
