@@ -8,7 +8,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
-use crate::label::label_enum;
+use crate::{label::label_enum, telemetry::labels::ExchangeResult};
 
 /// The name of a value, made of `shared.prefix` and the group.
 pub type Key = Arc<str>;
@@ -64,6 +64,19 @@ label_enum! {
     }
 }
 
+impl From<Fault> for ExchangeResult {
+    fn from(fault: Fault) -> ExchangeResult {
+        match fault {
+            Fault::Down => ExchangeResult::Down,
+            Fault::TimedOut => ExchangeResult::TimedOut,
+            Fault::Broken => ExchangeResult::Broken,
+            Fault::NotWritable => ExchangeResult::NotWritable,
+            Fault::Refused => ExchangeResult::Refused,
+            Fault::Denied => ExchangeResult::Denied,
+        }
+    }
+}
+
 /// An exchange has failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -111,4 +124,16 @@ pub trait Register: Send + Sync {
 
     /// The hints of all keys that are listened to. Taken once; a hint that finds no room is summed up as [`Hint::Missed`].
     fn hints(&self) -> Option<mpsc::Receiver<Hint>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_called_in_metrics_as_it_is_here() {
+        for fault in Fault::ALL {
+            assert_eq!(ExchangeResult::from(*fault).label(), fault.label());
+        }
+    }
 }
