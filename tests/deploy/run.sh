@@ -66,6 +66,7 @@ cargo metadata --locked --no-deps --format-version 1 --manifest-path "$work/cont
 
 step "compose.yaml: ${compose[*]} config"
 "${compose[@]}" -f deploy/compose.yaml config -q
+"${compose[@]}" -f deploy/compose.yaml -f deploy/compose.fleet.yaml config -q
 
 step "Kubernetes: kubectl kustomize, strict schemas, the restricted profile; every configuration: revgate check; the fleet's Redis: check --connect"
 for base in sidecar standalone fleet; do
