@@ -411,9 +411,12 @@ mod tests {
         m.watch_quota(move || vec![sample.clone()]);
         let fleet = FleetStatus::new(Duration::from_millis(50), Arc::default());
         fleet.exchanged(ExchangeResult::Ok, Duration::from_micros(320));
-        // Kept, because a group that shares no more has no series.
-        std::mem::forget(fleet.group(&a, || 3));
-        m.watch_fleet(fleet, |_| true);
+        // Held there, because a group that is shared no more has no series.
+        let group = fleet.group(&a, || 3);
+        m.watch_fleet(fleet, move |_| {
+            let _held = &group;
+            true
+        });
         let works_list = Operation::from_path("works.list").label();
         m.request(&a, works_list, 200, Source::Upstream, 0.1);
         m.upstream_duration(Class::Read, 0.1);

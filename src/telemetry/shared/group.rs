@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Cause, FleetStatus};
+use super::{Cause, FleetStatus, lines};
 use crate::{
     lock::Lock,
     telemetry::labels::{ExchangeResult, Lost, Sharing},
@@ -175,7 +175,7 @@ impl GroupStatus {
         self.fleet.alone.lock().ends(now);
         if alone.is_told {
             let lasted = now.saturating_sub(alone.since);
-            self.fleet.story.joined(&self.name, lasted);
+            lines::joined(&self.name, lasted);
         }
     }
 

@@ -127,16 +127,6 @@ impl Story {
         passes
     }
 
-    pub(super) fn joined(&self, group: &str, lasted: Duration) {
-        tracing::info!(
-            event = Event::SharedUp.label(),
-            group,
-            after_seconds = lasted.as_secs_f64(),
-            "the group {group} is shared again, after {}",
-            duration_words(lasted)
-        );
-    }
-
     pub(super) fn lost(&self, group: &Arc<str>, lost: Lost) {
         if !self.lines.try_pass_state(StateLine::Lost(group.clone())) {
             return;
@@ -168,4 +158,15 @@ impl Story {
             );
         }
     }
+}
+
+/// A group whose being alone was told is shared again.
+pub(super) fn joined(group: &str, lasted: Duration) {
+    tracing::info!(
+        event = Event::SharedUp.label(),
+        group,
+        after_seconds = lasted.as_secs_f64(),
+        "the group {group} is shared again, after {}",
+        duration_words(lasted)
+    );
 }
