@@ -37,6 +37,12 @@ label_enum! {
         QuotaResumedByHand = "quota_resumed_by_hand",
         OperationPaused = "operation_paused",
         OperationResumed = "operation_resumed",
+        // The fleet.
+        SharedUp = "shared_up",
+        SharedDown = "shared_down",
+        SharedDenied = "shared_denied",
+        SharedLostState = "shared_lost_state",
+        SharedUnreadable = "shared_unreadable",
         // DevRev.
         UpstreamUnreachable = "upstream_unreachable",
         UpstreamReachable = "upstream_reachable",

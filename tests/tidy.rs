@@ -405,6 +405,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "wall_clock",
         ],
     ),
+    ("fleet", &["label", "telemetry"]),
     ("record", &["error", "lock", "policy", "telemetry"]),
     ("plan", &["config", "hash", "policy", "types", "upstream"]),
     (

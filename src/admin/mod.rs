@@ -37,6 +37,11 @@ pub(crate) trait Control: Send + Sync + 'static {
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
+    /// Whether the register of the fleet can be used, in a word; `None` where nothing is shared. It never makes the gateway unready: without
+    /// the register each replica serves by itself.
+    fn shared(&self) -> Option<&'static str> {
+        None
+    }
     fn metrics(&self, form: Exposition) -> String;
     fn config(&self) -> serde_json::Value;
     fn status(&self) -> serde_json::Value;

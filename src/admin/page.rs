@@ -16,6 +16,7 @@ const SCRIPT: &str = concat!(
     include_str!("page/plot.js"),
     include_str!("page/quota.js"),
     include_str!("page/sections.js"),
+    include_str!("page/fleet.js"),
     include_str!("page/main.js"),
 );
 

@@ -125,16 +125,21 @@ fn view(path: &str) -> Option<View> {
 
 fn readiness(control: &dyn Control) -> Answer {
     let reasons = control.unready();
-    if !reasons.is_empty() {
+    let (status, mut answer) = if reasons.is_empty() {
+        let mut ready = json!({"ready": true});
+        let warnings = control.warnings();
+        if !warnings.is_empty() {
+            ready["warnings"] = json!(warnings);
+        }
+        (StatusCode::OK, ready)
+    } else {
         let unready = json!({"ready": false, "reasons": reasons});
-        return value(StatusCode::SERVICE_UNAVAILABLE, &unready);
+        (StatusCode::SERVICE_UNAVAILABLE, unready)
+    };
+    if let Some(shared) = control.shared() {
+        answer["shared"] = json!(shared);
     }
-    let mut ready = json!({"ready": true});
-    let warnings = control.warnings();
-    if !warnings.is_empty() {
-        ready["warnings"] = json!(warnings);
-    }
-    value(StatusCode::OK, &ready)
+    value(status, &answer)
 }
 
 async fn post(

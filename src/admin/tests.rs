@@ -5,6 +5,7 @@ use std::net::TcpStream;
 
 struct Fake {
     ready: bool,
+    shared: Option<&'static str>,
 }
 impl Control for Fake {
     fn unready(&self) -> Vec<String> {
@@ -13,6 +14,9 @@ impl Control for Fake {
         } else {
             vec!["draining".into()]
         }
+    }
+    fn shared(&self) -> Option<&'static str> {
+        self.shared
     }
     fn metrics(&self, form: Exposition) -> String {
         match form {
@@ -60,13 +64,18 @@ impl Control for Fake {
 }
 
 fn run(address: &str, ready: bool) -> Admin {
+    let shared = None;
+    run_with(address, Fake { ready, shared })
+}
+
+fn run_with(address: &str, control: Fake) -> Admin {
     let options = Options {
         listener: crate::bind::tcp(address.parse().unwrap()).unwrap(),
         max_connections: MAX_CONNECTIONS,
         key: Some("secret".to_owned().into()),
     };
     let runtime = ThreadRuntime::new().unwrap();
-    start(options, Arc::new(Fake { ready }), runtime).unwrap()
+    start(options, Arc::new(control), runtime).unwrap()
 }
 
 fn send(admin: &Admin, line: &str, headers: &str, body: &str) -> String {
@@ -125,6 +134,37 @@ fn reads() {
     let b = run("127.0.0.1:0", false);
     assert_eq!(status(&b, "GET /readyz", "", ""), 503);
     assert!(send(&b, "GET /readyz", "", "").contains("draining"));
+}
+
+/// Without the register each replica serves by itself, so nothing of it makes one unready.
+#[test]
+fn readiness_tells_of_the_register_and_does_not_depend_on_it() {
+    for (ready, shared, want) in [
+        (true, None, (200, "{\"ready\":true}\n")),
+        (
+            true,
+            Some("down"),
+            (200, "{\"ready\":true,\"shared\":\"down\"}\n"),
+        ),
+        (
+            true,
+            Some("up"),
+            (200, "{\"ready\":true,\"shared\":\"up\"}\n"),
+        ),
+        (
+            false,
+            Some("down"),
+            (
+                503,
+                "{\"ready\":false,\"reasons\":[\"draining\"],\"shared\":\"down\"}\n",
+            ),
+        ),
+    ] {
+        let admin = run_with("127.0.0.1:0", Fake { ready, shared });
+        let answer = send(&admin, "GET /readyz", "", "");
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert_eq!((answer[9..12].parse().unwrap(), body), want);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
-use crate::label::label_enum;
+use crate::{label::label_enum, telemetry::labels::ExchangeResult};
 
 /// The largest value that is written or read. That of a busy group has some 20 KB; a larger one than this is none of ours, or a fault of
 /// ours.
@@ -65,6 +65,19 @@ label_enum! {
         Refused = "refused",
         /// Not written: the user may not.
         Denied = "denied",
+    }
+}
+
+impl From<Fault> for ExchangeResult {
+    fn from(fault: Fault) -> ExchangeResult {
+        match fault {
+            Fault::Down => ExchangeResult::Down,
+            Fault::TimedOut => ExchangeResult::TimedOut,
+            Fault::Broken => ExchangeResult::Broken,
+            Fault::NotWritable => ExchangeResult::NotWritable,
+            Fault::Refused => ExchangeResult::Refused,
+            Fault::Denied => ExchangeResult::Denied,
+        }
     }
 }
 
@@ -128,4 +141,16 @@ pub trait Register: Send + Sync {
 
     /// The hints of all keys that are listened to. Taken once; a hint that finds no room is summed up as [`Hint::Missed`].
     fn hints(&self) -> Option<mpsc::Receiver<Hint>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_called_in_metrics_as_it_is_here() {
+        for fault in Fault::ALL {
+            assert_eq!(ExchangeResult::from(*fault).label(), fault.label());
+        }
+    }
 }

@@ -16,7 +16,7 @@ pub(crate) mod retry_budget;
 pub(crate) mod signing_keys;
 pub(crate) mod tokens;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::runtime::Handle;
 
@@ -36,7 +36,10 @@ use self::{
 use crate::{
     allocation::Pool,
     plan::{Identities, KeySource, Plan},
-    telemetry::{client_lines::ClientLines, metrics::Metrics, tally::Tally, trace::Spans},
+    telemetry::{
+        client_lines::ClientLines, metrics::Metrics, shared::FleetStatus, tally::Tally,
+        trace::Spans,
+    },
     upstream::Proxy,
 };
 
@@ -60,6 +63,8 @@ pub struct State {
     /// Bytes that heads of HTTP/2 may take while they are decoded; see `allocation::DECODING`.
     pub decoding: Arc<Pool>,
     pub groups: Arc<Groups>,
+    /// What is known of the fleet; `None` without `[shared]`.
+    pub fleet: Option<Arc<FleetStatus>>,
     pub retry_budget: Arc<RetryBudget>,
     /// Of retries after a 429 that names no time.
     pub throttled_budget: Arc<RetryBudget>,
@@ -83,6 +88,16 @@ impl State {
     /// # Errors
     /// If the system provides no random numbers.
     pub fn new(plan: &Plan, draining: Draining, background: Handle) -> Result<State, NoRandomness> {
+        State::of_replica(plan, draining, background, None)
+    }
+
+    /// As [`State::new`]. A replica of a fleet has an exchange end within `timeout`.
+    pub(crate) fn of_replica(
+        plan: &Plan,
+        draining: Draining,
+        background: Handle,
+        timeout: Option<Duration>,
+    ) -> Result<State, NoRandomness> {
         let clock = Clock::start();
         let client_lines = Arc::<ClientLines>::default();
         let groups = Groups::with_lines(plan.quota.clone(), clock, client_lines.clone());
@@ -90,6 +105,11 @@ impl State {
         let mut metrics = Metrics::new();
         let watched = groups.clone();
         metrics.watch_quota(move || watched.samples());
+        let fleet = timeout.map(|timeout| FleetStatus::new(timeout, client_lines.clone()));
+        if let Some(fleet) = fleet.clone() {
+            let named = groups.clone();
+            metrics.watch_fleet(fleet, move |group| named.is_configured(group));
+        }
         let metrics = Arc::new(metrics);
         let proxy = plan.proxy.as_ref().map(|proxy| Proxy::new(&proxy.url));
         let state = State {
@@ -103,6 +123,7 @@ impl State {
             heads: Pool::new(),
             decoding: Pool::new(),
             groups,
+            fleet,
             retry_budget: Arc::new(RetryBudget::new(clock)),
             throttled_budget: Arc::new(RetryBudget::new(clock)),
             circuit: Arc::new(UpstreamCircuit::new(

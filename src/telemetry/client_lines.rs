@@ -77,6 +77,12 @@ pub(crate) enum StateLine {
     Circuit(Scope),
     /// A 401 to an operation that did not mean this token.
     Doubt(Arc<str>),
+    /// This group shares nothing although the register can be reached.
+    Alone(Arc<str>),
+    /// What the register kept of this group was lost.
+    Lost(Arc<str>),
+    /// What the register keeps of this group cannot be read.
+    Unreadable(Arc<str>),
 }
 
 /// A limit that threads share, by the clock.
@@ -306,6 +312,33 @@ fn log_states(summary: &Summary<StateLine>) {
                 Event::TokenDoubted,
                 [token = &**token],
                 "more answers 401 that did not mean the token"
+            );
+        }
+        Some(StateLine::Alone(group)) => {
+            sum_up!(
+                warn,
+                summary,
+                Event::SharedDown,
+                [group = &**group],
+                "more times that a quota group shared nothing"
+            );
+        }
+        Some(StateLine::Lost(group)) => {
+            sum_up!(
+                warn,
+                summary,
+                Event::SharedLostState,
+                [group = &**group],
+                "more times that Redis had lost what it kept of a quota group"
+            );
+        }
+        Some(StateLine::Unreadable(group)) => {
+            sum_up!(
+                warn,
+                summary,
+                Event::SharedUnreadable,
+                [group = &**group],
+                "more values of a quota group that cannot be read"
             );
         }
         None => sum_up!(

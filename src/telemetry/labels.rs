@@ -144,6 +144,60 @@ label_enum! {
     }
 }
 
+label_enum! {
+    /// The result of an exchange with the register of a fleet.
+    pub enum ExchangeResult {
+        /// The value was written, or read where there was nothing to write.
+        Ok = "ok",
+        /// Another replica had written in between.
+        Conflict = "conflict",
+        /// It took longer than `shared.timeout`.
+        TimedOut = "timeout",
+        /// There was no connection.
+        Down = "down",
+        /// The connection broke, or what came was no answer.
+        Broken = "broken",
+        /// The register takes no writes: a replica, or one that loads its data.
+        NotWritable = "not_writable",
+        /// The register refused the command: no memory left, or another reason of its own.
+        Refused = "refused",
+        /// The user may not.
+        Denied = "denied",
+    }
+}
+
+label_enum! {
+    /// How a replica shares a group's quota with the others.
+    pub enum Sharing {
+        /// Units are leased in advance.
+        Plenty = "plenty",
+        /// Units are dealt one by one, over all who wait in the fleet.
+        Scarce = "scarce",
+        /// Without the register: by the rest of a lease, then by DevRev's answers.
+        Alone = "alone",
+    }
+}
+
+label_enum! {
+    /// How the value that a replica knew was missing in the register.
+    pub enum Lost {
+        /// There was none: flushed, evicted, or restarted without its data.
+        Gone = "gone",
+        /// There was an older one: a failover or a restore lost the last writes.
+        Older = "older",
+    }
+}
+
+label_enum! {
+    /// Whether the register can be used.
+    pub enum RegisterState {
+        /// Not tried yet.
+        Unknown = "unknown",
+        Up = "up",
+        Down = "down",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +215,10 @@ mod tests {
         assert_labels!(ConnectionEnd: "unproven" "gave_way" "heads_full" "unread" "proxy_header");
         assert_labels!(SpanDrop: "queue_full" "export_failed" "rejected");
         assert_labels!(ReloadResult: "applied" "unchanged" "refused");
+        assert_labels!(ExchangeResult: "ok" "conflict" "timeout" "down" "broken" "not_writable" "refused" "denied");
+        assert_labels!(Sharing: "plenty" "scarce" "alone");
+        assert_labels!(Lost: "gone" "older");
+        assert_labels!(RegisterState: "unknown" "up" "down");
         let outcomes: Vec<_> = AttemptOutcome::all().map(AttemptOutcome::label).collect();
         assert_eq!(outcomes[..2], ["success", "refused"]);
         assert_eq!(outcomes.len(), 2 + retry::Reason::ALL.len());

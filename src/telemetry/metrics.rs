@@ -10,6 +10,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 use prometheus_client::registry::Registry;
 
+pub(super) use self::buckets::exchanges;
 use self::buckets::{Timings, durations, durations_of_callers, timings, waits};
 use super::{
     labels::{
@@ -18,6 +19,7 @@ use super::{
     },
     process::{LogStats, ProcessStats},
     quota::{QuotaCollector, Sample},
+    shared::{FleetCollector, FleetStatus},
 };
 use crate::{
     error::{AuthFailure, Code},
@@ -186,6 +188,17 @@ impl Metrics {
     pub fn watch_quota(&mut self, samples: impl Fn() -> Vec<Sample> + Send + Sync + 'static) {
         self.registry
             .register_collector(Box::new(QuotaCollector(Box::new(samples))));
+    }
+
+    /// Registers the metrics of the fleet. Groups for which `is_named` is false are summed up as `other`.
+    pub fn watch_fleet(
+        &mut self,
+        fleet: Arc<FleetStatus>,
+        is_named: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) {
+        let is_named = Box::new(is_named);
+        self.registry
+            .register_collector(Box::new(FleetCollector { fleet, is_named }));
     }
 
     pub fn request(
@@ -373,8 +386,13 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::policy::{jwt::Fault, operation::Operation};
+    use crate::{
+        policy::{jwt::Fault, operation::Operation},
+        telemetry::labels::ExchangeResult,
+    };
 
     /// Metrics with a value for each.
     pub(super) fn every_metric() -> Metrics {
@@ -391,6 +409,14 @@ mod tests {
             waiting: vec![(a.clone(), 1)],
         };
         m.watch_quota(move || vec![sample.clone()]);
+        let fleet = FleetStatus::new(Duration::from_millis(50), Arc::default());
+        fleet.exchanged(ExchangeResult::Ok, Duration::from_micros(320));
+        // Held there, because a group that is shared no more has no series.
+        let group = fleet.group(&a, || 3);
+        m.watch_fleet(fleet, move |_| {
+            let _held = &group;
+            true
+        });
         let works_list = Operation::from_path("works.list").label();
         m.request(&a, works_list, 200, Source::Upstream, 0.1);
         m.upstream_duration(Class::Read, 0.1);
@@ -467,6 +493,10 @@ mod tests {
             r#"revgate_circuit_partly_open{scope="caller",operation=""} 1"#,
             r#"revgate_trace_spans_dropped_total{reason="queue_full"} 1"#,
             r#"revgate_build_info{version=""#,
+            "revgate_shared_up 0",
+            r#"revgate_shared_exchanges_total{result="ok"} 1"#,
+            r#"revgate_shared_exchange_duration_seconds_bucket{le="0.0005"} 1"#,
+            r#"revgate_shared_leased_units{group="a"} 3"#,
             "revgate_log_lines_dropped_total 0",
             "process_cpu_seconds_total ",
             "process_resident_memory_bytes ",

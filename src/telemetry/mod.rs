@@ -10,5 +10,6 @@ pub mod metrics;
 pub(crate) mod otlp;
 mod process;
 pub mod quota;
+pub mod shared;
 pub(crate) mod tally;
 pub(crate) mod trace;

@@ -105,13 +105,14 @@ impl Collector for QuotaCollector {
     }
 }
 
-type Labels = Vec<(&'static str, Arc<str>)>;
+pub(super) type Labels = Vec<(&'static str, Arc<str>)>;
 
 fn label(sample: &Sample) -> Labels {
     vec![("group", sample.group.clone())]
 }
 
-fn family<M: EncodeMetric>(
+/// Encodes a metric with these rows.
+pub(super) fn family<M: EncodeMetric>(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

@@ -377,6 +377,69 @@ test('states that take long to bring about', { timeout: 60_000 }, async t => {
   assert.deepEqual(faults, []);
 });
 
+test('a fleet: Redis answers, is away, and a group is left out', { timeout: 60_000 }, async t => {
+  const dir = await scratch(t);
+  const { bound } = await start(t, ['demo', '--load', 'off'], ['admin']);
+  const origin = `http://${bound.admin}`;
+  const real = await (await fetch(`${origin}/status`)).json();
+  const exchanges = { ok: 51_234, conflict: 812, timeout: 3, down: 0, broken: 0, not_writable: 0, refused: 0, denied: 0 };
+  const up = { state: 'up', since: real.now - 5000, fault: null, reason: null, timeout_seconds: 0.05, p50_seconds: 0.00034, p99_seconds: 0.0021, exchanges, alone_seconds: 0 };
+  const shares = { sharing: 'plenty', alone_since: null, fault: null, reason: null, exchanged_at: real.now - 1, replicas: 312, free: 480, leased: 60, leased_here: 4, limbo: 0, waiting: 0, waiting_by_caller: {} };
+  const unknown = Object.fromEntries(Object.keys(shares).map(key => [key, null]));
+  const scarce = { ...shares, sharing: 'scarce', free: 0, leased: 0, leased_here: 0, limbo: 12, waiting: 31, waiting_by_caller: { [HOSTILE]: 25, other: 6 } };
+  const main = { ...real.quota.main, limit: 1000, remaining: 540, reset: Math.floor(real.now) + 140, resets_in_seconds: 140, window_started_at: real.now - 160 };
+  let told = { ...real, shared: up, quota: { main: { ...main, fleet: shares }, nightly: { ...main, fleet: scarce }, idle: { ...real.quota.main, fleet: unknown } } };
+  const context = await browser(t, dir, { viewport: { width: 1200, height: 900 } });
+  const page = context.pages()[0];
+  const faults = [];
+  page.on('pageerror', error => faults.push(String(error)));
+  await page.route('**/status', route => route.fulfill({ json: { ...told, now: Date.now() / 1000 } }));
+  await page.goto(`${origin}/`);
+  await page.locator('#fleet-groups table').waitFor();
+  const text = id => page.locator(`#${id}`).innerText();
+  const cells = name => row(page, 'fleet-groups', name).locator('td').allTextContents();
+  assert.match(await text('vitals'), /Fleet\s+312 replicas\s*Redis p99 2\.1\u00a0ms/);
+  assert.match(await text('register'), /can be used[^]*took under 1\u00a0ms, ninety-nine of a hundred 2\.1\u00a0ms; 50\u00a0ms are allowed\.[^]*ok\u00a051,234, conflict\u00a0812, timeout\u00a03\./);
+  assert.deepEqual(await cells('main'), ['leased in advance', '312', '4', '60', '480', '0', '0']);
+  assert.deepEqual(await cells('nightly'), ['dealt out one by one', '312', '0', '0', '0', '12kept until DevRev’s next answer', `31${HOSTILE} 25, other 6`]);
+  assert.equal(await page.locator('#fleet-groups tbody tr').count(), 2, 'a group that was not used shares nothing');
+  assert.equal(await page.locator('main img, main script').count(), 0);
+  const fits = async name => {
+    for (const colorScheme of ['light', 'dark']) {
+      await page.emulateMedia({ colorScheme });
+      assert.deepEqual(await pale(page), [], `${name} ${colorScheme}`);
+    }
+    for (const width of [1200, 800, 400]) {
+      await page.setViewportSize({ width, height: 900 });
+      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0, `${name} ${width}`);
+      await shoot(page, dir, `${name}-${width}`);
+    }
+    await page.setViewportSize({ width: 1200, height: 900 });
+  };
+  await fits('fleet');
+
+  const alone = { ...shares, sharing: 'alone', alone_since: real.now - 90, fault: 'down', reason: 'connection refused' };
+  const alert = { name: 'shared_down', severity: 'warning', subject: null, text: 'Redis cannot be used: replicas go by DevRev\'s answers alone', link: '#fleet', since: real.now - 90, next: null, next_at: null };
+  told = { ...told, alerts: [alert], shared: { ...up, state: 'down', since: real.now - 90, fault: 'down', reason: 'connection refused', alone_seconds: 95 }, quota: { main: { ...main, fleet: alone } } };
+  await until('it says that Redis is away', async () => /Redis cannot be used for (1|2) minutes?: connection refused\./.test(await text('register')));
+  assert.match(await text('register'), /Not shared for 1 minute in all since the start/);
+  assert.match(await text('vitals'), /Fleet\s+Redis cannot be used\s*for 1 minute/);
+  assert.match((await cells('main'))[0], /^not sharedfor 1 minute: connection refused$/);
+  assert.match(await page.locator('article[data-group="main"] .notes').innerText(), /Not shared: this replica goes by DevRev’s answers alone/);
+  assert.equal(await page.locator('#ready').textContent(), 'ready');
+  const chip = page.locator('#alerts li', { hasText: 'Redis cannot be used' });
+  assert.match(await chip.getAttribute('class'), /warning/);
+  await chip.getByRole('link').click();
+  assert.ok(await page.locator('#fleet').evaluate(node => node.getBoundingClientRect().top < innerHeight), 'its link shows it');
+  await fits('fleet-down');
+
+  // Without [shared] nothing of it is shown.
+  const { shared, ...without } = told;
+  told = without;
+  await until('the fleet is gone', async () => await page.locator('#fleet-part').isHidden() && !(await text('vitals')).includes('Fleet'));
+  assert.deepEqual(faults, []);
+});
+
 test('the admin key is asked for only when the gateway asks for it', { timeout: 120_000 }, async t => {
   const dir = await scratch(t);
   const devrev = await mock(t, dir, PLAN, 400);

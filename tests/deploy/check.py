@@ -1,6 +1,7 @@
 """Checks that no existing tool does: rendered manifests against strict schemas and the restricted profile, every
 configuration in them by `revgate check`, and the dashboard. The argument is a folder with the rendered bases; the
 dashboard's queries are left there as rules for promtool."""
+import hashlib
 import json
 import os
 import pathlib
@@ -87,7 +88,7 @@ def check(name, text):
         for path in mounted.findall(text):
             at = pathlib.Path(d + path)
             at.parent.mkdir(parents=True, exist_ok=True)
-            at.write_text("a-secret-of-the-test\n")
+            at.write_text("redis://revgate:a-secret-of-the-test@redis\n" if path.endswith("/redis-url") else "a-secret-of-the-test\n")
         file = pathlib.Path(d) / "revgate.toml"
         file.write_text(mounted.sub(lambda m: f'"{d}{m[1]}"', text))
         done = subprocess.run([os.environ["REVGATE_BIN"], "check", "-c", file], capture_output=True, text=True)
@@ -104,7 +105,7 @@ def base(name):
     config = {}
     for r in resources:
         schema(name, r)
-        if r["kind"] == "ConfigMap":
+        if r["kind"] == "ConfigMap" and "revgate.toml" in r["data"]:
             check(f"{name}: ConfigMap", r["data"]["revgate.toml"])
             config = tomllib.loads(r["data"]["revgate.toml"])
     for pod, template in pods(resources):
@@ -116,8 +117,8 @@ def base(name):
     return resources
 
 
-def selects(resources):
-    labels = next(t["metadata"]["labels"] for n, t in pods(resources) if n == "revgate")
+def selects(resources, name):
+    labels = next(t["metadata"]["labels"] for n, t in pods(resources) if n == name)
     for r in resources:
         spec = r.get("spec", {})
         chosen = {
@@ -131,6 +132,64 @@ def selects(resources):
             found = [s for s in resources if s["kind"] == "Service" and spec["selector"]["matchLabels"].items() <= s["metadata"]["labels"].items()]
             if len(found) != 1 or spec["endpoints"][0]["port"] not in {p["name"] for p in found[0]["spec"]["ports"]}:
                 fault("ServiceMonitor", "does not select one Service with its port")
+
+
+def lets_in(resources):
+    """Checks that the sidecars of the fleet reach Redis by its Service's name and port, and that nobody else does."""
+    labels = next(t["metadata"]["labels"] for n, t in pods(resources) if n == "app")
+    policy = next(r for r in resources if r["kind"] == "NetworkPolicy")
+    service = next(r for r in resources if r["kind"] == "Service")
+    rules = policy["spec"]["ingress"]
+    chosen = [peer.get("podSelector", {}).get("matchLabels") for rule in rules for peer in rule["from"]]
+    if len(chosen) != 1 or not chosen[0] or not chosen[0].items() <= labels.items():
+        fault("fleet: NetworkPolicy", f"lets in {chosen}, and not just the pods with a sidecar")
+    if [port["port"] for rule in rules for port in rule["ports"]] != [port["port"] for port in service["spec"]["ports"]]:
+        fault("fleet: NetworkPolicy", "has other ports than the Service")
+    if "egress" in policy["spec"] or "Egress" not in policy["spec"]["policyTypes"]:
+        fault("fleet: NetworkPolicy", "lets Redis call others")
+
+
+def redis(resources):
+    """Starts the Redis of the fleet with its configuration and its users, and has revgate use it with the rights that it has there."""
+    folder = DEPLOY / "kubernetes" / "fleet"
+    config = next(r["data"]["redis.conf"] for r in resources if r["kind"] == "ConfigMap" and "redis.conf" in r["data"])
+    pod = next(t for n, t in pods(resources) if n == "redis")
+    probe = pod["spec"]["containers"][0]["readinessProbe"]["exec"]["command"]
+    password = "a-secret-of-the-test"
+    with tempfile.TemporaryDirectory() as d:
+        d = pathlib.Path(d)
+        socket, users, url = d / "redis.sock", d / "users.acl", d / "redis-url"
+        digest = hashlib.sha256(password.encode()).hexdigest()
+        users.write_text(re.sub("#[0-9a-f]{64}", "#" + digest, (folder / "users.acl").read_text()))
+        config = config.replace("/run/secrets/redis/users.acl", str(users))
+        (d / "redis.conf").write_text(f"{config}\nport 0\nunixsocket {socket}\ndir {d}\n")
+        url.write_text(f"unix://revgate:{password}@{socket}\n")
+        (d / "revgate.toml").write_text(f'[tokens.main]\nfile = "{url}"\n[callers.app]\nanonymous = true\n[shared]\nredis = {{ file = "{url}" }}\n')
+        server = subprocess.Popen(["redis-server", d / "redis.conf"], stdout=subprocess.PIPE, text=True)
+        try:
+            # Its log ends if it does.
+            log = []
+            for line in server.stdout:
+                log.append(line)
+                if "ready to accept connections" in line:
+                    break
+            if server.poll() is not None or not socket.exists():
+                return fault("fleet: redis.conf", "".join(log))
+            cli = ["redis-cli", "-s", socket]
+            command = [re.sub("valkey-cli", f"redis-cli -s {socket}", part) for part in probe]
+            if subprocess.run(command).returncode != 0:
+                fault("fleet: redis", f"the probe fails: {command}")
+            for who, call in [([], "PING"), (["--user", "probe", "--pass", "any"], "GET revgate:v1:x"), (["--user", "revgate", "--pass", password], "GET other"),
+                              (["--user", "revgate", "--pass", password], "FLUSHALL"), (["--user", "revgate", "--pass", password], "CONFIG GET maxmemory")]:
+                said = subprocess.run([*cli, "--no-auth-warning", *who, *call.split()], capture_output=True, text=True).stdout
+                if "NOAUTH" not in said and "NOPERM" not in said:
+                    fault("fleet: users.acl", f"{who[1:2]} may {call}: {said.strip()}")
+            done = subprocess.run([os.environ["REVGATE_BIN"], "check", "--connect", "-c", d / "revgate.toml"], capture_output=True, text=True)
+            if done.returncode != 0:
+                fault("fleet: check --connect", done.stderr.strip())
+        finally:
+            server.kill()
+            server.wait()
 
 
 def dashboard():
@@ -168,7 +227,11 @@ def licences():
 
 licences()
 base("sidecar")
-selects(base("standalone"))
+selects(base("standalone"), "revgate")
+fleet = base("fleet")
+selects(fleet, "redis")
+lets_in(fleet)
+redis(fleet)
 for file in [DEPLOY / "compose/config/revgate.toml", DEPLOY / "systemd/revgate.toml"]:
     check(file.relative_to(DEPLOY), file.read_text())
 dashboard()

@@ -7,6 +7,7 @@ use std::{
     fs,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use revgate::{
@@ -19,9 +20,10 @@ use revgate::{
         token_health::Finding,
     },
     telemetry::{
-        labels::{AttemptOutcome, ReloadResult, Source, WaitReason},
+        labels::{AttemptOutcome, ExchangeResult, ReloadResult, Source, WaitReason},
         metrics::Metrics,
         quota::Sample,
+        shared::FleetStatus,
     },
 };
 
@@ -48,6 +50,11 @@ fn exposed() -> BTreeMap<String, BTreeSet<String>> {
         waiting: vec![(a.clone(), 1)],
     };
     m.watch_quota(move || vec![sample.clone()]);
+    let fleet = FleetStatus::new(Duration::from_millis(50), Arc::default());
+    fleet.exchanged(ExchangeResult::Ok, Duration::ZERO);
+    // Held, because a group that shares no more has no series.
+    let _group = fleet.group(&a, || 1);
+    m.watch_fleet(fleet, |_| true);
     let operation = Operation::from_path("works.list").label();
     m.request(&a, operation, 200, Source::Upstream, 0.1);
     m.upstream_duration(Class::Read, 0.1);
@@ -134,6 +141,9 @@ fn values(metric: &str, label: &str) -> Vec<&'static str> {
         (_, "outcome") => AttemptOutcome::all().map(AttemptOutcome::label).collect(),
         ("revgate_config_reloads_total", "result") => {
             ReloadResult::ALL.iter().map(|one| one.label()).collect()
+        }
+        ("revgate_shared_exchanges_total", "result") => {
+            ExchangeResult::ALL.iter().map(|one| one.label()).collect()
         }
         ("revgate_retries_total", "reason") => Reason::ALL.iter().map(|one| one.label()).collect(),
         _ => Vec::new(),

@@ -54,6 +54,11 @@ fn what_may_take_memory_by_default_fits_into_every_limit() {
             "limits: { memory: ",
         ),
         (
+            "deploy/kubernetes/fleet/deployment.yaml",
+            kubernetes,
+            "limits: { memory: ",
+        ),
+        (
             "deploy/kubernetes/standalone/deployment.yaml",
             kubernetes,
             "limits: { memory: ",

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks every file of deploy/ with the tool for its kind. Needs python3 with venv, a package registry for it, promtool,
-# systemd-analyze and docker-compose. As root on Debian it installs what is missing, otherwise it names it.
+# systemd-analyze, redis-server and docker-compose. As root on Debian it installs what is missing, otherwise it names it.
 # REVGATE_BIN names a binary to use in place of building one.
 set -euo pipefail
 
@@ -48,6 +48,8 @@ if [ -z "$promtool" ]; then
       || fail "promtool could not be had from the package prometheus; install it"
   fi
 fi
+# Not installed here, because the package would start a server; tests/run.sh does it without.
+has redis-server && has redis-cli || fail "redis-server is missing; install it, or run tests/run.sh"
 has systemd-analyze || install systemd || fail "systemd-analyze is missing; install systemd"
 if docker compose version >/dev/null 2>&1; then compose=(docker compose)
 elif has docker-compose || install docker-compose; then compose=(docker-compose)
@@ -64,9 +66,10 @@ cargo metadata --locked --no-deps --format-version 1 --manifest-path "$work/cont
 
 step "compose.yaml: ${compose[*]} config"
 "${compose[@]}" -f deploy/compose.yaml config -q
+"${compose[@]}" -f deploy/compose.yaml -f deploy/compose.fleet.yaml config -q
 
-step "Kubernetes: kubectl kustomize, strict schemas, the restricted profile; every configuration: revgate check"
-for base in sidecar standalone; do
+step "Kubernetes: kubectl kustomize, strict schemas, the restricted profile; every configuration: revgate check; the fleet's Redis: check --connect"
+for base in sidecar standalone fleet; do
   "$bin/kubectl" kustomize "deploy/kubernetes/$base" > "$work/$base.yaml"
 done
 "$bin/python" "$here/check.py" "$work"

@@ -1,4 +1,4 @@
-// What is seen first: the alerts, and four facts.
+// What is seen first: the alerts, and four facts, or five in a fleet.
 let announced = null;
 
 function alerts(status) {
@@ -38,7 +38,7 @@ function tickAlerts() {
 }
 
 function vitals(status) {
-  const list = [devrev(status.upstream), expiry(status.tokens), deprecatedUse(status), file(status)];
+  const list = [devrev(status.upstream), fleetFact(status), expiry(status.tokens), deprecatedUse(status), file(status)].filter(Boolean);
   each($("vitals"), list, item => item.link, item => {
     const node = make("li"), link = make("a");
     link.href = item.link;

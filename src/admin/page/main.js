@@ -30,7 +30,7 @@ function show(status) {
   for (const one of [circuit, ...circuit.stopped]) one.probe_at = status.now + (one.next_probe_in_seconds ?? 0);
   $("main").hidden = false;
   giveColours(status);
-  for (const part of [header, alerts, vitals, traffic, quota, callers, upstream, tokens, reload, deprecations]) part(status);
+  for (const part of [header, alerts, vitals, traffic, quota, callers, fleet, upstream, tokens, reload, deprecations]) part(status);
 }
 
 const HEALTH = { ready: ["good", "ready"], troubled: ["warn", "ready, but look below"] };
@@ -62,6 +62,7 @@ function tick() {
   setText($("since"), "version " + last.version + ", up for " + about(now() - last.started_at));
   for (const card of $("quota").children) if (card.parts) tickGroup(card);
   tickAlerts();
+  fleet(last);
   upstream(last);
 }
 

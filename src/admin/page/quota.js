@@ -104,7 +104,7 @@ function tickGroup({ group, parts }) {
     tickWindow(parts.time, group.window_started_at ?? group.seen_at, end);
   }
   const waiting = group.waiting ? [count(group.waiting, "request waits", "requests wait") + ": " + waiters(group).map(([caller, n]) => caller + " " + number(n)).join(", "), "waiting warn"] : null;
-  lines(parts.notes, [...notes(group), waiting]);
+  lines(parts.notes, [...notes(group), waiting, fleetNote(group)]);
 }
 
 // Where now is in the window.

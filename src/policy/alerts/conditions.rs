@@ -1,7 +1,10 @@
 //! Which alerts hold, and how urgent each is.
 
+use std::time::Duration;
+
 use super::{
-    Alert, DroppedLines, Facts, LastMinute, Name, Next, ReloadFacts, Section, Severity, TokenFacts,
+    Alert, DroppedLines, Facts, FleetFacts, LastMinute, Name, Next, ReloadFacts, Section, Severity,
+    TokenFacts,
 };
 use crate::policy::{
     circuit::{self, Stopped},
@@ -22,6 +25,10 @@ const MIN_SHARE: f64 = 0.1;
 /// From this share on it is serious.
 const SERIOUS_SHARE: f64 = 0.5;
 
+/// How long the register of a fleet, or a group in it, may be away: the longest pause between two attempts to connect. A failover that is
+/// over by the second attempt is no alert.
+const AWAY_FOR: Duration = Duration::from_secs(5);
+
 /// Seconds. Whoever uses something deprecated once a day, such as a nightly job, is shown all the time.
 const DEPRECATED_FOR: u64 = 26 * 60 * 60;
 /// Seconds after the last line that was dropped: long enough to be seen, short enough to see whether it goes on.
@@ -34,6 +41,7 @@ pub fn of(facts: &Facts) -> Vec<Alert> {
     alerts.extend(partly_open(facts));
     alerts.extend(bounded(tokens(facts), "tokens"));
     alerts.extend(bounded(groups(facts), "quota groups"));
+    alerts.extend(fleet(facts));
     alerts.extend(calls(&facts.last_minute));
     alerts.extend(facts.reload.iter().flat_map(reload));
     alerts.extend(dropped(facts));
@@ -174,6 +182,38 @@ fn groups(facts: &Facts) -> Vec<Alert> {
         }
     }
     alerts
+}
+
+/// A warning and no more, because calls are served as one process alone would serve them.
+fn fleet(facts: &Facts) -> Vec<Alert> {
+    let Some(fleet) = &facts.fleet else {
+        return Vec::new();
+    };
+    let alert = |name, text: String, lasted: Duration| {
+        let alert = Alert::new(name, Severity::Warning, Section::Fleet, text);
+        alert.since(Some(facts.now - lasted.as_secs_f64()))
+    };
+    let FleetFacts {
+        down_for,
+        is_denied,
+        alone,
+    } = fleet;
+    if let Some(lasted) = *down_for {
+        let (name, what) = match is_denied {
+            true => (Name::SharedDenied, "Redis refuses this user"),
+            false => (Name::SharedDown, "Redis cannot be used"),
+        };
+        let text = format!("{what}: replicas go by DevRev's answers alone");
+        let down = alert(name, text, lasted);
+        // It says the same of every group.
+        return Vec::from_iter((lasted >= AWAY_FOR).then_some(down));
+    }
+    let long = alone.iter().filter(|(_, lasted)| *lasted >= AWAY_FOR);
+    let alerts = long.map(|(group, lasted)| {
+        let text = format!("the quota of {group} is not shared, although Redis answers");
+        alert(Name::SharedAlone, text, *lasted).about(group)
+    });
+    bounded(alerts.collect(), "quota groups")
 }
 
 fn calls(last: &LastMinute) -> Vec<Alert> {

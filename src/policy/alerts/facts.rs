@@ -19,6 +19,8 @@ pub struct Facts {
     pub stopped: Vec<Stopped>,
     pub tokens: Vec<TokenFacts>,
     pub groups: Vec<GroupFacts>,
+    /// `None` where replicas share nothing.
+    pub fleet: Option<FleetFacts>,
     pub last_minute: LastMinute,
     pub reload: Option<ReloadFacts>,
     pub dropped_lines: Option<DroppedLines>,
@@ -44,6 +46,17 @@ pub struct GroupFacts {
     pub resets_in: Option<Duration>,
     /// The longest that one of its callers waits.
     pub patience: Option<Duration>,
+}
+
+/// How replicas share their quota.
+#[derive(Clone, Debug, Default)]
+pub struct FleetFacts {
+    /// For how long the register could not be used.
+    pub down_for: Option<Duration>,
+    /// It refuses this replica's user.
+    pub is_denied: bool,
+    /// Groups that are not shared, and for how long.
+    pub alone: Vec<(String, Duration)>,
 }
 
 /// Calls that have ended.

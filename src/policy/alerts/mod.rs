@@ -12,7 +12,7 @@ use std::time::Duration;
 
 pub use self::{
     conditions::of,
-    facts::{DroppedLines, Facts, GroupFacts, LastMinute, ReloadFacts, TokenFacts},
+    facts::{DroppedLines, Facts, FleetFacts, GroupFacts, LastMinute, ReloadFacts, TokenFacts},
     memory::Memory,
 };
 use crate::{
@@ -45,6 +45,9 @@ label_enum! {
         CallsRefused = "calls_refused",
         OperationPaused = "operation_paused",
         CircuitPartlyOpen = "circuit_partly_open",
+        SharedDenied = "shared_denied",
+        SharedDown = "shared_down",
+        SharedAlone = "shared_alone",
         TokenExpires = "token_expires",
         LogLinesDropped = "log_lines_dropped",
         RestartNeeded = "restart_needed",
@@ -57,6 +60,7 @@ label_enum! {
     pub enum Section {
         Traffic = "traffic",
         Quota = "quota",
+        Fleet = "fleet",
         Upstream = "upstream",
         Tokens = "tokens",
         Reload = "reload",
@@ -139,6 +143,14 @@ impl Alert {
         self
     }
 
+    /// Whether what matters is how long it has been so.
+    fn tells_its_time(&self) -> bool {
+        matches!(
+            self.name,
+            Name::SharedDenied | Name::SharedDown | Name::SharedAlone
+        )
+    }
+
     /// The sentence with what happens next and when, for those who read it once.
     pub fn line(&self, now: f64) -> String {
         match self.next {
@@ -150,6 +162,11 @@ impl Alert {
                 format!("{}, {} in {time}", self.text, next.label())
             }
             Some((Next::Probe, _)) => format!("{}, the next call is the probe", self.text),
+            None if self.tells_its_time() => {
+                let lasted = now - self.since.unwrap_or(now);
+                let lasted = Duration::try_from_secs_f64(lasted.floor()).unwrap_or_default();
+                format!("{}, for {}", self.text, duration_words(lasted))
+            }
             _ => self.text.clone(),
         }
     }

@@ -78,8 +78,8 @@ fn lines(facts: &Facts) -> Vec<String> {
 #[test]
 fn names_are_those_that_others_read() {
     assert_labels!(Severity: "serious" "warning" "notice");
-    assert_labels!(Name: "circuit_open" "token_refused" "token_expired" "reload_refused" "paused" "quota_spent" "calls_fail" "calls_refused" "operation_paused" "circuit_partly_open" "token_expires" "log_lines_dropped" "restart_needed" "deprecated_use");
-    assert_labels!(Section: "traffic" "quota" "upstream" "tokens" "reload" "deprecations");
+    assert_labels!(Name: "circuit_open" "token_refused" "token_expired" "reload_refused" "paused" "quota_spent" "calls_fail" "calls_refused" "operation_paused" "circuit_partly_open" "shared_denied" "shared_down" "shared_alone" "token_expires" "log_lines_dropped" "restart_needed" "deprecated_use");
+    assert_labels!(Section: "traffic" "quota" "fleet" "upstream" "tokens" "reload" "deprecations");
     assert_labels!(Next: "next probe" "sent again" "full again" "expires");
     assert_labels!(Health: "ready" "troubled" "unready");
 }
@@ -107,7 +107,7 @@ fn each_condition_has_its_alert() {
         lines(&facts)
     };
     type Case<'a> = (&'a dyn Fn(&mut Facts), &'a [&'a str]);
-    let cases: [Case<'_>; 21] = [
+    let cases: [Case<'_>; 25] = [
         (
             &|f| f.circuit = Some(circuit(circuit::Status::Open, Some(4))),
             &[
@@ -187,6 +187,25 @@ fn each_condition_has_its_alert() {
                 "warning operation_paused: operation works.list of main is paused by DevRev, sent again in 12 s",
             ],
         ),
+        (&|f| f.fleet = fleet(Some(4), false, &[("main", 60)]), &[]),
+        (
+            &|f| f.fleet = fleet(Some(34), false, &[("main", 34)]),
+            &[
+                "warning shared_down: Redis cannot be used: replicas go by DevRev's answers alone, for 34 s",
+            ],
+        ),
+        (
+            &|f| f.fleet = fleet(Some(90), true, &[]),
+            &[
+                "warning shared_denied: Redis refuses this user: replicas go by DevRev's answers alone, for 1 min 30 s",
+            ],
+        ),
+        (
+            &|f| f.fleet = fleet(None, false, &[("main", 60), ("nightly", 3)]),
+            &[
+                "warning shared_alone: the quota of main is not shared, although Redis answers, for 1 min",
+            ],
+        ),
         (&|f| f.last_minute = minute(1000, 4, 4), &[]),
         (&|f| f.last_minute = minute(100, 9, 0), &[]),
         (
@@ -252,6 +271,17 @@ fn each_condition_has_its_alert() {
     }
 }
 
+fn fleet(down_for: Option<u64>, is_denied: bool, alone: &[(&str, u64)]) -> Option<FleetFacts> {
+    let alone = alone.iter();
+    Some(FleetFacts {
+        down_for: down_for.map(seconds),
+        is_denied,
+        alone: alone
+            .map(|(name, lasted)| ((*name).into(), seconds(*lasted)))
+            .collect(),
+    })
+}
+
 fn minute(requests: u64, failed: u64, crowded_out: u64) -> LastMinute {
     LastMinute {
         requests,
@@ -266,7 +296,14 @@ fn however_many_groups_are_paused_there_are_few_alerts() {
     let mut facts = calm();
     facts.groups = (0..5000).map(|n| paused(&format!("g{n}"), 10)).collect();
     facts.groups.push(paused("urgent", 500));
-    let alerts = of(&facts);
+    facts.fleet = Some(FleetFacts {
+        alone: (0..5000).map(|n| (format!("g{n}"), seconds(9))).collect(),
+        ..FleetFacts::default()
+    });
+    let (fleet, alerts): (Vec<_>, Vec<_>) = of(&facts)
+        .into_iter()
+        .partition(|alert| alert.name == Name::SharedAlone);
+    assert_eq!(fleet.len(), MAX_OF_A_NAME + 1);
     assert_eq!(alerts.len(), MAX_OF_A_NAME + 1);
     assert_eq!(alerts[0].subject.as_deref(), Some("urgent"));
     let rest = alerts.iter().find(|alert| alert.subject.is_none());

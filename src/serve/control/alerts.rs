@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{super::reload::Reloader, token_status};
+use super::{super::reload::Reloader, fleet, token_status};
 use crate::{
     lock::Lock,
     policy::alerts::{self, Alert, DroppedLines, Facts, GroupFacts, Memory, ReloadFacts},
@@ -88,6 +88,7 @@ fn facts(reloader: &Reloader, state: &State) -> Facts {
         stopped: state.circuit.stopped(rules),
         tokens: token_status::facts(config, state),
         groups: groups.collect(),
+        fleet: state.fleet.as_deref().map(fleet::facts),
         last_minute: state.tally.last_minute(now as u64),
         reload: reloader.last().map(|report| ReloadFacts {
             refused_since: reloader.refused_since(),

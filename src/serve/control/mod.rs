@@ -3,6 +3,7 @@
 mod alerts;
 pub(crate) mod expiry;
 pub(crate) mod explain;
+mod fleet;
 mod token_status;
 mod view;
 
@@ -112,6 +113,11 @@ impl Control for GatewayControl {
         alerts.iter().map(|alert| alert.line(now)).collect()
     }
 
+    fn shared(&self) -> Option<&'static str> {
+        let fleet = self.state.fleet.as_ref()?;
+        Some(fleet.register().state.label())
+    }
+
     fn metrics(&self, form: Exposition) -> String {
         let rules = &self.reloader.current().plan.circuit;
         self.state.circuit.set_gauges(rules);
@@ -127,7 +133,7 @@ impl Control for GatewayControl {
         let alerts = self.alerts();
         let current = self.reloader.current();
         let config = &current.config;
-        json!({
+        let mut status = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": self.started_at,
             // With milliseconds, for countdowns.
@@ -148,11 +154,19 @@ impl Control for GatewayControl {
             "reload": view::reload(self.reloader.last()),
             "deprecations": self.deprecations(),
             "deprecated_calls": self.state.tally.deprecated_calls(),
-        })
+        });
+        if let Some(fleet) = &self.state.fleet {
+            status["shared"] = fleet::view(fleet);
+        }
+        status
     }
 
     fn quota(&self) -> Value {
-        self.state.groups.view()
+        let mut groups = self.state.groups.view();
+        if let Some(fleet) = &self.state.fleet {
+            fleet::add_to_groups(fleet, &mut groups);
+        }
+        groups
     }
 
     fn callers(&self) -> Value {
@@ -194,5 +208,82 @@ impl Control for GatewayControl {
             ReloadResult::Refused => Err(report.json()),
             _ => Ok(report.json()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        config,
+        plan::Plan,
+        runtime::ThreadRuntime,
+        serve::reload::Current,
+        state::draining::Draining,
+        telemetry::labels::{ExchangeResult, RegisterState},
+    };
+
+    const FILE: &str = "[tokens.main]\nenv = \"T\"\n[callers.app]\nanonymous = true\n";
+
+    /// A gateway without listeners, and of a fleet if there is a time for exchanges.
+    fn control(timeout: Option<Duration>) -> (GatewayControl, ThreadRuntime) {
+        let config = config::from_toml(FILE, &[("T".into(), "t".into())].into()).unwrap();
+        let plan = Arc::new(Plan::of(&config).unwrap());
+        let background = ThreadRuntime::new().unwrap();
+        let (draining, handle) = (Draining::new().1, background.handle().clone());
+        let state = State::of_replica(&plan, draining, handle, timeout).unwrap();
+        let (state, current) = (Arc::new(state), Current { config, plan });
+        let reloader = Reloader::new(None, current, state.clone(), Vec::new(), None);
+        let control = GatewayControl::new(Arc::new(reloader), state, None);
+        (control, background)
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_fleet_where_there_is_none() {
+        let (control, _background) = control(None);
+        assert_eq!(control.shared(), None);
+        assert!(control.status().get("shared").is_none());
+        assert!(control.quota()["main"].get("fleet").is_none());
+        for form in [Exposition::Text, Exposition::OpenMetrics] {
+            assert!(!control.metrics(form).contains("revgate_shared_"));
+        }
+    }
+
+    #[test]
+    fn a_replica_without_its_register_is_ready_and_says_so() {
+        let (control, _background) = control(Some(Duration::from_millis(50)));
+        let fleet = control.state.fleet.clone().unwrap();
+        assert_eq!(control.shared(), Some("unknown"));
+        let main = fleet.group(&"main".into(), || 4);
+        fleet.register_down(ExchangeResult::Down, "connection refused");
+        main.alone(ExchangeResult::Down, "connection refused");
+        assert_eq!(
+            (control.shared(), control.unready().len()),
+            (Some("down"), 0)
+        );
+        let status = control.status();
+        assert_eq!(status["shared"]["state"], RegisterState::Down.label());
+        assert_eq!(status["shared"]["reason"], "connection refused");
+        assert_eq!(
+            (&status["ready"], &status["health"]),
+            (&json!(true), &json!("ready"))
+        );
+        let group = &status["quota"]["main"];
+        assert_eq!(
+            (&group["fleet"]["sharing"], &group["fleet"]["leased_here"]),
+            (&json!("alone"), &json!(4))
+        );
+        // This replica's own view of the group is beside it.
+        assert!(group["remaining"].is_null() && group["state"].is_string());
+        let text = control.metrics(Exposition::Text);
+        for line in [
+            "revgate_shared_up 0",
+            r#"revgate_shared_leased_units{group="main"} 4"#,
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line} in\n{text}");
+        }
+        assert!(control.warnings().is_empty(), "a moment is no alert");
     }
 }

@@ -135,6 +135,11 @@ impl Groups {
         }
     }
 
+    /// Whether the latest plan has this group.
+    pub(crate) fn is_configured(&self, name: &str) -> bool {
+        self.planned.load().groups.contains_key(name)
+    }
+
     /// Drops groups that are no longer configured and are idle. Does nothing where no group is configured.
     fn drop_unplanned(&self) {
         let planned = self.planned.load();

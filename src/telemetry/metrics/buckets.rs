@@ -28,6 +28,14 @@ pub(super) fn waits() -> Histogram {
     ])
 }
 
+/// Buckets from half a millisecond, which an exchange with a register nearby takes, to the second that `shared.timeout` may be at most. Most
+/// are below its default, 50 ms: there it shows early that the register becomes slow.
+pub(in crate::telemetry) fn exchanges() -> Histogram {
+    Histogram::new([
+        0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.25, 0.5, 1.0,
+    ])
+}
+
 pub(super) fn timings<L: Clone + Eq + std::hash::Hash>(new: fn() -> Histogram) -> Timings<L> {
     Family::new_with_constructor(new)
 }
