@@ -425,6 +425,20 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "fleet",
+        &[
+            "hash",
+            "label",
+            "lock",
+            "plan",
+            "policy",
+            "random",
+            "state",
+            "upstream",
+            "wall_clock",
+        ],
+    ),
+    (
         "layer",
         &[
             "allocation",
@@ -490,11 +504,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "config",
+            "fleet",
             "hash",
             "healthcheck",
             "output",
             "plan",
             "policy",
+            "runtime",
             "serve",
             "simulator",
             "telemetry",
