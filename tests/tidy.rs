@@ -427,7 +427,17 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     (
         "fleet",
-        &["hash", "label", "lock", "random", "state", "upstream"],
+        &[
+            "hash",
+            "label",
+            "lock",
+            "plan",
+            "policy",
+            "random",
+            "state",
+            "upstream",
+            "wall_clock",
+        ],
     ),
     (
         "layer",
@@ -495,11 +505,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "config",
+            "fleet",
             "hash",
             "healthcheck",
             "output",
             "plan",
             "policy",
+            "runtime",
             "serve",
             "simulator",
             "telemetry",

@@ -493,6 +493,13 @@ mod tests {
     }
 
     #[test]
+    fn the_rights_that_are_tried_are_those_of_the_guide() {
+        let guide = include_str!("../../config/README.md");
+        let rule = format!("ACL SETUSER revgate on >PASSWORD ~revgate:* &revgate:* {RIGHTS}\n");
+        assert!(guide.contains(&rule), "{rule}");
+    }
+
+    #[test]
     fn percentiles_are_of_times_that_were_seen() {
         let times: Vec<_> = (1..=50).map(Duration::from_millis).collect();
         assert_eq!(percentile(&times, 50), Duration::from_millis(25));

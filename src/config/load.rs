@@ -23,7 +23,7 @@ use super::{
     proxies,
     reading::{Context, Location, read_quietly},
     section::Notation,
-    sections, warnings,
+    sections, shared, warnings,
 };
 use crate::{
     policy::{listeners::overlap, self_connection::names_own_listener},
@@ -284,8 +284,6 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
     let is_exposed = !config.admin.address.ip().is_loopback();
     let backoff = config.retry.backoff;
     let credentials = config.upstream.proxy_credentials.as_ref();
-    let shared = config.shared.as_ref();
-    let has_no_name_key = shared.is_some_and(|shared| shared.name_key.is_none());
     for (broken, key, message) in [
         (
             is_socket && tree.pointer("/listen/tls").is_some(),
@@ -323,11 +321,6 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
             "the secret is not user:password; store both there, with a colon between them",
         ),
         (
-            !declared.inject && has_no_name_key && is_good("shared.name_key"),
-            "shared.name_key",
-            "is required in mode \"validate\", where names in Redis are those of users; make one of 256 random bits (openssl rand -hex 32), the same for all replicas",
-        ),
-        (
             backoff.min > backoff.max && is_good("retry.backoff"),
             "retry.backoff.min",
             "is above retry.backoff.max; raise that or lower this",
@@ -340,6 +333,7 @@ fn check(config: &mut Config, tree: &Value, at: &Location<'_>) {
     check_listeners(config, at);
     proxies::check(&config.listen, at);
     check_upstream(config, at);
+    shared::check(config, at);
     warnings::check(config, at);
     callers::check(config, &declared, at);
     let written = tree.get("rewrite").and_then(Value::as_array);

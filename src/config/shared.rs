@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use super::{
-    Config, Secret,
+    AuthMode, Config, Secret,
     notation::{duration_within, notation, text},
     reading::Location,
     secret::{MAKE_A_KEY, PlainSecret},
@@ -81,6 +81,18 @@ notation! {
     parse |value| Duration::parse(value).filter(|time| !time.is_zero() && *time <= MOST),
     show |out| Duration::show(out, View::Effective),
     schema |defs| duration_within(1, 1000),
+}
+
+/// Reports a fleet whose users' names could be guessed.
+pub(super) fn check(config: &Config, at: &Location<'_>) {
+    let lacks_key = (config.shared.as_ref()).is_some_and(|shared| shared.name_key.is_none());
+    let is_validate = config.auth.mode == AuthMode::Validate;
+    if lacks_key && is_validate && !at.has_problem("shared.name_key") {
+        at.report(
+            "shared.name_key",
+            "is required in mode \"validate\", where names in Redis are those of users; make one of 256 random bits (openssl rand -hex 32), the same for all replicas",
+        );
+    }
 }
 
 /// Warns of what is probably a mistake.

@@ -316,6 +316,11 @@ impl Lease {
         self.exchanged = Some(now);
     }
 
+    /// Whether an exchange is wanted at once, or soon.
+    pub fn calls(&self) -> bool {
+        self.news || self.wanted
+    }
+
     /// A hint says that something concerns this replica.
     pub fn hinted(&mut self) {
         self.news = true;
@@ -418,6 +423,7 @@ impl Lease {
                 .map(|(_, number, end)| (*number, *end))
                 .collect(),
             orders,
+            wants: Vec::new(),
             rate: [self.rate[0].at(now), self.rate[1].at(now)],
             leaves: self.leaves,
             rules,

@@ -17,6 +17,7 @@ mod replica;
 mod simulation;
 mod statement;
 pub mod tokens;
+mod value;
 
 use std::time::Duration;
 
@@ -24,9 +25,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     lease::{Lease, Standings},
-    pool::{Hinted, MAX_SIZE, Pool, Reply},
+    pool::{Hinted, Pool, Reply},
     replica::{orders, use_dealt},
     statement::{Ending, Known, Order, Pauses, Statement, Told},
+    value::{MAX_SIZE, Unreadable},
 };
 
 /// Identifies a replica for as long as its process runs.

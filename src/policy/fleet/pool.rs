@@ -9,6 +9,7 @@ use super::{
     clock::{FleetClock, SLACK},
     member::{Dealt, Granted, Member, What},
     statement::Ending,
+    tokens::{Limits, Sale},
     waiting_interval,
 };
 use crate::policy::{
@@ -26,9 +27,6 @@ const LOOKED_AT: u32 = 64;
 
 /// Units that one sync deals: what one reply and one value hold without growing much.
 const DEALT_AT_ONCE: usize = 128;
-
-/// The largest value that is read or written.
-pub const MAX_SIZE: usize = 256 * 1024;
 
 /// A lease is for at most so much time of a replica's own rate.
 const LEASED_TIME: f64 = 15.0;
@@ -57,6 +55,7 @@ pub struct Pool {
     quarantine: Option<Duration>,
     /// Raised by each `resume`.
     pauses: u64,
+    limits: Limits,
 }
 
 /// What a replica may do.
@@ -88,6 +87,7 @@ pub struct Reply {
     /// Whether the register had lost what this replica knew.
     pub lost: bool,
     pub hint: Hinted,
+    pub sales: Vec<Sale>,
     pub replicas: u64,
     pub limbo: u64,
     pub leased_in_all: u64,
@@ -183,10 +183,14 @@ impl Pool {
         } else {
             Hinted::These(hint.into_keys().collect())
         };
+        let sales = self.limits.sync(replica, &statement.wants, now);
+        let mut reply = self.reply(statement, (lost, keeps, hint), now);
+        reply.sales = sales;
         if statement.leaves {
             self.members.remove(&replica);
+            self.limits.forget(replica);
         }
-        self.reply(statement, (lost, keeps, hint), now)
+        reply
     }
 
     /// The fleet's ledger, which the replica's follows.
@@ -241,6 +245,7 @@ impl Pool {
     }
 
     fn end(&mut self, id: ReplicaId) {
+        self.limits.forget(id);
         if let Some(member) = self.members.remove(&id) {
             let units = member.units();
             if units > 0 {
@@ -472,6 +477,7 @@ impl Pool {
             pauses: self.pauses,
             lost,
             hint,
+            sales: Vec::new(),
             replicas: self.members.len() as u64,
             limbo: self.limbo.iter().map(|(units, _)| units).sum(),
             leased_in_all: self

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::ReplicaId;
+use super::{ReplicaId, tokens::Want};
 use crate::policy::{
     fair::{Priority, Share},
     ledger::{End, LedgerRules, Payload},
@@ -35,6 +35,8 @@ pub struct Statement {
     pub ended: Vec<(u64, End)>,
     /// Who waits, by caller and kind of attempt.
     pub orders: Vec<Order>,
+    /// Tokens of callers' limits that it buys and settles.
+    pub wants: Vec<Want>,
     /// Units spent per second.
     pub rate: [f64; 2],
     /// Whether it will not be heard of again, and holds nothing.

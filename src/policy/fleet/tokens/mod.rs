@@ -29,6 +29,7 @@ pub use self::{
     limits::{Limits, MAX_CALLERS, MAX_HOLDERS},
     purse::{Purse, Take},
 };
+use super::ReplicaId;
 use crate::{hash::sha256, policy::rate::RateLimit};
 
 /// How long a token can be spent, from when its purchase was first stated. Together with [`CREDIT`] it is less than five seconds; the rest is
@@ -38,10 +39,6 @@ pub const LIFE: Duration = Duration::from_millis(3500);
 /// What the bucket holds above the burst, as a time of the rate. Without it, a bucket with a small burst would be full, and waste what comes,
 /// before a replica that was refused may ask again; and a caller within its rate would be refused when two exchanges take a different time.
 pub const CREDIT: Duration = Duration::from_secs(1);
-
-/// One process among others; random.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ReplicaId(pub u64);
 
 /// A caller in the pool of its group: a part of a hash of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
