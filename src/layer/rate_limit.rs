@@ -96,8 +96,9 @@ fn obey(
     verdict: &Verdict,
     metrics: &Metrics,
 ) -> Result<(), Error> {
+    let extensions = request.extensions();
     tracing::debug!(
-        request_id = id_of(request.extensions()),
+        request_id = id_of(extensions),
         caller = &*caller.name,
         allowed = verdict.allowed,
         remaining = verdict.remaining,

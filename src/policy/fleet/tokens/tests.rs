@@ -284,7 +284,7 @@ proptest! {
             for _ in 0..time {
                 // A thousand requests a second at one, and at another now and then.
                 fleet.request_and_wait(replica);
-                if fleet.now % 300 == 0 {
+                if fleet.now.is_multiple_of(300) {
                     fleet.request_and_wait((replica + 1) % 3);
                 }
             }
