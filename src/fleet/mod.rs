@@ -3,6 +3,7 @@
 //! `policy::fleet` decides what each may do. This module carries its values to the register and back, on a thread of its own: no worker
 //! waits for a connection to it.
 
+pub mod driver;
 pub mod here;
 pub mod redis;
 pub mod register;

@@ -117,6 +117,13 @@ impl<T> Queue<T> {
             .collect();
     }
 
+    /// See [`Queue::set_elsewhere`].
+    pub fn elsewhere(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
+        self.elsewhere
+            .iter()
+            .map(|(caller, (_, _, count))| (caller, *count))
+    }
+
     /// The oldest entry of this caller that `is_it` is true of; it leaves the queue. For a unit that others have dealt.
     pub fn take_dealt(&mut self, caller: &str, is_it: impl Fn(&T) -> bool) -> Option<T> {
         let (caller, flow) = self.flows.get_key_value(caller)?;

@@ -316,6 +316,14 @@ impl Lease {
         self.exchanged = Some(now);
     }
 
+    /// Whether what the pool told is new enough to judge by, or the only thing there is.
+    pub fn is_informed(&self, now: Duration) -> bool {
+        self.is_alone()
+            || self
+                .known
+                .is_some_and(|heard| heard.at.saturating_add(FRESH * 2) > now)
+    }
+
     /// Whether an exchange is wanted at once, or soon.
     pub fn calls(&self) -> bool {
         self.news || self.wanted

@@ -84,8 +84,8 @@ pub struct Reply {
     pub elsewhere: Vec<(Share, u64)>,
     /// The number of the last `resume`.
     pub pauses: u64,
-    /// Whether the register had lost what this replica knew.
-    pub lost: bool,
+    /// If the register had lost what this replica knew: whether it had nothing at all.
+    pub lost: Option<bool>,
     pub hint: Hinted,
     pub sales: Vec<Sale>,
     pub replicas: u64,
@@ -475,7 +475,7 @@ impl Pool {
             claimed: member.map_or(0, Member::units),
             elsewhere: self.elsewhere(statement.replica, now),
             pauses: self.pauses,
-            lost,
+            lost: lost.then(|| self.members.len() <= 1),
             hint,
             sales: Vec::new(),
             replicas: self.members.len() as u64,

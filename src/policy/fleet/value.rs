@@ -1,6 +1,6 @@
 //! The pool as bytes.
 
-use super::Pool;
+use super::{Hinted, Pool};
 
 /// A value that cannot be read. It is refused whole: a part of the truth would be worse than none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,5 +26,20 @@ impl Pool {
             Ok((pool, [])) => Ok(pool),
             _ => Err(Unreadable),
         }
+    }
+}
+
+impl Hinted {
+    /// Empty if nobody should exchange.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        if *self == Hinted::Nobody {
+            return Vec::new();
+        }
+        postcard::to_stdvec(self).unwrap_or_default()
+    }
+
+    /// One that cannot be read concerns all.
+    pub fn from_bytes(bytes: &[u8]) -> Hinted {
+        postcard::from_bytes(bytes).unwrap_or(Hinted::All)
     }
 }

@@ -165,6 +165,12 @@ impl Ledger {
         }
     }
 
+    /// Units of the window that nobody may take yet.
+    pub(crate) fn free(&self) -> Option<u64> {
+        let window = self.window.as_ref()?;
+        Some(window.remaining.saturating_sub(self.claimed()))
+    }
+
     /// The end of the window.
     pub(crate) fn window_ends(&self) -> Option<Duration> {
         self.window.as_ref().map(|window| window.ends)
@@ -301,7 +307,6 @@ impl Ledger {
                 self.window_id += 1;
                 self.in_doubt = InDoubt::default();
             }
-            self.basis += u64::from(before != after);
             self.ended = fleet.ended.map(own);
             self.last_report = fleet.last_report.map(|mut last| {
                 last.opened = own(last.opened);
@@ -318,22 +323,20 @@ impl Ledger {
         self.external_rate = fleet.external_rate;
         self.spend_rate = fleet.spend_rate.shifted(own);
         self.external_spend = fleet.external_spend.shifted(own);
-        let old = (
-            self.paused_until(shift.own),
-            self.paused_operation(shift.own),
-        );
         self.pauses
             .follow(&fleet.pauses, self.next_number, shift.own, own);
-        let new = (
-            self.paused_until(shift.own),
-            self.paused_operation(shift.own),
-        );
-        self.basis += u64::from(old != new);
+        // What the forecast goes by is new each time.
+        self.basis += 1;
     }
 
     /// The lease has changed.
     pub(crate) fn count_held(&mut self) {
         self.leased = self.supply.as_ref().map_or(0, |lease| lease.units());
+    }
+
+    /// Whether attempts are in flight or in doubt.
+    pub(crate) fn is_claiming(&self) -> bool {
+        self.in_flight + self.in_doubt.units() > 0
     }
 
     pub(crate) fn in_flight(&self) -> u64 {

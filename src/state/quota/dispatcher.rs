@@ -98,6 +98,7 @@ impl Group {
         now: Duration,
     ) -> (Deliveries, Option<Duration>) {
         let mut deliveries = Deliveries::new();
+        self.hand_out_dealt(state, now, &mut deliveries);
         let GroupState { ledger, queue, .. } = &mut *state;
         let give = |waiter: Waiter, kind, grant| {
             let permit = self.permit(grant, kind, waiter.rules);

@@ -14,6 +14,7 @@ use tokio::{
 use super::{
     super::{Clock, draining::Draining},
     dispatcher::deliver,
+    fleet::{self, CallerKeys, Fleet, Membership},
     judge::Reviewed,
     permit::Permit,
     story::{self, Story},
@@ -27,7 +28,7 @@ use crate::{
     plan::QuotaPlan,
     policy::{
         fair::{Queue, Ticket, newcomer},
-        ledger::{AttemptKind, Grant, HoldReason, Ledger, View},
+        ledger::{AttemptKind, Grant, HoldReason, Ledger, LedgerRules, View},
     },
     telemetry::client_lines::ClientLines,
     types::{Caller, QuotaRules},
@@ -49,6 +50,8 @@ pub(crate) struct Group {
     pub(super) dispatcher_gone: Notify,
     /// Decides which lines of the log are written.
     pub(super) lines: Arc<ClientLines>,
+    /// In a fleet.
+    pub(super) membership: Option<Membership>,
 }
 
 pub(super) struct GroupState {
@@ -60,6 +63,7 @@ pub(super) struct GroupState {
     last_used: Duration,
     pub(super) story: Story,
     used: UsedUnits,
+    pub(super) keys: CallerKeys,
 }
 
 pub(super) struct Waiter {
@@ -94,6 +98,7 @@ impl Group {
         waiting_room: Arc<WaitingRoom>,
         planned: Arc<ArcSwap<QuotaPlan>>,
         lines: Arc<ClientLines>,
+        fleet: Option<&Fleet>,
     ) -> Arc<Group> {
         Arc::new(Group {
             name,
@@ -101,17 +106,19 @@ impl Group {
             waiting_room,
             planned,
             state: Lock::new(GroupState {
-                ledger: Ledger::default(),
+                ledger: fleet::ledger(fleet),
                 queue: Queue::default(),
                 dispatching: false,
                 reviewed: Reviewed::default(),
                 last_used: clock.now(),
                 story: Story::default(),
                 used: UsedUnits::default(),
+                keys: CallerKeys::default(),
             }),
             changed: Notify::new(),
             dispatcher_gone: Notify::new(),
             lines,
+            membership: fleet.map(|_| Membership::new()),
         })
     }
 
@@ -120,7 +127,12 @@ impl Group {
     }
 
     pub(super) fn wait_rules(&self, own: &QuotaRules) -> WaitRules {
-        WaitRules::new(own.ledger, self.planned.load().rules.ledger)
+        WaitRules::new(own.ledger, self.planned_rules())
+    }
+
+    /// Of the latest plan.
+    pub(super) fn planned_rules(&self) -> LedgerRules {
+        self.planned.load().rules.ledger
     }
 
     /// A permit for one attempt, if the ledger grants it and nothing is queued that may go before it.
@@ -149,6 +161,7 @@ impl Group {
             }
         }
         let grant = state.ledger.grant(kind, &rules.ledger, now);
+        self.call_driver(&state);
         Ok(self.permit(grant.map_err(|hold| hold.reason)?, kind, *rules))
     }
 
@@ -167,7 +180,8 @@ impl Group {
         let arrived = self.clock.time_of(request.arrived);
         let times = (newcomer(arrived), deadline);
         let wait = self.predict(share, times, kind, &rules);
-        if self.now().saturating_add(wait) > deadline {
+        let judged = self.knows_enough();
+        if judged && self.now().saturating_add(wait) > deadline {
             return Err(Error::QuotaExhausted { retry_after: wait });
         }
         let Some(slot) = self.waiting_room.enter(self, share, rules.max_waiting) else {
@@ -204,6 +218,13 @@ impl Group {
         draining.bound_by(wait, servable).await?
     }
 
+    /// Whether what is known here tells how long a newcomer waits. What a replica of a fleet heard a while ago does not; it asks first.
+    fn knows_enough(&self) -> bool {
+        let state = self.state.lock();
+        let lease = state.ledger.supply();
+        lease.is_none_or(|lease| lease.is_informed(self.now()))
+    }
+
     /// Until when a request with this deadline waits. While an answer is awaited that tells the window, one that does not wait for quota
     /// waits a moment all the same: it is not known that there is none.
     fn until(&self, deadline: Instant) -> Instant {
@@ -220,10 +241,12 @@ impl Group {
         let now = self.now();
         let mut state = self.state.lock();
         let result = change(&mut state, now);
+        self.call_driver(&state);
         if state.queue.is_empty() {
             return result;
         }
         let (deliveries, _) = self.dispatch(&mut state, now);
+        self.call_driver(&state);
         drop(state);
         self.changed.notify_one();
         deliver(deliveries);

@@ -9,7 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
-use super::{super::Clock, group::Group, waiting_room::WaitingRoom};
+use super::{super::Clock, fleet::Fleet, group::Group, waiting_room::WaitingRoom};
 use crate::{
     plan::QuotaPlan,
     policy::{
@@ -30,6 +30,7 @@ pub struct Groups {
     /// while they wait, these too.
     planned: Arc<ArcSwap<QuotaPlan>>,
     lines: Arc<ClientLines>,
+    fleet: Option<Fleet>,
 }
 
 /// Groups are configured, except in mode "validate", where each token has one and their number is unbounded.
@@ -62,12 +63,23 @@ impl Groups {
         clock: Clock,
         lines: Arc<ClientLines>,
     ) -> Self {
+        Groups::in_fleet(planned, clock, lines, None)
+    }
+
+    /// As [`Groups::with_lines`], of a replica of this fleet.
+    pub(crate) fn in_fleet(
+        planned: Arc<QuotaPlan>,
+        clock: Clock,
+        lines: Arc<ClientLines>,
+        fleet: Option<Fleet>,
+    ) -> Self {
         let groups = Groups {
             clock,
             waiting_room: Arc::default(),
             known: RwLock::default(),
             planned: Arc::new(ArcSwap::new(planned)),
             lines,
+            fleet,
         };
         groups.create_planned();
         groups
@@ -98,9 +110,26 @@ impl Groups {
         let new = || {
             let (waiting_room, planned) = (self.waiting_room.clone(), self.planned.clone());
             let lines = self.lines.clone();
-            Group::new(name.clone(), self.clock, waiting_room, planned, lines)
+            let fleet = self.fleet.as_ref();
+            Group::new(
+                name.clone(),
+                self.clock,
+                waiting_room,
+                planned,
+                lines,
+                fleet,
+            )
         };
-        known.entry(name.clone()).or_insert_with(new).clone()
+        if let Some(group) = known.get(name) {
+            return group.clone();
+        }
+        let group = new();
+        known.insert(name.clone(), group.clone());
+        drop(known);
+        if let Some(fleet) = &self.fleet {
+            group.join(fleet);
+        }
+        group
     }
 
     fn find(&self, name: &str) -> Option<Arc<Group>> {

@@ -125,6 +125,8 @@ impl Group {
         // Of those that stay: how many, and how many of them let the others pass.
         let (mut stay, mut passed) = (0, 0);
         let mut refused = 0;
+        // Those that wait on other replicas have their turns too.
+        let in_fleet = state.ledger.supply().is_some();
         for (share, ticket) in state.queue.in_order() {
             let Some(waiter) = state.queue.get(&ticket) else {
                 continue;
@@ -138,7 +140,14 @@ impl Group {
                 rules: self.wait_rules(&waiter.rules),
             };
             let is_passed = gate.holds_operation_of(&kind);
-            let ahead = if is_passed { stay } else { stay - passed };
+            let ahead = if in_fleet {
+                let counts = |waiter: &Waiter| !gate.passes(&kind, &waiter.kind);
+                state.queue.ahead(&share, candidate.position, counts)
+            } else if is_passed {
+                stay
+            } else {
+                stay - passed
+            };
             let wait = state.expected_wait(&candidate, &gate, ahead, now);
             if now.saturating_add(wait) <= deadline {
                 stay += 1;

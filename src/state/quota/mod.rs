@@ -5,6 +5,7 @@
 
 mod answers;
 mod dispatcher;
+mod fleet;
 mod group;
 mod groups;
 mod judge;
@@ -16,6 +17,7 @@ mod waiting_room;
 
 pub use self::groups::Groups;
 pub(crate) use self::{
+    fleet::{Drive, Fleet},
     group::{Group, WaitRequest},
     permit::Permit,
 };

@@ -1,0 +1,204 @@
+//! One exchange: a statement, the one function on the pool, and a value that replaces the one that it was made of.
+//!
+//! The last value that was seen is kept. As a rule nobody else has written meanwhile, and one exchange with the register is enough.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
+
+use super::Driver;
+use crate::{
+    fleet::register::{Exchanged, Failure, Fault, Found, Key, Tag, Write},
+    policy::fleet::{Pool, Reply, Statement},
+    random,
+    state::quota::Group,
+    telemetry::{
+        labels::{ExchangeResult, Lost, Sharing},
+        shared::{GroupStatus, Standing},
+    },
+};
+
+/// How often an exchange is tried anew because another replica was faster. The timeout ends it as a rule.
+const MAX_CONFLICTS: usize = 32;
+
+/// Those of one group.
+pub(super) struct Exchanges<'a> {
+    driver: &'a Driver,
+    name: &'a Arc<str>,
+    key: Key,
+    seen: Option<Seen>,
+    listens: bool,
+}
+
+/// What is in the register, as far as is known.
+struct Seen {
+    tag: Option<Tag>,
+    pool: Pool,
+    /// Of this process, before the register was asked.
+    at: Duration,
+    /// By the register's clock, when it answered.
+    register: Duration,
+}
+
+impl<'a> Exchanges<'a> {
+    pub(super) fn new(driver: &'a Driver, name: &'a Arc<str>) -> Exchanges<'a> {
+        Exchanges {
+            driver,
+            name,
+            key: driver.parts.names.of_group(name),
+            seen: None,
+            listens: false,
+        }
+    }
+
+    /// States where this replica stands, and takes the reply.
+    pub(super) async fn exchange(
+        &mut self,
+        group: &Arc<Group>,
+        status: &GroupStatus,
+    ) -> Result<(), Failure> {
+        self.listen(group);
+        let began = Instant::now();
+        let Some((mut statement, at)) = group.statement() else {
+            return Ok(());
+        };
+        let purses = self.driver.purses.get();
+        statement.wants = purses.map_or_else(Vec::new, |purses| purses.statement(self.name));
+        let timeout = self.driver.parts.timeout;
+        // Together, however often others are faster.
+        let replied = timeout_at(began + timeout, self.converge(&statement, status)).await;
+        let replied = replied.unwrap_or_else(|_| {
+            let reason = format!("no answer within {} ms", timeout.as_millis());
+            Err(Failure::new(Fault::TimedOut, reason))
+        });
+        let result = match &replied {
+            Ok(_) => ExchangeResult::Ok,
+            Err(failure) => failure.fault.into(),
+        };
+        self.driver.parts.status.exchanged(result, began.elapsed());
+        let reply = replied.inspect_err(|_| self.seen = None)?;
+        let Some(seen) = &self.seen else {
+            return Ok(());
+        };
+        group.hear(&reply, &seen.pool, at);
+        if let Some(purses) = purses {
+            purses.apply(self.name, &reply.sales);
+            purses.set_alone(self.name, false);
+        }
+        tell(group, status, &reply, &seen.pool);
+        Ok(())
+    }
+
+    /// Writes what the pool is with this statement, over what is there.
+    async fn converge(
+        &mut self,
+        statement: &Statement,
+        status: &GroupStatus,
+    ) -> Result<Reply, Failure> {
+        let parts = &self.driver.parts;
+        for _ in 0..MAX_CONFLICTS {
+            let now = parts.clock.now();
+            let Some(seen) = &self.seen else {
+                let found = parts.register.exchange(&self.key, None).await?;
+                self.see(found, now, status);
+                continue;
+            };
+            let mut pool = seen.pool.clone();
+            let register = seen.register.saturating_add(now.saturating_sub(seen.at));
+            let reply = pool.sync(statement, register);
+            let too_large = || Failure::new(Fault::Refused, "the value would be too large");
+            let tag = Tag(random::id64());
+            let write = Write {
+                over: seen.tag,
+                tag,
+                value: Bytes::from(pool.to_bytes().ok_or_else(too_large)?),
+                keep: pool.kept_for(reply.now),
+                hint: Bytes::from(reply.hint.to_bytes()),
+            };
+            match parts.register.exchange(&self.key, Some(write)).await? {
+                Exchanged::Written { now: register } => {
+                    self.seen = Some(Seen {
+                        tag: Some(tag),
+                        pool,
+                        at: now,
+                        register,
+                    });
+                    return Ok(reply);
+                }
+                found => {
+                    let took = parts.clock.now().saturating_sub(now);
+                    parts.status.exchanged(ExchangeResult::Conflict, took);
+                    self.see(found, now, status);
+                }
+            }
+        }
+        Err(Failure::new(
+            Fault::TimedOut,
+            "others are always faster: more replicas than the register serves",
+        ))
+    }
+
+    fn see(&mut self, exchanged: Exchanged, at: Duration, status: &GroupStatus) {
+        let Exchanged::Found(Found { current, now }) = exchanged else {
+            return;
+        };
+        let (tag, value) = current.unzip();
+        let pool = match value {
+            None => Pool::default(),
+            Some(value) => Pool::from_bytes(&value).unwrap_or_else(|_| {
+                let reason = format!("{} bytes that are no pool of this release", value.len());
+                status.unreadable(&reason);
+                Pool::default()
+            }),
+        };
+        self.seen = Some(Seen {
+            tag,
+            pool,
+            at,
+            register: now,
+        });
+    }
+
+    fn listen(&mut self, group: &Arc<Group>) {
+        if !std::mem::replace(&mut self.listens, true) {
+            let mut listening = self.driver.listening.lock();
+            listening.insert(self.key.clone(), Arc::downgrade(group));
+            drop(listening);
+            self.driver.parts.register.listen(&self.key);
+        }
+    }
+
+    /// The group is no more.
+    pub(super) fn forget(self) {
+        let mut listening = self.driver.listening.lock();
+        // Another one may have its name by now.
+        let is_gone = |group: &std::sync::Weak<Group>| group.strong_count() == 0;
+        if listening.get(&self.key).is_some_and(is_gone) {
+            listening.remove(&self.key);
+            drop(listening);
+            self.driver.parts.register.forget(&self.key);
+        }
+    }
+}
+
+/// Tells operators how the group stands.
+fn tell(group: &Group, status: &GroupStatus, reply: &Reply, pool: &Pool) {
+    if let Some(is_gone) = reply.lost {
+        status.lost(if is_gone { Lost::Gone } else { Lost::Older });
+    }
+    let sharing = if reply.keeps[0] {
+        Sharing::Plenty
+    } else {
+        Sharing::Scarce
+    };
+    status.stands(Standing {
+        sharing,
+        replicas: reply.replicas,
+        free: pool.ledger().free(),
+        leased: reply.leased_in_all,
+        limbo: reply.limbo,
+        waiting: group.waiting_in_fleet(),
+    });
+    status.joined();
+}
