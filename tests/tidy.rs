@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use revgate::{
     error::{AuthFailure, Code},
     event::Event,
-    telemetry::labels::{self, Decision, Introspection, SpanDrop},
+    telemetry::labels::{
+        self, Decision, ExchangeResult, Introspection, Lost, RegisterState, Sharing, SpanDrop,
+    },
 };
 use source::{is_word, layers_of, none, production, read};
 
@@ -244,6 +246,10 @@ fn every_reason_is_documented() {
         .map(AuthFailure::label)
         .chain(Introspection::ALL.iter().map(|result| result.label()))
         .chain(SpanDrop::ALL.iter().map(|reason| reason.label()))
+        .chain(ExchangeResult::ALL.iter().map(|result| result.label()))
+        .chain(Sharing::ALL.iter().map(|sharing| sharing.label()))
+        .chain(Lost::ALL.iter().map(|lost| lost.label()))
+        .chain(RegisterState::ALL.iter().map(|state| state.label()))
         .chain(labels::Source::ALL.iter().map(|source| source.label()))
         .chain(Decision::ALL.iter().map(|decision| decision.label()));
     let missing = labels.filter(|label| !text.contains(&format!("`{label}`")));
