@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{CallerKey, ReplicaId, Sale, Want, bucket::Shared, nanos};
 
-/// Callers of one group: more than a file names, and some 100 KB at the worst. For more of them each replica goes by its own limiters.
+/// Callers of one group: more than a file names, and some 60 KB. For more of them each replica goes by its own limiters.
 pub const MAX_CALLERS: usize = 1000;
 
-/// Replicas that deal with a caller, over all callers: three hundred replicas with six callers each. At the worst they take some 200 KB.
+/// Replicas that deal with a caller, over all callers: three hundred replicas with six callers each. They take 40 bytes each and as many for each purchase, of
+/// which there are four at most.
 pub const MAX_HOLDERS: usize = 2000;
 
 /// Between two purchases of a replica that finds the bucket short are 5 ms for each replica that deals with the caller, within these bounds. So a

@@ -270,7 +270,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     /// Although replicas buy ahead and then stop.
     #[test]
@@ -419,6 +419,35 @@ fn a_purchase_is_decided_once() {
             "given back once and as a whole"
         );
     }
+}
+
+#[test]
+fn what_goes_back_counts_as_never_bought() {
+    let mut pool = Limits::default();
+    let mut say = |replica, needed, unspent: Option<u32>, seconds| {
+        let settled = unspent.map(|unspent| Settled {
+            purchase: 1,
+            unspent,
+        });
+        let want = Want {
+            caller: CALLER,
+            rule: rule(ms(1000), 20),
+            purchase: 1,
+            needed,
+            ahead: 0,
+            charge: 0,
+            settled: settled.into_iter().collect(),
+        };
+        let now = EPOCH + Duration::from_secs(seconds);
+        pool.sync(ReplicaId(replica), &[want], now)[0].reset
+    };
+    say(1, 2, None, 0);
+    assert_eq!(say(2, 2, None, 0), Duration::from_secs(4));
+    assert_eq!(say(3, 10, None, 2), Duration::from_secs(12));
+    // Without the first two the bucket would have been full when the third bought.
+    assert_eq!(say(1, 0, Some(2), 2), Duration::from_secs(10));
+    assert_eq!(say(2, 0, Some(2), 2), Duration::from_secs(10));
+    assert_eq!(say(3, 0, Some(7), 3), Duration::from_secs(2));
 }
 
 #[test]
