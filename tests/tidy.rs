@@ -411,7 +411,6 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "wall_clock",
         ],
     ),
-    ("fleet", &["label", "telemetry"]),
     ("record", &["error", "lock", "policy", "telemetry"]),
     ("plan", &["config", "hash", "policy", "types", "upstream"]),
     (
@@ -440,7 +439,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "plan",
             "policy",
             "random",
+            "runtime",
             "state",
+            "telemetry",
             "upstream",
             "wall_clock",
         ],

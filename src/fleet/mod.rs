@@ -7,6 +7,7 @@ pub mod driver;
 pub mod here;
 pub mod redis;
 pub mod register;
+pub(crate) mod replica;
 
 /// Shared with the tests of `tests/`, which cannot see what this crate compiles for its own tests.
 #[cfg(test)]

@@ -138,7 +138,7 @@ mod tests {
         lock::Lock,
         plan::RatePlan,
         policy::{
-            fleet::tokens::{Limits, ReplicaId},
+            fleet::{ReplicaId, tokens::Limits},
             rate,
         },
         record::Record,

@@ -23,7 +23,7 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 
 pub use self::demo::{DemoOptions, Load, demo};
 #[cfg(fuzzing)]
@@ -45,6 +45,7 @@ use crate::{
     admin, bind,
     config::{self, Address, Config, Http2, Problems},
     event::Event,
+    fleet::replica::Replica,
     plan::Plan,
     policy::{duration_words::duration_words, self_connection::names_own_listener},
     runtime::ThreadRuntime,
@@ -99,6 +100,8 @@ pub struct Gateway {
     _socket: Option<SocketFile>,
     client_lines: Arc<ClientLines>,
     exporter: Option<Exporter>,
+    /// In a fleet.
+    replica: Option<Replica>,
 }
 
 impl Gateway {
@@ -149,7 +152,11 @@ impl Gateway {
         let background = ThreadRuntime::new()?;
         let mut threads = Threads::default();
         threads.add("admin".into(), background.handle().clone());
-        let mut state = State::new(&plan, draining, background.handle().clone())?;
+        let mut replica = plan.shared.as_ref().map(Replica::start).transpose()?;
+        if let Some(replica) = &replica {
+            threads.add("fleet".into(), replica.runtime().clone());
+        }
+        let mut state = of_replica(&plan, draining, background.handle().clone(), &mut replica)?;
         let exporter = traces::start(&config, &state.metrics)?;
         state.spans = exporter.as_ref().map(Exporter::spans);
         let state = Arc::new(state);
@@ -237,6 +244,7 @@ impl Gateway {
             _socket: socket,
             client_lines,
             exporter,
+            replica,
         })
     }
 
@@ -283,6 +291,10 @@ impl Gateway {
         });
         // Each worker ends within drain.timeout by itself. This bound is for one that hangs.
         let _ = tokio::time::timeout(drain.timeout + Duration::from_secs(1), ended).await;
+        // When nothing is sent to DevRev any more.
+        if let Some(replica) = self.replica.take() {
+            replica.leave().await;
+        }
         // Last, so that it sends the spans of the last requests as well.
         if let Some(exporter) = self.exporter.take() {
             exporter.finish().await;
@@ -301,6 +313,22 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.drain.begin(Duration::ZERO);
     }
+}
+
+/// The state of this process, which is a replica of a fleet if there is one.
+fn of_replica(
+    plan: &Plan,
+    draining: Draining,
+    background: Handle,
+    replica: &mut Option<Replica>,
+) -> anyhow::Result<State> {
+    let Some(replica) = replica else {
+        return Ok(State::new(plan, draining, background)?);
+    };
+    let timeout = replica.timeout();
+    let mut join = |clock, status| replica.join(clock, status);
+    let fleet = Some((timeout, &mut join as _));
+    Ok(State::of_replica(plan, draining, background, fleet)?)
 }
 
 /// One line that says what has started, for whoever reads a log from its beginning.

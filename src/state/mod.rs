@@ -27,8 +27,8 @@ use self::{
     handshakes::Handshakes,
     introspection::{IntrospectionCache, NoRandomness},
     key_usage::KeyUsage,
-    limiters::Limiters,
-    quota::Groups,
+    limiters::{Limiters, purses::Purses},
+    quota::{Fleet, Groups},
     retry_budget::RetryBudget,
     signing_keys::SigningKeyStore,
     tokens::Tokens,
@@ -82,6 +82,12 @@ pub struct State {
     pub handshakes: Option<Handshakes>,
 }
 
+/// What makes a process a replica of a fleet.
+pub(crate) struct Joining {
+    pub fleet: Fleet,
+    pub purses: Arc<Purses>,
+}
+
 impl State {
     /// State without any knowledge. `background` runs fetches that no request waits on; it serves no requests.
     ///
@@ -91,22 +97,33 @@ impl State {
         State::of_replica(plan, draining, background, None)
     }
 
-    /// As [`State::new`]. A replica of a fleet has an exchange end within `timeout`.
+    /// As [`State::new`], of a replica of a fleet: an exchange ends within the time, and the function joins the fleet.
+    ///
+    /// # Errors
+    /// See [`State::new`].
     pub(crate) fn of_replica(
         plan: &Plan,
         draining: Draining,
         background: Handle,
-        timeout: Option<Duration>,
+        fleet: Option<(Duration, &mut dyn FnMut(Clock, Arc<FleetStatus>) -> Joining)>,
     ) -> Result<State, NoRandomness> {
         let clock = Clock::start();
         let client_lines = Arc::<ClientLines>::default();
-        let groups = Groups::with_lines(plan.quota.clone(), clock, client_lines.clone());
+        let (status, joining) = fleet
+            .map(|(timeout, join)| {
+                let status = FleetStatus::new(timeout, client_lines.clone());
+                (status.clone(), join(clock, status))
+            })
+            .unzip();
+        let (fleet, purses) = joining
+            .map(|Joining { fleet, purses }| (fleet, purses))
+            .unzip();
+        let groups = Groups::in_fleet(plan.quota.clone(), clock, client_lines.clone(), fleet);
         let groups = Arc::new(groups);
         let mut metrics = Metrics::new();
         let watched = groups.clone();
         metrics.watch_quota(move || watched.samples());
-        let fleet = timeout.map(|timeout| FleetStatus::new(timeout, client_lines.clone()));
-        if let Some(fleet) = fleet.clone() {
+        if let Some(fleet) = status.clone() {
             let named = groups.clone();
             metrics.watch_fleet(fleet, move |group| named.is_configured(group));
         }
@@ -123,7 +140,7 @@ impl State {
             heads: Pool::new(),
             decoding: Pool::new(),
             groups,
-            fleet,
+            fleet: status,
             retry_budget: Arc::new(RetryBudget::new(clock)),
             throttled_budget: Arc::new(RetryBudget::new(clock)),
             circuit: Arc::new(UpstreamCircuit::new(
@@ -131,7 +148,10 @@ impl State {
                 metrics.clone(),
                 client_lines.clone(),
             )),
-            limiters: Limiters::new(&plan.rates, clock),
+            limiters: match purses {
+                Some(purses) => Limiters::in_fleet(&plan.rates, clock, purses),
+                None => Limiters::new(&plan.rates, clock),
+            },
             tokens: Arc::new(Tokens::new(
                 &plan.tokens,
                 clock,

@@ -218,10 +218,11 @@ mod tests {
     use super::*;
     use crate::{
         config,
+        fleet::{here::Place, redis::names::Names, register::Register, replica::Replica},
         plan::Plan,
         runtime::ThreadRuntime,
         serve::reload::Current,
-        state::draining::Draining,
+        state::{Clock, draining::Draining},
         telemetry::labels::{ExchangeResult, RegisterState},
     };
 
@@ -233,7 +234,12 @@ mod tests {
         let plan = Arc::new(Plan::of(&config).unwrap());
         let background = ThreadRuntime::new().unwrap();
         let (draining, handle) = (Draining::new().1, background.handle().clone());
-        let state = State::of_replica(&plan, draining, handle, timeout).unwrap();
+        let mut replica = timeout.map(|timeout| {
+            let place = Place::new(Clock::start(), Duration::from_secs(1_000_000));
+            let register = || Arc::new(place.join(timeout, 1)) as Arc<dyn Register>;
+            Replica::with(register, Names::new("test", None), timeout).unwrap()
+        });
+        let state = crate::serve::of_replica(&plan, draining, handle, &mut replica).unwrap();
         let (state, current) = (Arc::new(state), Current { config, plan });
         let reloader = Reloader::new(None, current, state.clone(), Vec::new(), None);
         let control = GatewayControl::new(Arc::new(reloader), state, None);

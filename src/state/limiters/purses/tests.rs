@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     plan::RatePlan,
     policy::{
-        fleet::tokens::{Limits, ReplicaId},
+        fleet::{ReplicaId, tokens::Limits},
         rate::RateLimit,
     },
     state::limiters::{Limiters, PlanLimiters},
