@@ -497,6 +497,11 @@ mod tests {
         let guide = include_str!("../../config/README.md");
         let rule = format!("ACL SETUSER revgate on >PASSWORD ~revgate:* &revgate:* {RIGHTS}\n");
         assert!(guide.contains(&rule), "{rule}");
+        let of_a_cluster = crate::fleet::redis::cluster::RIGHTS;
+        assert!(
+            guide.contains(&format!("`{of_a_cluster}`")),
+            "{of_a_cluster}"
+        );
     }
 
     #[test]

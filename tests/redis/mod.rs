@@ -33,6 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two questions whether it is so.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Prints what was measured, for whoever runs the test by hand.
+#[allow(clippy::print_stdout, reason = "captured, unless it is asked for")]
+pub(crate) fn report(what: &str, took: Duration) {
+    println!("{what}: {} ms", took.as_millis());
+}
+
 /// Asks until it is so.
 ///
 /// # Panics

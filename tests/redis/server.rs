@@ -148,10 +148,18 @@ impl Server {
             // another might come; DEBUG for tests.
             lines.push("save \"\"".to_owned());
             lines.push("repl-diskless-sync-delay 0".to_owned());
+            // Also where the default user is off.
+            lines.push(format!("masteruser {USER}"));
+            lines.push(format!("masterauth {USER}"));
             lines.push("enable-debug-command yes".to_owned());
         }
         if options.bus {
             lines.push("cluster-enabled yes".to_owned());
+            if options.tls.is_some() {
+                // Nodes name the port of TLS only if they use it themselves.
+                lines.push("tls-cluster yes".to_owned());
+                lines.push("tls-replication yes".to_owned());
+            }
             lines.push(format!("cluster-port {bus}"));
         }
         lines.extend(options.lines.iter().cloned());

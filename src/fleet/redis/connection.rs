@@ -113,6 +113,25 @@ impl Connection {
         }
     }
 
+    /// Asks one question on a connection of its own, `within` a time for all of it.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub(crate) async fn ask(
+        target: &Target,
+        question: &Cmd,
+        within: Duration,
+    ) -> Result<Value, Failure> {
+        let asking = async {
+            let no_push: OnPush = Arc::new(|_| {});
+            let connection = Connection::open(target, within, no_push).await?;
+            let answer = connection.call(question).await;
+            answer.map_err(|error| error.failure())
+        };
+        let answer = timeout(within, asking).await;
+        answer.unwrap_or_else(|_elapsed| Err(CallError::TimedOut.failure()))
+    }
+
     /// Sends a command and waits for its answer, for as long as the connection lives.
     ///
     /// # Errors

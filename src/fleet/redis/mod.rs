@@ -1,24 +1,30 @@
 //! The register on a real Redis or Valkey.
 //!
 //! `address` reads where it is, `connection` goes there, `supervisor` keeps the connection, `script` is the exchange, `hints` come over the
-//! same connection, `names` makes keys, `answer` says what refusals mean, and `meter` bounds what a server may send. `trial` is for `revgate check --connect`, with
-//! `facts`, what a server says of itself.
+//! same connection, `names` makes keys, `answer` says what refusals mean, and `meter` bounds what a server may send. `sentinel` finds the
+//! primary, and `cluster` keeps a connection to each node that has a key; both take addresses as `announced`. `trial` is for
+//! `revgate check --connect`, with `facts`, what a server says of itself.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
+mod announced;
 pub(crate) mod answer;
+pub(crate) mod cluster;
 pub(crate) mod connection;
 pub(crate) mod facts;
 pub(super) mod hints;
 mod meter;
 pub mod names;
 pub(crate) mod script;
+pub(crate) mod sentinel;
 pub(crate) mod supervisor;
 #[cfg(test)]
 mod tests;
 pub(crate) mod trial;
+#[cfg(test)]
+mod written;
 
 // Below the configuration, which reads it too.
 pub use crate::policy::redis_address as address;
@@ -26,7 +32,7 @@ pub use crate::policy::redis_address as address;
 use self::{
     hints::Hints,
     names::Names,
-    supervisor::{Probe, Route, Rules, Supervised},
+    supervisor::{Route, Rules, Supervised, any_key},
 };
 use crate::fleet::register::{Answer, Hint, Key, Link, Register, Write};
 
@@ -42,7 +48,7 @@ impl Redis {
         let hints = Arc::new(Hints::new());
         let rules = Rules {
             timeout,
-            probe: Probe::Writes(names),
+            probe: any_key(names),
         };
         Redis {
             supervised: Supervised::start(route, rules, hints.clone()),

@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use redis::{Cmd, Value, cmd};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -70,15 +71,17 @@ impl Route for Target {
 pub(crate) struct Rules {
     /// Of each call.
     pub timeout: Duration,
-    /// Writes a key of its own before it counts as usable. A node of a cluster may have no slot for such a key: `None` only reads this key.
+    /// The key that is written before a connection counts as usable.
     pub probe: Probe,
 }
 
-#[derive(Clone)]
-pub(crate) enum Probe {
-    Writes(Names),
-    /// A key that the node serves.
-    Reads(Key),
+/// Gives a key of its own that the server takes. There is none at a node of a cluster that has no slots, or too few to find one: there
+/// the login alone counts.
+pub(crate) type Probe = Arc<dyn Fn() -> Option<Key> + Send + Sync>;
+
+/// For a server that takes all keys.
+pub(super) fn any_key(names: Names) -> Probe {
+    Arc::new(move || Some(names.of_probe(random::id64())))
 }
 
 /// A connection that is kept. It ends when this is dropped.
@@ -145,14 +148,24 @@ impl Supervised {
         write: Option<&Write>,
         asking: bool,
     ) -> Result<Exchanged, CallError> {
+        let open = self.open()?;
+        self.shared.exchange(&open, key, write, asking).await
+    }
+
+    /// What the server says to another command than the script, as with [`Supervised::exchange`].
+    pub(super) async fn ask(&self, question: &Cmd) -> Result<Value, CallError> {
+        let open = self.open()?;
+        self.shared.ask(&open, question).await
+    }
+
+    fn open(&self) -> Result<Arc<Open>, CallError> {
         let open = self.shared.open.lock().clone();
-        let Some(open) = open else {
-            return Err(CallError::Down(match &*self.shared.link.borrow() {
+        open.ok_or_else(|| {
+            CallError::Down(match &*self.shared.link.borrow() {
                 Link::Down(failure) => failure.reason.clone(),
                 Link::Unknown | Link::Up => "not connected yet".into(),
-            }));
-        };
-        self.shared.exchange(&open, key, write, asking).await
+            })
+        })
     }
 
     /// Gives up the connection that there is, and connects again.
@@ -182,7 +195,28 @@ impl Shared {
         asking: bool,
     ) -> Result<Exchanged, CallError> {
         let exchanging = script::exchange(&open.connection, key, write, asking);
-        let result = match timeout(self.rules.timeout, exchanging).await {
+        self.bounded(open, exchanging).await
+    }
+
+    async fn ask(&self, open: &Arc<Open>, question: &Cmd) -> Result<Value, CallError> {
+        let asking = async {
+            match open.connection.call(question).await {
+                // It concerns this question, and no exchange.
+                Err(CallError::Refusal(refusal)) => Ok(Err(refusal)),
+                other => other.map(Ok),
+            }
+        };
+        let asked = self.bounded(open, asking).await?;
+        asked.map_err(CallError::Refusal)
+    }
+
+    /// Ends a call in time, and notes what comes of it.
+    async fn bounded<T>(
+        &self,
+        open: &Arc<Open>,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let result = match timeout(self.rules.timeout, call).await {
             Ok(result) => result,
             Err(_elapsed) => Err(CallError::TimedOut),
         };
@@ -255,22 +289,19 @@ impl Shared {
 
     /// Runs the script, the second time within the bound of a call: the first time it may have to be compiled.
     async fn probe(&self, connection: &Connection) -> Result<(), CallError> {
-        let (key, write) = match &self.rules.probe {
-            Probe::Reads(key) => (key.clone(), None),
-            Probe::Writes(names) => {
-                let id = random::id64();
-                let write = Write {
-                    over: None,
-                    tag: Tag(id),
-                    value: Bytes::new(),
-                    keep: PROBE_KEPT,
-                    hint: Bytes::new(),
-                };
-                (names.of_probe(id), Some(write))
-            }
+        let Some(key) = (self.rules.probe)() else {
+            return Ok(());
+        };
+        let write = Write {
+            over: None,
+            tag: Tag(random::id64()),
+            value: Bytes::new(),
+            keep: PROBE_KEPT,
+            // Nobody listens to it; but whoever may not tell hints is to know it before one is lost.
+            hint: Bytes::from_static(b"probe"),
         };
         script::exchange(connection, &key, None, false).await?;
-        let in_time = script::exchange(connection, &key, write.as_ref(), false);
+        let in_time = script::exchange(connection, &key, Some(&write), false);
         match timeout(self.rules.timeout, in_time).await {
             Ok(result) => result.map(|_| ()),
             Err(_elapsed) => Err(CallError::TimedOut),
@@ -299,11 +330,10 @@ impl Shared {
 
     /// Whatever comes of it is noted as with any exchange.
     async fn try_idle(&self, open: &Arc<Open>) {
-        let key = match &self.rules.probe {
-            Probe::Reads(key) => key.clone(),
-            Probe::Writes(names) => names.of_probe(random::id64()),
-        };
-        let _ = self.exchange(open, &key, None, false).await;
+        match (self.rules.probe)() {
+            Some(key) => drop(self.exchange(open, &key, None, false).await),
+            None => drop(self.ask(open, &cmd("PING")).await),
+        }
     }
 
     async fn tell(&self, open: &Open, changes: Changes) -> Result<(), CallError> {

@@ -1,0 +1,319 @@
+use redis::{Value, parse_redis_value};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::Instant,
+};
+
+use super::*;
+use crate::fleet::{
+    redis::{
+        Redis,
+        address::{Kind, parse},
+        names::Names,
+        written::{put, until_written},
+    },
+    redis_rig::{Data, MASTER, Mode, Options, Proxy, Server, Value::Nil, Watched, report, until},
+};
+
+/// Generous: what is tested is what is found, and that nothing waits longer.
+const WITHIN: Duration = Duration::from_secs(1);
+
+/// As the text of `shared.redis` says it.
+fn sentinels(text: &str) -> Sentinels {
+    let endpoint = parse(text).expect("an endpoint");
+    let Kind::Sentinel {
+        master,
+        credentials,
+    } = endpoint.kind
+    else {
+        panic!("{text}: not of Sentinels");
+    };
+    Sentinels {
+        server: Target {
+            address: endpoint.addresses[0].clone(),
+            tls: None,
+            database: endpoint.database,
+            credentials: endpoint.credentials,
+        },
+        addresses: endpoint.addresses.into(),
+        credentials,
+        master,
+    }
+}
+
+fn of(watched: &Watched) -> Sentinels {
+    sentinels(&format!(
+        "redis+sentinel://{}/{MASTER}",
+        watched.addresses()
+    ))
+}
+
+async fn found(sentinels: &Sentinels) -> Result<String, Failure> {
+    let target = sentinels.find(WITHIN).await?;
+    Ok(target.address.to_string())
+}
+
+/// A Sentinel that was cut off, and names this address for ever.
+async fn stale(names: &str) -> String {
+    let (host, port) = names.rsplit_once(':').expect("an address");
+    let named = format!(
+        "*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n",
+        host.len(),
+        port.len()
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("an address").to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let named = named.clone();
+            tokio::spawn(async move {
+                let mut bytes = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut bytes).await {
+                    let asked = String::from_utf8_lossy(&bytes[..length]).into_owned();
+                    let mut answer = String::new();
+                    for (word, said) in [
+                        ("HELLO", "%1\r\n$5\r\nproto\r\n:3\r\n"),
+                        ("SETNAME", "+OK\r\n"),
+                        ("GET-MASTER", &named),
+                    ] {
+                        if asked.contains(word) {
+                            answer.push_str(said);
+                        }
+                    }
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+fn register(watched: &Watched) -> Redis {
+    Redis::start(Box::new(of(watched)), Names::new("revgate", None), WITHIN)
+}
+
+/// Writes go on after each kind of failover, and what takes them is the new primary.
+#[tokio::test]
+async fn exchanges_go_on_after_failovers() {
+    let mut watched = Watched::start(3).await;
+    let register = register(&watched);
+    let key = Names::new("revgate", None).of_group("main");
+    until_written(&register, &key).await;
+
+    watched.fail_over_to(1).await;
+    let took = until_written(&register, &key).await;
+    report("written after SENTINEL FAILOVER", took);
+    assert_ne!(watched.servers[1].call(&["GET", &key]).await, Nil);
+
+    watched.servers[0].until_it_follows().await;
+    watched.servers[1].kill();
+    let took = until_written(&register, &key).await;
+    report("written after kill -9 of the primary", took);
+    assert_ne!(watched.servers[0].call(&["GET", &key]).await, Nil);
+
+    // The old one comes back, and becomes a replica.
+    watched.servers[1].restart(Data::Lost).await;
+    until("a replica", || async {
+        match watched.servers[1].info("role").await.as_deref() {
+            Some("slave") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    watched.servers[1].until_it_follows().await;
+    until_written(&register, &key).await;
+
+    watched.servers[0].freeze();
+    let took = until_written(&register, &key).await;
+    report("written after SIGSTOP of the primary", took);
+    assert_ne!(watched.servers[1].call(&["GET", &key]).await, Nil);
+}
+
+/// Sentinel need not tell for a primary to be none any more: READONLY alone makes us ask again.
+#[tokio::test]
+async fn a_primary_that_turns_into_a_replica_is_left() {
+    let watched = Watched::start(1).await;
+    let register = register(&watched);
+    let key = Names::new("revgate", None).of_group("main");
+    until_written(&register, &key).await;
+    watched.sentinels[0].freeze();
+    watched.servers[1].call(&["REPLICAOF", "NO", "ONE"]).await;
+    watched.servers[0].follow(&watched.servers[1]).await;
+    until("it is left", || async {
+        match put(&register, &key).await {
+            Err(failure) => {
+                let expected = [Fault::NotWritable, Fault::Broken, Fault::Down];
+                assert!(expected.contains(&failure.fault), "{failure}");
+                Ok(())
+            }
+            Ok(()) => Err("written".to_owned()),
+        }
+    })
+    .await;
+    watched.sentinels[0].thaw();
+    let took = until_written(&register, &key).await;
+    report("written after REPLICAOF by hand", took);
+}
+
+fn value(text: &str) -> Value {
+    parse_redis_value(text.as_bytes()).expect("a value")
+}
+
+#[test]
+fn what_a_sentinel_names() {
+    for (answer, want) in [
+        (
+            "*2\r\n$8\r\n10.0.0.1\r\n$4\r\n6379\r\n",
+            Some("10.0.0.1:6379"),
+        ),
+        ("*2\r\n$3\r\n::1\r\n$4\r\n6379\r\n", Some("[::1]:6379")),
+        ("*2\r\n$0\r\n\r\n$4\r\n6379\r\n", None),
+        ("*2\r\n$1\r\na\r\n$1\r\n0\r\n", None),
+        ("*2\r\n$1\r\na\r\n$1\r\nx\r\n", None),
+        ("*2\r\n$1\r\na\r\n:1\r\n", None),
+        ("*1\r\n$1\r\na\r\n", None),
+        ("*-1\r\n", None),
+        ("+OK\r\n", None),
+    ] {
+        let address = named(&value(answer)).map(|address| address.to_string());
+        assert_eq!(address.as_deref(), want, "{answer:?}");
+    }
+}
+
+#[test]
+fn roles() {
+    for (role, want) in [
+        ("*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n", true),
+        ("*1\r\n$5\r\nslave\r\n", false),
+        ("*1\r\n$8\r\nsentinel\r\n", false),
+        ("*0\r\n", false),
+        ("$6\r\nmaster\r\n", false),
+    ] {
+        assert_eq!(is_primary(&value(role)), want, "{role:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_failover_is_followed() {
+    let mut watched = Watched::start(3).await;
+    let all = of(&watched);
+    assert_eq!(found(&all).await.unwrap(), watched.servers[0].address());
+    watched.fail_over_to(1).await;
+    assert_eq!(found(&all).await.unwrap(), watched.servers[1].address());
+
+    // The other one, which is a replica now, takes over when this one is killed, and none is found in between.
+    watched.servers[0].until_it_follows().await;
+    watched.servers[1].kill();
+    let (begun, other) = (Instant::now(), watched.servers[0].address());
+    until("the other server is found", || async {
+        match found(&all).await {
+            Ok(address) if address == other => Ok(()),
+            Ok(address) => panic!("{address} is no primary"),
+            Err(failure) => Err(failure.to_string()),
+        }
+    })
+    .await;
+    report("found after kill -9 of the primary", begun.elapsed());
+}
+
+#[tokio::test]
+async fn what_is_cut_off_names_an_old_primary_in_vain() {
+    let watched = Watched::start(1).await;
+    watched.fail_over_to(1).await;
+    watched.servers[0].until_it_follows().await;
+    let (old, new) = (watched.servers[0].address(), watched.servers[1].address());
+    let nobody = Server::start().await;
+    nobody.freeze();
+    for named in [&old, "127.0.0.1:1", &nobody.address()] {
+        let stale = stale(named).await;
+        let both = format!("redis+sentinel://{stale},{}/{MASTER}", watched.addresses());
+        assert_eq!(found(&sentinels(&both)).await.unwrap(), new, "{named}");
+    }
+    let alone = format!("redis+sentinel://{}/{MASTER}", stale(&old).await);
+    let failure = found(&sentinels(&alone)).await.expect_err("a replica");
+    assert_eq!(failure.fault, Fault::NotWritable, "{failure}");
+    assert!(failure.reason.contains("no primary"), "{failure}");
+}
+
+/// What most name comes first, also when both say that they are primaries: such as two sides of a network that was split.
+#[tokio::test]
+async fn most_sentinels_are_believed() {
+    let (first, second) = (Server::start().await, Server::start().await);
+    let mut addresses = vec![stale(&first.address()).await];
+    for _ in 0..2 {
+        addresses.push(stale(&second.address()).await);
+    }
+    let all = sentinels(&format!(
+        "redis+sentinel://{}/{MASTER}",
+        addresses.join(",")
+    ));
+    assert_eq!(found(&all).await.unwrap(), second.address());
+}
+
+#[tokio::test]
+async fn a_sentinel_that_hangs_or_is_gone_holds_nobody() {
+    let mut watched = Watched::start(3).await;
+    watched.sentinels[0].freeze();
+    watched.sentinels[1].kill();
+    assert_eq!(
+        found(&of(&watched)).await.unwrap(),
+        watched.servers[0].address()
+    );
+
+    let proxy = Proxy::to(watched.sentinels[2].address()).await;
+    let alone = sentinels(&format!("redis+sentinel://{}/{MASTER}", proxy.address()));
+    assert_eq!(found(&alone).await.unwrap(), watched.servers[0].address());
+    for (mode, fault) in [
+        (Mode::Swallow, Fault::TimedOut),
+        (Mode::Refuse, Fault::Broken),
+        (
+            Mode::Say(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
+            Fault::Broken,
+        ),
+    ] {
+        proxy.set(mode.clone());
+        let failure = found(&alone).await.expect_err("no Sentinel");
+        assert_eq!(failure.fault, fault, "{mode:?}: {failure}");
+        assert!(failure.reason.contains(&proxy.address()), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn sentinels_have_users_of_their_own() {
+    let server = Options::new()
+        .line("user default off")
+        .line("user fleet on >word ~* &* +@all");
+    let sentinel = Options::new()
+        .line("user default off")
+        .line("user asks on >other &* +@all");
+    let watched = Watched::with(server, sentinel, 1).await;
+    let text = |user: &str, sentinel: &str| {
+        let addresses = watched.addresses();
+        sentinels(&format!(
+            "redis+sentinel://{user}@{addresses}/{MASTER}?{sentinel}"
+        ))
+    };
+    let good = "sentinel_user=asks&sentinel_password=other";
+    let all = text("fleet:word", good);
+    assert_eq!(found(&all).await.unwrap(), watched.servers[0].address());
+    for (user, sentinel) in [
+        ("fleet:word", "sentinel_user=asks&sentinel_password=s3cr3t"),
+        ("fleet:s3cr3t", good),
+    ] {
+        let failure = found(&text(user, sentinel)).await.expect_err("refused");
+        assert_eq!(failure.fault, Fault::Denied, "{failure}");
+        assert!(!failure.reason.contains("s3cr3t"), "{failure}");
+    }
+    let other = sentinels(&format!(
+        "redis+sentinel://fleet:word@{}/other?{good}",
+        watched.addresses()
+    ));
+    let failure = found(&other).await.expect_err("no such name");
+    assert!(
+        failure.reason.contains("no primary of this name"),
+        "{failure}"
+    );
+}
