@@ -101,6 +101,12 @@ pub(crate) async fn try_out(plan: &SharedPlan) -> Result<Trial, Failure> {
     if let Some(unfit) = server.unfit(&plan.endpoint.kind) {
         return Err(unfit);
     }
+    if matches!(plan.endpoint.kind, Kind::Cluster) {
+        // The rights to follow slots that move.
+        for command in [cmd("CLUSTER").arg("SLOTS"), &mut cmd("ASKING")] {
+            line.call(command).await.map_err(failure)?;
+        }
+    }
     line.subscribe(&key).await.map_err(failure)?;
     // Not timed: the server may have to learn the script first.
     let (_, mut over) = line.write(&key, None, KEEP, HINT).await?;
@@ -307,9 +313,8 @@ impl Way<'_> {
     async fn node(&self, address: Address, key: &Key) -> Result<Line, Failure> {
         let mut line = self.server(address).await?;
         for _ in 0..HOPS {
-            let error = match line.exchange(key, None).await {
-                Ok(_) => return Ok(line),
-                Err(error) => error,
+            let Err(error) = line.exchange(key, None).await else {
+                return Ok(line);
             };
             let redirect = match &error {
                 CallError::Refusal(refusal) => Redirect::of(refusal, &line.target.address),
