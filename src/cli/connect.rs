@@ -449,7 +449,8 @@ mod tests {
             "{problem}"
         );
 
-        let cluster = Cluster::start().await;
+        let user = format!("user gate on >{SECRET} ~revgate:* &revgate:* {RIGHTS}");
+        let cluster = Cluster::with(Options::new().line(user), false).await;
         let url = format!("redis+cluster://{}", cluster.addresses());
         let (lines, warnings) = said(&url, SLOW).await.unwrap();
         assert_works(&lines, &url);
@@ -458,6 +459,15 @@ mod tests {
         let problem = said(&format!("redis://{}", cluster.nodes[0].address()), "").await;
         let problem = problem.unwrap_err();
         assert!(problem.contains("write redis+cluster://"), "{problem}");
+        let limited = url.replace("://", &format!("://gate:{SECRET}@"));
+        let problem = said(&limited, "").await.unwrap_err();
+        assert!(problem.contains("denies what is needed"), "{problem}");
+        let more = crate::fleet::redis::cluster::RIGHTS.split(' ');
+        let more: Vec<_> = ["ACL", "SETUSER", "gate"].into_iter().chain(more).collect();
+        for node in &cluster.nodes {
+            node.call(&more).await;
+        }
+        assert_works(&said(&limited, SLOW).await.unwrap().0, &url);
     }
 
     #[test]
@@ -497,6 +507,11 @@ mod tests {
         let guide = include_str!("../../config/README.md");
         let rule = format!("ACL SETUSER revgate on >PASSWORD ~revgate:* &revgate:* {RIGHTS}\n");
         assert!(guide.contains(&rule), "{rule}");
+        let of_a_cluster = crate::fleet::redis::cluster::RIGHTS;
+        assert!(
+            guide.contains(&format!("`{of_a_cluster}`")),
+            "{of_a_cluster}"
+        );
     }
 
     #[test]

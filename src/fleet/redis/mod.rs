@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 mod announced;
 pub(crate) mod answer;
-mod cluster;
+pub(crate) mod cluster;
 pub(crate) mod connection;
 pub(crate) mod facts;
 pub(super) mod hints;

@@ -13,10 +13,12 @@ use tokio::{
 use super::{
     address::{Address, Credentials, Endpoint, Kind},
     answer::CallError,
+    cluster::slots::Redirect,
     connection::{Connection, OnPush, Target},
     facts::{Memory, Server, text},
     names::Names,
     script,
+    sentinel::Sentinels,
 };
 use crate::{
     fleet::register::{Exchanged, Failure, Fault, Key, Tag, Write},
@@ -98,6 +100,12 @@ pub(crate) async fn try_out(plan: &SharedPlan) -> Result<Trial, Failure> {
     let server = Server::of(&hello);
     if let Some(unfit) = server.unfit(&plan.endpoint.kind) {
         return Err(unfit);
+    }
+    if matches!(plan.endpoint.kind, Kind::Cluster) {
+        // The rights to follow slots that move.
+        for command in [cmd("CLUSTER").arg("SLOTS"), &mut cmd("ASKING")] {
+            line.call(command).await.map_err(failure)?;
+        }
     }
     line.subscribe(&key).await.map_err(failure)?;
     // Not timed: the server may have to learn the script first.
@@ -274,7 +282,7 @@ impl Way<'_> {
                 Kind::Sentinel {
                     master,
                     credentials,
-                } => self.primary(address, master, credentials.clone()).await,
+                } => self.primary(address, master, credentials).await,
             };
             match tried {
                 Ok(line) => drop(found.get_or_insert(line)),
@@ -288,29 +296,34 @@ impl Way<'_> {
         }
     }
 
-    async fn server(&self, address: Address) -> Result<Line, Failure> {
-        let target = Target {
+    fn target(&self, address: Address) -> Target {
+        Target {
             address,
             tls: self.tls.clone(),
             database: self.endpoint.database,
             credentials: self.endpoint.credentials.clone(),
-        };
-        Line::open(target).await
+        }
+    }
+
+    async fn server(&self, address: Address) -> Result<Line, Failure> {
+        Line::open(self.target(address)).await
     }
 
     /// The node that has the key, from this one on.
     async fn node(&self, address: Address, key: &Key) -> Result<Line, Failure> {
         let mut line = self.server(address).await?;
         for _ in 0..HOPS {
-            let moved = match line.exchange(key, None).await {
-                Ok(_) => return Ok(line),
-                Err(CallError::Refusal(refusal)) if &*refusal.code == "MOVED" => {
-                    moved_to(&refusal.detail, &line.target.address)
-                }
-                Err(error) => return Err(failure(error)),
+            let Err(error) = line.exchange(key, None).await else {
+                return Ok(line);
             };
-            let unknown = || Failure::new(Fault::Broken, "a node names another one by no address");
-            line = self.server(moved.ok_or_else(unknown)?).await?;
+            let redirect = match &error {
+                CallError::Refusal(refusal) => Redirect::of(refusal, &line.target.address),
+                _ => None,
+            };
+            let Some(Redirect::Moved(_, owner)) = redirect else {
+                return Err(failure(error));
+            };
+            line = self.server(owner).await?;
         }
         Err(Failure::new(
             Fault::NotWritable,
@@ -322,46 +335,16 @@ impl Way<'_> {
     async fn primary(
         &self,
         sentinel: &Address,
-        master: &str,
-        credentials: Option<Credentials>,
+        master: &Arc<str>,
+        credentials: &Option<Credentials>,
     ) -> Result<Line, Failure> {
-        let target = Target {
-            address: sentinel.clone(),
-            tls: self.tls.clone(),
-            database: 0,
-            credentials,
+        let sentinels = Sentinels {
+            addresses: [sentinel.clone()].into(),
+            credentials: credentials.clone(),
+            master: master.clone(),
+            // Only its address is not used.
+            server: self.target(sentinel.clone()),
         };
-        let line = Line::open(target).await?;
-        let mut question = cmd("SENTINEL");
-        question.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-        let named = match line.call(&question).await.map_err(failure)? {
-            Value::Array(parts) => match &parts[..] {
-                [host, port] => address(text(host), text(port)),
-                _ => None,
-            },
-            _ => None,
-        };
-        let named = named.ok_or_else(|| {
-            let reason = format!("the Sentinel {sentinel} knows no primary of this name");
-            Failure::new(Fault::NotWritable, reason)
-        })?;
-        self.server(named).await
-    }
-}
-
-fn address(host: Option<&str>, port: Option<&str>) -> Option<Address> {
-    Some(Address::Tcp {
-        host: host.filter(|host| !host.is_empty())?.into(),
-        port: port?.parse().ok()?,
-    })
-}
-
-/// Of "MOVED 3999 127.0.0.1:6381", what follows the code. Without a host it is that of the node that said so.
-fn moved_to(detail: &str, asked: &Address) -> Option<Address> {
-    let (_, place) = detail.split_once(' ')?;
-    let (host, port) = place.rsplit_once(':')?;
-    match (host, asked) {
-        ("", Address::Tcp { host, .. }) => address(Some(host), Some(port)),
-        (host, _) => address(Some(host.trim_matches(['[', ']'])), Some(port)),
+        Line::open(sentinels.find(CONNECT).await?).await
     }
 }

@@ -9,7 +9,7 @@
 
 mod asking;
 mod nodes;
-mod slots;
+pub(super) mod slots;
 #[cfg(test)]
 mod tests;
 

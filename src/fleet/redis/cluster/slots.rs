@@ -110,7 +110,7 @@ fn node_of(node: &Value, asked: &Address) -> Option<Address> {
 
 /// Where a refusal sends us.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Redirect {
+pub(in crate::fleet::redis) enum Redirect {
     /// The slot belongs to this node.
     Moved(u16, Address),
     /// The slot is on its way to this node: this once, ask there, and say ASKING.
@@ -118,7 +118,7 @@ pub(super) enum Redirect {
 }
 
 impl Redirect {
-    pub(super) fn of(refusal: &Refusal, asked: &Address) -> Option<Redirect> {
+    pub(in crate::fleet::redis) fn of(refusal: &Refusal, asked: &Address) -> Option<Redirect> {
         let moved = match &*refusal.code {
             "MOVED" => true,
             "ASK" => false,
