@@ -272,9 +272,9 @@ impl Server {
         }
     }
 
-    /// A line of `INFO`.
+    /// A line of `INFO`. None also when it can't be asked: a server that changes its role cuts all connections.
     pub(crate) async fn info(&self, name: &str) -> Option<String> {
-        let info = self.call(&["INFO"]).await.text();
+        let info = self.try_call(&["INFO"]).await.ok()?.text();
         let start = format!("{name}:");
         let line = info.lines().find_map(|line| line.strip_prefix(&start))?;
         Some(line.trim().to_owned())
