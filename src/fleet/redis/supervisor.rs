@@ -297,7 +297,8 @@ impl Shared {
             tag: Tag(random::id64()),
             value: Bytes::new(),
             keep: PROBE_KEPT,
-            hint: Bytes::new(),
+            // Nobody listens to it; but whoever may not tell hints is to know it before one is lost.
+            hint: Bytes::from_static(b"probe"),
         };
         script::exchange(connection, &key, None, false).await?;
         let in_time = script::exchange(connection, &key, Some(&write), false);

@@ -199,3 +199,22 @@ async fn a_user_who_loses_rights_or_is_gone() {
         .await;
     until_it_works_again(&redis).await;
 }
+
+#[tokio::test]
+async fn an_idle_replica_notices_a_frozen_server() {
+    let (server, redis) = started(Options::new(), SHORT).await;
+    server.freeze();
+    assert_eq!(until_down(&redis).await.fault, Fault::TimedOut);
+}
+
+#[tokio::test]
+async fn a_register_that_is_dropped_leaves_the_server() {
+    let (server, redis) = started(Options::new(), AMPLE).await;
+    let ours = async || {
+        let clients = server.call(&["CLIENT", "LIST"]).await.text();
+        clients.matches("name=revgate").count()
+    };
+    assert_eq!(ours().await, 1);
+    drop(redis);
+    within("it leaves", async { while ours().await > 0 {} }).await;
+}

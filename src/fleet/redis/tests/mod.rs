@@ -1,5 +1,6 @@
 //! Against real servers.
 
+mod attempts;
 mod days;
 mod exchange;
 mod hints;
