@@ -261,7 +261,7 @@ impl Server {
     /// When it can't be reached, or says an error.
     pub(crate) async fn call<A: AsRef<[u8]>>(&self, command: &[A]) -> Value {
         let shown = || {
-            let parts = command.iter().map(|part| part.as_ref());
+            let parts = command.iter().map(AsRef::as_ref);
             let parts: Vec<_> = parts.map(String::from_utf8_lossy).collect();
             parts.join(" ")
         };
