@@ -11,7 +11,7 @@ use crate::fleet::register::{Failure, Fault};
 
 /// Why a call has no result.
 #[derive(Clone, Debug)]
-pub(super) enum CallError {
+pub(crate) enum CallError {
     /// The server said so. The connection can be used further.
     Refusal(Refusal),
     /// There is no connection any more.
@@ -23,7 +23,7 @@ pub(super) enum CallError {
 
 /// An error that a server answered with.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     pub code: Arc<str>,
     /// The rest of it, which is never shown.
     pub detail: Arc<str>,
