@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::fleet::{
-    redis_rig::{Data, Options, Proxy, Server},
+    redis_rig::{Data, Proxy, Server},
     register::Hint,
 };
 

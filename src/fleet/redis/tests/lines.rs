@@ -6,7 +6,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::fleet::redis_rig::{Mode, Options, Proxy, Server};
+use crate::fleet::redis_rig::{Mode, Proxy, Server};
 
 async fn started(server: &Server, timeout: Duration) -> (Proxy, Redis) {
     let proxy = Proxy::to(server.address()).await;
