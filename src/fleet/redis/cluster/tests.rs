@@ -1,6 +1,6 @@
 //! Over a real cluster.
 
-use tokio::time::sleep;
+use tokio::{net::TcpListener, time::sleep};
 
 use super::*;
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
             script,
             written::{HINT, put, until_written, until_written_to},
         },
-        redis_rig::{self, Authority, Data, Options, Server, report, until},
+        redis_rig::{self, Authority, Data, Fake, Mode, Options, Proxy, Server, report, until},
     },
     types::Roots,
     upstream::tls::plain_config,
@@ -268,6 +268,30 @@ async fn an_exchange_that_is_sent_on_to_a_node_that_hangs_ends_in_time() {
     let exchanging = tokio::time::timeout(WITHIN * 5, register.exchange(&key, None));
     let failure = exchanging.await.expect("it ends").expect_err("no answer");
     assert_eq!(failure.fault, Fault::TimedOut, "{failure}");
+}
+
+/// A node that was cut off from the others takes no exchanges, still holds itself for the owner of slots, and answers first.
+#[tokio::test]
+async fn a_node_that_was_cut_off_holds_nobody() {
+    let rig = redis_rig::Cluster::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    let map = format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n");
+    let down = "-CLUSTERDOWN The cluster is down\r\n".to_owned();
+    let cut_off = Fake::on(listener, &[("SLOTS", map), ("EVAL", down)]);
+    let slower = Proxy::to(rig.nodes[0].address()).await;
+    slower.set(Mode::Delay(Duration::from_millis(100)));
+    let text = format!("redis+cluster://{},{}", cut_off.address(), slower.address());
+    let register = register_at(&text, None);
+    let key = key_of(&rig, 1).await;
+    register.listen(&key);
+    let failure = until_fault(&register, &key, "CLUSTERDOWN").await;
+    assert!(
+        matches!(failure.fault, Fault::NotWritable | Fault::Down),
+        "{failure}"
+    );
+    until_written_to(&rig.nodes[1], &register, &key).await;
+    until_up(&register).await;
 }
 
 #[tokio::test]

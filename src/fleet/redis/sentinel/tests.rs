@@ -1,9 +1,5 @@
 use redis::{Value, parse_redis_value};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use super::*;
 use crate::fleet::{
@@ -13,7 +9,7 @@ use crate::fleet::{
         start,
         written::{put, until_written, until_written_to},
     },
-    redis_rig::{Data, MASTER, Mode, Options, Proxy, Server, Watched, report, until},
+    redis_rig::{Data, Fake, MASTER, Mode, Options, Proxy, Server, Watched, report, until},
     register::Register,
 };
 
@@ -53,40 +49,14 @@ async fn found(sentinels: &Sentinels) -> Result<String, Failure> {
 }
 
 /// A Sentinel that was cut off, and names this address for ever.
-async fn stale(names: &str) -> String {
+async fn stale(names: &str) -> Fake {
     let (host, port) = names.rsplit_once(':').expect("an address");
     let named = format!(
         "*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n",
         host.len(),
         port.len()
     );
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-    let address = listener.local_addr().expect("an address").to_string();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let named = named.clone();
-            tokio::spawn(async move {
-                let mut bytes = [0; 4096];
-                while let Ok(length @ 1..) = stream.read(&mut bytes).await {
-                    let asked = String::from_utf8_lossy(&bytes[..length]).into_owned();
-                    let mut answer = String::new();
-                    for (word, said) in [
-                        ("HELLO", "%1\r\n$5\r\nproto\r\n:3\r\n"),
-                        ("SETNAME", "+OK\r\n"),
-                        ("GET-MASTER", &named),
-                    ] {
-                        if asked.contains(word) {
-                            answer.push_str(said);
-                        }
-                    }
-                    if stream.write_all(answer.as_bytes()).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    address
+    Fake::start(&[("GET-MASTER", named)]).await
 }
 
 fn register(watched: &Watched) -> Arc<dyn Register> {
@@ -236,10 +206,15 @@ async fn what_is_cut_off_names_an_old_primary_in_vain() {
     nobody.freeze();
     for named in [&old, "127.0.0.1:1", &nobody.address()] {
         let stale = stale(named).await;
-        let both = format!("redis+sentinel://{stale},{}/{MASTER}", watched.addresses());
+        let both = format!(
+            "redis+sentinel://{},{}/{MASTER}",
+            stale.address(),
+            watched.addresses()
+        );
         assert_eq!(found(&sentinels(&both)).await.unwrap(), new, "{named}");
     }
-    let alone = format!("redis+sentinel://{}/{MASTER}", stale(&old).await);
+    let stale = stale(&old).await;
+    let alone = format!("redis+sentinel://{}/{MASTER}", stale.address());
     let failure = found(&sentinels(&alone)).await.expect_err("a replica");
     assert_eq!(failure.fault, Fault::NotWritable, "{failure}");
     assert!(failure.reason.contains("no primary"), "{failure}");
@@ -249,10 +224,11 @@ async fn what_is_cut_off_names_an_old_primary_in_vain() {
 #[tokio::test]
 async fn most_sentinels_are_believed() {
     let (first, second) = (Server::start().await, Server::start().await);
-    let mut addresses = vec![stale(&first.address()).await];
+    let mut all = vec![stale(&first.address()).await];
     for _ in 0..2 {
-        addresses.push(stale(&second.address()).await);
+        all.push(stale(&second.address()).await);
     }
+    let addresses: Vec<String> = all.iter().map(Fake::address).collect();
     let all = sentinels(&format!(
         "redis+sentinel://{}/{MASTER}",
         addresses.join(",")
