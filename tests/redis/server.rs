@@ -261,7 +261,7 @@ impl Server {
     /// When it can't be reached, or says an error.
     pub(crate) async fn call<A: AsRef<[u8]>>(&self, command: &[A]) -> Value {
         let shown = || {
-            let parts = command.iter().map(|part| part.as_ref());
+            let parts = command.iter().map(AsRef::as_ref);
             let parts: Vec<_> = parts.map(String::from_utf8_lossy).collect();
             parts.join(" ")
         };
@@ -272,9 +272,9 @@ impl Server {
         }
     }
 
-    /// A line of `INFO`.
+    /// A line of `INFO`. None also when it can't be asked: a server that changes its role cuts all connections.
     pub(crate) async fn info(&self, name: &str) -> Option<String> {
-        let info = self.call(&["INFO"]).await.text();
+        let info = self.try_call(&["INFO"]).await.ok()?.text();
         let start = format!("{name}:");
         let line = info.lines().find_map(|line| line.strip_prefix(&start))?;
         Some(line.trim().to_owned())

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 pub(crate) struct Authority {
     /// Its own certificate, which clients are to trust.
@@ -26,7 +26,9 @@ impl Authority {
     pub(super) fn write(&self, folder: &Path) {
         let key = KeyPair::generate().expect("a key");
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let params = CertificateParams::new(names).expect("names");
+        let mut params = CertificateParams::new(names).expect("names");
+        // OpenSSL holds a certificate for its own issuer if both have one name.
+        params.distinguished_name.push(DnType::CommonName, "server");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed").pem();
         for (name, text) in [
             ("ca.pem", &self.certificate),

@@ -4,8 +4,9 @@
 //! same connection, `names` makes keys, `answer` says what refusals mean, and `meter` bounds what a server may send. `sentinel` finds the
 //! primary, and `cluster` keeps a connection to each node that has a key; both take addresses as `announced`.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
 pub mod address;
@@ -25,11 +26,66 @@ mod tests;
 mod written;
 
 use self::{
+    address::{Address, Endpoint, Kind},
+    cluster::Cluster,
+    connection::Target,
     hints::Hints,
     names::Names,
+    sentinel::Sentinels,
     supervisor::{Route, Rules, Supervised, any_key},
 };
-use crate::fleet::register::{Answer, Hint, Key, Link, Register, Write};
+use crate::fleet::register::{Answer, Failure, Fault, Hint, Key, Link, Register, Write};
+
+/// Begins to connect, on the runtime of this thread. The configuration of TLS is used if the endpoint wants TLS. Each call of the register
+/// ends within `timeout`.
+pub fn start(
+    endpoint: Endpoint,
+    tls: Option<&Arc<rustls::ClientConfig>>,
+    names: Names,
+    timeout: Duration,
+) -> Arc<dyn Register> {
+    let tls = tls.filter(|_| endpoint.tls).cloned();
+    let server = Server { endpoint, tls };
+    match server.endpoint.kind.clone() {
+        Kind::Single => Arc::new(Redis::start(Box::new(server), names, timeout)),
+        Kind::Sentinel {
+            master,
+            credentials,
+        } => {
+            let sentinels = Sentinels {
+                server,
+                credentials,
+                master,
+            };
+            Arc::new(Redis::start(Box::new(sentinels), names, timeout))
+        }
+        Kind::Cluster => Arc::new(Cluster::start(server, names, timeout)),
+    }
+}
+
+/// What is known of all servers of an endpoint.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub endpoint: Endpoint,
+    /// With it, TLS to all of them.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Server {
+    fn at(&self, address: Address) -> Target {
+        Target::at(&self.endpoint, address, self.tls.as_ref())
+    }
+}
+
+/// The one that is named.
+impl Route for Server {
+    fn next(&self) -> BoxFuture<'_, Result<Target, Failure>> {
+        let address = self.endpoint.addresses.first().cloned();
+        let target = address.map(|address| self.at(address));
+        let none = || Failure::new(Fault::Down, "no address is configured");
+        Box::pin(ready(target.ok_or_else(none)))
+    }
+}
 
 /// One server: the one that is named, or the one that Sentinel names.
 pub(crate) struct Redis {

@@ -7,6 +7,7 @@
 //! Hints are published by PUBLISH, which reaches all nodes, and not by SPUBLISH, which Redis 6.2 lacks and which ends a subscription when
 //! its slot moves. They are listened to at the node that has the key: there they come at once, and whoever can exchange hears them.
 
+mod asking;
 mod nodes;
 mod slots;
 #[cfg(test)]
@@ -14,32 +15,21 @@ mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
-use futures_util::future::select_ok;
-use redis::{Cmd, Value, cmd};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use self::{
     nodes::Node,
     slots::{Redirect, SlotMap, slot_of},
 };
-use super::{
-    address::Address,
-    answer::CallError,
-    connection::{Connection, Target},
-    hints::Hints,
-    names::Names,
-};
+use super::{Server, address::Address, answer::CallError, hints::Hints, names::Names};
 use crate::{
     fleet::register::{Answer, Exchanged, Failure, Fault, Hint, Key, Link, Register, Write},
     lock::Lock,
@@ -53,17 +43,6 @@ pub(crate) const RIGHTS: &str = "+asking +cluster|slots";
 /// need not agree while it moves. Each costs a round trip of the exchange's time.
 const REDIRECTS: usize = 3;
 
-/// Between two questions who has which slot. A failover takes seconds, so more often is no use; and when it is over, replicas that know
-/// it late are late themselves. Three hundred replicas ask three hundred times a second at worst, each time another node.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LAST_PAUSE: Duration = Duration::from_secs(1);
-
-/// For a node to which there is no connection yet: a lost SYN is sent again after a second.
-const ASKING: Duration = Duration::from_secs(2);
-
-/// Nodes that are asked at the same time when there is no connection to any.
-const ASKED: usize = 8;
-
 /// How often a key is made up to find one that a node has. Enough for one that has a hundredth of all slots.
 const DRAWS: usize = 1000;
 
@@ -74,9 +53,8 @@ pub(crate) struct Cluster {
 }
 
 struct Shared {
-    /// All nodes but for their addresses.
-    server: Target,
-    seeds: Vec<Address>,
+    /// The addresses are any nodes'.
+    server: Server,
     names: Names,
     timeout: Duration,
     map: Lock<Option<SlotMap>>,
@@ -103,17 +81,10 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// Begins to connect, on the runtime of this thread. `seeds` are any nodes; `server` is what holds for all but the address. Each call ends
-    /// within `timeout`.
-    pub(crate) fn start(
-        seeds: Vec<Address>,
-        server: Target,
-        names: Names,
-        timeout: Duration,
-    ) -> Cluster {
+    /// Begins to connect, on the runtime of this thread. Each call ends within `timeout`.
+    pub(crate) fn start(server: Server, names: Names, timeout: Duration) -> Cluster {
         let shared = Arc::new(Shared {
             server,
-            seeds,
             names,
             timeout,
             map: Lock::default(),
@@ -230,48 +201,12 @@ impl Shared {
         node.clone()
     }
 
-    fn target(&self, address: &Address) -> Target {
-        Target {
-            address: address.clone(),
-            ..self.server.clone()
-        }
-    }
-
     /// A key of ours, and of no group, that this node has.
     fn key_at(&self, address: &Address) -> Option<Key> {
         let map = self.map.lock();
         let map = map.as_ref()?;
         let mut keys = (0..DRAWS).map(|_| self.names.of_probe(random::id64()));
         keys.find(|key| map.owner(slot_of(key)) == Some(address))
-    }
-
-    /// The map is out of date.
-    fn ask_again(&self) {
-        self.stale.store(true, SeqCst);
-        self.due.notify_one();
-    }
-
-    /// Keeps the map. Runs until it is dropped.
-    async fn keep_map(&self) {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            self.stale.store(false, SeqCst);
-            *self.problem.lock() = self.refresh().await.err();
-            self.changed.notify_one();
-            sleep(pause.mul_f64(0.5 + random::jitter() / 2.0)).await;
-            if self.is_up() {
-                pause = FIRST_PAUSE;
-            } else {
-                pause = (pause * 2).min(LAST_PAUSE);
-            }
-            while self.is_up() && !self.stale.load(SeqCst) {
-                self.due.notified().await;
-            }
-        }
-    }
-
-    fn is_up(&self) -> bool {
-        matches!(&*self.link.borrow(), Link::Up)
     }
 
     /// Keeps the nodes, what they listen to, and what is said of them. Runs until it is dropped.
@@ -282,58 +217,6 @@ impl Shared {
             self.look();
             self.due.notify_one();
         }
-    }
-
-    /// Asks who has which slot.
-    async fn refresh(&self) -> Result<(), Failure> {
-        let mut question = cmd("CLUSTER");
-        question.arg("SLOTS");
-        let mut open: Vec<(Address, Arc<Node>)> = {
-            let nodes = self.nodes.lock();
-            let open = nodes.iter().filter(|(_, node)| node.is_up());
-            open.map(|(address, node)| (address.clone(), node.clone()))
-                .collect()
-        };
-        // Another one each time: one that was cut off may know less than others.
-        shuffle(&mut open);
-        for (address, node) in open {
-            let answer = node.ask(&question).await;
-            let map = answer
-                .ok()
-                .and_then(|answer| SlotMap::read(&answer, &address));
-            if map.is_some() {
-                *self.map.lock() = map;
-                return Ok(());
-            }
-        }
-        let mut others: Vec<Address> = {
-            let map = self.map.lock();
-            let nodes = map.iter().flat_map(SlotMap::nodes);
-            let all = nodes.chain(&self.seeds).cloned();
-            all.collect::<HashSet<_>>().into_iter().collect()
-        };
-        shuffle(&mut others);
-        others.truncate(ASKED);
-        let asking = others
-            .iter()
-            .map(|address| Box::pin(self.ask_at(address, &question)));
-        let (map, _others) = select_ok(asking).await?;
-        *self.map.lock() = Some(map);
-        Ok(())
-    }
-
-    async fn ask_at(&self, address: &Address, question: &Cmd) -> Result<SlotMap, Failure> {
-        let asked = Connection::ask(&self.target(address), question, ASKING).await;
-        let answer: Value = asked.map_err(|Failure { fault, reason }| {
-            Failure::new(
-                fault,
-                format!("asking {address} for CLUSTER SLOTS failed: {reason}"),
-            )
-        })?;
-        SlotMap::read(&answer, address).ok_or_else(|| {
-            let reason = format!("{address} knows no node of a cluster that has slots");
-            Failure::new(Fault::NotWritable, reason)
-        })
     }
 
     /// Has each node listen to the keys that it has, and parts with nodes that have none and were not used of late.
@@ -414,9 +297,4 @@ fn no_owner() -> Failure {
         Fault::NotWritable,
         "no node of the cluster has the slot of the key",
     )
-}
-
-fn shuffle<T>(all: &mut [T]) {
-    let mut random = random::seeded(random::id64());
-    random.shuffle(all);
 }

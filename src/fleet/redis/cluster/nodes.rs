@@ -50,7 +50,7 @@ impl Node {
             probe: Arc::new(move || weak.upgrade()?.key_at(&own)),
         };
         let hints = Arc::new(Hints::new());
-        let route = Box::new(shared.target(address));
+        let route = Box::new(shared.server.at(address.clone()));
         let supervised = Supervised::start(route, rules, hints.clone());
         let following = follow(shared, &supervised, &hints);
         Node {

@@ -1,6 +1,6 @@
 //! Over a real cluster.
 
-use std::sync::Arc;
+use tokio::{net::TcpListener, time::sleep};
 
 use super::*;
 use crate::{
@@ -8,9 +8,9 @@ use crate::{
         redis::{
             address::parse,
             script,
-            written::{HINT, put, until_written},
+            written::{HINT, put, until_written, until_written_to},
         },
-        redis_rig::{self, Authority, Data, Options, Server, report, until},
+        redis_rig::{self, Authority, Data, Fake, Mode, Options, Proxy, Server, report, until},
     },
     types::Roots,
     upstream::tls::plain_config,
@@ -26,8 +26,9 @@ fn names() -> Names {
 /// As the text of `shared.redis` says it.
 fn register_at(text: &str, tls: Option<&Arc<rustls::ClientConfig>>) -> Cluster {
     let endpoint = parse(text).expect("an endpoint");
-    let server = Target::at(&endpoint, endpoint.addresses[0].clone(), tls);
-    Cluster::start(endpoint.addresses, server, names(), WITHIN)
+    let tls = tls.cloned();
+    let server = super::Server { endpoint, tls };
+    Cluster::start(server, names(), WITHIN)
 }
 
 fn register(rig: &redis_rig::Cluster) -> Cluster {
@@ -163,32 +164,35 @@ async fn exchanges_go_on_after_failovers() {
     until_written(&register, &key).await;
 
     rig.fail_over_to(3).await;
-    let took = until_written(&register, &key).await;
-    report("written after CLUSTER FAILOVER", took);
+    let took = until_written_to(&rig.nodes[3], &register, &key).await;
+    report("cluster: written after CLUSTER FAILOVER", took);
     rig.until_ok().await;
     rig.nodes[0].until_it_follows().await;
 
     rig.nodes[3].kill();
-    let took = until_written(&register, &key).await;
-    report(
-        "written after kill -9 of the primary (cluster-node-timeout 1 s)",
-        took,
-    );
-    assert_eq!(rig.owner_seen_by(0, &key).await, Some(0));
+    let killed = Instant::now();
+    rig.until_primary(0).await;
+    report("cluster: a new primary after kill -9", killed.elapsed());
+    until_written_to(&rig.nodes[0], &register, &key).await;
+    report("cluster: written after kill -9", killed.elapsed());
     until_up(&register).await;
 
     // The old one comes back, and becomes a replica.
     rig.restart(3, Data::Lost).await;
     rig.nodes[3].until_it_follows().await;
-    until_written(&register, &key).await;
+    until_written_to(&rig.nodes[0], &register, &key).await;
 
     rig.nodes[0].freeze();
-    let took = until_written(&register, &key).await;
-    report(
-        "written after SIGSTOP of the primary (cluster-node-timeout 1 s)",
-        took,
-    );
+    let frozen = Instant::now();
+    rig.until_primary(3).await;
+    report("cluster: a new primary after SIGSTOP", frozen.elapsed());
+    until_written_to(&rig.nodes[3], &register, &key).await;
+    report("cluster: written after SIGSTOP", frozen.elapsed());
     until_up(&register).await;
+    // When it runs again it still holds itself for a primary, and the others tell it better.
+    rig.nodes[0].thaw();
+    rig.nodes[0].until_it_follows().await;
+    until_written_to(&rig.nodes[3], &register, &key).await;
 }
 
 #[tokio::test]
@@ -217,7 +221,7 @@ async fn a_cluster_that_lacks_a_node_is_down_until_it_is_back() {
     rig.until_ok().await;
     for key in [&here, &gone] {
         let took = until_written(&register, key).await;
-        report("written after the cluster was whole again", took);
+        report("cluster: written after it was whole again", took);
     }
     until_up(&register).await;
 }
@@ -235,6 +239,59 @@ async fn one_seed_that_answers_is_enough() {
     let register = register_at(&seeds, None);
     let key = key_of(&rig, 0).await;
     until_written(&register, &key).await;
+}
+
+/// As where nodes cannot know under which address they are reached.
+#[tokio::test]
+async fn nodes_that_announce_no_address_are_where_they_were_asked() {
+    let options = Options::new().line("cluster-preferred-endpoint-type unknown-endpoint");
+    let rig = redis_rig::Cluster::with(options, false).await;
+    let register = register(&rig);
+    let key = key_of(&rig, 0).await;
+    until_written(&register, &key).await;
+    rig.move_slot(rig.slot(&key).await, 0, 1).await;
+    put(&register, &key).await.expect("MOVED is followed");
+}
+
+/// The bound of an exchange holds over all redirections.
+#[tokio::test]
+async fn an_exchange_that_is_sent_on_to_a_node_that_hangs_ends_in_time() {
+    let rig = redis_rig::Cluster::start().await;
+    let register = register(&rig);
+    let key = key_of(&rig, 0).await;
+    until_written(&register, &key).await;
+    let slot = rig.slot(&key).await;
+    rig.begin_move(slot, 0, 1).await;
+    rig.move_keys(slot, 0, 1).await;
+    rig.nodes[1].freeze();
+    // Longer than the exchange, so that it is not the node's own doing when it ends.
+    let exchanging = tokio::time::timeout(WITHIN * 5, register.exchange(&key, None));
+    let failure = exchanging.await.expect("it ends").expect_err("no answer");
+    assert_eq!(failure.fault, Fault::TimedOut, "{failure}");
+}
+
+/// A node that was cut off from the others takes no exchanges, still holds itself for the owner of slots, and answers first.
+#[tokio::test]
+async fn a_node_that_was_cut_off_holds_nobody() {
+    let rig = redis_rig::Cluster::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    let map = format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n");
+    let down = "-CLUSTERDOWN The cluster is down\r\n".to_owned();
+    let cut_off = Fake::on(listener, &[("SLOTS", map), ("EVAL", down)]);
+    let slower = Proxy::to(rig.nodes[0].address()).await;
+    slower.set(Mode::Delay(Duration::from_millis(100)));
+    let text = format!("redis+cluster://{},{}", cut_off.address(), slower.address());
+    let register = register_at(&text, None);
+    let key = key_of(&rig, 1).await;
+    register.listen(&key);
+    let failure = until_fault(&register, &key, "CLUSTERDOWN").await;
+    assert!(
+        matches!(failure.fault, Fault::NotWritable | Fault::Down),
+        "{failure}"
+    );
+    until_written_to(&rig.nodes[1], &register, &key).await;
+    until_up(&register).await;
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use futures_util::{
 use redis::{Value, cmd};
 
 use super::{
+    Server,
     address::{Address, Credentials},
     announced::announced,
     connection::{Connection, Target},
@@ -24,16 +25,15 @@ use super::{
 };
 use crate::fleet::register::{Failure, Fault};
 
-/// Where the Sentinels are, and what they are asked for.
+/// Whom to ask, and what for.
 #[derive(Clone)]
 pub(crate) struct Sentinels {
-    pub addresses: Arc<[Address]>,
-    /// Of the Sentinels themselves.
+    /// The addresses are the Sentinels', all else is the primary's. With its TLS they are asked too.
+    pub server: Server,
+    /// For the Sentinels.
     pub credentials: Option<Credentials>,
     /// What they call the primary.
     pub master: Arc<str>,
-    /// The primary, but for its address. With its TLS the Sentinels are asked too.
-    pub server: Target,
 }
 
 /// For asking the Sentinels, and again for asking whom they name. Leaves time to connect within the bound of an attempt.
@@ -52,8 +52,8 @@ impl Sentinels {
     /// When no Sentinel names a primary that is one, with what the last one said.
     pub(crate) async fn find(&self, within: Duration) -> Result<Target, Failure> {
         let mut problem = Failure::new(Fault::Down, "no Sentinel is configured");
-        let mut asking: FuturesUnordered<_> = self
-            .addresses
+        let sentinels = &self.server.endpoint.addresses;
+        let mut asking: FuturesUnordered<_> = sentinels
             .iter()
             .map(|sentinel| self.ask(sentinel, within))
             .collect();
@@ -67,10 +67,7 @@ impl Sentinels {
                 },
             }
             // Those that are slow change nothing any more.
-            if named
-                .iter()
-                .any(|(votes, _)| votes * 2 > self.addresses.len())
-            {
+            if named.iter().any(|(votes, _)| votes * 2 > sentinels.len()) {
                 break;
             }
         }
@@ -92,11 +89,10 @@ impl Sentinels {
     /// What this Sentinel names.
     async fn ask(&self, sentinel: &Address, within: Duration) -> Result<Address, Failure> {
         let target = Target {
-            address: sentinel.clone(),
-            tls: self.server.tls.clone(),
             // A Sentinel has no databases.
             database: 0,
             credentials: self.credentials.clone(),
+            ..self.server.at(sentinel.clone())
         };
         let mut question = cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(&*self.master);
@@ -118,10 +114,7 @@ impl Sentinels {
 
     /// The server at this address, if it says that it is a primary.
     async fn verified(&self, address: Address, within: Duration) -> Result<Target, Failure> {
-        let target = Target {
-            address,
-            ..self.server.clone()
-        };
+        let target = self.server.at(address);
         let role = match Connection::ask(&target, &cmd("ROLE"), within).await {
             // The user need not have the right to ask. Then the first write tells.
             Err(failure) if failure.fault == Fault::Denied => return Ok(target),
