@@ -35,7 +35,7 @@ impl Replica {
         let tls = plan
             .endpoint
             .tls
-            .then(|| tls::client_config(&plan.roots, false));
+            .then(|| tls::plain_config(&plan.roots).map(Arc::new));
         let tls = tls.transpose()?;
         let secret = plan
             .name_key

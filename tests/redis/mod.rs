@@ -10,6 +10,7 @@
 
 mod client;
 mod cluster;
+mod fake;
 mod proxy;
 mod sentinel;
 mod server;
@@ -22,6 +23,7 @@ use std::{future::Future, time::Duration};
 pub(crate) use self::{
     client::{Client, Value},
     cluster::Cluster,
+    fake::Fake,
     proxy::{Mode, Proxy},
     sentinel::{MASTER, Watched},
     server::{Data, Options, Server},

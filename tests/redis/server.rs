@@ -137,6 +137,8 @@ impl Server {
             lines.push(format!("tls-key-file {at}/server.key"));
             lines.push(format!("tls-ca-cert-file {at}/ca.pem"));
             lines.push("tls-auth-clients no".to_owned());
+            // Also to primaries, replicas and Sentinels.
+            lines.push("tls-replication yes".to_owned());
         } else {
             lines.push(format!("port {port}"));
         }
@@ -158,7 +160,6 @@ impl Server {
             if options.tls.is_some() {
                 // Nodes name the port of TLS only if they use it themselves.
                 lines.push("tls-cluster yes".to_owned());
-                lines.push("tls-replication yes".to_owned());
             }
             lines.push(format!("cluster-port {bus}"));
         }
@@ -261,7 +262,7 @@ impl Server {
     /// When it can't be reached, or says an error.
     pub(crate) async fn call<A: AsRef<[u8]>>(&self, command: &[A]) -> Value {
         let shown = || {
-            let parts = command.iter().map(|part| part.as_ref());
+            let parts = command.iter().map(AsRef::as_ref);
             let parts: Vec<_> = parts.map(String::from_utf8_lossy).collect();
             parts.join(" ")
         };
@@ -272,9 +273,9 @@ impl Server {
         }
     }
 
-    /// A line of `INFO`.
+    /// A line of `INFO`. None also when it can't be asked: a server that changes its role cuts all connections.
     pub(crate) async fn info(&self, name: &str) -> Option<String> {
-        let info = self.call(&["INFO"]).await.text();
+        let info = self.try_call(&["INFO"]).await.ok()?.text();
         let start = format!("{name}:");
         let line = info.lines().find_map(|line| line.strip_prefix(&start))?;
         Some(line.trim().to_owned())

@@ -23,7 +23,7 @@ pub(crate) enum CallError {
 
 /// An error that a server answered with.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     pub code: Arc<str>,
     /// The rest of it, which is never shown.
     pub detail: Arc<str>,

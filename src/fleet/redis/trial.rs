@@ -339,11 +339,15 @@ impl Way<'_> {
         credentials: &Option<Credentials>,
     ) -> Result<Line, Failure> {
         let sentinels = Sentinels {
-            addresses: [sentinel.clone()].into(),
             credentials: credentials.clone(),
             master: master.clone(),
-            // Only its address is not used.
-            server: self.target(sentinel.clone()),
+            server: super::Server {
+                endpoint: Endpoint {
+                    addresses: vec![sentinel.clone()],
+                    ..self.endpoint.clone()
+                },
+                tls: self.tls.clone(),
+            },
         };
         Line::open(sentinels.find(CONNECT).await?).await
     }

@@ -88,20 +88,49 @@ impl Shared {
                 return Ok(());
             }
         }
-        let mut others: Vec<Address> = {
-            let map = self.map.lock();
-            let nodes = map.iter().flat_map(SlotMap::nodes);
-            let all = nodes.chain(&self.server.endpoint.addresses).cloned();
-            all.collect::<HashSet<_>>().into_iter().collect()
+        let [others, down] = self.others();
+        let map = match self.ask_all(others, &question).await {
+            Ok(map) => map,
+            // With nobody else, what was of no use must do.
+            Err(failure) if down.is_empty() => return Err(failure),
+            Err(_) => self.ask_all(down, &question).await?,
         };
-        shuffle(&mut others);
-        others.truncate(ASKED);
-        let asking = others
-            .iter()
-            .map(|address| Box::pin(self.ask_at(address, &question)));
-        let (map, _others) = select_ok(asking).await?;
         *self.map.lock() = Some(map);
         Ok(())
+    }
+
+    /// The nodes that are known and to which there is no connection; and those of them to which none can be opened, or that take no
+    /// exchanges. One of those may have been cut off from the others: it still answers, perhaps as the first, and names itself as an owner.
+    fn others(&self) -> [Vec<Address>; 2] {
+        let all: HashSet<Address> = {
+            let map = self.map.lock();
+            let nodes = map.iter().flat_map(SlotMap::nodes);
+            nodes
+                .chain(&self.server.endpoint.addresses)
+                .cloned()
+                .collect()
+        };
+        let nodes = self.nodes.lock();
+        let is_down = |address: &Address| {
+            let node = nodes.get(address);
+            node.is_some_and(|node| matches!(node.link(), Link::Down(_)))
+        };
+        let (down, others) = all.into_iter().partition(is_down);
+        [others, down]
+    }
+
+    /// Asks some of these at the same time. The first one that answers is believed.
+    async fn ask_all(&self, mut all: Vec<Address>, question: &Cmd) -> Result<SlotMap, Failure> {
+        shuffle(&mut all);
+        all.truncate(ASKED);
+        if all.is_empty() {
+            return Err(Failure::new(Fault::Down, "no other node is known"));
+        }
+        let asking = all
+            .iter()
+            .map(|address| Box::pin(self.ask_at(address, question)));
+        let (map, _slower) = select_ok(asking).await?;
+        Ok(map)
     }
 
     async fn ask_at(&self, address: &Address, question: &Cmd) -> Result<SlotMap, Failure> {

@@ -1,9 +1,5 @@
 use redis::{Value, parse_redis_value};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use super::*;
 use crate::fleet::{
@@ -11,11 +7,14 @@ use crate::fleet::{
         address::{Kind, parse},
         names::Names,
         start,
-        written::{put, until_written},
+        written::{put, until_written, until_written_to},
     },
-    redis_rig::{Data, MASTER, Mode, Options, Proxy, Server, Value::Nil, Watched, report, until},
+    redis_rig::{
+        Authority, Data, Fake, MASTER, Mode, Options, Proxy, Server, Watched, report, until,
+    },
     register::Register,
 };
+use crate::{types::Roots, upstream::tls::plain_config};
 
 /// Generous: what is tested is what is found, and that nothing waits longer.
 const WITHIN: Duration = Duration::from_secs(1);
@@ -53,40 +52,14 @@ async fn found(sentinels: &Sentinels) -> Result<String, Failure> {
 }
 
 /// A Sentinel that was cut off, and names this address for ever.
-async fn stale(names: &str) -> String {
+async fn stale(names: &str) -> Fake {
     let (host, port) = names.rsplit_once(':').expect("an address");
     let named = format!(
         "*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n",
         host.len(),
         port.len()
     );
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-    let address = listener.local_addr().expect("an address").to_string();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let named = named.clone();
-            tokio::spawn(async move {
-                let mut bytes = [0; 4096];
-                while let Ok(length @ 1..) = stream.read(&mut bytes).await {
-                    let asked = String::from_utf8_lossy(&bytes[..length]).into_owned();
-                    let mut answer = String::new();
-                    for (word, said) in [
-                        ("HELLO", "%1\r\n$5\r\nproto\r\n:3\r\n"),
-                        ("SETNAME", "+OK\r\n"),
-                        ("GET-MASTER", &named),
-                    ] {
-                        if asked.contains(word) {
-                            answer.push_str(said);
-                        }
-                    }
-                    if stream.write_all(answer.as_bytes()).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    address
+    Fake::start(&[("GET-MASTER", named)]).await
 }
 
 fn register(watched: &Watched) -> Arc<dyn Register> {
@@ -104,15 +77,16 @@ async fn exchanges_go_on_after_failovers() {
     until_written(&*register, &key).await;
 
     watched.fail_over_to(1).await;
-    let took = until_written(&*register, &key).await;
-    report("written after SENTINEL FAILOVER", took);
-    assert_ne!(watched.servers[1].call(&["GET", &key]).await, Nil);
+    let took = until_written_to(&watched.servers[1], &*register, &key).await;
+    report("Sentinel: written after SENTINEL FAILOVER", took);
 
     watched.servers[0].until_it_follows().await;
     watched.servers[1].kill();
-    let took = until_written(&*register, &key).await;
-    report("written after kill -9 of the primary", took);
-    assert_ne!(watched.servers[0].call(&["GET", &key]).await, Nil);
+    let killed = Instant::now();
+    watched.until_primary(0).await;
+    report("Sentinel: a new primary after kill -9", killed.elapsed());
+    until_written_to(&watched.servers[0], &*register, &key).await;
+    report("Sentinel: written after kill -9", killed.elapsed());
 
     // The old one comes back, and becomes a replica.
     watched.servers[1].restart(Data::Lost).await;
@@ -127,9 +101,32 @@ async fn exchanges_go_on_after_failovers() {
     until_written(&*register, &key).await;
 
     watched.servers[0].freeze();
-    let took = until_written(&*register, &key).await;
-    report("written after SIGSTOP of the primary", took);
-    assert_ne!(watched.servers[1].call(&["GET", &key]).await, Nil);
+    let frozen = Instant::now();
+    watched.until_primary(1).await;
+    report("Sentinel: a new primary after SIGSTOP", frozen.elapsed());
+    until_written_to(&watched.servers[1], &*register, &key).await;
+    report("Sentinel: written after SIGSTOP", frozen.elapsed());
+    // When it runs again it still holds itself for a primary, and Sentinel tells it better.
+    watched.servers[0].thaw();
+    watched.servers[0].until_it_follows().await;
+    until_written_to(&watched.servers[1], &*register, &key).await;
+}
+
+#[tokio::test]
+async fn tls_to_sentinels_and_servers() {
+    let authority = Arc::new(Authority::new());
+    let options = Options::new().tls(&authority);
+    let watched = Watched::with(options.clone(), options, 1).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, &authority.certificate).expect("written");
+    let tls = Arc::new(plain_config(&Roots::File(file)).expect("roots"));
+    let text = format!("rediss+sentinel://{}/{MASTER}", watched.addresses());
+    let endpoint = parse(&text).expect("an endpoint");
+    let names = Names::new("revgate", None);
+    let key = names.of_group("main");
+    let register = start(endpoint, Some(&tls), names, WITHIN);
+    until_written_to(&watched.servers[0], &*register, &key).await;
 }
 
 /// Sentinel need not tell for a primary to be none any more: READONLY alone makes us ask again.
@@ -149,13 +146,13 @@ async fn a_primary_that_turns_into_a_replica_is_left() {
                 assert!(expected.contains(&failure.fault), "{failure}");
                 Ok(())
             }
-            Ok(()) => Err("written".to_owned()),
+            Ok(_) => Err("written".to_owned()),
         }
     })
     .await;
     watched.sentinels[0].thaw();
-    let took = until_written(&*register, &key).await;
-    report("written after REPLICAOF by hand", took);
+    let took = until_written_to(&watched.servers[1], &*register, &key).await;
+    report("Sentinel: written after REPLICAOF by hand", took);
 }
 
 fn value(text: &str) -> Value {
@@ -216,7 +213,7 @@ async fn a_failover_is_followed() {
         }
     })
     .await;
-    report("found after kill -9 of the primary", begun.elapsed());
+    report("Sentinel: found after kill -9", begun.elapsed());
 }
 
 #[tokio::test]
@@ -229,10 +226,15 @@ async fn what_is_cut_off_names_an_old_primary_in_vain() {
     nobody.freeze();
     for named in [&old, "127.0.0.1:1", &nobody.address()] {
         let stale = stale(named).await;
-        let both = format!("redis+sentinel://{stale},{}/{MASTER}", watched.addresses());
+        let both = format!(
+            "redis+sentinel://{},{}/{MASTER}",
+            stale.address(),
+            watched.addresses()
+        );
         assert_eq!(found(&sentinels(&both)).await.unwrap(), new, "{named}");
     }
-    let alone = format!("redis+sentinel://{}/{MASTER}", stale(&old).await);
+    let stale = stale(&old).await;
+    let alone = format!("redis+sentinel://{}/{MASTER}", stale.address());
     let failure = found(&sentinels(&alone)).await.expect_err("a replica");
     assert_eq!(failure.fault, Fault::NotWritable, "{failure}");
     assert!(failure.reason.contains("no primary"), "{failure}");
@@ -242,10 +244,11 @@ async fn what_is_cut_off_names_an_old_primary_in_vain() {
 #[tokio::test]
 async fn most_sentinels_are_believed() {
     let (first, second) = (Server::start().await, Server::start().await);
-    let mut addresses = vec![stale(&first.address()).await];
+    let mut all = vec![stale(&first.address()).await];
     for _ in 0..2 {
-        addresses.push(stale(&second.address()).await);
+        all.push(stale(&second.address()).await);
     }
+    let addresses: Vec<String> = all.iter().map(Fake::address).collect();
     let all = sentinels(&format!(
         "redis+sentinel://{}/{MASTER}",
         addresses.join(",")
@@ -288,7 +291,7 @@ async fn sentinels_have_users_of_their_own() {
         .line("user fleet on >word ~* &* +@all");
     let sentinel = Options::new()
         .line("user default off")
-        .line("user asks on >other &* +@all");
+        .line(format!("user asks on >other {RIGHTS}"));
     let watched = Watched::with(server, sentinel, 1).await;
     let text = |user: &str, sentinel: &str| {
         let addresses = watched.addresses();

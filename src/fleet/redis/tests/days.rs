@@ -166,7 +166,7 @@ async fn a_server_that_is_busy_with_a_script_of_someone_else() {
 
 #[tokio::test]
 async fn a_user_who_loses_rights_or_is_gone() {
-    let rights = format!("user fleet on >s3cr3t ~{PREFIX}:* &{PREFIX}:* +@all");
+    let rights = format!("user fleet on >s3cr3t ~{PREFIX}:* resetchannels &{PREFIX}:* +@all");
     let server = Server::with(Options::new().line(rights)).await;
     let redis = redis(&format!("redis://fleet:s3cr3t@{}", server.address()), AMPLE);
     until_up(&redis).await;
@@ -193,6 +193,7 @@ async fn a_user_who_loses_rights_or_is_gone() {
             "on",
             ">s3cr3t",
             "~revgate:*",
+            "resetchannels",
             "&revgate:*",
             "+@all",
         ])

@@ -165,7 +165,9 @@ async fn what_others_keep_there_concerns_this_key_alone() {
 
 #[tokio::test]
 async fn the_rights_that_are_written_down_suffice_and_each_is_needed() {
-    let user = |rights: &str| format!("user fleet on >s3cr3t ~{PREFIX}:* &{PREFIX}:* {rights}");
+    let user = |rights: &str| {
+        format!("user fleet on >s3cr3t ~{PREFIX}:* resetchannels &{PREFIX}:* {rights}")
+    };
     let server = Server::with(Options::new().line(user(RIGHTS))).await;
     let text = format!("redis://fleet:s3cr3t@{}/1", server.address());
     let mut hinted = write(None, b"x");
