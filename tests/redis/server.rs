@@ -137,6 +137,8 @@ impl Server {
             lines.push(format!("tls-key-file {at}/server.key"));
             lines.push(format!("tls-ca-cert-file {at}/ca.pem"));
             lines.push("tls-auth-clients no".to_owned());
+            // Also to primaries, replicas and Sentinels.
+            lines.push("tls-replication yes".to_owned());
         } else {
             lines.push(format!("port {port}"));
         }
@@ -158,7 +160,6 @@ impl Server {
             if options.tls.is_some() {
                 // Nodes name the port of TLS only if they use it themselves.
                 lines.push("tls-cluster yes".to_owned());
-                lines.push("tls-replication yes".to_owned());
             }
             lines.push(format!("cluster-port {bus}"));
         }

@@ -9,9 +9,12 @@ use crate::fleet::{
         start,
         written::{put, until_written, until_written_to},
     },
-    redis_rig::{Data, Fake, MASTER, Mode, Options, Proxy, Server, Watched, report, until},
+    redis_rig::{
+        Authority, Data, Fake, MASTER, Mode, Options, Proxy, Server, Watched, report, until,
+    },
     register::Register,
 };
+use crate::{types::Roots, upstream::tls::plain_config};
 
 /// Generous: what is tested is what is found, and that nothing waits longer.
 const WITHIN: Duration = Duration::from_secs(1);
@@ -107,6 +110,23 @@ async fn exchanges_go_on_after_failovers() {
     watched.servers[0].thaw();
     watched.servers[0].until_it_follows().await;
     until_written_to(&watched.servers[1], &*register, &key).await;
+}
+
+#[tokio::test]
+async fn tls_to_sentinels_and_servers() {
+    let authority = Arc::new(Authority::new());
+    let options = Options::new().tls(&authority);
+    let watched = Watched::with(options.clone(), options, 1).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, &authority.certificate).expect("written");
+    let tls = Arc::new(plain_config(&Roots::File(file)).expect("roots"));
+    let text = format!("rediss+sentinel://{}/{MASTER}", watched.addresses());
+    let endpoint = parse(&text).expect("an endpoint");
+    let names = Names::new("revgate", None);
+    let key = names.of_group("main");
+    let register = start(endpoint, Some(&tls), names, WITHIN);
+    until_written_to(&watched.servers[0], &*register, &key).await;
 }
 
 /// Sentinel need not tell for a primary to be none any more: READONLY alone makes us ask again.
@@ -271,7 +291,7 @@ async fn sentinels_have_users_of_their_own() {
         .line("user fleet on >word ~* &* +@all");
     let sentinel = Options::new()
         .line("user default off")
-        .line("user asks on >other &* +@all");
+        .line(format!("user asks on >other {RIGHTS}"));
     let watched = Watched::with(server, sentinel, 1).await;
     let text = |user: &str, sentinel: &str| {
         let addresses = watched.addresses();
