@@ -57,9 +57,10 @@ pub struct Lease {
     last_request: Option<Duration>,
     /// The last exchange began then.
     exchanged: Option<Duration>,
-    /// The last statement claimed units, or said that somebody waits.
+    /// Whether the last statement claimed units.
     claimed: bool,
-    waited: bool,
+    /// Requests that it said wait, and that no unit has been dealt to since.
+    waited: u64,
     /// Something that others should know at once.
     news: bool,
     wanted: bool,
@@ -132,7 +133,7 @@ impl Lease {
             last_request: None,
             exchanged: None,
             claimed: false,
-            waited: false,
+            waited: 0,
             news: false,
             wanted: false,
             leaves: false,

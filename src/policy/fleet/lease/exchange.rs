@@ -32,7 +32,7 @@ impl Lease {
             .map_or(waiting_interval(1), |heard| heard.interval);
         let news = (self.news || self.leaves).then(|| exchanged.saturating_add(DISTANCE));
         let waiting =
-            (waits || self.wanted || self.waited).then(|| exchanged.saturating_add(interval));
+            (waits || self.wanted || self.waited > 0).then(|| exchanged.saturating_add(interval));
         let holds = self.units() > 0 || !self.dealt.is_empty();
         // What was stated is unsaid when it is so no longer.
         let claims = holds || claimed || self.claimed || !self.ended.is_empty();
@@ -83,7 +83,7 @@ impl Lease {
             (id, pause(until, known.map(|(_, fleet, own)| (fleet, own))))
         });
         orders.truncate(MAX_ORDERS);
-        self.waited = !orders.is_empty();
+        self.waited = orders.iter().map(|order| u64::from(order.count)).sum();
         self.claimed = in_flight + in_doubt + self.units() > 0 || !self.dealt.is_empty();
         Statement {
             replica: self.replica,
@@ -145,6 +145,7 @@ impl Lease {
             if *revision > before {
                 let until = shift.to_own(dealt.at).saturating_add(DEALT_TERM);
                 self.dealt.push_back((dealt.clone(), until));
+                self.waited = self.waited.saturating_sub(1);
             }
         }
         for class in [0, 1] {

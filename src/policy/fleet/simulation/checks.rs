@@ -32,8 +32,8 @@ impl Fleet {
         if changed {
             self.check_free();
             self.check_pause();
+            self.check_waits();
         }
-        self.check_waits();
     }
 
     /// The pool calls no more units free than DevRev has left, without those on the way to it.
@@ -110,29 +110,31 @@ impl Fleet {
         }
         let longest = waiting_interval(replicas) + delay * 10 + ROUNDING;
         let register = self.registers[0].now(self.now);
-        for index in 0..self.replicas.len() {
-            let replica = &self.replicas[index];
+        let somebody_waits = self
+            .replicas
+            .iter()
+            .any(|replica| !replica.queue.is_empty());
+        let is_up = somebody_waits && !self.registers[0].stopped;
+        let could = self
+            .pool()
+            .is_some_and(|pool| is_up && pool.could_serve(&RULES, register));
+        for (index, replica) in self.replicas.iter_mut().enumerate() {
             let is_away = replica.dead || replica.frozen || replica.cut || replica.is_alone();
+            if !could || is_away {
+                replica.could_serve = None;
+                continue;
+            }
             let waiting = replica.queue.entries();
             let interactive = waiting.filter(|(share, ..)| share.priority == Priority::Interactive);
-            let oldest = interactive.map(|(.., waiter)| waiter.arrived).min();
-            let could = oldest.is_some()
-                && !is_away
-                && !self.registers[0].stopped
-                && self
-                    .pool()
-                    .is_some_and(|pool| pool.could_serve(&RULES, register));
-            let since = could.then(|| replica.could_serve.unwrap_or(self.now));
-            let oldest = oldest.unwrap_or(self.now);
-            self.replicas[index].could_serve = since;
-            if let Some(since) = since {
-                assert!(
-                    self.now <= since.max(oldest) + longest,
-                    "{:?}: somebody waits on {index} although units are free since {since:?}: {:#?}",
-                    self.now,
-                    self.pool()
-                );
-            }
+            let Some(oldest) = interactive.map(|(.., waiter)| waiter.arrived).min() else {
+                continue;
+            };
+            let since = *replica.could_serve.get_or_insert(self.now);
+            assert!(
+                self.now <= since.max(oldest) + longest,
+                "{:?}: somebody waits on {index} since {oldest:?} although units are free since {since:?}",
+                self.now,
+            );
         }
     }
 

@@ -71,9 +71,8 @@ struct Exchange {
     number: u64,
     statement: Statement,
     began: Duration,
-    /// What it tries to write, and the answer if that succeeds.
-    value: Tagged,
-    reply: Reply,
+    /// What it tries to write, and the answer if that succeeds. Nothing while it reads.
+    tries: Option<(Tagged, Reply)>,
 }
 
 impl Replica {
@@ -268,12 +267,24 @@ impl Fleet {
         let waiting = orders(&replica.queue, Arc::clone, now);
         let statement = replica.ledger.state(waiting, RULES, now)?;
         replica.exchanges += 1;
+        if std::env::var("DBG").is_ok() {
+            eprintln!(
+                "{:?} waits {waits} held {:?} inflight {} told {:?} rate {:?} orders {}",
+                self.now,
+                statement.held,
+                statement.in_flight,
+                statement.told.map(|t| (t.remaining, t.reset)),
+                statement.rate,
+                statement.orders.len()
+            );
+        }
         let number = replica.exchanges;
-        let (over, register) = match replica.cached.clone() {
-            Some((value, own, register)) => (Some(value), register + (now - own)),
-            None => (None, now),
-        };
-        self.try_write(index, number, (statement, now), (over, register));
+        if let Some((value, own, register)) = replica.cached.clone() {
+            let found = (Some(value), register + (now - own));
+            self.try_write(index, number, (statement, now), found);
+        } else {
+            self.ask(index, number, (statement, now), None, None);
+        }
         self.after(TIMEOUT, Event::Answered(index, number, None));
         None
     }
@@ -290,20 +301,53 @@ impl Fleet {
             None => Pool::default(),
         };
         let reply = pool.sync(&statement, register);
+        if std::env::var("DBG").is_ok() {
+            eprintln!(
+                "SYNC {index} n{} {:?} rev {} dealt {:?} leased {:?} lost {}",
+                statement.number,
+                self.now,
+                reply.revision,
+                reply.dealt.iter().map(|d| d.1.number()).collect::<Vec<_>>(),
+                reply.leased,
+                reply.lost
+            );
+        }
         let value = (self.dice.next(), Rc::new(pool));
+        let over = over.map(|(tag, _)| tag);
+        self.ask(
+            index,
+            number,
+            (statement, began),
+            over,
+            Some((value, reply)),
+        );
+    }
+
+    /// Asks the register to write this over that, or reads.
+    fn ask(
+        &mut self,
+        index: usize,
+        number: u64,
+        (statement, began): (Statement, Duration),
+        over: Option<u64>,
+        tries: Option<(Tagged, Reply)>,
+    ) {
+        let (value, hint) = tries
+            .clone()
+            .map(|(value, reply)| (value, reply.hint))
+            .unzip();
         let write = Rc::new(Write {
             replica: index,
             number,
-            over: over.map(|(tag, _)| tag),
-            value: value.clone(),
-            hint: reply.hint.clone(),
+            over,
+            value,
+            hint: hint.unwrap_or_default(),
         });
         self.replicas[index].exchange = Some(Exchange {
             number,
             statement,
             began,
-            value,
-            reply,
+            tries,
         });
         self.message(index, || Event::Asked(write.clone()));
     }
@@ -336,15 +380,15 @@ impl Fleet {
                     }
                 }
             }
-            Some(Answer::Written(tag, register)) if tag == exchange.value.0 => {
+            Some(Answer::Written(tag, register)) => {
+                let Some((value, reply)) = exchange.tries.filter(|(value, _)| value.0 == tag)
+                else {
+                    unreachable!("what another exchange wrote has another number");
+                };
                 replica.failures = 0;
-                let (reply, pool) = (&exchange.reply, &exchange.value.1);
-                replica.ledger.hear(reply, pool, exchange.began, now);
-                // The statement was made then, and the answer is of now: somewhere in between it was written.
-                replica.cached = Some((exchange.value, exchange.began, register));
+                replica.ledger.hear(&reply, &value.1, exchange.began, now);
+                replica.cached = Some((value, exchange.began, register));
             }
-            // Of a message that came twice: it is there already.
-            Some(Answer::Written(..)) => replica.exchange = Some(exchange),
             Some(Answer::Found(found, register)) => {
                 let statement = (exchange.statement, exchange.began);
                 self.try_write(index, number, statement, (found, register));

@@ -54,7 +54,8 @@ pub(super) struct Write {
     /// The number of its exchange.
     pub number: u64,
     pub over: Option<u64>,
-    pub value: Tagged,
+    /// Nothing if it only reads.
+    pub value: Option<Tagged>,
     pub hint: Hinted,
 }
 
@@ -207,8 +208,18 @@ impl Fleet {
             return;
         }
         let at = register.now(self.now);
-        let (tag, number) = (write.value.0, write.number);
-        let answer = if register.replace(write.over, write.value.clone(), self.now) {
+        let number = write.number;
+        let written = write.value.clone();
+        let written = written.filter(|value| register.replace(write.over, value.clone(), self.now));
+        if std::env::var("DBG").is_ok() {
+            eprintln!(
+                "ASKED {index} {:?} over {:?} is {:?}",
+                self.now,
+                write.over,
+                register.value.as_ref().map(|v| v.0)
+            );
+        }
+        let answer = if let Some((tag, _)) = written {
             for other in 0..self.replicas.len() {
                 let replica = &self.replicas[other];
                 if other != index && replica.register == which && write.hint.concerns(replica.id) {
@@ -249,6 +260,9 @@ impl Fleet {
     pub(super) fn send(&mut self, index: usize, waiter: Waiter, grant: Grant) {
         let replica = &self.replicas[index];
         let alone = replica.is_alone();
+        if std::env::var("DBG").is_ok() {
+            eprintln!("SEND {index} {:?} {:?} alone {alone}", self.now, grant);
+        }
         self.check_sent(index, &grant);
         self.longest_wait = self.longest_wait.max(self.now - waiter.arrived);
         self.sent += 1;
