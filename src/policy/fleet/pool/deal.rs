@@ -15,11 +15,11 @@ use crate::policy::{
     ledger::{AttemptKind, Leasable, Ledger, LedgerRules},
 };
 
-/// Requests of one order that a sync looks at. A replica has its turn again soon.
-const LOOKED_AT: u32 = 64;
+/// Units that one sync deals: what one reply and one value hold without growing much. The next sync is a moment later.
+const DEALT_AT_ONCE: usize = 64;
 
-/// Units that one sync deals: what one reply and one value hold without growing much.
-const DEALT_AT_ONCE: usize = 128;
+/// Requests of one order that a sync looks at: all units may be one caller's.
+const LOOKED_AT: u32 = DEALT_AT_ONCE as u32;
 
 /// A lease is for at most so much time of a replica's own rate.
 const LEASED_TIME: f64 = 20.0;

@@ -9,7 +9,7 @@ use crate::policy::{
 };
 
 /// Two clocks agree to this.
-const ROUNDING: Duration = Duration::from_millis(5);
+const ROUNDING: Duration = Duration::from_millis(60);
 
 #[derive(Default)]
 pub(super) struct Checks {
@@ -108,7 +108,7 @@ impl Fleet {
         if loss > 0.0 || late > 0.0 {
             return;
         }
-        let longest = waiting_interval(replicas) + delay * 10 + ROUNDING;
+        let longest = waiting_interval(replicas) + delay * 15;
         let register = self.registers[0].now(self.now);
         let somebody_waits = self
             .replicas
@@ -155,8 +155,8 @@ impl Fleet {
             return;
         }
         if let Some((since, until)) = self.checks.pause {
-            // The hint takes a message, and what it told another exchange.
-            let is_known = since + delay * 2 < self.now;
+            // The hint takes a message, and what it told an exchange, perhaps after another.
+            let is_known = since + delay * 12 < self.now;
             assert!(
                 !is_known || self.now + ROUNDING >= until,
                 "{:?}: {index} sends in a pause since {since:?} until {until:?}",

@@ -69,6 +69,8 @@ pub(super) struct Replica {
 
 struct Exchange {
     number: u64,
+    /// The number of the message that it sent last.
+    message: u64,
     statement: Statement,
     began: Duration,
     /// What it tries to write, and the answer if that succeeds. Nothing while it reads.
@@ -336,15 +338,18 @@ impl Fleet {
             .clone()
             .map(|(value, reply)| (value, reply.hint))
             .unzip();
+        let message = self.number();
         let write = Rc::new(Write {
             replica: index,
             number,
+            message,
             over,
             value,
             hint: hint.unwrap_or_default(),
         });
         self.replicas[index].exchange = Some(Exchange {
             number,
+            message,
             statement,
             began,
             tries,
@@ -352,18 +357,21 @@ impl Fleet {
         self.message(index, || Event::Asked(write.clone()));
     }
 
-    pub(super) fn answered(&mut self, index: usize, number: u64, answer: Option<Answer>) {
+    pub(super) fn answered(&mut self, index: usize, number: u64, answer: Option<(u64, Answer)>) {
         if self.is_away(index, || Event::Answered(index, number, answer.clone())) {
             return;
         }
         let replica = &mut self.replicas[index];
         let now = replica.own(self.now);
-        let Some(exchange) = replica
-            .exchange
-            .take_if(|exchange| exchange.number == number)
-        else {
+        // A message that came twice is answered twice.
+        let is_it = |exchange: &mut Exchange| {
+            let message = answer.as_ref().map(|(message, _)| *message);
+            exchange.number == number && message.is_none_or(|message| exchange.message == message)
+        };
+        let Some(exchange) = replica.exchange.take_if(is_it) else {
             return;
         };
+        let answer = answer.map(|(_, answer)| answer);
         match answer {
             None => {
                 // Whether it was written is not known.
@@ -380,14 +388,13 @@ impl Fleet {
                     }
                 }
             }
-            Some(Answer::Written(tag, register)) => {
-                let Some((value, reply)) = exchange.tries.filter(|(value, _)| value.0 == tag)
-                else {
-                    unreachable!("what another exchange wrote has another number");
+            Some(Answer::Written(register)) => {
+                let Some((value, reply)) = exchange.tries else {
+                    unreachable!("it was written");
                 };
                 replica.failures = 0;
                 replica.ledger.hear(&reply, &value.1, exchange.began, now);
-                replica.cached = Some((value, exchange.began, register));
+                replica.cached = Some((value, now, register));
             }
             Some(Answer::Found(found, register)) => {
                 let statement = (exchange.statement, exchange.began);
@@ -396,6 +403,17 @@ impl Fleet {
             }
         }
         self.wake(index);
+    }
+
+    /// An operator ends pauses on this replica.
+    pub(super) fn resume(&mut self, index: usize) {
+        self.replicas[index].ledger.resume();
+        self.wake(index);
+    }
+
+    pub(super) fn is_paused(&self, index: usize) -> bool {
+        let replica = &self.replicas[index];
+        replica.ledger.paused_until(replica.own(self.now)).is_some()
     }
 
     /// Requests of this caller at random times from now on, so many a second on these replicas together, until then.

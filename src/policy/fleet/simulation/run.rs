@@ -22,6 +22,9 @@ use crate::policy::{
     ledger::{Grant, Settlement},
 };
 
+/// More than any case needs.
+const MOST_STEPS: u64 = 500_000;
+
 /// After so long an attempt without an answer is given up.
 const NO_ANSWER: Duration = Duration::from_secs(3);
 
@@ -40,7 +43,7 @@ pub(super) enum Event {
     /// A message arrives at the register.
     Asked(Rc<Write>),
     /// Its answer arrives, or it is given up.
-    Answered(usize, u64, Option<Answer>),
+    Answered(usize, u64, Option<(u64, Answer)>),
     Hinted(usize),
     AtUpstream(u64),
     Back(u64, Settlement),
@@ -51,8 +54,9 @@ pub(super) enum Event {
 /// What a replica asks the register to write.
 pub(super) struct Write {
     pub replica: usize,
-    /// The number of its exchange.
+    /// The numbers of its exchange, and of the message.
     pub number: u64,
+    pub message: u64,
     pub over: Option<u64>,
     /// Nothing if it only reads.
     pub value: Option<Tagged>,
@@ -61,8 +65,8 @@ pub(super) struct Write {
 
 #[derive(Clone)]
 pub(super) enum Answer {
-    /// With this tag, at this time of the register's.
-    Written(u64, Duration),
+    /// At this time of the register's.
+    Written(Duration),
     Found(Option<Tagged>, Duration),
 }
 
@@ -102,16 +106,18 @@ pub(super) struct Fleet {
     pub replicas: Vec<Replica>,
     events: BinaryHeap<Reverse<Scheduled>>,
     next: u64,
+    steps: u64,
     pub attempts: BTreeMap<u64, Attempt>,
     /// Attempts that DevRev has not counted yet.
     pub on_wire: u64,
     pub checks: Checks,
     /// Answers other than a 429, by caller.
     pub served: BTreeMap<Arc<str>, u64>,
+    pub sent_for: BTreeMap<Arc<str>, u64>,
     pub given_up: u64,
     pub sent: u64,
     pub sent_alone: u64,
-    pub longest_wait: Duration,
+    pub longest_waits: BTreeMap<Arc<str>, Duration>,
 }
 
 impl Fleet {
@@ -128,14 +134,16 @@ impl Fleet {
             registers: Default::default(),
             events: BinaryHeap::new(),
             next: 0,
+            steps: 0,
             attempts: BTreeMap::new(),
             on_wire: 0,
             checks: Checks::default(),
             served: BTreeMap::new(),
+            sent_for: BTreeMap::new(),
             given_up: 0,
             sent: 0,
             sent_alone: 0,
-            longest_wait: Duration::ZERO,
+            longest_waits: BTreeMap::new(),
         }
     }
 
@@ -169,6 +177,8 @@ impl Fleet {
                 break;
             };
             self.now = self.now.max(scheduled.at);
+            self.steps += 1;
+            assert!(self.steps < MOST_STEPS, "{:?}: it spins", self.now);
             let changed = self.step(scheduled.event);
             self.check(changed);
         }
@@ -219,19 +229,19 @@ impl Fleet {
                 register.value.as_ref().map(|v| v.0)
             );
         }
-        let answer = if let Some((tag, _)) = written {
+        let answer = if written.is_some() {
             for other in 0..self.replicas.len() {
                 let replica = &self.replicas[other];
                 if other != index && replica.register == which && write.hint.concerns(replica.id) {
                     self.message(other, || Event::Hinted(other));
                 }
             }
-            Answer::Written(tag, at)
+            Answer::Written(at)
         } else {
             Answer::Found(register.value.clone(), at)
         };
         self.message(index, || {
-            Event::Answered(index, number, Some(answer.clone()))
+            Event::Answered(index, number, Some((write.message, answer.clone())))
         });
     }
 
@@ -264,7 +274,9 @@ impl Fleet {
             eprintln!("SEND {index} {:?} {:?} alone {alone}", self.now, grant);
         }
         self.check_sent(index, &grant);
-        self.longest_wait = self.longest_wait.max(self.now - waiter.arrived);
+        let longest = self.longest_waits.entry(waiter.caller.clone()).or_default();
+        *longest = (*longest).max(self.now - waiter.arrived);
+        *self.sent_for.entry(waiter.caller.clone()).or_default() += 1;
         self.sent += 1;
         self.sent_alone += u64::from(alone);
         self.on_wire += 1;
