@@ -57,11 +57,7 @@ pub(super) async fn run(
     wake: Arc<Notify>,
 ) {
     let held = group.clone();
-    let held = move || {
-        held.upgrade()
-            .and_then(|group| group.standings())
-            .map_or(0, |(.., held)| held)
-    };
+    let held = move || held.upgrade().map_or(0, |group| group.held());
     let status = driver.parts.status.group(&name, held);
     let mut exchanges = Exchanges::new(&driver, &name);
     let mut retry = Retry::default();

@@ -67,6 +67,11 @@ impl Grant {
     pub fn number(&self) -> u64 {
         self.number
     }
+
+    /// Where its unit comes from.
+    pub fn source(&self) -> Source {
+        self.source
+    }
 }
 
 /// The fleet's ledger.
@@ -159,8 +164,8 @@ impl Ledger {
             Some(window) => window
                 .due_at_once(rules, outside, (claimed, standing), now)
                 .map_or(Leasable::Nothing, Leasable::Units),
-            // Between windows it is not known yet. Without any there is no limit.
-            None if self.ended.is_some() => Leasable::Nothing,
+            // Without any there is no limit.
+            None if self.ended.is_some() => self.leasable_between(standing, rules),
             None => Leasable::Units(u64::MAX),
         }
     }
@@ -169,6 +174,25 @@ impl Ledger {
     pub(crate) fn free(&self) -> Option<u64> {
         let window = self.window.as_ref()?;
         Some(window.remaining.saturating_sub(self.claimed()))
+    }
+
+    /// As [`Self::leasable`], in the moment after a window's end: what is first come, first served in the next if it is like the last. As
+    /// many could be dealt one by one.
+    fn leasable_between(&self, standing: Standing, rules: &LedgerRules) -> Leasable {
+        let last = self
+            .last_report
+            .filter(|_| standing == Standing::Interactive);
+        let Some(last) = last else {
+            return Leasable::Nothing;
+        };
+        let most = last.limit as f64 - rules.reserved(last.limit);
+        let first_come = (rules.spread_above * most) as u64;
+        Leasable::Units(first_come.saturating_sub(self.claimed()))
+    }
+
+    /// Whether the ends of attempts decide what others may do.
+    pub(crate) fn awaits_ends(&self) -> bool {
+        self.learning.goes_on() || self.ended.is_some() || self.pauses.recovers()
     }
 
     /// The end of the window.

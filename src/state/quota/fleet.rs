@@ -15,7 +15,7 @@ use super::{
 use crate::{
     hash::{hex, sha256},
     policy::{
-        fleet::{Lease, Pool, ReplicaId, Reply, Standings, Statement, orders, use_dealt},
+        fleet::{Lease, Pool, ReplicaId, Reply, Statement, orders, use_dealt},
         ledger::Ledger,
     },
     types::other,
@@ -202,11 +202,10 @@ impl Group {
         self.call_driver(&state);
     }
 
-    /// What the fleet is to this replica: how it stands, and since when this one is alone.
-    pub(crate) fn standings(&self) -> Option<(Standings, Option<Duration>, u64)> {
+    /// Units that this replica holds in advance.
+    pub(crate) fn held(&self) -> u64 {
         let state = self.state.lock();
-        let lease = state.ledger.supply()?;
-        Some((lease.standings(), lease.alone_since(), lease.units()))
+        state.ledger.supply().map_or(0, Lease::units)
     }
 
     /// How many wait in the whole fleet, by caller; as the last exchange told, of other replicas. Callers that are not known here are one.
