@@ -460,6 +460,27 @@ test('the admin key is asked for only when the gateway asks for it', { timeout: 
   assert.match(await page.locator('#tokens').textContent(), /tells no expiry/);
 });
 
+test('a demo of a fleet shows it on each page', { timeout: 60_000 }, async t => {
+  const dir = await scratch(t);
+  const { all } = await start(t, ['demo', '--replicas', '2', '--load', 'off'], ['admin']);
+  const of = listener => all.filter(([name]) => name === listener).map(([, address]) => `http://${address}`);
+  await until('both listen', () => of('proxy').length === 2);
+  const body = '{"id":"TKT-1"}', headers = { authorization: 'Bearer demo-key', 'content-type': 'application/json' };
+  for (const origin of [...of('proxy'), ...of('proxy')]) {
+    assert.equal((await fetch(`${origin}/works.get`, { method: 'POST', body, headers })).status, 200);
+  }
+  const { page, faults } = await open(t, { dir, origin: of('admin')[0] }, { viewport: { width: 1200, height: 900 } });
+  for (const origin of of('admin')) {
+    await page.goto(`${origin}/`);
+    await until('it counts both', async () => /Fleet\s+2 replicas\s*in memory, p99/.test(await page.locator('#vitals').innerText()));
+    assert.match(await page.locator('#register').innerText(), /The register in memory can be used: replicas share the quota\./);
+    assert.match(await page.locator('article[data-group="main"] .key').textContent(), /other replicas \d/);
+  }
+  await shoot(page, dir, 'demo-fleet');
+  // The pages of both were opened here.
+  assert.deepEqual(faults.filter(fault => !fault.includes(of('admin')[1])), []);
+});
+
 test('the demo has a page that is calm when nothing has happened', { timeout: 60_000 }, async t => {
   const dir = await scratch(t);
   const { bound } = await start(t, ['demo', '--load', 'off'], ['admin']);
