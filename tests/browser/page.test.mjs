@@ -386,7 +386,7 @@ test('a fleet: Redis answers, is away, and a group is left out', { timeout: 60_0
   const up = { state: 'up', since: real.now - 5000, fault: null, reason: null, timeout_seconds: 0.05, p50_seconds: 0.00034, p99_seconds: 0.0021, exchanges, alone_seconds: 0 };
   const shares = { sharing: 'plenty', alone_since: null, fault: null, reason: null, exchanged_at: real.now - 1, replicas: 312, free: 480, leased: 60, leased_here: 4, limbo: 0, waiting: 0, waiting_by_caller: {} };
   const unknown = Object.fromEntries(Object.keys(shares).map(key => [key, null]));
-  const scarce = { ...shares, sharing: 'scarce', free: 0, leased: 0, leased_here: 0, limbo: 12, waiting: 31, waiting_by_caller: { [HOSTILE]: 25, other: 6 } };
+  const scarce = { ...shares, sharing: 'scarce', exchanged_at: real.now - 130, free: 0, leased: 0, leased_here: 0, limbo: 12, waiting: 31, waiting_by_caller: { [HOSTILE]: 25, other: 6 } };
   const main = { ...real.quota.main, limit: 1000, remaining: 540, reset: Math.floor(real.now) + 140, resets_in_seconds: 140, window_started_at: real.now - 160 };
   let told = { ...real, shared: up, quota: { main: { ...main, fleet: shares }, nightly: { ...main, fleet: scarce }, idle: { ...real.quota.main, fleet: unknown } } };
   const context = await browser(t, dir, { viewport: { width: 1200, height: 900 } });
@@ -401,7 +401,7 @@ test('a fleet: Redis answers, is away, and a group is left out', { timeout: 60_0
   assert.match(await text('vitals'), /Fleet\s+312 replicas\s*Redis p99 2\.1\u00a0ms/);
   assert.match(await text('register'), /can be used[^]*took under 1\u00a0ms, ninety-nine of a hundred 2\.1\u00a0ms; 50\u00a0ms are allowed\.[^]*ok\u00a051,234, conflict\u00a0812, timeout\u00a03\./);
   assert.deepEqual(await cells('main'), ['leased in advance', '312', '4', '60', '480', '0', '0']);
-  assert.deepEqual(await cells('nightly'), ['dealt out one by one', '312', '0', '0', '0', '12kept until DevRev’s next answer', `31${HOSTILE} 25, other 6`]);
+  assert.deepEqual(await cells('nightly'), ['dealt out one by oneas it was 2 minutes ago', '312', '0', '0', '0', '12kept until DevRev’s next answer', `31${HOSTILE} 25, other 6`]);
   assert.equal(await page.locator('#fleet-groups tbody tr').count(), 2, 'a group that was not used shares nothing');
   assert.equal(await page.locator('main img, main script').count(), 0);
   const fits = async name => {

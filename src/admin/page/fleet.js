@@ -5,6 +5,9 @@ const SHARING = {
   alone: ["bad", "not shared"],
 };
 
+// Whoever holds or awaits anything has exchanged since.
+const STALE_S = 60;
+
 // A demo has its register in memory.
 const redis = shared => shared.register === "memory" ? "The register in memory" : "Redis";
 
@@ -29,7 +32,9 @@ const byCaller = waiting => Object.entries(waiting).sort((a, b) => b[1] - a[1]).
 
 function sharing(of) {
   const [tone, word] = SHARING[of.sharing] ?? ["", of.sharing];
-  const why = of.alone_since === null ? null : "for " + about(now() - of.alone_since) + ": " + of.reason;
+  // A replica without requests hears nothing new.
+  const told = now() - (of.exchanged_at ?? now()), old = told < STALE_S ? null : "as it was " + about(told) + " ago";
+  const why = of.alone_since === null ? old : "for " + about(now() - of.alone_since) + ": " + of.reason;
   return [{ text: word, look: tone }, why];
 }
 
