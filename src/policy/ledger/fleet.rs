@@ -409,3 +409,68 @@ impl Ledger {
         fleet.external
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::fleet::ReplicaId;
+
+    const RULES: LedgerRules = LedgerRules {
+        spread_above: 0.5,
+        reserve: 0.0,
+        max_retry_after: Duration::from_secs(600),
+    };
+
+    fn told(remaining: u64) -> Feedback {
+        Feedback {
+            limit: Some(100),
+            remaining: Some(remaining),
+            reset: Some(1060),
+            resets_in: Some(Duration::from_secs(60)),
+            retry_after: None,
+        }
+    }
+
+    fn external(ledger: &mut Ledger) -> u64 {
+        ledger.view(&RULES, Duration::ZERO).external.1
+    }
+
+    #[test]
+    fn what_a_replica_has_not_said_yet_is_not_external() {
+        let mut fleet = Ledger::default();
+        fleet.learn_elsewhere(&told(99), &RULES, Duration::ZERO);
+        let leased = |leased| Claims {
+            leased,
+            ..Claims::default()
+        };
+        // One replica tells what is left before another says what it has spent.
+        fleet.set_claims(leased(20));
+        fleet.learn_elsewhere(&told(85), &RULES, Duration::ZERO);
+        assert_eq!(external(&mut fleet), 0);
+        fleet.count_sent([14, 0]);
+        fleet.set_claims(leased(6));
+        fleet.learn_elsewhere(&told(85), &RULES, Duration::ZERO);
+        assert_eq!(external(&mut fleet), 0);
+        // More than all of them can have spent.
+        fleet.learn_elsewhere(&told(70), &RULES, Duration::ZERO);
+        assert_eq!(external(&mut fleet), 9);
+        // What was not spent after all comes to light when the lease is returned.
+        fleet.set_claims(leased(0));
+        fleet.learn_elsewhere(&told(70), &RULES, Duration::ZERO);
+        assert_eq!(external(&mut fleet), 15);
+    }
+
+    #[test]
+    fn a_replica_takes_no_other_for_a_stranger_unless_it_is_alone() {
+        let mut replica = Ledger::default();
+        replica.join(Lease::new(ReplicaId(1)));
+        replica.learn_elsewhere(&told(99), &RULES, Duration::ZERO);
+        replica.learn_elsewhere(&told(90), &RULES, Duration::ZERO);
+        assert_eq!(external(&mut replica), 0);
+        if let Some(lease) = replica.supply_mut() {
+            lease.fail(Duration::ZERO);
+        }
+        replica.learn_elsewhere(&told(80), &RULES, Duration::ZERO);
+        assert_eq!(external(&mut replica), 19);
+    }
+}

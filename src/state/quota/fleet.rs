@@ -83,6 +83,14 @@ impl CallerKeys {
     fn name(&self, key: &str) -> Option<Arc<str>> {
         self.by_key.get(key).cloned()
     }
+
+    /// The name of one that waits elsewhere, and perhaps never has here. `callers` are those of the file.
+    fn name_among(&mut self, key: &str, callers: &[Arc<str>]) -> Option<Arc<str>> {
+        if !self.by_key.contains_key(key) {
+            callers.iter().for_each(|caller| drop(self.key(caller)));
+        }
+        self.name(key)
+    }
 }
 
 impl Group {
@@ -156,6 +164,8 @@ impl Group {
 
     /// The reply to a statement that was made at `began`, and what the pool is now.
     pub(crate) fn hear(self: &Arc<Self>, reply: &Reply, pool: &Pool, began: Duration) {
+        let planned = self.planned();
+        let callers = planned.groups.get(&self.name).map_or(&[][..], |all| all);
         self.apply(|state, now| {
             let GroupState {
                 ledger,
@@ -166,7 +176,8 @@ impl Group {
             ledger.hear(reply, pool, began, now);
             let elsewhere = reply.elsewhere.iter().map(|(share, count)| {
                 let mut share = share.clone();
-                share.caller = keys.name(&share.caller).unwrap_or(share.caller);
+                let name = keys.name_among(&share.caller, callers);
+                share.caller = name.unwrap_or(share.caller);
                 (share, *count)
             });
             queue.set_elsewhere(elsewhere);

@@ -130,6 +130,11 @@ impl Group {
         WaitRules::new(own.ledger, self.planned_rules())
     }
 
+    /// The latest plan.
+    pub(super) fn planned(&self) -> Arc<QuotaPlan> {
+        self.planned.load_full()
+    }
+
     /// Of the latest plan.
     pub(super) fn planned_rules(&self) -> LedgerRules {
         self.planned.load().rules.ledger
