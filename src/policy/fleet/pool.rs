@@ -16,7 +16,7 @@ use crate::policy::{
     dealing::{Waits, deal},
     fair::{Queue, Share, Standing, Turns},
     feedback::Feedback,
-    ledger::{AttemptKind, Claims, Leasable, Ledger, LedgerRules},
+    ledger::{AttemptKind, Claims, Gate, Leasable, Ledger, LedgerRules},
 };
 
 /// Replicas of one group. More would not fit into the value's bound, and one register would not serve them.
@@ -174,7 +174,11 @@ impl Pool {
         if !statement.leaves {
             self.lease(statement, keeps, now);
         }
-        let is_news = lost || resumed || before.group_is_paused() != after.group_is_paused();
+        let paused = |gate: &Gate| {
+            let operation = gate.paused_operation().map(|(operation, _)| operation);
+            (gate.group_is_paused(), operation)
+        };
+        let is_news = lost || resumed || paused(&before) != paused(&after);
         hint.remove(&replica);
         let hint = if is_news {
             Hinted::All
