@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{Driver, exchange::Exchanges};
@@ -63,6 +63,9 @@ pub(super) async fn run(
     let mut retry = Retry::default();
     let mut link = driver.parts.register.link();
     let mut leaving = driver.leaving.subscribe();
+    // A process that has just started is about to connect. Until then nothing is known of the others, and nothing is wrong either.
+    let tried = link.wait_for(|link| !matches!(link, Link::Unknown));
+    let _ = timeout(driver.parts.timeout, tried).await;
     loop {
         let is_down = match &*link.borrow_and_update() {
             Link::Down(failure) => Some(failure.clone()),

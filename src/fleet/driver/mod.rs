@@ -105,6 +105,10 @@ impl Driver {
 }
 
 impl Drive for Driver {
+    fn timeout(&self) -> Duration {
+        self.parts.timeout
+    }
+
     fn take_on(self: Arc<Self>, group: Weak<Group>, name: &Arc<str>, wake: &Arc<Notify>) {
         let mut wakes = self.wakes.lock();
         // Groups come and go.

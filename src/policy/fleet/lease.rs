@@ -304,6 +304,14 @@ impl Lease {
                 .is_some_and(|heard| heard.at.saturating_add(FRESH * 2) > now)
     }
 
+    /// How long it takes at most until the fleet is asked for a unit; `None` while nobody can be asked.
+    pub fn asks_after(&self) -> Option<Duration> {
+        let interval = self
+            .known
+            .map_or(waiting_interval(1), |heard| heard.interval);
+        (!self.is_alone()).then_some(interval)
+    }
+
     /// Whether an exchange is wanted at once, or soon.
     pub fn calls(&self) -> bool {
         self.news || self.wanted

@@ -18,7 +18,7 @@ use super::{
 use crate::policy::{
     fair::Turns,
     feedback::Feedback,
-    ledger::{Claims, Ledger},
+    ledger::{Claims, Gate, Ledger},
 };
 
 /// Replicas of one group. More would not fit into the value's bound, and one register would not serve them.
@@ -91,7 +91,11 @@ impl Pool {
         if !statement.leaves {
             self.lease(statement, keeps, now);
         }
-        let is_news = lost || resumed || before.group_is_paused() != after.group_is_paused();
+        let paused = |gate: &Gate| {
+            let operation = gate.paused_operation().map(|(operation, _)| operation);
+            (gate.group_is_paused(), operation)
+        };
+        let is_news = lost || resumed || paused(&before) != paused(&after);
         hint.remove(&replica);
         let hint = if is_news {
             Hinted::All

@@ -25,6 +25,9 @@ use crate::{
 pub(crate) trait Drive: Send + Sync {
     /// This group is new. Called without its lock.
     fn take_on(self: Arc<Self>, group: Weak<Group>, name: &Arc<str>, wake: &Arc<Notify>);
+
+    /// The longest that an exchange takes.
+    fn timeout(&self) -> Duration;
 }
 
 /// The fleet to which all groups of this process belong.
@@ -37,13 +40,20 @@ pub(crate) struct Fleet {
 /// A group's part in the fleet. When it is dropped its driver is woken, and ends.
 pub(super) struct Membership {
     wake: Arc<Notify>,
+    /// For one exchange.
+    timeout: Duration,
 }
 
 impl Membership {
-    pub(super) fn new() -> Membership {
+    pub(super) fn new(fleet: &Fleet) -> Membership {
         Membership {
             wake: Arc::default(),
+            timeout: fleet.driver.timeout(),
         }
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 }
 
