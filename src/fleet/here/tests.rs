@@ -36,7 +36,7 @@ async fn exchanged(here: &Here, write: Option<Write>) -> Result<&'static str, St
 }
 
 /// What is there, past all lines.
-async fn there(place: &Place) -> Option<u64> {
+fn there(place: &Place) -> Option<u64> {
     match place.exchange(&key(), None) {
         Exchanged::Found(found) => found.current.map(|(tag, _)| tag.0),
         Exchanged::Written { .. } => unreachable!("a mere read"),
@@ -145,7 +145,7 @@ async fn what_is_lost_times_out_and_only_an_answer_that_is_lost_leaves_a_trace()
         here.set_line(line);
         let lost = exchanged(&here, Some(write(None, 1))).await;
         assert_eq!(lost, Err("timeout".into()));
-        assert_eq!(there(&place).await, trace);
+        assert_eq!(there(&place), trace);
     }
     assert_eq!(begun.elapsed(), TIMEOUT * 2);
 }
@@ -168,7 +168,7 @@ async fn what_is_late_arrives_all_the_same_and_what_is_repeated_does_no_harm() {
         Ok("written")
     );
     sleep(ms(100)).await;
-    assert_eq!(there(&place).await, Some(2));
+    assert_eq!(there(&place), Some(2));
 
     here.set_line(Line {
         delay: ms(80)..=ms(80),
@@ -178,9 +178,9 @@ async fn what_is_late_arrives_all_the_same_and_what_is_repeated_does_no_harm() {
         exchanged(&here, Some(write(Some(2), 3))).await,
         Err("timeout".into())
     );
-    assert_eq!(there(&place).await, Some(2));
+    assert_eq!(there(&place), Some(2));
     sleep(ms(40)).await;
-    assert_eq!(there(&place).await, Some(3));
+    assert_eq!(there(&place), Some(3));
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,6 +37,7 @@ use crate::{
 };
 
 /// What is needed in a cluster beside the rights of the script, as an ACL rule.
+#[cfg(test)]
 pub(crate) const RIGHTS: &str = "+asking +cluster|slots";
 
 /// How often an exchange is sent on: to where the slot is, and from there to where it is being moved, and once more because the nodes

@@ -26,6 +26,7 @@ use super::{
 use crate::fleet::register::{Failure, Fault};
 
 /// What is needed at a Sentinel, as an ACL rule. At the servers ROLE is asked for too, if the user may.
+#[cfg(test)]
 pub(crate) const RIGHTS: &str = "+hello +client|setname +sentinel|get-master-addr-by-name";
 
 /// Whom to ask, and what for.

@@ -108,6 +108,43 @@ async fn lines_that_break_and_answers_that_are_none() {
     }
 }
 
+/// What the parser of the crate might trip over: depth, lengths below zero or beyond all memory, numbers that are none.
+#[tokio::test]
+async fn answers_that_are_made_to_harm() {
+    let server = Server::start().await;
+    let deep = |one: &str| one.repeat(10_000);
+    for bytes in [
+        deep("*1\r\n"),
+        deep("%1\r\n"),
+        deep("|1\r\n"),
+        deep(">2\r\n"),
+        "=-1\r\n".to_owned(),
+        "!-5\r\n".to_owned(),
+        "$-9223372036854775808\r\n".to_owned(),
+        "%-1\r\n".to_owned(),
+        "%4611686018427387904\r\n".to_owned(),
+        "|9223372036854775807\r\n".to_owned(),
+        "~9223372036854775807\r\n:1\r\n".to_owned(),
+        ">9223372036854775807\r\n+message\r\n".to_owned(),
+        "*99999999999999999999\r\n".to_owned(),
+        ",nan\r\n".to_owned(),
+        "(\r\n".to_owned(),
+        ">0\r\n>1\r\n$7\r\nmessage\r\n>2\r\n+message\r\n:1\r\n".to_owned(),
+    ] {
+        // One of its own for each: a connection that breaks again and again is opened ever more slowly.
+        let (proxy, redis) = started(&server, SHORT).await;
+        proxy.set(Mode::Say(bytes.clone().into_bytes()));
+        let failure = until_it_fails(&redis, &key("main")).await;
+        assert!(
+            matches!(failure.fault, Fault::Broken | Fault::TimedOut),
+            "{bytes:.20}: {failure}"
+        );
+        proxy.set(Mode::Pass);
+        proxy.cut();
+        until_it_works_again(&redis).await;
+    }
+}
+
 #[tokio::test]
 async fn lines_that_are_cut_or_refused() {
     let server = Server::start().await;
