@@ -126,7 +126,7 @@ impl<'a> Exchanges<'a> {
                     });
                     return Ok(reply);
                 }
-                found => {
+                found @ Exchanged::Found(_) => {
                     let took = parts.clock.now().saturating_sub(now);
                     parts.status.exchanged(ExchangeResult::Conflict, took);
                     self.see(found, now, status);
