@@ -17,7 +17,7 @@ use super::{
 use crate::policy::{
     fair::Turns,
     feedback::Feedback,
-    ledger::{Claims, Ledger},
+    ledger::{Claims, Ledger, SAME},
 };
 
 /// Replicas of one group. More would not fit into the value's bound, and one register would not serve them.
@@ -41,6 +41,8 @@ pub struct Pool {
     quarantine: Option<Duration>,
     /// Raised by each `resume`.
     pauses: u64,
+    /// The end of the group's last pause.
+    paused_until: Duration,
 }
 
 impl Pool {
@@ -211,6 +213,7 @@ impl Pool {
         if resumed {
             self.pauses = pauses.number;
             self.ledger.resume();
+            self.paused_until = Duration::ZERO;
         }
         if pauses.number < self.pauses {
             return resumed;
@@ -218,7 +221,13 @@ impl Pool {
         let is_known = knows_time(statement, now);
         let end = |end: Ending| end.at(now, is_known);
         if let Some(until) = pauses.group.map(end) {
-            self.ledger.pause_until(until, now);
+            // A replica's clock may say that the last one is not over yet. Attempts probe by now, and that must not begin anew.
+            let is_over = self.ledger.paused_until(now).is_none();
+            if !is_over || until > self.paused_until.saturating_add(SAME) {
+                self.ledger.pause_until(until, now);
+                let until = self.ledger.paused_until(now);
+                self.paused_until = until.unwrap_or(self.paused_until);
+            }
         }
         if let Some((operation, until)) = pauses.operation {
             self.ledger.refused_elsewhere(operation, end(until), now);
