@@ -16,6 +16,7 @@ mod replica;
 #[cfg(test)]
 mod simulation;
 mod statement;
+mod value;
 
 use std::time::Duration;
 
@@ -23,9 +24,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     lease::{FleetStatus, Lease},
-    pool::{Hinted, MAX_SIZE, Pool, Reply},
+    pool::{Hinted, MAX_REPLICAS, Pool, Reply},
     replica::{orders, use_dealt},
     statement::{Ending, Known, Order, Pauses, Statement, Told},
+    value::{FORM, MAX_SIZE, ValueFault},
 };
 
 /// Identifies a replica for as long as its process runs.

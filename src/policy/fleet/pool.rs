@@ -21,10 +21,12 @@ use crate::policy::{
 };
 
 /// Replicas of one group. More would not fit into the value's bound, and one register would not serve them.
-const MAX_MEMBERS: usize = 1000;
+pub const MAX_REPLICAS: usize = 1000;
 
-/// The largest value that is read or written.
-pub const MAX_SIZE: usize = 256 * 1024;
+/// Rows of orders of all replicas together, and of each at least. They are a third of the largest value. Callers whose rows find no room wait
+/// until others have been served; the oldest come first.
+const MAX_ORDERS: usize = 1500;
+const FEWEST_ORDERS: usize = 2;
 
 /// The value of one group. See the module.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -123,15 +125,17 @@ impl Pool {
 
     fn take_in(&mut self, statement: &Statement, now: Duration) {
         let is_new = !self.members.contains_key(&statement.replica);
-        if is_new && self.members.len() >= MAX_MEMBERS {
+        if is_new && self.members.len() >= MAX_REPLICAS {
             // The one that was heard of longest ago. What it holds is in limbo.
             let oldest = self.members.iter().min_by_key(|(_, member)| member.seen);
             if let Some(id) = oldest.map(|(id, _)| *id) {
                 self.end(id);
             }
         }
+        let most_orders = (MAX_ORDERS / (self.members.len() + 1)).max(FEWEST_ORDERS);
         let member = self.members.entry(statement.replica).or_default();
         member.state(statement, now);
+        member.orders.truncate(most_orders);
         let count = |class: usize| statement.sent[class].saturating_sub(member.sent[class]);
         // Of a replica that is new here nothing was counted in this window: how much it has sent before is not known.
         let sent = if is_new { [0, 0] } else { [count(0), count(1)] };
