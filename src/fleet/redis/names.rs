@@ -7,10 +7,8 @@ use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use crate::{
     fleet::register::Key,
     hash::{hex, sha256},
+    policy::fleet::FORM,
 };
-
-/// Of the value's form and of the protocol around it. Another number, and two releases do not see each other's values.
-const FORM: &str = "v1";
 
 /// Bytes of the hash that a name has: enough that no two groups ever have the same.
 const HASH: usize = 16;
@@ -46,12 +44,12 @@ impl Names {
             None => sha256(group.as_bytes())[..HASH].to_vec(),
             Some(key) => hmac::sign(key, group.as_bytes()).as_ref()[..HASH].to_vec(),
         };
-        format!("{}:{FORM}:{{{}}}", self.prefix, hex(&hash)).into()
+        format!("{}:v{FORM}:{{{}}}", self.prefix, hex(&hash)).into()
     }
 
     /// A key that belongs to no group, by which a server is tried.
     pub fn of_probe(&self, id: u64) -> Key {
-        format!("{}:{FORM}:probe:{{{id:016x}}}", self.prefix).into()
+        format!("{}:v{FORM}:probe:{{{id:016x}}}", self.prefix).into()
     }
 }
 
