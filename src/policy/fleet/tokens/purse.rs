@@ -2,13 +2,21 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{CallerKey, LIFE, Rule, Sale, Settled, Want, bucket::KEPT, nanos};
+use super::{
+    CallerKey, Held, LIFE, LONG_LIFE, Rule, SOON, Sale, Settled, Want, bucket::KEPT, nanos,
+};
 
 /// A purchase that has no answer after this time is given up, with whatever it bought: those who waited for it have long gone.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Tokens are bought ahead for as long a time as this, by what was spent in the last one. It leaves time to spend them.
 const AHEAD: Duration = Duration::from_secs(2);
+
+/// The same, while there is plenty.
+const LONG_AHEAD: Duration = Duration::from_secs(20);
+
+/// In plenty a caller that calls now and then has this many, so that its next request asks no more than that of a busy one.
+const FEW: u32 = 3;
 
 /// Purchases of which tokens are at hand at one time. The oldest is spent first.
 const MAX_OPEN: usize = 3;
@@ -43,9 +51,11 @@ struct Pending {
     stated: Duration,
     needed: u32,
     ahead: u32,
+    long: u32,
     charge: u32,
 }
 
+/// Tokens that were bought ahead.
 #[derive(Debug)]
 struct Lot {
     purchase: u64,
@@ -53,24 +63,53 @@ struct Lot {
     until: Duration,
 }
 
-/// What was spent in this and in the last interval of [`AHEAD`].
-#[derive(Debug, Default)]
+impl Lot {
+    fn held(&self) -> Held {
+        Held {
+            purchase: self.purchase,
+            left: self.left,
+        }
+    }
+}
+
+/// What was spent in this and in the last interval of a length.
+#[derive(Debug)]
 struct Spent {
+    length: Duration,
     interval: u64,
     this: u32,
     last: u32,
 }
 
 impl Spent {
-    fn at(&mut self, now: Duration) -> &mut Self {
-        let interval = nanos(now) / nanos(AHEAD);
+    fn new(length: Duration) -> Spent {
+        Spent {
+            length,
+            interval: 0,
+            this: 0,
+            last: 0,
+        }
+    }
+
+    fn count(&mut self, now: Duration) {
+        let interval = nanos(now) / nanos(self.length);
         if interval != self.interval {
             let follows = interval == self.interval + 1;
             self.last = if follows { self.this } else { 0 };
             self.this = 0;
             self.interval = interval;
         }
-        self
+        self.this = self.this.saturating_add(1);
+    }
+
+    /// What was spent of late in such a time.
+    fn of_late(&self, now: Duration) -> u32 {
+        let interval = nanos(now) / nanos(self.length);
+        match interval.saturating_sub(self.interval) {
+            0 => self.this.max(self.last),
+            1 => self.this,
+            _ => 0,
+        }
     }
 }
 
@@ -83,7 +122,10 @@ pub struct Purse {
     pending: Option<Pending>,
     /// The purchase that was decided last, and when.
     decided: Option<(u64, Duration)>,
+    /// The first ends first.
     lots: VecDeque<Lot>,
+    /// Tokens that were bought for requests that waited, and until when.
+    soon: (u32, Duration),
     settled: VecDeque<Settled>,
     /// Requests that wait for an exchange.
     waiting: u32,
@@ -91,7 +133,11 @@ pub struct Purse {
     /// Nothing is bought ahead before this time.
     renew_at: Duration,
     free_until: Duration,
+    /// Whether what is at hand is kept for long, and how much that may be, as the pool said last.
+    keeps: bool,
+    share: u32,
     spent: Spent,
+    spent_long: Spent,
     /// Requests that were let through without a token.
     owed: u32,
     /// When the burst is full again, as the pool said last.
@@ -106,12 +152,16 @@ impl Purse {
             pending: None,
             decided: None,
             lots: VecDeque::new(),
+            soon: (0, Duration::ZERO),
             settled: VecDeque::new(),
             waiting: 0,
             refused_until: Duration::ZERO,
             renew_at: Duration::ZERO,
             free_until: Duration::ZERO,
-            spent: Spent::default(),
+            keeps: true,
+            share: u32::MAX,
+            spent: Spent::new(AHEAD),
+            spent_long: Spent::new(LONG_AHEAD),
             owed: 0,
             full_at: Duration::ZERO,
         }
@@ -127,6 +177,8 @@ impl Purse {
         while let Some(lot) = self.lots.pop_front() {
             self.settle(lot.purchase, lot.left);
         }
+        self.soon.0 = 0;
+        (self.keeps, self.share) = (true, u32::MAX);
         self.owed = 0;
         self.refused_until = Duration::ZERO;
         self.full_at = Duration::ZERO;
@@ -135,6 +187,11 @@ impl Purse {
     /// Takes a token for a request, if there is one.
     pub fn take(&mut self, now: Duration) -> Take {
         self.expire(now);
+        if self.soon.0 > 0 {
+            self.soon.0 -= 1;
+            self.count(now);
+            return Take::Token;
+        }
         if let Some(lot) = self.lots.front_mut() {
             lot.left -= 1;
             let (purchase, left) = (lot.purchase, lot.left);
@@ -172,12 +229,13 @@ impl Purse {
     /// When it next has something to say; `None` if it has not.
     pub fn due(&self, now: Duration) -> Option<Duration> {
         let returns = self.settled.iter().any(|settled| settled.unspent > 0);
-        let asks = self.waiting > 0 && self.lots.is_empty() && self.refused_until <= now;
+        let asks = self.waiting > 0 && self.at_hand(now) == 0 && self.refused_until <= now;
         if self.pending.is_some() || returns || asks || self.owed > 0 {
             return Some(now);
         }
         let expiry = self.lots.front().map(|lot| lot.until);
-        let renewal = self.wants_more(now).then(|| self.renew_at.max(now));
+        let renewal = self.wants_more(now, false);
+        let renewal = renewal.then(|| self.renew_at.max(now));
         expiry.into_iter().chain(renewal).min()
     }
 
@@ -191,7 +249,7 @@ impl Purse {
         if self.pending.is_none() {
             self.pending = self.purchase(used, now);
         }
-        if self.pending.is_none() && self.settled.is_empty() {
+        if self.pending.is_none() && self.settled.is_empty() && self.lots.is_empty() {
             return None;
         }
         let pending = self.pending.as_ref();
@@ -201,24 +259,30 @@ impl Purse {
             purchase: self.last,
             needed: pending.map_or(0, |pending| pending.needed),
             ahead: pending.map_or(0, |pending| pending.ahead),
+            long: pending.map_or(0, |pending| pending.long),
             charge: pending.map_or(0, |pending| pending.charge),
+            held: self.lots.iter().map(Lot::held).collect(),
             settled: self.settled.iter().copied().collect(),
         })
     }
 
     /// The purchase that is due.
     fn purchase(&mut self, used: u32, now: Duration) -> Option<Pending> {
-        let needed = match self.lots.is_empty() && self.refused_until <= now {
+        let at_hand = self.at_hand(now);
+        let needed = match at_hand == 0 && self.refused_until <= now {
             true => self.waiting,
             false => 0,
         };
-        let ahead = match needed > 0 || (self.renew_at <= now && self.wants_more(now)) {
-            true => self.target(now).saturating_sub(self.at_hand(now)),
-            false => 0,
+        // With others' exchanges it buys earlier than it would make one.
+        let renews = needed > 0 || (self.renew_at <= now && self.wants_more(now, true));
+        let (ahead, long) = match renews {
+            true => (self.target(now), self.long_target(now, needed > 0)),
+            false => (0, 0),
         };
+        let (ahead, long) = (ahead.saturating_sub(at_hand), long.saturating_sub(at_hand));
         // What its own limiter no longer counts is refilled in the bucket as well.
         self.owed = self.owed.min(used);
-        if needed == 0 && ahead == 0 && self.owed == 0 {
+        if needed == 0 && ahead == 0 && long == 0 && self.owed == 0 {
             return None;
         }
         let number = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
@@ -228,6 +292,7 @@ impl Purse {
             stated: now,
             needed,
             ahead,
+            long,
             charge: self.owed,
         })
     }
@@ -239,38 +304,58 @@ impl Purse {
             self.pending = None;
             return;
         }
-        let is_open = |purchase| sale.open.iter().any(|(open, _)| *open == purchase);
+        let is_open = |purchase| sale.open.iter().any(|open| open.purchase == purchase);
         self.settled
             .retain(|settled| settled.purchase > sale.purchase || is_open(settled.purchase));
-        let decides = |pending: &mut Pending| pending.purchase == sale.purchase;
-        let Some(pending) = self.pending.take_if(decides) else {
-            return;
-        };
-        self.full_at = now + sale.reset;
-        self.renew_at = now + sale.pause;
-        self.owed = self.owed.saturating_sub(pending.charge);
         // A pool that has lost what was bought has lost what was spent as well.
-        let before = self.decided.replace((sale.purchase, now));
-        let lost = before
-            .is_some_and(|(purchase, at)| purchase < sale.first && now.saturating_sub(at) < KNOWN);
+        let is_lost = |(purchase, at): &mut (u64, Duration)| {
+            *purchase < sale.first && now.saturating_sub(*at) < KNOWN
+        };
+        let lost = self.decided.take_if(is_lost).is_some();
         if lost {
             self.owed = u32::MAX;
         }
-        let sold = sale.open.iter().find(|(open, _)| *open == sale.purchase);
-        let sold = sold.map_or(0, |(_, count)| *count);
-        if sold < pending.needed.saturating_add(pending.ahead) {
+        let decides = |pending: &mut Pending| pending.purchase == sale.purchase;
+        let pending = self.pending.take_if(decides);
+        if !sale.keeps {
+            let since = pending.as_ref().map_or(now, |pending| pending.stated);
+            for lot in &mut self.lots {
+                lot.until = lot.until.min(since + LIFE);
+            }
+            self.keeps = false;
+        }
+        let Some(pending) = pending else {
+            return;
+        };
+        (self.keeps, self.share) = (sale.keeps, sale.share);
+        self.decided = Some((sale.purchase, now));
+        self.full_at = now + sale.reset;
+        self.renew_at = now + sale.pause;
+        if !lost {
+            self.owed = self.owed.saturating_sub(pending.charge);
+        }
+        let sold = sale.open.iter().find(|sold| sold.purchase == sale.purchase);
+        let (mut needed, mut ahead) = sold.map_or((0, 0), |sold| (sold.needed, sold.ahead));
+        if needed.saturating_add(ahead) < pending.needed.saturating_add(pending.ahead) {
             self.refused_until = now + sale.wait;
         }
-        if sold == 0 {
+        if !lost {
+            // Those who had waited for these, and went when it took too long, have spent theirs.
+            for sold in [&mut needed, &mut ahead] {
+                let paid = self.owed.min(*sold);
+                self.owed -= paid;
+                *sold -= paid;
+            }
+        }
+        self.soon = (needed, pending.stated + SOON);
+        if sold.is_none_or(|sold| sold.ahead == 0) {
             return;
         }
-        // Those who had waited for these, and went when it took too long, have spent theirs.
-        let paid = if lost { 0 } else { self.owed.min(sold) };
-        self.owed -= paid;
+        let life = if sale.keeps { LONG_LIFE } else { LIFE };
         let lot = Lot {
             purchase: sale.purchase,
-            left: sold - paid,
-            until: pending.stated + LIFE,
+            left: ahead,
+            until: pending.stated + life,
         };
         if lot.left == 0 || lot.until <= now {
             self.settle(lot.purchase, lot.left);
@@ -282,7 +367,9 @@ impl Purse {
     /// Tokens at hand.
     pub fn at_hand(&self, now: Duration) -> u32 {
         let lots = self.lots.iter().filter(|lot| lot.until > now);
-        lots.fold(0, |sum, lot| sum.saturating_add(lot.left))
+        let (soon, until) = self.soon;
+        let soon = if until > now { soon } else { 0 };
+        lots.fold(soon, |sum, lot| sum.saturating_add(lot.left))
     }
 
     /// How long it refuses requests; `None` if it does not.
@@ -308,7 +395,8 @@ impl Purse {
 
     /// Whether a new one would behave the same.
     pub fn is_idle(&self, now: Duration) -> bool {
-        let is_quiet = self.pending.is_none() && self.lots.is_empty() && self.waiting == 0;
+        let has_none = self.lots.is_empty() && self.at_hand(now) == 0;
+        let is_quiet = self.pending.is_none() && has_none && self.waiting == 0;
         let returns = self.settled.iter().any(|settled| settled.unspent > 0);
         let ends = self.refused_until.max(self.free_until).max(self.full_at);
         is_quiet && !returns && self.owed == 0 && ends <= now
@@ -330,19 +418,14 @@ impl Purse {
     }
 
     fn count(&mut self, now: Duration) {
-        let spent = self.spent.at(now);
-        spent.this = spent.this.saturating_add(1);
+        self.spent.count(now);
+        self.spent_long.count(now);
     }
 
     /// How many tokens it would have at hand: what was spent of late, but no more than comes in that time or an eighth of the burst. If none
     /// comes in that time they are bought one by one.
     fn target(&self, now: Duration) -> u32 {
-        let interval = nanos(now) / nanos(AHEAD);
-        let spent = match interval.saturating_sub(self.spent.interval) {
-            0 => self.spent.this.max(self.spent.last),
-            1 => self.spent.this,
-            _ => 0,
-        };
+        let spent = self.spent.of_late(now);
         match u32::try_from(nanos(AHEAD) / self.rule.interval.max(1)) {
             Ok(0) => 0,
             Ok(refilled) => spent.min(refilled.max(self.rule.burst / 8)),
@@ -350,13 +433,31 @@ impl Purse {
         }
     }
 
-    fn wants_more(&self, now: Duration) -> bool {
-        self.free_until <= now
-            && self.lots.len() < MAX_OPEN
-            && self.at_hand(now) < self.target(now).div_ceil(2)
+    /// The same, while there is plenty. `asks`: there is a request, which is not counted yet.
+    fn long_target(&self, now: Duration, asks: bool) -> u32 {
+        match self.spent_long.of_late(now) {
+            0 if !asks => 0,
+            spent => spent.max(FEW).min(self.share),
+        }
+    }
+
+    /// Whether it would buy ahead; with `company` in an exchange that is made anyway.
+    fn wants_more(&self, now: Duration, company: bool) -> bool {
+        let at_hand = self.at_hand(now);
+        let is_low = match self.keeps {
+            true => {
+                let target = self.long_target(now, false);
+                target > 0 && at_hand <= target / if company { 2 } else { 4 }
+            }
+            false => at_hand < self.target(now).div_ceil(2),
+        };
+        is_low && self.free_until <= now && self.lots.len() < MAX_OPEN
     }
 
     fn expire(&mut self, now: Duration) {
+        if self.soon.1 <= now {
+            self.soon.0 = 0;
+        }
         while let Some(lot) = self.lots.pop_front_if(|lot| lot.until <= now) {
             self.settle(lot.purchase, lot.left);
         }
