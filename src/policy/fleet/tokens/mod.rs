@@ -18,6 +18,8 @@
 //! through meanwhile charged to the bucket, at most what its own limiter still counts.
 
 mod bucket;
+mod demand;
+mod hand;
 mod limits;
 mod purse;
 #[cfg(test)]
@@ -32,7 +34,7 @@ pub use self::{
     purse::{Purse, Take},
 };
 use super::ReplicaId;
-use crate::{hash::sha256, policy::rate::RateLimit};
+use crate::policy::rate::RateLimit;
 
 /// How long a token that was sold ahead can be spent, from when its purchase was first stated, while the bucket is less than half full.
 pub const LIFE: Duration = Duration::from_millis(3500);
@@ -59,10 +61,10 @@ impl CallerKey {
     /// In mode "validate": a group is one user's, and has no other caller. So nothing of the token has to be told.
     pub const ONLY: CallerKey = CallerKey([0; 16]);
 
-    /// A caller of the file.
-    pub fn named(name: &str) -> CallerKey {
+    /// A caller of the file, by the hash of its name.
+    pub fn of_name(hash: &[u8; 32]) -> CallerKey {
         let mut key = [0; 16];
-        key.copy_from_slice(&sha256(name.as_bytes())[..16]);
+        key.copy_from_slice(&hash[..16]);
         CallerKey(key)
     }
 }

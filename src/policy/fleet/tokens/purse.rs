@@ -1,29 +1,14 @@
 //! A replica's side: the tokens of one caller that it has bought, and what it buys next.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use super::{
-    CallerKey, Held, LIFE, LONG_LIFE, Rule, SOON, Sale, Settled, Want, bucket::KEPT, nanos,
+    CallerKey, LIFE, LONG_LIFE, Rule, SOON, Sale, Want, bucket::KEPT, demand::Demand, hand::Hand,
+    nanos,
 };
 
 /// A purchase that has no answer after this time is given up, with whatever it bought: those who waited for it have long gone.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Tokens are bought ahead for as long a time as this, by what was spent in the last one. It leaves time to spend them.
-const AHEAD: Duration = Duration::from_secs(2);
-
-/// The same, while there is plenty.
-const LONG_AHEAD: Duration = Duration::from_secs(20);
-
-/// In plenty a caller that calls now and then has this many, so that its next request asks no more than that of a busy one.
-const FEW: u32 = 3;
-
-/// Purchases of which tokens are at hand at one time. The oldest is spent first.
-const MAX_OPEN: usize = 3;
-
-/// Settled purchases that the pool has not confirmed. It confirms all with each answer, so there are more only while there is none; the
-/// oldest then count as spent.
-const MAX_SETTLED: usize = 8;
 
 /// A pool that knows nothing of a purchase which was decided within this time has lost it. It is a little less than the pool keeps it.
 const KNOWN: Duration = Duration::from_secs(KEPT.as_secs() - 5);
@@ -55,64 +40,6 @@ struct Pending {
     charge: u32,
 }
 
-/// Tokens that were bought ahead.
-#[derive(Debug)]
-struct Lot {
-    purchase: u64,
-    left: u32,
-    until: Duration,
-}
-
-impl Lot {
-    fn held(&self) -> Held {
-        Held {
-            purchase: self.purchase,
-            left: self.left,
-        }
-    }
-}
-
-/// What was spent in this and in the last interval of a length.
-#[derive(Debug)]
-struct Spent {
-    length: Duration,
-    interval: u64,
-    this: u32,
-    last: u32,
-}
-
-impl Spent {
-    fn new(length: Duration) -> Spent {
-        Spent {
-            length,
-            interval: 0,
-            this: 0,
-            last: 0,
-        }
-    }
-
-    fn count(&mut self, now: Duration) {
-        let interval = nanos(now) / nanos(self.length);
-        if interval != self.interval {
-            let follows = interval == self.interval + 1;
-            self.last = if follows { self.this } else { 0 };
-            self.this = 0;
-            self.interval = interval;
-        }
-        self.this = self.this.saturating_add(1);
-    }
-
-    /// What was spent of late in such a time.
-    fn of_late(&self, now: Duration) -> u32 {
-        let interval = nanos(now) / nanos(self.length);
-        match interval.saturating_sub(self.interval) {
-            0 => self.this.max(self.last),
-            1 => self.this,
-            _ => 0,
-        }
-    }
-}
-
 /// See the module. All times are by the replica's own clock.
 #[derive(Debug)]
 pub struct Purse {
@@ -122,11 +49,7 @@ pub struct Purse {
     pending: Option<Pending>,
     /// The purchase that was decided last, and when.
     decided: Option<(u64, Duration)>,
-    /// The first ends first.
-    lots: VecDeque<Lot>,
-    /// Tokens that were bought for requests that waited, and until when.
-    soon: (u32, Duration),
-    settled: VecDeque<Settled>,
+    hand: Hand,
     /// Requests that wait for an exchange.
     waiting: u32,
     refused_until: Duration,
@@ -136,8 +59,7 @@ pub struct Purse {
     /// Whether what is at hand is kept for long, and how much that may be, as the pool said last.
     keeps: bool,
     share: u32,
-    spent: Spent,
-    spent_long: Spent,
+    demand: Demand,
     /// Requests that were let through without a token.
     owed: u32,
     /// When the burst is full again, as the pool said last.
@@ -151,17 +73,14 @@ impl Purse {
             last: 0,
             pending: None,
             decided: None,
-            lots: VecDeque::new(),
-            soon: (0, Duration::ZERO),
-            settled: VecDeque::new(),
+            hand: Hand::default(),
             waiting: 0,
             refused_until: Duration::ZERO,
             renew_at: Duration::ZERO,
             free_until: Duration::ZERO,
             keeps: true,
             share: u32::MAX,
-            spent: Spent::new(AHEAD),
-            spent_long: Spent::new(LONG_AHEAD),
+            demand: Demand::new(),
             owed: 0,
             full_at: Duration::ZERO,
         }
@@ -174,10 +93,7 @@ impl Purse {
         }
         self.rule = rule;
         self.give_up();
-        while let Some(lot) = self.lots.pop_front() {
-            self.settle(lot.purchase, lot.left);
-        }
-        self.soon.0 = 0;
+        self.hand.clear();
         (self.keeps, self.share) = (true, u32::MAX);
         self.owed = 0;
         self.refused_until = Duration::ZERO;
@@ -186,20 +102,8 @@ impl Purse {
 
     /// Takes a token for a request, if there is one.
     pub fn take(&mut self, now: Duration) -> Take {
-        self.expire(now);
-        if self.soon.0 > 0 {
-            self.soon.0 -= 1;
-            self.count(now);
-            return Take::Token;
-        }
-        if let Some(lot) = self.lots.front_mut() {
-            lot.left -= 1;
-            let (purchase, left) = (lot.purchase, lot.left);
-            if left == 0 {
-                self.lots.pop_front();
-                self.settle(purchase, 0);
-            }
-            self.count(now);
+        if self.hand.take(now) {
+            self.demand.count(now);
             return Take::Token;
         }
         if now < self.free_until {
@@ -214,7 +118,7 @@ impl Purse {
     /// A request was let through without a token, because the pool could not be asked.
     pub fn let_through(&mut self, now: Duration) {
         self.owed = self.owed.saturating_add(1);
-        self.count(now);
+        self.demand.count(now);
     }
 
     /// A request waits for the next exchange, until [`leave`](Self::leave).
@@ -228,12 +132,12 @@ impl Purse {
 
     /// When it next has something to say; `None` if it has not.
     pub fn due(&self, now: Duration) -> Option<Duration> {
-        let returns = self.settled.iter().any(|settled| settled.unspent > 0);
+        let returns = self.hand.returns();
         let asks = self.waiting > 0 && self.at_hand(now) == 0 && self.refused_until <= now;
         if self.pending.is_some() || returns || asks || self.owed > 0 {
             return Some(now);
         }
-        let expiry = self.lots.front().map(|lot| lot.until);
+        let expiry = self.hand.expiry();
         let renewal = self.wants_more(now, false);
         let renewal = renewal.then(|| self.renew_at.max(now));
         expiry.into_iter().chain(renewal).min()
@@ -241,7 +145,7 @@ impl Purse {
 
     /// What to say in an exchange that begins now; `None` if there is nothing. `used` is what the replica's own limiter counts of the burst.
     pub fn want(&mut self, caller: CallerKey, used: u32, now: Duration) -> Option<Want> {
-        self.expire(now);
+        self.hand.expire(now);
         let is_old = |pending: &Pending| now.saturating_sub(pending.stated) >= PATIENCE;
         if self.pending.as_ref().is_some_and(is_old) {
             self.give_up();
@@ -249,7 +153,8 @@ impl Purse {
         if self.pending.is_none() {
             self.pending = self.purchase(used, now);
         }
-        if self.pending.is_none() && self.settled.is_empty() && self.lots.is_empty() {
+        let (held, settled) = (self.hand.held(), self.hand.settled());
+        if self.pending.is_none() && held.is_empty() && settled.is_empty() {
             return None;
         }
         let pending = self.pending.as_ref();
@@ -261,8 +166,8 @@ impl Purse {
             ahead: pending.map_or(0, |pending| pending.ahead),
             long: pending.map_or(0, |pending| pending.long),
             charge: pending.map_or(0, |pending| pending.charge),
-            held: self.lots.iter().map(Lot::held).collect(),
-            settled: self.settled.iter().copied().collect(),
+            held,
+            settled,
         })
     }
 
@@ -276,7 +181,10 @@ impl Purse {
         // With others' exchanges it buys earlier than it would make one.
         let renews = needed > 0 || (self.renew_at <= now && self.wants_more(now, true));
         let (ahead, long) = match renews {
-            true => (self.target(now), self.long_target(now, needed > 0)),
+            true => (
+                self.demand.short(self.rule, now),
+                self.demand.long(self.share, needed > 0, now),
+            ),
             false => (0, 0),
         };
         let (ahead, long) = (ahead.saturating_sub(at_hand), long.saturating_sub(at_hand));
@@ -304,9 +212,7 @@ impl Purse {
             self.pending = None;
             return;
         }
-        let is_open = |purchase| sale.open.iter().any(|open| open.purchase == purchase);
-        self.settled
-            .retain(|settled| settled.purchase > sale.purchase || is_open(settled.purchase));
+        self.hand.confirm(sale);
         // A pool that has lost what was bought has lost what was spent as well.
         let is_lost = |(purchase, at): &mut (u64, Duration)| {
             *purchase < sale.first && now.saturating_sub(*at) < KNOWN
@@ -319,9 +225,7 @@ impl Purse {
         let pending = self.pending.take_if(decides);
         if !sale.keeps {
             let since = pending.as_ref().map_or(now, |pending| pending.stated);
-            for lot in &mut self.lots {
-                lot.until = lot.until.min(since + LIFE);
-            }
+            self.hand.shorten(since + LIFE);
             self.keeps = false;
         }
         let Some(pending) = pending else {
@@ -347,29 +251,17 @@ impl Purse {
                 *sold -= paid;
             }
         }
-        self.soon = (needed, pending.stated + SOON);
-        if sold.is_none_or(|sold| sold.ahead == 0) {
-            return;
-        }
-        let life = if sale.keeps { LONG_LIFE } else { LIFE };
-        let lot = Lot {
-            purchase: sale.purchase,
-            left: ahead,
-            until: pending.stated + life,
-        };
-        if lot.left == 0 || lot.until <= now {
-            self.settle(lot.purchase, lot.left);
-        } else {
-            self.lots.push_back(lot);
+        self.hand.add_soon(needed, pending.stated + SOON);
+        if sold.is_some_and(|sold| sold.ahead > 0) {
+            let life = if sale.keeps { LONG_LIFE } else { LIFE };
+            self.hand
+                .add(sale.purchase, ahead, pending.stated + life, now);
         }
     }
 
     /// Tokens at hand.
     pub fn at_hand(&self, now: Duration) -> u32 {
-        let lots = self.lots.iter().filter(|lot| lot.until > now);
-        let (soon, until) = self.soon;
-        let soon = if until > now { soon } else { 0 };
-        lots.fold(soon, |sum, lot| sum.saturating_add(lot.left))
+        self.hand.count(now)
     }
 
     /// How long it refuses requests; `None` if it does not.
@@ -395,9 +287,9 @@ impl Purse {
 
     /// Whether a new one would behave the same.
     pub fn is_idle(&self, now: Duration) -> bool {
-        let has_none = self.lots.is_empty() && self.at_hand(now) == 0;
+        let has_none = self.hand.has_no_lot() && self.at_hand(now) == 0;
         let is_quiet = self.pending.is_none() && has_none && self.waiting == 0;
-        let returns = self.settled.iter().any(|settled| settled.unspent > 0);
+        let returns = self.hand.returns();
         let ends = self.refused_until.max(self.free_until).max(self.full_at);
         is_quiet && !returns && self.owed == 0 && ends <= now
     }
@@ -409,36 +301,12 @@ impl Purse {
 
     #[cfg(test)]
     pub(super) fn lots(&self) -> usize {
-        self.lots.len()
+        self.hand.lots()
     }
 
     #[cfg(test)]
     pub(super) fn unconfirmed(&self) -> usize {
-        self.settled.len()
-    }
-
-    fn count(&mut self, now: Duration) {
-        self.spent.count(now);
-        self.spent_long.count(now);
-    }
-
-    /// How many tokens it would have at hand: what was spent of late, but no more than comes in that time or an eighth of the burst. If none
-    /// comes in that time they are bought one by one.
-    fn target(&self, now: Duration) -> u32 {
-        let spent = self.spent.of_late(now);
-        match u32::try_from(nanos(AHEAD) / self.rule.interval.max(1)) {
-            Ok(0) => 0,
-            Ok(refilled) => spent.min(refilled.max(self.rule.burst / 8)),
-            Err(_) => spent,
-        }
-    }
-
-    /// The same, while there is plenty. `asks`: there is a request, which is not counted yet.
-    fn long_target(&self, now: Duration, asks: bool) -> u32 {
-        match self.spent_long.of_late(now) {
-            0 if !asks => 0,
-            spent => spent.max(FEW).min(self.share),
-        }
+        self.hand.settled().len()
     }
 
     /// Whether it would buy ahead; with `company` in an exchange that is made anyway.
@@ -446,34 +314,18 @@ impl Purse {
         let at_hand = self.at_hand(now);
         let is_low = match self.keeps {
             true => {
-                let target = self.long_target(now, false);
+                let target = self.demand.long(self.share, false, now);
                 target > 0 && at_hand <= target / if company { 2 } else { 4 }
             }
-            false => at_hand < self.target(now).div_ceil(2),
+            false => at_hand < self.demand.short(self.rule, now).div_ceil(2),
         };
-        is_low && self.free_until <= now && self.lots.len() < MAX_OPEN
-    }
-
-    fn expire(&mut self, now: Duration) {
-        if self.soon.1 <= now {
-            self.soon.0 = 0;
-        }
-        while let Some(lot) = self.lots.pop_front_if(|lot| lot.until <= now) {
-            self.settle(lot.purchase, lot.left);
-        }
+        is_low && self.free_until <= now && self.hand.has_room()
     }
 
     fn give_up(&mut self) {
         if let Some(pending) = self.pending.take() {
             // Whatever it was.
-            self.settle(pending.purchase, u32::MAX);
+            self.hand.settle(pending.purchase, u32::MAX);
         }
-    }
-
-    fn settle(&mut self, purchase: u64, unspent: u32) {
-        if self.settled.len() >= MAX_SETTLED {
-            self.settled.pop_front();
-        }
-        self.settled.push_back(Settled { purchase, unspent });
     }
 }
