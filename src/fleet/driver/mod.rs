@@ -121,6 +121,7 @@ impl Driver {
         Fleet {
             replica: self.replica,
             driver: self.clone(),
+            hashes: self.parts.names.hashes().clone(),
         }
     }
 
@@ -130,7 +131,7 @@ impl Driver {
         let (clock, timeout) = (self.parts.clock, self.parts.timeout);
         let purses = self
             .purses
-            .get_or_init(|| Purses::new(clock, timeout, teller));
+            .get_or_init(|| Purses::new(clock, timeout, teller, self.parts.names.hashes().clone()));
         purses.clone()
     }
 
