@@ -306,9 +306,12 @@ impl Purse {
         (left.min(self.rule.burst), reset)
     }
 
-    /// Whether a new one would behave the same.
+    /// Whether a new one would behave the same: also what was spent of late is more than it would know.
     pub fn is_idle(&self, now: Duration) -> bool {
-        let is_quiet = self.pending.is_none() && self.lots.is_empty() && self.waiting == 0;
+        let is_quiet = self.pending.is_none()
+            && self.lots.is_empty()
+            && self.waiting == 0
+            && self.spent_of_late(now) == 0;
         let returns = self.settled.iter().any(|settled| settled.unspent > 0);
         let ends = self.refused_until.max(self.free_until).max(self.full_at);
         is_quiet && !returns && self.owed == 0 && ends <= now
@@ -337,16 +340,20 @@ impl Purse {
     /// How many tokens it would have at hand: what was spent of late, but no more than comes in that time or an eighth of the burst. If none
     /// comes in that time they are bought one by one.
     fn target(&self, now: Duration) -> u32 {
-        let interval = nanos(now) / nanos(AHEAD);
-        let spent = match interval.saturating_sub(self.spent.interval) {
-            0 => self.spent.this.max(self.spent.last),
-            1 => self.spent.this,
-            _ => 0,
-        };
+        let spent = self.spent_of_late(now);
         match u32::try_from(nanos(AHEAD) / self.rule.interval.max(1)) {
             Ok(0) => 0,
             Ok(refilled) => spent.min(refilled.max(self.rule.burst / 8)),
             Err(_) => spent,
+        }
+    }
+
+    fn spent_of_late(&self, now: Duration) -> u32 {
+        let interval = nanos(now) / nanos(AHEAD);
+        match interval.saturating_sub(self.spent.interval) {
+            0 => self.spent.this.max(self.spent.last),
+            1 => self.spent.this,
+            _ => 0,
         }
     }
 
