@@ -537,6 +537,22 @@ fn a_slow_rate_is_bought_one_by_one_and_what_is_spent_is_not_given_back() {
 }
 
 #[test]
+fn a_purse_is_kept_while_it_knows_what_is_spent() {
+    // One that refills at once: after each request all of it is there again, and what is bought ahead is all that a purse knows.
+    let mut fleet = Fleet::new(rule(Duration::from_micros(100), 10_000), 1);
+    assert_eq!(fleet.request_and_wait(0), Take::Token);
+    fleet.advance(100);
+    assert!(!fleet.replicas[0].purse.is_idle(fleet.local()));
+    assert_eq!(fleet.request_and_wait(0), Take::Token);
+    assert_eq!(fleet.request(0), Take::Token, "bought ahead");
+    fleet.advance(1000);
+    for _ in 0..20_000 {
+        fleet.tick();
+    }
+    assert!(fleet.replicas[0].purse.is_idle(fleet.local()));
+}
+
+#[test]
 fn what_is_left_goes_back_and_an_idle_purse_says_nothing() {
     let mut fleet = Fleet::new(rule(ms(100), 50), 2);
     for _ in 0..20 {
