@@ -526,7 +526,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "version",
         ],
     ),
-    ("fuzzing", &["serve", "upstream"]),
+    ("fuzzing", &["fleet", "serve", "upstream"]),
 ];
 
 #[test]

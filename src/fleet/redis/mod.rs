@@ -15,6 +15,8 @@ pub(crate) mod answer;
 pub(crate) mod cluster;
 pub(crate) mod connection;
 pub(crate) mod facts;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(super) mod hints;
 mod meter;
 pub mod names;

@@ -124,7 +124,7 @@ fn digits(tag: Tag) -> String {
     format!("{:016x}", tag.0)
 }
 
-fn read(value: Value) -> Result<Exchanged, CallError> {
+pub(super) fn read(value: Value) -> Result<Exchanged, CallError> {
     let (now, current) = parts(value).ok_or_else(not_an_answer)?;
     let current = match current {
         None => return Ok(Exchanged::Written { now }),

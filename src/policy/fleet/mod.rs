@@ -9,8 +9,11 @@
 //! called back, and units are dealt one by one. [`Lease`] is the replica's side.
 
 mod clock;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod lease;
 mod member;
+mod plausible;
 mod pool;
 mod replica;
 #[cfg(test)]

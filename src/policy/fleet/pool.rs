@@ -12,6 +12,7 @@ use super::{
     DEAD, HEARTBEAT, QUARANTINE, ReplicaId, Statement,
     clock::{FleetClock, SLACK},
     member::Member,
+    plausible::MOST,
     statement::Ending,
     tokens::Limits,
 };
@@ -68,12 +69,17 @@ impl Pool {
         let rules = &statement.rules;
         let mut hint = BTreeMap::new();
         if lost {
+            // Not if that was so high that the value could soon not be read any more: it was false.
+            let known = known.filter(|known| known.revision < MOST / 2);
             self.revision = self
                 .revision
                 .max(known.map_or(0, |known| known.revision) + 1);
             self.quarantine = Some(now.saturating_add(QUARANTINE));
         }
+        let latest = now.saturating_add(QUARANTINE);
         self.quarantine = self.quarantine.filter(|until| *until > now);
+        self.quarantine = self.quarantine.map(|until| until.min(latest));
+        self.ledger.cut(rules, now);
         if member.is_none_or(|member| member.number < statement.number) {
             self.take_in(statement, now);
         }
@@ -201,10 +207,11 @@ impl Pool {
                 told.known_end.map(|end| end.at(now, is_known)),
             ];
             let ends = ends.into_iter().flatten().min();
+            // What DevRev says is in the value as it is, as long as it can be read again.
             let feedback = Feedback {
-                limit: told.limit,
-                remaining: Some(told.remaining),
-                reset: Some(told.reset),
+                limit: told.limit.map(|limit| limit.min(MOST)),
+                remaining: Some(told.remaining.min(MOST)),
+                reset: Some(told.reset.min(MOST)),
                 resets_in: ends.map(|ends| ends.saturating_sub(now)),
                 retry_after: None,
             };
@@ -272,7 +279,7 @@ use crate::policy::{
     ledger::{Leasable, LedgerRules},
 };
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Pool {
     /// Units of the window with this reset that nobody may take yet.
     pub(super) fn free(&self, reset: u64) -> Option<u64> {
@@ -282,6 +289,17 @@ impl Pool {
             let limbo: u64 = self.limbo.iter().map(|(units, _)| units).sum();
             remaining.saturating_sub(members + limbo)
         })
+    }
+}
+
+#[cfg(test)]
+impl Pool {
+    pub(super) fn ledger_mut(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    pub(super) fn set_revision(&mut self, revision: u64) {
+        self.revision = revision;
     }
 
     /// How long the group's pause lasts yet.

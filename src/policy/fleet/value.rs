@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{Hinted, Pool};
+use super::{Hinted, Pool, plausible::check};
 
 /// The form of the bytes. Raised whenever a field is added, taken away or moved; it is in the name of the register's key too, so that
 /// two releases never read each other's.
@@ -36,7 +36,7 @@ impl Pool {
     /// Nothing of a value is used unless all of it can be.
     ///
     /// # Errors
-    /// It was not written by this release, or is damaged.
+    /// It was not written by this release, is damaged, or has numbers that no pool has.
     pub fn from_bytes(bytes: &[u8]) -> Result<Pool, ValueFault> {
         if bytes.len() > MAX_SIZE {
             return Err(ValueFault::TooLarge(bytes.len()));
@@ -46,7 +46,7 @@ impl Pool {
             return Err(ValueFault::OtherForm(*form));
         }
         match postcard::take_from_bytes(rest) {
-            Ok((pool, [])) => Ok(pool),
+            Ok((pool, [])) if check(&pool).is_ok() => Ok(pool),
             _ => Err(ValueFault::Unreadable),
         }
     }
@@ -74,7 +74,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::policy::fleet::{DEAD, MAX_REPLICAS, ReplicaId, simulation::crowd};
+    use crate::policy::{
+        fleet::{DEAD, Lease, MAX_REPLICAS, ReplicaId, Reply, plausible::MOST, simulation::crowd},
+        ledger::{Ledger, LedgerRules},
+    };
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
@@ -140,5 +143,62 @@ mod tests {
 
     fn simulation_statement(n: u64, number: u64, callers: u64) -> crate::policy::fleet::Statement {
         crate::policy::fleet::simulation::statement(ReplicaId(n), number, callers)
+    }
+
+    const RULES: LedgerRules = LedgerRules {
+        spread_above: 0.5,
+        reserve: 0.0,
+        max_retry_after: Duration::from_secs(600),
+    };
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn replica() -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.join(Lease::new(ReplicaId(1)));
+        ledger
+    }
+
+    /// One exchange, by which the replica knows what is in the pool.
+    fn exchange(replica: &mut Ledger, pool: &mut Pool, now: Duration) -> Reply {
+        let statement = replica.state(Vec::new(), RULES, now).expect("in a fleet");
+        let reply = pool.sync(&statement, now);
+        replica.hear(&reply, pool, now, now);
+        reply
+    }
+
+    #[test]
+    fn a_pause_that_a_false_value_says_lasts_no_longer_than_one_of_devrevs() {
+        let (mut ours, mut pool) = (replica(), Pool::default());
+        exchange(&mut ours, &mut pool, SECOND);
+        pool.ledger_mut().pause_until(SECOND * 1_000_000, SECOND);
+        let mut read = Pool::from_bytes(&pool.to_bytes().expect("small")).expect("it is a pool");
+        exchange(&mut ours, &mut read, SECOND * 2);
+        assert_eq!(ours.paused_until(SECOND * 2), Some(SECOND * 602));
+        // The value is lost, and the replica states what it knows: not longer again.
+        let mut mended = Pool::default();
+        exchange(&mut ours, &mut mended, SECOND * 302);
+        assert_eq!(
+            mended.ledger().paused_until(SECOND * 302),
+            Some(SECOND * 602)
+        );
+    }
+
+    #[test]
+    fn a_false_revision_is_forgotten_with_its_value() {
+        let (mut ours, mut pool) = (replica(), Pool::default());
+        exchange(&mut ours, &mut pool, SECOND);
+        pool.set_revision(MOST - 1);
+        exchange(&mut ours, &mut pool, SECOND * 2);
+        exchange(&mut ours, &mut pool, SECOND * 3);
+        let bytes = pool.to_bytes().expect("small");
+        assert_eq!(Pool::from_bytes(&bytes).err(), Some(ValueFault::Unreadable));
+        let mut mended = Pool::default();
+        let reply = exchange(&mut ours, &mut mended, SECOND * 4);
+        assert_eq!(reply.lost, Some(true));
+        for second in 5..10 {
+            let reply = exchange(&mut ours, &mut mended, SECOND * second);
+            assert_eq!(reply.lost, None);
+            assert!(Pool::from_bytes(&mended.to_bytes().expect("small")).is_ok());
+        }
     }
 }

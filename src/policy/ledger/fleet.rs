@@ -87,6 +87,16 @@ impl Ledger {
         }
     }
 
+    /// Whoever writes to the register may have written any times. None is later than an answer of DevRev's may name, so what is false ends
+    /// by itself soon after it is mended, although replicas state again what they know.
+    pub(crate) fn cut(&mut self, rules: &LedgerRules, now: Duration) {
+        let latest = now.saturating_add(rules.max_retry_after);
+        if let Some(window) = &mut self.window {
+            window.ends = window.ends.min(latest);
+        }
+        self.pauses.cut(latest);
+    }
+
     /// Adds units to a lease.
     pub(crate) fn lease(&mut self, units: u64) {
         self.leased += units;
@@ -410,7 +420,8 @@ impl Ledger {
 
     /// Units taken outside revgate since the pool's ledger was made, as it was told last; the difference is counted here.
     pub(crate) fn count_external(&mut self, before: u64, fleet: &Ledger) -> u64 {
-        self.external += fleet.external.saturating_sub(before);
+        let new = fleet.external.saturating_sub(before);
+        self.external = self.external.saturating_add(new);
         fleet.external
     }
 }

@@ -247,6 +247,15 @@ impl Pauses {
             .map(|paused| paused.until)
     }
 
+    /// No pause lasts longer than this.
+    pub(super) fn cut(&mut self, latest: Duration) {
+        self.group.cut(latest);
+        if let Some(paused) = &mut self.operation {
+            paused.until = paused.until.min(latest);
+            paused.recovery.cut(latest);
+        }
+    }
+
     /// Whether a pause lasts, or attempts must show that it is over.
     pub(super) fn recovers(&self) -> bool {
         !matches!(self.group, Recovery::Open) || self.operation.is_some()

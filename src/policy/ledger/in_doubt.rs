@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Later than every attempt, and no more than a number in a pool may be.
+const NEVER: u64 = 1 << 44;
+
 /// The units in doubt, in two generations. An answer to an attempt that was granted after the last unit of a generation
 /// reports what remains and so resolves that generation. Under load there is always a unit newer than that answer, so a
 /// single generation would never be resolved.
@@ -23,7 +26,7 @@ impl InDoubt {
     pub(super) fn of(units: u64) -> InDoubt {
         let older = Generation {
             units,
-            until: u64::MAX,
+            until: NEVER,
         };
         InDoubt {
             older,

@@ -143,7 +143,7 @@ impl Ledger {
         }
         let claimed = self.claimed();
         let unanswered = match kind.payload {
-            Payload::Whole => claimed - self.streamed,
+            Payload::Whole => claimed.saturating_sub(self.streamed),
             Payload::Streamed => claimed,
         };
         // One attempt always finds out, beside uploads that may never end.

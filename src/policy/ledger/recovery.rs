@@ -229,6 +229,13 @@ impl Recovery {
         *self = Recovery::Paused { until };
     }
 
+    /// A pause ends then at the latest.
+    pub(super) fn cut(&mut self, latest: Duration) {
+        if let Recovery::Paused { until } = self {
+            *until = latest.min(*until);
+        }
+    }
+
     /// The next attempt, number `next`, is a probe.
     pub(super) fn probe(&mut self, next: u64) {
         *self = Recovery::Probing {

@@ -9,7 +9,7 @@
 
 mod asking;
 mod nodes;
-pub(super) mod slots;
+pub(in crate::fleet::redis) mod slots;
 #[cfg(test)]
 mod tests;
 

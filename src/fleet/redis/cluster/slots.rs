@@ -10,8 +10,11 @@ use crate::fleet::redis::{address::Address, announced::announced, answer::Refusa
 /// Each key is in one of so many slots, and each slot belongs to one node.
 const SLOTS: u16 = 16_384;
 
+/// Nodes that are told of: as many as a cluster may have, by its makers. A server that names more is none of a cluster.
+const MAX_NODES: usize = 1000;
+
 /// The slot of a key: that of its hash tag, which stands between its first `{` and the next `}`, and of all of it if it has none.
-pub(super) fn slot_of(key: &str) -> u16 {
+pub(in crate::fleet::redis) fn slot_of(key: &str) -> u16 {
     const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
     let tag = key
         .split_once('{')
@@ -25,7 +28,7 @@ pub(super) fn slot_of(key: &str) -> u16 {
 
 /// Who has which slot.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SlotMap {
+pub(in crate::fleet::redis) struct SlotMap {
     /// By the last slot of a range: its first one, and the primary.
     ranges: BTreeMap<u16, (u16, Address)>,
     /// What single refusals have told since.
@@ -36,7 +39,7 @@ pub(super) struct SlotMap {
 
 impl SlotMap {
     /// Reads the answer of CLUSTER SLOTS. `None` if it is none, or names no owner of any slot.
-    pub(super) fn read(answer: &Value, asked: &Address) -> Option<SlotMap> {
+    pub(in crate::fleet::redis) fn read(answer: &Value, asked: &Address) -> Option<SlotMap> {
         let mut map = SlotMap::default();
         let Value::Array(ranges) = answer else {
             return None;
@@ -57,15 +60,13 @@ impl SlotMap {
                 if position == 0 {
                     map.ranges.insert(last, (first, address.clone()));
                 }
-                if !map.nodes.contains(&address) {
-                    map.nodes.push(address);
-                }
+                map.remember(address);
             }
         }
         (!map.ranges.is_empty()).then_some(map)
     }
 
-    pub(super) fn owner(&self, slot: u16) -> Option<&Address> {
+    pub(in crate::fleet::redis) fn owner(&self, slot: u16) -> Option<&Address> {
         let ranged = || {
             let (_, (first, owner)) = self.ranges.range(slot..).next()?;
             (*first <= slot).then_some(owner)
@@ -74,15 +75,19 @@ impl SlotMap {
     }
 
     /// A node has said that this one has the slot.
-    pub(super) fn moved(&mut self, slot: u16, to: Address) {
-        if !self.nodes.contains(&to) {
-            self.nodes.push(to.clone());
-        }
+    pub(in crate::fleet::redis) fn moved(&mut self, slot: u16, to: Address) {
+        self.remember(to.clone());
         self.moved.insert(slot, to);
     }
 
+    fn remember(&mut self, node: Address) {
+        if self.nodes.len() < MAX_NODES && !self.nodes.contains(&node) {
+            self.nodes.push(node);
+        }
+    }
+
     /// All nodes that are known.
-    pub(super) fn nodes(&self) -> &[Address] {
+    pub(in crate::fleet::redis) fn nodes(&self) -> &[Address] {
         &self.nodes
     }
 }
@@ -217,6 +222,17 @@ mod tests {
         assert_eq!(map.owner(99), Some(&at("new", 7)));
         assert_eq!(map.owner(98), Some(&at("10.0.0.1", 7)));
         assert_eq!(map.nodes().len(), 7);
+    }
+
+    #[test]
+    fn nodes_are_bounded() {
+        let asked = at("seed", 1);
+        let nodes = (1..2000).map(|port| node(host("a"), port)).collect();
+        let answer = Value::Array(vec![range(0, 1, nodes)]);
+        let mut map = SlotMap::read(&answer, &asked).expect("a map");
+        map.moved(1, at("b", 1));
+        assert_eq!(map.nodes().len(), MAX_NODES);
+        assert_eq!(map.owner(1), Some(&at("b", 1)));
     }
 
     #[test]

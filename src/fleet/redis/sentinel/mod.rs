@@ -135,7 +135,7 @@ impl Sentinels {
 }
 
 /// The address in the answer to SENTINEL GET-MASTER-ADDR-BY-NAME.
-fn named(answer: &Value) -> Option<Address> {
+pub(super) fn named(answer: &Value) -> Option<Address> {
     let Value::Array(parts) = answer else {
         return None;
     };
@@ -147,7 +147,7 @@ fn named(answer: &Value) -> Option<Address> {
 }
 
 /// Whether the answer to ROLE is a primary's.
-fn is_primary(role: &Value) -> bool {
+pub(super) fn is_primary(role: &Value) -> bool {
     let Value::Array(parts) = role else {
         return false;
     };

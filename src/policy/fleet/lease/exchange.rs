@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     super::{
         DEALT_TERM, Ending, HEARTBEAT, IDLE, Known, Order, Pauses, Reply, Statement, TERM, Told,
-        waiting_interval,
+        plausible::MOST, waiting_interval,
     },
     FleetView, Heard, Lease, MARKS,
 };
@@ -138,8 +138,9 @@ impl Lease {
         self.until = shift.to_own(reply.until).min(began.saturating_add(TERM));
         for (revision, units) in &reply.leased {
             if *revision > before {
-                self.held[0] += units[0];
-                self.held[1] += units[1];
+                for (held, more) in self.held.iter_mut().zip(units) {
+                    *held = held.saturating_add(*more).min(MOST);
+                }
             }
         }
         for (revision, dealt) in &reply.dealt {

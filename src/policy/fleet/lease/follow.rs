@@ -8,6 +8,9 @@ use super::{
 };
 use crate::policy::ledger::{Ledger, LedgerRules, Shift};
 
+/// A pool in which operators have ended pauses so often is false.
+const MANY_RESUMES: u64 = 1 << 32;
+
 /// A replica's ledger in the fleet.
 impl Ledger {
     /// Where this replica stands, with the requests that wait.
@@ -38,8 +41,11 @@ impl Ledger {
             self.count_held();
             return;
         }
-        let is_resumed = reply.pauses > lease.pauses;
-        lease.pauses = reply.pauses;
+        // As often no operator has ended a pause.
+        let is_resumed = reply.pauses > lease.pauses && reply.pauses < MANY_RESUMES;
+        if is_resumed {
+            lease.pauses = reply.pauses;
+        }
         if is_resumed {
             (lease.group_pause, lease.operation_pause) = (None, None);
             lease.told = None;

@@ -40,6 +40,7 @@ pub(in super::super) fn statement(replica: ReplicaId, number: u64, callers: u64)
         pauses: Pauses::default(),
         ended: Vec::new(),
         orders: (0..callers).map(order).collect(),
+        wants: Vec::new(),
         rate: [2.0, 0.0],
         leaves: false,
         rules: RULES,
