@@ -29,7 +29,7 @@ section! {
         prefix: Prefix = "revgate", restart;
         /// Time for one exchange with Redis, from 1ms to 1s. A request waits for one only if its replica holds no lease. After three in a row that took longer, the replica goes by DevRev's answers alone until Redis is back. A hundred round trips of a data centre by default, and too little for a caller to notice.
         timeout: ExchangeTime = "50ms", restart;
-        /// A secret of the fleet, the same on every replica, by which names in Redis are hashed. Required in mode "validate": there a group is a DevRev user, whom somebody who may list the keys of Redis could guess otherwise. None by default, because in mode "inject" names are those of the file.
+        /// A secret of the fleet, the same on every replica, by which names in Redis are hashed, of groups and of callers. Required in mode "validate": there a group is a DevRev user, whom somebody who may list the keys of Redis could guess otherwise. None by default, because in mode "inject" names are those of the file.
         name_key: Option<PlainSecret>, restart, example({ "file": "/run/secrets/redis-name-key" });
         /// Certificate authorities for rediss://, as in upstream.roots. Bundled by default, which works in an empty image; a Redis of your own has rather a CA of your own: { file = "ca.pem" }.
         roots: Roots = "bundled", restart;

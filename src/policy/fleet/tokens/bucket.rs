@@ -100,8 +100,11 @@ impl Shared {
         self.holders.iter().any(|holder| holder.replica == replica)
     }
 
+    /// It leaves, or is dead. What it has at hand is at large all the same, until no token is so old: one that leaves ends its requests first.
     pub(super) fn forget(&mut self, replica: ReplicaId) {
-        self.holders.retain(|holder| holder.replica != replica);
+        let has_any = |holder: &Holder| holder.lots.iter().any(|lot| lot.sold.ahead > 0);
+        self.holders
+            .retain(|holder| holder.replica != replica || has_any(holder));
     }
 
     /// Forgets what no longer matters. Returns whether anything is left.

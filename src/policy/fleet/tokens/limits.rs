@@ -39,7 +39,7 @@ impl Limits {
         sales
     }
 
-    /// Forgets a dead replica. What it had bought counts as spent.
+    /// Forgets a replica that is dead or leaves. What it had bought counts as spent.
     pub fn forget(&mut self, replica: ReplicaId) {
         for (_, shared) in &mut self.callers {
             shared.forget(replica);

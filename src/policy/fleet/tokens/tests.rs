@@ -226,7 +226,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn limits() -> impl Strategy<Value = Rule> {
     let interval = prop_oneof![1u64..50, 50u64..1000, 1000u64..20_000];
-    (interval, 1u32..30).prop_map(|(interval, burst)| rule(ms(interval), burst))
+    let burst = prop_oneof![3 => 1u32..30, 1 => 30u32..300];
+    (interval, burst).prop_map(|(interval, burst)| rule(ms(interval), burst))
 }
 
 proptest! {
@@ -396,8 +397,8 @@ proptest! {
     /// All have bought ahead and are idle. Then all spend what they have and what the bucket has.
     #[test]
     fn what_is_kept_for_long_does_not_add_to_the_bound(
-        interval in prop_oneof![2u64..50, 50u64..1000],
-        burst in 1u32..60,
+        interval in prop_oneof![1 => 2u64..50, 3 => 50u64..1000],
+        burst in prop_oneof![1u32..60, 60u32..1000],
         replicas in 1usize..8,
         busy in 1000u64..30_000,
         idle in 0u64..29_000,
@@ -641,6 +642,34 @@ fn what_is_at_large_keeps_its_room_in_the_bucket() {
     assert_eq!(say(2, 0, Some(0), 30), ms(4500));
     assert_eq!(say(2, 0, Some(7), 31), ms(3500));
     assert_eq!(say(2, 0, None, 35), seconds(0));
+}
+
+#[test]
+fn what_a_replica_that_leaves_has_at_hand_stays_at_large() {
+    let mut pool = Limits::default();
+    let want = |purchase, needed, ahead| Want {
+        caller: CALLER,
+        rule: rule(ms(1000), 20),
+        purchase,
+        needed,
+        ahead,
+        long: 0,
+        charge: 0,
+        held: Vec::new(),
+        settled: Vec::new(),
+    };
+    let seconds = Duration::from_secs;
+    pool.sync(ReplicaId(1), &[want(1, 0, 7)], EPOCH);
+    pool.sync(ReplicaId(2), &[want(1, 1, 0)], EPOCH);
+    (1..3).for_each(|replica| pool.forget(ReplicaId(replica)));
+    assert_eq!(pool.holders(), 1);
+    let reset = |pool: &mut Limits, after| {
+        let sales = pool.sync(ReplicaId(3), &[want(0, 0, 0)], EPOCH + seconds(after));
+        sales[0].reset
+    };
+    assert_eq!(reset(&mut pool, 44), ms(4500));
+    assert_eq!(reset(&mut pool, 46), ms(4500), "until now");
+    assert_eq!(reset(&mut pool, 51), Duration::ZERO);
 }
 
 #[test]

@@ -273,18 +273,39 @@ async fn many_that_wait_share_an_exchange() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_exchanges_buys_for_all_callers_of_its_group() {
+    let (register, replicas) = fleet(1, 100, 100);
+    let plan = replicas[0].limiters.of_plan();
+    let mut before = 0;
+    for step in 0..1400 {
+        assert!(replicas[0].request().await.allowed);
+        if step % 2 == 0 {
+            let support = request(&plan, &Caller::named("support"), None).await;
+            assert!(support.allowed);
+        }
+        if step == 400 {
+            before = register.exchanges.load(Ordering::Relaxed);
+        }
+        sleep(ms(100)).await;
+    }
+    // The busier one buys a hundred each time, for ten seconds. The other one would do so each fifteen by itself.
+    let exchanges = register.exchanges.load(Ordering::Relaxed) - before;
+    assert!((8..=11).contains(&exchanges), "{exchanges}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_leaves_while_it_waits_leaves_nothing_behind() {
     let (register, replicas) = fleet(1, 1, 2);
     register.hangs.store(true, Ordering::Relaxed);
     assert!(timeout(ms(5), replicas[0].request()).await.is_err());
     register.hangs.store(false, Ordering::Relaxed);
-    sleep(Duration::from_secs(30)).await;
+    sleep(Duration::from_secs(60)).await;
     // What was bought for it has been given back, and the purse is gone.
     assert_eq!(replicas[0].purses.due("main"), None);
     assert!(replicas[0].purses.groups.lock().by_name.is_empty());
     assert_eq!(replicas[0].purses.groups.lock().count, 0);
     let mut pool = register.pool.lock();
-    let later = Duration::from_secs(1_700_000_000 + 100);
+    let later = Duration::from_secs(1_700_000_000 + 200);
     pool.sync(ReplicaId(9), &[], later);
     assert_eq!(pool.callers(), 0);
 }
