@@ -139,13 +139,10 @@ async fn redis_hangs_under_load() {
 }
 
 #[tokio::test]
-async fn redis_forgets_under_load() {
-    tokio::join!(flushed(), scripts_flushed());
-}
-
-#[tokio::test]
-async fn redis_is_not_there_at_the_start_and_comes_later() {
+async fn redis_forgets_or_is_not_there_at_the_start() {
     tokio::join!(
+        flushed(),
+        scripts_flushed(),
         down_at_the_start("down at the start", TIGHT),
         down_at_the_start("down at the start, in plenty", PLENTY),
         hangs_at_the_start(),
