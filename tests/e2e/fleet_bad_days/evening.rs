@@ -146,7 +146,9 @@ impl Evening {
 
     pub fn judge(&self, bounds: &Bounds) {
         let row = self.row;
-        assert!(self.failed.is_empty(), "{row}: {:?}", self.failed);
+        if let Some(call) = self.failed.first() {
+            panic!("{row}: {call:?}: {}", call.told);
+        }
         assert!(
             self.over <= self.may_go_over(bounds),
             "{row}: {} 429s",
