@@ -52,6 +52,9 @@ enum Command {
         /// The load's calls are the same for the same seed.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// So many gateways share the quota as a fleet, 9 at most. What they share is in memory here, and in Redis elsewhere.
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
+        replicas: u8,
     },
     /// The DevRev simulator alone, for tests of your own; config/simulator.md says what it answers.
     Mock {
@@ -268,8 +271,17 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     let done = match command {
         Command::Check(check) => return check.run(),
         Command::Run(file) => crate::serve::run(file.path()),
-        Command::Demo { load, seed } => {
-            crate::serve::demo(DemoOptions { load, seed }, |text| print(text))
+        Command::Demo {
+            load,
+            seed,
+            replicas,
+        } => {
+            let options = DemoOptions {
+                load,
+                seed,
+                replicas,
+            };
+            crate::serve::demo(options, |text| print(text))
         }
         Command::Mock {
             listen,

@@ -1,6 +1,10 @@
 //! Single-threaded tokio runtimes.
 
-use std::{future::Future, io};
+use std::{
+    future::Future,
+    io,
+    thread::{self, JoinHandle},
+};
 
 use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
 
@@ -44,6 +48,17 @@ impl Drop for ThreadRuntime {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Starts a thread. Its log lines are in the span in which it is started, as those of the thread that starts it.
+pub(crate) fn spawn_thread<T: Send + 'static>(
+    name: String,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let span = tracing::Span::current();
+    thread::Builder::new()
+        .name(name)
+        .spawn(move || span.in_scope(run))
 }
 
 #[cfg(test)]

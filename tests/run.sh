@@ -31,11 +31,14 @@ install_only() {
     install "$@"
     return
   fi
+  # Also when it is interrupted: with it no service would start any more.
+  trap 'rm -f /usr/sbin/policy-rc.d' EXIT
   printf '#!/bin/sh\nexit 101\n' >"$policy"
   chmod 755 "$policy"
   local done=0
   install "$@" || done=$?
   rm -f "$policy"
+  trap - EXIT
   return "$done"
 }
 
@@ -47,6 +50,8 @@ has cmake || install cmake || printf 'note: cmake is missing; aws-lc-sys needs i
 
 # The tests start servers of their own, on free ports; Sentinel is the same program.
 has redis-server || install_only redis-server || fail "redis-server is needed by the tests of a fleet; install Redis 7 or later"
+redis_version=$(redis-server --version | sed -n 's/.* v=\([0-9]*\)\..*/\1/p')
+[ "${redis_version:-0}" -ge 7 ] || fail "redis-server is of version ${redis_version:-(unknown)}; the tests of a fleet need 7 or later"
 
 cargo test --locked || fail "cargo test: see the first failing test above"
 

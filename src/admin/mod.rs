@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use crate::{
     event::Event,
     policy::{duration_words::duration_words, exposition::Exposition, trouble::Trouble},
-    runtime::ThreadRuntime,
+    runtime::{ThreadRuntime, spawn_thread},
     tcp,
 };
 
@@ -115,7 +115,7 @@ pub(crate) fn start(
     let until = stop.clone();
     let guard = guard::AccessGuard::new(address, options.key.as_ref());
     let state = Arc::new(routes::AdminState { guard, control });
-    let thread = thread::Builder::new().name("admin".into()).spawn(move || {
+    let thread = spawn_thread("admin".into(), move || {
         let serving = serve(listener, state, options.max_connections);
         runtime.block_on(until.run_until_cancelled(serving));
     })?;

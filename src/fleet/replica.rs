@@ -7,16 +7,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     driver::{Driver, Parts},
+    here::Place,
     redis::{self, names::Names},
     register::Register,
 };
 use crate::{
-    plan::SharedPlan, runtime::ThreadRuntime, state::Clock, state::Joining,
-    telemetry::shared::FleetStatus, upstream::tls,
+    plan::SharedPlan,
+    random,
+    runtime::{ThreadRuntime, spawn_thread},
+    state::{Clock, Joining},
+    telemetry::{client_lines::ClientLines, labels::RegisterKind, shared::FleetStatus},
+    upstream::tls,
 };
 
 /// See the module. Its thread ends when this is dropped.
 pub(crate) struct Replica {
+    kind: RegisterKind,
     register: Arc<dyn Register>,
     names: Names,
     timeout: Duration,
@@ -45,14 +51,23 @@ impl Replica {
         let (endpoint, of_register) = (plan.endpoint.clone(), names.clone());
         let timeout = plan.timeout;
         let start = move || redis::start(endpoint, tls.as_ref(), of_register, timeout);
-        Ok(Replica::with(start, names, timeout)?)
+        Ok(Replica::with(RegisterKind::Redis, start, names, timeout)?)
     }
 
-    /// With another register, which is made on the thread's runtime.
+    /// Of a fleet within this process.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub(crate) fn with(
+    pub(crate) fn here(place: &Place, timeout: Duration) -> io::Result<Replica> {
+        let register = || Arc::new(place.join(timeout, random::id64())) as Arc<dyn Register>;
+        // Whoever reads the place is in this process.
+        let names = Names::new("here", None);
+        Replica::with(RegisterKind::Memory, register, names, timeout)
+    }
+
+    /// The register is made on the thread's runtime.
+    fn with(
+        kind: RegisterKind,
         register: impl FnOnce() -> Arc<dyn Register>,
         names: Names,
         timeout: Duration,
@@ -65,10 +80,10 @@ impl Replica {
         };
         let stop = CancellationToken::new();
         let until = stop.clone();
-        let thread = std::thread::Builder::new()
-            .name("fleet".into())
-            .spawn(move || runtime.block_on(until.cancelled()))?;
+        let run = move || runtime.block_on(until.cancelled());
+        let thread = spawn_thread("fleet".into(), run)?;
         Ok(Replica {
+            kind,
             register,
             names,
             timeout,
@@ -79,28 +94,25 @@ impl Replica {
         })
     }
 
-    /// For one exchange.
-    pub(crate) fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
     /// The runtime of its thread.
     pub(crate) fn runtime(&self) -> &tokio::runtime::Handle {
         &self.runtime
     }
 
-    /// What the state of this process needs to be the fleet's.
-    pub(crate) fn join(&mut self, clock: Clock, status: Arc<FleetStatus>) -> Joining {
+    /// What the state of this process needs to be the fleet's. `lines` decides which lines about groups are written.
+    pub(crate) fn join(&mut self, clock: Clock, lines: Arc<ClientLines>) -> Joining {
+        let status = FleetStatus::new(self.kind, self.timeout, lines);
         let driver = Driver::start(Parts {
             register: self.register.clone(),
             names: self.names.clone(),
             clock,
             timeout: self.timeout,
-            status,
+            status: status.clone(),
             runtime: self.runtime.clone(),
         });
         self.driver = Some(driver.clone());
         Joining {
+            status,
             fleet: driver.fleet(),
             purses: driver.purses(),
         }

@@ -10,20 +10,21 @@ mod manager;
 pub mod memory;
 mod reload;
 mod signals;
+mod start;
 mod traces;
 mod turning;
 mod worker;
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
 };
 
 use anyhow::Context;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::time::Instant;
 
 pub use self::demo::{DemoOptions, Load, demo};
 #[cfg(fuzzing)]
@@ -38,19 +39,19 @@ use self::{
     manager::Manager,
     reload::{Current, FileWatcher, Reloader},
     signals::Signals,
+    start::{Start, log_start, of_replica, upstream_options},
     turning::Threads,
     worker::Worker,
 };
 use crate::{
     admin, bind,
-    config::{self, Address, Config, Http2, Problems},
+    config::{self, Address, Config, Problems},
     event::Event,
     fleet::replica::Replica,
     plan::Plan,
     policy::{duration_words::duration_words, self_connection::names_own_listener},
     runtime::ThreadRuntime,
     state::{
-        State,
         connections::ConnectionTable,
         draining::{Drain, Draining},
     },
@@ -59,7 +60,7 @@ use crate::{
         export::Exporter,
         log::{self, LevelHandle},
     },
-    upstream::{self, OwnListeners, Proxy},
+    upstream::OwnListeners,
 };
 
 /// `revgate run`: serves until a signal ends it.
@@ -81,7 +82,13 @@ pub fn run(file: PathBuf) -> anyhow::Result<()> {
     runtime.block_on(async {
         let signals = Signals::install()?;
         let manager = Manager::of_environment()?;
-        let gateway = Gateway::launch(Some(file), config, Some(level), sockets)?;
+        let start = Start {
+            file: Some(file),
+            level: Some(level),
+            sockets,
+            replica: None,
+        };
+        let gateway = Gateway::launch(config, start)?;
         signals.run_under(&manager, gateway).await
     })
 }
@@ -110,7 +117,11 @@ impl Gateway {
     /// # Errors
     /// When a listener cannot be bound or the upstream's TLS cannot be set up.
     pub fn start(config: Config, level: Option<LevelHandle>) -> anyhow::Result<Gateway> {
-        Gateway::launch(None, config, level, Sockets::default())
+        let start = Start {
+            level,
+            ..Start::default()
+        };
+        Gateway::launch(config, start)
     }
 
     /// As [`Gateway::start`], and reloads `file`, from which `config` was read, on demand and when it changes.
@@ -122,15 +133,21 @@ impl Gateway {
         config: Config,
         level: Option<LevelHandle>,
     ) -> anyhow::Result<Gateway> {
-        Gateway::launch(Some(file), config, level, Sockets::default())
+        let start = Start {
+            file: Some(file),
+            level,
+            ..Start::default()
+        };
+        Gateway::launch(config, start)
     }
 
-    fn launch(
-        file: Option<PathBuf>,
-        mut config: Config,
-        level: Option<LevelHandle>,
-        sockets: Sockets,
-    ) -> anyhow::Result<Gateway> {
+    fn launch(mut config: Config, start: Start) -> anyhow::Result<Gateway> {
+        let Start {
+            file,
+            level,
+            sockets,
+            mut replica,
+        } = start;
         let given = sockets.addresses()?;
         let fitting = descriptors::fit(&mut config)?;
         let plan = Arc::new(Plan::of(&config)?);
@@ -152,7 +169,9 @@ impl Gateway {
         let background = ThreadRuntime::new()?;
         let mut threads = Threads::default();
         threads.add("admin".into(), background.handle().clone());
-        let mut replica = plan.shared.as_ref().map(Replica::start).transpose()?;
+        if let Some(shared) = &plan.shared {
+            replica = Some(Replica::start(shared)?);
+        }
         if let Some(replica) = &replica {
             threads.add("fleet".into(), replica.runtime().clone());
         }
@@ -313,71 +332,4 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.drain.begin(Duration::ZERO);
     }
-}
-
-/// The state of this process, which is a replica of a fleet if there is one.
-fn of_replica(
-    plan: &Plan,
-    draining: Draining,
-    background: Handle,
-    replica: &mut Option<Replica>,
-) -> anyhow::Result<State> {
-    let Some(replica) = replica else {
-        return Ok(State::new(plan, draining, background)?);
-    };
-    let timeout = replica.timeout();
-    let mut join = |clock, status| replica.join(clock, status);
-    let fleet = Some((timeout, &mut join as _));
-    Ok(State::of_replica(plan, draining, background, fleet)?)
-}
-
-/// One line that says what has started, for whoever reads a log from its beginning.
-fn log_start(file: Option<&Path>, config: &Config, address: &Address, admin: SocketAddr) {
-    let (version, callers) = (env!("CARGO_PKG_VERSION"), config.callers.len());
-    let upstream = &config.upstream.url;
-    tracing::info!(
-        event = Event::Started.label(),
-        version,
-        file = file.map(|file| tracing::field::display(file.display())),
-        %upstream,
-        proxy = config.upstream.proxy.as_ref().map(tracing::field::display),
-        mode = config.auth.mode.label(),
-        callers,
-        tokens = config.tokens.len(),
-        workers = config.listen.workers,
-        listen = %address,
-        admin = %admin,
-        "revgate {version} has started: {callers} callers, calls go to {upstream}"
-    );
-}
-
-fn upstream_options(
-    config: &Config,
-    sockets_per_connect: usize,
-    own_listeners: OwnListeners,
-    proxy: Option<Proxy>,
-) -> anyhow::Result<upstream::Options> {
-    let settings = &config.upstream;
-    let https = settings.url.scheme_str() == Some("https");
-    let tls = if https {
-        let http2 = settings.http2 != Http2::Never;
-        let tls = upstream::tls::client_config(&settings.roots, http2);
-        Some(tls.map_err(|error| {
-            let message =
-                format!("cannot be used: {error:#}; store the certificates of its authority there");
-            Problems::from(config.problem("upstream.roots", message))
-        })?)
-    } else {
-        None
-    };
-    Ok(upstream::Options {
-        url: settings.url.clone(),
-        tls,
-        http2_only: settings.http2 == Http2::Always && !https,
-        max_connections: settings.max_connections.div_ceil(config.listen.workers),
-        sockets_per_connect,
-        own_listeners,
-        proxy,
-        failures: Arc::default(),
-    })
 }

@@ -40,12 +40,15 @@ impl Signals {
         })
     }
 
-    /// Reloads on SIGHUP. Drains on SIGTERM or SIGINT, and ends at once on a second one.
-    pub(super) async fn run_until_shutdown(self, gateway: Gateway) -> anyhow::Result<()> {
-        self.run_under(&Manager::default(), gateway).await
+    /// Completes on SIGTERM or SIGINT.
+    pub(super) async fn shutdown(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
     }
 
-    /// As [`Signals::run_until_shutdown`], and tells the service manager.
+    /// Reloads on SIGHUP. Drains on SIGTERM or SIGINT, and ends at once on a second one. The service manager is told.
     pub(super) async fn run_under(
         mut self,
         manager: &Manager,

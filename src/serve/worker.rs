@@ -8,7 +8,7 @@ use arc_swap::{ArcSwap, Guard};
 use super::inbound::{connection::ConnectionSettings, intake, listener::Listener};
 use crate::{
     plan::Plan,
-    runtime::ThreadRuntime,
+    runtime::{ThreadRuntime, spawn_thread},
     stack::{self, Stack},
     state::State,
     upstream::{self, Upstream},
@@ -105,8 +105,7 @@ impl Worker {
             published,
             settings,
         } = self;
-        std::thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || runtime.block_on(intake::serve(listener, published, settings)))
+        let serve = move || runtime.block_on(intake::serve(listener, published, settings));
+        spawn_thread(format!("worker-{number}"), serve)
     }
 }

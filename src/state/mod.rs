@@ -16,7 +16,7 @@ pub(crate) mod retry_budget;
 pub(crate) mod signing_keys;
 pub(crate) mod tokens;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
@@ -63,7 +63,7 @@ pub struct State {
     /// Bytes that heads of HTTP/2 may take while they are decoded; see `allocation::DECODING`.
     pub decoding: Arc<Pool>,
     pub groups: Arc<Groups>,
-    /// What is known of the fleet; `None` without `[shared]`.
+    /// What is known of the fleet; `None` where there is none.
     pub fleet: Option<Arc<FleetStatus>>,
     pub retry_budget: Arc<RetryBudget>,
     /// Of retries after a 429 that names no time.
@@ -84,6 +84,7 @@ pub struct State {
 
 /// What makes a process a replica of a fleet.
 pub(crate) struct Joining {
+    pub status: Arc<FleetStatus>,
     pub fleet: Fleet,
     pub purses: Arc<Purses>,
 }
@@ -97,7 +98,7 @@ impl State {
         State::of_replica(plan, draining, background, None)
     }
 
-    /// As [`State::new`], of a replica of a fleet: an exchange ends within the time, and the function joins the fleet.
+    /// As [`State::new`], of a replica of a fleet if there is a function, which joins it.
     ///
     /// # Errors
     /// See [`State::new`].
@@ -105,19 +106,19 @@ impl State {
         plan: &Plan,
         draining: Draining,
         background: Handle,
-        fleet: Option<(Duration, &mut dyn FnMut(Clock, Arc<FleetStatus>) -> Joining)>,
+        join: Option<&mut dyn FnMut(Clock, Arc<ClientLines>) -> Joining>,
     ) -> Result<State, NoRandomness> {
         let clock = Clock::start();
         let client_lines = Arc::<ClientLines>::default();
-        let (status, joining) = fleet
-            .map(|(timeout, join)| {
-                let status = FleetStatus::new(timeout, client_lines.clone());
-                (status.clone(), join(clock, status))
-            })
-            .unzip();
-        let (fleet, purses) = joining
-            .map(|Joining { fleet, purses }| (fleet, purses))
-            .unzip();
+        let joining = join.map(|join| join(clock, client_lines.clone()));
+        let (status, fleet, purses) = match joining {
+            Some(joining) => (
+                Some(joining.status),
+                Some(joining.fleet),
+                Some(joining.purses),
+            ),
+            None => (None, None, None),
+        };
         let groups = Groups::in_fleet(plan.quota.clone(), clock, client_lines.clone(), fleet);
         let groups = Arc::new(groups);
         let mut metrics = Metrics::new();

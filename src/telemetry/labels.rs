@@ -198,6 +198,25 @@ label_enum! {
     }
 }
 
+label_enum! {
+    /// What the register of the fleet is.
+    pub enum RegisterKind {
+        Redis = "redis",
+        /// Of this process: a demo has one.
+        Memory = "memory",
+    }
+}
+
+impl RegisterKind {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            RegisterKind::Redis => "Redis",
+            RegisterKind::Memory => "the register in memory",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,6 +238,7 @@ mod tests {
         assert_labels!(Sharing: "plenty" "scarce" "alone");
         assert_labels!(Lost: "gone" "older");
         assert_labels!(RegisterState: "unknown" "up" "down");
+        assert_labels!(RegisterKind: "redis" "memory");
         let outcomes: Vec<_> = AttemptOutcome::all().map(AttemptOutcome::label).collect();
         assert_eq!(outcomes[..2], ["success", "refused"]);
         assert_eq!(outcomes.len(), 2 + retry::Reason::ALL.len());

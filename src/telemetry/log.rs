@@ -91,6 +91,15 @@ impl LevelHandle {
 
 /// Starts the log. A second call in one process (tests) only changes the level of the first.
 pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
+    start(level, format, false)
+}
+
+/// As [`init`], of a process with several gateways: a line of JSON has the span that says of which it is. Text has it always.
+pub(crate) fn init_with_spans(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
+    start(level, format, true)
+}
+
+fn start(level: &str, format: LogFormat, spans: bool) -> anyhow::Result<LevelHandle> {
     let filter = filter_of(level).map_err(anyhow::Error::msg)?;
     if let Some(installed) = INSTALLED.get() {
         installed
@@ -113,7 +122,8 @@ pub fn init(level: &str, format: LogFormat) -> anyhow::Result<LevelHandle> {
     let libraries = Arc::<LibraryLines>::default();
     let base = tracing_subscriber::registry().with(filter);
     let set = if json {
-        let lines = json_lines().with_writer(queue.clone());
+        let lines = json_lines().with_current_span(spans);
+        let lines = lines.with_writer(queue.clone());
         base.with(lines.with_filter(libraries.clone().filter()))
             .try_init()
     } else {

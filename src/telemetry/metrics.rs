@@ -391,7 +391,7 @@ mod tests {
     use super::*;
     use crate::{
         policy::{jwt::Fault, operation::Operation},
-        telemetry::labels::ExchangeResult,
+        telemetry::labels::{ExchangeResult, RegisterKind},
     };
 
     /// Metrics with a value for each.
@@ -409,7 +409,11 @@ mod tests {
             waiting: vec![(a.clone(), 1)],
         };
         m.watch_quota(move || vec![sample.clone()]);
-        let fleet = FleetStatus::new(Duration::from_millis(50), Arc::default());
+        let fleet = FleetStatus::new(
+            RegisterKind::Redis,
+            Duration::from_millis(50),
+            Arc::default(),
+        );
         fleet.exchanged(ExchangeResult::Ok, Duration::from_micros(320));
         // Held there, because a group that is shared no more has no series.
         let group = fleet.group(&a, || 3);

@@ -11,7 +11,12 @@ mod simulation;
 
 use std::time::Duration;
 
-use simulation::{Route, Scenario, figures::Figures, simulate, table};
+use simulation::{
+    Route, Scenario, Settings,
+    figures::Figures,
+    fleet::{FleetFigures, Placing, Run, simulate_fleet},
+    simulate, table,
+};
 
 const SEED: u64 = 1;
 
@@ -123,6 +128,103 @@ fn outside() {
 #[test]
 fn backlog() {
     check(Scenario::Backlog);
+}
+
+/// The aims of a fleet whose quota is spent.
+const FLEET_AIMS: &[FleetAim] = &[
+    FleetAim {
+        name: "the quota is used",
+        holds: |figures| figures.figures.utilisation >= 0.98,
+    },
+    FleetAim {
+        name: "upstream refuses nothing",
+        holds: |figures| figures.figures.throttled == 0,
+    },
+    FleetAim {
+        name: "callers that wait are served by weight, wherever they are",
+        holds: |figures| figures.figures.jain.is_some_and(|jain| jain >= 0.98),
+    },
+];
+
+/// And of one that has plenty.
+const PLENTY_AIMS: &[FleetAim] = &[
+    FleetAim {
+        name: "upstream refuses nothing",
+        holds: |figures| figures.figures.throttled == 0,
+    },
+    FleetAim {
+        name: "exchanges are rare",
+        holds: |figures| figures.exchanges_a_request() < 0.05,
+    },
+    FleetAim {
+        name: "no request of a window that is known waits for one",
+        holds: |figures| figures.asked == figures.asked_first,
+    },
+    FleetAim {
+        name: "every request is served",
+        holds: |figures| figures.figures.given_up + figures.figures.batch_given_up == 0,
+    },
+];
+
+struct FleetAim {
+    name: &'static str,
+    holds: fn(&FleetFigures) -> bool,
+}
+
+/// Less of it, because what ten gateways exchange while all of them wait takes time.
+const FLEET: Settings = Settings {
+    limit: 100,
+    window: Duration::from_secs(10),
+    windows: 3,
+    pool: 20,
+    max_wait: Duration::from_secs(10),
+};
+
+const LARGE: Settings = Settings {
+    limit: 1500,
+    window: Duration::from_secs(10),
+    windows: 3,
+    pool: 120,
+    max_wait: Duration::from_secs(10),
+};
+
+fn check_fleet(run: Run, aims: &[FleetAim]) {
+    let figures = simulate_fleet(run);
+    let missed = aims.iter().filter(|aim| !(aim.holds)(&figures));
+    let missed: Vec<_> = missed.map(|aim| aim.name).collect();
+    assert!(missed.is_empty(), "not met: {missed:?}\n{figures:#?}");
+}
+
+#[test]
+fn a_fleet_is_fair_to_callers_whatever_their_gateways() {
+    for (gateways, placing) in [
+        (3, Placing::Spread),
+        (3, Placing::Apart),
+        (10, Placing::Spread),
+    ] {
+        let run = Run {
+            scenario: Scenario::Steady,
+            settings: &FLEET,
+            placing,
+            gateways,
+            seed: SEED,
+        };
+        check_fleet(run, FLEET_AIMS);
+    }
+}
+
+#[test]
+fn a_fleet_in_plenty_hardly_exchanges() {
+    for gateways in [1, 10] {
+        let run = Run {
+            scenario: Scenario::Plenty,
+            settings: &LARGE,
+            placing: Placing::Spread,
+            gateways,
+            seed: SEED,
+        };
+        check_fleet(run, PLENTY_AIMS);
+    }
 }
 
 /// Otherwise figures could not be compared across changes.

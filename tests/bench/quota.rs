@@ -1,6 +1,7 @@
 //! Measures how well the quota is shared, and the cost of sharing it.
 //!
-//! `cargo bench --bench quota [-- [--seed N] [simulation] [sockets] [hot-path]]`; all sections when none is named.
+//! `cargo bench --bench quota [-- [--seed N] [SECTION]...]`; without a section all but those that begin with `fleet-`, which need a
+//! `redis-server` and take minutes. See `SECTIONS`.
 
 #![allow(
     unreachable_pub,
@@ -11,7 +12,10 @@
     reason = "a test binary has no outside, and runs in real time"
 )]
 
+mod fleet;
 mod hot_path;
+#[path = "../redis/mod.rs"]
+mod redis;
 mod simulation;
 mod sockets;
 
@@ -20,10 +24,14 @@ use simulation::{Route, Scenario, Settings, simulate, table};
 /// Prints one section, for a seed.
 type Section = fn(u64);
 
-const SECTIONS: [(&str, Section); 3] = [
+const SECTIONS: [(&str, Section); 7] = [
     ("simulation", simulated),
     ("sockets", real),
     ("hot-path", cost),
+    ("fleet", fleet::simulated),
+    ("fleet-sockets", fleet::sockets::print),
+    ("fleet-idle", fleet::many::print),
+    ("fleet-bad-days", fleet::bad_days::print),
 ];
 
 const SCENARIOS: [Scenario; 6] = [
@@ -52,14 +60,16 @@ fn main() {
         }
     }
     for (name, section) in SECTIONS {
-        if named.is_empty() || named.iter().any(|section| section == name) {
+        let by_default = named.is_empty() && !name.starts_with("fleet-");
+        if by_default || named.iter().any(|section| section == name) {
             section(seed);
         }
     }
 }
 
 fn refuse(why: &str) -> ! {
-    eprintln!("{why}; usage: [--seed N] [simulation] [sockets] [hot-path]");
+    let sections = SECTIONS.map(|(name, _)| name).join("] [");
+    eprintln!("{why}; usage: [--seed N] [{sections}]");
     std::process::exit(2)
 }
 

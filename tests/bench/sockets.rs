@@ -49,7 +49,7 @@ pub fn measure(scenario: Scenario, seed: u64) -> [(Route, Figures); 2] {
     })
 }
 
-async fn through_revgate(demand: &Demand) -> Figures {
+pub async fn through_revgate(demand: &Demand) -> Figures {
     let (devrev, start) = devrev().await;
     let config = configuration(&SETTINGS, &devrev.addr().to_string());
     let gateway = Gateway::start(config, None).expect("the gateway starts");
@@ -76,7 +76,7 @@ async fn direct(demand: &Demand) -> Figures {
 }
 
 /// The simulator counts milliseconds from its start. The callers' start differs by less than one.
-async fn devrev() -> (Simulator, Instant) {
+pub async fn devrev() -> (Simulator, Instant) {
     let options = simulator::Options {
         limit: SETTINGS.limit,
         window: SETTINGS.window,
@@ -97,7 +97,7 @@ async fn figures(target: Target, demand: &Demand, devrev: &Simulator, start: Ins
     observed.figures(false)
 }
 
-fn arrival(received: &Received) -> Arrival {
+pub fn arrival(received: &Received) -> Arrival {
     let mut headers = received.headers.iter();
     let number = headers.find(|(name, _)| name == NUMBER);
     Arrival {
@@ -110,7 +110,7 @@ fn arrival(received: &Received) -> Arrival {
 type Idle = Arc<Mutex<Vec<SendRequest<Body>>>>;
 
 /// A pool of connections, as many as there are requests in flight.
-fn target(address: SocketAddr) -> Target {
+pub fn target(address: SocketAddr) -> Target {
     let idle = Idle::default();
     BoxCloneService::new(service_fn(move |request| {
         let idle = idle.clone();
@@ -131,9 +131,22 @@ async fn send(address: SocketAddr, idle: &Idle, request: Request<Body>) -> Respo
     Response::from_parts(head, Body::full(body))
 }
 
-async fn connect(address: SocketAddr) -> SendRequest<Body> {
+pub async fn connect(address: SocketAddr) -> SendRequest<Body> {
     let stream = TcpStream::connect(address).await.expect("connects");
     let (connection, driver) = handshake(TokioIo::new(stream)).await.expect("HTTP/1.1");
     tokio::spawn(driver);
     connection
+}
+
+/// One call; its status.
+pub async fn get(connection: &mut SendRequest<Body>, key: &str) -> u16 {
+    let request = Request::get("/dev-users.self")
+        .header(header::HOST, "api.devrev.ai")
+        .header(header::AUTHORIZATION, format!("Bearer {key}"))
+        .body(Body::empty())
+        .expect("a request");
+    let answer = connection.send_request(request).await.expect("an answer");
+    let (head, body) = answer.into_parts();
+    body.collect().await.expect("a whole answer");
+    head.status.as_u16()
 }

@@ -386,7 +386,7 @@ test('a fleet: Redis answers, is away, and a group is left out', { timeout: 60_0
   const up = { state: 'up', since: real.now - 5000, fault: null, reason: null, timeout_seconds: 0.05, p50_seconds: 0.00034, p99_seconds: 0.0021, exchanges, alone_seconds: 0 };
   const shares = { sharing: 'plenty', alone_since: null, fault: null, reason: null, exchanged_at: real.now - 1, replicas: 312, free: 480, leased: 60, leased_here: 4, limbo: 0, waiting: 0, waiting_by_caller: {} };
   const unknown = Object.fromEntries(Object.keys(shares).map(key => [key, null]));
-  const scarce = { ...shares, sharing: 'scarce', free: 0, leased: 0, leased_here: 0, limbo: 12, waiting: 31, waiting_by_caller: { [HOSTILE]: 25, other: 6 } };
+  const scarce = { ...shares, sharing: 'scarce', exchanged_at: real.now - 130, free: 0, leased: 0, leased_here: 0, limbo: 12, waiting: 31, waiting_by_caller: { [HOSTILE]: 25, other: 6 } };
   const main = { ...real.quota.main, limit: 1000, remaining: 540, reset: Math.floor(real.now) + 140, resets_in_seconds: 140, window_started_at: real.now - 160 };
   let told = { ...real, shared: up, quota: { main: { ...main, fleet: shares }, nightly: { ...main, fleet: scarce }, idle: { ...real.quota.main, fleet: unknown } } };
   const context = await browser(t, dir, { viewport: { width: 1200, height: 900 } });
@@ -401,7 +401,7 @@ test('a fleet: Redis answers, is away, and a group is left out', { timeout: 60_0
   assert.match(await text('vitals'), /Fleet\s+312 replicas\s*Redis p99 2\.1\u00a0ms/);
   assert.match(await text('register'), /can be used[^]*took under 1\u00a0ms, ninety-nine of a hundred 2\.1\u00a0ms; 50\u00a0ms are allowed\.[^]*ok\u00a051,234, conflict\u00a0812, timeout\u00a03\./);
   assert.deepEqual(await cells('main'), ['leased in advance', '312', '4', '60', '480', '0', '0']);
-  assert.deepEqual(await cells('nightly'), ['dealt out one by one', '312', '0', '0', '0', '12kept until DevRev’s next answer', `31${HOSTILE} 25, other 6`]);
+  assert.deepEqual(await cells('nightly'), ['dealt out one by oneas it was 2 minutes ago', '312', '0', '0', '0', '12kept until DevRev’s next answer', `31${HOSTILE} 25, other 6`]);
   assert.equal(await page.locator('#fleet-groups tbody tr').count(), 2, 'a group that was not used shares nothing');
   assert.equal(await page.locator('main img, main script').count(), 0);
   const fits = async name => {
@@ -458,6 +458,27 @@ test('the admin key is asked for only when the gateway asks for it', { timeout: 
   // The browser itself notes each 401.
   assert.deepEqual(faults.filter(fault => !fault.includes('401')), []);
   assert.match(await page.locator('#tokens').textContent(), /tells no expiry/);
+});
+
+test('a demo of a fleet shows it on each page', { timeout: 60_000 }, async t => {
+  const dir = await scratch(t);
+  const { all } = await start(t, ['demo', '--replicas', '2', '--load', 'off'], ['admin']);
+  const of = listener => all.filter(([name]) => name === listener).map(([, address]) => `http://${address}`);
+  await until('both listen', () => of('proxy').length === 2);
+  const body = '{"id":"TKT-1"}', headers = { authorization: 'Bearer demo-key', 'content-type': 'application/json' };
+  for (const origin of [...of('proxy'), ...of('proxy')]) {
+    assert.equal((await fetch(`${origin}/works.get`, { method: 'POST', body, headers })).status, 200);
+  }
+  const { page, faults } = await open(t, { dir, origin: of('admin')[0] }, { viewport: { width: 1200, height: 900 } });
+  for (const origin of of('admin')) {
+    await page.goto(`${origin}/`);
+    await until('it counts both', async () => /Fleet\s+2 replicas\s*in memory, p99/.test(await page.locator('#vitals').innerText()));
+    assert.match(await page.locator('#register').innerText(), /The register in memory can be used: replicas share the quota\./);
+    assert.match(await page.locator('article[data-group="main"] .key').textContent(), /other replicas \d/);
+  }
+  await shoot(page, dir, 'demo-fleet');
+  // The pages of both were opened here.
+  assert.deepEqual(faults.filter(fault => !fault.includes(of('admin')[1])), []);
 });
 
 test('the demo has a page that is calm when nothing has happened', { timeout: 60_000 }, async t => {

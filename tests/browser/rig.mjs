@@ -22,7 +22,7 @@ export async function scratch(t) {
   return dir;
 }
 
-// Starts the binary and waits until each of these listeners is bound.
+// Starts the binary and waits until each of these listeners is bound. `all` has those of all gateways of a demo.
 export async function start(t, args, listeners, env = {}) {
   const child = spawn(process.env.REVGATE_BIN, args, { stdio: ['ignore', 'ignore', 'pipe'], env: { ...process.env, ...env } });
   t.after(async () => {
@@ -31,7 +31,7 @@ export async function start(t, args, listeners, env = {}) {
       await once(child, 'exit');
     }
   });
-  const bound = {};
+  const bound = {}, all = [];
   let log = '';
   await new Promise((done, failed) => {
     const late = setTimeout(() => failed(new Error(`not listening in time:\n${log}`)), START_MS);
@@ -40,14 +40,17 @@ export async function start(t, args, listeners, env = {}) {
       log += `${line}\n`;
       let entry;
       try { entry = JSON.parse(line); } catch { return; }
-      if (entry.message === 'listening') bound[entry.listener] = entry.address;
+      if (entry.message === 'listening') {
+        bound[entry.listener] = entry.address;
+        all.push([entry.listener, entry.address]);
+      }
       if (listeners.every(name => bound[name])) {
         clearTimeout(late);
         done();
       }
     });
   });
-  return { bound, child };
+  return { bound, all, child };
 }
 
 export async function mock(t, dir, plan, limit) {

@@ -1,12 +1,15 @@
 //! The transcript of a day, `deploy/A-DAY.md`: a gateway as a process of its own, in front of the simulator, has a bad day, and the document
-//! shows what its log says. `REVGATE_BLESS=1` writes the log's lines into the document.
+//! shows what its log says; `fleet` has the one of a replica that shares its quota. `REVGATE_BLESS=1` writes the log's lines into the document.
+
+mod fleet;
 
 use std::{
     fmt::Write,
     net::SocketAddr,
+    ops::Range,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -25,6 +28,8 @@ use crate::{
 };
 
 const DOCUMENT: &str = "deploy/A-DAY.md";
+/// Where the document's second day begins.
+const FLEET: &str = "# A fleet's day in the log\n";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The way to DevRev, which can be interrupted.
@@ -108,12 +113,17 @@ struct Day {
 impl Day {
     async fn begin() -> Day {
         let folder = tempfile::tempdir().expect("a folder");
+        Day::begin_in(folder, "").await
+    }
+
+    /// With more in the file, which may name files in this folder.
+    async fn begin_in(folder: tempfile::TempDir, more: &str) -> Day {
         let devrev = rig::simulator().await;
         let road = Road::to(devrev.addr()).await;
         write(&folder.path().join("token"), "the-first-token");
         write(
             &folder.path().join("revgate.toml"),
-            &file(folder.path(), road.address, ""),
+            &file(folder.path(), road.address, more),
         );
         let path = folder.path().join("revgate.toml");
         let path = path.to_str().expect("text");
@@ -382,13 +392,20 @@ async fn the_log_of_a_day_is_that_of_the_document() {
     let (code, _) = day.process.end();
     assert_eq!(code, Some(0));
 
-    compare(&day.passages);
+    compare(&day.passages, |document| {
+        0..document.find(FLEET).expect("a second day")
+    });
 }
 
-/// Compares each passage with the block below its heading, or writes it there.
-fn compare(passages: &[(&str, Vec<String>)]) {
+/// Compares each passage with the block below its heading in this part of the document, or writes it there.
+fn compare(passages: &[(&str, Vec<String>)], part: impl Fn(&str) -> Range<usize>) {
+    // Both days may end at the same time.
+    static WRITING: Mutex<()> = Mutex::new(());
+    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(DOCUMENT);
-    let mut document = std::fs::read_to_string(&path).expect("the document is there");
+    let whole = std::fs::read_to_string(&path).expect("the document is there");
+    let part = part(&whole);
+    let mut document = whole[part.clone()].to_owned();
     let headings = document.lines().filter(|line| line.starts_with("## "));
     let headings: Vec<_> = headings.map(|line| line[3..].to_owned()).collect();
     let told: Vec<_> = passages.iter().map(|(heading, _)| *heading).collect();
@@ -413,7 +430,8 @@ fn compare(passages: &[(&str, Vec<String>)]) {
         }
     }
     if bless {
-        std::fs::write(path, document).expect("written");
+        let (before, after) = (&whole[..part.start], &whole[part.end..]);
+        std::fs::write(path, [before, &document, after].concat()).expect("written");
     }
 }
 

@@ -79,6 +79,10 @@ fn announced(mut stdout: BufReader<ChildStdout>) -> String {
 /// A curl line, as the bytes of its request.
 fn curl(line: &str) -> (SocketAddr, Vec<u8>) {
     let mut quoted = line.split('\'').skip(1).step_by(2).collect::<Vec<_>>();
+    let method = match line.split_once("-X ") {
+        Some((_, rest)) => rest.split_whitespace().next().expect("a method"),
+        None => "POST",
+    };
     let url = line
         .split_whitespace()
         .find(|word| word.starts_with("http://"))
@@ -87,9 +91,9 @@ fn curl(line: &str) -> (SocketAddr, Vec<u8>) {
         .trim_start_matches("http://")
         .split_once('/')
         .expect("a path");
-    let body = quoted.pop().expect("a body");
+    let body = quoted.pop().unwrap_or_default();
     let mut bytes = format!(
-        "POST /{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n",
+        "{method} /{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n",
         body.len()
     );
     for field in quoted {
@@ -135,6 +139,134 @@ async fn its_curl_lines_work_and_sigterm_ends_it_with_zero() {
         [requests("billing"), requests("support"), requests("sync")],
         [Some(2), Some(1), Some(1)]
     );
+    assert_eq!(demo.terminate(), Some(0));
+}
+
+/// The gateways of a fleet, as its text names them: for callers and for operators.
+fn gateways(said: &str) -> Vec<(SocketAddr, SocketAddr)> {
+    let rows = said.lines().filter(|line| line.starts_with("revgate "));
+    let rows = rows.map(|row| {
+        let mut urls = row.split_whitespace().skip(2).map(|url| {
+            let address = url.trim_start_matches("http://").trim_end_matches('/');
+            address.parse().expect("an address")
+        });
+        let mut next = || urls.next().expect("two URLs");
+        (next(), next())
+    });
+    rows.collect()
+}
+
+/// What a gateway of a fleet says of the group.
+async fn quota(admin: SocketAddr) -> Value {
+    rig::admin(admin, "GET", "/quota", "").await.json()["main"].take()
+}
+
+/// Waits until all of them say this of the group.
+async fn all_say(gateways: &[(SocketAddr, SocketAddr)], what: impl Fn(&Value) -> bool) {
+    for (_, admin) in gateways {
+        let said = async {
+            while !what(&quota(*admin).await) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(60), said).await;
+        assert!(in_time.is_ok(), "{}", quota(*admin).await);
+    }
+}
+
+#[tokio::test]
+async fn its_replicas_have_one_quota_and_one_pause() {
+    const ROUNDS: usize = 8;
+    let mut demo = Demo::start(&["--replicas", "3", "--load", "off"]);
+    let gateways = gateways(&demo.said);
+    assert_eq!(gateways.len(), 3, "{}", demo.said);
+    let lines = demo.said.lines().map(str::trim);
+    let lines = lines.filter(|line| line.starts_with("curl"));
+    let lines: Vec<String> = lines.map(str::to_owned).collect();
+    let line = |part: &str| {
+        let line = lines.iter().find(|line| line.contains(part));
+        line.unwrap_or_else(|| panic!("no {part}: {}", demo.said))
+    };
+
+    // Each caller's line goes to another gateway.
+    let calls = ["works.get", "rev-users.get", "accounts.list"].map(|part| curl(line(part)));
+    let proxies = gateways.iter().map(|(proxy, _)| *proxy);
+    let lines = calls.clone().into_iter().zip(proxies.clone());
+    let lines = lines.map(|((address, bytes), proxy)| {
+        assert_eq!(address, proxy);
+        (address, bytes)
+    });
+    // Then one caller calls all of them in turn.
+    let everywhere = proxies.clone().map(|proxy| (proxy, calls[0].1.clone()));
+    let everywhere = (0..ROUNDS).flat_map(|_| everywhere.clone());
+    let mut left = 0;
+    for (address, bytes) in lines.chain(everywhere) {
+        let answer = exchange(address, bytes).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let told = answer.header("x-ratelimit-remaining").expect("is told");
+        left = told.parse().expect("a number");
+    }
+    let devrev = demo.address("simulator");
+    let requests = "GET /_requests HTTP/1.1\r\nHost: d\r\n\r\n";
+    let received = exchange(devrev, requests).await.json();
+    assert_eq!(received.as_array().map(Vec::len), Some(3 + 3 * ROUNDS));
+    // More, if the window has ended meanwhile.
+    assert!(left >= 600 - (3 + 3 * ROUNDS), "{left}");
+    all_say(&gateways, |main| main["fleet"]["replicas"] == 3).await;
+    for (_, admin) in &gateways {
+        let main = quota(*admin).await;
+        // None takes the others for strangers.
+        assert_eq!(main["external"], 0, "{main}");
+        let shared = rig::admin(*admin, "GET", "/status", "").await.json()["shared"].take();
+        assert_eq!(
+            (&shared["register"], &shared["state"]),
+            (&"memory".into(), &"up".into())
+        );
+        let config = rig::admin(*admin, "GET", "/config", "").await.json();
+        assert_eq!(config["shared"]["register"], "memory", "{config}");
+    }
+
+    let (address, bytes) = curl(line("-X PUT"));
+    assert_eq!(exchange(address, bytes).await.status, 200);
+    let (address, bytes) = calls[2].clone();
+    // Longer than it may wait.
+    assert_eq!(exchange(address, bytes).await.status, 429);
+    all_say(&gateways, |main| !main["paused_until"].is_null()).await;
+    let (address, bytes) = curl(line("-X POST"));
+    assert_eq!(address, gateways[1].1);
+    assert_eq!(exchange(address, bytes).await.status, 200);
+    all_say(&gateways, |main| main["paused_until"].is_null()).await;
+    for proxy in proxies {
+        let answer = exchange(proxy, calls[0].1.clone()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    assert_eq!(demo.terminate(), Some(0));
+}
+
+/// With its load, and the batch job on one gateway alone.
+#[tokio::test]
+async fn all_replicas_of_its_load_are_used() {
+    let mut demo = Demo::start(&["--replicas", "3", "--load", "heavy"]);
+    let gateways = gateways(&demo.said);
+    all_say(&gateways, |main| {
+        main["fleet"]["replicas"] == 3 && main["limit"] == 600
+    })
+    .await;
+    let batch = async {
+        let sync = async |admin| {
+            let callers = rig::admin(admin, "GET", "/callers", "").await.json();
+            callers["sync"]["requests"].as_u64()
+        };
+        while sync(gateways[2].1).await.is_none_or(|count| count == 0) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(
+            (sync(gateways[0].1).await, sync(gateways[1].1).await),
+            (Some(0), Some(0))
+        );
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(60), batch).await;
+    assert!(in_time.is_ok(), "{}", quota(gateways[2].1).await);
     assert_eq!(demo.terminate(), Some(0));
 }
 

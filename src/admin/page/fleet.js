@@ -1,9 +1,15 @@
-// The fleet, where there is one: whether Redis can be used, and where each group stands among the replicas.
+// The fleet, where there is one: whether its register (Redis) can be used, and where each group stands among the replicas.
 const SHARING = {
   plenty: ["good", "leased in advance"],
   scarce: ["warn", "dealt out one by one"],
   alone: ["bad", "not shared"],
 };
+
+// Whoever holds or awaits anything has exchanged since.
+const STALE_S = 60;
+
+// A demo has its register in memory.
+const redis = shared => shared.register === "memory" ? "The register in memory" : "Redis";
 
 // An exchange takes less than a millisecond.
 const briefly = seconds => seconds !== null && seconds < 0.001 ? "under 1\u00a0ms" : measured(seconds);
@@ -26,7 +32,9 @@ const byCaller = waiting => Object.entries(waiting).sort((a, b) => b[1] - a[1]).
 
 function sharing(of) {
   const [tone, word] = SHARING[of.sharing] ?? ["", of.sharing];
-  const why = of.alone_since === null ? null : "for " + about(now() - of.alone_since) + ": " + of.reason;
+  // A replica without requests hears nothing new.
+  const told = now() - (of.exchanged_at ?? now()), old = told < STALE_S ? null : "as it was " + about(told) + " ago";
+  const why = of.alone_since === null ? old : "for " + about(now() - of.alone_since) + ": " + of.reason;
   return [{ text: word, look: tone }, why];
 }
 
@@ -34,9 +42,9 @@ function register(shared) {
   const times = shared.p50_seconds === null ? null
     : "Half of the exchanges of the last 5 minutes took " + briefly(shared.p50_seconds) + ", ninety-nine of a hundred " + briefly(shared.p99_seconds) + "; " + briefly(shared.timeout_seconds) + " are allowed.";
   const state = {
-    up: ["Redis can be used: replicas share the quota.", "good"],
-    down: ["Redis cannot be used for " + about(now() - shared.since) + ": " + shared.reason + ". Each replica goes by DevRev’s answers alone.", "bad"],
-    unknown: ["Redis has not been tried yet.", "dim"],
+    up: [redis(shared) + " can be used: replicas share the quota.", "good"],
+    down: [redis(shared) + " cannot be used for " + about(now() - shared.since) + ": " + shared.reason + ". Each replica goes by DevRev’s answers alone.", "bad"],
+    unknown: [redis(shared) + " has not been tried yet.", "dim"],
   }[shared.state] ?? [shared.state, ""];
   const ended = Object.entries(shared.exchanges).filter(([, n]) => n).map(([result, n]) => result + "\u00a0" + number(n)).join(", ");
   const alone = shared.alone_seconds ? "Not shared for " + about(shared.alone_seconds) + " in all since the start." : null;
@@ -46,8 +54,8 @@ function register(shared) {
 // For what is seen first.
 function fleetFact({ shared, quota: groups }) {
   if (!shared) return null;
-  const item = { link: "#fleet", what: "Fleet", more: shared.p99_seconds === null ? "of Redis no answer yet" : "Redis p99 " + briefly(shared.p99_seconds) };
-  if (shared.state === "down") return { ...item, value: "Redis cannot be used", more: "for " + about(now() - shared.since), tone: "warn" };
+  const item = { link: "#fleet", what: "Fleet", more: shared.p99_seconds === null ? "no exchange yet" : (shared.register === "memory" ? "in memory, p99 " : "Redis p99 ") + briefly(shared.p99_seconds) };
+  if (shared.state === "down") return { ...item, value: redis(shared) + " cannot be used", more: "for " + about(now() - shared.since), tone: "warn" };
   const all = Object.values(groups).map(group => group.fleet).filter(Boolean);
   const alone = all.filter(of => of.sharing === "alone").length, most = Math.max(0, ...all.map(of => of.replicas ?? 0));
   if (alone) return { ...item, value: count(alone, "group") + " not shared", tone: "warn" };

@@ -73,8 +73,8 @@ function updateGroup({ group, parts }) {
     const list = [
       ...own,
       ["rest", others, "others"],
-      // Before the first answer, or without an answer.
-      ["earlier", Math.max(0, gone - outside - named), "earlier"],
+      // Before the first answer, or without an answer; in a fleet mostly what the other replicas used.
+      ["earlier", Math.max(0, gone - outside - named), group.fleet && group.fleet.sharing !== null ? "other replicas" : "earlier"],
       ["outside", outside, "outside revgate"],
       ["flight", flight, "under way"],
       ["free", free, "free"],

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{Driver, exchange::Exchanges};
@@ -57,16 +57,15 @@ pub(super) async fn run(
     wake: Arc<Notify>,
 ) {
     let held = group.clone();
-    let held = move || {
-        held.upgrade()
-            .and_then(|group| group.standings())
-            .map_or(0, |(.., held)| held)
-    };
+    let held = move || held.upgrade().map_or(0, |group| group.held());
     let status = driver.parts.status.group(&name, held);
     let mut exchanges = Exchanges::new(&driver, &name);
     let mut retry = Retry::default();
     let mut link = driver.parts.register.link();
     let mut leaving = driver.leaving.subscribe();
+    // A process that has just started is about to connect. Until then nothing is known of the others, and nothing is wrong either.
+    let tried = link.wait_for(|link| !matches!(link, Link::Unknown));
+    let _ = timeout(driver.parts.timeout, tried).await;
     loop {
         let is_down = match &*link.borrow_and_update() {
             Link::Down(failure) => Some(failure.clone()),

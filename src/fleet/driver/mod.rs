@@ -22,10 +22,13 @@ use super::{
 };
 use crate::{
     lock::Lock,
+    plan::Plan,
     policy::fleet::{Hinted, ReplicaId},
     random,
     state::{
-        Clock,
+        Clock, Joining, State,
+        draining::Draining,
+        introspection::NoRandomness,
         limiters::purses::{Purses, Teller},
         quota::{Drive, Fleet, Group},
     },
@@ -42,6 +45,36 @@ pub struct Parts {
     pub status: Arc<FleetStatus>,
     /// On which the register's connection runs too.
     pub runtime: Handle,
+}
+
+/// The state of a replica that has no thread for its exchanges: they are made on the runtime of this thread. For simulations, in which many
+/// replicas live in one process.
+///
+/// # Errors
+/// If the system provides no random numbers.
+pub fn state_of(
+    plan: &Plan,
+    draining: Draining,
+    (register, names): (Arc<dyn Register>, Names),
+    timeout: Duration,
+) -> Result<State, NoRandomness> {
+    let runtime = Handle::current();
+    let mut join = |clock, status| {
+        let driver = Driver::start(Parts {
+            register: register.clone(),
+            names: names.clone(),
+            clock,
+            timeout,
+            status,
+            runtime: runtime.clone(),
+        });
+        Joining {
+            fleet: driver.fleet(),
+            purses: driver.purses(),
+        }
+    };
+    let fleet = Some((timeout, &mut join as _));
+    State::of_replica(plan, draining, runtime.clone(), fleet)
 }
 
 /// See the module.
@@ -105,6 +138,10 @@ impl Driver {
 }
 
 impl Drive for Driver {
+    fn timeout(&self) -> Duration {
+        self.parts.timeout
+    }
+
     fn take_on(self: Arc<Self>, group: Weak<Group>, name: &Arc<str>, wake: &Arc<Notify>) {
         let mut wakes = self.wakes.lock();
         // Groups come and go.

@@ -1,15 +1,17 @@
 //! A replica's side: what it holds, when it exchanges, and what it does alone.
 
+mod exchange;
+mod follow;
+mod pace;
+
 use std::{collections::VecDeque, time::Duration};
 
-use super::{
-    DEALT_TERM, Ending, HEARTBEAT, IDLE, Known, Order, Pauses, Pool, ReplicaId, Reply, Statement,
-    TERM, Told, member::Dealt, waiting_interval,
-};
+use self::pace::Pace;
+use super::{ReplicaId, member::Dealt};
 use crate::policy::{
     fair::Standing,
     feedback::Feedback,
-    ledger::{End, Ledger, LedgerRules, Shift, Source, SpendRate},
+    ledger::{End, Source},
     operation::OperationId,
 };
 
@@ -20,12 +22,6 @@ const MARKS: usize = 64;
 /// Ends of attempts on dealt units that the pool has not heard of. More come from few exchanges that fail; then the oldest are left
 /// out, and the fleet finds out by a timeout.
 const UNHEARD: usize = 1024;
-
-/// Exchanges that news causes keep this distance, so that many answers at once cost one.
-const DISTANCE: Duration = Duration::from_millis(2);
-
-/// Rows of orders in a statement. More kinds of requests of more callers than these wait for others to go first.
-const MAX_ORDERS: usize = 128;
 
 /// Alone, what answers told counts for so long: others spend meanwhile.
 const FRESH: Duration = Duration::from_secs(1);
@@ -48,8 +44,8 @@ pub struct Lease {
     /// With the number of the statement that said so first.
     ended: VecDeque<(u64, u64, End)>,
     sent: [u64; 2],
-    rate: [SpendRate; 2],
-    told: Option<Report>,
+    rate: [Pace; 2],
+    told: Option<WindowTold>,
     /// The revision that was known, and the number of the first attempt that was granted after it.
     marks: VecDeque<(u64, u64)>,
     told_at: Option<Duration>,
@@ -61,11 +57,15 @@ pub struct Lease {
     last_request: Option<Duration>,
     /// The last exchange began then.
     exchanged: Option<Duration>,
+    /// Whether the last statement claimed units.
+    claimed: bool,
+    /// Requests that it said wait, and that no unit has been dealt to since.
+    waited: u64,
     /// Something that others should know at once.
     news: bool,
     wanted: bool,
     leaves: bool,
-    status: Standings,
+    status: FleetView,
 }
 
 /// The last reply.
@@ -78,12 +78,14 @@ struct Heard {
     /// The fleet's time then.
     fleet: Duration,
     interval: Duration,
+    awaits_ends: bool,
     others_rate: f64,
     share: f64,
 }
 
+/// What answers told of the window, or the pool.
 #[derive(Clone, Copy, Debug)]
-struct Report {
+struct WindowTold {
     limit: Option<u64>,
     remaining: u64,
     reset: u64,
@@ -97,7 +99,7 @@ struct Report {
 
 /// How the fleet stands, for operators.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standings {
+pub struct FleetView {
     pub replicas: u64,
     /// Units leased to all replicas and not used.
     pub leased: u64,
@@ -130,10 +132,12 @@ impl Lease {
             external: 0,
             last_request: None,
             exchanged: None,
+            claimed: false,
+            waited: 0,
             news: false,
             wanted: false,
             leaves: false,
-            status: Standings::default(),
+            status: FleetView::default(),
         }
     }
 
@@ -152,7 +156,7 @@ impl Lease {
         self.held.iter().sum()
     }
 
-    pub fn standings(&self) -> Standings {
+    pub fn standings(&self) -> FleetView {
         self.status
     }
 
@@ -169,7 +173,8 @@ impl Lease {
             return false;
         }
         self.held[class] -= 1;
-        if self.held[class] * 4 <= self.had[class] && self.held[class] * 4 + 4 > self.had[class] {
+        // The next is asked for while the last are used.
+        if self.held[class] == (self.had[class] / 8).max(1) {
             self.news = true;
         }
         true
@@ -187,7 +192,7 @@ impl Lease {
         if !matches!(source, Source::Dealt(_)) {
             self.sent[class] += 1;
         }
-        self.rate[class].add(1, now);
+        self.rate[class].add(now);
         self.last_request = Some(now);
     }
 
@@ -221,8 +226,10 @@ impl Lease {
             self.ended.pop_front();
         }
         self.ended.push_back((self.number, number, end));
-        // Others may wait for what it shows.
-        self.news = true;
+        let is_awaited = self.known.is_none_or(|heard| heard.awaits_ends);
+        // Otherwise the pool may hear it with the next statement.
+        let is_returned = matches!(end, End::Unsent | End::Unreachable);
+        self.news |= is_awaited || is_returned;
     }
 
     /// What an answer to the attempt `number` told.
@@ -255,7 +262,7 @@ impl Lease {
             told => {
                 // A window that others may not know.
                 self.news = true;
-                *told = Some(Report {
+                *told = Some(WindowTold {
                     limit: feedback.limit,
                     remaining,
                     reset,
@@ -283,33 +290,6 @@ impl Lease {
                 .is_none_or(|at| at.saturating_add(FRESH) <= now)
     }
 
-    /// When the next exchange is due; `None` while there is nothing to say. `waits` tells whether somebody waits here, `claimed` whether
-    /// attempts are in flight or in doubt.
-    pub fn due(&self, waits: bool, claimed: bool, now: Duration) -> Option<Duration> {
-        let Some(exchanged) = self.exchanged else {
-            return (self.news || self.wanted || waits || self.leaves).then_some(now);
-        };
-        let interval = self
-            .known
-            .map_or(waiting_interval(1), |heard| heard.interval);
-        let news = (self.news || self.leaves).then(|| exchanged.saturating_add(DISTANCE));
-        let waiting = (waits || self.wanted).then(|| exchanged.saturating_add(interval));
-        let holds = self.units() > 0 || !self.dealt.is_empty();
-        let beat = (holds || claimed).then(|| exchanged.saturating_add(HEARTBEAT));
-        let idle = self
-            .last_request
-            .map(|at| at.saturating_add(IDLE))
-            .filter(|at| *at > exchanged);
-        let ends = [idle, Some(self.until).filter(|until| *until > exchanged)];
-        let ends = ends.into_iter().flatten().filter(|_| holds);
-        let due = [news, waiting, beat]
-            .into_iter()
-            .flatten()
-            .chain(ends)
-            .min();
-        due.map(|due| due.max(now))
-    }
-
     /// The register cannot be used: from now on this replica goes by itself.
     pub fn fail(&mut self, now: Duration) {
         self.alone.get_or_insert(now);
@@ -322,6 +302,14 @@ impl Lease {
             || self
                 .known
                 .is_some_and(|heard| heard.at.saturating_add(FRESH * 2) > now)
+    }
+
+    /// How long it takes at most until the fleet is asked for a unit; `None` while nobody can be asked.
+    pub fn asks_after(&self) -> Option<Duration> {
+        let interval = self
+            .known
+            .map_or(waiting_interval(1), |heard| heard.interval);
+        (!self.is_alone()).then_some(interval)
     }
 
     /// Whether an exchange is wanted at once, or soon.
@@ -362,209 +350,8 @@ impl Lease {
     pub fn put_back(&mut self, number: u64) {
         self.note_end(number, End::Unsent);
     }
-
-    /// Where this replica stands.
-    pub(in crate::policy) fn state(
-        &mut self,
-        (in_flight, streamed, in_doubt): (u64, u64, u64),
-        pauses: (Option<Duration>, Option<(OperationId, Duration)>),
-        mut orders: Vec<Order>,
-        rules: LedgerRules,
-        now: Duration,
-    ) -> Statement {
-        let is_idle = self
-            .last_request
-            .is_none_or(|at| at.saturating_add(IDLE) <= now);
-        if is_idle || now >= self.until {
-            self.held = [0; 2];
-        }
-        let number = self.number;
-        self.number += 1;
-        self.exchanged = Some(now);
-        (self.news, self.wanted) = (false, false);
-        let pause = |until: Duration, known: Option<(Duration, Duration)>| Ending {
-            told: known
-                .filter(|(_, own)| *own >= until)
-                .map(|(fleet, _)| fleet),
-            left: until.saturating_sub(now),
-        };
-        let (group, operation) = pauses;
-        let group = group.map(|until| pause(until, self.group_pause));
-        let operation = operation.map(|(id, until)| {
-            let known = self.operation_pause.filter(|(known, ..)| *known == id);
-            (id, pause(until, known.map(|(_, fleet, own)| (fleet, own))))
-        });
-        orders.truncate(MAX_ORDERS);
-        Statement {
-            replica: self.replica,
-            number,
-            known: self.known.map(|heard| Known {
-                revision: heard.revision,
-                number: heard.number,
-                fleet: heard.fleet,
-                age: now.saturating_sub(heard.at),
-            }),
-            held: self.held,
-            in_flight: in_flight + self.dealt.len() as u64,
-            streamed,
-            in_doubt,
-            sent: self.sent,
-            told: self.told.filter(|told| told.ends > now).map(|told| Told {
-                limit: told.limit,
-                remaining: told.remaining,
-                reset: told.reset,
-                ends_in: told.is_own_end.then(|| told.ends - now),
-                known_end: told.fleet_end.map(|end| Ending {
-                    told: Some(end),
-                    left: told.ends - now,
-                }),
-                sent_after: told.sent_after,
-            }),
-            pauses: Pauses {
-                number: self.pauses,
-                group,
-                operation,
-            },
-            ended: self
-                .ended
-                .iter()
-                .map(|(_, number, end)| (*number, *end))
-                .collect(),
-            orders,
-            wants: Vec::new(),
-            rate: [self.rate[0].at(now), self.rate[1].at(now)],
-            leaves: self.leaves,
-            rules,
-        }
-    }
-
-    /// Takes a reply. `began` is when its exchange began, `next` the number of the next attempt here.
-    fn heard(&mut self, reply: &Reply, (began, next): (Duration, u64)) {
-        let before = self.known.map_or(0, |heard| heard.revision);
-        let shift = Shift {
-            fleet: reply.now,
-            own: began,
-        };
-        self.until = shift.to_own(reply.until).min(began.saturating_add(TERM));
-        for (revision, units) in &reply.leased {
-            if *revision > before {
-                self.held[0] += units[0];
-                self.held[1] += units[1];
-            }
-        }
-        for (revision, dealt) in &reply.dealt {
-            if *revision > before {
-                let until = shift.to_own(dealt.at).saturating_add(DEALT_TERM);
-                self.dealt.push_back((dealt.clone(), until));
-            }
-        }
-        for class in [0, 1] {
-            if !reply.keeps[class] && self.held[class] > 0 {
-                self.held[class] = 0;
-                self.news = true;
-            }
-        }
-        self.had = self.held;
-        self.ended.retain(|(first, ..)| *first > reply.number);
-        self.known = Some(Heard {
-            revision: reply.revision,
-            number: reply.number,
-            at: began,
-            fleet: reply.now,
-            interval: reply.interval,
-            others_rate: reply.others_rate,
-            share: reply.share,
-        });
-        if self.marks.len() >= MARKS {
-            self.marks.pop_front();
-        }
-        if self.marks.back().is_none_or(|(_, first)| *first < next) {
-            self.marks.push_back((reply.revision, next));
-        }
-        self.alone = None;
-        self.status = Standings {
-            replicas: reply.replicas,
-            leased: reply.leased_in_all,
-            limbo: reply.limbo,
-            waiting: reply.elsewhere.iter().map(|(_, count)| count).sum(),
-        };
-    }
 }
 
 fn class(standing: Standing) -> usize {
     usize::from(standing != Standing::Interactive)
-}
-
-/// A replica's ledger in the fleet.
-impl Ledger {
-    /// Where this replica stands, with the requests that wait.
-    pub fn state(
-        &mut self,
-        orders: Vec<Order>,
-        rules: LedgerRules,
-        now: Duration,
-    ) -> Option<Statement> {
-        let claims = (self.in_flight(), self.streamed(), self.in_doubt());
-        let pauses = (self.paused_until(now), self.paused_operation(now));
-        let lease = self.supply_mut()?;
-        let statement = lease.state(claims, pauses, orders, rules, now);
-        self.count_held();
-        Some(statement)
-    }
-
-    /// Takes a reply, and what the pool was then. `began` is when the exchange began, that is when the statement was made.
-    pub fn hear(&mut self, reply: &Reply, pool: &Pool, began: Duration, now: Duration) {
-        let next = self.next_attempt();
-        let Some(lease) = self.supply_mut() else {
-            return;
-        };
-        lease.heard(reply, (began, next));
-        let external = lease.external;
-        let is_resumed = reply.pauses > lease.pauses;
-        lease.pauses = lease.pauses.max(reply.pauses);
-        if is_resumed {
-            (lease.group_pause, lease.operation_pause) = (None, None);
-            lease.told = None;
-            self.end_pauses();
-        }
-        let shift = Shift {
-            fleet: reply.now,
-            own: began,
-        };
-        self.adopt(pool.ledger(), reply.claimed, shift);
-        let external = self.count_external(external, pool.ledger());
-        let known = pool.ledger().known_pauses(reply.now);
-        let report = pool.ledger().told();
-        self.count_held();
-        let Some(lease) = self.supply_mut() else {
-            return;
-        };
-        lease.external = external;
-        lease.group_pause = known.0.map(|until| (until, shift.to_own(until)));
-        lease.operation_pause = known.1.map(|(id, until)| (id, until, shift.to_own(until)));
-        // What the fleet knows is stated again if the register loses it.
-        if let Some((limit, remaining, reset, end)) = report {
-            match &mut lease.told {
-                Some(told) if told.reset > reset.saturating_add(1) && told.ends > now => {}
-                Some(told) if told.reset.abs_diff(reset) <= 1 && told.ends > now => {
-                    told.remaining = told.remaining.min(remaining);
-                    told.fleet_end = Some(end);
-                    if !told.is_own_end {
-                        told.ends = shift.to_own(end);
-                    }
-                }
-                told => {
-                    *told = Some(Report {
-                        limit: Some(limit),
-                        remaining,
-                        reset,
-                        ends: shift.to_own(end),
-                        is_own_end: false,
-                        fleet_end: Some(end),
-                        sent_after: 0,
-                    });
-                }
-            }
-        }
-    }
 }

@@ -24,7 +24,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    lease::{Lease, Standings},
+    lease::{FleetView, Lease},
     pool::{Hinted, Pool, Reply},
     replica::{orders, use_dealt},
     statement::{Ending, Known, Order, Pauses, Statement, Told},
@@ -38,8 +38,8 @@ pub struct ReplicaId(pub u64);
 /// A lease ends this long after the exchange that gave it. Short, because nobody else gets the units of a replica that died before.
 pub const TERM: Duration = Duration::from_secs(30);
 
-/// A replica that holds anything, or whose attempts are in flight, states itself at least this often: three times in a term.
-pub const HEARTBEAT: Duration = Duration::from_secs(10);
+/// A replica that holds anything, or whose attempts are in flight, states itself at least this often: twice in a term.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// A replica of which nothing was heard for so long is dead: its last lease has ended, whatever its clock does.
 pub const DEAD: Duration = Duration::from_secs(40);

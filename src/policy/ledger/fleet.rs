@@ -67,6 +67,11 @@ impl Grant {
     pub fn number(&self) -> u64 {
         self.number
     }
+
+    /// Where its unit comes from.
+    pub fn source(&self) -> Source {
+        self.source
+    }
 }
 
 /// The fleet's ledger.
@@ -159,8 +164,8 @@ impl Ledger {
             Some(window) => window
                 .due_at_once(rules, outside, (claimed, standing), now)
                 .map_or(Leasable::Nothing, Leasable::Units),
-            // Between windows it is not known yet. Without any there is no limit.
-            None if self.ended.is_some() => Leasable::Nothing,
+            // Without any there is no limit.
+            None if self.ended.is_some() => self.leasable_between(standing, rules),
             None => Leasable::Units(u64::MAX),
         }
     }
@@ -169,6 +174,25 @@ impl Ledger {
     pub(crate) fn free(&self) -> Option<u64> {
         let window = self.window.as_ref()?;
         Some(window.remaining.saturating_sub(self.claimed()))
+    }
+
+    /// As [`Self::leasable`], in the moment after a window's end: what is first come, first served in the next if it is like the last. As
+    /// many could be dealt one by one.
+    fn leasable_between(&self, standing: Standing, rules: &LedgerRules) -> Leasable {
+        let last = self
+            .last_report
+            .filter(|_| standing == Standing::Interactive);
+        let Some(last) = last else {
+            return Leasable::Nothing;
+        };
+        let most = last.limit as f64 - rules.reserved(last.limit);
+        let first_come = (rules.spread_above * most) as u64;
+        Leasable::Units(first_come.saturating_sub(self.claimed()))
+    }
+
+    /// Whether the ends of attempts decide what others may do.
+    pub(crate) fn awaits_ends(&self) -> bool {
+        self.learning.goes_on() || self.ended.is_some() || self.pauses.recovers()
     }
 
     /// The end of the window.
@@ -383,5 +407,70 @@ impl Ledger {
     pub(crate) fn count_external(&mut self, before: u64, fleet: &Ledger) -> u64 {
         self.external += fleet.external.saturating_sub(before);
         fleet.external
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::fleet::ReplicaId;
+
+    const RULES: LedgerRules = LedgerRules {
+        spread_above: 0.5,
+        reserve: 0.0,
+        max_retry_after: Duration::from_secs(600),
+    };
+
+    fn told(remaining: u64) -> Feedback {
+        Feedback {
+            limit: Some(100),
+            remaining: Some(remaining),
+            reset: Some(1060),
+            resets_in: Some(Duration::from_secs(60)),
+            retry_after: None,
+        }
+    }
+
+    fn external(ledger: &mut Ledger) -> u64 {
+        ledger.view(&RULES, Duration::ZERO).external.1
+    }
+
+    #[test]
+    fn what_a_replica_has_not_said_yet_is_not_external() {
+        let mut fleet = Ledger::default();
+        fleet.learn_elsewhere(&told(99), &RULES, Duration::ZERO);
+        let leased = |leased| Claims {
+            leased,
+            ..Claims::default()
+        };
+        // One replica tells what is left before another says what it has spent.
+        fleet.set_claims(leased(20));
+        fleet.learn_elsewhere(&told(85), &RULES, Duration::ZERO);
+        assert_eq!(external(&mut fleet), 0);
+        fleet.count_sent([14, 0]);
+        fleet.set_claims(leased(6));
+        fleet.learn_elsewhere(&told(85), &RULES, Duration::ZERO);
+        assert_eq!(external(&mut fleet), 0);
+        // More than all of them can have spent.
+        fleet.learn_elsewhere(&told(70), &RULES, Duration::ZERO);
+        assert_eq!(external(&mut fleet), 9);
+        // What was not spent after all comes to light when the lease is returned.
+        fleet.set_claims(leased(0));
+        fleet.learn_elsewhere(&told(70), &RULES, Duration::ZERO);
+        assert_eq!(external(&mut fleet), 15);
+    }
+
+    #[test]
+    fn a_replica_takes_no_other_for_a_stranger_unless_it_is_alone() {
+        let mut replica = Ledger::default();
+        replica.join(Lease::new(ReplicaId(1)));
+        replica.learn_elsewhere(&told(99), &RULES, Duration::ZERO);
+        replica.learn_elsewhere(&told(90), &RULES, Duration::ZERO);
+        assert_eq!(external(&mut replica), 0);
+        if let Some(lease) = replica.supply_mut() {
+            lease.fail(Duration::ZERO);
+        }
+        replica.learn_elsewhere(&told(80), &RULES, Duration::ZERO);
+        assert_eq!(external(&mut replica), 19);
     }
 }

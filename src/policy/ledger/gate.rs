@@ -239,6 +239,11 @@ impl Pauses {
         }
     }
 
+    /// Whether a pause lasts, or attempts must show that it is over.
+    pub(super) fn recovers(&self) -> bool {
+        !matches!(self.group, Recovery::Open) || self.operation.is_some()
+    }
+
     /// Ends all pauses; the next attempt, number `next`, is a probe.
     pub(super) fn resume(&mut self, next: u64) {
         self.operation = None;

@@ -55,6 +55,7 @@ impl Ledger {
         };
         let outdated = self.is_outdated(&report, now);
         let follows = self.supply.is_some();
+        let unsaid = self.unsaid();
         if let Some(lease) = &mut self.supply {
             lease.tell(feedback, number, now);
             if lease.is_alone() {
@@ -64,7 +65,7 @@ impl Ledger {
         match &mut self.window {
             Some(window) if window.is_reported_by(&report, now) => {
                 let limit = window.limit;
-                let (spent, external) = window.learn(&report, now);
+                let (spent, external) = window.learn(&report, unsaid, now);
                 self.basis += u64::from(external > 0 || window.limit != limit);
                 // Of a fleet, the others' attempts look the same here.
                 if !follows {
@@ -80,6 +81,16 @@ impl Ledger {
             _ => self.open_window(report, now),
         }
         true
+    }
+
+    /// Units that may have been taken by replicas that have not said so yet, so that they are not external: of what is leased in the fleet's
+    /// ledger, and any number in that of a replica. Alone it counts the other replicas among those outside.
+    fn unsaid(&self) -> u64 {
+        match &self.supply {
+            None => self.leased,
+            Some(lease) if lease.is_alone() => 0,
+            Some(_) => u64::MAX,
+        }
     }
 
     /// Attributes an answer to this group, whose attempt was sent before the group of its token was known. Its unit was taken by

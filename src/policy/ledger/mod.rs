@@ -51,6 +51,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::fleet::Shift;
+pub(in crate::policy) use self::view::SMOOTHING;
 pub use self::{
     end::End,
     fleet::{Claims, Leasable, Source},

@@ -124,7 +124,7 @@ pub struct SpendRate {
 }
 
 /// Seconds of smoothing: long enough to be steady, short enough to follow the present load.
-const SMOOTHING: f64 = 30.0;
+pub(in crate::policy) const SMOOTHING: f64 = 30.0;
 
 impl SpendRate {
     pub(crate) fn add(&mut self, units: u64, now: Duration) {

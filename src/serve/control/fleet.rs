@@ -21,6 +21,7 @@ pub(super) fn view(fleet: &FleetStatus) -> Value {
         .map(|(result, count)| (result.label().to_owned(), json!(count)))
         .collect();
     json!({
+        "register": fleet.kind(),
         "state": register.state,
         "since": epoch_before(register.lasted),
         "fault": register.cause.as_ref().map(|cause| cause.fault),
@@ -98,7 +99,10 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::telemetry::{labels::Sharing, shared::Standing};
+    use crate::telemetry::{
+        labels::{RegisterKind, Sharing},
+        shared::Standing,
+    };
 
     /// Without the times of the wall clock, which do not stand still.
     fn without_times(mut value: Value) -> Value {
@@ -113,11 +117,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_register_is_shown_with_what_is_wrong_with_it() {
-        let fleet = FleetStatus::new(Duration::from_millis(50), Arc::default());
+        let fleet = FleetStatus::new(
+            RegisterKind::Redis,
+            Duration::from_millis(50),
+            Arc::default(),
+        );
         let shown = || without_times(view(&fleet));
         let none = json!({ "ok": 0, "conflict": 0, "timeout": 0, "down": 0, "broken": 0, "not_writable": 0, "refused": 0, "denied": 0 });
         let fresh = json!({
-            "state": "unknown", "since": "a time", "fault": null, "reason": null, "timeout_seconds": 0.05,
+            "register": "redis", "state": "unknown", "since": "a time", "fault": null, "reason": null, "timeout_seconds": 0.05,
             "p50_seconds": null, "p99_seconds": null, "exchanges": none, "alone_seconds": 0.0,
         });
         assert_eq!(shown(), fresh);
@@ -144,7 +152,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_group_tells_what_is_the_fleets_and_what_is_this_replicas() {
-        let fleet = FleetStatus::new(Duration::from_millis(50), Arc::default());
+        let fleet = FleetStatus::new(
+            RegisterKind::Redis,
+            Duration::from_millis(50),
+            Arc::default(),
+        );
         let main = fleet.group(&"main".into(), || 6);
         let shown = || {
             let mut groups = json!({ "main": { "state": "open" }, "idle": { "state": "open" } });

@@ -27,7 +27,10 @@ use crate::{
         exposition::Exposition,
     },
     state::State,
-    telemetry::{labels::ReloadResult, log::LevelHandle},
+    telemetry::{
+        labels::{RegisterKind, ReloadResult},
+        log::LevelHandle,
+    },
     wall_clock,
 };
 
@@ -125,7 +128,13 @@ impl Control for GatewayControl {
     }
 
     fn config(&self) -> Value {
-        self.reloader.current().config.redacted()
+        let mut config = self.reloader.current().config.redacted();
+        // A register that no file names.
+        let kind = self.state.fleet.as_ref().map(|fleet| fleet.kind());
+        if let Some(kind @ RegisterKind::Memory) = kind {
+            config["shared"] = json!({ "register": kind });
+        }
+        config
     }
 
     fn status(&self) -> Value {
@@ -218,7 +227,7 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        fleet::{here::Place, redis::names::Names, register::Register, replica::Replica},
+        fleet::{here::Place, replica::Replica},
         plan::Plan,
         runtime::ThreadRuntime,
         serve::reload::Current,
@@ -229,29 +238,29 @@ mod tests {
     const FILE: &str = "[tokens.main]\nenv = \"T\"\n[callers.app]\nanonymous = true\n";
 
     /// A gateway without listeners, and of a fleet if there is a time for exchanges.
-    fn control(timeout: Option<Duration>) -> (GatewayControl, ThreadRuntime) {
+    fn control(timeout: Option<Duration>) -> (GatewayControl, ThreadRuntime, Option<Replica>) {
         let config = config::from_toml(FILE, &[("T".into(), "t".into())].into()).unwrap();
         let plan = Arc::new(Plan::of(&config).unwrap());
         let background = ThreadRuntime::new().unwrap();
         let (draining, handle) = (Draining::new().1, background.handle().clone());
         let mut replica = timeout.map(|timeout| {
             let place = Place::new(Clock::start(), Duration::from_secs(1_000_000));
-            let register = || Arc::new(place.join(timeout, 1)) as Arc<dyn Register>;
-            Replica::with(register, Names::new("test", None), timeout).unwrap()
+            Replica::here(&place, timeout).unwrap()
         });
-        let state = crate::serve::of_replica(&plan, draining, handle, &mut replica).unwrap();
+        let state = crate::serve::start::of_replica(&plan, draining, handle, &mut replica).unwrap();
         let (state, current) = (Arc::new(state), Current { config, plan });
         let reloader = Reloader::new(None, current, state.clone(), Vec::new(), None);
         let control = GatewayControl::new(Arc::new(reloader), state, None);
-        (control, background)
+        (control, background, replica)
     }
 
     #[test]
     fn nothing_is_said_of_a_fleet_where_there_is_none() {
-        let (control, _background) = control(None);
+        let (control, _background, _) = control(None);
         assert_eq!(control.shared(), None);
         assert!(control.status().get("shared").is_none());
         assert!(control.quota()["main"].get("fleet").is_none());
+        assert!(control.config()["shared"].is_null());
         for form in [Exposition::Text, Exposition::OpenMetrics] {
             assert!(!control.metrics(form).contains("revgate_shared_"));
         }
@@ -259,9 +268,13 @@ mod tests {
 
     #[test]
     fn a_replica_without_its_register_is_ready_and_says_so() {
-        let (control, _background) = control(Some(Duration::from_millis(50)));
+        let (control, _background, _replica) = control(Some(Duration::from_millis(50)));
         let fleet = control.state.fleet.clone().unwrap();
-        assert_eq!(control.shared(), Some("unknown"));
+        // Its thread tells it once.
+        while control.shared() != Some("up") {
+            std::thread::yield_now();
+        }
+        assert_eq!(control.config()["shared"], json!({ "register": "memory" }));
         let main = fleet.group(&"main".into(), || 4);
         fleet.register_down(ExchangeResult::Down, "connection refused");
         main.alone(ExchangeResult::Down, "connection refused");

@@ -29,16 +29,17 @@ const RECONNECT: Duration = Duration::from_secs(1);
 /// No answer of the simulator's to these calls is as large.
 const ANSWER: usize = 1024 * 1024;
 
-/// Runs the load until SIGTERM or SIGINT, when its calls are given up: a drain waits for none of them.
+/// Runs the load on these gateways until SIGTERM or SIGINT, when its calls are given up: a drain waits for none of them.
 ///
 /// # Errors
 /// When a signal handler cannot be installed.
-pub(super) fn start(proxy: SocketAddr, seed: u64, speed: f64) -> anyhow::Result<()> {
+pub(super) fn start(proxies: &[SocketAddr], seed: u64, speed: f64) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut services = JoinSet::new();
     for service in Service::ALL {
-        services.spawn(serve(service, proxy, Traffic::new(service, seed, speed)));
+        let traffic = Traffic::new(service, seed, speed);
+        services.spawn(serve(service, proxies.to_vec(), traffic));
     }
     tokio::spawn(async move {
         tokio::select! {
@@ -51,10 +52,11 @@ pub(super) fn start(proxy: SocketAddr, seed: u64, speed: f64) -> anyhow::Result<
 }
 
 /// One service. Dropping it ends its sessions.
-async fn serve(service: Service, proxy: SocketAddr, traffic: Traffic) -> Infallible {
+async fn serve(service: Service, proxies: Vec<SocketAddr>, traffic: Traffic) -> Infallible {
     let places = Arc::new(Semaphore::new(SESSIONS));
     let mut sessions = JoinSet::new();
-    for session in traffic {
+    for (number, session) in traffic.enumerate() {
+        let proxy = proxies[service.replica(number, proxies.len())];
         tokio::time::sleep(session.after).await;
         // It is never closed.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {

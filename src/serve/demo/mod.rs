@@ -1,5 +1,7 @@
-//! `revgate demo`: the DevRev simulator and a gateway in front of it, on loopback, without any set-up; and three services that call it.
+//! `revgate demo`: the DevRev simulator and a gateway in front of it, or a fleet of them, on loopback, without any set-up; and three services
+//! that call them.
 
+mod announce;
 mod load;
 mod traffic;
 
@@ -12,22 +14,35 @@ use std::{
 
 use anyhow::Context;
 use clap::ValueEnum;
+use futures_util::future::join_all;
+use tracing::{Instrument, Span, error_span};
 
-use self::traffic::Service;
-use super::{Gateway, descriptors, signals::Signals};
+use self::{
+    announce::{At, Demo},
+    traffic::Service,
+};
+use super::{Gateway, descriptors, signals::Signals, start::Start};
 use crate::{
     bind, config,
     event::Event,
+    fleet::{here::Place, replica::Replica},
     hash::{hex, sha256},
     runtime::ThreadRuntime,
     simulator::{self, Fault, FaultPlan, Rule, Simulator, Status, TextDuration},
-    telemetry::log,
+    state::Clock,
+    telemetry::log::{self, LevelHandle},
+    wall_clock,
 };
 
-/// As in the examples and the defaults, so that what is written there can be tried here.
+/// As in the examples and the defaults, so that what is written there can be tried here. Each further gateway of a fleet has ports that are
+/// higher by [`STEP`].
 const PROXY: u16 = 8080;
 const ADMIN: u16 = 9901;
 const MOCK: u16 = 8081;
+const STEP: u16 = 10;
+
+/// For an exchange of a fleet, as `shared.timeout` by default.
+const EXCHANGE: Duration = Duration::from_millis(50);
 
 /// A window that ends while one looks at it. The mild load takes about half of it.
 const LIMIT: u64 = 600;
@@ -59,6 +74,14 @@ pub struct DemoOptions {
     pub load: Load,
     /// The same seed gives the same calls.
     pub seed: u64,
+    /// Gateways that share the quota.
+    pub replicas: u8,
+}
+
+/// A gateway, and the span of its log lines, which tells it from the others of a fleet.
+struct Running {
+    gateway: Gateway,
+    span: Span,
 }
 
 impl Service {
@@ -115,35 +138,84 @@ pub fn demo(
     options: DemoOptions,
     announce: impl Fn(&str) -> std::io::Result<()>,
 ) -> anyhow::Result<()> {
-    let level = log::init("info", config::LogFormat::Auto)?;
+    let is_fleet = options.replicas > 1;
+    let level = match is_fleet {
+        true => log::init_with_spans("info", config::LogFormat::Auto)?,
+        false => log::init("info", config::LogFormat::Auto)?,
+    };
     log::log_panics();
     descriptors::raise();
     let runtime = ThreadRuntime::new()?;
     runtime.block_on(async {
-        let signals = Signals::install()?;
+        let mut signals = Signals::install()?;
         let devrev = devrev().await.context("the simulator could not start")?;
         tracing::info!(event = Event::Listening.label(), listener = "mock", address = %devrev.addr(), "listening");
-        let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), "demo-devrev-token".to_owned())]);
-        let gateway = |ports: [u16; 2]| {
-            let text = configuration(ports, devrev.addr(), options.load);
-            Gateway::start(config::from_toml(&text, &env)?, Some(level.clone()))
+        let place = is_fleet.then(|| Place::new(Clock::start(), wall_clock::since_epoch()));
+        let gateways = (0..options.replicas).map(|number| {
+            let span = match is_fleet {
+                true => error_span!("replica", number = number + 1),
+                false => Span::none(),
+            };
+            let start = || start(number, (devrev.addr(), options.load), place.as_ref(), &level);
+            let gateway = span.in_scope(start)?;
+            Ok(Running { gateway, span })
+        });
+        let gateways = gateways.collect::<anyhow::Result<Vec<_>>>()?;
+        let places = gateways.iter().map(|Running { gateway, .. }| {
+            let proxy = gateway.address().context("the demo listens on TCP")?;
+            let admin = gateway.admin_address();
+            Ok(At { proxy, admin })
+        });
+        let places = places.collect::<anyhow::Result<Vec<_>>>()?;
+        let proxies: Vec<_> = places.iter().map(|at| at.proxy).collect();
+        let said = Demo {
+            gateways: places,
+            devrev: devrev.addr(),
+            load: options.load,
         };
-        let usual = [PROXY, ADMIN].map(|port| if is_free(port) { port } else { 0 });
-        // Another process may have taken one of them since.
-        let gateway = gateway(usual).or_else(|_| gateway([0, 0]))?;
-        let proxy = gateway.address().context("the demo listens on TCP")?;
-        announce(&text(
-            proxy,
-            gateway.admin_address(),
-            devrev.addr(),
-            options.load,
-        ))
-        .context("standard output cannot be written")?;
+        announce(&said.text()).context("standard output cannot be written")?;
         if let Some(speed) = options.load.speed() {
-            load::start(proxy, options.seed, speed)?;
+            load::start(&proxies, options.seed, speed)?;
         }
-        signals.run_until_shutdown(gateway).await
+        signals.shutdown().await;
+        let drains = gateways
+            .into_iter()
+            .map(|one| one.gateway.drain().instrument(one.span));
+        tokio::select! {
+            _ = join_all(drains) => Ok(()),
+            () = signals.shutdown() => anyhow::bail!("ended at once by a second signal"),
+        }
     })
+}
+
+/// A gateway on its usual ports, or on others.
+fn start(
+    number: u8,
+    (devrev, load): (SocketAddr, Load),
+    place: Option<&Place>,
+    level: &LevelHandle,
+) -> anyhow::Result<Gateway> {
+    let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), "demo-devrev-token".to_owned())]);
+    let gateway = |ports: [u16; 2]| {
+        let text = configuration(ports, devrev, load);
+        let replica = place.map(|place| Replica::here(place, EXCHANGE));
+        let start = Start {
+            level: Some(level.clone()),
+            replica: replica.transpose()?,
+            ..Start::default()
+        };
+        Gateway::launch(config::from_toml(&text, &env)?, start)
+    };
+    let usual = usual_ports(usize::from(number));
+    let usual = usual.map(|port| if is_free(port) { port } else { 0 });
+    // Another process may have taken one of them since.
+    gateway(usual).or_else(|_| gateway([0, 0]))
+}
+
+/// For callers, and for operators.
+fn usual_ports(number: usize) -> [u16; 2] {
+    let further = STEP * u16::try_from(number).unwrap_or_default();
+    [PROXY + further, ADMIN + further]
 }
 
 fn loopback(port: u16) -> SocketAddr {
@@ -206,82 +278,9 @@ access = "{access}"
     text
 }
 
-/// What the person who started it reads first.
-fn text(proxy: SocketAddr, admin: SocketAddr, devrev: SocketAddr, load: Load) -> String {
-    let mut text = format!(
-        "revgate      http://{proxy}\nstatus page  http://{admin}/\nsimulator    http://{devrev}\n"
-    );
-    let usual = [(PROXY, proxy), (ADMIN, admin), (MOCK, devrev)];
-    let taken = usual.iter().filter(|(port, bound)| bound.port() != *port);
-    let taken: Vec<_> = taken.map(|(port, _)| port.to_string()).collect();
-    if !taken.is_empty() {
-        let (ports, is) = (
-            taken.join(" and "),
-            if taken.len() == 1 { "is" } else { "are" },
-        );
-        let _ = writeln!(
-            text,
-            "\n{ports} {is} in use by another process, so these are other ports."
-        );
-    }
-    let _ = write!(
-        text,
-        "\nLink a rev user with the deprecated field names, without a DevRev token:\n\n  \
-         curl -i http://{proxy}/rev-users.link -H 'Authorization: Bearer {}' -H 'Content-Type: application/json' \
-         -d '{{\"user_don\":\"REVU-131\",\"rev_org_don\":\"REV-AbCdEfGh\"}}'\n\n\
-         and see what DevRev received:\n\n  curl 'http://{devrev}/_requests?contains=REV-AbCdEfGh'\n\n\
-         Three callers share the token and its quota of {LIMIT} calls a minute:\n",
-        Service::Billing.key(),
-    );
-    for service in Service::ALL {
-        let (name, about, key) = (service.name(), service.about(), service.key());
-        let example = service.example();
-        let _ = write!(
-            text,
-            "\n  {name}: {about}\n  curl -i -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' http://{proxy}/{example}\n"
-        );
-    }
-    let about = match load {
-        Load::Off => "None of them calls by itself; --load mild lets them",
-        Load::Mild => {
-            "They call by themselves, so that the status page has something to show; --load heavy is more than the quota \
-             allows, --load off is nothing"
-        }
-        Load::Heavy => {
-            "They call by themselves, more than the quota allows; --load mild is less, --load off nothing"
-        }
-    };
-    let _ = writeln!(text, "\n{about}. Ctrl-C ends it.");
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_text_has_a_line_for_every_caller_and_names_ports_in_use() {
-        let [proxy, admin, devrev] = [PROXY, ADMIN, MOCK].map(loopback);
-        let usual = text(proxy, admin, devrev, Load::Mild);
-        let lines: Vec<_> = usual.lines().map(str::trim).collect();
-        for service in Service::ALL {
-            let key = format!("Bearer {}", service.key());
-            assert!(
-                lines
-                    .iter()
-                    .any(|line| line.starts_with("curl -i") && line.contains(&key)),
-                "{usual}"
-            );
-        }
-        assert!(!usual.contains("in use"), "{usual}");
-        let other = text(loopback(1), admin, devrev, Load::Off);
-        assert!(other.contains("\n8080 is in use"), "{other}");
-        let other = text(loopback(1), loopback(2), loopback(3), Load::Heavy);
-        assert!(
-            other.contains("\n8080 and 9901 and 8081 are in use"),
-            "{other}"
-        );
-    }
 
     #[test]
     fn its_configuration_is_good_with_and_without_load() {

@@ -63,6 +63,17 @@ const JOB_PAUSE: Duration = Duration::from_secs(120);
 
 impl Service {
     pub(super) const ALL: [Service; 3] = [Service::Billing, Service::Support, Service::Sync];
+
+    /// Which of the gateways a session calls: as uneven as callers are in a fleet.
+    pub(super) fn replica(self, session: usize, replicas: usize) -> usize {
+        match self {
+            Service::Billing => session % replicas,
+            // Nine of ten go to the first.
+            Service::Support if session % 10 == 9 => session / 10 % replicas,
+            Service::Support => 0,
+            Service::Sync => replicas - 1,
+        }
+    }
 }
 
 impl Traffic {
@@ -259,6 +270,21 @@ mod tests {
             let (calls, longest) = pace(service, 1.0);
             assert!(calls > 0.3, "{service:?}: {calls}");
             assert!(longest <= 40, "{service:?}: {longest}");
+        }
+    }
+
+    #[test]
+    fn one_service_calls_all_replicas_and_the_others_mostly_one() {
+        let counts = |service: Service| {
+            let mut counts = [0; 3];
+            (0..90).for_each(|session| counts[service.replica(session, 3)] += 1);
+            counts
+        };
+        assert_eq!(counts(Service::Billing), [30, 30, 30]);
+        assert_eq!(counts(Service::Support), [84, 3, 3]);
+        assert_eq!(counts(Service::Sync), [0, 0, 90]);
+        for service in Service::ALL {
+            assert!((0..90).all(|session| service.replica(session, 1) == 0));
         }
     }
 

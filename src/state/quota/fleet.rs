@@ -15,7 +15,7 @@ use super::{
 use crate::{
     hash::{hex, sha256},
     policy::{
-        fleet::{Lease, Pool, ReplicaId, Reply, Standings, Statement, orders, use_dealt},
+        fleet::{Lease, Pool, ReplicaId, Reply, Statement, orders, use_dealt},
         ledger::Ledger,
     },
     types::other,
@@ -25,6 +25,9 @@ use crate::{
 pub(crate) trait Drive: Send + Sync {
     /// This group is new. Called without its lock.
     fn take_on(self: Arc<Self>, group: Weak<Group>, name: &Arc<str>, wake: &Arc<Notify>);
+
+    /// The longest that an exchange takes.
+    fn timeout(&self) -> Duration;
 }
 
 /// The fleet to which all groups of this process belong.
@@ -37,13 +40,20 @@ pub(crate) struct Fleet {
 /// A group's part in the fleet. When it is dropped its driver is woken, and ends.
 pub(super) struct Membership {
     wake: Arc<Notify>,
+    /// For one exchange.
+    timeout: Duration,
 }
 
 impl Membership {
-    pub(super) fn new() -> Membership {
+    pub(super) fn new(fleet: &Fleet) -> Membership {
         Membership {
             wake: Arc::default(),
+            timeout: fleet.driver.timeout(),
         }
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 }
 
@@ -82,6 +92,14 @@ impl CallerKeys {
 
     fn name(&self, key: &str) -> Option<Arc<str>> {
         self.by_key.get(key).cloned()
+    }
+
+    /// The name of one that waits elsewhere, and perhaps never has here. `callers` are those of the file.
+    fn name_among(&mut self, key: &str, callers: &[Arc<str>]) -> Option<Arc<str>> {
+        if !self.by_key.contains_key(key) {
+            callers.iter().for_each(|caller| drop(self.key(caller)));
+        }
+        self.name(key)
     }
 }
 
@@ -156,6 +174,8 @@ impl Group {
 
     /// The reply to a statement that was made at `began`, and what the pool is now.
     pub(crate) fn hear(self: &Arc<Self>, reply: &Reply, pool: &Pool, began: Duration) {
+        let planned = self.planned();
+        let callers = planned.groups.get(&self.name).map_or(&[][..], |all| all);
         self.apply(|state, now| {
             let GroupState {
                 ledger,
@@ -166,7 +186,8 @@ impl Group {
             ledger.hear(reply, pool, began, now);
             let elsewhere = reply.elsewhere.iter().map(|(share, count)| {
                 let mut share = share.clone();
-                share.caller = keys.name(&share.caller).unwrap_or(share.caller);
+                let name = keys.name_among(&share.caller, callers);
+                share.caller = name.unwrap_or(share.caller);
                 (share, *count)
             });
             queue.set_elsewhere(elsewhere);
@@ -202,11 +223,10 @@ impl Group {
         self.call_driver(&state);
     }
 
-    /// What the fleet is to this replica: how it stands, and since when this one is alone.
-    pub(crate) fn standings(&self) -> Option<(Standings, Option<Duration>, u64)> {
+    /// Units that this replica holds in advance.
+    pub(crate) fn held(&self) -> u64 {
         let state = self.state.lock();
-        let lease = state.ledger.supply()?;
-        Some((lease.standings(), lease.alone_since(), lease.units()))
+        state.ledger.supply().map_or(0, Lease::units)
     }
 
     /// How many wait in the whole fleet, by caller; as the last exchange told, of other replicas. Callers that are not known here are one.

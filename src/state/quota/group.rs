@@ -28,6 +28,7 @@ use crate::{
     plan::QuotaPlan,
     policy::{
         fair::{Queue, Ticket, newcomer},
+        fleet::Lease,
         ledger::{AttemptKind, Grant, HoldReason, Ledger, LedgerRules, View},
     },
     telemetry::client_lines::ClientLines,
@@ -118,7 +119,7 @@ impl Group {
             changed: Notify::new(),
             dispatcher_gone: Notify::new(),
             lines,
-            membership: fleet.map(|_| Membership::new()),
+            membership: fleet.map(Membership::new),
         })
     }
 
@@ -128,6 +129,11 @@ impl Group {
 
     pub(super) fn wait_rules(&self, own: &QuotaRules) -> WaitRules {
         WaitRules::new(own.ledger, self.planned_rules())
+    }
+
+    /// The latest plan.
+    pub(super) fn planned(&self) -> Arc<QuotaPlan> {
+        self.planned.load_full()
     }
 
     /// Of the latest plan.
@@ -225,11 +231,16 @@ impl Group {
         lease.is_none_or(|lease| lease.is_informed(self.now()))
     }
 
-    /// Until when a request with this deadline waits. While an answer is awaited that tells the window, one that does not wait for quota
-    /// waits a moment all the same: it is not known that there is none.
+    /// Until when a request with this deadline waits. While an answer is awaited that tells the window, or the fleet is asked, one that
+    /// does not wait for quota waits a moment all the same: it is not known that there is none.
     fn until(&self, deadline: Instant) -> Instant {
-        let is_learning = self.state.lock().ledger.is_learning();
-        let moment = is_learning.then(|| Instant::now() + LEARNING_TIME);
+        let state = self.state.lock();
+        let learning = state.ledger.is_learning().then_some(LEARNING_TIME);
+        let asking = state.ledger.supply().and_then(Lease::asks_after);
+        drop(state);
+        let exchange = self.membership.as_ref().map(Membership::timeout);
+        let asking = asking.zip(exchange).map(|(after, takes)| after + takes);
+        let moment = learning.max(asking).map(|time| Instant::now() + time);
         moment.map_or(deadline, |moment| deadline.max(moment))
     }
 

@@ -90,7 +90,12 @@ impl Group {
         now: Duration,
         deliveries: &mut Deliveries,
     ) -> Option<Duration> {
-        if state.queue.is_empty() {
+        // What a replica of a fleet heard a while ago tells nothing. It hears more before long.
+        let is_informed = state
+            .ledger
+            .supply()
+            .is_none_or(|lease| lease.is_informed(now));
+        if state.queue.is_empty() || !is_informed {
             return None;
         }
         let basis = state.ledger.basis();

@@ -12,12 +12,14 @@ use crate::{
     },
     telemetry::{
         client_lines::{ClientLines, StateLine},
-        labels::{ExchangeResult, Lost, RegisterState},
+        labels::{ExchangeResult, Lost, RegisterKind, RegisterState},
     },
 };
 
 /// The register's troubles, each with its lines from the first to the last.
 pub(super) struct Story {
+    /// The register's name.
+    register: &'static str,
     lines: Arc<ClientLines>,
     troubles: Lock<Troubles>,
 }
@@ -49,8 +51,9 @@ fn event_of(fault: ExchangeResult) -> &'static str {
 }
 
 impl Story {
-    pub(super) fn new(lines: Arc<ClientLines>) -> Story {
+    pub(super) fn new(kind: RegisterKind, lines: Arc<ClientLines>) -> Story {
         Story {
+            register: kind.name(),
             lines,
             troubles: Lock::default(),
         }
@@ -69,9 +72,10 @@ impl Story {
         };
         let (event, fault) = (event_of(*fault), fault.label());
         let what = match event == Event::SharedDenied.label() {
-            true => "Redis refuses this user",
-            false => "Redis cannot be used",
+            true => "refuses this user",
+            false => "cannot be used",
         };
+        let what = format!("{} {what}", self.register);
         match sign {
             Some(Sign::Begins) => tracing::warn!(
                 event,
@@ -94,18 +98,18 @@ impl Story {
 
     /// It can be used, and could not before.
     pub(super) fn up(&self, before: RegisterState, now: Duration) {
-        let event = Event::SharedUp.label();
+        let (event, register) = (Event::SharedUp.label(), self.register);
         let over = self.troubles.lock().end(now);
         match over {
             Some(Over { lasted, signs }) => tracing::info!(
                 event,
                 after_seconds = lasted.as_secs_f64(),
                 failures = signs,
-                "Redis can be used again, after {}; failures: {signs}",
+                "{register} can be used again, after {}; failures: {signs}",
                 duration_words(lasted)
             ),
             None if before == RegisterState::Unknown => {
-                tracing::info!(event, "Redis can be used: replicas share the quota");
+                tracing::info!(event, "{register} can be used: replicas share the quota");
             }
             None => {}
         }
@@ -115,13 +119,13 @@ impl Story {
     pub(super) fn alone(&self, group: &Arc<str>, cause: &Cause) -> bool {
         let passes = self.lines.try_pass_state(StateLine::Alone(group.clone()));
         if passes {
-            let Cause { fault, reason } = cause;
+            let (Cause { fault, reason }, register) = (cause, self.register);
             tracing::warn!(
                 event = event_of(*fault),
                 group = &**group,
                 fault = fault.label(),
                 %reason,
-                "the group {group} is shared no more, although Redis answers: {reason}"
+                "the group {group} is shared no more, although {register} answers: {reason}"
             );
         }
         passes
@@ -137,11 +141,12 @@ impl Story {
                 "is older than what this replica knows, as after a failover or a restore"
             }
         };
+        let register = self.register;
         tracing::warn!(
             event = Event::SharedLostState.label(),
             group = &**group,
             lost = lost.label(),
-            "what Redis kept of the group {group} {what}; each replica states anew what it holds"
+            "what {register} kept of the group {group} {what}; each replica states anew what it holds"
         );
     }
 
@@ -150,11 +155,12 @@ impl Story {
             .lines
             .try_pass_state(StateLine::Unreadable(group.clone()))
         {
+            let register = self.register;
             tracing::warn!(
                 event = Event::SharedUnreadable.label(),
                 group = &**group,
                 reason,
-                "what Redis keeps of the group {group} cannot be read: {reason}"
+                "what {register} keeps of the group {group} cannot be read: {reason}"
             );
         }
     }

@@ -29,7 +29,7 @@ use self::{
 use super::{
     client_lines::ClientLines,
     history::Ring,
-    labels::{ExchangeResult, RegisterState},
+    labels::{ExchangeResult, RegisterKind, RegisterState},
     metrics::exchanges,
 };
 use crate::{lock::Lock, policy::percentile::Times};
@@ -73,6 +73,7 @@ pub struct RegisterView {
 /// See the module. The log's lines about the fleet are written here as well.
 pub struct FleetStatus {
     start: Instant,
+    kind: RegisterKind,
     /// `shared.timeout`.
     timeout: Duration,
     /// By result, in their order.
@@ -100,11 +101,12 @@ impl fmt::Debug for FleetStatus {
 }
 
 impl FleetStatus {
-    /// Of a fleet whose exchanges take `timeout` at most. `lines` decides which lines about groups are written.
-    pub fn new(timeout: Duration, lines: Arc<ClientLines>) -> Arc<FleetStatus> {
+    /// Of a fleet with such a register, whose exchanges take `timeout` at most. `lines` decides which lines about groups are written.
+    pub fn new(kind: RegisterKind, timeout: Duration, lines: Arc<ClientLines>) -> Arc<FleetStatus> {
         let zero = |_: &ExchangeResult| AtomicU64::new(0);
         Arc::new(FleetStatus {
             start: Instant::now(),
+            kind,
             timeout,
             exchanges: ExchangeResult::ALL.iter().map(zero).collect(),
             durations: exchanges(),
@@ -116,7 +118,7 @@ impl FleetStatus {
             }),
             groups: Lock::default(),
             alone: Lock::default(),
-            story: Story::new(lines),
+            story: Story::new(kind, lines),
         })
     }
 
@@ -218,6 +220,11 @@ impl FleetStatus {
     /// For how long in all at least one group has been alone.
     pub fn alone(&self) -> Duration {
         self.alone.lock().total(self.now())
+    }
+
+    /// What the register is.
+    pub fn kind(&self) -> RegisterKind {
+        self.kind
     }
 
     /// `shared.timeout`.

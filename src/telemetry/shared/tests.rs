@@ -13,7 +13,11 @@ fn seconds(n: u64) -> Duration {
 }
 
 fn fleet() -> Arc<FleetStatus> {
-    FleetStatus::new(Duration::from_millis(50), Arc::default())
+    FleetStatus::new(
+        RegisterKind::Redis,
+        Duration::from_millis(50),
+        Arc::default(),
+    )
 }
 
 fn joined(fleet: &Arc<FleetStatus>, name: &str) -> GroupStatus {

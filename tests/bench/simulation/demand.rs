@@ -34,6 +34,9 @@ impl Demand {
 /// weights; otherwise first come, first served would look fair.
 const LOAD: [f64; 4] = [0.6, 0.4, 0.6, 0.4];
 
+/// Of that demand, in plenty: three tenths of the quota.
+const PLENTY: f64 = 0.15;
+
 fn arrivals(
     scenario: Scenario,
     settings: &Settings,
@@ -45,6 +48,7 @@ fn arrivals(
     let rate = quota * LOAD[caller];
     match scenario {
         Scenario::Steady | Scenario::Outside => poisson(rate, whole, rng),
+        Scenario::Plenty => poisson(rate * PLENTY, whole, rng),
         Scenario::Backlog if CALLERS[caller].batch => poisson(quota * 0.9, whole, rng),
         Scenario::Backlog => poisson(quota * 0.3, whole, rng),
         Scenario::Bursty => {

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod demand;
 pub mod figures;
+pub mod fleet;
 pub mod model;
 pub mod table;
 
@@ -118,6 +119,8 @@ pub enum Scenario {
     Outside,
     /// Interactive callers demand nine tenths of the quota, and the batch caller as much again.
     Backlog,
+    /// As `Steady`, but all together demand three tenths of the quota, so nobody waits. Of a fleet.
+    Plenty,
 }
 
 impl Scenario {
@@ -129,6 +132,7 @@ impl Scenario {
             Scenario::Greedy => "greedy",
             Scenario::Outside => "outside",
             Scenario::Backlog => "backlog",
+            Scenario::Plenty => "plenty",
         }
     }
 
@@ -161,16 +165,20 @@ impl Route {
 
 /// Simulates one scenario. Demand and latency are the same for both routes.
 pub fn simulate(scenario: Scenario, route: Route, seed: u64) -> Figures {
+    simulate_with(scenario, scenario.settings(), route, seed)
+}
+
+/// As [`simulate`], with another quota.
+pub fn simulate_with(
+    scenario: Scenario,
+    settings: &'static Settings,
+    route: Route,
+    seed: u64,
+) -> Figures {
     // The retry layer and the client draw their jitter from here.
     fastrand::seed(seed);
-    let settings = scenario.settings();
     let demand = Demand::draw(scenario, settings, seed);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-    let (requests, arrivals) = runtime.block_on(async {
+    let (requests, arrivals) = paused().block_on(async {
         let start = Instant::now();
         let model = Model::new(settings, start, seed);
         let (drain, draining) = Draining::new();
@@ -195,6 +203,13 @@ pub fn simulate(scenario: Scenario, route: Route, seed: u64) -> Figures {
     observed.figures(scenario == Scenario::Late)
 }
 
+/// A runtime whose clock stands still while any task can run.
+fn paused() -> tokio::runtime::Runtime {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build();
+    runtime.expect("a runtime")
+}
+
 fn revgate(settings: &Settings, draining: Draining, model: Model) -> Target {
     let config = configuration(settings, "api.devrev.ai");
     let plan = Plan::of(&config).expect("its token fits a header");
@@ -214,6 +229,13 @@ async fn take_outside(times: Vec<Duration>, start: Instant, model: Model) {
 /// Configures the four callers. Their own rates never limit them. Where the quota is short they wait up to one window: with less,
 /// requests that arrive after it is spent would only be refused, and the sharing could not be observed.
 pub fn configuration(settings: &Settings, upstream: &str) -> Config {
+    let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), TOKEN.to_owned())]);
+    config::from_toml(&file(settings, upstream), &env)
+        .unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// The same as a file.
+pub fn file(settings: &Settings, upstream: &str) -> String {
     let mut text = format!(
         "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
          [upstream]\nurl = \"http://{upstream}\"\n[tokens.main]\nenv = \"DEVREV_TOKEN\"\n\
@@ -234,8 +256,7 @@ pub fn configuration(settings: &Settings, upstream: &str) -> Config {
             settings.max_wait.as_secs(),
         );
     }
-    let env = BTreeMap::from([("DEVREV_TOKEN".to_owned(), TOKEN.to_owned())]);
-    config::from_toml(&text, &env).unwrap_or_else(|problems| panic!("{problems}"))
+    text
 }
 
 /// State that the tasks of one run share.

@@ -20,7 +20,7 @@ use tower::Service;
 use super::{Settings, Shared, TOKEN, client::NUMBER, figures::Arrival, lock};
 
 /// The wall clock at the start of a simulation. Its fraction matters: DevRev rounds the reset up to whole seconds.
-const EPOCH: Duration = Duration::new(1_800_000_000, 370_000_000);
+pub const EPOCH: Duration = Duration::new(1_800_000_000, 370_000_000);
 
 const LATENCY: std::ops::RangeInclusive<u64> = 40..=120;
 

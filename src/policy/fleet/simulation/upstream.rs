@@ -9,12 +9,12 @@ pub(super) struct Upstream {
     window: Duration,
     left: u64,
     ends: Duration,
-    pub counted: u64,
-    /// 429s.
+    /// 429s, in all and in this window.
     pub refused: u64,
-    /// Of each window that is over: units that nobody used.
-    pub unused: Vec<u64>,
-    /// While it pauses all.
+    refused_now: u64,
+    /// Of each window that is over: units that nobody used, and 429s.
+    pub over: Vec<(u64, u64)>,
+    /// While it refuses all.
     pub pause: Option<Duration>,
 }
 
@@ -25,30 +25,26 @@ impl Upstream {
             window,
             left: limit,
             ends: window,
-            counted: 0,
             refused: 0,
-            unused: Vec::new(),
+            refused_now: 0,
+            over: Vec::new(),
             pause: None,
         }
     }
 
     fn roll(&mut self, now: Duration) {
         while now >= self.ends {
-            self.unused.push(self.left);
+            self.over.push((self.left, self.refused_now));
+            self.refused_now = 0;
             self.left = self.limit;
             self.ends += self.window;
         }
     }
 
-    /// The reset of the window, in seconds.
-    pub(super) fn reset(&mut self, now: Duration) -> u64 {
+    /// The reset of the window in seconds, and what is left of it.
+    pub(super) fn window(&mut self, now: Duration) -> (u64, u64) {
         self.roll(now);
-        self.ends.as_secs()
-    }
-
-    pub(super) fn left(&mut self, now: Duration) -> u64 {
-        self.roll(now);
-        self.left
+        (self.ends.as_secs(), self.left)
     }
 
     /// Somebody outside takes units.
@@ -57,26 +53,36 @@ impl Upstream {
         self.left = self.left.saturating_sub(units);
     }
 
-    /// Counts a call, and answers.
+    /// Counts a call, and answers. As `Date` has whole seconds, the window's end looks up to one later than it is.
     pub(super) fn count(&mut self, now: Duration) -> (Feedback, Admitted) {
         self.roll(now);
         let pause = self.pause.filter(|until| *until > now);
         let admitted = if self.left == 0 || pause.is_some() {
             self.refused += 1;
+            self.refused_now += 1;
             Admitted::No
         } else {
             self.left -= 1;
-            self.counted += 1;
             Admitted::Yes
         };
-        let wait = pause.unwrap_or(self.ends) - now;
+        let date = Duration::from_secs(now.as_secs());
+        let wait = pause.unwrap_or(self.ends) - date;
         let feedback = Feedback {
             limit: Some(self.limit),
             remaining: Some(self.left),
             reset: Some(self.ends.as_secs()),
-            resets_in: Some(self.ends - now),
+            resets_in: Some(self.ends - date),
             retry_after: (admitted == Admitted::No).then_some(wait),
         };
         (feedback, admitted)
+    }
+
+    /// Units that nobody used in the windows that are over, without the first ones.
+    pub(super) fn unused_after(&self, windows: usize) -> Vec<u64> {
+        self.over
+            .iter()
+            .skip(windows)
+            .map(|(unused, _)| *unused)
+            .collect()
     }
 }

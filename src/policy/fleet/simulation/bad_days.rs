@@ -1,0 +1,184 @@
+//! Faults, and others who use the quota: what each costs at most.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::{Fleet, SECOND, Scenario, interactive};
+
+/// How many cases of each property.
+const CASES: u32 = 24;
+
+/// A fleet with more demand than units, from two callers, on all replicas.
+fn busy(scenario: Scenario, until: Duration) -> Fleet {
+    let mut fleet = Fleet::new(scenario);
+    let all = fleet.all();
+    for caller in ["a", "b"] {
+        fleet.demand(&interactive(caller), &all, (8.0, until), SECOND * 4);
+    }
+    fleet
+}
+
+/// With less demand than units, so that there are leases.
+fn calm(scenario: Scenario, until: Duration) -> Fleet {
+    let mut fleet = Fleet::new(Scenario {
+        limit: 300,
+        ..scenario
+    });
+    let all = fleet.all();
+    fleet.demand(&interactive("a"), &all, (12.0, until), SECOND * 4);
+    fleet
+}
+
+fn fleet_of(is_busy: bool, scenario: Scenario, until: Duration) -> Fleet {
+    if is_busy {
+        busy(scenario, until)
+    } else {
+        calm(scenario, until)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(CASES))]
+
+    /// Messages that come late or twice, and answers of DevRev's that do not come, let nobody spend what is not there.
+    #[test]
+    fn late_and_repeated_messages_do_no_harm(
+        seed in 0..u64::MAX, replicas in 1..8_u64, is_busy: bool,
+        late in 0.0..0.02_f64, twice in 0.0..0.3_f64, silence in 0.0..0.1_f64,
+    ) {
+        let scenario = Scenario { late, twice, silence, ..Scenario::new(seed, replicas) };
+        let mut fleet = fleet_of(is_busy, scenario, SECOND * 50);
+        fleet.checks.pool_may_err = late > 0.0;
+        fleet.run(SECOND * 60);
+        if fleet.sent_alone == 0 {
+            prop_assert_eq!(fleet.upstream.refused, 0);
+        }
+        prop_assert!(fleet.upstream.refused <= fleet.sent_alone, "{} {}", fleet.upstream.refused, fleet.sent_alone);
+    }
+
+    /// Lost messages too.
+    #[test]
+    fn lost_messages_do_no_harm(seed in 0..u64::MAX, replicas in 1..8_u64, is_busy: bool, loss in 0.0..0.1_f64) {
+        let scenario = Scenario { loss, ..Scenario::new(seed, replicas) };
+        let mut fleet = fleet_of(is_busy, scenario, SECOND * 50);
+        fleet.checks.pool_may_err = true;
+        fleet.checks.explains = true;
+        fleet.run(SECOND * 60);
+        prop_assert!(fleet.upstream.refused <= fleet.sent_alone, "{} {}", fleet.upstream.refused, fleet.sent_alone);
+    }
+
+    /// A replica dies: nobody spends more than there is, and what it held is found again.
+    #[test]
+    fn a_death_costs_what_it_held(seed in 0..u64::MAX, replicas in 3..8_u64, is_busy: bool, at in 5..25_u64) {
+        let mut fleet = fleet_of(is_busy, Scenario::new(seed, replicas), SECOND * 100);
+        fleet.checks.explains = true;
+        fleet.at(SECOND * u32::try_from(at).unwrap(), |fleet| fleet.replicas[0].dead = true);
+        fleet.run(SECOND * 100);
+        prop_assert_eq!(fleet.upstream.refused, 0);
+        let unused = fleet.upstream.unused_after(6);
+        if is_busy {
+            prop_assert!(unused.iter().all(|units| *units <= 2), "{:?}", fleet.upstream.over);
+        }
+    }
+
+    /// A replica that sleeps, for a moment or for longer than its lease lasts, uses nothing stale when it wakes.
+    #[test]
+    fn a_sleeper_uses_nothing_stale(seed in 0..u64::MAX, replicas in 2..8_u64, is_busy: bool, at in 5..25_u64, millis in 1..60_000_u64) {
+        let mut fleet = fleet_of(is_busy, Scenario::new(seed, replicas), SECOND * 100);
+        fleet.checks.explains = true;
+        let at = SECOND * u32::try_from(at).unwrap();
+        fleet.at(at, |fleet| fleet.replicas[0].frozen = true);
+        fleet.at(at + Duration::from_millis(millis), |fleet| fleet.thaw(0));
+        fleet.run(SECOND * 110);
+        prop_assert_eq!(fleet.upstream.refused, 0);
+    }
+
+    /// The register stops for all, or one replica is cut off.
+    #[test]
+    fn alone_few_are_refused(seed in 0..u64::MAX, replicas in 1..8_u64, is_busy: bool, at in 5..15_u64, all: bool) {
+        let mut fleet = fleet_of(is_busy, Scenario::new(seed, replicas), SECOND * 70);
+        fleet.checks.pool_may_err = true;
+        fleet.at(SECOND * u32::try_from(at).unwrap(), move |fleet| {
+            fleet.registers[0].stopped = all;
+            fleet.replicas[0].cut = !all;
+        });
+        fleet.at(SECOND * u32::try_from(at + 25).unwrap(), |fleet| {
+            fleet.registers[0].stopped = false;
+            fleet.replicas[0].cut = false;
+        });
+        fleet.run(SECOND * 80);
+        let worst = fleet.upstream.over.iter().map(|(_, refused)| *refused).max().unwrap_or(0);
+        prop_assert!(worst <= 2 * replicas + 3, "{:?}", fleet.upstream.over);
+        let idle = fleet.upstream.over.iter().skip(5).filter(|(unused, _)| *unused > 5).count();
+        prop_assert!(!is_busy || idle <= 2, "{:?}", fleet.upstream.over);
+    }
+
+    /// The register forgets all, or its last writes.
+    #[test]
+    fn what_the_register_forgets_is_stated_again(seed in 0..u64::MAX, replicas in 1..8_u64, is_busy: bool, millis in 5000..25_000_u64, all: bool) {
+        let mut fleet = fleet_of(is_busy, Scenario::new(seed, replicas), SECOND * 50);
+        fleet.checks.numbers_restart = true;
+        fleet.checks.pool_may_err = true;
+        fleet.checks.explains = true;
+        fleet.at(Duration::from_millis(millis), move |fleet| if all { fleet.registers[0].flush(); } else { fleet.registers[0].roll_back(); });
+        fleet.run(SECOND * 60);
+        prop_assert!(fleet.upstream.refused <= replicas, "{:?}", fleet.upstream.over);
+        let unused = fleet.upstream.unused_after(1);
+        prop_assert!(!is_busy || unused[..4].iter().all(|units| *units <= 10), "{:?}", fleet.upstream.over);
+    }
+
+    /// The register's clock is set by an hour.
+    #[test]
+    fn a_clock_that_is_set_changes_nothing(seed in 0..u64::MAX, replicas in 1..8_u64, is_busy: bool, millis in 5000..25_000_u64, ahead: bool) {
+        let mut fleet = fleet_of(is_busy, Scenario::new(seed, replicas), SECOND * 50);
+        fleet.at(Duration::from_millis(millis), move |fleet| {
+            let register = &mut fleet.registers[0];
+            *(if ahead { &mut register.ahead } else { &mut register.behind }) = SECOND * 3600;
+        });
+        fleet.checks.explains = true;
+        fleet.run(SECOND * 60);
+        prop_assert_eq!(fleet.upstream.refused, 0);
+        let unused = fleet.upstream.unused_after(1);
+        prop_assert!(!is_busy || unused[..4].iter().all(|units| *units <= 2), "{:?}", fleet.upstream.over);
+    }
+
+    /// Two registers, with a part of the replicas each, and then one again.
+    #[test]
+    fn a_split_costs_little(seed in 0..u64::MAX, replicas in 2..8_u64, is_busy: bool, millis in 5000..25_000_u64, lasts in 100..15_000_u64) {
+        let mut fleet = fleet_of(is_busy, Scenario::new(seed, replicas), SECOND * 50);
+        fleet.checks.pool_may_err = true;
+        fleet.checks.numbers_restart = true;
+        let at = Duration::from_millis(millis);
+        fleet.at(at, |fleet| {
+            fleet.registers[1] = fleet.registers[0].clone();
+            for replica in fleet.replicas.iter_mut().step_by(2) {
+                replica.register = 1;
+            }
+        });
+        fleet.at(at + Duration::from_millis(lasts), |fleet| {
+            for replica in &mut fleet.replicas {
+                replica.register = 0;
+            }
+        });
+        fleet.run(SECOND * 60);
+        let worst = fleet.upstream.over.iter().map(|(_, refused)| *refused).max().unwrap_or(0);
+        prop_assert!(worst <= 2 * replicas + 3, "{:?}", fleet.upstream.over);
+    }
+
+    /// Somebody outside uses the quota, now and then and in bursts.
+    #[test]
+    fn others_may_use_the_quota(seed in 0..u64::MAX, replicas in 1..8_u64, is_busy: bool, units in 1..30_u64, every in 200..5000_u64) {
+        let mut fleet = fleet_of(is_busy, Scenario::new(seed, replicas), SECOND * 50);
+        fleet.checks.pool_may_err = true;
+        let every = Duration::from_millis(every);
+        let mut at = SECOND;
+        while at < SECOND * 60 {
+            fleet.at(at, move |fleet| fleet.upstream.take(units, fleet.now));
+            at += every;
+        }
+        fleet.run(SECOND * 60);
+        let worst = fleet.upstream.over.iter().map(|(_, refused)| *refused).max().unwrap_or(0);
+        prop_assert!(worst <= units + replicas + 3, "{:?}", fleet.upstream.over);
+    }
+}

@@ -1,0 +1,76 @@
+//! All is up, and nobody else uses the quota.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::{Fleet, SECOND, Scenario, interactive};
+
+impl Fleet {
+    pub(super) fn exchanges(&self) -> u64 {
+        self.replicas.iter().map(|replica| replica.exchanges).sum()
+    }
+
+    pub(super) fn all(&self) -> Vec<usize> {
+        (0..self.replicas.len()).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// In plenty nobody waits or is refused, and there are few exchanges.
+    #[test]
+    fn plenty_costs_few_exchanges(seed in 0..u64::MAX, replicas in 1..11_u64, rate in 2.0..4.0_f64) {
+        // At the window's end 54 units are free for each, beside leases of twenty seconds.
+        let each = rate * 80.0 + 54.0;
+        let mut fleet = Fleet::new(Scenario {
+            limit: (2.0 * each * replicas as f64) as u64,
+            window: SECOND * 60,
+            ..Scenario::new(seed, replicas)
+        });
+        for index in 0..replicas as usize {
+            fleet.demand(&interactive("a"), &[index], (rate, SECOND * 181), SECOND * 30);
+        }
+        // Until the rates are known there are a few more.
+        fleet.run(SECOND * 30);
+        let before = (fleet.exchanges(), fleet.sent);
+        fleet.run(SECOND * 180);
+        prop_assert_eq!(fleet.upstream.refused, 0);
+        prop_assert_eq!(fleet.given_up, 0);
+        let longest = fleet.longest_waits["a"];
+        prop_assert!(longest < Duration::from_millis(400), "{longest:?}");
+        let per_request = (fleet.exchanges() - before.0) as f64 / (fleet.sent - before.1) as f64;
+        prop_assert!(per_request < 0.05, "{per_request}");
+    }
+
+    /// In scarcity all units are used, nobody is refused, and callers get equal shares, wherever they come from.
+    #[test]
+    fn scarcity_is_shared_out(seed in 0..u64::MAX, replicas in 1..11_u64) {
+        let mut fleet = Fleet::new(Scenario::new(seed, replicas));
+        let all = fleet.all();
+        let until = SECOND * 61;
+        fleet.demand(&interactive("one"), &[0], (12.0, until), SECOND * 4);
+        fleet.demand(&interactive("nine"), &all, (12.0, until), SECOND * 4);
+        fleet.run(SECOND * 60);
+        prop_assert_eq!(fleet.upstream.refused, 0);
+        let unused = fleet.upstream.unused_after(1);
+        prop_assert!(unused.iter().all(|units| *units <= 2), "{unused:?}");
+        let (one, nine) = (fleet.served["one"], fleet.served["nine"]);
+        prop_assert!(one.abs_diff(nine) <= (one + nine) / 50, "{one} {nine}");
+    }
+}
+
+#[test]
+fn dbg() {
+    let seed = std::env::var("SEED").map_or(1, |s| s.parse().unwrap());
+    let replicas = std::env::var("REP").map_or(2, |s| s.parse().unwrap());
+    let mut fleet = Fleet::new(Scenario::new(seed, replicas));
+    fleet.checks.explains = true;
+    let all = fleet.all();
+    let until = SECOND * 101;
+    fleet.demand(&interactive("one"), &[0], (20.0, until), SECOND * 5);
+    fleet.demand(&interactive("nine"), &all, (20.0, until), SECOND * 5);
+    fleet.run(SECOND * 100);
+    eprintln!("{:?}", fleet.upstream.over);
+}

@@ -1,0 +1,436 @@
+//! What a replica does, as the dispatcher and the driver do it: it serves those who can be served, and exchanges when that is due.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    super::{Lease, Pool, ReplicaId, Reply, Statement, orders, use_dealt},
+    RULES, SECOND, TIMEOUT, TIMEOUTS,
+    register::Tagged,
+    run::{Answer, Event, Fleet, Write},
+};
+use crate::policy::{
+    dealing::{Waits, deal},
+    fair::{Queue, Share, Ticket},
+    feedback::Admitted,
+    ledger::{AttemptKind, Ledger, Payload, Settlement},
+    operation::OperationId,
+};
+
+/// Alone, it asks for the register again after this time, and then twice as long each time.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// A request that waits.
+pub(super) struct Waiter {
+    pub id: u64,
+    pub caller: Arc<str>,
+    pub arrived: Duration,
+    kind: AttemptKind,
+}
+
+impl Waits for Waiter {
+    fn kind(&self) -> AttemptKind {
+        self.kind
+    }
+}
+
+pub(super) struct Replica {
+    pub id: ReplicaId,
+    pub ledger: Ledger,
+    pub queue: Queue<Waiter>,
+    deadlines: BTreeMap<(Duration, u64), Ticket>,
+    /// What its clock is ahead.
+    clock: Duration,
+    /// What it wrote or found last, and when by its own and by the register's clock.
+    cached: Option<(Tagged, Duration, Duration)>,
+    exchange: Option<Exchange>,
+    pub exchanges: u64,
+    failures: u32,
+    retry_at: Duration,
+    /// It will wake then.
+    wakes: Option<Duration>,
+    /// Nothing of it is heard any more.
+    pub dead: bool,
+    /// It does not run; what happens to it waits.
+    pub frozen: bool,
+    parked: VecDeque<Event>,
+    /// No message reaches the register.
+    pub cut: bool,
+    /// Which of the registers it talks to.
+    pub register: usize,
+    /// Since when somebody waits here who could be served.
+    pub could_serve: Option<Duration>,
+}
+
+struct Exchange {
+    number: u64,
+    /// The number of the message that it sent last.
+    message: u64,
+    statement: Statement,
+    began: Duration,
+    /// What it tries to write, and the answer if that succeeds. Nothing while it reads.
+    tries: Option<(Tagged, Reply)>,
+}
+
+impl Replica {
+    pub(super) fn new(id: u64, clock: Duration) -> Replica {
+        let mut ledger = Ledger::default();
+        ledger.join(Lease::new(ReplicaId(id)));
+        Replica {
+            id: ReplicaId(id),
+            ledger,
+            queue: Queue::default(),
+            deadlines: BTreeMap::new(),
+            clock,
+            cached: None,
+            exchange: None,
+            exchanges: 0,
+            failures: 0,
+            retry_at: Duration::ZERO,
+            wakes: None,
+            dead: false,
+            frozen: false,
+            parked: VecDeque::new(),
+            cut: false,
+            register: 0,
+            could_serve: None,
+        }
+    }
+
+    pub(super) fn is_alone(&self) -> bool {
+        self.ledger.supply().is_some_and(Lease::is_alone)
+    }
+
+    /// The time by its own clock.
+    fn own(&self, now: Duration) -> Duration {
+        now + self.clock
+    }
+}
+
+impl Fleet {
+    /// Whether this replica takes part in nothing now; then what happens to it waits until it runs again.
+    fn is_away(&mut self, index: usize, event: impl FnOnce() -> Event) -> bool {
+        let replica = &mut self.replicas[index];
+        if replica.frozen && !replica.dead {
+            replica.parked.push_back(event());
+        }
+        replica.dead || replica.frozen
+    }
+
+    pub(super) fn thaw(&mut self, index: usize) {
+        let replica = &mut self.replicas[index];
+        replica.frozen = false;
+        for event in std::mem::take(&mut replica.parked) {
+            self.after(Duration::ZERO, event);
+        }
+        self.wake(index);
+    }
+
+    pub(super) fn arrives(&mut self, index: usize, share: Share, wait: Duration) {
+        if self.replicas[index].dead {
+            self.given_up += 1;
+        }
+        if self.is_away(index, || Event::Arrives(index, share.clone(), wait)) {
+            return;
+        }
+        let (arrived, id) = (self.now, self.number());
+        let replica = &mut self.replicas[index];
+        let kind = AttemptKind {
+            operation: OperationId::NONE,
+            payload: Payload::Whole,
+            standing: share.priority.into(),
+        };
+        let waiter = Waiter {
+            id,
+            caller: share.caller.clone(),
+            arrived,
+            kind,
+        };
+        let now = replica.own(arrived);
+        let ticket = replica.queue.push(&share, (now, now + wait), now, waiter);
+        replica.deadlines.insert((now + wait, id), ticket);
+        self.wake(index);
+    }
+
+    pub(super) fn hinted(&mut self, index: usize) {
+        if self.is_away(index, || Event::Hinted(index)) {
+            return;
+        }
+        if let Some(lease) = self.replicas[index].ledger.supply_mut() {
+            lease.hinted();
+        }
+        self.wake(index);
+    }
+
+    /// The time has come for which it was to wake, or another since.
+    pub(super) fn woken(&mut self, index: usize) {
+        let replica = &mut self.replicas[index];
+        if replica.wakes.is_some_and(|at| at <= self.now) {
+            replica.wakes = None;
+            self.wake(index);
+        }
+    }
+
+    fn wake_at(&mut self, index: usize, at: Duration) {
+        let replica = &mut self.replicas[index];
+        let at = at.saturating_sub(replica.clock);
+        let at = at.max(self.now + Duration::from_micros(1));
+        if replica.wakes.is_none_or(|wakes| at < wakes) {
+            replica.wakes = Some(at);
+            self.after(at - self.now, Event::Wake(index));
+        }
+    }
+
+    /// What a replica does whenever something has changed.
+    pub(super) fn wake(&mut self, index: usize) {
+        let replica = &mut self.replicas[index];
+        if replica.dead || replica.frozen {
+            return;
+        }
+        let now = replica.own(self.now);
+        let Replica {
+            ledger,
+            queue,
+            deadlines,
+            ..
+        } = replica;
+        let mut given = Vec::new();
+        let name = |key: &str| Some(Arc::from(key));
+        use_dealt(ledger, queue, name, now, |waiter: Waiter, _, grant| {
+            given.push((waiter, grant));
+        });
+        let grant = |ledger: &mut Ledger, _: &Waiter, kind| ledger.grant(kind, &RULES, now);
+        let give = |waiter, _, grant| given.push((waiter, grant));
+        let rest = deal(ledger, queue, (now, usize::MAX), grant, give);
+        while let Some(first) = deadlines.first_entry().filter(|entry| entry.key().0 <= now) {
+            let gone = queue.remove(&first.remove()).is_some();
+            self.given_up += u64::from(gone);
+        }
+        let deadline = deadlines.first_key_value().map(|((at, _), _)| *at);
+        for (waiter, grant) in given {
+            self.send(index, waiter, grant);
+        }
+        let exchange = self.exchange(index);
+        let deadline = deadline.filter(|_| !self.replicas[index].queue.is_empty());
+        if let Some(at) = [rest.next, deadline, exchange].into_iter().flatten().min() {
+            self.wake_at(index, at);
+        }
+    }
+
+    pub(super) fn back(&mut self, id: u64, settlement: Settlement) {
+        let Some(index) = self.attempts.get(&id).map(|attempt| attempt.replica) else {
+            return;
+        };
+        if self.is_away(index, || Event::Back(id, settlement)) {
+            return;
+        }
+        let replica = &mut self.replicas[index];
+        let now = replica.own(self.now);
+        let attempt = self.attempts.remove(&id);
+        let Some((grant, sent)) = attempt.and_then(|attempt| Some((attempt.grant?, attempt.sent)))
+        else {
+            return;
+        };
+        replica.ledger.settle(grant, settlement, &RULES, now);
+        if let Settlement::Answered {
+            admitted: Admitted::Yes,
+            ..
+        } = settlement
+        {
+            self.check_let_in(sent);
+        }
+        self.wake(index);
+    }
+
+    /// Begins an exchange if one is due, or says when it is.
+    fn exchange(&mut self, index: usize) -> Option<Duration> {
+        let replica = &mut self.replicas[index];
+        if replica.exchange.is_some() {
+            return None;
+        }
+        let now = replica.own(self.now);
+        let claimed = replica.ledger.in_flight() + replica.ledger.in_doubt() > 0;
+        let waits = !replica.queue.is_empty();
+        let lease = replica.ledger.supply()?;
+        // Alone it asks on until it is heard.
+        let due = if lease.is_alone() {
+            replica.retry_at.max(now)
+        } else {
+            lease.due(waits, claimed, now)?
+        };
+        if due > now {
+            return Some(due);
+        }
+        let waiting = orders(&replica.queue, Arc::clone, now);
+        let statement = replica.ledger.state(waiting, RULES, now)?;
+        replica.exchanges += 1;
+        if std::env::var("DBG").is_ok() {
+            eprintln!(
+                "{:?} waits {waits} held {:?} inflight {} told {:?} rate {:?} orders {}",
+                self.now,
+                statement.held,
+                statement.in_flight,
+                statement.told.map(|t| (t.remaining, t.reset)),
+                statement.rate,
+                statement.orders.len()
+            );
+        }
+        let number = replica.exchanges;
+        if let Some((value, own, register)) = replica.cached.clone() {
+            let found = (Some(value), register + (now - own));
+            self.try_write(index, number, (statement, now), found);
+        } else {
+            self.ask(index, number, (statement, now), None, None);
+        }
+        self.after(TIMEOUT, Event::Answered(index, number, None));
+        None
+    }
+
+    fn try_write(
+        &mut self,
+        index: usize,
+        number: u64,
+        (statement, began): (Statement, Duration),
+        (over, register): (Option<Tagged>, Duration),
+    ) {
+        let mut pool = match &over {
+            Some((_, pool)) => Pool::clone(pool),
+            None => Pool::default(),
+        };
+        let reply = pool.sync(&statement, register);
+        if std::env::var("DBG").is_ok() {
+            eprintln!(
+                "SYNC {index} n{} {:?} rev {} dealt {:?} leased {:?} lost {:?}",
+                statement.number,
+                self.now,
+                reply.revision,
+                reply.dealt.iter().map(|d| d.1.number()).collect::<Vec<_>>(),
+                reply.leased,
+                reply.lost
+            );
+        }
+        let value = (self.dice.next(), Rc::new(pool));
+        let over = over.map(|(tag, _)| tag);
+        self.ask(
+            index,
+            number,
+            (statement, began),
+            over,
+            Some((value, reply)),
+        );
+    }
+
+    /// Asks the register to write this over that, or reads.
+    fn ask(
+        &mut self,
+        index: usize,
+        number: u64,
+        (statement, began): (Statement, Duration),
+        over: Option<u64>,
+        tries: Option<(Tagged, Reply)>,
+    ) {
+        let (value, hint) = tries
+            .clone()
+            .map(|(value, reply)| (value, reply.hint))
+            .unzip();
+        let message = self.number();
+        let write = Rc::new(Write {
+            replica: index,
+            number,
+            message,
+            over,
+            value,
+            hint: hint.unwrap_or_default(),
+        });
+        self.replicas[index].exchange = Some(Exchange {
+            number,
+            message,
+            statement,
+            began,
+            tries,
+        });
+        self.message(index, || Event::Asked(write.clone()));
+    }
+
+    pub(super) fn answered(&mut self, index: usize, number: u64, answer: Option<(u64, Answer)>) {
+        if self.is_away(index, || Event::Answered(index, number, answer.clone())) {
+            return;
+        }
+        let replica = &mut self.replicas[index];
+        let now = replica.own(self.now);
+        // A message that came twice is answered twice.
+        let is_it = |exchange: &mut Exchange| {
+            let message = answer.as_ref().map(|(message, _)| *message);
+            exchange.number == number && message.is_none_or(|message| exchange.message == message)
+        };
+        let Some(exchange) = replica.exchange.take_if(is_it) else {
+            return;
+        };
+        let answer = answer.map(|(_, answer)| answer);
+        match answer {
+            None => {
+                // Whether it was written is not known.
+                replica.cached = None;
+                replica.failures += 1;
+                let times = replica.failures.saturating_sub(TIMEOUTS).min(5);
+                replica.retry_at = now + (FIRST_RETRY * 2_u32.pow(times)).min(LAST_RETRY);
+                if let Some(lease) = replica.ledger.supply_mut() {
+                    if replica.failures >= TIMEOUTS {
+                        lease.fail(now);
+                    } else {
+                        // What was stated may not have been heard.
+                        lease.hinted();
+                    }
+                }
+            }
+            Some(Answer::Written(register)) => {
+                let Some((value, reply)) = exchange.tries else {
+                    unreachable!("it was written");
+                };
+                replica.failures = 0;
+                replica.ledger.hear(&reply, &value.1, exchange.began, now);
+                replica.cached = Some((value, now, register));
+            }
+            Some(Answer::Found(found, register)) => {
+                let statement = (exchange.statement, exchange.began);
+                self.try_write(index, number, statement, (found, register));
+                return;
+            }
+        }
+        self.wake(index);
+    }
+
+    /// An operator ends pauses on this replica.
+    pub(super) fn resume(&mut self, index: usize) {
+        self.replicas[index].ledger.resume();
+        self.wake(index);
+    }
+
+    pub(super) fn is_paused(&self, index: usize) -> bool {
+        let replica = &self.replicas[index];
+        replica.ledger.paused_until(replica.own(self.now)).is_some()
+    }
+
+    /// Requests of this caller at random times from now on, so many a second on these replicas together, until then.
+    pub(super) fn demand(
+        &mut self,
+        share: &Share,
+        replicas: &[usize],
+        (rate, until): (f64, Duration),
+        wait: Duration,
+    ) {
+        let gap = SECOND.div_f64(rate);
+        let mut at = self.now;
+        while at < until {
+            let time = at + self.dice.up_to(gap) - self.now;
+            let index = replicas[self.dice.below(replicas.len() as u64) as usize];
+            self.after(time, Event::Arrives(index, share.clone(), wait));
+            at += gap;
+        }
+    }
+}
