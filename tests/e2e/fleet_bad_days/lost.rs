@@ -35,12 +35,15 @@ async fn lost(row: &'static str, quota: Quota, loss: Loss) {
             server.thaw();
         }
         Loss::Pauses => {
-            // The harness is paused too, so it can't end the pause.
-            server.call(&["CLIENT", "PAUSE", "6000", "ALL"]).await;
+            // Of all that may write, which is each script. The harness can end it.
+            server.call(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
             day.alone().await;
+            day.goes_on().await;
+            server.call(&["CLIENT", "UNPAUSE"]).await;
         }
         Loss::Sleeps => {
-            let sleeping = server.call(&["DEBUG", "SLEEP", "4"]);
+            // Nobody can wake it.
+            let sleeping = server.call(&["DEBUG", "SLEEP", "10"]);
             tokio::join!(sleeping, day.alone());
         }
     }
