@@ -491,6 +491,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "config",
             "error",
             "event",
+            "fleet",
             "hash",
             "label",
             "lock",

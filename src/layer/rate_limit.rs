@@ -135,6 +135,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        hash::NameHash,
         lock::Lock,
         plan::RatePlan,
         policy::{
@@ -181,7 +182,12 @@ mod tests {
     /// The answers to so many requests with the values of `RateLimit` that their records hold, and how many came through.
     async fn answers(teller: Arc<AtOnce>, count: usize) -> (Vec<(Option<Error>, String)>, usize) {
         let clock = Clock::start();
-        let purses = Purses::new(clock, Duration::from_millis(50), teller.clone());
+        let purses = Purses::new(
+            clock,
+            Duration::from_millis(50),
+            teller.clone(),
+            NameHash::default(),
+        );
         assert!(teller.purses.set(purses.clone()).is_ok());
         let rates = RatePlan {
             callers: [("billing".into(), LIMIT)].into(),

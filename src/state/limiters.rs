@@ -83,6 +83,12 @@ impl Limiters {
 
 impl PlanLimiters {
     fn next(&self, rates: &RatePlan, clock: Clock) -> PlanLimiters {
+        // In a single process nobody sees the keys.
+        let hashes = self.purses.as_ref().map(|purses| purses.hashes());
+        let key = |name: &str| {
+            let hash = hashes.map(|hashes| hashes.of(name));
+            hash.map_or(CallerKey::ONLY, |hash| CallerKey::of_name(&hash))
+        };
         let callers = rates.callers.iter().map(|(name, limit)| {
             let kept = self.callers.get(name).filter(|old| old.limit == *limit);
             let limiter = kept.map_or_else(
@@ -92,7 +98,7 @@ impl PlanLimiters {
             let named = Named {
                 limiter,
                 limit: *limit,
-                key: CallerKey::named(name),
+                key: key(name),
             };
             (name.clone(), named)
         });

@@ -107,12 +107,15 @@ impl<'a> Exchanges<'a> {
             let mut pool = seen.pool.clone();
             let register = seen.register.saturating_add(now.saturating_sub(seen.at));
             let reply = pool.sync(statement, register);
-            let too_large = || Failure::new(Fault::Refused, "the value would be too large");
+            let value = pool.to_bytes();
+            let value = value.map_err(|fault| {
+                Failure::new(Fault::Refused, format!("the value cannot be kept: {fault}"))
+            })?;
             let tag = Tag(random::id64());
             let write = Write {
                 over: seen.tag,
                 tag,
-                value: Bytes::from(pool.to_bytes().ok_or_else(too_large)?),
+                value: Bytes::from(value),
                 keep: pool.kept_for(reply.now),
                 hint: Bytes::from(reply.hint.to_bytes()),
             };
@@ -126,7 +129,7 @@ impl<'a> Exchanges<'a> {
                     });
                     return Ok(reply);
                 }
-                found => {
+                found @ Exchanged::Found(_) => {
                     let took = parts.clock.now().saturating_sub(now);
                     parts.status.exchanged(ExchangeResult::Conflict, took);
                     self.see(found, now, status);
@@ -146,9 +149,8 @@ impl<'a> Exchanges<'a> {
         let (tag, value) = current.unzip();
         let pool = match value {
             None => Pool::default(),
-            Some(value) => Pool::from_bytes(&value).unwrap_or_else(|_| {
-                let reason = format!("{} bytes that are no pool of this release", value.len());
-                status.unreadable(&reason);
+            Some(value) => Pool::from_bytes(&value).unwrap_or_else(|fault| {
+                status.unreadable(&fault.to_string());
                 Pool::default()
             }),
         };

@@ -32,7 +32,11 @@ use crate::{
         limiters::purses::{Purses, Teller},
         quota::{Drive, Fleet, Group},
     },
-    telemetry::{labels::ExchangeResult, shared::FleetStatus},
+    telemetry::{
+        client_lines::ClientLines,
+        labels::{ExchangeResult, RegisterKind},
+        shared::FleetStatus,
+    },
 };
 
 /// What a driver is made of.
@@ -59,22 +63,23 @@ pub fn state_of(
     timeout: Duration,
 ) -> Result<State, NoRandomness> {
     let runtime = Handle::current();
-    let mut join = |clock, status| {
+    let mut join = |clock: Clock, lines: Arc<ClientLines>| {
+        let status = FleetStatus::new(RegisterKind::Memory, timeout, lines);
         let driver = Driver::start(Parts {
             register: register.clone(),
             names: names.clone(),
             clock,
             timeout,
-            status,
+            status: status.clone(),
             runtime: runtime.clone(),
         });
         Joining {
+            status,
             fleet: driver.fleet(),
             purses: driver.purses(),
         }
     };
-    let fleet = Some((timeout, &mut join as _));
-    State::of_replica(plan, draining, runtime.clone(), fleet)
+    State::of_replica(plan, draining, runtime.clone(), Some(&mut join))
 }
 
 /// See the module.
@@ -116,6 +121,7 @@ impl Driver {
         Fleet {
             replica: self.replica,
             driver: self.clone(),
+            hashes: self.parts.names.hashes().clone(),
         }
     }
 
@@ -125,7 +131,7 @@ impl Driver {
         let (clock, timeout) = (self.parts.clock, self.parts.timeout);
         let purses = self
             .purses
-            .get_or_init(|| Purses::new(clock, timeout, teller));
+            .get_or_init(|| Purses::new(clock, timeout, teller, self.parts.names.hashes().clone()));
         purses.clone()
     }
 

@@ -2,15 +2,11 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::hmac::{self, HMAC_SHA256};
-
 use crate::{
     fleet::register::Key,
-    hash::{hex, sha256},
+    hash::{NameHash, hex},
+    policy::fleet::FORM,
 };
-
-/// Of the value's form and of the protocol around it. Another number, and two releases do not see each other's values.
-const FORM: &str = "v1";
 
 /// Bytes of the hash that a name has: enough that no two groups ever have the same.
 const HASH: usize = 16;
@@ -21,7 +17,7 @@ const MAX_PREFIX: usize = 64;
 #[derive(Clone)]
 pub struct Names {
     prefix: Arc<str>,
-    key: Option<hmac::Key>,
+    hashes: NameHash,
 }
 
 /// Whether a text may be `shared.prefix`: it has nothing that means something in an ACL rule, in a name with a hash tag, or in a shell.
@@ -36,28 +32,31 @@ impl Names {
     pub fn new(prefix: &str, secret: Option<&[u8]>) -> Names {
         Names {
             prefix: prefix.into(),
-            key: secret.map(|secret| hmac::Key::new(HMAC_SHA256, secret)),
+            hashes: NameHash::new(secret),
         }
     }
 
     /// The key and the channel of a group. The hash tag keeps what belongs to a group in one slot of a cluster.
     pub fn of_group(&self, group: &str) -> Key {
-        let hash = match &self.key {
-            None => sha256(group.as_bytes())[..HASH].to_vec(),
-            Some(key) => hmac::sign(key, group.as_bytes()).as_ref()[..HASH].to_vec(),
-        };
-        format!("{}:{FORM}:{{{}}}", self.prefix, hex(&hash)).into()
+        let hash = &self.hashes.of(group)[..HASH];
+        format!("{}:v{FORM}:{{{}}}", self.prefix, hex(hash)).into()
+    }
+
+    /// By which callers are named in a group's value too.
+    pub(crate) fn hashes(&self) -> &NameHash {
+        &self.hashes
     }
 
     /// A key that belongs to no group, by which a server is tried.
     pub fn of_probe(&self, id: u64) -> Key {
-        format!("{}:{FORM}:probe:{{{id:016x}}}", self.prefix).into()
+        format!("{}:v{FORM}:probe:{{{id:016x}}}", self.prefix).into()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::sha256;
 
     #[test]
     fn a_name_shows_its_form_and_hides_the_group() {

@@ -7,7 +7,7 @@ mod pace;
 use std::{collections::VecDeque, time::Duration};
 
 use self::pace::Pace;
-use super::{ReplicaId, member::Dealt};
+use super::{ReplicaId, member::Dealt, waiting_interval};
 use crate::policy::{
     fair::Standing,
     feedback::Feedback,

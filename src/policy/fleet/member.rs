@@ -12,7 +12,7 @@ use crate::policy::{
 
 /// Dealt units whose attempts are remembered until they end. More than one replica has in flight while it matters how they end: in a ramp
 /// of 64.
-const REMEMBERED: usize = 256;
+const REMEMBERED: usize = 128;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Member {

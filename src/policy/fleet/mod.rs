@@ -25,10 +25,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     lease::{FleetView, Lease},
-    pool::{Hinted, Pool, Reply},
+    pool::{Hinted, MAX_REPLICAS, Pool, Reply},
     replica::{orders, use_dealt},
     statement::{Ending, Known, Order, Pauses, Statement, Told},
-    value::{MAX_SIZE, Unreadable},
+    value::{FORM, MAX_SIZE, ValueFault},
 };
 
 /// Identifies a replica for as long as its process runs.

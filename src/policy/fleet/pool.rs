@@ -18,11 +18,16 @@ use super::{
 use crate::policy::{
     fair::Turns,
     feedback::Feedback,
-    ledger::{Claims, Gate, Ledger},
+    ledger::{Claims, Gate, Ledger, SAME},
 };
 
 /// Replicas of one group. More would not fit into the value's bound, and one register would not serve them.
-const MAX_MEMBERS: usize = 1000;
+pub const MAX_REPLICAS: usize = 1000;
+
+/// Rows of orders of all replicas together, and of each at least. They are a third of the largest value. Callers whose rows find no room wait
+/// until others have been served; the oldest come first.
+const MAX_ORDERS: usize = 1500;
+const FEWEST_ORDERS: usize = 2;
 
 /// The value of one group. See the module.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -40,6 +45,8 @@ pub struct Pool {
     /// Raised by each `resume`.
     pauses: u64,
     limits: Limits,
+    /// The end of the group's last pause.
+    paused_until: Duration,
 }
 
 impl Pool {
@@ -128,15 +135,17 @@ impl Pool {
 
     fn take_in(&mut self, statement: &Statement, now: Duration) {
         let is_new = !self.members.contains_key(&statement.replica);
-        if is_new && self.members.len() >= MAX_MEMBERS {
+        if is_new && self.members.len() >= MAX_REPLICAS {
             // The one that was heard of longest ago. What it holds is in limbo.
             let oldest = self.members.iter().min_by_key(|(_, member)| member.seen);
             if let Some(id) = oldest.map(|(id, _)| *id) {
                 self.end(id);
             }
         }
+        let most_orders = (MAX_ORDERS / (self.members.len() + 1)).max(FEWEST_ORDERS);
         let member = self.members.entry(statement.replica).or_default();
         member.state(statement, now);
+        member.orders.truncate(most_orders);
         let count = |class: usize| statement.sent[class].saturating_sub(member.sent[class]);
         // Of a replica that is new here nothing was counted in this window: how much it has sent before is not known.
         let sent = if is_new { [0, 0] } else { [count(0), count(1)] };
@@ -219,6 +228,7 @@ impl Pool {
         if resumed {
             self.pauses = pauses.number;
             self.ledger.resume();
+            self.paused_until = Duration::ZERO;
         }
         if pauses.number < self.pauses {
             return resumed;
@@ -226,7 +236,13 @@ impl Pool {
         let is_known = knows_time(statement, now);
         let end = |end: Ending| end.at(now, is_known);
         if let Some(until) = pauses.group.map(end) {
-            self.ledger.pause_until(until, now);
+            // A replica's clock may say that the last one is not over yet. Attempts probe by now, and that must not begin anew.
+            let is_over = self.ledger.paused_until(now).is_none();
+            if !is_over || until > self.paused_until.saturating_add(SAME) {
+                self.ledger.pause_until(until, now);
+                let until = self.ledger.paused_until(now);
+                self.paused_until = until.unwrap_or(self.paused_until);
+            }
         }
         if let Some((operation, until)) = pauses.operation {
             self.ledger.refused_elsewhere(operation, end(until), now);

@@ -1,30 +1,53 @@
-//! The pool as bytes.
+//! The pool as the bytes that a register keeps.
+
+use thiserror::Error;
 
 use super::{Hinted, Pool};
 
-/// A value that cannot be read. It is refused whole: a part of the truth would be worse than none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unreadable;
+/// The form of the bytes. Raised whenever a field is added, taken away or moved; it is in the name of the register's key too, so that
+/// two releases never read each other's.
+pub const FORM: u8 = 1;
 
-/// The largest value that is read or written.
+/// The largest value that is read or written. A register stays fast with many times of that, but each replica reads it at each exchange.
 pub const MAX_SIZE: usize = 256 * 1024;
 
+/// Why a value is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ValueFault {
+    #[error("it has {0} bytes, more than {MAX_SIZE}")]
+    TooLarge(usize),
+    #[error("it has the form {0}, and this release reads {FORM}")]
+    OtherForm(u8),
+    #[error("it cannot be read")]
+    Unreadable,
+}
+
 impl Pool {
-    /// `None` if it would be larger than [`MAX_SIZE`].
-    pub fn to_bytes(&self) -> Option<Vec<u8>> {
-        let bytes = postcard::to_stdvec(self).ok()?;
-        (bytes.len() <= MAX_SIZE).then_some(bytes)
+    /// # Errors
+    /// It is too large to be kept.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, ValueFault> {
+        let bytes = postcard::to_allocvec(&(FORM, self)).map_err(|_| ValueFault::Unreadable)?;
+        if bytes.len() > MAX_SIZE {
+            return Err(ValueFault::TooLarge(bytes.len()));
+        }
+        Ok(bytes)
     }
 
+    /// Nothing of a value is used unless all of it can be.
+    ///
     /// # Errors
-    /// If it has another form.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Pool, Unreadable> {
+    /// It was not written by this release, or is damaged.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Pool, ValueFault> {
         if bytes.len() > MAX_SIZE {
-            return Err(Unreadable);
+            return Err(ValueFault::TooLarge(bytes.len()));
         }
-        match postcard::take_from_bytes(bytes) {
+        let (form, rest) = bytes.split_first().ok_or(ValueFault::Unreadable)?;
+        if *form != FORM {
+            return Err(ValueFault::OtherForm(*form));
+        }
+        match postcard::take_from_bytes(rest) {
             Ok((pool, [])) => Ok(pool),
-            _ => Err(Unreadable),
+            _ => Err(ValueFault::Unreadable),
         }
     }
 }
@@ -35,11 +58,87 @@ impl Hinted {
         if *self == Hinted::Nobody {
             return Vec::new();
         }
-        postcard::to_stdvec(self).unwrap_or_default()
+        postcard::to_allocvec(self).unwrap_or_default()
     }
 
     /// One that cannot be read concerns all.
     pub fn from_bytes(bytes: &[u8]) -> Hinted {
         postcard::from_bytes(bytes).unwrap_or(Hinted::All)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::fleet::{DEAD, MAX_REPLICAS, ReplicaId, simulation::crowd};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn it_is_read_as_it_was_written(replicas in 0..20_u64, callers in 0..4_u64) {
+            let pool = crowd(replicas, callers, Duration::from_secs(1000));
+            let bytes = pool.to_bytes().expect("small");
+            let read = Pool::from_bytes(&bytes).expect("written by this release");
+            prop_assert_eq!(format!("{read:?}"), format!("{pool:?}"));
+            prop_assert_eq!(read.to_bytes(), Ok(bytes));
+        }
+
+        #[test]
+        fn garbage_is_refused_whole(bytes in prop::collection::vec(any::<u8>(), 0..400), at in 0..4000_usize, to: u8) {
+            let _ = Pool::from_bytes(&bytes);
+            let mut bytes = crowd(3, 2, Duration::from_secs(1000)).to_bytes().expect("small");
+            let at = at % bytes.len();
+            bytes.truncate(at);
+            prop_assert!(Pool::from_bytes(&bytes).is_err());
+            bytes.push(to);
+            let _ = Pool::from_bytes(&bytes);
+        }
+    }
+
+    #[test]
+    fn another_form_is_refused() {
+        let mut bytes = Pool::default().to_bytes().expect("small");
+        bytes[0] = FORM + 1;
+        let other = ValueFault::OtherForm(FORM + 1);
+        assert_eq!(Pool::from_bytes(&bytes).err(), Some(other));
+        bytes[0] = FORM;
+        bytes.push(0);
+        assert_eq!(Pool::from_bytes(&bytes).err(), Some(ValueFault::Unreadable));
+        let large = vec![FORM; MAX_SIZE + 1];
+        let fault = ValueFault::TooLarge(large.len());
+        assert_eq!(Pool::from_bytes(&large).err(), Some(fault));
+    }
+
+    #[test]
+    fn as_many_replicas_as_there_may_be_fit() {
+        let pool = crowd(MAX_REPLICAS as u64 + 10, 2, Duration::from_secs(1000));
+        let bytes = pool.to_bytes().expect("it fits");
+        assert!(bytes.len() > 10_000, "{}", bytes.len());
+    }
+
+    #[test]
+    fn ten_thousand_dead_replicas_leave_nothing_behind() {
+        let mut pool = Pool::default();
+        let mut now = Duration::from_secs(1000);
+        for n in 0..10_000 {
+            let statement = simulation_statement(n, 1, 1);
+            let _ = pool.sync(&statement, now);
+            now += Duration::from_millis(10);
+            if n % 500 == 0 {
+                assert!(pool.to_bytes().is_ok());
+            }
+        }
+        now += DEAD * 3;
+        let _ = pool.sync(&simulation_statement(10_000, 1, 0), now);
+        assert!(pool.to_bytes().expect("small").len() < 2000);
+    }
+
+    fn simulation_statement(n: u64, number: u64, callers: u64) -> crate::policy::fleet::Statement {
+        crate::policy::fleet::simulation::statement(ReplicaId(n), number, callers)
     }
 }

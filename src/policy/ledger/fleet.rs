@@ -11,7 +11,7 @@ use super::{
 use crate::policy::{fleet::Lease, operation::OperationId};
 
 /// Pauses whose ends differ by less are the same: messages take time.
-const SAME: Duration = Duration::from_millis(250);
+pub(crate) const SAME: Duration = Duration::from_millis(250);
 
 /// Units that attempts may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,6 +141,11 @@ impl Ledger {
     ) {
         let own = self.paused_operation(now);
         let own = own.filter(|(id, _)| *id == operation);
+        // After its end attempts probe already: that must not begin anew.
+        let before = self.pauses.last_end(operation);
+        if own.is_none() && before.is_some_and(|end| until <= end.saturating_add(SAME)) {
+            return;
+        }
         let old = own.map_or(now, |(_, until)| until);
         if until > old.saturating_add(SAME) || (until > now && old == now) {
             self.refused(operation, false, until, now);

@@ -239,6 +239,14 @@ impl Pauses {
         }
     }
 
+    /// When the pause of this operation ends or has ended, while it recovers from it.
+    pub(super) fn last_end(&self, id: OperationId) -> Option<Duration> {
+        let paused = self.operation.as_ref();
+        paused
+            .filter(|paused| paused.id == id)
+            .map(|paused| paused.until)
+    }
+
     /// Whether a pause lasts, or attempts must show that it is over.
     pub(super) fn recovers(&self) -> bool {
         !matches!(self.group, Recovery::Open) || self.operation.is_some()

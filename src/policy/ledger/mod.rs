@@ -50,7 +50,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::fleet::Shift;
+pub(crate) use self::fleet::{SAME, Shift};
 pub(in crate::policy) use self::view::SMOOTHING;
 pub use self::{
     end::End,

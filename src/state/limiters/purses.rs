@@ -13,6 +13,7 @@ use tokio::{
 
 use super::Limiter;
 use crate::{
+    hash::NameHash,
     lock::Lock,
     policy::{
         fleet::tokens::{CallerKey, Purse, Rule, Sale, Take, Want},
@@ -37,6 +38,8 @@ pub struct Purses {
     /// The longest that a request waits.
     timeout: Duration,
     teller: Arc<dyn Teller>,
+    /// By which the pool names callers.
+    hashes: NameHash,
     groups: Lock<Groups>,
 }
 
@@ -73,13 +76,23 @@ pub enum Check {
 
 impl Purses {
     /// No request waits for longer than `timeout`.
-    pub fn new(clock: Clock, timeout: Duration, teller: Arc<dyn Teller>) -> Arc<Purses> {
+    pub fn new(
+        clock: Clock,
+        timeout: Duration,
+        teller: Arc<dyn Teller>,
+        hashes: NameHash,
+    ) -> Arc<Purses> {
         Arc::new(Purses {
             clock,
             timeout,
             teller,
+            hashes,
             groups: Lock::default(),
         })
+    }
+
+    pub(super) fn hashes(&self) -> &NameHash {
+        &self.hashes
     }
 
     /// Takes a request from the limit, if it is within it.

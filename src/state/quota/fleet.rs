@@ -13,7 +13,7 @@ use super::{
     group::{Deliveries, Group, GroupState, Waiter},
 };
 use crate::{
-    hash::{hex, sha256},
+    hash::{NameHash, hex},
     policy::{
         fleet::{Lease, Pool, ReplicaId, Reply, Statement, orders, use_dealt},
         ledger::Ledger,
@@ -35,6 +35,8 @@ pub(crate) trait Drive: Send + Sync {
 pub(crate) struct Fleet {
     pub replica: ReplicaId,
     pub driver: Arc<dyn Drive>,
+    /// By which the pool names callers.
+    pub hashes: NameHash,
 }
 
 /// A group's part in the fleet. When it is dropped its driver is woken, and ends.
@@ -66,6 +68,7 @@ impl Drop for Membership {
 /// The names by which the fleet knows the callers that wait. No name leaves the process.
 #[derive(Default)]
 pub(super) struct CallerKeys {
+    hashes: NameHash,
     by_name: BTreeMap<Arc<str>, Arc<str>>,
     by_key: BTreeMap<Arc<str>, Arc<str>>,
 }
@@ -77,14 +80,23 @@ const MAX_KEYS: usize = 4096;
 const KEY: usize = 12;
 
 impl CallerKeys {
+    /// Without a fleet nobody sees them.
+    pub(super) fn of(fleet: Option<&Fleet>) -> CallerKeys {
+        CallerKeys {
+            hashes: fleet.map_or_else(NameHash::default, |fleet| fleet.hashes.clone()),
+            ..CallerKeys::default()
+        }
+    }
+
     fn key(&mut self, name: &Arc<str>) -> Arc<str> {
         if let Some(key) = self.by_name.get(name) {
             return key.clone();
         }
         if self.by_name.len() >= MAX_KEYS {
-            *self = CallerKeys::default();
+            self.by_name.clear();
+            self.by_key.clear();
         }
-        let key: Arc<str> = hex(&sha256(name.as_bytes())[..KEY]).into();
+        let key: Arc<str> = hex(&self.hashes.of(name)[..KEY]).into();
         self.by_name.insert(name.clone(), key.clone());
         self.by_key.insert(key.clone(), name.clone());
         key

@@ -114,7 +114,7 @@ impl Group {
                 last_used: clock.now(),
                 story: Story::default(),
                 used: UsedUnits::default(),
-                keys: CallerKeys::default(),
+                keys: CallerKeys::of(fleet),
             }),
             changed: Notify::new(),
             dispatcher_gone: Notify::new(),

@@ -33,8 +33,13 @@ impl Ledger {
         };
         lease.heard(reply, (began, next));
         let external = lease.external;
+        if reply.pauses < lease.pauses {
+            // An operator has ended pauses here meanwhile, and the pool does not know it yet.
+            self.count_held();
+            return;
+        }
         let is_resumed = reply.pauses > lease.pauses;
-        lease.pauses = lease.pauses.max(reply.pauses);
+        lease.pauses = reply.pauses;
         if is_resumed {
             (lease.group_pause, lease.operation_pause) = (None, None);
             lease.told = None;

@@ -115,7 +115,7 @@ impl Pool {
             claimed: member.map_or(0, Member::units),
             elsewhere: self.elsewhere(statement.replica, now),
             pauses: self.pauses,
-            lost: lost.then(|| self.members.len() <= 1),
+            lost: lost.then_some(self.members.len() <= 1),
             hint,
             sales: Vec::new(),
             replicas: self.members.len() as u64,

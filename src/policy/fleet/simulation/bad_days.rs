@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Fleet, SECOND, Scenario, interactive};
-
-/// How many cases of each property.
-const CASES: u32 = 24;
+use super::{Fleet, SECOND, Scenario, cases, interactive};
 
 /// A fleet with more demand than units, from two callers, on all replicas.
 fn busy(scenario: Scenario, until: Duration) -> Fleet {
@@ -39,7 +36,7 @@ fn fleet_of(is_busy: bool, scenario: Scenario, until: Duration) -> Fleet {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(CASES))]
+    #![proptest_config(cases())]
 
     /// Messages that come late or twice, and answers of DevRev's that do not come, let nobody spend what is not there.
     #[test]
@@ -63,7 +60,6 @@ proptest! {
         let scenario = Scenario { loss, ..Scenario::new(seed, replicas) };
         let mut fleet = fleet_of(is_busy, scenario, SECOND * 50);
         fleet.checks.pool_may_err = true;
-        fleet.checks.explains = true;
         fleet.run(SECOND * 60);
         prop_assert!(fleet.upstream.refused <= fleet.sent_alone, "{} {}", fleet.upstream.refused, fleet.sent_alone);
     }
@@ -72,7 +68,6 @@ proptest! {
     #[test]
     fn a_death_costs_what_it_held(seed in 0..u64::MAX, replicas in 3..8_u64, is_busy: bool, at in 5..25_u64) {
         let mut fleet = fleet_of(is_busy, Scenario::new(seed, replicas), SECOND * 100);
-        fleet.checks.explains = true;
         fleet.at(SECOND * u32::try_from(at).unwrap(), |fleet| fleet.replicas[0].dead = true);
         fleet.run(SECOND * 100);
         prop_assert_eq!(fleet.upstream.refused, 0);
@@ -86,7 +81,6 @@ proptest! {
     #[test]
     fn a_sleeper_uses_nothing_stale(seed in 0..u64::MAX, replicas in 2..8_u64, is_busy: bool, at in 5..25_u64, millis in 1..60_000_u64) {
         let mut fleet = fleet_of(is_busy, Scenario::new(seed, replicas), SECOND * 100);
-        fleet.checks.explains = true;
         let at = SECOND * u32::try_from(at).unwrap();
         fleet.at(at, |fleet| fleet.replicas[0].frozen = true);
         fleet.at(at + Duration::from_millis(millis), |fleet| fleet.thaw(0));
@@ -120,7 +114,6 @@ proptest! {
         let mut fleet = fleet_of(is_busy, Scenario::new(seed, replicas), SECOND * 50);
         fleet.checks.numbers_restart = true;
         fleet.checks.pool_may_err = true;
-        fleet.checks.explains = true;
         fleet.at(Duration::from_millis(millis), move |fleet| if all { fleet.registers[0].flush(); } else { fleet.registers[0].roll_back(); });
         fleet.run(SECOND * 60);
         prop_assert!(fleet.upstream.refused <= replicas, "{:?}", fleet.upstream.over);
@@ -136,7 +129,6 @@ proptest! {
             let register = &mut fleet.registers[0];
             *(if ahead { &mut register.ahead } else { &mut register.behind }) = SECOND * 3600;
         });
-        fleet.checks.explains = true;
         fleet.run(SECOND * 60);
         prop_assert_eq!(fleet.upstream.refused, 0);
         let unused = fleet.upstream.unused_after(1);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Fleet, SECOND, Scenario, interactive};
+use super::{Fleet, SECOND, Scenario, cases, interactive};
 
 impl Fleet {
     pub(super) fn exchanges(&self) -> u64 {
@@ -17,7 +17,7 @@ impl Fleet {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(cases())]
 
     /// In plenty nobody waits or is refused, and there are few exchanges.
     #[test]
@@ -59,18 +59,4 @@ proptest! {
         let (one, nine) = (fleet.served["one"], fleet.served["nine"]);
         prop_assert!(one.abs_diff(nine) <= (one + nine) / 50, "{one} {nine}");
     }
-}
-
-#[test]
-fn dbg() {
-    let seed = std::env::var("SEED").map_or(1, |s| s.parse().unwrap());
-    let replicas = std::env::var("REP").map_or(2, |s| s.parse().unwrap());
-    let mut fleet = Fleet::new(Scenario::new(seed, replicas));
-    fleet.checks.explains = true;
-    let all = fleet.all();
-    let until = SECOND * 101;
-    fleet.demand(&interactive("one"), &[0], (20.0, until), SECOND * 5);
-    fleet.demand(&interactive("nine"), &all, (20.0, until), SECOND * 5);
-    fleet.run(SECOND * 100);
-    eprintln!("{:?}", fleet.upstream.over);
 }

@@ -7,6 +7,8 @@
 
 mod bad_days;
 mod checks;
+mod crowd;
+mod exchange;
 mod good_days;
 mod pauses;
 mod register;
@@ -17,6 +19,9 @@ mod upstream;
 
 use std::time::Duration;
 
+use proptest::prelude::ProptestConfig;
+
+pub(super) use self::crowd::{crowd, statement};
 use self::run::Fleet;
 use crate::policy::{
     fair::{Priority, Share},
@@ -36,6 +41,16 @@ const TIMEOUT: Duration = Duration::from_millis(50);
 const TIMEOUTS: u32 = 3;
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// How many cases of each property: few where they cost the time of all, and more by hand with `PROPTEST_CASES`.
+fn cases() -> ProptestConfig {
+    let more = std::env::var("PROPTEST_CASES").ok();
+    let more = more.and_then(|cases| cases.parse().ok());
+    ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(more.unwrap_or(8))
+    }
+}
 
 /// Numbers that look random and are the same for the same seed.
 struct Dice(u64);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Fleet, SECOND, Scenario, interactive};
+use super::{Fleet, SECOND, Scenario, cases, interactive};
 
 /// What may be on its way to DevRev when a pause begins: 20 requests a second, for a tenth of one and the hint's way; and probes.
 const ON_THE_WAY: u64 = 10;
@@ -20,7 +20,7 @@ fn fleet(seed: u64, replicas: u64, until: Duration) -> Fleet {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(cases())]
 
     /// Nobody sends in it, one attempt probes after it, and then all go on. Although the register forgets it, or its clock is set.
     #[test]
@@ -28,7 +28,6 @@ proptest! {
         seed in 0..u64::MAX, replicas in 1..8_u64, millis in 4000..12_000_u64, lasts in 1000..8000_u64, fault in 0..4_u32,
     ) {
         let mut fleet = fleet(seed, replicas, SECOND * 40);
-        fleet.checks.explains = true;
         let at = Duration::from_millis(millis);
         let until = at + Duration::from_millis(lasts);
         fleet.at(at, move |fleet| fleet.upstream.pause = Some(until));

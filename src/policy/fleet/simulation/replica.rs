@@ -1,17 +1,17 @@
-//! What a replica does, as the dispatcher and the driver do it: it serves those who can be served, and exchanges when that is due.
+//! What a replica does, as the dispatcher does it: it serves those who can be served.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
 use super::{
-    super::{Lease, Pool, ReplicaId, Reply, Statement, orders, use_dealt},
-    RULES, SECOND, TIMEOUT, TIMEOUTS,
+    super::{Lease, ReplicaId, use_dealt},
+    RULES, SECOND,
+    exchange::Exchange,
     register::Tagged,
-    run::{Answer, Event, Fleet, Write},
+    run::{Event, Fleet},
 };
 use crate::policy::{
     dealing::{Waits, deal},
@@ -20,10 +20,6 @@ use crate::policy::{
     ledger::{AttemptKind, Ledger, Payload, Settlement},
     operation::OperationId,
 };
-
-/// Alone, it asks for the register again after this time, and then twice as long each time.
-const FIRST_RETRY: Duration = Duration::from_millis(250);
-const LAST_RETRY: Duration = Duration::from_secs(5);
 
 /// A request that waits.
 pub(super) struct Waiter {
@@ -45,13 +41,13 @@ pub(super) struct Replica {
     pub queue: Queue<Waiter>,
     deadlines: BTreeMap<(Duration, u64), Ticket>,
     /// What its clock is ahead.
-    clock: Duration,
+    pub clock: Duration,
     /// What it wrote or found last, and when by its own and by the register's clock.
-    cached: Option<(Tagged, Duration, Duration)>,
-    exchange: Option<Exchange>,
+    pub cached: Option<(Tagged, Duration, Duration)>,
+    pub exchange: Option<Exchange>,
     pub exchanges: u64,
-    failures: u32,
-    retry_at: Duration,
+    pub failures: u32,
+    pub retry_at: Duration,
     /// It will wake then.
     wakes: Option<Duration>,
     /// Nothing of it is heard any more.
@@ -65,16 +61,6 @@ pub(super) struct Replica {
     pub register: usize,
     /// Since when somebody waits here who could be served.
     pub could_serve: Option<Duration>,
-}
-
-struct Exchange {
-    number: u64,
-    /// The number of the message that it sent last.
-    message: u64,
-    statement: Statement,
-    began: Duration,
-    /// What it tries to write, and the answer if that succeeds. Nothing while it reads.
-    tries: Option<(Tagged, Reply)>,
 }
 
 impl Replica {
@@ -107,14 +93,14 @@ impl Replica {
     }
 
     /// The time by its own clock.
-    fn own(&self, now: Duration) -> Duration {
+    pub(super) fn own(&self, now: Duration) -> Duration {
         now + self.clock
     }
 }
 
 impl Fleet {
     /// Whether this replica takes part in nothing now; then what happens to it waits until it runs again.
-    fn is_away(&mut self, index: usize, event: impl FnOnce() -> Event) -> bool {
+    pub(super) fn is_away(&mut self, index: usize, event: impl FnOnce() -> Event) -> bool {
         let replica = &mut self.replicas[index];
         if replica.frozen && !replica.dead {
             replica.parked.push_back(event());
@@ -243,164 +229,6 @@ impl Fleet {
         } = settlement
         {
             self.check_let_in(sent);
-        }
-        self.wake(index);
-    }
-
-    /// Begins an exchange if one is due, or says when it is.
-    fn exchange(&mut self, index: usize) -> Option<Duration> {
-        let replica = &mut self.replicas[index];
-        if replica.exchange.is_some() {
-            return None;
-        }
-        let now = replica.own(self.now);
-        let claimed = replica.ledger.in_flight() + replica.ledger.in_doubt() > 0;
-        let waits = !replica.queue.is_empty();
-        let lease = replica.ledger.supply()?;
-        // Alone it asks on until it is heard.
-        let due = if lease.is_alone() {
-            replica.retry_at.max(now)
-        } else {
-            lease.due(waits, claimed, now)?
-        };
-        if due > now {
-            return Some(due);
-        }
-        let waiting = orders(&replica.queue, Arc::clone, now);
-        let statement = replica.ledger.state(waiting, RULES, now)?;
-        replica.exchanges += 1;
-        if std::env::var("DBG").is_ok() {
-            eprintln!(
-                "{:?} waits {waits} held {:?} inflight {} told {:?} rate {:?} orders {}",
-                self.now,
-                statement.held,
-                statement.in_flight,
-                statement.told.map(|t| (t.remaining, t.reset)),
-                statement.rate,
-                statement.orders.len()
-            );
-        }
-        let number = replica.exchanges;
-        if let Some((value, own, register)) = replica.cached.clone() {
-            let found = (Some(value), register + (now - own));
-            self.try_write(index, number, (statement, now), found);
-        } else {
-            self.ask(index, number, (statement, now), None, None);
-        }
-        self.after(TIMEOUT, Event::Answered(index, number, None));
-        None
-    }
-
-    fn try_write(
-        &mut self,
-        index: usize,
-        number: u64,
-        (statement, began): (Statement, Duration),
-        (over, register): (Option<Tagged>, Duration),
-    ) {
-        let mut pool = match &over {
-            Some((_, pool)) => Pool::clone(pool),
-            None => Pool::default(),
-        };
-        let reply = pool.sync(&statement, register);
-        if std::env::var("DBG").is_ok() {
-            eprintln!(
-                "SYNC {index} n{} {:?} rev {} dealt {:?} leased {:?} lost {:?}",
-                statement.number,
-                self.now,
-                reply.revision,
-                reply.dealt.iter().map(|d| d.1.number()).collect::<Vec<_>>(),
-                reply.leased,
-                reply.lost
-            );
-        }
-        let value = (self.dice.next(), Rc::new(pool));
-        let over = over.map(|(tag, _)| tag);
-        self.ask(
-            index,
-            number,
-            (statement, began),
-            over,
-            Some((value, reply)),
-        );
-    }
-
-    /// Asks the register to write this over that, or reads.
-    fn ask(
-        &mut self,
-        index: usize,
-        number: u64,
-        (statement, began): (Statement, Duration),
-        over: Option<u64>,
-        tries: Option<(Tagged, Reply)>,
-    ) {
-        let (value, hint) = tries
-            .clone()
-            .map(|(value, reply)| (value, reply.hint))
-            .unzip();
-        let message = self.number();
-        let write = Rc::new(Write {
-            replica: index,
-            number,
-            message,
-            over,
-            value,
-            hint: hint.unwrap_or_default(),
-        });
-        self.replicas[index].exchange = Some(Exchange {
-            number,
-            message,
-            statement,
-            began,
-            tries,
-        });
-        self.message(index, || Event::Asked(write.clone()));
-    }
-
-    pub(super) fn answered(&mut self, index: usize, number: u64, answer: Option<(u64, Answer)>) {
-        if self.is_away(index, || Event::Answered(index, number, answer.clone())) {
-            return;
-        }
-        let replica = &mut self.replicas[index];
-        let now = replica.own(self.now);
-        // A message that came twice is answered twice.
-        let is_it = |exchange: &mut Exchange| {
-            let message = answer.as_ref().map(|(message, _)| *message);
-            exchange.number == number && message.is_none_or(|message| exchange.message == message)
-        };
-        let Some(exchange) = replica.exchange.take_if(is_it) else {
-            return;
-        };
-        let answer = answer.map(|(_, answer)| answer);
-        match answer {
-            None => {
-                // Whether it was written is not known.
-                replica.cached = None;
-                replica.failures += 1;
-                let times = replica.failures.saturating_sub(TIMEOUTS).min(5);
-                replica.retry_at = now + (FIRST_RETRY * 2_u32.pow(times)).min(LAST_RETRY);
-                if let Some(lease) = replica.ledger.supply_mut() {
-                    if replica.failures >= TIMEOUTS {
-                        lease.fail(now);
-                    } else {
-                        // What was stated may not have been heard.
-                        lease.hinted();
-                    }
-                }
-            }
-            Some(Answer::Written(register)) => {
-                let Some((value, reply)) = exchange.tries else {
-                    unreachable!("it was written");
-                };
-                replica.failures = 0;
-                replica.ledger.hear(&reply, &value.1, exchange.began, now);
-                replica.cached = Some((value, now, register));
-            }
-            Some(Answer::Found(found, register)) => {
-                let statement = (exchange.statement, exchange.began);
-                self.try_write(index, number, statement, (found, register));
-                return;
-            }
         }
         self.wake(index);
     }

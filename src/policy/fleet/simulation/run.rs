@@ -34,8 +34,6 @@ pub(super) struct Attempt {
     pub caller: Arc<str>,
     pub grant: Option<Grant>,
     pub sent: Duration,
-    /// Whether its replica went by itself.
-    pub alone: bool,
 }
 
 pub(super) enum Event {
@@ -221,14 +219,6 @@ impl Fleet {
         let number = write.number;
         let written = write.value.clone();
         let written = written.filter(|value| register.replace(write.over, value.clone(), self.now));
-        if std::env::var("DBG").is_ok() {
-            eprintln!(
-                "ASKED {index} {:?} over {:?} is {:?}",
-                self.now,
-                write.over,
-                register.value.as_ref().map(|v| v.0)
-            );
-        }
         let answer = if written.is_some() {
             for other in 0..self.replicas.len() {
                 let replica = &self.replicas[other];
@@ -270,9 +260,6 @@ impl Fleet {
     pub(super) fn send(&mut self, index: usize, waiter: Waiter, grant: Grant) {
         let replica = &self.replicas[index];
         let alone = replica.is_alone();
-        if std::env::var("DBG").is_ok() {
-            eprintln!("SEND {index} {:?} {:?} alone {alone}", self.now, grant);
-        }
         self.check_sent(index, &grant);
         let longest = self.longest_waits.entry(waiter.caller.clone()).or_default();
         *longest = (*longest).max(self.now - waiter.arrived);
@@ -286,7 +273,6 @@ impl Fleet {
             caller: waiter.caller,
             grant: Some(grant),
             sent: self.now,
-            alone,
         };
         self.attempts.insert(id, attempt);
         let latency = self.scenario.latency;
@@ -297,9 +283,8 @@ impl Fleet {
     fn at_upstream(&mut self, id: u64) {
         self.on_wire -= 1;
         let (feedback, admitted) = self.upstream.count(self.now);
-        if admitted == Admitted::No {
-            self.explain_429(id);
-        } else if let Some(attempt) = self.attempts.get(&id) {
+        let attempt = self.attempts.get(&id);
+        if let Some(attempt) = attempt.filter(|_| admitted == Admitted::Yes) {
             *self.served.entry(attempt.caller.clone()).or_default() += 1;
         }
         let Scenario {

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Fleet, SECOND, Scenario, interactive, share};
+use super::{Fleet, SECOND, Scenario, cases, interactive, share};
 use crate::policy::fair::Priority;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(cases())]
 
     /// Between two callers that wait all the time, the bound of start-time fair queueing: a turn of each. Units on their way to a
     /// replica come on top.

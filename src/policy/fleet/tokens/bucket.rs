@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ReplicaId, Rule, Settled, Want, nanos};
+use super::{AT_LARGE, ReplicaId, Rule, Settled, Sold, Want, nanos};
 
 /// Limits of one caller that are kept: the old and the new one, while a change of the configuration reaches one replica after another.
 const MAX_RULES: usize = 2;
@@ -13,8 +13,8 @@ const MAX_RULES: usize = 2;
 const MAX_LOTS: usize = 4;
 
 /// What is known of a replica that no longer says anything about a caller is kept for this long, so that what it gives back late counts
-/// and a late statement buys nothing again.
-pub(super) const KEPT: Duration = Duration::from_secs(30);
+/// and a late statement buys nothing again. No token lives so long, so what is forgotten is not at large any more.
+pub(super) const KEPT: Duration = Duration::from_secs(45);
 
 /// GCRA: the time at which the bucket is full, by the register's clock.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,14 +24,13 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// The time that its tokens have still to come. No more than its span, whatever the clock has done.
-    fn backlog(&self, now: u64) -> u64 {
-        self.full_at.saturating_sub(now).min(self.rule.span())
-    }
-
-    fn left(&self, now: u64) -> u32 {
-        let left = (self.rule.span() - self.backlog(now)) / self.rule.interval.max(1);
-        left.try_into().unwrap_or(u32::MAX)
+    /// The time that its tokens have still to come. No more than its span, whatever the clock has done. While more tokens are at large than the bound has room
+    /// for, the others keep their room in it: it is refilled only beside them.
+    fn backlog(&self, at_large: u32, now: u64) -> u64 {
+        let room = self.rule.time_of(at_large);
+        let room = room.saturating_sub(nanos(AT_LARGE));
+        let backlog = self.full_at.saturating_sub(now).max(room);
+        backlog.min(self.rule.span())
     }
 
     fn set(&mut self, backlog: u64, now: u64) {
@@ -42,19 +41,15 @@ impl Bucket {
 /// What one purchase sold, until it is settled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Lot {
-    purchase: u64,
-    count: u32,
+    sold: Sold,
     rule: Rule,
-    /// The least backlog of its bucket since. A bucket with less would have been full without this purchase, so giving back
-    /// more than this would make tokens.
-    least: u64,
 }
 
 /// A replica that has bought, or tried to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Holder {
     replica: ReplicaId,
-    /// The first purchase that was stated.
+    /// The first purchase that was made here.
     first: u64,
     /// The highest purchase that was decided.
     decided: u64,
@@ -66,7 +61,25 @@ struct Holder {
 pub(super) struct Purchases {
     pub first: u64,
     pub decided: u64,
-    pub open: Vec<(u64, u32)>,
+    pub open: Vec<Sold>,
+}
+
+/// How a bucket stands.
+pub(super) struct Stand {
+    /// How long until a token can be bought.
+    pub wait: u64,
+    /// How long until the burst is full.
+    pub reset: u64,
+}
+
+/// How a statement was met.
+pub(super) struct Met {
+    /// Whether the bucket was at least half full.
+    pub plenty: bool,
+    /// Whether what is at hand may be kept for long.
+    pub keeps: bool,
+    /// What one replica may have at hand for long.
+    pub share: u32,
 }
 
 /// One caller.
@@ -93,51 +106,79 @@ impl Shared {
 
     /// Forgets what no longer matters. Returns whether anything is left.
     pub(super) fn keep(&mut self, now: u64) -> bool {
+        // By what is at large until now, and not by what will be.
+        for at in 0..self.buckets.len() {
+            let backlog = self.backlog(at, now);
+            self.buckets[at].set(backlog, now);
+        }
         for holder in &mut self.holders {
             // The clock may have been set back.
             holder.seen = holder.seen.min(now);
         }
         let since = now.saturating_sub(nanos(KEPT));
         self.holders.retain(|holder| holder.seen >= since);
-        for bucket in &mut self.buckets {
-            bucket.set(bucket.backlog(now), now);
-        }
-        self.buckets.retain(|bucket| bucket.backlog(now) > 0);
+        self.buckets.retain(|bucket| bucket.full_at > now);
         !self.holders.is_empty() || !self.buckets.is_empty()
     }
 
-    /// Takes back what this replica has settled, and decides about its purchase if that is a new one.
-    pub(super) fn sync(&mut self, replica: ReplicaId, want: &Want, now: u64) {
+    /// Takes back what this replica has settled, and decides about its purchase if that is a new one. To be called after [`keep`](Self::keep), at
+    /// the same time.
+    pub(super) fn sync(&mut self, replica: ReplicaId, want: &Want, now: u64) -> Met {
         let bucket = self.bucket(want.rule);
         self.buckets[..=bucket].rotate_right(1);
         self.buckets.truncate(MAX_RULES);
-        let at = self.holder(replica, want.purchase, now);
+        let at = self.holder(replica, want, now);
         for settled in &want.settled {
             self.settle(at, settled, now);
         }
-        if want.purchase <= self.holders[at].decided {
-            return;
+        self.holders[at].follow(want);
+        let is_new = want.purchase > self.holders[at].decided;
+        if is_new {
+            self.holders[at].decided = want.purchase;
+            self.take(want.charge, now);
         }
-        self.holders[at].decided = want.purchase;
-        self.take(want.charge, now);
-        let left = self.buckets[0].left(now);
+        let (left, size) = (self.left(now), want.rule.size());
+        let plenty = left >= size / 2;
+        let dealing = u32::try_from(self.holders.len()).unwrap_or(u32::MAX);
+        let most = want.rule.most();
+        let share = most / dealing.saturating_mul(2);
+        let met = Met {
+            plenty,
+            // What it needs at once is more than it may keep.
+            keeps: plenty && share >= want.ahead,
+            share,
+        };
+        if !is_new {
+            return met;
+        }
         let needed = want.needed.min(left);
         // Half is left to others, so that what one replica buys ahead keeps no other waiting.
-        let count = needed + want.ahead.min((left - needed) / 2);
-        if count == 0 {
-            return;
+        let half = (left - needed) / 2;
+        let at_large = self.at_large(want.rule);
+        let ahead = want.ahead.min(half).min(most.saturating_sub(at_large));
+        let mine = self.holders[at].at_large(want.rule);
+        // A quarter is left to those that need more at once.
+        let room = (most - most / 4).saturating_sub(at_large);
+        let long = want.long.min(half).min(share.saturating_sub(mine));
+        let long = if plenty { long.min(room) } else { 0 };
+        let ahead = ahead.max(long);
+        if needed == 0 && ahead == 0 {
+            return met;
         }
-        self.take(count, now);
+        self.take(needed.saturating_add(ahead), now);
         let lots = &mut self.holders[at].lots;
         if lots.len() >= MAX_LOTS {
             lots.remove(0);
         }
         lots.push(Lot {
-            purchase: want.purchase,
-            count,
+            sold: Sold {
+                purchase: want.purchase,
+                needed,
+                ahead,
+            },
             rule: want.rule,
-            least: u64::MAX,
         });
+        met
     }
 
     /// The purchases of this replica.
@@ -148,18 +189,39 @@ impl Shared {
         Purchases {
             first: holder.map_or(0, |holder| holder.first),
             decided: holder.map_or(0, |holder| holder.decided),
-            open: lots.iter().map(|lot| (lot.purchase, lot.count)).collect(),
+            open: lots.iter().map(|lot| lot.sold).collect(),
         }
     }
 
-    /// How long until a token can be bought under the limit that was stated last, and until its burst is full.
-    pub(super) fn times(&self, now: u64) -> (u64, u64) {
+    /// How it stands under the limit that was stated last.
+    pub(super) fn stand(&self, now: u64) -> Stand {
         let Some(bucket) = self.buckets.first() else {
-            return (0, 0);
+            return Stand { wait: 0, reset: 0 };
         };
-        let backlog = bucket.backlog(now);
+        let backlog = self.backlog(0, now);
         let one = backlog.saturating_add(bucket.rule.interval);
-        (one.saturating_sub(bucket.rule.span()), backlog)
+        Stand {
+            wait: one.saturating_sub(bucket.rule.span()),
+            reset: backlog,
+        }
+    }
+
+    /// Tokens under this limit that were sold ahead, and are not known to be spent.
+    fn at_large(&self, rule: Rule) -> u32 {
+        let holders = self.holders.iter();
+        holders.fold(0, |sum, holder| sum.saturating_add(holder.at_large(rule)))
+    }
+
+    fn backlog(&self, bucket: usize, now: u64) -> u64 {
+        let bucket = &self.buckets[bucket];
+        bucket.backlog(self.at_large(bucket.rule), now)
+    }
+
+    /// Tokens in the first bucket.
+    fn left(&self, now: u64) -> u32 {
+        let rule = self.buckets[0].rule;
+        let left = (rule.span() - self.backlog(0, now)) / rule.interval.max(1);
+        left.try_into().unwrap_or(u32::MAX)
     }
 
     fn bucket(&mut self, rule: Rule) -> usize {
@@ -170,7 +232,7 @@ impl Shared {
         })
     }
 
-    fn holder(&mut self, replica: ReplicaId, purchase: u64, now: u64) -> usize {
+    fn holder(&mut self, replica: ReplicaId, want: &Want, now: u64) -> usize {
         let found = self
             .holders
             .iter()
@@ -178,7 +240,8 @@ impl Shared {
         let at = found.unwrap_or_else(|| {
             self.holders.push(Holder {
                 replica,
-                first: purchase,
+                // One that buys nothing tells of a purchase that was made before.
+                first: want.purchase.saturating_add(u64::from(!want.buys())),
                 decided: 0,
                 seen: now,
                 lots: Vec::new(),
@@ -194,41 +257,46 @@ impl Shared {
         if tokens == 0 {
             return;
         }
-        for bucket in &mut self.buckets {
-            let backlog = bucket.backlog(now);
-            for lot in lots_of(&mut self.holders, bucket.rule) {
-                lot.least = lot.least.min(backlog);
-            }
-            let more = bucket.rule.time_of(tokens);
-            bucket.set(backlog.saturating_add(more), now);
+        for at in 0..self.buckets.len() {
+            let backlog = self.backlog(at, now);
+            let more = self.buckets[at].rule.time_of(tokens);
+            self.buckets[at].set(backlog.saturating_add(more), now);
         }
     }
 
+    /// What was sold for requests that waited is spent, and does not come back.
     fn settle(&mut self, holder: usize, settled: &Settled, now: u64) {
-        let lots = &mut self.holders[holder].lots;
-        let Some(at) = lots.iter().position(|lot| lot.purchase == settled.purchase) else {
+        let lots = &self.holders[holder].lots;
+        let is_it = |lot: &Lot| lot.sold.purchase == settled.purchase;
+        let Some(at) = lots.iter().position(is_it) else {
             return;
         };
-        let lot = lots.remove(at);
-        let Some(bucket) = self
-            .buckets
-            .iter_mut()
-            .find(|bucket| bucket.rule == lot.rule)
-        else {
-            return;
-        };
-        let backlog = bucket.backlog(now);
-        let gain = lot.rule.time_of(settled.unspent.min(lot.count));
-        let gain = gain.min(lot.least).min(backlog);
-        bucket.set(backlog - gain, now);
-        // The others are judged as if this one had never been there.
-        for other in lots_of(&mut self.holders, lot.rule) {
-            other.least = other.least.min(backlog).saturating_sub(gain);
+        let rule = lots[at].rule;
+        let bucket = self.buckets.iter().position(|bucket| bucket.rule == rule);
+        let before = bucket.map(|bucket| (bucket, self.backlog(bucket, now)));
+        let lot = self.holders[holder].lots.remove(at);
+        if let Some((bucket, backlog)) = before {
+            let gain = rule.time_of(settled.unspent.min(lot.sold.ahead));
+            self.buckets[bucket].set(backlog.saturating_sub(gain), now);
         }
     }
 }
 
-fn lots_of(holders: &mut [Holder], rule: Rule) -> impl Iterator<Item = &mut Lot> {
-    let lots = holders.iter_mut().flat_map(|holder| &mut holder.lots);
-    lots.filter(move |lot| lot.rule == rule)
+impl Holder {
+    fn at_large(&self, rule: Rule) -> u32 {
+        let lots = self.lots.iter().filter(|lot| lot.rule == rule);
+        lots.fold(0, |sum, lot| sum.saturating_add(lot.sold.ahead))
+    }
+
+    /// What its replica still has. A purchase before the last that it does not speak of is spent: its tokens are never at hand again.
+    fn follow(&mut self, want: &Want) {
+        self.lots.retain_mut(|lot| {
+            let mut held = want.held.iter();
+            let held = held.find(|held| held.purchase == lot.sold.purchase);
+            if let Some(held) = held {
+                lot.sold.ahead = lot.sold.ahead.min(held.left);
+            }
+            held.is_some() || lot.sold.purchase >= want.purchase
+        });
+    }
 }

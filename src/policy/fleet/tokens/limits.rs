@@ -9,7 +9,7 @@ use super::{CallerKey, ReplicaId, Sale, Want, bucket::Shared, nanos};
 /// Callers of one group: more than a file names, and some 60 KB. For more of them each replica goes by its own limiters.
 pub const MAX_CALLERS: usize = 1000;
 
-/// Replicas that deal with a caller, over all callers: three hundred replicas with six callers each. They take 40 bytes each and as many for each purchase, of
+/// Replicas that deal with a caller, over all callers: three hundred replicas with six callers each. They take 40 bytes each and less for each purchase, of
 /// which there are four at most.
 pub const MAX_HOLDERS: usize = 2000;
 
@@ -76,6 +76,8 @@ impl Limits {
                 purchase: want.purchase,
                 first: want.purchase,
                 open: Vec::new(),
+                keeps: false,
+                share: 0,
                 wait: Duration::ZERO,
                 pause: Duration::ZERO,
                 reset: Duration::ZERO,
@@ -88,10 +90,10 @@ impl Limits {
             at
         });
         let shared = &mut self.callers[at].1;
-        shared.sync(replica, want, now);
+        let met = shared.sync(replica, want, now);
         let purchases = shared.purchases(replica);
-        let (wait, reset) = shared.times(now);
-        let wait = Duration::from_nanos(wait);
+        let stand = shared.stand(now);
+        let wait = Duration::from_nanos(stand.wait);
         let dealing = u32::try_from(shared.holders()).unwrap_or(u32::MAX);
         let pause = PAUSE.saturating_mul(dealing);
         let pause = pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
@@ -100,13 +102,16 @@ impl Limits {
             purchase: purchases.decided,
             first: purchases.first,
             open: purchases.open,
-            // Tokens that come slowly are asked for one by one, so they need no pause.
+            keeps: met.keeps,
+            share: met.share,
+            // Tokens that come slowly are asked for one by one, so they need no pause. Nor does a bucket that has enough, whoever holds what was sold ahead.
             wait: match Duration::from_nanos(want.rule.interval) < pause {
+                true if met.plenty && wait.is_zero() => Duration::ZERO,
                 true => pause.max(wait),
                 false => wait,
             },
             pause,
-            reset: Duration::from_nanos(reset),
+            reset: Duration::from_nanos(stand.reset),
             has_room,
         }
     }

@@ -1,21 +1,14 @@
 //! A replica's side: the tokens of one caller that it has bought, and what it buys next.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
-use super::{CallerKey, LIFE, Rule, Sale, Settled, Want, bucket::KEPT, nanos};
+use super::{
+    CallerKey, LIFE, LONG_LIFE, Rule, SOON, Sale, Want, bucket::KEPT, demand::Demand, hand::Hand,
+    nanos,
+};
 
 /// A purchase that has no answer after this time is given up, with whatever it bought: those who waited for it have long gone.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Tokens are bought ahead for as long a time as this, by what was spent in the last one. It leaves time to spend them.
-const AHEAD: Duration = Duration::from_secs(2);
-
-/// Purchases of which tokens are at hand at one time. The oldest is spent first.
-const MAX_OPEN: usize = 3;
-
-/// Settled purchases that the pool has not confirmed. It confirms all with each answer, so there are more only while there is none; the
-/// oldest then count as spent.
-const MAX_SETTLED: usize = 8;
 
 /// A pool that knows nothing of a purchase which was decided within this time has lost it. It is a little less than the pool keeps it.
 const KNOWN: Duration = Duration::from_secs(KEPT.as_secs() - 5);
@@ -43,35 +36,8 @@ struct Pending {
     stated: Duration,
     needed: u32,
     ahead: u32,
+    long: u32,
     charge: u32,
-}
-
-#[derive(Debug)]
-struct Lot {
-    purchase: u64,
-    left: u32,
-    until: Duration,
-}
-
-/// What was spent in this and in the last interval of [`AHEAD`].
-#[derive(Debug, Default)]
-struct Spent {
-    interval: u64,
-    this: u32,
-    last: u32,
-}
-
-impl Spent {
-    fn at(&mut self, now: Duration) -> &mut Self {
-        let interval = nanos(now) / nanos(AHEAD);
-        if interval != self.interval {
-            let follows = interval == self.interval + 1;
-            self.last = if follows { self.this } else { 0 };
-            self.this = 0;
-            self.interval = interval;
-        }
-        self
-    }
 }
 
 /// See the module. All times are by the replica's own clock.
@@ -83,15 +49,17 @@ pub struct Purse {
     pending: Option<Pending>,
     /// The purchase that was decided last, and when.
     decided: Option<(u64, Duration)>,
-    lots: VecDeque<Lot>,
-    settled: VecDeque<Settled>,
+    hand: Hand,
     /// Requests that wait for an exchange.
     waiting: u32,
     refused_until: Duration,
     /// Nothing is bought ahead before this time.
     renew_at: Duration,
     free_until: Duration,
-    spent: Spent,
+    /// Whether what is at hand is kept for long, and how much that may be, as the pool said last.
+    keeps: bool,
+    share: u32,
+    demand: Demand,
     /// Requests that were let through without a token.
     owed: u32,
     /// When the burst is full again, as the pool said last.
@@ -105,13 +73,14 @@ impl Purse {
             last: 0,
             pending: None,
             decided: None,
-            lots: VecDeque::new(),
-            settled: VecDeque::new(),
+            hand: Hand::default(),
             waiting: 0,
             refused_until: Duration::ZERO,
             renew_at: Duration::ZERO,
             free_until: Duration::ZERO,
-            spent: Spent::default(),
+            keeps: true,
+            share: u32::MAX,
+            demand: Demand::new(),
             owed: 0,
             full_at: Duration::ZERO,
         }
@@ -124,9 +93,8 @@ impl Purse {
         }
         self.rule = rule;
         self.give_up();
-        while let Some(lot) = self.lots.pop_front() {
-            self.settle(lot.purchase, lot.left);
-        }
+        self.hand.clear();
+        (self.keeps, self.share) = (true, u32::MAX);
         self.owed = 0;
         self.refused_until = Duration::ZERO;
         self.full_at = Duration::ZERO;
@@ -134,15 +102,8 @@ impl Purse {
 
     /// Takes a token for a request, if there is one.
     pub fn take(&mut self, now: Duration) -> Take {
-        self.expire(now);
-        if let Some(lot) = self.lots.front_mut() {
-            lot.left -= 1;
-            let (purchase, left) = (lot.purchase, lot.left);
-            if left == 0 {
-                self.lots.pop_front();
-                self.settle(purchase, 0);
-            }
-            self.count(now);
+        if self.hand.take(now) {
+            self.demand.count(now);
             return Take::Token;
         }
         if now < self.free_until {
@@ -157,7 +118,7 @@ impl Purse {
     /// A request was let through without a token, because the pool could not be asked.
     pub fn let_through(&mut self, now: Duration) {
         self.owed = self.owed.saturating_add(1);
-        self.count(now);
+        self.demand.count(now);
     }
 
     /// A request waits for the next exchange, until [`leave`](Self::leave).
@@ -171,19 +132,20 @@ impl Purse {
 
     /// When it next has something to say; `None` if it has not.
     pub fn due(&self, now: Duration) -> Option<Duration> {
-        let returns = self.settled.iter().any(|settled| settled.unspent > 0);
-        let asks = self.waiting > 0 && self.lots.is_empty() && self.refused_until <= now;
+        let returns = self.hand.returns();
+        let asks = self.waiting > 0 && self.at_hand(now) == 0 && self.refused_until <= now;
         if self.pending.is_some() || returns || asks || self.owed > 0 {
             return Some(now);
         }
-        let expiry = self.lots.front().map(|lot| lot.until);
-        let renewal = self.wants_more(now).then(|| self.renew_at.max(now));
+        let expiry = self.hand.expiry();
+        let renewal = self.wants_more(now, false);
+        let renewal = renewal.then(|| self.renew_at.max(now));
         expiry.into_iter().chain(renewal).min()
     }
 
     /// What to say in an exchange that begins now; `None` if there is nothing. `used` is what the replica's own limiter counts of the burst.
     pub fn want(&mut self, caller: CallerKey, used: u32, now: Duration) -> Option<Want> {
-        self.expire(now);
+        self.hand.expire(now);
         let is_old = |pending: &Pending| now.saturating_sub(pending.stated) >= PATIENCE;
         if self.pending.as_ref().is_some_and(is_old) {
             self.give_up();
@@ -191,7 +153,8 @@ impl Purse {
         if self.pending.is_none() {
             self.pending = self.purchase(used, now);
         }
-        if self.pending.is_none() && self.settled.is_empty() {
+        let (held, settled) = (self.hand.held(), self.hand.settled());
+        if self.pending.is_none() && held.is_empty() && settled.is_empty() {
             return None;
         }
         let pending = self.pending.as_ref();
@@ -201,24 +164,33 @@ impl Purse {
             purchase: self.last,
             needed: pending.map_or(0, |pending| pending.needed),
             ahead: pending.map_or(0, |pending| pending.ahead),
+            long: pending.map_or(0, |pending| pending.long),
             charge: pending.map_or(0, |pending| pending.charge),
-            settled: self.settled.iter().copied().collect(),
+            held,
+            settled,
         })
     }
 
     /// The purchase that is due.
     fn purchase(&mut self, used: u32, now: Duration) -> Option<Pending> {
-        let needed = match self.lots.is_empty() && self.refused_until <= now {
+        let at_hand = self.at_hand(now);
+        let needed = match at_hand == 0 && self.refused_until <= now {
             true => self.waiting,
             false => 0,
         };
-        let ahead = match needed > 0 || (self.renew_at <= now && self.wants_more(now)) {
-            true => self.target(now).saturating_sub(self.at_hand(now)),
-            false => 0,
+        // With others' exchanges it buys earlier than it would make one.
+        let renews = needed > 0 || (self.renew_at <= now && self.wants_more(now, true));
+        let (ahead, long) = match renews {
+            true => (
+                self.demand.short(self.rule, now),
+                self.demand.long(self.share, needed > 0, now),
+            ),
+            false => (0, 0),
         };
+        let (ahead, long) = (ahead.saturating_sub(at_hand), long.saturating_sub(at_hand));
         // What its own limiter no longer counts is refilled in the bucket as well.
         self.owed = self.owed.min(used);
-        if needed == 0 && ahead == 0 && self.owed == 0 {
+        if needed == 0 && ahead == 0 && long == 0 && self.owed == 0 {
             return None;
         }
         let number = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
@@ -228,6 +200,7 @@ impl Purse {
             stated: now,
             needed,
             ahead,
+            long,
             charge: self.owed,
         })
     }
@@ -239,50 +212,56 @@ impl Purse {
             self.pending = None;
             return;
         }
-        let is_open = |purchase| sale.open.iter().any(|(open, _)| *open == purchase);
-        self.settled
-            .retain(|settled| settled.purchase > sale.purchase || is_open(settled.purchase));
-        let decides = |pending: &mut Pending| pending.purchase == sale.purchase;
-        let Some(pending) = self.pending.take_if(decides) else {
-            return;
-        };
-        self.full_at = now + sale.reset;
-        self.renew_at = now + sale.pause;
-        self.owed = self.owed.saturating_sub(pending.charge);
+        self.hand.confirm(sale);
         // A pool that has lost what was bought has lost what was spent as well.
-        let before = self.decided.replace((sale.purchase, now));
-        let lost = before
-            .is_some_and(|(purchase, at)| purchase < sale.first && now.saturating_sub(at) < KNOWN);
+        let is_lost = |(purchase, at): &mut (u64, Duration)| {
+            *purchase < sale.first && now.saturating_sub(*at) < KNOWN
+        };
+        let lost = self.decided.take_if(is_lost).is_some();
         if lost {
             self.owed = u32::MAX;
         }
-        let sold = sale.open.iter().find(|(open, _)| *open == sale.purchase);
-        let sold = sold.map_or(0, |(_, count)| *count);
-        if sold < pending.needed.saturating_add(pending.ahead) {
+        let decides = |pending: &mut Pending| pending.purchase == sale.purchase;
+        let pending = self.pending.take_if(decides);
+        if !sale.keeps {
+            let since = pending.as_ref().map_or(now, |pending| pending.stated);
+            self.hand.shorten(since + LIFE);
+            self.keeps = false;
+        }
+        let Some(pending) = pending else {
+            return;
+        };
+        (self.keeps, self.share) = (sale.keeps, sale.share);
+        self.decided = Some((sale.purchase, now));
+        self.full_at = now + sale.reset;
+        self.renew_at = now + sale.pause;
+        if !lost {
+            self.owed = self.owed.saturating_sub(pending.charge);
+        }
+        let sold = sale.open.iter().find(|sold| sold.purchase == sale.purchase);
+        let (mut needed, mut ahead) = sold.map_or((0, 0), |sold| (sold.needed, sold.ahead));
+        if needed.saturating_add(ahead) < pending.needed.saturating_add(pending.ahead) {
             self.refused_until = now + sale.wait;
         }
-        if sold == 0 {
-            return;
+        if !lost {
+            // Those who had waited for these, and went when it took too long, have spent theirs.
+            for sold in [&mut needed, &mut ahead] {
+                let paid = self.owed.min(*sold);
+                self.owed -= paid;
+                *sold -= paid;
+            }
         }
-        // Those who had waited for these, and went when it took too long, have spent theirs.
-        let paid = if lost { 0 } else { self.owed.min(sold) };
-        self.owed -= paid;
-        let lot = Lot {
-            purchase: sale.purchase,
-            left: sold - paid,
-            until: pending.stated + LIFE,
-        };
-        if lot.left == 0 || lot.until <= now {
-            self.settle(lot.purchase, lot.left);
-        } else {
-            self.lots.push_back(lot);
+        self.hand.add_soon(needed, pending.stated + SOON);
+        if sold.is_some_and(|sold| sold.ahead > 0) {
+            let life = if sale.keeps { LONG_LIFE } else { LIFE };
+            self.hand
+                .add(sale.purchase, ahead, pending.stated + life, now);
         }
     }
 
     /// Tokens at hand.
     pub fn at_hand(&self, now: Duration) -> u32 {
-        let lots = self.lots.iter().filter(|lot| lot.until > now);
-        lots.fold(0, |sum, lot| sum.saturating_add(lot.left))
+        self.hand.count(now)
     }
 
     /// How long it refuses requests; `None` if it does not.
@@ -308,8 +287,9 @@ impl Purse {
 
     /// Whether a new one would behave the same.
     pub fn is_idle(&self, now: Duration) -> bool {
-        let is_quiet = self.pending.is_none() && self.lots.is_empty() && self.waiting == 0;
-        let returns = self.settled.iter().any(|settled| settled.unspent > 0);
+        let has_none = self.hand.has_no_lot() && self.at_hand(now) == 0;
+        let is_quiet = self.pending.is_none() && has_none && self.waiting == 0;
+        let returns = self.hand.returns();
         let ends = self.refused_until.max(self.free_until).max(self.full_at);
         is_quiet && !returns && self.owed == 0 && ends <= now
     }
@@ -321,58 +301,31 @@ impl Purse {
 
     #[cfg(test)]
     pub(super) fn lots(&self) -> usize {
-        self.lots.len()
+        self.hand.lots()
     }
 
     #[cfg(test)]
     pub(super) fn unconfirmed(&self) -> usize {
-        self.settled.len()
+        self.hand.settled().len()
     }
 
-    fn count(&mut self, now: Duration) {
-        let spent = self.spent.at(now);
-        spent.this = spent.this.saturating_add(1);
-    }
-
-    /// How many tokens it would have at hand: what was spent of late, but no more than comes in that time or an eighth of the burst. If none
-    /// comes in that time they are bought one by one.
-    fn target(&self, now: Duration) -> u32 {
-        let interval = nanos(now) / nanos(AHEAD);
-        let spent = match interval.saturating_sub(self.spent.interval) {
-            0 => self.spent.this.max(self.spent.last),
-            1 => self.spent.this,
-            _ => 0,
+    /// Whether it would buy ahead; with `company` in an exchange that is made anyway.
+    fn wants_more(&self, now: Duration, company: bool) -> bool {
+        let at_hand = self.at_hand(now);
+        let is_low = match self.keeps {
+            true => {
+                let target = self.demand.long(self.share, false, now);
+                target > 0 && at_hand <= target / if company { 2 } else { 4 }
+            }
+            false => at_hand < self.demand.short(self.rule, now).div_ceil(2),
         };
-        match u32::try_from(nanos(AHEAD) / self.rule.interval.max(1)) {
-            Ok(0) => 0,
-            Ok(refilled) => spent.min(refilled.max(self.rule.burst / 8)),
-            Err(_) => spent,
-        }
-    }
-
-    fn wants_more(&self, now: Duration) -> bool {
-        self.free_until <= now
-            && self.lots.len() < MAX_OPEN
-            && self.at_hand(now) < self.target(now).div_ceil(2)
-    }
-
-    fn expire(&mut self, now: Duration) {
-        while let Some(lot) = self.lots.pop_front_if(|lot| lot.until <= now) {
-            self.settle(lot.purchase, lot.left);
-        }
+        is_low && self.free_until <= now && self.hand.has_room()
     }
 
     fn give_up(&mut self) {
         if let Some(pending) = self.pending.take() {
             // Whatever it was.
-            self.settle(pending.purchase, u32::MAX);
+            self.hand.settle(pending.purchase, u32::MAX);
         }
-    }
-
-    fn settle(&mut self, purchase: u64, unspent: u32) {
-        if self.settled.len() >= MAX_SETTLED {
-            self.settled.pop_front();
-        }
-        self.settled.push_back(Settled { purchase, unspent });
     }
 }

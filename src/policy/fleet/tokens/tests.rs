@@ -20,6 +20,14 @@ fn rule(interval: Duration, burst: u32) -> Rule {
     }
 }
 
+fn sold(purchase: u64, needed: u32, ahead: u32) -> Sold {
+    Sold {
+        purchase,
+        needed,
+        ahead,
+    }
+}
+
 /// What happens to one exchange.
 #[derive(Clone, Debug, Default)]
 struct Fate {
@@ -344,6 +352,168 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(30))]
+
+    /// A third of the rate at most, and at least two requests a second at each replica.
+    #[test]
+    fn in_plenty_an_exchange_serves_more_than_twenty_requests_and_none_asks(
+        replicas in 1usize..11,
+        more in 1.0..4.0,
+        load in 0.0..1.0,
+        burst in 1u32..200,
+    ) {
+        // So that each may have 30 at hand.
+        let rate = 24.0 * replicas as f64 * more;
+        let most = rate / 3.0 / replicas as f64;
+        let pace = 1000.0 / (2.0 + load * (most - 2.0));
+        let mut fleet = Fleet::new(rule(Duration::from_secs_f64(1.0 / rate), burst), replicas);
+        let mut next: Vec<f64> = (0..replicas).map(|replica| 37.0 * replica as f64).collect();
+        let (mut asked, mut requests, mut before) = (0, 0, 0);
+        while fleet.now < 120_000 {
+            for (replica, next) in next.iter_mut().enumerate() {
+                while *next <= fleet.now as f64 {
+                    *next += pace;
+                    requests += 1;
+                    let took = fleet.request(replica);
+                    asked += usize::from(took == Take::Ask);
+                    let took = if took == Take::Ask { fleet.request_and_wait(replica) } else { took };
+                    prop_assert_eq!(took, Take::Token);
+                }
+            }
+            fleet.tick();
+            if before == 0 && fleet.now > 30_000 {
+                // From here on it is known what they need.
+                (before, requests) = (fleet.exchanges, 0);
+            }
+        }
+        prop_assert_eq!(asked, replicas, "each asks once");
+        let exchanges = fleet.exchanges - before;
+        prop_assert!(exchanges * 20 < requests, "{exchanges} for {requests}");
+        fleet.check_bound()?;
+    }
+
+    /// All have bought ahead and are idle. Then all spend what they have and what the bucket has.
+    #[test]
+    fn what_is_kept_for_long_does_not_add_to_the_bound(
+        interval in prop_oneof![2u64..50, 50u64..1000],
+        burst in 1u32..60,
+        replicas in 1usize..8,
+        busy in 1000u64..30_000,
+        idle in 0u64..29_000,
+        share in 1u64..4,
+    ) {
+        let mut fleet = Fleet::new(rule(ms(interval), burst), replicas);
+        let step = (interval * share).max(5);
+        while fleet.now < busy {
+            let replica = (fleet.now / step) as usize % replicas;
+            fleet.request_and_wait(replica);
+            let next = fleet.now + step;
+            while fleet.now < next {
+                fleet.tick();
+            }
+        }
+        let end = fleet.now + idle;
+        while fleet.now < end {
+            fleet.tick();
+        }
+        let idle_at = fleet.now;
+        let mut went_on = true;
+        while went_on || fleet.now < idle_at + 1000 {
+            went_on = false;
+            for replica in 0..replicas {
+                while fleet.request(replica) == Take::Token {
+                    went_on = true;
+                }
+                went_on |= fleet.request_and_wait(replica) == Take::Token;
+            }
+            went_on &= fleet.now < idle_at + 1000;
+            fleet.tick();
+        }
+        fleet.check_bound()?;
+    }
+
+    /// Some have bought ahead and are idle.
+    #[test]
+    fn what_others_keep_takes_nothing_from_a_flood_in_the_long_run(
+        interval in prop_oneof![2u64..50, 50u64..500],
+        burst in 1u32..100,
+        idle in 1usize..8,
+        busy in 1000u64..20_000,
+    ) {
+        let mut fleet = Fleet::new(rule(ms(interval), burst), idle + 1);
+        let step = interval * 3;
+        while fleet.now < busy {
+            let replica = (fleet.now / step) as usize % idle;
+            fleet.request_and_wait(replica);
+            let next = fleet.now + step;
+            while fleet.now < next {
+                fleet.tick();
+            }
+        }
+        let (start, before) = (fleet.now, fleet.passed.len());
+        while fleet.now < start + 40_000 {
+            fleet.request_and_wait(idle);
+            fleet.tick();
+        }
+        let count = (fleet.passed.len() - before) as u64;
+        let rate = (fleet.now - start) / interval;
+        prop_assert!(count + 1 + 500 / interval >= rate, "{count} of {rate}");
+        fleet.check_bound()?;
+    }
+}
+
+#[test]
+fn a_caller_that_calls_now_and_then_asks_once() {
+    let mut fleet = Fleet::new(rule(ms(100), 10), 3);
+    let mut asked = 0;
+    for request in 0..300 {
+        let replica = request % 3;
+        asked += usize::from(fleet.request(replica) == Take::Ask);
+        if asked > fleet.passed.len() {
+            assert_eq!(fleet.request_and_wait(replica), Take::Token);
+        }
+        for _ in 0..1000 {
+            fleet.tick();
+        }
+    }
+    assert_eq!((fleet.passed.len(), asked), (300, 3));
+    // Each may have four.
+    assert!(fleet.exchanges < 110, "{}", fleet.exchanges);
+}
+
+#[test]
+fn a_pool_that_lost_everything_is_noticed_by_one_that_buys_nothing() {
+    let mut fleet = Fleet::new(rule(ms(100), 50), 1);
+    for _ in 0..20 {
+        assert_eq!(fleet.request_and_wait(0), Take::Token);
+    }
+    assert!(fleet.replicas[0].purse.at_hand(fleet.local()) > 0);
+    fleet.pool = Limits::default();
+    // As the exchange of others would.
+    let prompt = Fate {
+        there: Some(0),
+        again: None,
+        back: Some(0),
+    };
+    fleet.exchange(0, &prompt);
+    fleet.advance(1);
+    let now = fleet.local();
+    let purse = &mut fleet.replicas[0].purse;
+    assert_eq!(purse.due(now), Some(now));
+    assert_eq!(purse.want(CALLER, 9, now).unwrap().charge, 9);
+    assert_eq!(purse.want(CALLER, 9, now).unwrap().charge, 9);
+    fleet.exchange(0, &prompt);
+    fleet.advance(1);
+    assert_eq!(
+        fleet.replicas[0]
+            .purse
+            .due(fleet.local())
+            .filter(|due| *due <= fleet.local()),
+        None
+    );
+}
+
 #[test]
 fn a_slow_rate_is_bought_one_by_one_and_what_is_spent_is_not_given_back() {
     let mut fleet = Fleet::new(rule(Duration::from_secs(60), 2), 2);
@@ -367,17 +537,33 @@ fn a_slow_rate_is_bought_one_by_one_and_what_is_spent_is_not_given_back() {
 }
 
 #[test]
+fn a_purse_is_kept_while_it_knows_what_is_spent() {
+    // One that refills at once: after each request all of it is there again, and what is bought ahead is all that a purse knows.
+    let mut fleet = Fleet::new(rule(Duration::from_micros(100), 10_000), 1);
+    assert_eq!(fleet.request_and_wait(0), Take::Token);
+    fleet.advance(100);
+    assert!(!fleet.replicas[0].purse.is_idle(fleet.local()));
+    assert_eq!(fleet.request_and_wait(0), Take::Token);
+    assert_eq!(fleet.request(0), Take::Token, "bought ahead");
+    fleet.advance(1000);
+    for _ in 0..20_000 {
+        fleet.tick();
+    }
+    assert!(fleet.replicas[0].purse.is_idle(fleet.local()));
+}
+
+#[test]
 fn what_is_left_goes_back_and_an_idle_purse_says_nothing() {
     let mut fleet = Fleet::new(rule(ms(100), 50), 2);
     for _ in 0..20 {
         assert_eq!(fleet.request_and_wait(0), Take::Token);
     }
     assert!(fleet.replicas[0].purse.at_hand(fleet.local()) > 0);
-    for _ in 0..20_000 {
+    for _ in 0..40_000 {
         fleet.tick();
     }
     let exchanges = fleet.exchanges;
-    for _ in 0..20_000 {
+    for _ in 0..40_000 {
         fleet.tick();
     }
     assert_eq!(fleet.exchanges, exchanges);
@@ -390,21 +576,25 @@ fn what_is_left_goes_back_and_an_idle_purse_says_nothing() {
 #[test]
 fn a_purchase_is_decided_once() {
     let mut pool = Limits::default();
-    let want = |purchase, needed| Want {
+    let want = |purchase, ahead| Want {
         caller: CALLER,
         rule: rule(ms(1000), 10),
         purchase,
-        needed,
-        ahead: 0,
+        needed: 0,
+        ahead,
+        long: 0,
         charge: 0,
+        held: Vec::new(),
         settled: Vec::new(),
     };
     let id = ReplicaId(1);
     let first = pool.sync(id, &[want(5, 3)], EPOCH);
-    assert_eq!(first[0].open, [(5, 3)]);
-    assert_eq!(pool.sync(id, &[want(5, 9)], EPOCH), first);
+    assert_eq!(first[0].open, [sold(5, 0, 3)]);
+    let first = (first[0].purchase, first[0].open.clone());
+    let decided = |sales: Vec<Sale>| (sales[0].purchase, sales[0].open.clone());
+    assert_eq!(decided(pool.sync(id, &[want(5, 9)], EPOCH)), first);
     // An older one is too late, whatever it was.
-    assert_eq!(pool.sync(id, &[want(4, 1)], EPOCH), first);
+    assert_eq!(decided(pool.sync(id, &[want(4, 1)], EPOCH)), first);
     let mut settles = want(5, 0);
     settles.settled = vec![Settled {
         purchase: 5,
@@ -422,32 +612,63 @@ fn a_purchase_is_decided_once() {
 }
 
 #[test]
-fn what_goes_back_counts_as_never_bought() {
+fn what_is_at_large_keeps_its_room_in_the_bucket() {
     let mut pool = Limits::default();
-    let mut say = |replica, needed, unspent: Option<u32>, seconds| {
-        let settled = unspent.map(|unspent| Settled {
-            purchase: 1,
-            unspent,
-        });
+    let mut say = |purchase, ahead, unspent: Option<u32>, seconds| {
+        let settled = unspent.map(|unspent| Settled { purchase, unspent });
         let want = Want {
             caller: CALLER,
             rule: rule(ms(1000), 20),
-            purchase: 1,
-            needed,
-            ahead: 0,
+            purchase,
+            needed: 0,
+            ahead,
+            long: 0,
             charge: 0,
+            held: Vec::new(),
             settled: settled.into_iter().collect(),
         };
         let now = EPOCH + Duration::from_secs(seconds);
-        pool.sync(ReplicaId(replica), &[want], now)[0].reset
+        pool.sync(ReplicaId(1), &[want], now)[0].reset
     };
-    say(1, 2, None, 0);
-    assert_eq!(say(2, 2, None, 0), Duration::from_secs(4));
-    assert_eq!(say(3, 10, None, 2), Duration::from_secs(12));
-    // Without the first two the bucket would have been full when the third bought.
-    assert_eq!(say(1, 0, Some(2), 2), Duration::from_secs(10));
-    assert_eq!(say(2, 0, Some(2), 2), Duration::from_secs(10));
-    assert_eq!(say(3, 0, Some(7), 3), Duration::from_secs(2));
+    let seconds = Duration::from_secs;
+    assert_eq!(say(1, 7, None, 0), seconds(7));
+    // 2.5 s beside the burst, and no more.
+    assert_eq!(say(1, 0, None, 4), ms(4500));
+    assert_eq!(say(1, 0, None, 10), ms(4500));
+    assert_eq!(say(1, 0, Some(7), 10), seconds(0));
+    assert_eq!(say(2, 7, None, 20), seconds(7));
+    // Spent; it is refilled from now on.
+    assert_eq!(say(2, 0, Some(0), 30), ms(4500));
+    assert_eq!(say(2, 0, Some(7), 31), ms(3500));
+    assert_eq!(say(2, 0, None, 35), seconds(0));
+}
+
+#[test]
+fn what_a_purse_no_longer_speaks_of_is_spent() {
+    let mut pool = Limits::default();
+    let mut want = Want {
+        caller: CALLER,
+        rule: rule(ms(10), 10),
+        purchase: 1,
+        needed: 2,
+        ahead: 20,
+        long: 0,
+        charge: 0,
+        held: Vec::new(),
+        settled: Vec::new(),
+    };
+    let id = ReplicaId(1);
+    let sale = pool.sync(id, &[want.clone()], EPOCH).remove(0);
+    assert_eq!(sale.open, [sold(1, 2, 20)]);
+    let held = |purchase, left| Held { purchase, left };
+    let late = want.clone();
+    (want.purchase, want.needed, want.held) = (2, 0, vec![held(1, 12)]);
+    let sale = pool.sync(id, &[want.clone()], EPOCH).remove(0);
+    assert_eq!(sale.open, [sold(1, 2, 12), sold(2, 0, 20)]);
+    // A late statement takes nothing away, and brings nothing back.
+    assert_eq!(pool.sync(id, &[late], EPOCH)[0].open, sale.open);
+    want.held = vec![held(2, 5)];
+    assert_eq!(pool.sync(id, &[want], EPOCH)[0].open, [sold(2, 0, 5)]);
 }
 
 #[test]
@@ -519,7 +740,9 @@ fn a_clock_that_is_set_back_refuses_for_no_longer_than_an_empty_bucket() {
         purchase,
         needed,
         ahead: 0,
+        long: 0,
         charge: 0,
+        held: Vec::new(),
         settled: Vec::new(),
     };
     let id = ReplicaId(1);
@@ -529,7 +752,7 @@ fn a_clock_that_is_set_back_refuses_for_no_longer_than_an_empty_bucket() {
     let after = EPOCH + sale.wait;
     assert_eq!(
         pool.sync(id, &[want(3, 1)], after)[0].open.last(),
-        Some(&(3, 1))
+        Some(&sold(3, 1, 0))
     );
 }
 
@@ -545,12 +768,14 @@ fn limits_that_differ_during_a_rollout_count_all_that_is_sold() {
             purchase: number,
             needed,
             ahead: 0,
+            long: 0,
             charge: 0,
+            held: Vec::new(),
             settled: Vec::new(),
         };
         let sale = pool.sync(ReplicaId(replica), &[want], now).remove(0);
-        let sold = sale.open.iter().find(|(purchase, _)| *purchase == number);
-        sold.map_or(0, |(_, count)| *count)
+        let sold = sale.open.iter().find(|sold| sold.purchase == number);
+        sold.map_or(0, |sold| sold.needed)
     };
     let (old, new) = (rule(ms(2000), 20), rule(ms(2000), 5));
     assert_eq!(buy(1, old, 12, EPOCH), 12);
@@ -578,7 +803,9 @@ fn the_value_is_bounded() {
             purchase,
             needed: 1,
             ahead: 0,
+            long: 0,
             charge: 0,
+            held: Vec::new(),
             settled: Vec::new(),
         }
     };
@@ -600,6 +827,6 @@ fn the_value_is_bounded() {
     let open = pool.sync(ReplicaId(0), &[want(0, 50)], EPOCH + ms(50_000));
     assert!(open[0].open.len() <= 4);
     // All of it is forgotten.
-    pool.sync(ReplicaId(9), &[], EPOCH + Duration::from_secs(90));
+    pool.sync(ReplicaId(9), &[], EPOCH + Duration::from_secs(100));
     assert_eq!((pool.callers(), pool.holders()), (0, 0));
 }

@@ -53,7 +53,12 @@ struct Replica {
 impl Replica {
     fn start(id: u64, limit: RateLimit, register: &Arc<Register>, clock: Clock) -> Replica {
         let (sender, wants) = mpsc::unbounded_channel();
-        let purses = Purses::new(clock, TIMEOUT, Arc::new(ToDriver(sender)));
+        let purses = Purses::new(
+            clock,
+            TIMEOUT,
+            Arc::new(ToDriver(sender)),
+            NameHash::new(Some(b"secret")),
+        );
         let rates = RatePlan {
             callers: [("billing".into(), limit), ("support".into(), limit)].into(),
             default: limit,
