@@ -4,13 +4,14 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
+    time::{Instant, sleep},
 };
 
 use super::lock;
@@ -29,7 +30,13 @@ pub struct Spent {
     pub used: u64,
     /// Answered with 429.
     pub refused: u64,
+    /// Something that was due in this window came late: the machine is so busy that nothing can be said of units that are left.
+    pub is_disturbed: bool,
 }
+
+/// A machine that is busy with nothing else is never so late.
+const LATE: Duration = Duration::from_millis(40);
+const BEAT: Duration = Duration::from_millis(10);
 
 /// Windows by their number, which grows by one.
 pub type Windows = BTreeMap<u64, Spent>;
@@ -37,12 +44,12 @@ pub type Windows = BTreeMap<u64, Spent>;
 pub struct DevRev {
     pub address: SocketAddr,
     windows: Arc<Mutex<Windows>>,
-    accepting: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl Drop for DevRev {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -57,16 +64,44 @@ impl DevRev {
                 tokio::spawn(serve(stream, quota, counted.clone()));
             }
         });
+        let disturbed = watch(quota, windows.clone());
         DevRev {
             address,
             windows,
-            accepting,
+            tasks: [accepting, tokio::spawn(disturbed)],
         }
     }
 
     /// Up to now.
     pub fn windows(&self) -> Windows {
         lock(&self.windows).clone()
+    }
+}
+
+/// Notes windows in which the machine was late.
+async fn watch(quota: Quota, windows: Arc<Mutex<Windows>>) {
+    loop {
+        let (begun, number) = (Instant::now(), quota.number());
+        sleep(BEAT).await;
+        if begun.elapsed() > BEAT + LATE {
+            let mut windows = lock(&windows);
+            for number in number..=quota.number() {
+                windows.entry(number).or_default().is_disturbed = true;
+            }
+        }
+    }
+}
+
+impl Quota {
+    /// Seconds since the epoch.
+    fn now() -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.expect("after the epoch").as_secs()
+    }
+
+    /// Of the window now.
+    fn number(self) -> u64 {
+        Quota::now() / self.window
     }
 }
 
@@ -88,10 +123,9 @@ async fn serve(mut stream: TcpStream, quota: Quota, windows: Arc<Mutex<Windows>>
     }
 }
 
-fn charge(Quota { limit, window }: Quota, windows: &mut Windows) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.expect("after the epoch").as_secs();
-    let number = now / window;
+fn charge(quota: Quota, windows: &mut Windows) -> String {
+    let Quota { limit, window } = quota;
+    let (now, number) = (Quota::now(), quota.number());
     let spent = windows.entry(number).or_default();
     let reset = (number + 1) * window;
     let (status, more) = if spent.used < limit {

@@ -72,6 +72,13 @@ impl Load {
         }
     }
 
+    /// One more request, beside the load.
+    pub async fn one(&self, replica: usize, address: SocketAddr) -> Call {
+        let call = call(replica, address, &mut None).await;
+        lock(&self.calls).push(call.clone());
+        call
+    }
+
     /// Up to now.
     pub fn calls(&self) -> Vec<Call> {
         lock(&self.calls).clone()

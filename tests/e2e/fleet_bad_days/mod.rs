@@ -32,7 +32,7 @@ use self::{
     devrev::{DevRev, Quota},
     evening::{Bounds, Evening},
     gateway::Gateway,
-    load::{CALLERS, Load},
+    load::{CALLERS, Call, Load},
 };
 use crate::{
     redis::{Server, until},
@@ -62,7 +62,7 @@ const PLENTY: Quota = Quota {
 const OF_AN_OUTAGE: u64 = TIGHT.limit / 2;
 
 /// Answers of each replica after which a row goes on: in scarcity some seconds' worth.
-const SOME: usize = 12;
+const SOME: usize = 8;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -87,8 +87,18 @@ struct Replica {
 }
 
 impl Day {
-    /// A replica for each URL. Does not wait until they share.
+    /// A replica for each URL, under load. Does not wait until they share.
     async fn begin(row: &'static str, quota: Quota, urls: &[&str]) -> Day {
+        let mut day = Day::quiet(row, quota, urls).await;
+        for (number, replica) in day.replicas.iter().enumerate() {
+            let address = replica.gateway.proxy;
+            day.load.begin(number, address, &replica.given_up);
+        }
+        day
+    }
+
+    /// Without load.
+    async fn quiet(row: &'static str, quota: Quota, urls: &[&str]) -> Day {
         let devrev = DevRev::start(quota).await;
         let configuration = format!(
             "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
@@ -109,7 +119,6 @@ impl Day {
         for url in urls {
             let gateway = Gateway::start(&configuration, url).await;
             let given_up = watch::Sender::new(false);
-            day.load.begin(day.replicas.len(), gateway.proxy, &given_up);
             day.replicas.push(Replica { gateway, given_up });
         }
         day
@@ -121,6 +130,23 @@ impl Day {
         day.shares().await;
         day.goes_on().await;
         day
+    }
+
+    /// One replica that is connected and has had no request yet.
+    async fn idle(row: &'static str, url: &str) -> Day {
+        let day = Day::quiet(row, PLENTY, &[url]).await;
+        let gateway = &day.replicas[0].gateway;
+        until(&format!("{row}: connected"), || async {
+            let up = gateway.metric("revgate_shared_up").await;
+            (up == 1.0).then_some(()).ok_or(format!("up {up}"))
+        })
+        .await;
+        day
+    }
+
+    /// One request to the first replica.
+    async fn asks(&self) -> Call {
+        self.load.one(0, self.replicas[0].gateway.proxy).await
     }
 
     fn live(&self) -> impl Iterator<Item = (usize, &Replica)> {
@@ -155,7 +181,7 @@ impl Day {
         }
     }
 
-    /// Waits until two more windows are over, so that the one in which something happened has been seen from its beginning to its end.
+    /// Waits until this window and the next are over, so that those in which something happened have been seen to their ends.
     async fn until_windows_are_over(&self) {
         let last = |day: &Day| {
             day.devrev
@@ -166,7 +192,7 @@ impl Day {
         let begun = last(self);
         until(&format!("{}: more windows", self.row), || async {
             let now = last(self);
-            let over = now >= begun.map(|begun| begun + 3);
+            let over = now >= begun.map(|begun| begun + 2);
             over.then_some(()).ok_or(format!("{begun:?}, {now:?}"))
         })
         .await;

@@ -1,6 +1,6 @@
 //! Redis answers, and refuses.
 
-use super::{Bounds, Day, OF_AN_OUTAGE, TIGHT, url};
+use super::{Bounds, Day, OF_AN_OUTAGE, TIGHT, until, url};
 use crate::redis::{Data, Options, Server};
 
 async fn out_of_memory() {
@@ -31,26 +31,45 @@ async fn read_only() {
     evening.is_told_in_order(&["not_writable", "broken"]);
 }
 
-/// Restarts with data that it takes seconds to load.
+/// A replica that may not serve old data, and whose primary is not there.
+async fn without_its_primary() {
+    let options = Options::new().line("replica-serve-stale-data no");
+    let server = Server::with(options).await;
+    let day = Day::of_three("MASTERDOWN", TIGHT, &url(&server)).await;
+    // Nothing listens there.
+    server.call(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    day.alone().await;
+    day.goes_on().await;
+    server.call(&["REPLICAOF", "NO", "ONE"]).await;
+    day.shares().await;
+    day.goes_on().await;
+    let bounds = Bounds::tight(day.in_flight_and_one_each(), OF_AN_OUTAGE);
+    let evening = day.ends(bounds).await;
+    evening.is_told_in_order(&["not_writable", "broken"]);
+}
+
+/// Restarts with data that it takes a minute to load, unless it is told to hurry.
 async fn loading() {
-    const KEYS: &str = "40";
+    const DELAY: &str = "key-load-delay";
     let options = Options::new()
-        .line("key-load-delay 100000")
+        .line(format!("{DELAY} 20000"))
         .line("loading-process-events-interval-bytes 1024");
     let mut server = Server::with(options).await;
     let day = Day::of_three("LOADING", TIGHT, &url(&server)).await;
-    server
-        .call(&["DEBUG", "POPULATE", KEYS, "other", "4096"])
-        .await;
+    let fill = ["DEBUG", "POPULATE", "3000", "other", "4096"];
+    server.call(&fill).await;
     server.call(&["SAVE"]).await;
     server.restart(Data::Kept).await;
-    let is_loading = server.info("loading").await;
+    let gateway = &day.replicas[0].gateway;
+    until("a replica that found Redis loading", || async {
+        let (_, status) = gateway.get("/status").await;
+        let is_told = status.contains("it is still loading its data");
+        is_told.then_some(()).ok_or(status)
+    })
+    .await;
     day.alone().await;
-    let told = server
-        .try_call(&["GET", "other:1"])
-        .await
-        .map(|told| told.text());
-    assert_eq!(is_loading.as_deref(), Some("1"), "{told:?}");
+    day.goes_on().await;
+    server.call(&["CONFIG", "SET", DELAY, "0"]).await;
     day.shares().await;
     day.goes_on().await;
     let bounds = Bounds::tight(day.in_flight_and_one_each(), OF_AN_OUTAGE);
@@ -80,5 +99,11 @@ async fn rights_taken_away() {
 
 #[tokio::test]
 async fn redis_refuses_under_load() {
-    tokio::join!(out_of_memory(), read_only(), loading(), rights_taken_away());
+    tokio::join!(
+        out_of_memory(),
+        read_only(),
+        without_its_primary(),
+        loading(),
+        rights_taken_away(),
+    );
 }
