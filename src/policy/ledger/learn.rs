@@ -54,7 +54,7 @@ impl Ledger {
             resets_in: resets_in.min(rules.max_retry_after),
         };
         let outdated = self.is_outdated(&report, now);
-        let follows = self.supply.is_some();
+        let (is_replica, follows) = (self.supply.is_some(), self.follows());
         if let Some(lease) = &mut self.supply {
             lease.tell(feedback, number, now);
             if lease.is_alone() {
@@ -63,11 +63,16 @@ impl Ledger {
         }
         match &mut self.window {
             Some(window) if window.is_reported_by(&report, now) => {
-                let limit = window.limit;
-                let (spent, external) = window.learn(&report, now);
+                let (limit, known) = (window.limit, window.external);
+                // Replicas may have used what is leased to them, and not have said so yet.
+                let unsaid = if is_replica { 0 } else { self.leased };
+                let (spent, mut external) = window.learn(&report, unsaid, now);
+                if follows {
+                    // The others' attempts look the same here. The pool tells them apart.
+                    (window.external, external) = (known, 0);
+                }
                 self.basis += u64::from(external > 0 || window.limit != limit);
-                // Of a fleet, the others' attempts look the same here.
-                if !follows {
+                if !is_replica {
                     self.external = self.external.saturating_add(external);
                 }
                 self.last_report = Some(LastReport::of(window));
@@ -118,7 +123,10 @@ impl Ledger {
             .map(|last| report.limit.unwrap_or(last.limit));
         self.close_window();
         let previous = self.last_report.map(|last| last.reset);
-        let window = Window::open(report, previous, initial_if_known, self.in_flight + 1, now);
+        let mut window = Window::open(report, previous, initial_if_known, self.in_flight + 1, now);
+        if self.follows() {
+            window.external = 0;
+        }
         if self.supply.is_none() {
             self.external = self.external.saturating_add(window.external);
         }

@@ -127,8 +127,8 @@ impl Window {
     }
 
     /// Learns from a report on this window. Returns the units newly known to be spent, and how many of the external ones are
-    /// new.
-    pub(super) fn learn(&mut self, report: &Report, now: Duration) -> (u64, u64) {
+    /// new. `unsaid` is how many attempts others may have sent beyond those that are known.
+    pub(super) fn learn(&mut self, report: &Report, unsaid: u64, now: Duration) -> (u64, u64) {
         let end = now.saturating_add(report.resets_in);
         // A computed end is late by the answer's latency and by what `Date` truncates, and never early: the earliest is best.
         if report.reset == self.reset && !report.resets_in.is_zero() {
@@ -140,7 +140,8 @@ impl Window {
         let spent = self.remaining.saturating_sub(report.remaining);
         self.remaining = self.remaining.min(report.remaining);
         let gone = self.initial.saturating_sub(report.remaining);
-        let new = gone.saturating_sub(self.sent).saturating_sub(self.external);
+        let own = self.sent.saturating_add(unsaid);
+        let new = gone.saturating_sub(own).saturating_sub(self.external);
         self.external = self.external.saturating_add(new);
         (spent, new)
     }
