@@ -61,6 +61,8 @@ pub struct Lease {
     last_request: Option<Duration>,
     /// The last exchange began then.
     exchanged: Option<Duration>,
+    /// Nobody waited anywhere when the pool was asked last, and there were units for all.
+    plenty: bool,
     /// Something that others should know at once.
     news: bool,
     wanted: bool,
@@ -130,6 +132,7 @@ impl Lease {
             external: 0,
             last_request: None,
             exchanged: None,
+            plenty: false,
             news: false,
             wanted: false,
             leaves: false,
@@ -221,8 +224,8 @@ impl Lease {
             self.ended.pop_front();
         }
         self.ended.push_back((self.number, number, end));
-        // Others may wait for what it shows.
-        self.news = true;
+        // Others may wait for what it shows. If nobody does, it can be said with something else.
+        self.news |= !self.plenty;
     }
 
     /// What an answer to the attempt `number` told.
@@ -293,8 +296,10 @@ impl Lease {
             .known
             .map_or(waiting_interval(1), |heard| heard.interval);
         let news = (self.news || self.leaves).then(|| exchanged.saturating_add(DISTANCE));
-        let waiting = (waits || self.wanted).then(|| exchanged.saturating_add(interval));
-        let holds = self.units() > 0 || !self.dealt.is_empty();
+        // Where there is plenty, the answer to who waits is a unit.
+        let distance = if self.plenty { DISTANCE } else { interval };
+        let waiting = (waits || self.wanted).then(|| exchanged.saturating_add(distance));
+        let holds = self.units() > 0 || !self.dealt.is_empty() || !self.ended.is_empty();
         let beat = (holds || claimed).then(|| exchanged.saturating_add(HEARTBEAT));
         let idle = self
             .last_request
@@ -473,6 +478,7 @@ impl Lease {
             }
         }
         self.had = self.held;
+        self.plenty = reply.keeps == [true; 2];
         self.ended.retain(|(first, ..)| *first > reply.number);
         self.known = Some(Heard {
             revision: reply.revision,
