@@ -21,6 +21,7 @@ mod edge;
 mod environment;
 mod expect;
 mod explain;
+mod fleet;
 mod heads;
 mod healthcheck;
 mod hostile;
