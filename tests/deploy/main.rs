@@ -20,7 +20,7 @@ use revgate::{
         token_health::Finding,
     },
     telemetry::{
-        labels::{AttemptOutcome, ExchangeResult, ReloadResult, Source, WaitReason},
+        labels::{AttemptOutcome, ExchangeResult, RegisterKind, ReloadResult, Source, WaitReason},
         metrics::Metrics,
         quota::Sample,
         shared::FleetStatus,
@@ -50,7 +50,11 @@ fn exposed() -> BTreeMap<String, BTreeSet<String>> {
         waiting: vec![(a.clone(), 1)],
     };
     m.watch_quota(move || vec![sample.clone()]);
-    let fleet = FleetStatus::new(Duration::from_millis(50), Arc::default());
+    let fleet = FleetStatus::new(
+        RegisterKind::Redis,
+        Duration::from_millis(50),
+        Arc::default(),
+    );
     fleet.exchanged(ExchangeResult::Ok, Duration::ZERO);
     // Held, because a group that shares no more has no series.
     let _group = fleet.group(&a, || 1);

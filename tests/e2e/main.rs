@@ -21,6 +21,7 @@ mod edge;
 mod environment;
 mod expect;
 mod explain;
+mod fleet;
 mod fleet_bad_days;
 mod heads;
 mod healthcheck;

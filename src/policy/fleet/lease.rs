@@ -64,6 +64,8 @@ pub struct Lease {
     /// Something that others should know at once.
     news: bool,
     wanted: bool,
+    /// A request has begun to wait since the last statement.
+    newcomer: bool,
     leaves: bool,
     status: FleetView,
 }
@@ -78,6 +80,8 @@ struct Heard {
     /// The fleet's time then.
     fleet: Duration,
     interval: Duration,
+    /// Nobody waited anywhere, and there were units for all.
+    plenty: bool,
     awaits_ends: bool,
     others_rate: f64,
     share: f64,
@@ -136,6 +140,7 @@ impl Lease {
             waited: 0,
             news: false,
             wanted: false,
+            newcomer: false,
             leaves: false,
             status: FleetView::default(),
         }
@@ -310,6 +315,11 @@ impl Lease {
             .known
             .map_or(waiting_interval(1), |heard| heard.interval);
         (!self.is_alone()).then_some(interval)
+    }
+
+    /// A request begins to wait.
+    pub fn begins_to_wait(&mut self) {
+        self.newcomer = true;
     }
 
     /// Whether an exchange is wanted at once, or soon.

@@ -201,8 +201,12 @@ impl Group {
             sender,
             slot,
         };
-        let ticket =
-            self.update(|state, now| state.queue.push(share, (arrived, deadline), now, waiter));
+        let ticket = self.update(|state, now| {
+            if let Some(lease) = state.ledger.supply_mut() {
+                lease.begins_to_wait();
+            }
+            state.queue.push(share, (arrived, deadline), now, waiter)
+        });
         let times = (ticket.position(), deadline);
         let _guard = QueueGuard {
             group: self,

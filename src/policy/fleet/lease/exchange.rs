@@ -31,8 +31,11 @@ impl Lease {
             .known
             .map_or(waiting_interval(1), |heard| heard.interval);
         let news = (self.news || self.leaves).then(|| exchanged.saturating_add(DISTANCE));
+        // Where there is plenty, the answer to a newcomer is a unit.
+        let asks_at_once = self.newcomer && self.known.is_none_or(|heard| heard.plenty);
+        let distance = if asks_at_once { DISTANCE } else { interval };
         let waiting =
-            (waits || self.wanted || self.waited > 0).then(|| exchanged.saturating_add(interval));
+            (waits || self.wanted || self.waited > 0).then(|| exchanged.saturating_add(distance));
         let holds = self.units() > 0 || !self.dealt.is_empty();
         // What was stated is unsaid when it is so no longer.
         let claims = holds || claimed || self.claimed || !self.ended.is_empty();
@@ -69,7 +72,7 @@ impl Lease {
         let number = self.number;
         self.number += 1;
         self.exchanged = Some(now);
-        (self.news, self.wanted) = (false, false);
+        (self.news, self.wanted, self.newcomer) = (false, false, false);
         let pause = |until: Duration, known: Option<(Duration, Duration)>| Ending {
             told: known
                 .filter(|(_, own)| *own >= until)
@@ -164,6 +167,7 @@ impl Lease {
             at: began,
             fleet: reply.now,
             interval: reply.interval,
+            plenty: reply.keeps == [true; 2],
             awaits_ends: reply.awaits_ends,
             others_rate: reply.others_rate,
             share: reply.share,
