@@ -178,6 +178,8 @@ impl Fleet {
 
     /// An attempt that was sent then was let in, and that is known now.
     pub(super) fn check_let_in(&mut self, sent: Duration) {
-        self.checks.probes.take_if(|(end, _)| sent >= *end);
+        self.checks
+            .probes
+            .take_if(|(end, _)| sent + ROUNDING >= *end);
     }
 }

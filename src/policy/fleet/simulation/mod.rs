@@ -48,7 +48,7 @@ fn cases() -> ProptestConfig {
     let more = more.and_then(|cases| cases.parse().ok());
     ProptestConfig {
         failure_persistence: None,
-        ..ProptestConfig::with_cases(more.unwrap_or(8))
+        ..ProptestConfig::with_cases(more.unwrap_or(3))
     }
 }
 
