@@ -41,6 +41,7 @@ pub struct Lease {
     /// What was held after the last exchange: the next is due when most of it is gone.
     had: [u64; 2],
     dealt: VecDeque<(Dealt, Duration)>,
+    highest_dealt: u64,
     /// With the number of the statement that said so first.
     ended: VecDeque<(u64, u64, End)>,
     sent: [u64; 2],
@@ -124,6 +125,7 @@ impl Lease {
             until: Duration::ZERO,
             had: [0; 2],
             dealt: VecDeque::new(),
+            highest_dealt: 0,
             ended: VecDeque::new(),
             sent: [0; 2],
             rate: Default::default(),

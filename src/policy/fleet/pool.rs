@@ -74,6 +74,9 @@ impl Pool {
             self.revision = self
                 .revision
                 .max(known.map_or(0, |known| known.revision) + 1);
+            // So that the end of an attempt is not taken for that of another.
+            self.ledger
+                .number_above(known.map_or(0, |known| known.dealt));
             self.quarantine = Some(now.saturating_add(QUARANTINE));
         }
         let latest = now.saturating_add(QUARANTINE);

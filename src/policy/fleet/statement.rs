@@ -51,6 +51,8 @@ pub struct Known {
     pub revision: u64,
     /// The number of the replica's own statement that was in it.
     pub number: u64,
+    /// The highest number of a unit that was dealt to it.
+    pub dealt: u64,
     /// The fleet's time then, and how long ago that was.
     pub fleet: Duration,
     pub age: Duration,

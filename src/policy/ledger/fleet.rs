@@ -97,6 +97,11 @@ impl Ledger {
         self.pauses.cut(latest);
     }
 
+    /// The next attempt has a number above this.
+    pub(crate) fn number_above(&mut self, number: u64) {
+        self.next_number = self.next_number.max(number.saturating_add(1));
+    }
+
     /// Adds units to a lease.
     pub(crate) fn lease(&mut self, units: u64) {
         self.leased += units;

@@ -209,7 +209,7 @@ async fn paired(count: usize) -> Vec<String> {
         }
         let connection = &mut connections[number % count];
         // Which of the two is first changes, so that what the first one warms up favours none.
-        let (in_fleet, alone) = if (number / count) % 2 == 0 {
+        let (in_fleet, alone) = if (number / count).is_multiple_of(2) {
             let in_fleet = timed(connection, number).await;
             (in_fleet, timed(&mut other, number).await)
         } else {

@@ -94,6 +94,7 @@ impl Lease {
             known: self.known.map(|heard| Known {
                 revision: heard.revision,
                 number: heard.number,
+                dealt: self.highest_dealt,
                 fleet: heard.fleet,
                 age: now.saturating_sub(heard.at),
             }),
@@ -149,6 +150,7 @@ impl Lease {
         for (revision, dealt) in &reply.dealt {
             if *revision > before {
                 let until = shift.to_own(dealt.at).saturating_add(DEALT_TERM);
+                self.highest_dealt = self.highest_dealt.max(dealt.number());
                 self.dealt.push_back((dealt.clone(), until));
                 self.waited = self.waited.saturating_sub(1);
             }

@@ -56,33 +56,3 @@ pub(in super::super) fn crowd(replicas: u64, callers: u64, now: Duration) -> Poo
     }
     pool
 }
-
-/// Run by hand, in a release build.
-#[test]
-#[ignore = "measures"]
-#[allow(clippy::print_stderr, reason = "for who runs it")]
-fn time_of_a_sync() {
-    for replicas in [10, 100, 300, 1000] {
-        let now = Duration::from_secs(1000);
-        let pool = crowd(replicas, 2, now);
-        let statement = statement(ReplicaId(u64::MAX), 2, 2);
-        let bytes = pool.to_bytes().expect("small");
-        let began = std::time::Instant::now();
-        for _ in 0..100 {
-            let mut pool = Pool::from_bytes(&bytes).expect("whole");
-            let _ = pool.sync(&statement, now);
-            let _ = pool.to_bytes();
-        }
-        let each = began.elapsed() / 100;
-        let began = std::time::Instant::now();
-        for _ in 0..100 {
-            let mut pool = pool.clone();
-            let _ = pool.sync(&statement, now);
-        }
-        let sync = began.elapsed() / 100;
-        eprintln!(
-            "{replicas} replicas: {} bytes, read, sync and write {each:?}, clone and sync {sync:?}",
-            bytes.len()
-        );
-    }
-}
