@@ -13,6 +13,9 @@ const LONG_AHEAD: Duration = Duration::from_secs(20);
 /// In plenty a caller that calls now and then has this many, so that its next request asks no more than that of a busy one.
 const FEW: u32 = 3;
 
+/// One that has just begun is expected to spend so many times what it has spent.
+const MOST_GROWTH: u32 = 4;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Demand {
@@ -47,7 +50,7 @@ impl Demand {
 
     /// While there is plenty, of which the pool lets it have its share. `asks`: there is a request, which is not counted yet.
     pub(super) fn long(&self, share: u32, asks: bool, now: Duration) -> u32 {
-        match self.long.of_late(now) {
+        match self.long.expected(now) {
             0 if !asks => 0,
             spent => spent.max(FEW).min(share),
         }
@@ -59,6 +62,8 @@ impl Demand {
 struct Spent {
     length: Duration,
     interval: u64,
+    /// The first in this interval.
+    since: Duration,
     this: u32,
     last: u32,
 }
@@ -68,6 +73,7 @@ impl Spent {
         Spent {
             length,
             interval: 0,
+            since: Duration::ZERO,
             this: 0,
             last: 0,
         }
@@ -81,7 +87,23 @@ impl Spent {
             self.this = 0;
             self.interval = interval;
         }
+        if self.this == 0 {
+            self.since = now;
+        }
         self.this = self.this.saturating_add(1);
+    }
+
+    /// What will be spent in such a time: as much as of late. Of one that has just begun not much is known, but that it goes on.
+    fn expected(&self, now: Duration) -> u32 {
+        let of_late = self.of_late(now);
+        if self.last > 0 {
+            return of_late;
+        }
+        let time = now
+            .saturating_sub(self.since)
+            .max(self.length / MOST_GROWTH);
+        let growth = self.length.as_secs_f64() / time.as_secs_f64();
+        (f64::from(of_late) * growth.max(1.0)) as u32
     }
 
     /// What was spent of late in such a time.

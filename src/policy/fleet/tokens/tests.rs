@@ -645,6 +645,62 @@ fn what_is_at_large_keeps_its_room_in_the_bucket() {
 }
 
 #[test]
+fn what_is_sold_for_long_is_a_share_of_what_may_be_at_large() {
+    let mut buy = {
+        let mut pool = Limits::default();
+        move |replica, purchase, (needed, ahead, long), held: Option<(u64, u32)>, seconds| {
+            let held = held.map(|(purchase, left)| Held { purchase, left });
+            let want = Want {
+                caller: CALLER,
+                rule: rule(ms(10), 100),
+                purchase,
+                needed,
+                ahead,
+                long,
+                charge: 0,
+                held: held.into_iter().collect(),
+                settled: Vec::new(),
+            };
+            let now = EPOCH + Duration::from_secs(seconds);
+            let sale = pool.sync(ReplicaId(replica), &[want], now).remove(0);
+            let sold = sale.open.iter().find(|sold| sold.purchase == purchase);
+            (sold.map_or(0, |sold| sold.ahead), sale.keeps)
+        }
+    };
+    // Of 200 in the bucket half is left to others. 250 and a quarter of the burst may be at large.
+    assert_eq!(buy(1, 1, (0, 0, 1000), None, 0), (100, true));
+    assert_eq!(buy(1, 2, (0, 0, 1000), Some((1, 100)), 10), (37, true));
+    assert_eq!(buy(2, 1, (0, 0, 1000), None, 20), (68, true));
+    assert_eq!(
+        buy(3, 1, (0, 0, 1000), None, 30),
+        (2, true),
+        "a quarter is left"
+    );
+}
+
+#[test]
+fn in_scarcity_nothing_is_sold_for_long() {
+    let mut pool = Limits::default();
+    let mut buy = |purchase, needed, ahead, long| {
+        let want = Want {
+            caller: CALLER,
+            rule: rule(ms(10), 100),
+            purchase,
+            needed,
+            ahead,
+            long,
+            charge: 0,
+            held: Vec::new(),
+            settled: Vec::new(),
+        };
+        let sale = pool.sync(ReplicaId(1), &[want], EPOCH).remove(0);
+        (sale.open.last().copied(), sale.keeps)
+    };
+    assert_eq!(buy(1, 120, 0, 0), (Some(sold(1, 120, 0)), true));
+    assert_eq!(buy(2, 0, 3, 50), (Some(sold(2, 0, 3)), false));
+}
+
+#[test]
 fn what_a_replica_that_leaves_has_at_hand_stays_at_large() {
     let mut pool = Limits::default();
     let want = |purchase, needed, ahead| Want {
