@@ -63,11 +63,11 @@ async fn shared_fairly(seed: u64) {
     );
     let demand = Demand::draw(Scenario::Steady, &SETTINGS, seed);
     let mut headings = HEADINGS.map(str::to_owned).to_vec();
-    headings.extend(["exchanges / s", "Redis, CPU %"].map(str::to_owned));
+    headings.extend(["exchanges / s", "failed", "Redis, CPU %"].map(str::to_owned));
     let mut rows = vec![headings];
     let alone = sockets::through_revgate(&demand).await;
     let mut row = cells("steady", "alone", &alone, None);
-    row.extend(["-", "-"].map(str::to_owned));
+    row.extend(["-", "-", "-"].map(str::to_owned));
     rows.push(row);
     for gateways in GATEWAYS {
         let (figures, load) = steady(&demand, gateways).await;
@@ -79,7 +79,11 @@ async fn shared_fairly(seed: u64) {
         );
         // When a request was sent is not known to the millisecond.
         row[8..10].fill("-".to_owned());
-        row.extend([format!("{:.0}", load.exchanges), load.cpu()]);
+        row.extend([
+            format!("{:.0}", load.exchanges),
+            figures.exchanges.failed.to_string(),
+            load.cpu(),
+        ]);
         rows.push(row);
     }
     println!("{}", table::render(&rows, 2));
@@ -103,6 +107,8 @@ async fn steady(demand: &Demand, count: usize) -> (FleetFigures, Load) {
     let figures = FleetFigures {
         figures: observed.figures(false),
         exchanges: exchanges(&gateways).await,
+        seconds: SETTINGS.span().as_secs(),
+        sources: Placing::Spread.sources(count),
         requests: arrivals.iter().filter(|arrival| arrival.accepted).count(),
         asked: 0,
         asked_first: 0,
