@@ -29,7 +29,7 @@ async fn is_used(server: &Server) {
 }
 
 /// The primary is replaced as an operator orders it, then another time because it was killed; it returns as a replica.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinel_fails_over() {
     // One Sentinel. On a busy machine one of several may not have heard of a failover, and undo it.
     let mut watched = Watched::start(1).await;
@@ -58,7 +58,7 @@ async fn sentinel_fails_over() {
     evening.is_told_in_order(&["broken", "down"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_loses_a_primary() {
     let mut cluster = Cluster::with_replicas().await;
     let url = format!("redis+cluster://{}", cluster.addresses());
@@ -78,7 +78,7 @@ async fn a_cluster_loses_a_primary() {
     evening.is_told_in_order(&["broken", "down", "not_writable"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_moves_a_slot_and_is_down() {
     let mut cluster = Cluster::start().await;
     let url = format!("redis+cluster://{}", cluster.addresses());

@@ -10,7 +10,7 @@ use tokio::{
     net::TcpStream,
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::lock;
@@ -25,11 +25,14 @@ pub const CALLERS: u64 = 2;
 /// From an answer to the next request.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Longer than any turn takes.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// What became of a request.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub replica: usize,
-    /// 0 if there was no answer.
+    /// 0 if there was no answer, or not in time.
     pub status: u16,
     pub told: String,
     pub took: Duration,
@@ -113,7 +116,8 @@ async fn call(replica: usize, address: SocketAddr, kept: &mut Option<Client>) ->
             .await;
         client.answer().await
     };
-    let answer = answer.await.filter(|answer| answer.whole);
+    let answer = timeout(PATIENCE, answer).await.ok().flatten();
+    let answer = answer.filter(|answer| answer.whole);
     if answer.is_none() {
         *kept = None;
     }

@@ -121,7 +121,7 @@ async fn hangs_at_the_start() {
     evening.is_told_in_order(&["timeout", "down"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_ends_under_load_and_starts_again() {
     let (empty, old) = (Loss::Ends(Data::Lost), Loss::Ends(Data::Kept));
     tokio::join!(
@@ -131,7 +131,7 @@ async fn redis_ends_under_load_and_starts_again() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_hangs_under_load() {
     tokio::join!(
         lost("SIGSTOP, SIGCONT", TIGHT, Loss::Freezes),
@@ -141,7 +141,7 @@ async fn redis_hangs_under_load() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_forgets_or_is_not_there_at_the_start() {
     tokio::join!(
         flushed(),

@@ -125,7 +125,7 @@ async fn split() {
     evening.is_calm(&evening.stories[0]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_swallows() {
     let late = &["timeout"];
     tokio::join!(
@@ -136,7 +136,7 @@ async fn the_network_swallows() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_is_slow() {
     let (slow, late) = (Mode::Delay(Duration::from_secs(2)), &["timeout"]);
     tokio::join!(
@@ -147,7 +147,7 @@ async fn the_network_is_slow() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_cuts() {
     let broken = &["broken", "down", "timeout"];
     let half = Mode::HalfThenSilence;
@@ -158,7 +158,7 @@ async fn the_network_cuts() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_splits() {
     tokio::join!(partition(), split());
 }

@@ -97,7 +97,7 @@ async fn rights_taken_away() {
     day.ends(bounds).await.is_told_in_order(&["denied"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_refuses_under_load() {
     tokio::join!(
         out_of_memory(),

@@ -46,7 +46,7 @@ async fn freezes(row: &'static str, quota: Quota) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_is_killed_or_frozen() {
     tokio::join!(
         dies("kill -9 of a replica", TIGHT),
