@@ -326,7 +326,7 @@ impl Lease {
 
     /// Whether an exchange is wanted at once, or soon.
     pub fn calls(&self) -> bool {
-        self.news || self.wanted
+        self.news || self.wanted || self.newcomer
     }
 
     /// A hint says that something concerns this replica.

@@ -36,11 +36,13 @@ mod end;
 mod fleet;
 mod forecast;
 mod gate;
+mod grant;
 mod in_doubt;
 mod learn;
 mod learning;
 mod outlook;
 mod recovery;
+mod replica;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -50,16 +52,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::fleet::{SAME, Shift};
 pub(in crate::policy) use self::view::SMOOTHING;
 pub use self::{
     end::End,
     fleet::{Claims, Leasable, Source},
     gate::{AttemptKind, Gate, Paused, REMEMBERED},
+    grant::{Grant, Hold, HoldReason, Settlement},
     recovery::{PROBE_TIMEOUT, Payload},
     view::SpendRate,
     view::{Status, View},
 };
+pub(crate) use self::{fleet::SAME, replica::Shift};
 use self::{
     gate::Pauses,
     in_doubt::InDoubt,
@@ -91,59 +94,6 @@ impl LedgerRules {
     fn reserved(&self, limit: u64) -> f64 {
         (self.reserve * limit as f64).ceil()
     }
-}
-
-/// Permission to send one attempt. [`Ledger::settle`] takes it back when the attempt has ended.
-// A copy is made only where a pool is kept, which remembers what it dealt.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[must_use]
-pub struct Grant {
-    number: u64,
-    kind: AttemptKind,
-    /// The window in which it was granted.
-    window: u64,
-    /// Whether it took a token of the spread.
-    spread: bool,
-    source: Source,
-}
-
-/// How an attempt ended.
-#[derive(Clone, Copy, Debug)]
-pub enum Settlement {
-    /// Upstream answered.
-    Answered {
-        /// What the answer reported.
-        feedback: Feedback,
-        /// Whether its status says that the limiter let it in.
-        admitted: Admitted,
-    },
-    /// It may have been sent and there was no answer, so DevRev may have counted it.
-    InDoubt,
-    /// It was never sent.
-    Unsent,
-    /// It was never sent, because DevRev cannot be reached.
-    Unreachable,
-}
-
-/// Why an attempt must wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HoldReason {
-    /// The group or the operation is paused by a retry-after.
-    Paused,
-    /// Attempts already in flight must first show that upstream accepts more, or what its window is.
-    Probing,
-    /// The rest of the window is spread, or for batch all of it, and the next unit is not due yet.
-    Spread,
-    /// No unit is left in the window, apart from the reserve.
-    Spent,
-}
-
-/// An attempt must wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold {
-    pub reason: HoldReason,
-    /// When to try again, if no answer arrives before.
-    pub until: Option<Duration>,
 }
 
 /// The account of one group; see the module. Times are since any fixed instant and do not run backwards. A new ledger knows

@@ -42,13 +42,22 @@ const TIMEOUTS: u32 = 3;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// What proptest runs if nobody asks for another number.
+const USUAL_CASES: u32 = 256;
+
 /// How many cases of each property: few where they cost the time of all, and more by hand with `PROPTEST_CASES`.
 fn cases() -> ProptestConfig {
-    let more = std::env::var("PROPTEST_CASES").ok();
-    let more = more.and_then(|cases| cases.parse().ok());
+    // It reads the environment.
+    let default = ProptestConfig::default();
+    let cases = if default.cases == USUAL_CASES {
+        3
+    } else {
+        default.cases
+    };
     ProptestConfig {
         failure_persistence: None,
-        ..ProptestConfig::with_cases(more.unwrap_or(3))
+        cases,
+        ..default
     }
 }
 

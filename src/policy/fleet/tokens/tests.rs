@@ -547,7 +547,8 @@ fn a_purse_is_kept_while_it_knows_what_is_spent() {
     assert_eq!(fleet.request_and_wait(0), Take::Token);
     assert_eq!(fleet.request(0), Take::Token, "bought ahead");
     fleet.advance(1000);
-    for _ in 0..20_000 {
+    // What it holds it keeps for half a minute.
+    for _ in 0..40_000 {
         fleet.tick();
     }
     assert!(fleet.replicas[0].purse.is_idle(fleet.local()));
