@@ -135,6 +135,13 @@ impl Group {
         }
     }
 
+    /// A request begins to wait. The fleet is told soon, also where it is a pause or a probe that holds it, so that no unit was asked for.
+    pub(super) fn begins_to_wait(&self) {
+        if let Some(membership) = &self.membership {
+            membership.wake.notify_one();
+        }
+    }
+
     /// Gives units that were dealt to those for whom they were.
     pub(super) fn hand_out_dealt(
         self: &Arc<Self>,

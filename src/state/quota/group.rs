@@ -203,6 +203,7 @@ impl Group {
         };
         let ticket =
             self.update(|state, now| state.queue.push(share, (arrived, deadline), now, waiter));
+        self.begins_to_wait();
         let times = (ticket.position(), deadline);
         let _guard = QueueGuard {
             group: self,
