@@ -319,7 +319,7 @@ impl Lease {
         (!self.is_alone()).then_some(interval)
     }
 
-    /// A request begins to wait.
+    /// A request begins to wait. The fleet is told soon, also where it is a pause or a probe that holds it, so that no unit was asked for.
     pub fn begins_to_wait(&mut self) {
         self.newcomer = true;
     }
