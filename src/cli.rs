@@ -110,7 +110,7 @@ struct Check {
     /// Print the effective configuration, which loads again with the same meaning.
     #[arg(long, conflicts_with = "explain")]
     print: bool,
-    /// Also try the Redis of [shared], from here: that it can be reached, what it is, the rights of the user, its clock, the time of 50
+    /// Also try the Redis of a fleet (section "shared"), from here: that it can be reached, what it is, the rights of the user, its clock, the time of 50
     /// exchanges. Exit status 1 if it is of no use.
     #[arg(long, conflicts_with_all = ["explain", "print"])]
     connect: bool,

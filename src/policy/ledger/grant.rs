@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Admitted, AttemptKind, Feedback, Source};
 
-/// Permission to send one attempt. [`Ledger::settle`] takes it back when the attempt has ended.
+/// Permission to send one attempt. [`Ledger::settle`](super::Ledger::settle) takes it back when the attempt has ended.
 // A copy is made only where a pool is kept, which remembers what it dealt.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[must_use]
