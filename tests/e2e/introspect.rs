@@ -324,6 +324,7 @@ async fn a_flood_of_unknown_tokens_leaves_a_known_one_served() {
     assert_eq!(rig.call(&known).await.status, 200);
     let address = rig.gateway.address().expect("TCP");
     // Their introspections hang, and there are more of them than may wait.
+    let start = std::time::Instant::now();
     rig.devrev.set_plan(info(Fault::Hang));
     let flood: Vec<_> = (0..200)
         .map(|number| {
@@ -338,8 +339,10 @@ async fn a_flood_of_unknown_tokens_leaves_a_known_one_served() {
     };
     let all = tokio::time::timeout(Duration::from_secs(20), all).await;
     all.expect("introspections of the flood");
+    // Each of the 16 places is free for another after three seconds, when its introspection is given up.
+    let most = 1 + 16 * (1 + start.elapsed().as_secs() / 3);
     let asked = rig.asked(INFO);
-    assert!(asked <= 17, "{asked} asked at once");
+    assert!(asked as u64 <= most, "{asked} asked at once");
     for _ in 0..5 {
         let at = std::time::Instant::now();
         assert_eq!(rig.call(&known).await.status, 200);
