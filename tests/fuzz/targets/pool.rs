@@ -105,7 +105,7 @@ impl Register {
         if !hint.is_empty() {
             assert_eq!(Hinted::from_bytes(&hint), reply.hint);
         }
-        let bytes = pool.to_bytes()?;
+        let bytes = pool.to_bytes().ok()?;
         assert!(bytes.len() <= MAX_SIZE);
         self.value = Some(bytes);
         Some((reply, pool))
