@@ -68,7 +68,6 @@ pub struct Lease {
     /// A request has begun to wait since the last statement.
     newcomer: bool,
     leaves: bool,
-    status: FleetView,
 }
 
 /// The last reply.
@@ -102,18 +101,6 @@ struct WindowTold {
     sent_after: u64,
 }
 
-/// How the fleet stands, for operators.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FleetView {
-    pub replicas: u64,
-    /// Units leased to all replicas and not used.
-    pub leased: u64,
-    /// Units of replicas that died, until an answer tells what they used.
-    pub limbo: u64,
-    /// Requests that wait on other replicas.
-    pub waiting: u64,
-}
-
 impl Lease {
     pub fn new(replica: ReplicaId) -> Lease {
         Lease {
@@ -144,7 +131,6 @@ impl Lease {
             wanted: false,
             newcomer: false,
             leaves: false,
-            status: FleetView::default(),
         }
     }
 
@@ -153,18 +139,9 @@ impl Lease {
         self.alone.is_some()
     }
 
-    /// Since when.
-    pub fn alone_since(&self) -> Option<Duration> {
-        self.alone
-    }
-
     /// Units that are not used.
     pub fn units(&self) -> u64 {
         self.held.iter().sum()
-    }
-
-    pub fn standings(&self) -> FleetView {
-        self.status
     }
 
     /// Whether it has ever heard of the fleet.

@@ -27,7 +27,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    lease::{FleetView, Lease},
+    lease::Lease,
     pool::{Hinted, MAX_REPLICAS, Pool, Reply},
     replica::{orders, use_dealt},
     statement::{Ending, Known, Order, Pauses, Statement, Told},

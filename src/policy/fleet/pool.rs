@@ -124,8 +124,8 @@ impl Pool {
         let mut reply = self.reply(statement, (lost, keeps, hint), now);
         reply.sales = sales;
         if statement.leaves {
-            self.members.remove(&replica);
-            self.limits.forget(replica);
+            // What it still has in flight is told by an answer that was sent later, as for one that died.
+            self.end(replica);
         }
         reply
     }
@@ -175,7 +175,7 @@ impl Pool {
             .filter(|(_, member)| member.is_over(now));
         let over: Vec<ReplicaId> = over.map(|(id, _)| *id).collect();
         over.into_iter().for_each(|id| self.end(id));
-        // Of units that were dealt to a replica which does not ask for them any more.
+        // Nobody waits on a replica that has not said so for too long.
         for member in self.members.values_mut() {
             if !member.orders.is_empty() && member.waiting(now).is_empty() {
                 member.orders.clear();

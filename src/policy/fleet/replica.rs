@@ -12,7 +12,7 @@ use crate::policy::{
 /// The orders of these requests, oldest first. `key` is the name by which the fleet knows a caller.
 pub fn orders<T: Waits>(
     queue: &Queue<T>,
-    key: impl Fn(&Arc<str>) -> Arc<str>,
+    mut key: impl FnMut(&Arc<str>) -> Arc<str>,
     now: Duration,
 ) -> Vec<Order> {
     let mut orders: Vec<Order> = Vec::new();

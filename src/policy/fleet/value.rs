@@ -183,6 +183,21 @@ mod tests {
         );
     }
 
+    /// It may end before its last attempts do.
+    #[test]
+    fn what_one_that_leaves_has_in_flight_is_not_given_away() {
+        let (mut ours, mut pool) = (replica(), Pool::default());
+        let mut statement = ours.state(Vec::new(), RULES, SECOND).expect("in a fleet");
+        statement.in_flight = 3;
+        let reply = pool.sync(&statement, SECOND);
+        assert_eq!((reply.claimed, reply.limbo), (3, 0));
+        statement.number += 1;
+        statement.leaves = true;
+        let _ = pool.sync(&statement, SECOND * 2);
+        let reply = exchange(&mut replica(), &mut pool, SECOND * 3);
+        assert_eq!((reply.replicas, reply.limbo), (1, 3));
+    }
+
     #[test]
     fn a_false_revision_is_forgotten_with_its_value() {
         let (mut ours, mut pool) = (replica(), Pool::default());

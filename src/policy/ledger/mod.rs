@@ -59,8 +59,7 @@ pub use self::{
     gate::{AttemptKind, Gate, Paused, REMEMBERED},
     grant::{Grant, Hold, HoldReason, Settlement},
     recovery::{PROBE_TIMEOUT, Payload},
-    view::SpendRate,
-    view::{Status, View},
+    view::{SpendRate, Status, View},
 };
 pub(crate) use self::{fleet::SAME, replica::Shift};
 use self::{

@@ -179,8 +179,7 @@ impl Group {
             keys,
             ..
         } = &mut *state;
-        let keys = std::cell::RefCell::new(keys);
-        let orders = orders(queue, |name| keys.borrow_mut().key(name), now);
+        let orders = orders(queue, |name| keys.key(name), now);
         Some((ledger.state(orders, rules, now)?, now))
     }
 

@@ -7,7 +7,7 @@ use super::{
         DEALT_TERM, Ending, HEARTBEAT, IDLE, Known, Order, Pauses, Reply, Statement, TERM, Told,
         plausible::MOST, waiting_interval,
     },
-    FleetView, Heard, Lease, MARKS,
+    Heard, Lease, MARKS,
 };
 use crate::policy::{
     ledger::{LedgerRules, Shift},
@@ -184,11 +184,5 @@ impl Lease {
             }
         }
         self.alone = None;
-        self.status = FleetView {
-            replicas: reply.replicas,
-            leased: reply.leased_in_all,
-            limbo: reply.limbo,
-            waiting: reply.elsewhere.iter().map(|(_, count)| count).sum(),
-        };
     }
 }
