@@ -153,6 +153,14 @@ fn what_to_do(failure: &Failure) -> String {
             "does not answer as Redis does",
             "check host and port, and whether it wants TLS (rediss://)",
         ),
+        Fault::Overtaken => (
+            "is too far for so many replicas",
+            "give them one that is nearer, or raise shared.timeout",
+        ),
+        Fault::Full => (
+            "has as many replicas of a group as may share it",
+            "run fewer, or give some a token of their own",
+        ),
         Fault::NotWritable => (
             "takes no values",
             "name the primary, or let Sentinel name it: redis+sentinel://",

@@ -59,6 +59,10 @@ label_enum! {
         TimedOut = "timeout",
         /// The connection broke, or what came is no answer of a register.
         Broken = "broken",
+        /// Not written: until the timeout other replicas were always faster. The register is there.
+        Overtaken = "overtaken",
+        /// Not written: as many replicas share the group as may. The register is there.
+        Full = "full",
         /// Not written: the register takes none, as a replica or before it has loaded its data.
         NotWritable = "not_writable",
         /// Not written: it has no memory left, or refused the command for another reason of its own.
@@ -74,6 +78,8 @@ impl From<Fault> for ExchangeResult {
             Fault::Down => ExchangeResult::Down,
             Fault::TimedOut => ExchangeResult::TimedOut,
             Fault::Broken => ExchangeResult::Broken,
+            Fault::Overtaken => ExchangeResult::Overtaken,
+            Fault::Full => ExchangeResult::Full,
             Fault::NotWritable => ExchangeResult::NotWritable,
             Fault::Refused => ExchangeResult::Refused,
             Fault::Denied => ExchangeResult::Denied,

@@ -157,6 +157,10 @@ label_enum! {
         Down = "down",
         /// The connection broke, or what came was no answer.
         Broken = "broken",
+        /// Other replicas were always faster, until the timeout.
+        Overtaken = "overtaken",
+        /// As many replicas share the group as may.
+        Full = "full",
         /// The register takes no writes: a replica, or one that loads its data.
         NotWritable = "not_writable",
         /// The register refused the command: no memory left, or another reason of its own.

@@ -382,7 +382,7 @@ test('a fleet: Redis answers, is away, and a group is left out', { timeout: 60_0
   const { bound } = await start(t, ['demo', '--load', 'off'], ['admin']);
   const origin = `http://${bound.admin}`;
   const real = await (await fetch(`${origin}/status`)).json();
-  const exchanges = { ok: 51_234, conflict: 812, timeout: 3, down: 0, broken: 0, not_writable: 0, refused: 0, denied: 0 };
+  const exchanges = { ok: 51_234, conflict: 812, timeout: 3, down: 0, broken: 0, overtaken: 0, full: 0, not_writable: 0, refused: 0, denied: 0 };
   const up = { state: 'up', since: real.now - 5000, fault: null, reason: null, timeout_seconds: 0.05, p50_seconds: 0.00034, p99_seconds: 0.0021, exchanges, alone_seconds: 0 };
   const shares = { sharing: 'plenty', alone_since: null, fault: null, reason: null, exchanged_at: real.now - 1, replicas: 312, free: 480, leased: 60, leased_here: 4, limbo: 0, waiting: 0, waiting_by_caller: {} };
   const unknown = Object.fromEntries(Object.keys(shares).map(key => [key, null]));

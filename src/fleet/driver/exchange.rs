@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Driver;
 use crate::{
     fleet::register::{Exchanged, Failure, Fault, Found, Key, Tag, Write},
-    policy::fleet::{Pool, Reply, Statement},
+    policy::fleet::{MAX_REPLICAS, Pool, Reply, Statement, Timing},
     random,
     state::quota::Group,
     telemetry::{
@@ -18,9 +18,6 @@ use crate::{
         shared::{GroupStatus, Standing},
     },
 };
-
-/// How often an exchange is tried anew because another replica was faster. The timeout ends it as a rule.
-const MAX_CONFLICTS: usize = 32;
 
 /// Those of one group.
 pub(super) struct Exchanges<'a> {
@@ -66,22 +63,34 @@ impl<'a> Exchanges<'a> {
         let purses = self.driver.purses.get();
         statement.wants = purses.map_or_else(Vec::new, |purses| purses.statement(self.name));
         let timeout = self.driver.parts.timeout;
+        let mut overtaken = 0;
         // Together, however often others are faster.
-        let replied = timeout_at(began + timeout, self.converge(&statement, status)).await;
+        let converging = self.converge(&statement, status, &mut overtaken);
+        let replied = timeout_at(began + timeout, converging).await;
         let replied = replied.unwrap_or_else(|_| {
-            let reason = format!("no answer within {} ms", timeout.as_millis());
-            Err(Failure::new(Fault::TimedOut, reason))
+            let within = timeout.as_millis();
+            Err(match overtaken {
+                0 => Failure::new(Fault::TimedOut, format!("no answer within {within} ms")),
+                times => Failure::new(
+                    Fault::Overtaken,
+                    format!("others were faster {times} times within {within} ms"),
+                ),
+            })
         });
         let result = match &replied {
             Ok(_) => ExchangeResult::Ok,
             Err(failure) => failure.fault.into(),
         };
         self.driver.parts.status.exchanged(result, began.elapsed());
-        let reply = replied.inspect_err(|_| self.seen = None)?;
+        let (reply, round_trip) = replied.inspect_err(|_| self.seen = None)?;
         let Some(seen) = &self.seen else {
             return Ok(());
         };
-        group.hear(&reply, &seen.pool, at);
+        let timing = Timing {
+            began: at,
+            round_trip,
+        };
+        group.hear(&reply, &seen.pool, timing);
         if let Some(purses) = purses {
             purses.apply(self.name, &reply.sales);
             purses.set_alone(self.name, false);
@@ -90,14 +99,16 @@ impl<'a> Exchanges<'a> {
         Ok(())
     }
 
-    /// Writes what the pool is with this statement, over what is there.
+    /// Writes what the pool is with this statement, over what is there. Also returns how long the last message and its answer took. Counts
+    /// how often others were faster.
     async fn converge(
         &mut self,
         statement: &Statement,
         status: &GroupStatus,
-    ) -> Result<Reply, Failure> {
+        overtaken: &mut u32,
+    ) -> Result<(Reply, Duration), Failure> {
         let parts = &self.driver.parts;
-        for _ in 0..MAX_CONFLICTS {
+        loop {
             let now = parts.clock.now();
             let Some(seen) = &self.seen else {
                 let found = parts.register.exchange(&self.key, None).await?;
@@ -107,6 +118,10 @@ impl<'a> Exchanges<'a> {
             let mut pool = seen.pool.clone();
             let register = seen.register.saturating_add(now.saturating_sub(seen.at));
             let reply = pool.sync(statement, register);
+            if reply.is_full {
+                let reason = format!("{MAX_REPLICAS} other replicas share this group already");
+                return Err(Failure::new(Fault::Full, reason));
+            }
             let value = pool.to_bytes();
             let value = value.map_err(|fault| {
                 Failure::new(Fault::Refused, format!("the value cannot be kept: {fault}"))
@@ -127,19 +142,17 @@ impl<'a> Exchanges<'a> {
                         at: now,
                         register,
                     });
-                    return Ok(reply);
+                    return Ok((reply, parts.clock.now().saturating_sub(now)));
                 }
                 found @ Exchanged::Found(_) => {
-                    let took = parts.clock.now().saturating_sub(now);
-                    parts.status.exchanged(ExchangeResult::Conflict, took);
+                    *overtaken += 1;
+                    parts
+                        .status
+                        .exchanged(ExchangeResult::Conflict, Duration::ZERO);
                     self.see(found, now, status);
                 }
             }
         }
-        Err(Failure::new(
-            Fault::TimedOut,
-            "others are always faster: more replicas than the register serves",
-        ))
     }
 
     fn see(&mut self, exchanged: Exchanged, at: Duration, status: &GroupStatus) {

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{Driver, exchange::Exchanges};
 use crate::{
-    fleet::register::{Failure, Link},
+    fleet::register::{Failure, Fault, Link},
     random,
     state::quota::Group,
     telemetry::{labels::ExchangeResult, shared::GroupStatus},
@@ -110,6 +110,8 @@ pub(super) async fn run(
         };
         match exchanges.exchange(&group, &status).await {
             Ok(()) => retry = Retry::default(),
+            // The register is there.
+            Err(failure) if failure.fault == Fault::Overtaken && group.bears_being_overtaken() => {}
             Err(failure) => {
                 alone(&driver, &group, &name, (&status, &failure));
                 retry.failed();

@@ -177,17 +177,18 @@ async fn pass_on(driver: Weak<Driver>, mut hints: mpsc::Receiver<Hint>) {
         let Some(driver) = driver.upgrade() else {
             return;
         };
-        let concerned: Vec<Weak<Group>> = match hint {
-            Hint::Missed => driver.listening.lock().values().cloned().collect(),
+        let (concerned, all): (Vec<Weak<Group>>, bool) = match hint {
+            Hint::Missed => (driver.listening.lock().values().cloned().collect(), true),
             Hint::Told(key, hint) => {
-                let concerns = Hinted::from_bytes(&hint).concerns(driver.replica);
+                let hint = Hinted::from_bytes(&hint);
+                let concerns = hint.concerns(driver.replica);
                 let listening = driver.listening.lock();
                 let group = listening.get(&key).filter(|_| concerns);
-                group.cloned().into_iter().collect()
+                (group.cloned().into_iter().collect(), hint == Hinted::All)
             }
         };
         for group in concerned.iter().filter_map(Weak::upgrade) {
-            group.hinted();
+            group.hinted(all);
         }
     }
 }

@@ -63,11 +63,12 @@ mod tests {
         let names = Names::new("revgate", None);
         let name = names.of_group("main");
         let hash = hex(&sha256(b"main")[..HASH]);
-        assert_eq!(&*name, format!("revgate:v1:{{{hash}}}"));
+        assert_eq!(&*name, format!("revgate:v{FORM}:{{{hash}}}"));
         assert_eq!(name, Names::new("revgate", None).of_group("main"));
         assert_ne!(name, names.of_group("Main"));
         assert_ne!(name, Names::new("other", None).of_group("main"));
-        assert_eq!(&*names.of_probe(255), "revgate:v1:probe:{00000000000000ff}");
+        let probe = format!("revgate:v{FORM}:probe:{{00000000000000ff}}");
+        assert_eq!(&*names.of_probe(255), probe);
     }
 
     #[test]

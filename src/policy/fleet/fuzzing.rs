@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Hinted, Lease, Pool, ReplicaId, Reply, Statement, orders, use_dealt};
+use super::{Hinted, Lease, Pool, ReplicaId, Reply, Statement, Timing, orders, use_dealt};
 use crate::policy::{
     dealing::{Waits, deal},
     fair::{Queue, Share},
@@ -87,7 +87,11 @@ impl Replica {
     }
 
     pub fn hear(&mut self, reply: &Reply, pool: &Pool, began: Duration, now: Duration) {
-        self.ledger.hear(reply, pool, began, now);
+        let timing = Timing {
+            began,
+            round_trip: Duration::from_millis(1),
+        };
+        self.ledger.hear(reply, pool, timing, now);
         let elsewhere = reply.elsewhere.iter().cloned();
         self.queue.set_elsewhere(elsewhere);
     }

@@ -6,8 +6,9 @@ mod pace;
 
 use std::{collections::VecDeque, time::Duration};
 
+pub use self::exchange::Timing;
 use self::pace::Pace;
-use super::{ReplicaId, member::Dealt, waiting_interval};
+use super::{Low, ReplicaId, doubt::is_far_below, member::Dealt, rhythm::Rhythm};
 use crate::policy::{
     fair::Standing,
     feedback::Feedback,
@@ -23,6 +24,9 @@ const MARKS: usize = 64;
 /// out, and the fleet finds out by a timeout.
 const UNHEARD: usize = 1024;
 
+/// So many exchanges in a row that others overtake, and this replica goes by itself.
+const MOST_OVERTAKEN: u32 = 3;
+
 /// Alone, what answers told counts for so long: others spend meanwhile.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -33,6 +37,7 @@ pub struct Lease {
     /// The number of the next statement.
     number: u64,
     known: Option<Heard>,
+    rhythm: Rhythm,
     /// Since when the register is not there.
     alone: Option<Duration>,
     /// Units for interactive callers and for batch, and their end.
@@ -50,7 +55,11 @@ pub struct Lease {
     /// The revision that was known, and the number of the first attempt that was granted after it.
     marks: VecDeque<(u64, u64)>,
     told_at: Option<Duration>,
+    /// The fleet's number of the last `resume`.
     pauses: u64,
+    /// How often an operator has ended pauses here and the fleet has not said that it knows; and how often the last statement said so.
+    resumes: u64,
+    resumes_said: u64,
     /// The end of a pause in the fleet's time, and in this replica's.
     group_pause: Option<(Duration, Duration)>,
     operation_pause: Option<(OperationId, Duration, Duration)>,
@@ -67,6 +76,10 @@ pub struct Lease {
     wanted: bool,
     /// A request has begun to wait since the last statement.
     newcomer: bool,
+    /// When it exchanges because of something that concerns all replicas.
+    in_turn: Option<Duration>,
+    /// Exchanges in a row in which others were always faster.
+    overtaken: u32,
     leaves: bool,
 }
 
@@ -79,7 +92,8 @@ struct Heard {
     at: Duration,
     /// The fleet's time then.
     fleet: Duration,
-    interval: Duration,
+    /// When the next unit is due, if that is known.
+    next: Option<Duration>,
     /// Nobody waited anywhere, and there were units for all.
     plenty: bool,
     awaits_ends: bool,
@@ -99,6 +113,8 @@ struct WindowTold {
     /// The end in the fleet's time, as the pool told it.
     fleet_end: Option<Duration>,
     sent_after: u64,
+    /// What the last answer told that was far lower, and the number of its attempt.
+    low: Option<(Low, u64)>,
 }
 
 impl Lease {
@@ -107,6 +123,7 @@ impl Lease {
             replica,
             number: 1,
             known: None,
+            rhythm: Rhythm::of(replica),
             alone: None,
             held: [0; 2],
             until: Duration::ZERO,
@@ -120,6 +137,8 @@ impl Lease {
             marks: VecDeque::new(),
             told_at: None,
             pauses: 0,
+            resumes: 0,
+            resumes_said: 0,
             group_pause: None,
             operation_pause: None,
             external: 0,
@@ -130,6 +149,8 @@ impl Lease {
             news: false,
             wanted: false,
             newcomer: false,
+            in_turn: None,
+            overtaken: 0,
             leaves: false,
         }
     }
@@ -231,7 +252,21 @@ impl Lease {
         let sent_after = sent_after.map_or(0, |(revision, _)| *revision);
         let ends = now.saturating_add(resets_in);
         match &mut self.told {
+            Some(told)
+                if told.reset.abs_diff(reset) <= 1
+                    && told.ends > now
+                    && is_far_below(remaining, told.remaining) =>
+            {
+                // The fleet judges it.
+                self.news = true;
+                let low = Low {
+                    remaining,
+                    sent_after,
+                };
+                told.low = Some((low, number));
+            }
             Some(told) if told.reset.abs_diff(reset) <= 1 && told.ends > now => {
+                told.low.take_if(|(_, before)| number > *before);
                 told.limit = feedback.limit.or(told.limit);
                 told.remaining = told.remaining.min(remaining);
                 told.ends = if told.is_own_end {
@@ -254,6 +289,7 @@ impl Lease {
                     is_own_end: true,
                     fleet_end: None,
                     sent_after,
+                    low: None,
                 });
             }
         }
@@ -278,6 +314,21 @@ impl Lease {
     pub fn fail(&mut self, now: Duration) {
         self.alone.get_or_insert(now);
         self.exchanged = Some(now);
+        self.overtaken = 0;
+    }
+
+    /// In an exchange others were always faster. The register is there, so who waits for a turn goes on waiting; but not one for whom there
+    /// may be a unit at once, nor for ever. Then it goes by itself, and this is false.
+    pub fn bears_being_overtaken(&mut self, now: Duration) -> bool {
+        self.overtaken += 1;
+        let is_scarce = self.known.is_some_and(|heard| !heard.plenty);
+        let bears = is_scarce && self.overtaken < MOST_OVERTAKEN && !self.is_alone();
+        if bears {
+            self.exchanged = Some(now);
+            // The same would happen again if all came back at once.
+            self.in_turn = Some(now.saturating_add(self.rhythm.turn()));
+        }
+        bears
     }
 
     /// Whether what the pool told is new enough to judge by, or the only thing there is.
@@ -290,10 +341,7 @@ impl Lease {
 
     /// How long it takes at most until the fleet is asked for a unit; `None` while nobody can be asked.
     pub fn asks_after(&self) -> Option<Duration> {
-        let interval = self
-            .known
-            .map_or(waiting_interval(1), |heard| heard.interval);
-        (!self.is_alone()).then_some(interval)
+        (!self.is_alone()).then(|| self.rhythm.interval())
     }
 
     /// A request begins to wait. The fleet is told soon, also where it is a pause or a probe that holds it, so that no unit was asked for.
@@ -303,7 +351,7 @@ impl Lease {
 
     /// Whether an exchange is wanted at once, or soon.
     pub fn calls(&self) -> bool {
-        self.news || self.wanted || self.newcomer
+        self.news || self.wanted || self.newcomer || self.in_turn.is_some()
     }
 
     /// A hint says that something concerns this replica.
@@ -311,9 +359,15 @@ impl Lease {
         self.news = true;
     }
 
+    /// Something may concern this replica, and all others too.
+    pub fn all_hinted(&mut self, now: Duration) {
+        let turn = now.saturating_add(self.rhythm.turn());
+        self.in_turn.get_or_insert(turn);
+    }
+
     /// An operator ends all pauses.
     pub(in crate::policy) fn resume(&mut self) {
-        self.pauses += 1;
+        self.resumes += 1;
         (self.group_pause, self.operation_pause) = (None, None);
         self.told = None;
         self.news = true;

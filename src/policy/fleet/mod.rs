@@ -9,6 +9,7 @@
 //! called back, and units are dealt one by one. [`Lease`] is the replica's side.
 
 mod clock;
+mod doubt;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod lease;
@@ -16,6 +17,7 @@ mod member;
 mod plausible;
 mod pool;
 mod replica;
+mod rhythm;
 #[cfg(test)]
 mod simulation;
 mod statement;
@@ -27,7 +29,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    lease::Lease,
+    doubt::Low,
+    lease::{Lease, Timing},
     pool::{Hinted, MAX_REPLICAS, Pool, Reply},
     replica::{orders, use_dealt},
     statement::{Ending, Known, Order, Pauses, Statement, Told},
@@ -50,7 +53,10 @@ pub const DEAD: Duration = Duration::from_secs(40);
 /// A replica that holds nothing is forgotten after this time.
 pub const FORGOTTEN: Duration = Duration::from_secs(90);
 
-/// Who waits says so at least once a second; one that has not for three waits no more.
+/// Who waits says so at least this often.
+pub const SAYS_AGAIN: Duration = Duration::from_secs(1);
+
+/// Whoever has not said so for this time waits no more. Longer than the longest interval of a replica whose register is far.
 pub const WAITS_NO_MORE: Duration = Duration::from_secs(3);
 
 /// A dealt unit that its replica has not used after this time is returned: less than the pool believes in those that wait.
@@ -61,10 +67,3 @@ pub const IDLE: Duration = Duration::from_secs(10);
 
 /// No leases for so long after the register has lost something: time in which all replicas state what they hold.
 pub const QUARANTINE: Duration = Duration::from_secs(1);
-
-/// How often a replica exchanges on which somebody waits: seldom enough that the register stays idle however many they are.
-pub fn waiting_interval(active: u64) -> Duration {
-    let interval =
-        Duration::from_millis(5).saturating_mul(u32::try_from(active).unwrap_or(u32::MAX));
-    interval.clamp(Duration::from_millis(50), Duration::from_secs(1))
-}

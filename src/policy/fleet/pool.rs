@@ -2,28 +2,38 @@
 
 mod deal;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 pub use self::reply::{Hinted, Reply};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     DEAD, HEARTBEAT, QUARANTINE, ReplicaId, Statement,
     clock::{FleetClock, SLACK},
+    doubt::Doubt,
     member::Member,
     plausible::MOST,
-    statement::Ending,
+    statement::{Ending, Known},
     tokens::Limits,
 };
 use crate::policy::{
     fair::Turns,
     feedback::Feedback,
-    ledger::{Claims, Gate, Ledger, SAME},
+    ledger::{Claims, Ledger, SAME},
+    operation::OperationId,
 };
 
 /// Replicas of one group. More would not fit into the value's bound, and one register would not serve them.
 pub const MAX_REPLICAS: usize = 1000;
+
+/// A replica that knew the pool so long ago may have been forgotten since.
+const LONG_KNOWN: Duration = DEAD.saturating_sub(HEARTBEAT);
 
 /// Rows of orders of all replicas together, and of each at least. They are a third of the largest value. Callers whose rows find no room wait
 /// until others have been served; the oldest come first.
@@ -43,7 +53,8 @@ pub struct Pool {
     limbo: Vec<(u64, u64)>,
     /// Until then no leases, because the register has lost something.
     quarantine: Option<Duration>,
-    /// Raised by each `resume`.
+    doubt: Option<Doubt>,
+    /// Raised by each `resume`, so that a pause from before it is told from a later one.
     pauses: u64,
     limits: Limits,
     /// The end of the group's last pause.
@@ -63,71 +74,84 @@ impl Pool {
         let lost = known.is_some_and(|known| match member {
             Some(member) => member.number < known.number,
             // Otherwise it was taken for dead.
-            None => known.age < DEAD.saturating_sub(HEARTBEAT),
+            None => known.age < LONG_KNOWN,
         });
+        let is_new = member.is_none_or(|member| member.number < statement.number);
         self.revision += 1;
-        let rules = &statement.rules;
-        let mut hint = BTreeMap::new();
         if lost {
-            // Not if that was so high that the value could soon not be read any more: it was false.
-            let known = known.filter(|known| known.revision < MOST / 2);
-            self.revision = self
-                .revision
-                .max(known.map_or(0, |known| known.revision) + 1);
-            // So that the end of an attempt is not taken for that of another.
-            self.ledger
-                .number_above(known.map_or(0, |known| known.dealt));
-            self.quarantine = Some(now.saturating_add(QUARANTINE));
+            self.recover(known, now);
         }
         let latest = now.saturating_add(QUARANTINE);
         self.quarantine = self.quarantine.filter(|until| *until > now);
         self.quarantine = self.quarantine.map(|until| until.min(latest));
+        let rules = &statement.rules;
         self.ledger.cut(rules, now);
-        if member.is_none_or(|member| member.number < statement.number) {
-            self.take_in(statement, now);
+        if is_new && !self.take_in(statement, now) {
+            let mut reply = self.reply(statement, (false, [false; 2], Hinted::Nobody), now);
+            reply.is_full = true;
+            return reply;
         }
         self.bury(now);
         self.count_claims();
-        let before = self.ledger.gate(now);
+        let before = self.held_up(now);
         self.learn(statement, now);
-        let resumed = self.follow_pauses(statement, now);
-        let after = self.ledger.gate(now);
-        self.deal(rules, (replica, now), &mut hint);
+        let resumed = is_new && self.follow_pauses(statement, now);
+        let is_news = lost || resumed || self.held_up(now) != before;
+        let mut hint = BTreeSet::new();
+        let next = self.deal(rules, (replica, now), &mut hint);
         let keeps = self.keeps(rules, now);
-        if keeps.contains(&false) {
-            let holders = self.members.iter().filter(|(_, member)| {
-                member
-                    .held
-                    .iter()
-                    .zip(keeps)
-                    .any(|(held, keeps)| *held > 0 && !keeps)
-            });
-            hint.extend(holders.map(|(id, _)| (*id, ())));
-        }
+        self.call_back(keeps, &mut hint);
         if !statement.leaves {
             self.lease(statement, keeps, now);
         }
-        let paused = |gate: &Gate| {
-            let operation = gate.paused_operation().map(|(operation, _)| operation);
-            (gate.group_is_paused(), operation)
-        };
-        let is_news = lost || resumed || paused(&before) != paused(&after);
         hint.remove(&replica);
         let hint = if is_news {
             Hinted::All
         } else if hint.is_empty() {
             Hinted::Nobody
         } else {
-            Hinted::These(hint.into_keys().collect())
+            Hinted::These(hint.into_iter().collect())
         };
         let sales = self.limits.sync(replica, &statement.wants, now);
         let mut reply = self.reply(statement, (lost, keeps, hint), now);
         reply.sales = sales;
+        reply.next = next;
         if statement.leaves {
             // What it still has in flight is told by an answer that was sent later, as for one that died.
             self.end(replica);
         }
         reply
+    }
+
+    /// The register has lost what a replica knew.
+    fn recover(&mut self, known: Option<Known>, now: Duration) {
+        // Not if that was so high that the value could soon not be read any more: it was false.
+        let known = known.filter(|known| known.revision < MOST / 2);
+        let revision = known.map_or(0, |known| known.revision);
+        self.revision = self.revision.max(revision + 1);
+        // So that the end of an attempt is not taken for that of another.
+        let dealt = known.map_or(0, |known| known.dealt);
+        self.ledger.number_above(dealt);
+        self.quarantine = Some(now.saturating_add(QUARANTINE));
+    }
+
+    /// What holds up attempts: a pause of the group, one of an operation, and what follows them. All replicas should know when it begins
+    /// and when it ends.
+    fn held_up(&mut self, now: Duration) -> (bool, Option<OperationId>, bool) {
+        let gate = self.ledger.gate(now);
+        let operation = gate.paused_operation().map(|(operation, _)| operation);
+        let recovers = self.ledger.recovers();
+        (gate.group_is_paused(), operation, recovers)
+    }
+
+    /// Calls back leases that may not be kept.
+    fn call_back(&self, keeps: [bool; 2], hint: &mut BTreeSet<ReplicaId>) {
+        for (id, member) in &self.members {
+            let mut held = member.held.iter().zip(keeps);
+            if held.any(|(held, keeps)| *held > 0 && !keeps) {
+                hint.insert(*id);
+            }
+        }
     }
 
     /// The fleet's ledger, which the replica's follows.
@@ -142,14 +166,11 @@ impl Pool {
             .saturating_add(Duration::from_secs(900))
     }
 
-    fn take_in(&mut self, statement: &Statement, now: Duration) {
+    /// False if there is no room for another replica.
+    fn take_in(&mut self, statement: &Statement, now: Duration) -> bool {
         let is_new = !self.members.contains_key(&statement.replica);
-        if is_new && self.members.len() >= MAX_REPLICAS {
-            // The one that was heard of longest ago. What it holds is in limbo.
-            let oldest = self.members.iter().min_by_key(|(_, member)| member.seen);
-            if let Some(id) = oldest.map(|(id, _)| *id) {
-                self.end(id);
-            }
+        if is_new && !self.make_room(now) {
+            return false;
         }
         let most_orders = (MAX_ORDERS / (self.members.len() + 1)).max(FEWEST_ORDERS);
         let member = self.members.entry(statement.replica).or_default();
@@ -165,6 +186,25 @@ impl Pool {
                 self.ledger.ended_elsewhere(dealt.grant, *end, now);
             }
         }
+        true
+    }
+
+    /// Sees to it that another replica finds room. False if it does not.
+    fn make_room(&mut self, now: Duration) -> bool {
+        if self.members.len() < MAX_REPLICAS {
+            return true;
+        }
+        self.bury(now);
+        if self.members.len() < MAX_REPLICAS {
+            return true;
+        }
+        // One that would not be missed, and that would not take its record for lost.
+        let idle = self.members.iter().filter(|(_, member)| {
+            member.units() == 0 && now.saturating_sub(member.seen) >= LONG_KNOWN
+        });
+        let oldest = idle.min_by_key(|(_, member)| member.seen);
+        let oldest = oldest.map(|(id, _)| *id);
+        oldest.inspect(|id| self.end(*id)).is_some()
     }
 
     /// Ends replicas that died, and forgets those that left without a word.
@@ -203,7 +243,14 @@ impl Pool {
     /// Learns what the replica's answers told.
     fn learn(&mut self, statement: &Statement, now: Duration) {
         let window = self.ledger.window_id();
-        if let Some(told) = statement.told {
+        if let Some(mut told) = statement.told {
+            let free = self.ledger.free().unwrap_or(0);
+            let judged = (told.reset, free);
+            if Doubt::judge(&mut self.doubt, statement, judged, self.revision)
+                && let Some(low) = told.low
+            {
+                told.remaining = told.remaining.min(low.remaining);
+            }
             let is_known = knows_time(statement, now);
             let ends = [
                 told.ends_in.map(|time| now.saturating_add(time)),
@@ -227,6 +274,7 @@ impl Pool {
         if self.ledger.window_id() != window {
             // They have taken nothing from another window.
             self.limbo.clear();
+            self.doubt = None;
         }
         self.count_claims();
     }
@@ -234,13 +282,17 @@ impl Pool {
     /// Takes over pauses that begin or last longer. True if an operator has ended them.
     fn follow_pauses(&mut self, statement: &Statement, now: Duration) -> bool {
         let pauses = statement.pauses;
-        let resumed = pauses.number > self.pauses;
+        // What a newcomer says is of now, although it has not heard how often pauses were ended.
+        let is_over = statement.known.is_some() && pauses.heard < self.pauses;
+        // It is less than what was heard if the register has lost it. That ends no pause.
+        self.pauses = self.pauses.max(pauses.heard.min(MOST));
+        let resumed = pauses.resumes > 0;
         if resumed {
-            self.pauses = pauses.number;
+            self.pauses = self.pauses.saturating_add(pauses.resumes).min(MOST);
             self.ledger.resume();
             self.paused_until = Duration::ZERO;
         }
-        if pauses.number < self.pauses {
+        if is_over {
             return resumed;
         }
         let is_known = knows_time(statement, now);

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ReplicaId, tokens::Want};
+use super::{Low, ReplicaId, tokens::Want};
 use crate::policy::{
     fair::{Priority, Share},
     ledger::{End, LedgerRules, Payload},
@@ -70,13 +70,17 @@ pub struct Told {
     pub known_end: Option<Ending>,
     /// An attempt told it that was sent after this revision of the pool was known.
     pub sent_after: u64,
+    /// What a single answer told, if that was far less.
+    pub low: Option<Low>,
 }
 
 /// Pauses that last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pauses {
-    /// Raised by each `resume`; pauses of a lower number are over.
-    pub number: u64,
+    /// The fleet's number of the last `resume`, as it was heard; pauses from before a later one are over.
+    pub heard: u64,
+    /// How often an operator has ended them here since then.
+    pub resumes: u64,
     pub group: Option<Ending>,
     pub operation: Option<(OperationId, Ending)>,
 }

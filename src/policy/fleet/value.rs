@@ -6,7 +6,7 @@ use super::{Hinted, Pool, plausible::check};
 
 /// The form of the bytes. Raised whenever a field is added, taken away or moved; it is in the name of the register's key too, so that
 /// two releases never read each other's.
-pub const FORM: u8 = 1;
+pub const FORM: u8 = 2;
 
 /// The largest value that is read or written. A register stays fast with many times of that, but each replica reads it at each exchange.
 pub const MAX_SIZE: usize = 256 * 1024;
@@ -75,7 +75,9 @@ mod tests {
 
     use super::*;
     use crate::policy::{
-        fleet::{DEAD, Lease, MAX_REPLICAS, ReplicaId, Reply, plausible::MOST, simulation::crowd},
+        fleet::{
+            DEAD, Lease, MAX_REPLICAS, ReplicaId, Reply, Timing, plausible::MOST, simulation::crowd,
+        },
         ledger::{Ledger, LedgerRules},
     };
 
@@ -162,7 +164,15 @@ mod tests {
     fn exchange(replica: &mut Ledger, pool: &mut Pool, now: Duration) -> Reply {
         let statement = replica.state(Vec::new(), RULES, now).expect("in a fleet");
         let reply = pool.sync(&statement, now);
-        replica.hear(&reply, pool, now, now);
+        replica.hear(
+            &reply,
+            pool,
+            Timing {
+                began: now,
+                round_trip: Duration::ZERO,
+            },
+            now,
+        );
         reply
     }
 

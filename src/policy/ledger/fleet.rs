@@ -214,6 +214,11 @@ impl Ledger {
         self.learning.goes_on() || self.ended.is_some() || self.pauses.recovers()
     }
 
+    /// Whether a pause, or what follows it, holds up attempts.
+    pub(crate) fn recovers(&self) -> bool {
+        self.pauses.recovers()
+    }
+
     /// The end of the window.
     pub(crate) fn window_ends(&self) -> Option<Duration> {
         self.window.as_ref().map(|window| window.ends)

@@ -123,7 +123,7 @@ mod tests {
             Arc::default(),
         );
         let shown = || without_times(view(&fleet));
-        let none = json!({ "ok": 0, "conflict": 0, "timeout": 0, "down": 0, "broken": 0, "not_writable": 0, "refused": 0, "denied": 0 });
+        let none = json!({ "ok": 0, "conflict": 0, "timeout": 0, "down": 0, "broken": 0, "overtaken": 0, "full": 0, "not_writable": 0, "refused": 0, "denied": 0 });
         let fresh = json!({
             "register": "redis", "state": "unknown", "since": "a time", "fault": null, "reason": null, "timeout_seconds": 0.05,
             "p50_seconds": null, "p99_seconds": null, "exchanges": none, "alone_seconds": 0.0,

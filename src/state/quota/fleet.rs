@@ -15,7 +15,7 @@ use super::{
 use crate::{
     hash::{NameHash, hex},
     policy::{
-        fleet::{Lease, Pool, ReplicaId, Reply, Statement, orders, use_dealt},
+        fleet::{Lease, Pool, ReplicaId, Reply, Statement, Timing, orders, use_dealt},
         ledger::Ledger,
     },
     types::other,
@@ -183,8 +183,8 @@ impl Group {
         Some((ledger.state(orders, rules, now)?, now))
     }
 
-    /// The reply to a statement that was made at `began`, and what the pool is now.
-    pub(crate) fn hear(self: &Arc<Self>, reply: &Reply, pool: &Pool, began: Duration) {
+    /// The reply to a statement, and what the pool is now.
+    pub(crate) fn hear(self: &Arc<Self>, reply: &Reply, pool: &Pool, timing: Timing) {
         let planned = self.planned();
         let callers = planned.groups.get(&self.name).map_or(&[][..], |all| all);
         self.apply(|state, now| {
@@ -194,7 +194,7 @@ impl Group {
                 keys,
                 ..
             } = state;
-            ledger.hear(reply, pool, began, now);
+            ledger.hear(reply, pool, timing, now);
             let elsewhere = reply.elsewhere.iter().map(|(share, count)| {
                 let mut share = share.clone();
                 let name = keys.name_among(&share.caller, callers);
@@ -215,13 +215,24 @@ impl Group {
         });
     }
 
-    /// Others have told something that concerns this replica.
-    pub(crate) fn hinted(&self) {
+    /// Others have told something that concerns this replica, perhaps as it does all.
+    pub(crate) fn hinted(&self, all: bool) {
+        let now = self.now();
         let mut state = self.state.lock();
-        if let Some(lease) = state.ledger.supply_mut() {
-            lease.hinted();
+        match state.ledger.supply_mut() {
+            Some(lease) if all => lease.all_hinted(now),
+            Some(lease) => lease.hinted(),
+            None => {}
         }
         self.call_driver(&state);
+    }
+
+    /// In an exchange others were always faster. False if this replica goes by itself now; see [`Self::go_alone`].
+    pub(crate) fn bears_being_overtaken(&self) -> bool {
+        let now = self.now();
+        let mut state = self.state.lock();
+        let lease = state.ledger.supply_mut();
+        lease.is_some_and(|lease| lease.bears_being_overtaken(now))
     }
 
     /// This replica ends.

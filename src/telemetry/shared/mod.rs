@@ -127,8 +127,8 @@ impl FleetStatus {
         if let Some(count) = self.exchanges.get(result as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        // What was never sent would only make the times look better than they are.
-        if result == ExchangeResult::Down {
+        // What was never sent would only make the times look better than they are, and a conflict is a part of another exchange.
+        if matches!(result, ExchangeResult::Down | ExchangeResult::Conflict) {
             return;
         }
         self.durations.observe(took.as_secs_f64());

@@ -266,7 +266,8 @@ async fn its_metrics_are_there_from_the_start_and_groups_are_bounded() {
     }
     fleet.register_up();
     fleet.exchanged(ExchangeResult::Ok, Duration::from_micros(320));
-    fleet.exchanged(ExchangeResult::Conflict, Duration::from_secs(1));
+    fleet.exchanged(ExchangeResult::Conflict, Duration::ZERO);
+    fleet.exchanged(ExchangeResult::Overtaken, Duration::from_secs(1));
     let groups = ["main", "hash-1", "hash-2"].map(|name| joined(&fleet, name));
     groups
         .iter()

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{
     super::{
-        DEALT_TERM, Ending, HEARTBEAT, IDLE, Known, Order, Pauses, Reply, Statement, TERM, Told,
-        plausible::MOST, waiting_interval,
+        DEALT_TERM, Ending, HEARTBEAT, IDLE, Known, Order, Pauses, Reply, SAYS_AGAIN, Statement,
+        TERM, Told, plausible::MOST,
     },
     Heard, Lease, MARKS,
 };
@@ -20,22 +20,26 @@ const DISTANCE: Duration = Duration::from_millis(2);
 /// Rows of orders in a statement. More kinds of requests of more callers than these wait for others to go first.
 const MAX_ORDERS: usize = 128;
 
+/// An exchange, by this replica's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// When its statement was made.
+    pub began: Duration,
+    /// From a message to the register until its answer.
+    pub round_trip: Duration,
+}
+
 impl Lease {
     /// When the next exchange is due; `None` while there is nothing to say. `waits` tells whether somebody waits here, `claimed` whether
     /// attempts are in flight or in doubt.
     pub fn due(&self, waits: bool, claimed: bool, now: Duration) -> Option<Duration> {
         let Some(exchanged) = self.exchanged else {
-            return (self.news || self.wanted || waits || self.leaves).then_some(now);
+            let says = self.news || self.wanted || self.newcomer || waits || self.leaves;
+            return says.then_some(now).or(self.in_turn);
         };
-        let interval = self
-            .known
-            .map_or(waiting_interval(1), |heard| heard.interval);
         let news = (self.news || self.leaves).then(|| exchanged.saturating_add(DISTANCE));
-        // Where there is plenty, the answer to a newcomer is a unit.
-        let asks_at_once = self.newcomer && self.known.is_none_or(|heard| heard.plenty);
-        let distance = if asks_at_once { DISTANCE } else { interval };
-        let waiting =
-            (waits || self.wanted || self.waited > 0).then(|| exchanged.saturating_add(distance));
+        let waits = waits || self.wanted || self.newcomer || self.waited > 0;
+        let waiting = waits.then(|| self.asks_again(exchanged));
         let holds = self.units() > 0 || !self.dealt.is_empty();
         // What was stated is unsaid when it is so no longer.
         let claims = holds || claimed || self.claimed || !self.ended.is_empty();
@@ -46,12 +50,29 @@ impl Lease {
             .filter(|at| *at > exchanged);
         let ends = [idle, Some(self.until).filter(|until| *until > exchanged)];
         let ends = ends.into_iter().flatten().filter(|_| holds);
-        let due = [news, waiting, beat]
+        let due = [news, self.in_turn, waiting, beat]
             .into_iter()
             .flatten()
             .chain(ends)
             .min();
         due.map(|due| due.max(now))
+    }
+
+    /// When somebody waits and nothing is heard of others: a newcomer soon, the others when a unit is due.
+    fn asks_again(&self, exchanged: Duration) -> Duration {
+        let plenty = self.known.is_none_or(|heard| heard.plenty);
+        let interval = exchanged.saturating_add(self.rhythm.interval());
+        if self.newcomer {
+            // Where there is plenty, the answer is a unit.
+            let at_once = exchanged.saturating_add(DISTANCE);
+            return if plenty { at_once } else { interval };
+        }
+        let again = exchanged.saturating_add(SAYS_AGAIN).max(interval);
+        let next = self.known.and_then(|heard| heard.next);
+        let turn = self.rhythm.turn() + DISTANCE;
+        next.map_or(again, |next| {
+            next.saturating_add(turn).clamp(interval, again)
+        })
     }
 
     /// Where this replica stands.
@@ -73,6 +94,8 @@ impl Lease {
         self.number += 1;
         self.exchanged = Some(now);
         (self.news, self.wanted, self.newcomer) = (false, false, false);
+        self.in_turn = None;
+        self.resumes_said = self.resumes;
         let pause = |until: Duration, known: Option<(Duration, Duration)>| Ending {
             told: known
                 .filter(|(_, own)| *own >= until)
@@ -113,9 +136,11 @@ impl Lease {
                     left: told.ends - now,
                 }),
                 sent_after: told.sent_after,
+                low: told.low.map(|(low, _)| low),
             }),
             pauses: Pauses {
-                number: self.pauses,
+                heard: self.pauses,
+                resumes: self.resumes,
                 group,
                 operation,
             },
@@ -132,8 +157,9 @@ impl Lease {
         }
     }
 
-    /// Takes a reply. `began` is when its exchange began, `next` the number of the next attempt here.
-    pub(super) fn heard(&mut self, reply: &Reply, (began, next): (Duration, u64)) {
+    /// Takes a reply, with the number of the next attempt here.
+    pub(super) fn heard(&mut self, reply: &Reply, timing: Timing, next: u64) {
+        let began = timing.began;
         let before = self.known.map_or(0, |heard| heard.revision);
         let shift = Shift {
             fleet: reply.now,
@@ -168,7 +194,7 @@ impl Lease {
             number: reply.number,
             at: began,
             fleet: reply.now,
-            interval: reply.interval,
+            next: reply.next.map(|next| shift.to_own(next)),
             plenty: reply.keeps == [true; 2],
             awaits_ends: reply.awaits_ends,
             others_rate: reply.others_rate,
@@ -184,5 +210,7 @@ impl Lease {
             }
         }
         self.alone = None;
+        self.overtaken = 0;
+        self.rhythm.heard(reply.active, timing.round_trip);
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    super::{Order, Pool, Reply, Statement},
-    WindowTold,
+    super::{Order, Pool, Reply, Statement, doubt::is_far_below},
+    Timing, WindowTold,
 };
 use crate::policy::ledger::{Ledger, LedgerRules, Shift};
 
@@ -28,23 +28,28 @@ impl Ledger {
         Some(statement)
     }
 
-    /// Takes a reply, and what the pool was then. `began` is when the exchange began, that is when the statement was made.
-    pub fn hear(&mut self, reply: &Reply, pool: &Pool, began: Duration, now: Duration) {
+    /// Takes a reply, and what the pool was then.
+    pub fn hear(&mut self, reply: &Reply, pool: &Pool, timing: Timing, now: Duration) {
         let next = self.next_attempt();
         let Some(lease) = self.supply_mut() else {
             return;
         };
-        lease.heard(reply, (began, next));
+        let is_newcomer = !lease.is_member();
+        lease.heard(reply, timing, next);
         let external = lease.external;
-        if reply.pauses < lease.pauses {
+        let pauses = match reply.pauses {
+            pauses if pauses < MANY_RESUMES => pauses,
+            // As often no operator has ended a pause.
+            _ => lease.pauses,
+        };
+        let said = std::mem::take(&mut lease.resumes_said);
+        let is_resumed = !is_newcomer && pauses > lease.pauses + said;
+        lease.pauses = lease.pauses.max(pauses);
+        lease.resumes -= said;
+        if lease.resumes > 0 {
             // An operator has ended pauses here meanwhile, and the pool does not know it yet.
             self.count_held();
             return;
-        }
-        // As often no operator has ended a pause.
-        let is_resumed = reply.pauses > lease.pauses && reply.pauses < MANY_RESUMES;
-        if is_resumed {
-            lease.pauses = reply.pauses;
         }
         if is_resumed {
             (lease.group_pause, lease.operation_pause) = (None, None);
@@ -53,7 +58,7 @@ impl Ledger {
         }
         let shift = Shift {
             fleet: reply.now,
-            own: began,
+            own: timing.began,
         };
         self.adopt(pool.ledger(), reply.claimed, shift);
         let external = self.count_external(external, pool.ledger());
@@ -72,6 +77,10 @@ impl Ledger {
                 Some(told) if told.reset > reset.saturating_add(1) && told.ends > now => {}
                 Some(told) if told.reset.abs_diff(reset) <= 1 && told.ends > now => {
                     told.remaining = told.remaining.min(remaining);
+                    // The fleet knows it by now, or something like it.
+                    let remaining = told.remaining;
+                    told.low
+                        .take_if(|(low, _)| !is_far_below(low.remaining, remaining));
                     told.fleet_end = Some(end);
                     if !told.is_own_end {
                         told.ends = shift.to_own(end);
@@ -86,6 +95,7 @@ impl Ledger {
                         is_own_end: false,
                         fleet_end: Some(end),
                         sent_after: 0,
+                        low: None,
                     });
                 }
             }

@@ -1,6 +1,6 @@
 //! How the pool gives units away: dealt one by one to those that wait, or leased.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     super::{
@@ -18,8 +18,9 @@ use crate::policy::{
 /// Units that one sync deals: what one reply and one value hold without growing much. The next sync is a moment later.
 const DEALT_AT_ONCE: usize = 64;
 
-/// Requests of one order that a sync looks at: all units may be one caller's.
-const LOOKED_AT: u32 = DEALT_AT_ONCE as u32;
+/// Requests that one sync looks at, beside the first of each order: so many that all units may be one caller's, and so few that it takes
+/// no longer than a millisecond.
+const LOOKED_AT: usize = 2048;
 
 /// A lease is for at most so much time of a replica's own rate.
 const LEASED_TIME: f64 = 20.0;
@@ -47,27 +48,28 @@ impl Waits for Place {
 }
 
 impl Pool {
-    /// Deals units to those that wait on any replica.
+    /// Deals units to those that wait on any replica. Returns when the next is due, if that is known.
     pub(super) fn deal(
         &mut self,
         rules: &LedgerRules,
         (replica, now): (ReplicaId, Duration),
-        hint: &mut BTreeMap<ReplicaId, ()>,
-    ) {
-        let mut entries = Vec::new();
-        for (id, member) in &self.members {
-            for (index, order) in member.waiting(now).iter().enumerate() {
-                entries.extend(places(*id, index, order, now));
-            }
-        }
-        let mut queue = Queue::resume(std::mem::take(&mut self.turns), entries, now);
-        let most = if self.quarantine.is_some() {
-            1
-        } else {
-            DEALT_AT_ONCE
+        hint: &mut BTreeSet<ReplicaId>,
+    ) -> Option<Duration> {
+        let waiting = || {
+            let members = self.members.iter();
+            members.map(|(id, member)| (*id, member.waiting(now)))
         };
+        let orders: usize = waiting().map(|(_, orders)| orders.len()).sum();
+        let of_each = (LOOKED_AT / orders.max(1)).clamp(1, DEALT_AT_ONCE);
+        let entries = waiting().flat_map(|(id, orders)| {
+            let orders = orders.iter().enumerate();
+            orders.flat_map(move |(index, order)| places((id, index), order, of_each, now))
+        });
+        let entries: Vec<_> = entries.collect();
+        let mut queue = Queue::resume(std::mem::take(&mut self.turns), entries, now);
+        let most = if self.is_careful() { 1 } else { DEALT_AT_ONCE };
         let mut given = Vec::new();
-        deal(
+        let rest = deal(
             &mut self.ledger,
             &mut queue,
             (now, most),
@@ -75,6 +77,7 @@ impl Pool {
             |place, _, grant| given.push((place, grant)),
         );
         self.turns = queue.turns();
+        let all = given.len() < most;
         for (place, grant) in given {
             let Some(member) = self.members.get_mut(&place.replica) else {
                 continue;
@@ -95,17 +98,23 @@ impl Pool {
                 what: What::Dealt(dealt),
             });
             if place.replica != replica {
-                hint.insert(place.replica, ());
+                hint.insert(place.replica);
             }
         }
         for member in self.members.values_mut() {
             member.orders.retain(|order| order.count > 0);
         }
+        if all { rest.next } else { Some(now) }
+    }
+
+    /// Whether units are dealt one by one, and not leased.
+    fn is_careful(&self) -> bool {
+        self.quarantine.is_some() || self.doubt.is_some()
     }
 
     /// Whether leases may be had, for interactive callers and for batch: while nobody waits whom the window holds.
     pub(super) fn keeps(&mut self, rules: &LedgerRules, now: Duration) -> [bool; 2] {
-        if self.quarantine.is_some() {
+        if self.is_careful() {
             return [false; 2];
         }
         let waits = |is_batch: bool| {
@@ -162,11 +171,11 @@ impl Pool {
     }
 }
 
-/// The places of an order in the queue. When each but the oldest arrived is not known: evenly since then.
+/// The places of an order in the queue, `most` of them. When each but the oldest arrived is not known: evenly since then.
 fn places(
-    replica: ReplicaId,
-    index: usize,
+    (replica, index): (ReplicaId, usize),
     order: &Order,
+    most: usize,
     now: Duration,
 ) -> impl Iterator<Item = (Share, (Duration, Duration), Place)> {
     let share = order.share();
@@ -178,7 +187,8 @@ fn places(
     };
     let (oldest, count) = (order.oldest, order.count);
     let ageing_time = order.ageing_time;
-    (0..count.min(LOOKED_AT)).map(move |n| {
+    let most = u32::try_from(most).unwrap_or(u32::MAX);
+    (0..count.min(most)).map(move |n| {
         let after = now
             .saturating_sub(oldest)
             .mul_f64(f64::from(n) / f64::from(count));

@@ -9,7 +9,6 @@ use super::{
         ReplicaId, Statement, TERM,
         member::{Dealt, What},
         tokens::Sale,
-        waiting_interval,
     },
     Member, Pool,
 };
@@ -32,8 +31,11 @@ pub struct Reply {
     pub keeps: [bool; 2],
     /// Whether others wait for the ends of attempts on dealt units.
     pub awaits_ends: bool,
-    /// How often to exchange while somebody waits.
-    pub interval: Duration,
+    /// Replicas that take part in the sharing.
+    pub active: u64,
+    /// When the next unit is due for somebody that waits, in the fleet's time, if that is known. Before it only an answer of DevRev's can
+    /// release one, and whoever gets that exchanges.
+    pub next: Option<Duration>,
     /// The replica's share of what all spend, and what the others spend, in units a second.
     pub share: f64,
     pub others_rate: f64,
@@ -46,6 +48,8 @@ pub struct Reply {
     /// If the register had lost what this replica knew: whether it had nothing at all.
     pub lost: Option<bool>,
     pub hint: Hinted,
+    /// There are [`MAX_REPLICAS`](super::MAX_REPLICAS) others already. Nothing was changed that is worth writing.
+    pub is_full: bool,
     /// Of callers' tokens.
     pub sales: Vec<Sale>,
     pub replicas: u64,
@@ -108,8 +112,9 @@ impl Pool {
                 .window_ends()
                 .map_or(term, |ends| ends.min(term)),
             keeps,
-            awaits_ends: self.ledger.awaits_ends(),
-            interval: waiting_interval(active),
+            awaits_ends: self.ledger.awaits_ends() || self.doubt.is_some(),
+            active,
+            next: None,
             share: share.clamp(0.0, 1.0),
             others_rate: (all - own).max(0.0),
             claimed: member.map_or(0, Member::units),
@@ -117,6 +122,7 @@ impl Pool {
             pauses: self.pauses,
             lost: lost.then_some(self.members.len() <= 1),
             hint,
+            is_full: false,
             sales: Vec::new(),
             replicas: self.members.len() as u64,
             limbo: self.limbo.iter().map(|(units, _)| units).sum(),

@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{super::waiting_interval, RULES, SECOND, Scenario, run::Fleet};
+use super::{RULES, SECOND, Scenario, run::Fleet};
 use crate::policy::{
     fair::Priority,
     ledger::{Grant, PROBE_TIMEOUT, Source},
 };
+
+/// What each replica adds to the time that others leave it.
+const STEP: Duration = Duration::from_millis(5);
 
 /// Two clocks agree to this.
 const ROUNDING: Duration = Duration::from_millis(60);
@@ -107,7 +110,8 @@ impl Fleet {
         if loss > 0.0 || late > 0.0 {
             return;
         }
-        let longest = waiting_interval(replicas) + delay * 15;
+        let interval = STEP * u32::try_from(replicas).unwrap_or(u32::MAX);
+        let longest = interval.clamp(SECOND / 20, SECOND) + delay * 15;
         let register = self.registers[0].now(self.now);
         let somebody_waits = self
             .replicas
@@ -148,14 +152,19 @@ impl Fleet {
             );
         }
         let Scenario {
-            delay, loss, late, ..
+            delay,
+            loss,
+            late,
+            replicas,
+            ..
         } = self.scenario;
         if self.replicas[index].is_alone() || loss > 0.0 || late > 0.0 {
             return;
         }
         if let Some((since, until)) = self.checks.pause {
-            // The hint takes a message, and what it told an exchange, perhaps after another.
-            let is_known = since + delay * 12 < self.now;
+            // The hint takes a message, and what it told an exchange in turn, perhaps after another.
+            let turns = STEP * u32::try_from(replicas).unwrap_or(u32::MAX);
+            let is_known = since + turns + delay * 12 < self.now;
             assert!(
                 !is_known || self.now + ROUNDING >= until,
                 "{:?}: {index} sends in a pause since {since:?} until {until:?}",

@@ -36,6 +36,7 @@ pub(in super::super) fn statement(replica: ReplicaId, number: u64, callers: u64)
             ends_in: Some(Duration::from_secs(50)),
             known_end: None,
             sent_after: 0,
+            low: None,
         }),
         pauses: Pauses::default(),
         ended: Vec::new(),

@@ -3,8 +3,8 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use super::{
-    super::{Pool, Reply, Statement, orders},
-    RULES, TIMEOUT, TIMEOUTS,
+    super::{Pool, Reply, Statement, Timing, orders},
+    RULES, TIMEOUT,
     register::Tagged,
     run::{Answer, Event, Fleet, Write},
 };
@@ -19,6 +19,10 @@ pub(super) struct Exchange {
     message: u64,
     statement: Statement,
     began: Duration,
+    /// When that message was sent.
+    asked: Duration,
+    /// Whether another replica was faster.
+    overtaken: bool,
     /// What it tries to write, and the answer if that succeeds. Nothing while it reads.
     tries: Option<(Tagged, Reply)>,
 }
@@ -49,9 +53,9 @@ impl Fleet {
         let number = replica.exchanges;
         if let Some((value, own, register)) = replica.cached.clone() {
             let found = (Some(value), register + (now - own));
-            self.try_write(index, number, (statement, now), found);
+            self.try_write(index, number, (statement, now, false), found);
         } else {
-            self.ask(index, number, (statement, now), None, None);
+            self.ask(index, number, (statement, now, false), None, None);
         }
         self.after(TIMEOUT, Event::Answered(index, number, None));
         None
@@ -61,7 +65,7 @@ impl Fleet {
         &mut self,
         index: usize,
         number: u64,
-        (statement, began): (Statement, Duration),
+        (statement, began, overtaken): (Statement, Duration, bool),
         (over, register): (Option<Tagged>, Duration),
     ) {
         let mut pool = match &over {
@@ -74,7 +78,7 @@ impl Fleet {
         self.ask(
             index,
             number,
-            (statement, began),
+            (statement, began, overtaken),
             over,
             Some((value, reply)),
         );
@@ -85,7 +89,7 @@ impl Fleet {
         &mut self,
         index: usize,
         number: u64,
-        (statement, began): (Statement, Duration),
+        (statement, began, overtaken): (Statement, Duration, bool),
         over: Option<u64>,
         tries: Option<(Tagged, Reply)>,
     ) {
@@ -107,6 +111,8 @@ impl Fleet {
             message,
             statement,
             began,
+            asked: self.now,
+            overtaken,
             tries,
         });
         self.message(index, || Event::Asked(write.clone()));
@@ -131,16 +137,14 @@ impl Fleet {
             None => {
                 // Whether it was written is not known.
                 replica.cached = None;
-                replica.failures += 1;
-                let times = replica.failures.saturating_sub(TIMEOUTS).min(5);
-                replica.retry_at = now + (FIRST_RETRY * 2_u32.pow(times)).min(LAST_RETRY);
-                if let Some(lease) = replica.ledger.supply_mut() {
-                    if replica.failures >= TIMEOUTS {
-                        lease.fail(now);
-                    } else {
-                        // What was stated may not have been heard.
-                        lease.hinted();
-                    }
+                let Some(lease) = replica.ledger.supply_mut() else {
+                    unreachable!("it is one of a fleet");
+                };
+                if !(exchange.overtaken && lease.bears_being_overtaken(now)) {
+                    lease.fail(now);
+                    let times = replica.failures.min(5);
+                    replica.retry_at = now + (FIRST_RETRY * 2_u32.pow(times)).min(LAST_RETRY);
+                    replica.failures += 1;
                 }
             }
             Some(Answer::Written(register)) => {
@@ -148,11 +152,16 @@ impl Fleet {
                     unreachable!("it was written");
                 };
                 replica.failures = 0;
-                replica.ledger.hear(&reply, &value.1, exchange.began, now);
+                let timing = Timing {
+                    began: exchange.began,
+                    round_trip: self.now - exchange.asked,
+                };
+                replica.ledger.hear(&reply, &value.1, timing, now);
                 replica.cached = Some((value, now, register));
             }
             Some(Answer::Found(found, register)) => {
-                let statement = (exchange.statement, exchange.began);
+                let overtaken = exchange.overtaken || exchange.tries.is_some();
+                let statement = (exchange.statement, exchange.began, overtaken);
                 self.try_write(index, number, statement, (found, register));
                 return;
             }

@@ -37,9 +37,6 @@ const RULES: LedgerRules = LedgerRules {
 /// How long a replica waits for the register.
 const TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Timeouts in a row after which it goes by itself.
-const TIMEOUTS: u32 = 3;
-
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What proptest runs if nobody asks for another number.

@@ -40,6 +40,8 @@ pub(super) struct Replica {
     pub ledger: Ledger,
     pub queue: Queue<Waiter>,
     deadlines: BTreeMap<(Duration, u64), Ticket>,
+    /// A request has arrived.
+    newcomer: bool,
     /// What its clock is ahead.
     pub clock: Duration,
     /// What it wrote or found last, and when by its own and by the register's clock.
@@ -72,6 +74,7 @@ impl Replica {
             ledger,
             queue: Queue::default(),
             deadlines: BTreeMap::new(),
+            newcomer: false,
             clock,
             cached: None,
             exchange: None,
@@ -138,17 +141,22 @@ impl Fleet {
             kind,
         };
         let now = replica.own(arrived);
+        replica.newcomer = true;
         let ticket = replica.queue.push(&share, (now, now + wait), now, waiter);
         replica.deadlines.insert((now + wait, id), ticket);
         self.wake(index);
     }
 
-    pub(super) fn hinted(&mut self, index: usize) {
-        if self.is_away(index, || Event::Hinted(index)) {
+    pub(super) fn hinted(&mut self, index: usize, all: bool) {
+        if self.is_away(index, || Event::Hinted(index, all)) {
             return;
         }
-        if let Some(lease) = self.replicas[index].ledger.supply_mut() {
-            lease.hinted();
+        let replica = &mut self.replicas[index];
+        let now = replica.own(self.now);
+        match replica.ledger.supply_mut() {
+            Some(lease) if all => lease.all_hinted(now),
+            Some(lease) => lease.hinted(),
+            None => {}
         }
         self.wake(index);
     }
@@ -183,6 +191,7 @@ impl Fleet {
             ledger,
             queue,
             deadlines,
+            newcomer,
             ..
         } = replica;
         let mut given = Vec::new();
@@ -193,6 +202,10 @@ impl Fleet {
         let grant = |ledger: &mut Ledger, _: &Waiter, kind| ledger.grant(kind, &RULES, now);
         let give = |waiter, _, grant| given.push((waiter, grant));
         let rest = deal(ledger, queue, (now, usize::MAX), grant, give);
+        let begins_to_wait = std::mem::take(newcomer) && !queue.is_empty();
+        if let Some(lease) = ledger.supply_mut().filter(|_| begins_to_wait) {
+            lease.begins_to_wait();
+        }
         while let Some(first) = deadlines.first_entry().filter(|entry| entry.key().0 <= now) {
             let gone = queue.remove(&first.remove()).is_some();
             self.given_up += u64::from(gone);

@@ -42,7 +42,8 @@ pub(super) enum Event {
     Asked(Rc<Write>),
     /// Its answer arrives, or it is given up.
     Answered(usize, u64, Option<(u64, Answer)>),
-    Hinted(usize),
+    /// With whether it concerns all.
+    Hinted(usize, bool),
     AtUpstream(u64),
     Back(u64, Settlement),
     Arrives(usize, Share, Duration),
@@ -187,7 +188,7 @@ impl Fleet {
     fn step(&mut self, event: Event) -> bool {
         match event {
             Event::Wake(index) => self.woken(index),
-            Event::Hinted(index) => self.hinted(index),
+            Event::Hinted(index, all) => self.hinted(index, all),
             Event::Asked(write) => {
                 self.asked(&write);
                 return true;
@@ -223,7 +224,8 @@ impl Fleet {
             for other in 0..self.replicas.len() {
                 let replica = &self.replicas[other];
                 if other != index && replica.register == which && write.hint.concerns(replica.id) {
-                    self.message(other, || Event::Hinted(other));
+                    let all = write.hint == Hinted::All;
+                    self.message(other, || Event::Hinted(other, all));
                 }
             }
             Answer::Written(at)
