@@ -128,6 +128,7 @@ impl Member {
             in_flight: self.in_flight + dealt,
             streamed: self.streamed,
             leased: self.held.iter().sum::<u64>() + leased,
+            in_advance: self.leased(0),
             in_doubt: self.in_doubt,
         }
     }

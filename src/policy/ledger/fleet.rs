@@ -18,8 +18,9 @@ pub struct Claims {
     pub in_flight: u64,
     /// Those of them whose attempts have a streamed body.
     pub streamed: u64,
-    /// Not used yet.
+    /// Not used yet; and how many of these are for interactive callers.
     pub leased: u64,
+    pub in_advance: u64,
     pub in_doubt: u64,
 }
 
@@ -29,6 +30,7 @@ impl Claims {
             in_flight: self.in_flight + other.in_flight,
             streamed: self.streamed + other.streamed,
             leased: self.leased + other.leased,
+            in_advance: self.in_advance + other.in_advance,
             in_doubt: self.in_doubt + other.in_doubt,
         }
     }
@@ -80,6 +82,7 @@ impl Ledger {
         self.in_flight = claims.in_flight;
         self.streamed = claims.streamed;
         self.leased = claims.leased;
+        self.in_advance = claims.in_advance;
         self.in_doubt = InDoubt::of(claims.in_doubt);
         if let Some(window) = &mut self.window {
             window.set_in_flight(claims.in_flight + claims.leased);
@@ -101,9 +104,12 @@ impl Ledger {
         self.next_number = self.next_number.max(number.saturating_add(1));
     }
 
-    /// Adds units to a lease.
-    pub(crate) fn lease(&mut self, units: u64) {
+    /// Adds units to a lease for callers of this standing.
+    pub(crate) fn lease(&mut self, units: u64, standing: Standing) {
         self.leased += units;
+        if standing == Standing::Interactive {
+            self.in_advance += units;
+        }
     }
 
     /// Replicas have sent so many attempts for interactive callers and for batch, on leases or without the fleet.
@@ -178,10 +184,10 @@ impl Ledger {
         if !is_open || gate.group.whole.is_some() {
             return Leasable::Nothing;
         }
-        let (claimed, outside) = (self.claimed(), self.outside());
+        let (taken, outside) = (self.taken(), self.outside());
         match &self.window {
             Some(window) => window
-                .due_at_once(rules, outside, (claimed, standing), now)
+                .due_at_once(rules, outside, (taken, standing), now)
                 .map_or(Leasable::Nothing, Leasable::Units),
             // Without any there is no limit.
             None if self.ended.is_some() => self.leasable_between(standing, rules),

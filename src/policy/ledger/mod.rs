@@ -68,7 +68,7 @@ use self::{
     learn::LastReport,
     learning::Learning,
     recovery::Recovery,
-    window::{RESOLUTION, Window},
+    window::{RESOLUTION, Taken, Window},
 };
 use super::{
     fair::Standing,
@@ -115,6 +115,8 @@ pub struct Ledger {
     streamed: u64,
     /// Units that others may take: leased to replicas of the fleet, or held here by a lease, and not sent yet.
     leased: u64,
+    /// How many of these are for interactive callers of the fleet.
+    in_advance: u64,
     in_doubt: InDoubt,
     basis: u64,
     /// Units per second taken outside revgate in earlier windows.
@@ -203,15 +205,19 @@ impl Ledger {
         rules: &LedgerRules,
         now: Duration,
     ) -> Option<Hold> {
-        let (claimed, outside) = (self.claimed(), self.outside());
+        let (taken, outside) = (self.taken(), self.outside());
         let Some(window) = &mut self.window else {
             return self.hold_between_windows(kind, rules);
         };
         let standing = kind.standing;
-        let hold = window.hold(rules, outside, (claimed, standing), now)?;
+        let hold = window.hold(rules, outside, (taken, standing), now)?;
         if self.in_flight == 0 && self.in_doubt.units() > 0 {
             // Held only because of units in doubt: one attempt at a time finds out what is left.
-            let without = window.hold(rules, outside, (self.leased, standing), now);
+            let taken = Taken {
+                all: self.leased,
+                in_advance: self.in_advance,
+            };
+            let without = window.hold(rules, outside, (taken, standing), now);
             if without.is_none_or(|without| {
                 hold.reason == HoldReason::Spent && without.reason != HoldReason::Spent
             }) {
@@ -224,6 +230,13 @@ impl Ledger {
     /// Units that attempts in flight or in doubt may take.
     fn claimed(&self) -> u64 {
         self.in_flight + self.leased + self.in_doubt.units()
+    }
+
+    fn taken(&self) -> Taken {
+        Taken {
+            all: self.claimed(),
+            in_advance: self.in_advance,
+        }
     }
 
     /// Closes the window when its time is over.

@@ -26,6 +26,14 @@ pub(super) struct Outside {
     pub most: f64,
 }
 
+/// Units that attempts may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    pub all: u64,
+    /// Those of them that are leased for interactive callers. They are spent over time, so they are not ahead of the even line.
+    pub in_advance: u64,
+}
+
 /// A token that lacks no more than a rounding error is whole.
 const ROUNDING: f64 = 1e-9;
 
@@ -263,15 +271,15 @@ impl Window {
         (rules.reserved(self.limit) - self.external as f64).max(0.0)
     }
 
-    /// Whether an attempt must wait. `claimed` is the number of units that attempts in flight or in doubt may take.
+    /// Whether an attempt must wait.
     pub(super) fn hold(
         &mut self,
         rules: &LedgerRules,
         outside: Outside,
-        (claimed, standing): (u64, Standing),
+        (taken, standing): (Taken, Standing),
         now: Duration,
     ) -> Option<Hold> {
-        let available = self.remaining.saturating_sub(claimed);
+        let available = self.remaining.saturating_sub(taken.all);
         let withheld = self.withheld(rules, outside, available, now);
         let spare = available as f64 - withheld;
         if spare < 1.0 - ROUNDING {
@@ -290,11 +298,12 @@ impl Window {
         };
         self.contended |= spread.is_some();
         // Beside that, batch leaves to interactive callers what is first come, first served.
+        let even = || self.even_at(rules, outside, spare + taken.in_advance as f64);
         let own = match standing {
             Standing::Interactive => None,
             Standing::Aged if !is_first_come => None,
-            Standing::Aged => Some(self.next_aged.min(self.even_at(rules, outside, spare))),
-            Standing::Batch => Some(self.even_at(rules, outside, spare)),
+            Standing::Aged => Some(self.next_aged.min(even())),
+            Standing::Batch => Some(even()),
         };
         let own = own.filter(|at| *at > now);
         let until = spread.into_iter().chain(own).max()?;

@@ -42,7 +42,7 @@ const SHORT: Settings = Settings {
     limit: 600,
     window: Duration::from_secs(60),
     windows: 4,
-    pool: 120,
+    pool: 200,
     max_wait: Duration::from_secs(60),
 };
 
@@ -51,7 +51,7 @@ const LARGE: Settings = Settings {
     limit: 9000,
     window: Duration::from_secs(60),
     windows: 3,
-    pool: 120,
+    pool: 200,
     max_wait: Duration::from_secs(60),
 };
 

@@ -153,7 +153,7 @@ impl Pool {
             let wanted = (rate * LEASED_TIME).max(SMALLEST_LEASE) as u64;
             let most = (free + held) / (2 * active);
             units[class] = wanted.min(most).saturating_sub(held);
-            self.ledger.lease(units[class]);
+            self.ledger.lease(units[class], standing(class));
             let Some(member) = self
                 .members
                 .get_mut(&statement.replica)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     super::{LedgerRules, Standing, forecast::when_in_later_windows},
-    Outside, ROUNDING, TICK, TokenBucket, Window, spread_time,
+    Outside, ROUNDING, TICK, Taken, TokenBucket, Window, spread_time,
 };
 
 impl Window {
@@ -14,10 +14,10 @@ impl Window {
         &self,
         rules: &LedgerRules,
         outside: Outside,
-        (claimed, standing): (u64, Standing),
+        (taken, standing): (Taken, Standing),
         now: Duration,
     ) -> Option<u64> {
-        let available = self.remaining.saturating_sub(claimed);
+        let available = self.remaining.saturating_sub(taken.all);
         let spare = available as f64 - self.withheld(rules, outside, available, now);
         let first_come = self.first_come(rules, available);
         if first_come <= 0.0 {
@@ -26,7 +26,9 @@ impl Window {
         let units = match standing {
             Standing::Interactive => first_come.min(spare),
             Standing::Aged | Standing::Batch => {
-                first_come.min(spare - self.even_at_time(rules, outside, now))
+                let unspent = spare + taken.in_advance as f64;
+                let due = unspent - self.even_at_time(rules, outside, now);
+                first_come.min(spare).min(due)
             }
         };
         Some(units.max(0.0) as u64)
