@@ -30,6 +30,9 @@ const MOST_OVERTAKEN: u32 = 3;
 /// Alone, what answers told counts for so long: others spend meanwhile.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// And so few units for each replica may be gone before the next answer.
+const FEW: u64 = 2;
+
 /// See the module. Times are the replica's own.
 #[derive(Clone, Debug)]
 pub struct Lease {
@@ -301,13 +304,13 @@ impl Lease {
             .map_or((0.0, 1.0), |heard| (heard.others_rate, heard.share))
     }
 
-    /// Alone: whether others may have spent what answers told.
-    pub(in crate::policy) fn is_stale(&self, now: Duration) -> bool {
-        self.is_alone()
-            && self.is_member()
-            && self
-                .told_at
-                .is_none_or(|at| at.saturating_add(FRESH) <= now)
+    /// Alone: whether others may have spent the `remaining` units that answers told.
+    pub(in crate::policy) fn is_stale(&self, remaining: Option<u64>, now: Duration) -> bool {
+        let is_old = self
+            .told_at
+            .is_none_or(|at| at.saturating_add(FRESH) <= now);
+        let are_few = remaining.is_some_and(|units| units <= self.rhythm.active() * FEW);
+        self.is_alone() && self.is_member() && (is_old || are_few)
     }
 
     /// The register cannot be used: from now on this replica goes by itself.

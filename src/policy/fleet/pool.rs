@@ -32,6 +32,9 @@ use crate::policy::{
 /// Replicas of one group. More would not fit into the value's bound, and one register would not serve them.
 pub const MAX_REPLICAS: usize = 1000;
 
+/// Units that were dealt in what a register loses.
+const LOST_AT_MOST: u64 = 4096;
+
 /// A replica that knew the pool so long ago may have been forgotten since.
 const LONG_KNOWN: Duration = DEAD.saturating_sub(HEARTBEAT);
 
@@ -129,9 +132,10 @@ impl Pool {
         let known = known.filter(|known| known.revision < MOST / 2);
         let revision = known.map_or(0, |known| known.revision);
         self.revision = self.revision.max(revision + 1);
-        // So that the end of an attempt is not taken for that of another.
+        // So that the end of an attempt is not taken for that of another. Other replicas may know of higher ones.
         let dealt = known.map_or(0, |known| known.dealt);
-        self.ledger.number_above(dealt);
+        self.ledger
+            .number_above(dealt.saturating_add(LOST_AT_MOST).min(MOST / 2));
         self.quarantine = Some(now.saturating_add(QUARANTINE));
     }
 
@@ -351,6 +355,11 @@ impl Pool {
 impl Pool {
     pub(super) fn ledger_mut(&mut self) -> &mut Ledger {
         &mut self.ledger
+    }
+
+    /// Units that this replica may take.
+    pub(super) fn claimed_by(&self, replica: ReplicaId) -> u64 {
+        self.members.get(&replica).map_or(0, Member::units)
     }
 
     pub(super) fn set_revision(&mut self, revision: u64) {

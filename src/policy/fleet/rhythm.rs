@@ -50,6 +50,11 @@ impl Rhythm {
         };
     }
 
+    /// Replicas that take part, as far as is known.
+    pub(super) fn active(&self) -> u64 {
+        self.active.into()
+    }
+
     /// The least time between two exchanges while somebody waits.
     pub(super) fn interval(&self) -> Duration {
         let near = STEP.saturating_mul(self.active);

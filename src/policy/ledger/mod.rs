@@ -186,12 +186,10 @@ impl Ledger {
         if self.follows() {
             return self.own_pauses(now);
         }
-        if self
-            .supply
-            .as_ref()
-            .is_some_and(|lease| lease.is_stale(now))
-            && !self.learning.goes_on()
-        {
+        let remaining = self.window.as_ref().map(|window| window.remaining);
+        let supply = self.supply.as_ref();
+        let is_stale = supply.is_some_and(|lease| lease.is_stale(remaining, now));
+        if is_stale && !self.learning.goes_on() {
             self.learning.begin(self.next_number);
         }
         let mut gate = self.pauses.gate(now, self.next_number);

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{RULES, SECOND, Scenario, run::Fleet};
+use super::{
+    super::{FORGOTTEN, Lease},
+    RULES, SECOND, Scenario,
+    run::Fleet,
+};
 use crate::policy::{
     fair::Priority,
     ledger::{Grant, PROBE_TIMEOUT, Source},
@@ -18,11 +22,9 @@ const ROUNDING: Duration = Duration::from_millis(60);
 pub(super) struct Checks {
     /// Replicas have gone by themselves, or the register has lost something, so the pool may not know of all that is out.
     pub pool_may_err: bool,
-    /// The register has lost the pool, so that numbers of dealt units come again.
-    pub numbers_restart: bool,
     /// An operator ends pauses, or the register loses them.
     pub pauses_may_end: bool,
-    dealt: BTreeSet<u64>,
+    dealt: BTreeSet<(usize, u64)>,
     /// The pause that the pool knows: since when, and until when.
     pause: Option<(Duration, Duration)>,
     /// After its end: attempts that probe.
@@ -144,12 +146,10 @@ impl Fleet {
     /// An attempt is sent.
     pub(super) fn check_sent(&mut self, index: usize, grant: &Grant) {
         if let Source::Dealt(number) = grant.source() {
-            let is_first = self.checks.dealt.insert(number);
-            assert!(
-                is_first || self.checks.numbers_restart,
-                "{:?}: unit {number} is used twice",
-                self.now
-            );
+            // The two sides of a split count apart.
+            let side = self.replicas[index].register;
+            let is_first = self.checks.dealt.insert((side, number));
+            assert!(is_first, "{:?}: unit {number} is used twice", self.now);
         }
         let Scenario {
             delay,
@@ -182,6 +182,28 @@ impl Fleet {
                 "{:?}: {sent} probes since {end:?}",
                 self.now
             );
+        }
+    }
+
+    /// Nobody asks for anything any more. Then every wait ends, and no unit stays with anybody.
+    pub(super) fn end(&mut self) {
+        let last = self.last_deadline.max(self.now);
+        self.run(last + FORGOTTEN * 2);
+        for (index, replica) in self.replicas.iter().enumerate() {
+            if replica.dead {
+                continue;
+            }
+            let ledger = &replica.ledger;
+            let units = ledger.supply().map_or(0, Lease::units);
+            let claimed = ledger.in_flight() + ledger.in_doubt() + units;
+            assert!(
+                replica.queue.is_empty() && claimed == 0,
+                "{index}: {} wait, {claimed} units are claimed",
+                replica.queue.len()
+            );
+            assert!(!replica.is_alone() || replica.cut, "{index} is alone");
+            let kept = self.pool().map_or(0, |pool| pool.claimed_by(replica.id));
+            assert_eq!(kept, 0, "the pool keeps units for {index}");
         }
     }
 

@@ -42,6 +42,7 @@ proptest! {
         prop_assert!(longest < Duration::from_millis(400), "{longest:?}");
         let per_request = (fleet.exchanges() - before.0) as f64 / (fleet.sent - before.1) as f64;
         prop_assert!(per_request < 0.05, "{per_request}");
+        fleet.end();
     }
 
     /// In scarcity all units are used, nobody is refused, and callers get equal shares, wherever they come from.
@@ -58,5 +59,6 @@ proptest! {
         prop_assert!(unused.iter().all(|units| *units <= 2), "{unused:?}");
         let (one, nine) = (fleet.served["one"], fleet.served["nine"]);
         prop_assert!(one.abs_diff(nine) <= (one + nine) / 50, "{one} {nine}");
+        fleet.end();
     }
 }

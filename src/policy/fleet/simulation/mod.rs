@@ -47,7 +47,7 @@ fn cases() -> ProptestConfig {
     // It reads the environment.
     let default = ProptestConfig::default();
     let cases = if default.cases == USUAL_CASES {
-        3
+        64
     } else {
         default.cases
     };

@@ -43,7 +43,6 @@ proptest! {
         // Until the next statement corrects it, the pool's clock is wrong: what DevRev refuses shows whether the pause holds.
         fleet.checks.pauses_may_end = fault < 3;
         if fault == 0 {
-            fleet.checks.numbers_restart = true;
             fleet.checks.pool_may_err = true;
         }
         fleet.run(until);

@@ -269,6 +269,7 @@ impl Fleet {
         let mut at = self.now;
         while at < until {
             let time = at + self.dice.up_to(gap) - self.now;
+            self.last_deadline = self.last_deadline.max(at + gap + wait);
             let index = replicas[self.dice.below(replicas.len() as u64) as usize];
             self.after(time, Event::Arrives(index, share.clone(), wait));
             at += gap;

@@ -117,6 +117,8 @@ pub(super) struct Fleet {
     pub sent: u64,
     pub sent_alone: u64,
     pub longest_waits: BTreeMap<Arc<str>, Duration>,
+    /// By then every request has been served or given up.
+    pub last_deadline: Duration,
 }
 
 impl Fleet {
@@ -143,6 +145,7 @@ impl Fleet {
             sent: 0,
             sent_alone: 0,
             longest_waits: BTreeMap::new(),
+            last_deadline: Duration::ZERO,
         }
     }
 
@@ -284,7 +287,7 @@ impl Fleet {
 
     fn at_upstream(&mut self, id: u64) {
         self.on_wire -= 1;
-        let (feedback, admitted) = self.upstream.count(self.now);
+        let (feedback, admitted) = self.upstream.count(self.on_wire, self.now);
         let attempt = self.attempts.get(&id);
         if let Some(attempt) = attempt.filter(|_| admitted == Admitted::Yes) {
             *self.served.entry(attempt.caller.clone()).or_default() += 1;

@@ -60,5 +60,6 @@ proptest! {
         let longest = fleet.longest_waits["user"];
         prop_assert!(longest < Duration::from_millis(1600), "{longest:?}");
         prop_assert!(fleet.served["batch"] > 200, "{:?}", fleet.served);
+        fleet.end();
     }
 }

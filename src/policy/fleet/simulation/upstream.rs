@@ -4,6 +4,16 @@ use std::time::Duration;
 
 use crate::policy::feedback::{Admitted, Feedback};
 
+/// A window that is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Over {
+    /// Units that nobody used.
+    pub unused: u64,
+    pub refused: u64,
+    /// Of these, those that nobody can have foreseen: they were on their way when DevRev counted the last unit.
+    pub on_wire: u64,
+}
+
 pub(super) struct Upstream {
     limit: u64,
     window: Duration,
@@ -12,8 +22,9 @@ pub(super) struct Upstream {
     /// 429s, in all and in this window.
     pub refused: u64,
     refused_now: u64,
-    /// Of each window that is over: units that nobody used, and 429s.
-    pub over: Vec<(u64, u64)>,
+    /// Requests that were on their way to DevRev when it counted the window's last unit.
+    on_wire: u64,
+    pub over: Vec<Over>,
     /// While it refuses all.
     pub pause: Option<Duration>,
 }
@@ -27,6 +38,7 @@ impl Upstream {
             ends: window,
             refused: 0,
             refused_now: 0,
+            on_wire: 0,
             over: Vec::new(),
             pause: None,
         }
@@ -34,8 +46,12 @@ impl Upstream {
 
     fn roll(&mut self, now: Duration) {
         while now >= self.ends {
-            self.over.push((self.left, self.refused_now));
-            self.refused_now = 0;
+            self.over.push(Over {
+                unused: self.left,
+                refused: self.refused_now,
+                on_wire: self.on_wire.min(self.refused_now),
+            });
+            (self.refused_now, self.on_wire) = (0, 0);
             self.left = self.limit;
             self.ends += self.window;
         }
@@ -48,13 +64,17 @@ impl Upstream {
     }
 
     /// Somebody outside takes units.
-    pub(super) fn take(&mut self, units: u64, now: Duration) {
+    pub(super) fn take(&mut self, units: u64, on_wire: u64, now: Duration) {
         self.roll(now);
-        self.left = self.left.saturating_sub(units);
+        let left = self.left.saturating_sub(units);
+        let before = std::mem::replace(&mut self.left, left);
+        if before > 0 && left == 0 {
+            self.on_wire = on_wire;
+        }
     }
 
     /// Counts a call, and answers. As `Date` has whole seconds, the window's end looks up to one later than it is.
-    pub(super) fn count(&mut self, now: Duration) -> (Feedback, Admitted) {
+    pub(super) fn count(&mut self, on_wire: u64, now: Duration) -> (Feedback, Admitted) {
         self.roll(now);
         let pause = self.pause.filter(|until| *until > now);
         let admitted = if self.left == 0 || pause.is_some() {
@@ -63,6 +83,9 @@ impl Upstream {
             Admitted::No
         } else {
             self.left -= 1;
+            if self.left == 0 {
+                self.on_wire = on_wire;
+            }
             Admitted::Yes
         };
         let date = Duration::from_secs(now.as_secs());
@@ -82,7 +105,15 @@ impl Upstream {
         self.over
             .iter()
             .skip(windows)
-            .map(|(unused, _)| *unused)
+            .map(|over| over.unused)
             .collect()
+    }
+
+    /// The most 429s in a window, beside those that nobody can have foreseen.
+    pub(super) fn most_overspent(&self) -> u64 {
+        let over = self.over.iter();
+        over.map(|over| over.refused - over.on_wire)
+            .max()
+            .unwrap_or(0)
     }
 }
