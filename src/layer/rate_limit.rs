@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     policy::rate::Verdict,
     state::limiters::{PlanLimiters, purses::Check},
-    telemetry::metrics::Metrics,
+    telemetry::{labels::WaitReason, metrics::Metrics},
     types::{Caller, CallerToken},
 };
 
@@ -72,7 +72,10 @@ where
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         Either::boxed(Box::pin(async move {
+            let record = record(&request);
+            let asks = record.waiting(WaitReason::Shared);
             let verdict = waiting.verdict().await;
+            metrics.wait(WaitReason::Shared, asks.end().as_secs_f64());
             obey(
                 &request,
                 &caller,

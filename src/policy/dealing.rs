@@ -61,7 +61,10 @@ pub fn deal<T: Waits>(
                 None => ledger.put_back(grant, now),
             },
             Err(hold) => {
-                held_by_window |= matches!(hold.reason, HoldReason::Spent | HoldReason::Spread);
+                held_by_window |= matches!(
+                    hold.reason,
+                    HoldReason::Spent | HoldReason::Spread | HoldReason::Asks
+                );
                 held = Some(standing);
                 // Batch is held for less when it has aged.
                 let ages = (standing == Standing::Batch).then(|| queue.next_aged(now));

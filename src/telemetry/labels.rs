@@ -34,6 +34,8 @@ label_enum! {
         Retry = "retry",
         /// A connection to DevRev, or a stream on one.
         Connection = "connection",
+        /// An exchange with the register that replicas share, although there may be plenty.
+        Shared = "shared",
     }
 }
 
@@ -231,7 +233,7 @@ mod tests {
     fn names_are_those_that_others_read() {
         assert_labels!(Source: "upstream" "gateway");
         assert_labels!(Decision: "forwarded" "waited" "retried" "refused" "left");
-        assert_labels!(WaitReason: "pause" "quota" "retry" "connection");
+        assert_labels!(WaitReason: "pause" "quota" "retry" "connection" "shared");
         assert_labels!(KeyFetch: "ok" "failed");
         assert_labels!(Introspection: "good" "bad" "failed" "stale");
         assert_labels!(HandshakeFailure: "closed" "timeout" "not_tls" "plain_http" "no_tls_here" "incompatible" "no_certificate" "bad_certificate" "certificate_expired" "certificate_not_yet_valid" "unknown_authority" "refused_by_client" "other");

@@ -186,6 +186,7 @@ fn why(reason: HoldReason) -> &'static str {
         HoldReason::Paused => "DevRev has paused its group or its operation",
         HoldReason::Probing => "others must show first that DevRev accepts more",
         HoldReason::Spread => "the rest of the window is spread, and it is another's turn",
+        HoldReason::Asks => "the fleet is asked for a unit",
         HoldReason::Spent => "the window is spent",
     }
 }
@@ -212,6 +213,7 @@ impl QuotaParams {
     ) -> Result<Permit, Error> {
         let reason = match hold {
             HoldReason::Paused => WaitReason::Pause,
+            HoldReason::Asks => WaitReason::Shared,
             HoldReason::Probing | HoldReason::Spread | HoldReason::Spent => WaitReason::Quota,
         };
         let waiting = record.waiting(reason);

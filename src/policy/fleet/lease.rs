@@ -163,6 +163,11 @@ impl Lease {
         self.alone.is_some()
     }
 
+    /// Whether nobody waits anywhere, and there are units for all; so it is until something else is heard.
+    pub fn knows_plenty(&self) -> bool {
+        self.known.is_none_or(|heard| heard.plenty)
+    }
+
     /// Units that are not used.
     pub fn units(&self) -> u64 {
         self.held.iter().sum()
@@ -324,8 +329,7 @@ impl Lease {
     /// may be a unit at once, nor for ever. Then it goes by itself, and this is false.
     pub fn bears_being_overtaken(&mut self, now: Duration) -> bool {
         self.overtaken += 1;
-        let is_scarce = self.known.is_some_and(|heard| !heard.plenty);
-        let bears = is_scarce && self.overtaken < MOST_OVERTAKEN && !self.is_alone();
+        let bears = !self.knows_plenty() && self.overtaken < MOST_OVERTAKEN && !self.is_alone();
         if bears {
             self.exchanged = Some(now);
             // The same would happen again if all came back at once.

@@ -48,6 +48,8 @@ const FEWEST_ORDERS: usize = 2;
 pub struct Pool {
     /// How often it was changed.
     revision: u64,
+    /// When it was made.
+    born: Duration,
     clock: FleetClock,
     ledger: Ledger,
     turns: Turns,
@@ -80,6 +82,9 @@ impl Pool {
             None => known.age < LONG_KNOWN,
         });
         let is_new = member.is_none_or(|member| member.number < statement.number);
+        if self.revision == 0 {
+            self.born = now;
+        }
         self.revision += 1;
         if lost {
             self.recover(known, now);

@@ -47,6 +47,8 @@ pub enum HoldReason {
     Probing,
     /// The rest of the window is spread, or for batch all of it, and the next unit is not due yet.
     Spread,
+    /// The fleet is asked for a unit. It has plenty, as far as is known.
+    Asks,
     /// No unit is left in the window, apart from the reserve.
     Spent,
 }

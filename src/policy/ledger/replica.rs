@@ -72,8 +72,12 @@ impl Ledger {
             return None;
         }
         lease.wants(now);
+        let reason = match lease.knows_plenty() {
+            true => HoldReason::Asks,
+            false => HoldReason::Spread,
+        };
         Some(Err(Hold {
-            reason: HoldReason::Spread,
+            reason,
             until: None,
         }))
     }

@@ -60,12 +60,15 @@ impl Lease {
 
     /// When somebody waits and nothing is heard of others: a newcomer soon, the others when a unit is due.
     fn asks_again(&self, exchanged: Duration) -> Duration {
-        let plenty = self.known.is_none_or(|heard| heard.plenty);
         let interval = exchanged.saturating_add(self.rhythm.interval());
         if self.newcomer {
             // Where there is plenty, the answer is a unit.
             let at_once = exchanged.saturating_add(DISTANCE);
-            return if plenty { at_once } else { interval };
+            return if self.knows_plenty() {
+                at_once
+            } else {
+                interval
+            };
         }
         let again = exchanged.saturating_add(SAYS_AGAIN).max(interval);
         let next = self.known.and_then(|heard| heard.next);

@@ -45,7 +45,7 @@ pub struct Reply {
     pub elsewhere: Vec<(Share, u64)>,
     /// The number of the last `resume`.
     pub pauses: u64,
-    /// If the register had lost what this replica knew: whether it had nothing at all.
+    /// If the register had lost what this replica knew: whether all of it, so that another replica or this one began anew.
     pub lost: Option<bool>,
     pub hint: Hinted,
     /// There are [`MAX_REPLICAS`](super::MAX_REPLICAS) others already. Nothing was changed that is worth writing.
@@ -100,6 +100,7 @@ impl Pool {
         } else {
             1.0 / active.max(1) as f64
         };
+        let known_since = statement.known.map(|known| now.saturating_sub(known.age));
         let term = now.saturating_add(TERM);
         Reply {
             revision: self.revision,
@@ -120,7 +121,7 @@ impl Pool {
             claimed: member.map_or(0, Member::units),
             elsewhere: self.elsewhere(statement.replica, now),
             pauses: self.pauses,
-            lost: lost.then_some(self.members.len() <= 1),
+            lost: lost.then(|| known_since.is_some_and(|since| self.born >= since)),
             hint,
             is_full: false,
             sales: Vec::new(),

@@ -272,3 +272,24 @@ fn many_orders_are_served() {
     let dealt = script.says(2, |_| {}).dealt;
     assert!(!dealt.is_empty());
 }
+
+#[test]
+fn a_register_that_began_anew_is_told_from_one_that_went_back() {
+    let mut script = Script::new();
+    for id in [1, 2] {
+        script.says(id, |_| {});
+    }
+    let older = script.pool.clone();
+    for id in [1, 2] {
+        script.says(id, |_| {});
+    }
+    script.pool = older;
+    for id in [1, 2] {
+        assert_eq!(script.says(id, |_| {}).lost, Some(false));
+    }
+    script.pool = Pool::default();
+    for id in [1, 2] {
+        assert_eq!(script.says(id, |_| {}).lost, Some(true));
+    }
+    assert_eq!(script.says(1, |_| {}).lost, None);
+}

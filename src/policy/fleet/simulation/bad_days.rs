@@ -154,7 +154,7 @@ proptest! {
         });
         fleet.at(at + Duration::from_millis(lasts), |fleet| {
             for replica in &mut fleet.replicas {
-                replica.register = 0;
+                (replica.register, replica.joined) = (0, fleet.now);
             }
         });
         fleet.run(SECOND * 45);

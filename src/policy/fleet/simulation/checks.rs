@@ -164,7 +164,9 @@ impl Fleet {
         if let Some((since, until)) = self.checks.pause {
             // The hint takes a message, and what it told an exchange in turn, perhaps after another.
             let turns = STEP * u32::try_from(replicas).unwrap_or(u32::MAX);
-            let is_known = since + turns + delay * 12 < self.now;
+            let replica = &self.replicas[index];
+            let told = since.max(replica.joined) + turns + delay * 12;
+            let is_known = replica.register == 0 && told < self.now;
             assert!(
                 !is_known || self.now + ROUNDING >= until,
                 "{:?}: {index} sends in a pause since {since:?} until {until:?}",

@@ -59,8 +59,9 @@ pub(super) struct Replica {
     parked: VecDeque<Event>,
     /// No message reaches the register.
     pub cut: bool,
-    /// Which of the registers it talks to.
+    /// Which of the registers it talks to, and since when.
     pub register: usize,
+    pub joined: Duration,
     /// Since when somebody waits here who could be served.
     pub could_serve: Option<Duration>,
 }
@@ -87,6 +88,7 @@ impl Replica {
             parked: VecDeque::new(),
             cut: false,
             register: 0,
+            joined: Duration::ZERO,
             could_serve: None,
         }
     }
