@@ -153,8 +153,8 @@ const PLENTY_AIMS: &[FleetAim] = &[
         holds: |figures| figures.figures.throttled == 0,
     },
     FleetAim {
-        name: "at most two exchanges a second for each caller on each gateway, by which it buys tokens",
-        holds: |figures| figures.exchanges.ok <= 2 * figures.seconds * figures.sources,
+        name: "one exchange suffices for more than twenty requests",
+        holds: |figures| figures.exchanges_a_request() < 0.05,
     },
     FleetAim {
         name: "every request is served",
@@ -177,9 +177,9 @@ const FLEET: Settings = Settings {
 };
 
 const LARGE: Settings = Settings {
-    limit: 1500,
-    window: Duration::from_secs(10),
-    windows: 3,
+    limit: 9000,
+    window: Duration::from_secs(60),
+    windows: 2,
     pool: 120,
     max_wait: Duration::from_secs(10),
 };

@@ -2,6 +2,7 @@
 
 mod duties;
 mod fairness;
+mod http2;
 mod limits;
 mod pauses;
 mod plenty;
