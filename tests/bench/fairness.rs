@@ -179,7 +179,7 @@ const FLEET: Settings = Settings {
 const LARGE: Settings = Settings {
     limit: 9000,
     window: Duration::from_secs(60),
-    windows: 2,
+    windows: 3,
     pool: 120,
     max_wait: Duration::from_secs(10),
 };

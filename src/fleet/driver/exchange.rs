@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Driver;
 use crate::{
     fleet::register::{Exchanged, Failure, Fault, Found, Key, Tag, Write},
-    policy::fleet::{MAX_REPLICAS, Pool, Reply, Statement, Timing},
+    policy::fleet::{MAX_REPLICAS, Pool, Reply, Statement, Timing, ValueFault},
     random,
     state::quota::Group,
     telemetry::{
@@ -82,7 +82,8 @@ impl<'a> Exchanges<'a> {
             Err(failure) => failure.fault.into(),
         };
         self.driver.parts.status.exchanged(result, began.elapsed());
-        let (reply, round_trip) = replied.inspect_err(|_| self.seen = None)?;
+        // What was seen is kept: if it is not there any more the next exchange is told what is.
+        let (reply, round_trip) = replied?;
         let Some(seen) = &self.seen else {
             return Ok(());
         };
@@ -108,9 +109,10 @@ impl<'a> Exchanges<'a> {
         overtaken: &mut u32,
     ) -> Result<(Reply, Duration), Failure> {
         let parts = &self.driver.parts;
+        let mut begins_anew = false;
         loop {
             let now = parts.clock.now();
-            let Some(seen) = &self.seen else {
+            let Some(seen) = &mut self.seen else {
                 let found = parts.register.exchange(&self.key, None).await?;
                 self.see(found, now, status);
                 continue;
@@ -122,10 +124,20 @@ impl<'a> Exchanges<'a> {
                 let reason = format!("{MAX_REPLICAS} other replicas share this group already");
                 return Err(Failure::new(Fault::Full, reason));
             }
-            let value = pool.to_bytes();
-            let value = value.map_err(|fault| {
-                Failure::new(Fault::Refused, format!("the value cannot be kept: {fault}"))
-            })?;
+            let value = match pool.to_bytes() {
+                Ok(value) => value,
+                Err(fault @ ValueFault::Unreadable) if !begins_anew => {
+                    // It was made of what somebody else has written.
+                    status.unreadable(&fault.to_string());
+                    seen.pool = Pool::default();
+                    begins_anew = true;
+                    continue;
+                }
+                Err(fault) => {
+                    let reason = format!("the value cannot be kept: {fault}");
+                    return Err(Failure::new(Fault::Refused, reason));
+                }
+            };
             let tag = Tag(random::id64());
             let write = Write {
                 over: seen.tag,

@@ -23,8 +23,7 @@ use super::{
 use crate::{
     lock::Lock,
     plan::Plan,
-    policy::fleet::{Hinted, ReplicaId},
-    random,
+    policy::fleet::Hinted,
     state::{
         Clock, Joining, State,
         draining::Draining,
@@ -84,7 +83,6 @@ pub fn state_of(
 
 /// See the module.
 pub struct Driver {
-    replica: ReplicaId,
     parts: Parts,
     purses: OnceLock<Arc<Purses>>,
     /// The groups that have exchanged, by key.
@@ -99,7 +97,6 @@ impl Driver {
     /// Begins to follow the register.
     pub fn start(parts: Parts) -> Arc<Driver> {
         let driver = Arc::new(Driver {
-            replica: ReplicaId(random::id64()),
             parts,
             purses: OnceLock::new(),
             listening: Lock::default(),
@@ -119,7 +116,6 @@ impl Driver {
     /// What groups need to be the fleet's.
     pub(crate) fn fleet(self: &Arc<Self>) -> Fleet {
         Fleet {
-            replica: self.replica,
             driver: self.clone(),
             hashes: self.parts.names.hashes().clone(),
         }
@@ -177,18 +173,17 @@ async fn pass_on(driver: Weak<Driver>, mut hints: mpsc::Receiver<Hint>) {
         let Some(driver) = driver.upgrade() else {
             return;
         };
-        let (concerned, all): (Vec<Weak<Group>>, bool) = match hint {
-            Hint::Missed => (driver.listening.lock().values().cloned().collect(), true),
-            Hint::Told(key, hint) => {
-                let hint = Hinted::from_bytes(&hint);
-                let concerns = hint.concerns(driver.replica);
-                let listening = driver.listening.lock();
-                let group = listening.get(&key).filter(|_| concerns);
-                (group.cloned().into_iter().collect(), hint == Hinted::All)
-            }
+        let listening = driver.listening.lock();
+        let (groups, hint): (Vec<Weak<Group>>, Hinted) = match hint {
+            Hint::Missed => (listening.values().cloned().collect(), Hinted::All),
+            Hint::Told(key, hint) => (
+                listening.get(&key).cloned().into_iter().collect(),
+                Hinted::from_bytes(&hint),
+            ),
         };
-        for group in concerned.iter().filter_map(Weak::upgrade) {
-            group.hinted(all);
+        drop(listening);
+        for group in groups.iter().filter_map(Weak::upgrade) {
+            group.hinted(&hint);
         }
     }
 }

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// A register's clock is set by less than this. A replica that says more was told something false, and it would say it for ever.
+const SET_BY: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// Clocks of two machines may drift apart by this much between two statements, with the time that a message takes.
 pub(super) const SLACK: Duration = Duration::from_secs(2);
 
@@ -30,6 +33,7 @@ impl FleetClock {
     ) -> Duration {
         let now = self.by_register(register);
         let expected = seen.map(|(seen, age)| seen.saturating_add(age));
+        let expected = expected.filter(|expected| now.abs_diff(*expected) < SET_BY);
         let is_set = expected.is_some_and(|expected| now.abs_diff(expected) > SLACK);
         // It never runs backwards, whatever the register says; and it goes on from there.
         if is_set || now.saturating_add(SLACK) < self.at {

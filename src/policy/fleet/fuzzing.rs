@@ -103,13 +103,9 @@ impl Replica {
         self.queue.set_elsewhere([]);
     }
 
-    pub fn hint(&mut self, hint: &Hinted, id: u64) {
-        if let Some(lease) = self
-            .ledger
-            .supply_mut()
-            .filter(|_| hint.concerns(ReplicaId(id)))
-        {
-            lease.hinted();
+    pub fn hint(&mut self, hint: &Hinted, now: Duration) {
+        if let Some(lease) = self.ledger.supply_mut() {
+            lease.hinted(hint, now);
         }
     }
 

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, time::Duration};
 
 pub use self::exchange::Timing;
 use self::pace::Pace;
-use super::{Low, ReplicaId, doubt::is_far_below, member::Dealt, rhythm::Rhythm};
+use super::{Hinted, Low, ReplicaId, doubt::is_far_below, member::Dealt, rhythm::Rhythm};
 use crate::policy::{
     fair::Standing,
     feedback::Feedback,
@@ -60,9 +60,10 @@ pub struct Lease {
     told_at: Option<Duration>,
     /// The fleet's number of the last `resume`.
     pauses: u64,
-    /// How often an operator has ended pauses here and the fleet has not said that it knows; and how often the last statement said so.
+    /// How often an operator has ended pauses here; how often the last statement said; and how often the fleet has heard.
     resumes: u64,
     resumes_said: u64,
+    resumes_heard: u64,
     /// The end of a pause in the fleet's time, and in this replica's.
     group_pause: Option<(Duration, Duration)>,
     operation_pause: Option<(OperationId, Duration, Duration)>,
@@ -142,6 +143,7 @@ impl Lease {
             pauses: 0,
             resumes: 0,
             resumes_said: 0,
+            resumes_heard: 0,
             group_pause: None,
             operation_pause: None,
             external: 0,
@@ -361,15 +363,14 @@ impl Lease {
         self.news || self.wanted || self.newcomer || self.in_turn.is_some()
     }
 
-    /// A hint says that something concerns this replica.
-    pub fn hinted(&mut self) {
-        self.news = true;
-    }
-
-    /// Something may concern this replica, and all others too.
-    pub fn all_hinted(&mut self, now: Duration) {
-        let turn = now.saturating_add(self.rhythm.turn());
-        self.in_turn.get_or_insert(turn);
+    /// A hint says whom something concerns. If that is all, they exchange one after another.
+    pub fn hinted(&mut self, hint: &Hinted, now: Duration) {
+        if *hint == Hinted::All {
+            let turn = now.saturating_add(self.rhythm.turn());
+            self.in_turn.get_or_insert(turn);
+        } else if hint.concerns(self.replica) {
+            self.news = true;
+        }
     }
 
     /// An operator ends all pauses.

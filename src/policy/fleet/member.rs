@@ -22,7 +22,14 @@ pub(super) struct Member {
     pub held: [u64; 2],
     pub in_flight: u64,
     pub streamed: u64,
+    /// Attempts of which nothing is known; how many of them an answer has told since, and since which revision there are others.
     pub in_doubt: u64,
+    told: u64,
+    doubted_at: u64,
+    /// When what it has leased ends.
+    pub until: Duration,
+    /// How often an operator has ended pauses there.
+    pub resumes: u64,
     pub sent: [u64; 2],
     pub rate: [f64; 2],
     pub orders: Vec<Order>,
@@ -83,13 +90,17 @@ impl Granted {
 
 impl Member {
     /// Takes the place of what it stated before. What it has been given since the revision that it knows it still has.
-    pub(super) fn state(&mut self, statement: &Statement, now: Duration) {
+    pub(super) fn state(&mut self, statement: &Statement, revision: u64, now: Duration) {
         self.seen = now;
         self.number = statement.number;
         self.held = statement.held;
         self.in_flight = statement.in_flight;
         self.streamed = statement.streamed.min(statement.in_flight);
+        if statement.in_doubt > self.in_doubt {
+            self.doubted_at = revision;
+        }
         self.in_doubt = statement.in_doubt;
+        self.told = self.told.min(self.in_doubt);
         self.rate = statement.rate;
         let known = statement.known.map_or(0, |known| known.revision);
         let granted = std::mem::take(&mut self.granted);
@@ -129,8 +140,24 @@ impl Member {
             streamed: self.streamed,
             leased: self.held.iter().sum::<u64>() + leased,
             in_advance: self.leased(0),
-            in_doubt: self.in_doubt,
+            in_doubt: self.in_doubt - self.told,
         }
+    }
+
+    /// An attempt that was sent after this revision was answered, so what was in doubt by then is told.
+    pub(super) fn tell(&mut self, sent_after: u64) {
+        if sent_after >= self.doubted_at {
+            self.told = self.in_doubt;
+        }
+    }
+
+    /// Takes away what it has leased, and returns how much that was.
+    pub(super) fn end_leases(&mut self) -> u64 {
+        let held: u64 = std::mem::take(&mut self.held).iter().sum();
+        let granted: u64 = self.granted.iter().map(Granted::leased).sum();
+        let is_dealt = |granted: &Granted| matches!(granted.what, What::Dealt(_));
+        self.granted.retain(is_dealt);
+        held + granted
     }
 
     /// The units that it has leased for interactive callers, or for batch.

@@ -43,6 +43,14 @@ const LONG_KNOWN: Duration = DEAD.saturating_sub(HEARTBEAT);
 const MAX_ORDERS: usize = 1500;
 const FEWEST_ORDERS: usize = 2;
 
+/// The time after a loss in which replicas say what they hold.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Quarantine {
+    until: Duration,
+    /// Units that were given in it.
+    given: u64,
+}
+
 /// The value of one group. See the module.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Pool {
@@ -56,8 +64,10 @@ pub struct Pool {
     members: BTreeMap<ReplicaId, Member>,
     /// Units of replicas that died, and the revision when that was noticed.
     limbo: Vec<(u64, u64)>,
-    /// Until then no leases, because the register has lost something.
-    quarantine: Option<Duration>,
+    /// The window to which this and what is leased belong.
+    window: u64,
+    /// The register has lost something.
+    quarantine: Option<Quarantine>,
     doubt: Option<Doubt>,
     /// Raised by each `resume`, so that a pause from before it is told from a later one.
     pauses: u64,
@@ -85,15 +95,20 @@ impl Pool {
         if self.revision == 0 {
             self.born = now;
         }
-        self.revision += 1;
+        // Revisions only grow, so that what was sent after one is told from what was sent before.
+        let revision = known.map_or(0, |known| known.revision);
+        self.revision = self.revision.max(revision.min(MOST / 2)) + 1;
         if lost {
             self.recover(known, now);
         }
         let latest = now.saturating_add(QUARANTINE);
-        self.quarantine = self.quarantine.filter(|until| *until > now);
-        self.quarantine = self.quarantine.map(|until| until.min(latest));
+        self.quarantine.take_if(|lost| lost.until <= now);
+        if let Some(lost) = &mut self.quarantine {
+            lost.until = lost.until.min(latest);
+        }
         let rules = &statement.rules;
         self.ledger.cut(rules, now);
+        let resumes = self.resumes(statement).filter(|_| is_new);
         if is_new && !self.take_in(statement, now) {
             let mut reply = self.reply(statement, (false, [false; 2], Hinted::Nobody), now);
             reply.is_full = true;
@@ -102,8 +117,13 @@ impl Pool {
         self.bury(now);
         self.count_claims();
         let before = self.held_up(now);
+        self.begin_window();
         self.learn(statement, now);
-        let resumed = is_new && self.follow_pauses(statement, now);
+        self.begin_window();
+        if self.quarantine.is_some() {
+            self.ledger.forgive_outside();
+        }
+        let resumed = self.follow_pauses(statement, resumes, now);
         let is_news = lost || resumed || self.held_up(now) != before;
         let mut hint = BTreeSet::new();
         let next = self.deal(rules, (replica, now), &mut hint);
@@ -111,6 +131,10 @@ impl Pool {
         self.call_back(keeps, &mut hint);
         if !statement.leaves {
             self.lease(statement, keeps, now);
+            let until = self.leases_end(now);
+            if let Some(member) = self.members.get_mut(&replica) {
+                member.until = until;
+            }
         }
         hint.remove(&replica);
         let hint = if is_news {
@@ -133,15 +157,15 @@ impl Pool {
 
     /// The register has lost what a replica knew.
     fn recover(&mut self, known: Option<Known>, now: Duration) {
-        // Not if that was so high that the value could soon not be read any more: it was false.
-        let known = known.filter(|known| known.revision < MOST / 2);
-        let revision = known.map_or(0, |known| known.revision);
-        self.revision = self.revision.max(revision + 1);
         // So that the end of an attempt is not taken for that of another. Other replicas may know of higher ones.
         let dealt = known.map_or(0, |known| known.dealt);
         self.ledger
             .number_above(dealt.saturating_add(LOST_AT_MOST).min(MOST / 2));
-        self.quarantine = Some(now.saturating_add(QUARANTINE));
+        let given = self.quarantine.as_ref().map_or(0, |lost| lost.given);
+        self.quarantine = Some(Quarantine {
+            until: now.saturating_add(QUARANTINE),
+            given,
+        });
     }
 
     /// What holds up attempts: a pause of the group, one of an operation, and what follows them. All replicas should know when it begins
@@ -156,8 +180,8 @@ impl Pool {
     /// Calls back leases that may not be kept.
     fn call_back(&self, keeps: [bool; 2], hint: &mut BTreeSet<ReplicaId>) {
         for (id, member) in &self.members {
-            let mut held = member.held.iter().zip(keeps);
-            if held.any(|(held, keeps)| *held > 0 && !keeps) {
+            // Also what its replica has not said yet that it has.
+            if (0..2).any(|class| member.leased(class) > 0 && !keeps[class]) {
                 hint.insert(*id);
             }
         }
@@ -183,12 +207,13 @@ impl Pool {
         }
         let most_orders = (MAX_ORDERS / (self.members.len() + 1)).max(FEWEST_ORDERS);
         let member = self.members.entry(statement.replica).or_default();
-        member.state(statement, now);
+        member.state(statement, self.revision, now);
         member.orders.truncate(most_orders);
         let count = |class: usize| statement.sent[class].saturating_sub(member.sent[class]);
         // Of a replica that is new here nothing was counted in this window: how much it has sent before is not known.
         let sent = if is_new { [0, 0] } else { [count(0), count(1)] };
         member.sent = statement.sent;
+        member.resumes = statement.pauses.resumes;
         self.ledger.count_sent(sent);
         for (number, end) in &statement.ended {
             if let Some(dealt) = member.out.remove(number) {
@@ -224,8 +249,17 @@ impl Pool {
             .filter(|(_, member)| member.is_over(now));
         let over: Vec<ReplicaId> = over.map(|(id, _)| *id).collect();
         over.into_iter().for_each(|id| self.end(id));
-        // Nobody waits on a replica that has not said so for too long.
         for member in self.members.values_mut() {
+            // Whoever has written may have written any time.
+            member.seen = member.seen.min(now);
+            // One that lives has said at its leases' end what it has left.
+            if now >= member.until.saturating_add(SLACK) {
+                let ended = member.end_leases();
+                if ended > 0 {
+                    self.limbo.push((ended, self.revision));
+                }
+            }
+            // Nobody waits on a replica that has not said so for too long.
             if !member.orders.is_empty() && member.waiting(now).is_empty() {
                 member.orders.clear();
             }
@@ -249,9 +283,18 @@ impl Pool {
         self.ledger.set_claims(claims);
     }
 
+    /// What was out in another window takes nothing from this one.
+    fn begin_window(&mut self) {
+        let window = self.ledger.window_id();
+        if std::mem::replace(&mut self.window, window) != window {
+            self.limbo.clear();
+            self.doubt = None;
+            self.count_claims();
+        }
+    }
+
     /// Learns what the replica's answers told.
     fn learn(&mut self, statement: &Statement, now: Duration) {
-        let window = self.ledger.window_id();
         if let Some(mut told) = statement.told {
             let free = self.ledger.free().unwrap_or(0);
             let judged = (told.reset, free);
@@ -279,28 +322,43 @@ impl Pool {
             // It was sent after these died, so it tells what they have taken.
             self.limbo
                 .retain(|(_, revision)| *revision > told.sent_after);
-        }
-        if self.ledger.window_id() != window {
-            // They have taken nothing from another window.
-            self.limbo.clear();
-            self.doubt = None;
+            for member in self.members.values_mut() {
+                member.tell(told.sent_after);
+            }
         }
         self.count_claims();
     }
 
+    /// How often an operator has ended pauses there since it was heard of last. What was said before is not said anew.
+    fn resumes(&self, statement: &Statement) -> Option<u64> {
+        let pauses = statement.pauses;
+        let new = match self.members.get(&statement.replica) {
+            Some(member) => pauses.resumes.saturating_sub(member.resumes),
+            None => pauses.unheard,
+        };
+        (new > 0).then_some(new)
+    }
+
     /// Takes over pauses that begin or last longer. True if an operator has ended them.
-    fn follow_pauses(&mut self, statement: &Statement, now: Duration) -> bool {
+    fn follow_pauses(
+        &mut self,
+        statement: &Statement,
+        resumes: Option<u64>,
+        now: Duration,
+    ) -> bool {
         let pauses = statement.pauses;
         // What a newcomer says is of now, although it has not heard how often pauses were ended.
         let is_over = statement.known.is_some() && pauses.heard < self.pauses;
         // It is less than what was heard if the register has lost it. That ends no pause.
         self.pauses = self.pauses.max(pauses.heard.min(MOST));
-        let resumed = pauses.resumes > 0;
-        if resumed {
-            self.pauses = self.pauses.saturating_add(pauses.resumes).min(MOST);
+        if let Some(resumes) = resumes {
+            self.pauses = self.pauses.saturating_add(resumes).min(MOST);
             self.ledger.resume();
             self.paused_until = Duration::ZERO;
+            (self.doubt, self.quarantine) = (None, None);
+            self.limbo.clear();
         }
+        let resumed = resumes.is_some();
         if is_over {
             return resumed;
         }
@@ -384,6 +442,8 @@ impl Pool {
             .ledger
             .clone()
             .leasable(Standing::Interactive, rules, now);
-        self.quarantine.is_none() && matches!(leasable, Leasable::Units(1..))
+        self.quarantine.is_none()
+            && self.doubt.is_none()
+            && matches!(leasable, Leasable::Units(1..))
     }
 }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Low, ReplicaId, tokens::Want};
 use crate::policy::{
-    fair::{Priority, Share},
-    ledger::{End, LedgerRules, Payload},
+    fair::{Priority, Share, Standing},
+    ledger::{AttemptKind, End, LedgerRules, Payload},
     operation::OperationId,
 };
 
@@ -79,8 +79,9 @@ pub struct Told {
 pub struct Pauses {
     /// The fleet's number of the last `resume`, as it was heard; pauses from before a later one are over.
     pub heard: u64,
-    /// How often an operator has ended them here since then.
+    /// How often an operator has ended them here, since the process started; and how often the fleet may not know of.
     pub resumes: u64,
+    pub unheard: u64,
     pub group: Option<Ending>,
     pub operation: Option<(OperationId, Ending)>,
 }
@@ -118,6 +119,15 @@ pub struct Order {
 }
 
 impl Order {
+    /// The attempts of these requests.
+    pub fn kind(&self) -> AttemptKind {
+        AttemptKind {
+            operation: self.operation,
+            payload: self.payload,
+            standing: Standing::from(self.share().priority),
+        }
+    }
+
     pub fn share(&self) -> Share {
         Share {
             caller: self.caller.clone(),

@@ -24,8 +24,10 @@ pub enum ValueFault {
 
 impl Pool {
     /// # Errors
-    /// It is too large to be kept.
+    /// It is too large to be kept, or has numbers that no pool has because it was made of a false one.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ValueFault> {
+        // Others would not read it.
+        check(self).map_err(|_| ValueFault::Unreadable)?;
         let bytes = postcard::to_allocvec(&(FORM, self)).map_err(|_| ValueFault::Unreadable)?;
         if bytes.len() > MAX_SIZE {
             return Err(ValueFault::TooLarge(bytes.len()));
@@ -209,14 +211,44 @@ mod tests {
     }
 
     #[test]
+    fn a_false_time_is_forgotten_with_its_value() {
+        for at in [1 << 33, (1 << 40) - 2] {
+            let (mut ours, mut others) = (replica(), replica());
+            let mut pool = Pool::default();
+            // As if it were that late; the register's clock then says the truth.
+            exchange(&mut ours, &mut pool, Duration::from_secs(at));
+            exchange(&mut ours, &mut pool, Duration::from_secs(at + 1));
+            let mut mended = Pool::default();
+            for second in 1..10 {
+                for replica in [&mut ours, &mut others] {
+                    let reply = exchange(replica, &mut mended, SECOND * (1000 + second));
+                    assert!(reply.now < SECOND * 1020, "{:?}", reply.now);
+                    assert!(mended.to_bytes().is_ok());
+                }
+            }
+        }
+    }
+
+    /// Other builds of this release read the same. Whoever changes it raises [`FORM`].
+    #[test]
+    fn its_form_is_known() {
+        let pool = crowd(3, 2, Duration::from_secs(1000));
+        let bytes = pool.to_bytes().expect("small");
+        let sum = bytes.iter().fold(0xCBF2_9CE4_8422_2325_u64, |sum, byte| {
+            (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)
+        });
+        assert_eq!((FORM, bytes.len(), sum), (2, 586, 14414575685368638413));
+    }
+
+    #[test]
     fn a_false_revision_is_forgotten_with_its_value() {
         let (mut ours, mut pool) = (replica(), Pool::default());
         exchange(&mut ours, &mut pool, SECOND);
         pool.set_revision(MOST - 1);
         exchange(&mut ours, &mut pool, SECOND * 2);
         exchange(&mut ours, &mut pool, SECOND * 3);
-        let bytes = pool.to_bytes().expect("small");
-        assert_eq!(Pool::from_bytes(&bytes).err(), Some(ValueFault::Unreadable));
+        // Nobody could read it, so it is not written.
+        assert_eq!(pool.to_bytes().err(), Some(ValueFault::Unreadable));
         let mut mended = Pool::default();
         let reply = exchange(&mut ours, &mut mended, SECOND * 4);
         assert_eq!(reply.lost, Some(true));

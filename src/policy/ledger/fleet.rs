@@ -119,6 +119,13 @@ impl Ledger {
         }
     }
 
+    /// What was taken until now was not taken by others: replicas that were not heard of spent it.
+    pub(crate) fn forgive_outside(&mut self) {
+        if let Some(window) = &mut self.window {
+            window.forgive_outside();
+        }
+    }
+
     /// An attempt has ended for which a unit was dealt. What it told of the window is learnt apart from this.
     pub(crate) fn ended_elsewhere(&mut self, grant: Grant, end: End, now: Duration) {
         self.roll(now);

@@ -227,14 +227,11 @@ impl Pauses {
             until: own(paused.until),
         });
         if let Some((id, until)) = unknown {
+            // Of two that nobody knows the fleet keeps one.
             let theirs = self.operation(now);
-            if theirs.is_none_or(|(theirs, at)| theirs == id && at < until) {
-                let recovery = Recovery::Paused { until };
-                self.operation = Some(PausedOperation {
-                    id,
-                    recovery,
-                    until,
-                });
+            let both_known = |theirs: OperationId| theirs.is_known() && id.is_known();
+            if theirs.is_none_or(|(theirs, _)| theirs == id || both_known(theirs)) {
+                self.pause(id, until, now);
             }
         }
     }

@@ -131,6 +131,12 @@ impl Window {
             || (report.reset == self.reset.saturating_add(1) && !is_new)
     }
 
+    /// Counts nothing that was taken until now as taken outside, beside what is known to be.
+    pub(super) fn forgive_outside(&mut self) {
+        let known = self.sent.saturating_add(self.external);
+        self.initial = self.initial.min(self.remaining.saturating_add(known));
+    }
+
     /// Whether it may be over, given that its end is known in whole seconds only.
     pub(super) fn may_be_over(&self, now: Duration) -> bool {
         now.saturating_add(RESOLUTION) >= self.ends

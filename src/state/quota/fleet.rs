@@ -15,9 +15,10 @@ use super::{
 use crate::{
     hash::{NameHash, hex},
     policy::{
-        fleet::{Lease, Pool, ReplicaId, Reply, Statement, Timing, orders, use_dealt},
+        fleet::{Hinted, Lease, Pool, ReplicaId, Reply, Statement, Timing, orders, use_dealt},
         ledger::Ledger,
     },
+    random,
     types::other,
 };
 
@@ -33,7 +34,6 @@ pub(crate) trait Drive: Send + Sync {
 /// The fleet to which all groups of this process belong.
 #[derive(Clone)]
 pub(crate) struct Fleet {
-    pub replica: ReplicaId,
     pub driver: Arc<dyn Drive>,
     /// By which the pool names callers.
     pub hashes: NameHash,
@@ -215,14 +215,12 @@ impl Group {
         });
     }
 
-    /// Others have told something that concerns this replica, perhaps as it does all.
-    pub(crate) fn hinted(&self, all: bool) {
+    /// Others have told something that concerns these replicas.
+    pub(crate) fn hinted(&self, hint: &Hinted) {
         let now = self.now();
         let mut state = self.state.lock();
-        match state.ledger.supply_mut() {
-            Some(lease) if all => lease.all_hinted(now),
-            Some(lease) => lease.hinted(),
-            None => {}
+        if let Some(lease) = state.ledger.supply_mut() {
+            lease.hinted(hint, now);
         }
         self.call_driver(&state);
     }
@@ -284,8 +282,9 @@ impl Group {
 /// A ledger for a group of a fleet.
 pub(super) fn ledger(fleet: Option<&Fleet>) -> Ledger {
     let mut ledger = Ledger::default();
-    if let Some(fleet) = fleet {
-        ledger.join(Lease::new(fleet.replica));
+    if fleet.is_some() {
+        // A group that is dropped and made anew is another: its statements begin anew too.
+        ledger.join(Lease::new(ReplicaId(random::id64())));
     }
     ledger
 }

@@ -144,6 +144,7 @@ impl Lease {
             pauses: Pauses {
                 heard: self.pauses,
                 resumes: self.resumes,
+                unheard: self.resumes - self.resumes_heard,
                 group,
                 operation,
             },

@@ -42,11 +42,11 @@ impl Ledger {
             // As often no operator has ended a pause.
             _ => lease.pauses,
         };
-        let said = std::mem::take(&mut lease.resumes_said);
+        let said = lease.resumes_said - lease.resumes_heard;
         let is_resumed = !is_newcomer && pauses > lease.pauses + said;
         lease.pauses = lease.pauses.max(pauses);
-        lease.resumes -= said;
-        if lease.resumes > 0 {
+        lease.resumes_heard = lease.resumes_said;
+        if lease.resumes > lease.resumes_heard {
             // An operator has ended pauses here meanwhile, and the pool does not know it yet.
             self.count_held();
             return;

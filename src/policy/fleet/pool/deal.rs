@@ -67,7 +67,7 @@ impl Pool {
         });
         let entries: Vec<_> = entries.collect();
         let mut queue = Queue::resume(std::mem::take(&mut self.turns), entries, now);
-        let most = if self.is_careful() { 1 } else { DEALT_AT_ONCE };
+        let most = self.at_once().clamp(1, DEALT_AT_ONCE as u64) as usize;
         let mut given = Vec::new();
         let rest = deal(
             &mut self.ledger,
@@ -78,6 +78,9 @@ impl Pool {
         );
         self.turns = queue.turns();
         let all = given.len() < most;
+        if let Some(lost) = &mut self.quarantine {
+            lost.given = lost.given.saturating_add(given.len() as u64);
+        }
         for (place, grant) in given {
             let Some(member) = self.members.get_mut(&place.replica) else {
                 continue;
@@ -107,19 +110,31 @@ impl Pool {
         if all { rest.next } else { Some(now) }
     }
 
-    /// Whether units are dealt one by one, and not leased.
-    fn is_careful(&self) -> bool {
-        self.quarantine.is_some() || self.doubt.is_some()
+    /// Units that may be given now, whoever asks. Leases that nobody has stated yet are at most half of what was free when they were given, so after
+    /// a loss the other half is given meanwhile.
+    fn at_once(&self) -> u64 {
+        if self.doubt.is_some() {
+            return 1;
+        }
+        match (&self.quarantine, self.ledger.free()) {
+            (Some(lost), Some(free)) => {
+                (free.saturating_add(lost.given) / 2).saturating_sub(lost.given)
+            }
+            (Some(_), None) => 0,
+            (None, _) => u64::MAX,
+        }
     }
 
     /// Whether leases may be had, for interactive callers and for batch: while nobody waits whom the window holds.
     pub(super) fn keeps(&mut self, rules: &LedgerRules, now: Duration) -> [bool; 2] {
-        if self.is_careful() {
+        if self.doubt.is_some() {
             return [false; 2];
         }
+        let gate = self.ledger.gate(now);
         let waits = |is_batch: bool| {
             let mut orders = self.members.values().flat_map(|member| member.waiting(now));
-            orders.any(|order| order.is_batch == is_batch)
+            // Not those that a pause of their operation holds.
+            orders.any(|order| order.is_batch == is_batch && gate.hold(&order.kind()).is_none())
         };
         let waits = [waits(false), waits(true)];
         let of = |class: usize, ledger: &mut Ledger| {
@@ -153,6 +168,10 @@ impl Pool {
             let wanted = (rate * LEASED_TIME).max(SMALLEST_LEASE) as u64;
             let most = (free + held) / (2 * active);
             units[class] = wanted.min(most).saturating_sub(held);
+            units[class] = units[class].min(self.at_once());
+            if let Some(lost) = &mut self.quarantine {
+                lost.given = lost.given.saturating_add(units[class]);
+            }
             self.ledger.lease(units[class], standing(class));
             let Some(member) = self
                 .members
@@ -178,13 +197,7 @@ fn places(
     most: usize,
     now: Duration,
 ) -> impl Iterator<Item = (Share, (Duration, Duration), Place)> {
-    let share = order.share();
-    let standing = Standing::from(share.priority);
-    let kind = AttemptKind {
-        operation: order.operation,
-        payload: order.payload,
-        standing,
-    };
+    let (share, kind) = (order.share(), order.kind());
     let (oldest, count) = (order.oldest, order.count);
     let ageing_time = order.ageing_time;
     let most = u32::try_from(most).unwrap_or(u32::MAX);

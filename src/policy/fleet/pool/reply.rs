@@ -101,17 +101,13 @@ impl Pool {
             1.0 / active.max(1) as f64
         };
         let known_since = statement.known.map(|known| now.saturating_sub(known.age));
-        let term = now.saturating_add(TERM);
         Reply {
             revision: self.revision,
             number: statement.number,
             now,
             leased,
             dealt,
-            until: self
-                .ledger
-                .window_ends()
-                .map_or(term, |ends| ends.min(term)),
+            until: self.leases_end(now),
             keeps,
             awaits_ends: self.ledger.awaits_ends() || self.doubt.is_some(),
             active,
@@ -133,6 +129,13 @@ impl Pool {
                 .map(|member| member.claims().leased)
                 .sum(),
         }
+    }
+
+    /// When what is leased now ends.
+    pub(super) fn leases_end(&self, now: Duration) -> Duration {
+        let term = now.saturating_add(TERM);
+        let window = self.ledger.window_ends();
+        window.map_or(term, |ends| ends.min(term))
     }
 
     fn elsewhere(&self, replica: ReplicaId, now: Duration) -> Vec<(Share, u64)> {

@@ -5,10 +5,12 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     super::{
         DEAD, Ending, FORGOTTEN, Hinted, Known, Low, MAX_REPLICAS, Pauses, Pool, QUARANTINE,
-        ReplicaId, Reply, Statement, Told, simulation,
+        ReplicaId, Reply, Statement, TERM, Told, simulation,
     },
     LONG_KNOWN,
 };
+
+use crate::policy::operation::{Operation, OperationId};
 
 const SECOND: Duration = Duration::from_secs(1);
 const START: Duration = Duration::from_secs(1000);
@@ -22,6 +24,8 @@ struct Script {
     known: BTreeMap<u64, (Known, Duration)>,
     /// The number of the last `resume` that each has heard.
     heard: BTreeMap<u64, u64>,
+    /// How often an operator has ended pauses there.
+    resumes: BTreeMap<u64, u64>,
 }
 
 impl Script {
@@ -70,10 +74,14 @@ impl Script {
     fn pauses(&mut self, id: u64, resumes: u64, pause: Option<Duration>) -> Reply {
         // As the lease does it, which keeps what it heard.
         let heard = self.heard.get(&id).copied().unwrap_or(0);
+        let all = self.resumes.entry(id).or_insert(0);
+        *all += resumes;
+        let all = *all;
         let reply = self.says(id, |statement| {
             statement.pauses = Pauses {
                 heard,
-                resumes,
+                resumes: all,
+                unheard: resumes,
                 group: pause.map(|left| Ending { told: None, left }),
                 operation: None,
             };
@@ -84,6 +92,21 @@ impl Script {
 
     fn is_paused(&self) -> bool {
         self.pool.pause_left(self.now).is_some()
+    }
+
+    /// Units that nobody may take yet.
+    fn free(&self) -> u64 {
+        self.pool.free(2_000).expect("a window")
+    }
+
+    fn leased(&mut self) -> u64 {
+        let pool = self.pool.clone();
+        pool.members.values().map(|m| m.claims().leased).sum()
+    }
+
+    fn external(&mut self) -> u64 {
+        let rules = simulation::statement(ReplicaId(0), 1, 0).rules;
+        self.pool.ledger_mut().view(&rules, self.now).external.1
     }
 
     fn remaining(&self) -> u64 {
@@ -292,4 +315,132 @@ fn a_register_that_began_anew_is_told_from_one_that_went_back() {
         assert_eq!(script.says(id, |_| {}).lost, Some(true));
     }
     assert_eq!(script.says(1, |_| {}).lost, None);
+}
+
+/// With so many requests of one caller on this operation.
+fn wait_for(statement: &mut Statement, operation: OperationId, count: u32) {
+    let replica = statement.replica;
+    statement.orders = simulation::statement(replica, 1, 1).orders;
+    for order in &mut statement.orders {
+        (order.operation, order.count) = (operation, count);
+    }
+}
+
+#[test]
+fn who_waits_for_a_paused_operation_makes_nothing_scarce() {
+    let mut script = Script::new();
+    let operation = Operation::from_path("/works.get").id();
+    assert!(script.told(1, 900, None).keeps[0]);
+    script.says(2, |statement| {
+        statement.pauses.operation = Some((
+            operation,
+            Ending {
+                told: None,
+                left: SECOND * 40,
+            },
+        ));
+        wait_for(statement, operation, 3);
+    });
+    let reply = script.told(1, 890, None);
+    assert_eq!(reply.keeps, [true; 2]);
+    assert!(!reply.leased.is_empty());
+    // But who waits for a unit does.
+    script.now += SECOND * 11;
+    let scarce = script.says(3, |statement| {
+        statement.told = Some(told(2, None, reply.revision));
+        wait_for(statement, OperationId::NONE, 300);
+    });
+    assert!(!scarce.keeps[0]);
+}
+
+#[test]
+fn a_lease_that_was_not_stated_yet_is_called_back() {
+    let mut script = Script::new();
+    assert!(!script.told(1, 900, None).leased.is_empty());
+    let reply = script.says(2, |statement| {
+        statement.told = Some(told(2, None, 0));
+        wait_for(statement, OperationId::NONE, 300);
+    });
+    assert_eq!(reply.hint, Hinted::These(vec![ReplicaId(1)]));
+}
+
+#[test]
+fn what_a_dead_replica_had_leased_ends_with_the_lease_and_with_the_window() {
+    let mut script = Script::new();
+    let leased = script.told(1, 900, None);
+    assert!(leased.claimed > 0);
+    let reply = script.says(2, |_| {});
+    assert_eq!((reply.leased_in_all, reply.limbo), (leased.claimed, 0));
+    // Its lease has ended; what it spent of it is not known.
+    script.now += TERM + SECOND * 3;
+    let reply = script.says(2, |_| {});
+    assert_eq!((reply.leased_in_all, reply.limbo), (0, leased.claimed));
+    script.told(2, 880, None);
+    assert_eq!(script.says(2, |_| {}).limbo, 0);
+    // Another has died before the end of its window.
+    script.told(3, 880, None);
+    script.now += SECOND * 30;
+    let reply = script.says(2, |statement| {
+        statement.told = Some(Told {
+            reset: 3_000,
+            ..told(999, None, 0)
+        });
+    });
+    assert_eq!((reply.leased_in_all, reply.limbo), (0, 0));
+}
+
+#[test]
+fn what_is_in_doubt_on_one_is_told_by_anothers_answer() {
+    let mut script = Script::new();
+    script.told(1, 900, None);
+    script.says(2, |statement| statement.in_doubt = 30);
+    assert_eq!(script.free(), 900 - 30 - script.leased());
+    script.told(1, 870, None);
+    assert_eq!(script.free(), 870 - 30 - script.leased());
+    // Sent after that was known.
+    script.told(1, 865, None);
+    assert_eq!(script.free(), 865 - script.leased());
+    script.says(2, |statement| statement.in_doubt = 30);
+    assert_eq!(script.free(), 865 - script.leased());
+    // There are others since.
+    script.says(2, |statement| statement.in_doubt = 31);
+    assert_eq!(script.free(), 865 - 1 - script.leased());
+}
+
+#[test]
+fn a_resume_that_is_said_again_ends_no_later_pause() {
+    let mut script = Script::new();
+    script.pauses(1, 0, Some(SECOND * 300));
+    script.pauses(2, 0, None);
+    let said_again = |statement: &mut Statement| {
+        (statement.pauses.resumes, statement.pauses.unheard) = (1, 1);
+    };
+    script.says(2, said_again);
+    assert!(!script.is_paused());
+    // Its answer was lost. Meanwhile another pause begins.
+    script.heard.insert(1, 1);
+    script.pauses(1, 0, Some(SECOND * 60));
+    script.says(2, said_again);
+    assert!(script.is_paused());
+}
+
+#[test]
+fn after_a_loss_half_of_what_is_left_is_given_at_once() {
+    let mut script = Script::new();
+    for id in [1, 2, 3] {
+        script.told(id, 900, None);
+    }
+    script.pool = Pool::default();
+    let first = script.told(1, 900, None);
+    assert!(first.lost.is_some() && first.keeps[0]);
+    assert!(script.pool.free(2_000).is_some());
+    let waits = script.says(2, |statement| {
+        statement.told = Some(told(880, None, 0));
+        wait_for(statement, OperationId::NONE, 40);
+    });
+    assert_eq!(waits.dealt.len(), 40);
+    // What others have spent that are not back yet is not outside.
+    assert_eq!(script.external(), 0);
+    script.told(3, 800, None);
+    assert_eq!(script.external(), 0);
 }

@@ -135,8 +135,7 @@ impl Fleet {
         let answer = answer.map(|(_, answer)| answer);
         match answer {
             None => {
-                // Whether it was written is not known.
-                replica.cached = None;
+                // Whether it was written is not known. If it was, what is cached is told to be old.
                 let Some(lease) = replica.ledger.supply_mut() else {
                     unreachable!("it is one of a fleet");
                 };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    super::{Lease, ReplicaId, use_dealt},
+    super::{Hinted, Lease, ReplicaId, use_dealt},
     RULES, SECOND,
     exchange::Exchange,
     register::Tagged,
@@ -149,16 +149,14 @@ impl Fleet {
         self.wake(index);
     }
 
-    pub(super) fn hinted(&mut self, index: usize, all: bool) {
-        if self.is_away(index, || Event::Hinted(index, all)) {
+    pub(super) fn hinted(&mut self, index: usize, hint: &Hinted) {
+        if self.is_away(index, || Event::Hinted(index, hint.clone())) {
             return;
         }
         let replica = &mut self.replicas[index];
         let now = replica.own(self.now);
-        match replica.ledger.supply_mut() {
-            Some(lease) if all => lease.all_hinted(now),
-            Some(lease) => lease.hinted(),
-            None => {}
+        if let Some(lease) = replica.ledger.supply_mut() {
+            lease.hinted(hint, now);
         }
         self.wake(index);
     }

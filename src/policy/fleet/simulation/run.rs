@@ -42,8 +42,7 @@ pub(super) enum Event {
     Asked(Rc<Write>),
     /// Its answer arrives, or it is given up.
     Answered(usize, u64, Option<(u64, Answer)>),
-    /// With whether it concerns all.
-    Hinted(usize, bool),
+    Hinted(usize, Hinted),
     AtUpstream(u64),
     Back(u64, Settlement),
     Arrives(usize, Share, Duration),
@@ -191,7 +190,7 @@ impl Fleet {
     fn step(&mut self, event: Event) -> bool {
         match event {
             Event::Wake(index) => self.woken(index),
-            Event::Hinted(index, all) => self.hinted(index, all),
+            Event::Hinted(index, hint) => self.hinted(index, &hint),
             Event::Asked(write) => {
                 self.asked(&write);
                 return true;
@@ -227,8 +226,7 @@ impl Fleet {
             for other in 0..self.replicas.len() {
                 let replica = &self.replicas[other];
                 if other != index && replica.register == which && write.hint.concerns(replica.id) {
-                    let all = write.hint == Hinted::All;
-                    self.message(other, || Event::Hinted(other, all));
+                    self.message(other, || Event::Hinted(other, write.hint.clone()));
                 }
             }
             Answer::Written(at)
