@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{DEAD, FORGOTTEN, Order, Statement, WAITS_NO_MORE};
+use super::{DEAD, DEALT_TERM, FORGOTTEN, Order, Statement, WAITS_NO_MORE, clock::SLACK};
 use crate::policy::{
     ledger::{Claims, Grant, Payload},
     operation::OperationId,
@@ -149,6 +149,28 @@ impl Member {
         if sent_after >= self.doubted_at {
             self.told = self.in_doubt;
         }
+    }
+
+    /// What it has sent is counted.
+    pub(super) fn end_attempts(&mut self) {
+        (self.in_flight, self.streamed) = (0, 0);
+        self.told = self.in_doubt;
+    }
+
+    /// Takes away dealt units that it has not acknowledged and can use no longer, and returns how many they were. How they ended it may say yet.
+    pub(super) fn end_dealt(&mut self, now: Duration) -> u64 {
+        let is_over = |granted: &mut Granted| match &granted.what {
+            What::Dealt(dealt) => dealt.at.saturating_add(DEALT_TERM + SLACK) <= now,
+            What::Lease(_) => false,
+        };
+        let mut count = 0;
+        for granted in self.granted.extract_if(.., is_over) {
+            if let What::Dealt(dealt) = granted.what {
+                self.out.insert(dealt.number(), dealt);
+                count += 1;
+            }
+        }
+        count
     }
 
     /// Takes away what it has leased, and returns how much that was.

@@ -117,9 +117,9 @@ impl Pool {
         self.bury(now);
         self.count_claims();
         let before = self.held_up(now);
-        self.begin_window();
+        self.begin_window(now);
         self.learn(statement, now);
-        self.begin_window();
+        self.begin_window(now);
         if self.quarantine.is_some() {
             self.ledger.forgive_outside();
         }
@@ -253,11 +253,12 @@ impl Pool {
             // Whoever has written may have written any time.
             member.seen = member.seen.min(now);
             // One that lives has said at its leases' end what it has left.
+            let mut ended = member.end_dealt(now);
             if now >= member.until.saturating_add(SLACK) {
-                let ended = member.end_leases();
-                if ended > 0 {
-                    self.limbo.push((ended, self.revision));
-                }
+                ended += member.end_leases();
+            }
+            if ended > 0 {
+                self.limbo.push((ended, self.revision));
             }
             // Nobody waits on a replica that has not said so for too long.
             if !member.orders.is_empty() && member.waiting(now).is_empty() {
@@ -284,11 +285,17 @@ impl Pool {
     }
 
     /// What was out in another window takes nothing from this one.
-    fn begin_window(&mut self) {
+    fn begin_window(&mut self, now: Duration) {
         let window = self.ledger.window_id();
         if std::mem::replace(&mut self.window, window) != window {
             self.limbo.clear();
             self.doubt = None;
+            for member in self.members.values_mut() {
+                // A moment ago it may have sent what DevRev counts just now.
+                if now.saturating_sub(member.seen) >= SLACK * 2 {
+                    member.end_attempts();
+                }
+            }
             self.count_claims();
         }
     }
