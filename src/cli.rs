@@ -52,7 +52,7 @@ enum Command {
         /// The load's calls are the same for the same seed.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// So many gateways share the quota as a fleet, 9 at most. What they share is in memory here, and in Redis elsewhere.
+        /// Number of gateways, at most 9. They share the quota as a fleet, in memory here and through Redis elsewhere.
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
         replicas: u8,
     },
@@ -111,7 +111,7 @@ struct Check {
     #[arg(long, conflicts_with = "explain")]
     print: bool,
     /// Also try the Redis of a fleet (section "shared"), from here: that it can be reached, what it is, the rights of the user, its clock, the time of 50
-    /// exchanges. Exit status 1 if it is of no use.
+    /// exchanges. Exit status 1 if Redis cannot be used.
     #[arg(long, conflicts_with_all = ["explain", "print"])]
     connect: bool,
     /// Say step by step what would happen to a request, such as 'POST /rev-users.link'. Exit status 0 if it would be

@@ -513,13 +513,18 @@ mod tests {
     #[test]
     fn the_rights_that_are_tried_are_those_of_the_guide() {
         let guide = include_str!("../../config/README.md");
-        let rule = format!("ACL SETUSER revgate on >PASSWORD ~revgate:* &revgate:* {RIGHTS}\n");
+        let rule = format!(
+            "ACL SETUSER revgate on >PASSWORD resetkeys ~revgate:* resetchannels &revgate:* -@all {RIGHTS}\n"
+        );
         assert!(guide.contains(&rule), "{rule}");
         let of_a_cluster = crate::fleet::redis::cluster::RIGHTS;
         assert!(
             guide.contains(&format!("`{of_a_cluster}`")),
             "{of_a_cluster}"
         );
+        let at_sentinel = crate::fleet::redis::sentinel::RIGHTS;
+        let rule = format!("ACL SETUSER revgate on >PASSWORD resetchannels -@all {at_sentinel}\n");
+        assert!(guide.contains(&rule), "{rule}");
     }
 
     #[test]

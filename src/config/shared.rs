@@ -27,11 +27,11 @@ section! {
         redis: PlainSecret, restart, required("is missing; store the URL of Redis, such as redis://user:password@redis.internal:6379, and name it with { file = ... } or { env = ... }"), example({ "env": "REVGATE_REDIS_URL" });
         /// What the names of all keys and channels in Redis begin with; gateways of different DevRev users or stages that use one Redis need different ones. Up to 64 letters, digits and . _ - : so that it can stand in the rules of a Redis user. The name of the program by default.
         prefix: Prefix = "revgate", restart;
-        /// Time for one exchange with Redis, from 1ms to 1s. A request waits for one only if its replica holds no lease. After three in a row that took longer, the replica goes by DevRev's answers alone until Redis is back. A hundred round trips of a data centre by default, and too little for a caller to notice.
+        /// Time for one exchange with Redis, from 1ms to 1s. A request waits for one only if its replica holds no lease, as one with less than a call in 5 s, or no token of the caller's rate. A group whose exchange took longer goes by DevRev's answers alone until one succeeds; after three in a row, all groups until Redis is back. A hundred round trips of a data centre by default, and too little for a caller to notice.
         timeout: ExchangeTime = "50ms", restart;
         /// A secret of the fleet, the same on every replica, by which names in Redis are hashed, of groups and of callers. Required in mode "validate": there a group is a DevRev user, whom somebody who may list the keys of Redis could guess otherwise. None by default, because in mode "inject" names are those of the file.
         name_key: Option<PlainSecret>, restart, example({ "file": "/run/secrets/redis-name-key" });
-        /// Certificate authorities for rediss://, as in upstream.roots. Bundled by default, which works in an empty image; a Redis of your own has rather a CA of your own: { file = "ca.pem" }.
+        /// Certificate authorities for rediss://, as in upstream.roots. Bundled by default, which works in an empty image; a Redis of your own usually has your own CA: { file = "ca.pem" }.
         roots: Roots = "bundled", restart;
     }
     then endpoint(redis) -> {

@@ -149,9 +149,9 @@ label_enum! {
 label_enum! {
     /// The result of an exchange with the register of a fleet.
     pub enum ExchangeResult {
-        /// The value was written, or read where there was nothing to write.
+        /// The value was written.
         Ok = "ok",
-        /// Another replica had written in between.
+        /// Another replica had written in between. Counted on top of the exchange's own result, each time.
         Conflict = "conflict",
         /// It took longer than `shared.timeout`.
         TimedOut = "timeout",

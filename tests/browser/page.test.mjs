@@ -421,7 +421,7 @@ test('a fleet: Redis answers, is away, and a group is left out', { timeout: 60_0
   const alone = { ...shares, sharing: 'alone', alone_since: real.now - 90, fault: 'down', reason: 'connection refused' };
   const alert = { name: 'shared_down', severity: 'warning', subject: null, text: 'Redis cannot be used: replicas go by DevRev\'s answers alone', link: '#fleet', since: real.now - 90, next: null, next_at: null };
   told = { ...told, alerts: [alert], shared: { ...up, state: 'down', since: real.now - 90, fault: 'down', reason: 'connection refused', alone_seconds: 95 }, quota: { main: { ...main, fleet: alone } } };
-  await until('it says that Redis is away', async () => /Redis cannot be used for (1|2) minutes?: connection refused\./.test(await text('register')));
+  await until('it says that Redis is away', async () => /Redis has been unusable for (1|2) minutes?: connection refused\./.test(await text('register')));
   assert.match(await text('register'), /Not shared for 1 minute in all since the start/);
   assert.match(await text('vitals'), /Fleet\s+Redis cannot be used\s*for 1 minute/);
   assert.match((await cells('main'))[0], /^not sharedfor 1 minute: connection refused$/);

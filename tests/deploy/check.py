@@ -74,10 +74,13 @@ def restricted(name, template):
 
 
 def drains(name, template, config):
-    """Checks that a pod has time for its drain, since otherwise it loses requests."""
+    """Checks that a pod with a gateway has time for its drain, since otherwise it loses requests."""
+    spec = template["spec"]
+    if not any(c["name"] == "revgate" for c in spec["containers"] + spec.get("initContainers", [])):
+        return
     drain = config.get("drain", {})
     takes = int(drain.get("delay", "0s")[:-1]) + int(drain.get("timeout", "25s")[:-1])
-    if template["spec"].get("terminationGracePeriodSeconds", 30) <= takes:
+    if spec.get("terminationGracePeriodSeconds", 30) <= takes:
         fault(name, f"terminationGracePeriodSeconds is not above the drain's {takes} s")
 
 
@@ -155,12 +158,16 @@ def redis(resources):
     config = next(r["data"]["redis.conf"] for r in resources if r["kind"] == "ConfigMap" and "redis.conf" in r["data"])
     pod = next(t for n, t in pods(resources) if n == "redis")
     probe = pod["spec"]["containers"][0]["readinessProbe"]["exec"]["command"]
-    password = "a-secret-of-the-test"
+    password, admin = "a-secret-of-the-test", "another-secret-of-the-test"
     with tempfile.TemporaryDirectory() as d:
         d = pathlib.Path(d)
         socket, users, url = d / "redis.sock", d / "users.acl", d / "redis-url"
-        digest = hashlib.sha256(password.encode()).hexdigest()
-        users.write_text(re.sub("#[0-9a-f]{64}", "#" + digest, (folder / "users.acl").read_text()))
+        rules = (folder / "users.acl").read_text()
+        for user, secret in [("revgate", password), ("admin", admin)]:
+            # As the comment in kustomization.yaml says.
+            digest = hashlib.sha256(secret.encode()).hexdigest()
+            rules = re.sub(f"^(user {user} .*)#[0-9a-f]{{64}}", rf"\1#{digest}", rules, flags=re.MULTILINE)
+        users.write_text(rules)
         config = config.replace("/run/secrets/redis/users.acl", str(users))
         (d / "redis.conf").write_text(f"{config}\nport 0\nunixsocket {socket}\ndir {d}\n")
         url.write_text(f"unix://revgate:{password}@{socket}\n")
@@ -185,8 +192,13 @@ def redis(resources):
                 if "NOAUTH" not in said and "NOPERM" not in said:
                     fault("fleet: users.acl", f"{who[1:2]} may {call}: {said.strip()}")
             done = subprocess.run([os.environ["REVGATE_BIN"], "check", "--connect", "-c", d / "revgate.toml"], capture_output=True, text=True)
-            if done.returncode != 0:
-                fault("fleet: check --connect", done.stderr.strip())
+            if done.returncode != 0 or "noeviction" not in done.stdout:
+                fault("fleet: check --connect", done.stdout + done.stderr.strip())
+            # What the runbook has an administrator do.
+            for call in ["INFO memory", "SLOWLOG GET", "ACL LOG", "ACL LOAD", "CLIENT LIST", "DEL revgate:v1:x", f"ACL SETUSER revgate #{'1' * 64}"]:
+                said = subprocess.run([*cli, "--no-auth-warning", "--user", "admin", "--pass", admin, "-e", *call.split()], capture_output=True, text=True)
+                if said.returncode != 0:
+                    fault("fleet: users.acl", f"admin may not {call}: {said.stdout}{said.stderr}".strip())
         finally:
             server.kill()
             server.wait()

@@ -24,7 +24,7 @@ function fleet({ shared, quota: groups }) {
   table($("fleet-groups"), ["Quota group", "How it is shared", "Replicas", "Held here", "Held by all", "Held by nobody", "Of dead replicas", "Waiting in the fleet"],
     rows.slice(0, MAX_GROUPS).map(([name, { fleet: of }]) => ({ key: name, cells: [name, sharing(of), ...[of.replicas, of.leased_here, of.leased, of.free].map(units), tally(of.limbo ?? 0, "kept until DevRev’s next answer", "warn"),
       of.waiting ? [{ text: number(of.waiting), look: "warn" }, byCaller(of.waiting_by_caller)] : tally(0)] })),
-    "No group is shared yet: each is with its first request.");
+    "No group is shared yet: a group is shared from its first request on.");
 }
 
 const units = n => n === null ? [{ text: "–", look: "dim" }] : [number(n)];
@@ -43,12 +43,12 @@ function register(shared) {
     : "Half of the exchanges of the last 5 minutes took " + briefly(shared.p50_seconds) + ", ninety-nine of a hundred " + briefly(shared.p99_seconds) + "; " + briefly(shared.timeout_seconds) + " are allowed.";
   const state = {
     up: [redis(shared) + " can be used: replicas share the quota.", "good"],
-    down: [redis(shared) + " cannot be used for " + about(now() - shared.since) + ": " + shared.reason + ". Each replica goes by DevRev’s answers alone.", "bad"],
+    down: [redis(shared) + " has been unusable for " + about(now() - shared.since) + ": " + shared.reason + ". Each replica goes by DevRev’s answers alone.", "bad"],
     unknown: [redis(shared) + " has not been tried yet.", "dim"],
   }[shared.state] ?? [shared.state, ""];
   const ended = Object.entries(shared.exchanges).filter(([, n]) => n).map(([result, n]) => result + "\u00a0" + number(n)).join(", ");
   const alone = shared.alone_seconds ? "Not shared for " + about(shared.alone_seconds) + " in all since the start." : null;
-  return [state, times && [times, "dim"], ended ? ["Exchanges of this replica: " + ended + ".", "dim"] : null, alone && [alone, "dim"]];
+  return [state, times && [times, "dim"], ended ? ["Exchanges of this replica: " + ended + "." + (shared.exchanges.conflict ? " A conflict comes on top of its exchange’s own result." : ""), "dim"] : null, alone && [alone, "dim"]];
 }
 
 // For what is seen first.

@@ -255,9 +255,10 @@ fn reader_and_schema_agree_on_any_value_of_any_key() {
 #[test]
 fn examples_and_the_template_load_and_pass() {
     let validator = validator(&schema());
-    let env: BTreeMap<_, _> = ["DEVREV_TOKEN", "BILLING_KEY", "SYNC_KEY"]
+    let mut env: BTreeMap<_, _> = ["DEVREV_TOKEN", "BILLING_KEY", "SYNC_KEY"]
         .map(|n| (n.to_owned(), format!("value-of-{n}")))
         .into();
+    env.insert("REVGATE_REDIS_URL".into(), "redis://127.0.0.1".into());
     let root = env!("CARGO_MANIFEST_DIR");
     let files = fs::read_dir(format!("{root}/config/examples")).unwrap();
     let mut texts: Vec<_> = files

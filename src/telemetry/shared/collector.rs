@@ -74,7 +74,7 @@ impl Collector for FleetCollector {
         family(
             &mut out,
             "shared_exchanges",
-            "Number of exchanges with the register, by result",
+            "Number of exchanges with the register, by result; a conflict comes on top of its exchange's own result",
             MetricType::Counter,
             fleet.exchanges().map(|(result, count)| {
                 let labels = vec![("result", result.label().into())];

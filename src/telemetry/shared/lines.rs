@@ -75,13 +75,13 @@ impl Story {
             true => "refuses this user",
             false => "cannot be used",
         };
-        let what = format!("{} {what}", self.register);
+        let register = self.register;
         match sign {
             Some(Sign::Begins) => tracing::warn!(
                 event,
                 fault,
                 %reason,
-                "{what}, so each replica goes by its lease and then by DevRev's answers: {reason}"
+                "{register} {what}, so each replica goes by its lease and then by DevRev's answers: {reason}"
             ),
             Some(Sign::GoesOn { lasted, signs }) => tracing::warn!(
                 event,
@@ -89,7 +89,7 @@ impl Story {
                 %reason,
                 failures = signs,
                 since_seconds = lasted.as_secs_f64(),
-                "{what} still, since {}; failures: {signs}: {reason}",
+                "{register} still {what} (for {}); failures: {signs}: {reason}",
                 duration_words(lasted)
             ),
             None => {}
