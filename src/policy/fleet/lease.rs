@@ -1,5 +1,6 @@
 //! A replica's side: what it holds, when it exchanges, and what it does alone.
 
+mod calls;
 mod exchange;
 mod follow;
 mod pace;
@@ -8,7 +9,7 @@ use std::{collections::VecDeque, time::Duration};
 
 pub use self::exchange::Timing;
 use self::pace::Pace;
-use super::{Hinted, Low, ReplicaId, doubt::is_far_below, member::Dealt, rhythm::Rhythm};
+use super::{Low, ReplicaId, doubt::is_far_below, member::Dealt, rhythm::Rhythm};
 use crate::policy::{
     fair::Standing,
     feedback::Feedback,
@@ -23,9 +24,6 @@ const MARKS: usize = 64;
 /// Ends of attempts on dealt units that the pool has not heard of. More come from few exchanges that fail; then the oldest are left
 /// out, and the fleet finds out by a timeout.
 const UNHEARD: usize = 1024;
-
-/// So many exchanges in a row that others overtake, and this replica goes by itself.
-const MOST_OVERTAKEN: u32 = 3;
 
 /// Alone, what answers told counts for so long: others spend meanwhile.
 const FRESH: Duration = Duration::from_secs(1);
@@ -318,59 +316,6 @@ impl Lease {
             .is_none_or(|at| at.saturating_add(FRESH) <= now);
         let are_few = remaining.is_some_and(|units| units <= self.rhythm.active() * FEW);
         self.is_alone() && self.is_member() && (is_old || are_few)
-    }
-
-    /// The register cannot be used: from now on this replica goes by itself.
-    pub fn fail(&mut self, now: Duration) {
-        self.alone.get_or_insert(now);
-        self.exchanged = Some(now);
-        self.overtaken = 0;
-    }
-
-    /// In an exchange others were always faster. The register is there, so who waits for a turn goes on waiting; but not one for whom there
-    /// may be a unit at once, nor for ever. Then it goes by itself, and this is false.
-    pub fn bears_being_overtaken(&mut self, now: Duration) -> bool {
-        self.overtaken += 1;
-        let bears = !self.knows_plenty() && self.overtaken < MOST_OVERTAKEN && !self.is_alone();
-        if bears {
-            self.exchanged = Some(now);
-            // The same would happen again if all came back at once.
-            self.in_turn = Some(now.saturating_add(self.rhythm.turn()));
-        }
-        bears
-    }
-
-    /// Whether what the pool told is new enough to judge by, or the only thing there is.
-    pub fn is_informed(&self, now: Duration) -> bool {
-        self.is_alone()
-            || self
-                .known
-                .is_some_and(|heard| heard.at.saturating_add(FRESH * 2) > now)
-    }
-
-    /// How long it takes at most until the fleet is asked for a unit; `None` while nobody can be asked.
-    pub fn asks_after(&self) -> Option<Duration> {
-        (!self.is_alone()).then(|| self.rhythm.interval())
-    }
-
-    /// A request begins to wait. The fleet is told soon, also where it is a pause or a probe that holds it, so that no unit was asked for.
-    pub fn begins_to_wait(&mut self) {
-        self.newcomer = true;
-    }
-
-    /// Whether an exchange is wanted at once, or soon.
-    pub fn calls(&self) -> bool {
-        self.news || self.wanted || self.newcomer || self.in_turn.is_some()
-    }
-
-    /// A hint says whom something concerns. If that is all, they exchange one after another.
-    pub fn hinted(&mut self, hint: &Hinted, now: Duration) {
-        if *hint == Hinted::All {
-            let turn = now.saturating_add(self.rhythm.turn());
-            self.in_turn.get_or_insert(turn);
-        } else if hint.concerns(self.replica) {
-            self.news = true;
-        }
     }
 
     /// An operator ends all pauses.

@@ -1,6 +1,8 @@
 //! What the replicas of a fleet share of one group, and the one function that changes it.
 
 mod deal;
+mod members;
+mod pauses;
 mod reply;
 #[cfg(test)]
 mod tests;
@@ -19,15 +21,10 @@ use super::{
     doubt::Doubt,
     member::Member,
     plausible::MOST,
-    statement::{Ending, Known},
+    statement::Known,
     tokens::Limits,
 };
-use crate::policy::{
-    fair::Turns,
-    feedback::Feedback,
-    ledger::{Claims, Ledger, SAME},
-    operation::OperationId,
-};
+use crate::policy::{fair::Turns, feedback::Feedback, ledger::Ledger};
 
 /// Replicas of one group. More would not fit into the value's bound, and one register would not serve them.
 pub const MAX_REPLICAS: usize = 1000;
@@ -168,15 +165,6 @@ impl Pool {
         });
     }
 
-    /// What holds up attempts: a pause of the group, one of an operation, and what follows them. All replicas should know when it begins
-    /// and when it ends.
-    fn held_up(&mut self, now: Duration) -> (bool, Option<OperationId>, bool) {
-        let gate = self.ledger.gate(now);
-        let operation = gate.paused_operation().map(|(operation, _)| operation);
-        let recovers = self.ledger.recovers();
-        (gate.group_is_paused(), operation, recovers)
-    }
-
     /// Calls back leases that may not be kept.
     fn call_back(&self, keeps: [bool; 2], hint: &mut BTreeSet<ReplicaId>) {
         for (id, member) in &self.members {
@@ -197,107 +185,6 @@ impl Pool {
         self.ledger
             .lasts(now)
             .saturating_add(Duration::from_secs(900))
-    }
-
-    /// False if there is no room for another replica.
-    fn take_in(&mut self, statement: &Statement, now: Duration) -> bool {
-        let is_new = !self.members.contains_key(&statement.replica);
-        if is_new && !self.make_room(now) {
-            return false;
-        }
-        let most_orders = (MAX_ORDERS / (self.members.len() + 1)).max(FEWEST_ORDERS);
-        let member = self.members.entry(statement.replica).or_default();
-        member.state(statement, self.revision, now);
-        member.orders.truncate(most_orders);
-        let count = |class: usize| statement.sent[class].saturating_sub(member.sent[class]);
-        // Of a replica that is new here nothing was counted in this window: how much it has sent before is not known.
-        let sent = if is_new { [0, 0] } else { [count(0), count(1)] };
-        member.sent = statement.sent;
-        member.resumes = statement.pauses.resumes;
-        self.ledger.count_sent(sent);
-        for (number, end) in &statement.ended {
-            if let Some(dealt) = member.out.remove(number) {
-                self.ledger.ended_elsewhere(dealt.grant, *end, now);
-            }
-        }
-        true
-    }
-
-    /// Sees to it that another replica finds room. False if it does not.
-    fn make_room(&mut self, now: Duration) -> bool {
-        if self.members.len() < MAX_REPLICAS {
-            return true;
-        }
-        self.bury(now);
-        if self.members.len() < MAX_REPLICAS {
-            return true;
-        }
-        // One that would not be missed, and that would not take its record for lost.
-        let idle = self.members.iter().filter(|(_, member)| {
-            member.units() == 0 && now.saturating_sub(member.seen) >= LONG_KNOWN
-        });
-        let oldest = idle.min_by_key(|(_, member)| member.seen);
-        let oldest = oldest.map(|(id, _)| *id);
-        oldest.inspect(|id| self.end(*id)).is_some()
-    }
-
-    /// Ends replicas that died, and forgets those that left without a word.
-    fn bury(&mut self, now: Duration) {
-        let over = self
-            .members
-            .iter()
-            .filter(|(_, member)| member.is_over(now));
-        let over: Vec<ReplicaId> = over.map(|(id, _)| *id).collect();
-        over.into_iter().for_each(|id| self.end(id));
-        for member in self.members.values_mut() {
-            // Whoever has written may have written any time.
-            member.seen = member.seen.min(now);
-            // One that lives has said at its leases' end what it has left.
-            let mut ended = member.end_dealt(now);
-            if now >= member.until.saturating_add(SLACK) {
-                ended += member.end_leases();
-            }
-            if ended > 0 {
-                self.limbo.push((ended, self.revision));
-            }
-            // Nobody waits on a replica that has not said so for too long.
-            if !member.orders.is_empty() && member.waiting(now).is_empty() {
-                member.orders.clear();
-            }
-        }
-    }
-
-    fn end(&mut self, id: ReplicaId) {
-        self.limits.forget(id);
-        if let Some(member) = self.members.remove(&id) {
-            let units = member.units();
-            if units > 0 {
-                self.limbo.push((units, self.revision));
-            }
-        }
-    }
-
-    fn count_claims(&mut self) {
-        let claims = self.members.values().map(Member::claims);
-        let mut claims = claims.fold(Claims::default(), Claims::plus);
-        claims.in_doubt += self.limbo.iter().map(|(units, _)| units).sum::<u64>();
-        self.ledger.set_claims(claims);
-    }
-
-    /// What was out in another window takes nothing from this one.
-    fn begin_window(&mut self, now: Duration) {
-        let window = self.ledger.window_id();
-        if std::mem::replace(&mut self.window, window) != window {
-            self.limbo.clear();
-            self.doubt = None;
-            for member in self.members.values_mut() {
-                // A moment ago it may have sent what DevRev counts just now.
-                if now.saturating_sub(member.seen) >= SLACK * 2 {
-                    member.end_attempts();
-                }
-            }
-            self.count_claims();
-        }
     }
 
     /// Learns what the replica's answers told.
@@ -334,56 +221,6 @@ impl Pool {
             }
         }
         self.count_claims();
-    }
-
-    /// How often an operator has ended pauses there since it was heard of last. What was said before is not said anew.
-    fn resumes(&self, statement: &Statement) -> Option<u64> {
-        let pauses = statement.pauses;
-        let new = match self.members.get(&statement.replica) {
-            Some(member) => pauses.resumes.saturating_sub(member.resumes),
-            None => pauses.unheard,
-        };
-        (new > 0).then_some(new)
-    }
-
-    /// Takes over pauses that begin or last longer. True if an operator has ended them.
-    fn follow_pauses(
-        &mut self,
-        statement: &Statement,
-        resumes: Option<u64>,
-        now: Duration,
-    ) -> bool {
-        let pauses = statement.pauses;
-        // What a newcomer says is of now, although it has not heard how often pauses were ended.
-        let is_over = statement.known.is_some() && pauses.heard < self.pauses;
-        // It is less than what was heard if the register has lost it. That ends no pause.
-        self.pauses = self.pauses.max(pauses.heard.min(MOST));
-        if let Some(resumes) = resumes {
-            self.pauses = self.pauses.saturating_add(resumes).min(MOST);
-            self.ledger.resume();
-            self.paused_until = Duration::ZERO;
-            (self.doubt, self.quarantine) = (None, None);
-            self.limbo.clear();
-        }
-        let resumed = resumes.is_some();
-        if is_over {
-            return resumed;
-        }
-        let is_known = knows_time(statement, now);
-        let end = |end: Ending| end.at(now, is_known);
-        if let Some(until) = pauses.group.map(end) {
-            // A replica's clock may say that the last one is not over yet. Attempts probe by now, and that must not begin anew.
-            let is_over = self.ledger.paused_until(now).is_none();
-            if !is_over || until > self.paused_until.saturating_add(SAME) {
-                self.ledger.pause_until(until, now);
-                let until = self.ledger.paused_until(now);
-                self.paused_until = until.unwrap_or(self.paused_until);
-            }
-        }
-        if let Some((operation, until)) = pauses.operation {
-            self.ledger.refused_elsewhere(operation, end(until), now);
-        }
-        resumed
     }
 
     fn active(&self, now: Duration) -> u64 {
