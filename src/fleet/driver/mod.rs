@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    redis::names::Names,
+    names::Names,
     register::{Hint, Key, Link, Register},
 };
 use crate::{

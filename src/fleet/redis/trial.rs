@@ -16,12 +16,14 @@ use super::{
     cluster::slots::Redirect,
     connection::{Connection, OnPush, Target},
     facts::{Memory, Server, text},
-    names::Names,
     script,
     sentinel::Sentinels,
 };
 use crate::{
-    fleet::register::{Exchanged, Failure, Fault, Key, Tag, Write},
+    fleet::{
+        names::Names,
+        register::{Exchanged, Failure, Fault, Key, Tag, Write},
+    },
     plan::SharedPlan,
     random,
     upstream::tls,

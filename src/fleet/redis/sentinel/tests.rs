@@ -3,9 +3,9 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::fleet::{
+    names::Names,
     redis::{
         address::{Kind, parse},
-        names::Names,
         start,
         written::{put, until_written, until_written_to},
     },
