@@ -91,10 +91,11 @@ fn judge(
             .push(config.problem("shared.timeout", message));
     }
     if let Memory::Bounded { policy, .. } = &trial.memory
-        && !matches!(&**policy, "noeviction" | "volatile-ttl")
+        && policy != "noeviction"
     {
+        // All values have a time to live, so what evicts only keys that have one takes them first.
         let message = format!(
-            "the server's maxmemory-policy is {policy}, which may drop what replicas use at the moment; set it to noeviction, or to volatile-ttl if other programs keep data there"
+            "the server's maxmemory-policy is {policy}, which may drop what replicas use at the moment; set it to noeviction, or use a server of its own if others need this policy"
         );
         outcome
             .warnings
@@ -402,11 +403,27 @@ mod tests {
             ),
             "{warnings}"
         );
-        for policy in ["noeviction", "volatile-ttl"] {
+        // What is kept has a time to live, so these take it too, and before all else.
+        for policy in [
+            "volatile-ttl",
+            "volatile-lru",
+            "volatile-lfu",
+            "volatile-random",
+            "noeviction",
+        ] {
             server
                 .call(&["CONFIG", "SET", "maxmemory-policy", policy])
                 .await;
-            assert_eq!(said(&at, SLOW).await.unwrap().1, "");
+            let warnings = said(&at, SLOW).await.unwrap().1;
+            let what_to_do =
+                "; set it to noeviction, or use a server of its own if others need this policy";
+            match policy {
+                "noeviction" => assert_eq!(warnings, ""),
+                _ => assert!(
+                    warnings.contains(policy) && warnings.ends_with(what_to_do),
+                    "{warnings}"
+                ),
+            }
         }
     }
 
