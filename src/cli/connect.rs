@@ -65,7 +65,7 @@ fn judge(
         let message = format!(
             "is less than most exchanges with {} take ({} in the middle), so each replica would go alone; raise it, or use a Redis that is nearer",
             shared.endpoint,
-            milliseconds(half)
+            brief(half)
         );
         return Err(problem("shared.timeout", message));
     }
@@ -84,7 +84,7 @@ fn judge(
     if most * 2 > limit {
         let message = format!(
             "is little for exchanges that take up to {} (p99 of {SAMPLES}), and each that takes longer is lost; raise it, or use a Redis that is nearer or has less to do",
-            milliseconds(most)
+            brief(most)
         );
         outcome
             .warnings
@@ -109,11 +109,11 @@ fn told(shared: &SharedPlan, trial: &Trial, half: Duration, most: Duration) -> V
     let clock = match trial.clock {
         clock if clock.by <= clock.within => format!(
             "shared: its clock is that of this machine, to within {}",
-            milliseconds(clock.within)
+            brief(clock.within)
         ),
         clock => format!(
             "shared: its clock is {} {} this machine's; the replicas go by that of Redis",
-            milliseconds(clock.by),
+            brief(clock.by),
             if clock.is_ahead { "ahead of" } else { "behind" }
         ),
     };
@@ -130,9 +130,9 @@ fn told(shared: &SharedPlan, trial: &Trial, half: Duration, most: Duration) -> V
         format!(
             "shared: {} exchanges took {} (p50) and {} (p99); shared.timeout is {}",
             trial.times.len(),
-            milliseconds(half),
-            milliseconds(most),
-            milliseconds(shared.timeout)
+            brief(half),
+            brief(most),
+            brief(shared.timeout)
         ),
         clock,
         format!("shared: {memory}"),
@@ -184,9 +184,11 @@ fn percentile(times: &[Duration], share: usize) -> Duration {
     times.get(rank - 1).copied().unwrap_or_default()
 }
 
-fn milliseconds(time: Duration) -> String {
+/// An exchange takes less than a millisecond, as a rule.
+fn brief(time: Duration) -> String {
     let ms = time.as_secs_f64() * 1000.0;
     match ms {
+        ms if ms < 1.0 => format!("{} µs", time.as_micros()),
         ms if ms < 10.0 => format!("{ms:.1} ms"),
         ms => format!("{ms:.0} ms"),
     }
@@ -515,7 +517,7 @@ mod tests {
         };
         assert_eq!(
             line(0, true),
-            "shared: its clock is that of this machine, to within 0.1 ms"
+            "shared: its clock is that of this machine, to within 150 µs"
         );
         assert_eq!(
             line(3200, true),
@@ -537,6 +539,21 @@ mod tests {
             guide.contains(&format!("`{of_a_cluster}`")),
             "{of_a_cluster}"
         );
+    }
+
+    #[test]
+    fn a_time_is_told_in_words_that_tell_something() {
+        for (micros, want) in [
+            (0, "0 µs"),
+            (12, "12 µs"),
+            (999, "999 µs"),
+            (1000, "1.0 ms"),
+            (1250, "1.2 ms"),
+            (9940, "9.9 ms"),
+            (50_000, "50 ms"),
+        ] {
+            assert_eq!(brief(Duration::from_micros(micros)), want);
+        }
     }
 
     #[test]
