@@ -332,7 +332,7 @@ impl Shared {
     async fn try_idle(&self, open: &Arc<Open>) {
         match (self.rules.probe)() {
             Some(key) => drop(self.exchange(open, &key, None, false).await),
-            None => drop(self.ask(open, &cmd("PING")).await),
+            None => drop(self.ask(open, &sign_of_life()).await),
         }
     }
 
@@ -347,6 +347,11 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// What any user may ask: HELLO needs no right, as PING does.
+pub(super) fn sign_of_life() -> Cmd {
+    cmd("HELLO")
 }
 
 fn broke() -> Failure {
