@@ -3,6 +3,8 @@
 
 mod exchange;
 mod group;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,

@@ -99,6 +99,12 @@ impl Collector for FleetCollector {
             "Seconds in which at least one group of this replica was not shared, because the register could not be used",
             &ConstCounter::new(fleet.alone().as_secs_f64()),
         )?;
+        single(
+            &mut out,
+            "shared_no_room",
+            "Number of times that a group had no room for a caller's limit, so that this replica's own limiter decides for some seconds",
+            &ConstCounter::new(fleet.without_room()),
+        )?;
         let groups = self.groups();
         let mut gauges = |name, help, pick: fn(&Sums) -> u64| {
             let rows = groups.iter().map(|(name, sums)| {

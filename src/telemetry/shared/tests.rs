@@ -79,6 +79,7 @@ async fn a_bad_day_is_told_in_its_order() {
     }
     main.joined();
     main.unreadable("12 bytes of an unknown form");
+    main.no_room(3);
 
     // Somebody takes the user its rights.
     fleet.register_down(ExchangeResult::Denied, "NOPERM");
@@ -100,6 +101,7 @@ async fn a_bad_day_is_told_in_its_order() {
         "WARN shared_down: the group main is shared no more, although Redis answers: OOM command not allowed",
         "INFO shared_up: the group main is shared again, after 10 s",
         "WARN shared_unreadable: what Redis keeps of the group main cannot be read: 12 bytes of an unknown form",
+        "WARN shared_no_room: what Redis keeps of the group main has no room left for limits of callers, so this replica's own limiters decide for 3 of them: their rates hold for each replica by itself",
         "WARN shared_denied: Redis refuses this user, so each replica goes by its lease and then by DevRev's answers: NOPERM",
         "INFO shared_up: Redis can be used again, after 3 s; failures: 1",
         "WARN shared_lost_state: what Redis kept of the group main is older than what this replica knows, as after a failover or a restore; each replica states anew what it holds",
@@ -143,6 +145,7 @@ async fn a_group_that_comes_and_goes_is_told_in_a_few_lines() {
         main.alone(ExchangeResult::Refused, "CLUSTERDOWN");
         main.lost(Lost::Gone);
         main.unreadable("nonsense");
+        main.no_room(1);
         main.joined();
         advance(Duration::from_millis(50)).await;
     }
@@ -152,7 +155,7 @@ async fn a_group_that_comes_and_goes_is_told_in_a_few_lines() {
     let lines = count("shared no more");
     assert!((10..30).contains(&lines), "{lines}");
     // What has a beginning has an end.
-    for part in ["shared again", "lost_state", "unreadable"] {
+    for part in ["shared again", "lost_state", "unreadable", "no_room"] {
         assert_eq!(count(part), lines, "{part}");
     }
 }
@@ -256,6 +259,7 @@ async fn its_metrics_are_there_from_the_start_and_groups_are_bounded() {
         "revgate_shared_up 0",
         "revgate_shared_timeout_seconds 0.05",
         "revgate_shared_alone_seconds_total 0.0",
+        "revgate_shared_no_room_total 0",
         "revgate_shared_exchange_duration_seconds_count 0",
     ]);
     for result in ExchangeResult::ALL {
@@ -273,10 +277,13 @@ async fn its_metrics_are_there_from_the_start_and_groups_are_bounded() {
         .iter()
         .for_each(|group| group.stands(standing(Sharing::Plenty)));
     groups[0].alone(ExchangeResult::Refused, "");
+    groups[0].no_room(2);
+    groups[1].no_room(1);
     advance(Duration::from_millis(1500)).await;
     has(&[
         "revgate_shared_up 1",
         "revgate_shared_alone_seconds_total 1.5",
+        "revgate_shared_no_room_total 3",
         r#"revgate_shared_exchanges_total{result="ok"} 1"#,
         r#"revgate_shared_exchanges_total{result="conflict"} 1"#,
         r#"revgate_shared_exchange_duration_seconds_bucket{le="0.0005"} 1"#,
