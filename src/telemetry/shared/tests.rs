@@ -3,9 +3,12 @@ use serde_json::Value;
 use tokio::time::advance;
 
 use super::*;
-use crate::telemetry::{
-    captured::Captured,
-    labels::{Lost, Sharing},
+use crate::{
+    policy::fleet::FORGOTTEN,
+    telemetry::{
+        captured::Captured,
+        labels::{Lost, Sharing},
+    },
 };
 
 fn seconds(n: u64) -> Duration {
@@ -298,4 +301,42 @@ async fn its_metrics_are_there_from_the_start_and_groups_are_bounded() {
     let text = text();
     let series = text.lines().filter(|line| line.contains("group=\""));
     assert_eq!(series.count(), 6, "{text}");
+}
+
+/// The others have forgotten a replica that exchanges nothing, and what it told of them was true long ago.
+#[tokio::test(start_paused = true)]
+async fn metrics_of_the_whole_fleet_end_when_no_exchange_tells_of_it() {
+    let fleet = fleet();
+    let series = || {
+        let mut registry = Registry::with_prefix("revgate");
+        registry.register_collector(Box::new(FleetCollector {
+            fleet: fleet.clone(),
+            is_named: Box::new(|name| name.len() == 4),
+        }));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let of_groups = text.lines().filter(|line| line.contains("group=\""));
+        let of_groups = of_groups.map(|line| line.trim_start_matches("revgate_shared_").to_owned());
+        of_groups.collect::<Vec<_>>()
+    };
+    let groups = ["main", "hash-1", "hash-2"].map(|name| joined(&fleet, name));
+    let held = [
+        r#"leased_units{group="main"} 7"#,
+        r#"leased_units{group="other"} 14"#,
+    ];
+    assert_eq!(series(), held, "nothing has been told");
+    groups
+        .iter()
+        .for_each(|group| group.stands(standing(Sharing::Plenty)));
+    advance(FORGOTTEN).await;
+    assert_eq!(series().len(), 6);
+    groups[1].stands(standing(Sharing::Plenty));
+    advance(Duration::from_millis(1)).await;
+    let rest = [
+        r#"replicas{group="other"} 12"#,
+        held[0],
+        held[1],
+        r#"limbo_units{group="other"} 3"#,
+    ];
+    assert_eq!(series(), rest);
 }
