@@ -43,6 +43,7 @@ label_enum! {
         SharedDenied = "shared_denied",
         SharedLostState = "shared_lost_state",
         SharedUnreadable = "shared_unreadable",
+        SharedNoRoom = "shared_no_room",
         // DevRev.
         UpstreamUnreachable = "upstream_unreachable",
         UpstreamReachable = "upstream_reachable",

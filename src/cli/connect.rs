@@ -7,9 +7,9 @@ use crate::{
     fleet::{
         redis::{
             facts::Memory,
-            trial::{SAMPLES, Trial, try_out},
+            trial::{SAMPLES, Trial, Unusable, try_out},
         },
-        register::{Failure, Fault},
+        register::Fault,
     },
     plan::{Plan, SharedPlan},
     runtime::ThreadRuntime,
@@ -38,11 +38,11 @@ pub(super) fn connect(config: &Config, plan: &Plan) -> anyhow::Result<Outcome> {
 fn judge(
     config: &Config,
     shared: &SharedPlan,
-    tried: Result<Trial, Failure>,
+    tried: Result<Trial, Unusable>,
 ) -> Result<Outcome, Problems> {
     let problem = |key: &str, message: String| Problems::from(config.problem(key, message));
-    let trial = tried.map_err(|failure| {
-        let message = format!("{} {}", shared.endpoint, what_to_do(&failure));
+    let trial = tried.map_err(|unusable| {
+        let message = format!("{} {}", shared.endpoint, what_to_do(&unusable));
         problem("shared.redis", message)
     })?;
     if trial.server.is_old() {
@@ -61,11 +61,12 @@ fn judge(
     }
     let limit = shared.timeout;
     let (half, most) = (percentile(&trial.times, 50), percentile(&trial.times, 99));
-    if half > limit {
+    // As soon as another replica has written an exchange takes two.
+    if half * 2 > limit {
         let message = format!(
-            "is less than most exchanges with {} take ({} in the middle), so each replica would go alone; raise it, or use a Redis that is nearer",
+            "is less than two round trips to {} take ({} each, in the middle), so replicas would go alone; raise it, or use a Redis that is nearer",
             shared.endpoint,
-            milliseconds(half)
+            brief(half)
         );
         return Err(problem("shared.timeout", message));
     }
@@ -73,10 +74,10 @@ fn judge(
         lines: told(shared, &trial, half, most),
         ..Outcome::default()
     };
-    for (address, failure) in &trial.unusable {
-        let message = format!(
-            "{address} cannot be used ({failure}), though another address can; correct the URL, or start it"
-        );
+    for (address, Unusable { failure, advice }) in &trial.unusable {
+        let advice = advice.as_deref().unwrap_or("correct the URL, or start it");
+        let message =
+            format!("{address} cannot be used ({failure}), though another address can; {advice}");
         outcome
             .warnings
             .push(config.problem("shared.redis", message));
@@ -84,17 +85,18 @@ fn judge(
     if most * 2 > limit {
         let message = format!(
             "is little for exchanges that take up to {} (p99 of {SAMPLES}), and each that takes longer is lost; raise it, or use a Redis that is nearer or has less to do",
-            milliseconds(most)
+            brief(most)
         );
         outcome
             .warnings
             .push(config.problem("shared.timeout", message));
     }
     if let Memory::Bounded { policy, .. } = &trial.memory
-        && !matches!(&**policy, "noeviction" | "volatile-ttl")
+        && policy != "noeviction"
     {
+        // All values have a time to live, so what evicts only keys that have one takes them first.
         let message = format!(
-            "the server's maxmemory-policy is {policy}, which may drop what replicas use at the moment; set it to noeviction, or to volatile-ttl if other programs keep data there"
+            "the server's maxmemory-policy is {policy}, which may drop what replicas use at the moment; set it to noeviction, or use a server of its own if others need this policy"
         );
         outcome
             .warnings
@@ -108,11 +110,11 @@ fn told(shared: &SharedPlan, trial: &Trial, half: Duration, most: Duration) -> V
     let clock = match trial.clock {
         clock if clock.by <= clock.within => format!(
             "shared: its clock is that of this machine, to within {}",
-            milliseconds(clock.within)
+            brief(clock.within)
         ),
         clock => format!(
             "shared: its clock is {} {} this machine's; the replicas go by that of Redis",
-            milliseconds(clock.by),
+            brief(clock.by),
             if clock.is_ahead { "ahead of" } else { "behind" }
         ),
     };
@@ -123,23 +125,29 @@ fn told(shared: &SharedPlan, trial: &Trial, half: Duration, most: Duration) -> V
             format!("maxmemory {} KiB, {policy}", bytes >> 10)
         }
     };
-    vec![
+    let mut lines = vec![
         format!("shared: {} is {}", shared.endpoint, trial.server),
         "shared: values can be exchanged, and hints are heard".to_owned(),
         format!(
             "shared: {} exchanges took {} (p50) and {} (p99); shared.timeout is {}",
             trial.times.len(),
-            milliseconds(half),
-            milliseconds(most),
-            milliseconds(shared.timeout)
+            brief(half),
+            brief(most),
+            brief(shared.timeout)
         ),
         clock,
         format!("shared: {memory}"),
-    ]
+    ];
+    let lacks = trial.lacks.iter();
+    lines.extend(lacks.map(|(right, then)| format!("shared: without the right {right}, {then}")));
+    lines
 }
 
 /// Completes a sentence that begins with the server.
-fn what_to_do(failure: &Failure) -> String {
+fn what_to_do(Unusable { failure, advice }: &Unusable) -> String {
+    if let Some(advice) = advice {
+        return format!("cannot be used ({failure}); {advice}");
+    }
     let (what, instead) = match failure.fault {
         Fault::Down => (
             "cannot be reached",
@@ -183,9 +191,11 @@ fn percentile(times: &[Duration], share: usize) -> Duration {
     times.get(rank - 1).copied().unwrap_or_default()
 }
 
-fn milliseconds(time: Duration) -> String {
+/// An exchange takes less than a millisecond, as a rule.
+fn brief(time: Duration) -> String {
     let ms = time.as_secs_f64() * 1000.0;
     match ms {
+        ms if ms < 1.0 => format!("{} µs", time.as_micros()),
         ms if ms < 10.0 => format!("{ms:.1} ms"),
         ms => format!("{ms:.0} ms"),
     }
@@ -199,7 +209,7 @@ mod tests {
     use crate::{
         config::from_toml,
         fleet::{
-            redis::{script::RIGHTS, trial::Offset},
+            redis::{script::RIGHTS, sentinel, trial::Offset},
             redis_rig::{Authority, Cluster, MASTER, Mode, Options, Proxy, Server, Watched},
         },
     };
@@ -273,55 +283,115 @@ mod tests {
         assert_works(&said(&socket, SLOW).await.unwrap().0, &socket);
     }
 
+    /// Gives the user these rights and no others.
+    async fn allow(server: &Server, rights: &[&str]) {
+        let none = ["resetkeys", "resetchannels", "-@all"];
+        let rule = [&["ACL", "SETUSER", "gate"], &none[..], rights].concat();
+        server.call(&rule).await;
+    }
+
     #[tokio::test]
     async fn the_rights_that_are_listed_suffice_and_each_is_needed() {
-        let user = |rights: &str| Options::new().line(format!("user gate on >{SECRET} {rights}"));
-        let all = format!("~revgate:* &revgate:* {RIGHTS}");
-        let server = Server::with(user(&all)).await;
-        let url = format!("redis://gate:{SECRET}@{}", server.address());
+        let user = Options::new().line(format!("user gate on >{SECRET}"));
+        let server = Server::with(user).await;
+        let all = format!("~revgate:* &revgate:* {RIGHTS} +select");
+        let all: Vec<_> = all.split(' ').collect();
+        allow(&server, &all).await;
+        let url = format!("redis://gate:{SECRET}@{}/3", server.address());
         let (lines, warnings) = said(&url, SLOW).await.unwrap();
-        assert!(
-            lines.ends_with("shared: maxmemory-policy not known: the user may not run INFO"),
-            "{lines}"
+        let lines: Vec<_> = lines.lines().skip(4).collect();
+        assert_eq!(
+            lines,
+            [
+                "shared: maxmemory-policy not known: the user may not run INFO",
+                "shared: without the right +client|setname, CLIENT LIST does not name the connections of revgate",
+            ]
         );
         assert_eq!(warnings, "");
         // Another prefix is out of its reach.
         let other = said(&url, "prefix = \"other\"").await.unwrap_err();
         assert!(other.contains("denies what is needed"), "{other}");
-        for needed in [
-            "+evalsha",
-            "+eval",
-            "+get",
-            "+set",
-            "+publish",
-            "+subscribe",
-            "&revgate:*",
-            "~revgate:*",
-        ] {
-            let fewer: Vec<_> = all.split(' ').filter(|right| *right != needed).collect();
-            server
-                .call(&[
-                    "ACL",
-                    "SETUSER",
-                    "gate",
-                    "resetkeys",
-                    "resetchannels",
-                    "-@all",
-                ])
-                .await;
-            let set = [&["ACL", "SETUSER", "gate"][..], &fewer].concat();
-            server.call(&set).await;
+        for needed in &all {
+            let fewer: Vec<_> = all
+                .iter()
+                .copied()
+                .filter(|right| right != needed)
+                .collect();
+            allow(&server, &fewer).await;
             let problem = said(&url, SLOW).await.unwrap_err();
+            let (what, advice) = match *needed {
+                "+select" => (
+                    "cannot be used (",
+                    "give the user the right +select, or name no database",
+                ),
+                _ => (
+                    "denies what is needed (",
+                    "correct user and password in the URL, and give the user the rights that config/README.md lists",
+                ),
+            };
             assert!(
                 problem.starts_with("shared.redis: redis://127.0.0.1:")
-                    && problem.contains("denies what is needed (")
-                    && problem.ends_with("; correct user and password in the URL, and give the user the rights that config/README.md lists"),
+                    && problem.contains(what)
+                    && problem.ends_with(&format!("; {advice}")),
                 "{needed}: {problem}"
             );
         }
+        // A right that only helps, and no database.
+        let more = [&all[..all.len() - 1], &["+client|setname", "+info"]].concat();
+        allow(&server, &more).await;
+        let (lines, _) = said(url.trim_end_matches("/3"), SLOW).await.unwrap();
+        assert_works(&lines, "redis://127.0.0.1:");
         let wrong = url.replace(SECRET, "wrong");
         let problem = said(&wrong, "").await.unwrap_err();
         assert!(problem.contains("denies what is needed"), "{problem}");
+    }
+
+    #[tokio::test]
+    async fn a_user_of_sentinels_own_that_is_denied_is_told_apart() {
+        let server = Options::new().line(format!(
+            "user gate on >{SECRET} ~revgate:* &revgate:* {RIGHTS} +client|setname +info"
+        ));
+        let sentinel = Options::new()
+            .line("user default off")
+            .line(format!("user asks on >{SECRET} {}", sentinel::RIGHT))
+            .line(format!("user pings on >{SECRET} +ping"));
+        let watched = Watched::with(server, sentinel, 1).await;
+        let url = format!(
+            "redis+sentinel://gate:{SECRET}@{}/{MASTER}",
+            watched.addresses()
+        );
+        let as_user = |user: &str| format!("{url}?sentinel_user={user}&sentinel_password={SECRET}");
+        let (lines, _) = said(&as_user("asks"), SLOW).await.unwrap();
+        assert!(
+            lines.ends_with("\nshared: without the right +role, a server that is no primary any more is noticed at the first write"),
+            "{lines}"
+        );
+        let right = sentinel::RIGHT;
+        for user in ["pings", "nobody"] {
+            let problem = said(&as_user(user), "").await.unwrap_err();
+            assert!(
+                problem.ends_with(&format!("; correct sentinel_user and sentinel_password in the URL, and give this user of Sentinel's own the right {right}")),
+                "{user}: {problem}"
+            );
+        }
+        let problem = said(&url, "").await.unwrap_err();
+        assert!(
+            problem.ends_with(&format!("; name a user of Sentinel's own in the URL (?sentinel_user=…&sentinel_password=…) that has the right {right}")),
+            "{problem}"
+        );
+        watched.servers[0]
+            .call(&["ACL", "SETUSER", "gate", "+role"])
+            .await;
+        let (lines, _) = said(&as_user("asks"), SLOW).await.unwrap();
+        assert_eq!(lines.lines().count(), 5, "{lines}");
+
+        let at = watched.servers[0].address();
+        let problem = said(&format!("redis+sentinel://{at}/{MASTER}"), "").await;
+        let problem = problem.unwrap_err();
+        assert!(
+            problem.ends_with("; name Sentinels (their port is 26379 as a rule), or write redis:// for a server that none watches"),
+            "{problem}"
+        );
     }
 
     #[tokio::test]
@@ -339,7 +409,13 @@ mod tests {
         let problem = said(&format!("redis+cluster://{}", server.address()), "").await;
         let problem = problem.unwrap_err();
         assert!(
-            problem.contains("it is not a node of a cluster"),
+            problem.ends_with(" cannot be used (it is no node of a cluster); write redis:// in shared.redis (with TLS rediss://)"),
+            "{problem}"
+        );
+        let problem = said(&format!("redis://{}/99", server.address()), "").await;
+        let problem = problem.unwrap_err();
+        assert!(
+            problem.ends_with("; name a database that it has (CONFIG GET databases), or none"),
             "{problem}"
         );
 
@@ -385,10 +461,10 @@ mod tests {
         let proxy = Proxy::to(server.address()).await;
         proxy.set(Mode::Delay(Duration::from_millis(20)));
         let at = format!("redis://{}", proxy.address());
-        // Each exchange takes 20 ms at least, and nobody knows how much longer on a busy machine.
-        let problem = said(&at, "timeout = \"10ms\"").await.unwrap_err();
+        // Each round trip takes 20 ms at least, and nobody knows how much longer on a busy machine.
+        let problem = said(&at, "timeout = \"30ms\"").await.unwrap_err();
         assert!(
-            problem.starts_with("shared.timeout: \"10ms\" is less than most exchanges with"),
+            problem.starts_with("shared.timeout: \"30ms\" is less than two round trips to"),
             "{problem}"
         );
         let (lines, warnings) = said(&at, SLOW).await.unwrap();
@@ -402,11 +478,27 @@ mod tests {
             ),
             "{warnings}"
         );
-        for policy in ["noeviction", "volatile-ttl"] {
+        // What is kept has a time to live, so these take it too, and before all else.
+        for policy in [
+            "volatile-ttl",
+            "volatile-lru",
+            "volatile-lfu",
+            "volatile-random",
+            "noeviction",
+        ] {
             server
                 .call(&["CONFIG", "SET", "maxmemory-policy", policy])
                 .await;
-            assert_eq!(said(&at, SLOW).await.unwrap().1, "");
+            let warnings = said(&at, SLOW).await.unwrap().1;
+            let what_to_do =
+                "; set it to noeviction, or use a server of its own if others need this policy";
+            match policy {
+                "noeviction" => assert_eq!(warnings, ""),
+                _ => assert!(
+                    warnings.contains(policy) && warnings.ends_with(what_to_do),
+                    "{warnings}"
+                ),
+            }
         }
     }
 
@@ -453,7 +545,7 @@ mod tests {
         let problem = said(&format!("redis://{}", watched.addresses()), "").await;
         let problem = problem.unwrap_err();
         assert!(
-            problem.contains("it is a Sentinel; write redis+sentinel://"),
+            problem.contains(" cannot be used (it is a Sentinel); write redis+sentinel://"),
             "{problem}"
         );
 
@@ -464,18 +556,34 @@ mod tests {
         assert_works(&lines, &url);
         assert!(lines.contains(", a primary in a cluster"), "{lines}");
         assert_eq!(warnings, "");
-        let problem = said(&format!("redis://{}", cluster.nodes[0].address()), "").await;
-        let problem = problem.unwrap_err();
-        assert!(problem.contains("write redis+cluster://"), "{problem}");
-        let limited = url.replace("://", &format!("://gate:{SECRET}@"));
-        let problem = said(&limited, "").await.unwrap_err();
-        assert!(problem.contains("denies what is needed"), "{problem}");
-        let more = crate::fleet::redis::cluster::RIGHTS.split(' ');
-        let more: Vec<_> = ["ACL", "SETUSER", "gate"].into_iter().chain(more).collect();
-        for node in &cluster.nodes {
-            node.call(&more).await;
+        // A node refuses a login to a database before it says what it is.
+        for database in ["", "/3"] {
+            let url = format!("redis://{}{database}", cluster.nodes[0].address());
+            let problem = said(&url, "").await.unwrap_err();
+            assert!(
+                problem.ends_with(" cannot be used (it is a node of a cluster); write redis+cluster:// in shared.redis, without a database"),
+                "{problem}"
+            );
         }
-        assert_works(&said(&limited, SLOW).await.unwrap().0, &url);
+        let limited = url.replace("://", &format!("://gate:{SECRET}@"));
+        let rights: Vec<_> = crate::fleet::redis::cluster::RIGHTS.split(' ').collect();
+        for needed in &rights {
+            let without = needed.replacen('+', "-", 1);
+            let fewer = [&rights[..], &[&*without]].concat();
+            for (rights, works) in [(&fewer, false), (&rights, true)] {
+                for node in &cluster.nodes {
+                    let rule = [&["ACL", "SETUSER", "gate"], &rights[..]].concat();
+                    node.call(&rule).await;
+                }
+                match said(&limited, SLOW).await {
+                    Ok((lines, _)) if works => assert!(lines.contains("in a cluster"), "{lines}"),
+                    Err(problem) if !works => {
+                        assert!(problem.contains("denies what is needed"), "{problem}");
+                    }
+                    other => panic!("{rights:?}: {other:?}"),
+                }
+            }
+        }
     }
 
     #[test]
@@ -493,16 +601,21 @@ mod tests {
                     within: Duration::from_micros(150),
                 },
                 memory: Memory::Unlimited,
+                lacks: Vec::new(),
             };
             told(&shared, &trial, Duration::ZERO, Duration::ZERO)[3].clone()
         };
         assert_eq!(
             line(0, true),
-            "shared: its clock is that of this machine, to within 0.1 ms"
+            "shared: its clock is that of this machine, to within 150 µs"
         );
         assert_eq!(
             line(3200, true),
             "shared: its clock is 3200 ms ahead of this machine's; the replicas go by that of Redis"
+        );
+        assert_eq!(
+            line(0, false),
+            "shared: its clock is that of this machine, to within 150 µs"
         );
         assert_eq!(
             line(7, false),
@@ -518,13 +631,35 @@ mod tests {
         );
         assert!(guide.contains(&rule), "{rule}");
         let of_a_cluster = crate::fleet::redis::cluster::RIGHTS;
-        assert!(
-            guide.contains(&format!("`{of_a_cluster}`")),
-            "{of_a_cluster}"
-        );
-        let at_sentinel = crate::fleet::redis::sentinel::RIGHTS;
+        for others in [
+            of_a_cluster,
+            sentinel::RIGHT,
+            "+select",
+            "+client|setname",
+            "+role",
+            "+info",
+        ] {
+            assert!(guide.contains(&format!("`{others}`")), "{others}");
+        }
+        let at_sentinel = sentinel::RIGHT;
         let rule = format!("ACL SETUSER revgate on >PASSWORD resetchannels -@all {at_sentinel}\n");
         assert!(guide.contains(&rule), "{rule}");
+        assert!(!guide.contains("+hello"));
+    }
+
+    #[test]
+    fn a_time_is_told_in_words_that_tell_something() {
+        for (micros, want) in [
+            (0, "0 µs"),
+            (12, "12 µs"),
+            (999, "999 µs"),
+            (1000, "1.0 ms"),
+            (1250, "1.2 ms"),
+            (9940, "9.9 ms"),
+            (50_000, "50 ms"),
+        ] {
+            assert_eq!(brief(Duration::from_micros(micros)), want);
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    redis::hints::Hints,
+    hints::Hints,
     register::{
         Answer, Exchanged, Failure, Fault, Found, Hint, Key, Link, MAX_VALUE, Register, Tag, Write,
     },

@@ -5,6 +5,8 @@
 
 pub mod driver;
 pub mod here;
+mod hints;
+pub mod names;
 pub mod redis;
 pub mod register;
 pub(crate) mod replica;

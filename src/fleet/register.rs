@@ -8,11 +8,11 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
-use crate::{label::label_enum, telemetry::labels::ExchangeResult};
+use crate::{label::label_enum, policy::fleet::MAX_SIZE, telemetry::labels::ExchangeResult};
 
-/// The largest value that is written or read. That of a busy group has some 20 KB; a larger one than this is none of ours, or a fault of
-/// ours.
-pub const MAX_VALUE: usize = 256 * 1024;
+/// The largest value that is written or read: whatever a pool may become must pass. That of a busy group has some 20 KB; a larger one than
+/// this is none of ours, or a fault of ours.
+pub const MAX_VALUE: usize = MAX_SIZE;
 
 /// The name of a value, made of `shared.prefix` and the group.
 pub type Key = Arc<str>;

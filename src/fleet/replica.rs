@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     driver::{Driver, Parts},
     here::Place,
-    redis::{self, names::Names},
+    names::Names,
+    redis,
     register::Register,
 };
 use crate::{

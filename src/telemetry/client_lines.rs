@@ -83,6 +83,8 @@ pub(crate) enum StateLine {
     Lost(Arc<str>),
     /// What the register keeps of this group cannot be read.
     Unreadable(Arc<str>),
+    /// The pool of this group had no room for limits of callers.
+    NoRoom(Arc<str>),
 }
 
 /// A limit that threads share, by the clock.
@@ -339,6 +341,15 @@ fn log_states(summary: &Summary<StateLine>) {
                 Event::SharedUnreadable,
                 [group = &**group],
                 "more values of a quota group that cannot be read"
+            );
+        }
+        Some(StateLine::NoRoom(group)) => {
+            sum_up!(
+                warn,
+                summary,
+                Event::SharedNoRoom,
+                [group = &**group],
+                "more times that a quota group had no room for callers' limits"
             );
         }
         None => sum_up!(

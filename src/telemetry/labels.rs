@@ -240,7 +240,7 @@ mod tests {
         assert_labels!(ConnectionEnd: "unproven" "gave_way" "heads_full" "unread" "proxy_header");
         assert_labels!(SpanDrop: "queue_full" "export_failed" "rejected");
         assert_labels!(ReloadResult: "applied" "unchanged" "refused");
-        assert_labels!(ExchangeResult: "ok" "conflict" "timeout" "down" "broken" "not_writable" "refused" "denied");
+        assert_labels!(ExchangeResult: "ok" "conflict" "timeout" "down" "broken" "overtaken" "full" "not_writable" "refused" "denied");
         assert_labels!(Sharing: "plenty" "scarce" "alone");
         assert_labels!(Lost: "gone" "older");
         assert_labels!(RegisterState: "unknown" "up" "down");

@@ -20,10 +20,12 @@ use revgate::{
         token_health::Finding,
     },
     telemetry::{
-        labels::{AttemptOutcome, ExchangeResult, RegisterKind, ReloadResult, Source, WaitReason},
+        labels::{
+            AttemptOutcome, ExchangeResult, RegisterKind, ReloadResult, Sharing, Source, WaitReason,
+        },
         metrics::Metrics,
         quota::Sample,
-        shared::FleetStatus,
+        shared::{FleetStatus, Standing},
     },
 };
 
@@ -57,7 +59,15 @@ fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     );
     fleet.exchanged(ExchangeResult::Ok, Duration::ZERO);
     // Held, because a group that shares no more has no series.
-    let _group = fleet.group(&a, || 1);
+    let group = fleet.group(&a, || 1);
+    group.stands(Standing {
+        sharing: Sharing::Plenty,
+        replicas: 1,
+        free: None,
+        leased: 1,
+        limbo: 0,
+        waiting: Vec::new(),
+    });
     m.watch_fleet(fleet, |_| true);
     let operation = Operation::from_path("works.list").label();
     m.request(&a, operation, 200, Source::Upstream, 0.1);

@@ -227,5 +227,9 @@ fn tell(group: &Group, status: &GroupStatus, reply: &Reply, pool: &Pool) {
         limbo: reply.limbo,
         waiting: group.waiting_in_fleet(),
     });
+    let without_room = reply.sales.iter().filter(|sale| !sale.has_room).count();
+    if without_room > 0 {
+        status.no_room(without_room as u64);
+    }
     status.joined();
 }

@@ -3,6 +3,8 @@
 
 mod exchange;
 mod group;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
@@ -17,7 +19,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    redis::names::Names,
+    names::Names,
     register::{Hint, Key, Link, Register},
 };
 use crate::{

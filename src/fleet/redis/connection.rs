@@ -173,6 +173,14 @@ impl Connection {
         Ok(self.calls.clone().unsubscribe(channel).await?)
     }
 
+    /// Names it, for operators.
+    ///
+    /// # Errors
+    /// A refusal, or that the connection broke.
+    pub(super) async fn set_name(&self) -> Result<Value, CallError> {
+        self.call(cmd("CLIENT").arg("SETNAME").arg(NAME)).await
+    }
+
     /// Returns when the connection has ended.
     pub(crate) async fn ended(&self) {
         // Without a sender the driver has gone, so it has ended too.
@@ -246,10 +254,7 @@ async fn log_in(
         driver,
         ended,
     };
-    match connection
-        .call(cmd("CLIENT").arg("SETNAME").arg(NAME))
-        .await
-    {
+    match connection.set_name().await {
         // A user without the right to be named may do the rest all the same.
         Ok(_) | Err(CallError::Refusal(_)) => Ok(connection),
         Err(error) => Err(error.failure()),

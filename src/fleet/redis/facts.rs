@@ -5,7 +5,6 @@ use std::fmt;
 use redis::Value;
 
 use super::address::Kind;
-use crate::fleet::register::{Failure, Fault};
 
 /// From the answer to HELLO.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,22 +60,27 @@ impl Server {
         server
     }
 
-    fn is_primary(&self) -> bool {
+    pub(super) fn is_primary(&self) -> bool {
         self.role == "master"
     }
 
-    /// Why it cannot be the one that the URL is about.
-    pub(super) fn unfit(&self, kind: &Kind) -> Option<Failure> {
-        let reason = match (&*self.mode, kind) {
-            ("sentinel", _) => "it is a Sentinel; write redis+sentinel:// in shared.redis",
-            ("cluster", Kind::Single | Kind::Sentinel { .. }) => {
-                "it is a node of a cluster; write redis+cluster:// in shared.redis"
-            }
-            ("standalone", Kind::Cluster) => "it is not a node of a cluster",
-            _ if !self.is_primary() => "it is a replica",
-            _ => return None,
-        };
-        Some(Failure::new(Fault::NotWritable, reason))
+    /// If it is of another kind than the URL says: what it is, and what to do.
+    pub(super) fn of_another_kind(&self, kind: &Kind) -> Option<(&'static str, &'static str)> {
+        match (&*self.mode, kind) {
+            ("sentinel", _) => Some((
+                "it is a Sentinel",
+                "write redis+sentinel:// in shared.redis, with the name of the primary",
+            )),
+            ("cluster", Kind::Single | Kind::Sentinel { .. }) => Some((
+                "it is a node of a cluster",
+                "write redis+cluster:// in shared.redis, without a database",
+            )),
+            ("standalone", Kind::Cluster) => Some((
+                "it is no node of a cluster",
+                "write redis:// in shared.redis (with TLS rediss://)",
+            )),
+            _ => None,
+        }
     }
 
     /// Whether it is a Redis before 6.2. Each Valkey is newer.
@@ -183,44 +187,24 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_not_the_one_meant_is_unfit() {
+    fn a_server_that_is_not_the_one_meant_says_what_to_write() {
         let sentinel = Kind::Sentinel {
             master: "main".into(),
             credentials: None,
         };
-        for (mode, role, kind, want) in [
-            ("standalone", "master", &Kind::Single, None),
-            ("standalone", "master", &sentinel, None),
-            ("cluster", "master", &Kind::Cluster, None),
-            (
-                "standalone",
-                "replica",
-                &Kind::Single,
-                Some("it is a replica"),
-            ),
-            ("standalone", "replica", &sentinel, Some("it is a replica")),
-            (
-                "sentinel",
-                "sentinel",
-                &Kind::Single,
-                Some("it is a Sentinel; write redis+sentinel:// in shared.redis"),
-            ),
-            (
-                "cluster",
-                "master",
-                &Kind::Single,
-                Some("it is a node of a cluster; write redis+cluster:// in shared.redis"),
-            ),
-            (
-                "standalone",
-                "master",
-                &Kind::Cluster,
-                Some("it is not a node of a cluster"),
-            ),
+        for (mode, kind, want) in [
+            ("standalone", &Kind::Single, None),
+            ("standalone", &sentinel, None),
+            ("cluster", &Kind::Cluster, None),
+            ("sentinel", &Kind::Single, Some("redis+sentinel://")),
+            ("sentinel", &Kind::Cluster, Some("redis+sentinel://")),
+            ("cluster", &Kind::Single, Some("redis+cluster://")),
+            ("cluster", &sentinel, Some("redis+cluster://")),
+            ("standalone", &Kind::Cluster, Some("redis://")),
         ] {
-            let unfit = server("redis", "7.0.0", mode, role).unfit(kind);
-            let reason = unfit.map(|failure| failure.to_string());
-            assert_eq!(reason.as_deref(), want, "{mode} {role} {kind:?}");
+            let other = server("redis", "7.0.0", mode, "master").of_another_kind(kind);
+            let scheme = other.and_then(|(_, advice)| advice.split(' ').nth(1));
+            assert_eq!(scheme, want, "{mode} {kind:?}");
         }
     }
 

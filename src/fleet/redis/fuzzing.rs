@@ -7,9 +7,9 @@ use super::{
     answer::CallError,
     cluster::slots::{Redirect, SlotMap, slot_of},
     facts::{Memory, Server, text},
-    hints::Hints,
-    script, sentinel,
+    pushed, script, sentinel,
 };
+use crate::fleet::hints::Hints;
 
 /// Reads this as the answer to everything that is asked of a server. Gives all texts that could get into a log or to a terminal by it.
 pub fn texts(bytes: &[u8], asked: &Address) -> Vec<String> {
@@ -54,7 +54,9 @@ pub fn texts(bytes: &[u8], asked: &Address) -> Vec<String> {
         let hints = Hints::new();
         hints.want(&"revgate:v1:{main}".into(), true);
         let kind = PushKind::Message;
-        hints.push(PushInfo { kind, data });
+        if let Some((channel, text)) = pushed::message(PushInfo { kind, data }) {
+            hints.hear(&channel, text);
+        }
     }
     texts
 }

@@ -1,7 +1,7 @@
 //! The register on a real Redis or Valkey.
 //!
-//! `address` reads where it is, `connection` goes there, `supervisor` keeps the connection, `script` is the exchange, `hints` come over the
-//! same connection, `names` makes keys, `answer` says what refusals mean, and `meter` bounds what a server may send. `sentinel` finds the
+//! `address` reads where it is, `connection` goes there, `supervisor` keeps the connection, `script` is the exchange, `pushed` is what
+//! comes over the same connection by itself, `answer` says what refusals mean, and `meter` bounds what a server may send. `sentinel` finds the
 //! primary, and `cluster` keeps a connection to each node that has a key; both take addresses as `announced`. `trial` is for
 //! `revgate check --connect`, with `facts`, what a server says of itself.
 
@@ -17,9 +17,8 @@ pub(crate) mod connection;
 pub(crate) mod facts;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-pub(super) mod hints;
 mod meter;
-pub mod names;
+mod pushed;
 pub(crate) mod script;
 pub(crate) mod sentinel;
 pub(crate) mod supervisor;
@@ -36,12 +35,14 @@ use self::{
     address::{Address, Endpoint, Kind},
     cluster::Cluster,
     connection::Target,
-    hints::Hints,
-    names::Names,
     sentinel::Sentinels,
     supervisor::{Route, Rules, Supervised, any_key},
 };
-use crate::fleet::register::{Answer, Failure, Fault, Hint, Key, Link, Register, Write};
+use crate::fleet::{
+    hints::Hints,
+    names::Names,
+    register::{Answer, Failure, Fault, Hint, Key, Link, Register, Write},
+};
 
 /// Begins to connect, on the runtime of this thread. The configuration of TLS is used if the endpoint wants TLS. Each call of the register
 /// ends within `timeout`.

@@ -22,13 +22,15 @@ use tokio::{
 
 use super::{
     answer::CallError,
-    connection::{Connection, OnPush, Target},
-    hints::{Changes, Hints},
-    names::Names,
-    script,
+    connection::{Connection, Target},
+    pushed, script,
 };
 use crate::{
-    fleet::register::{Exchanged, Failure, Fault, Hint, Key, Link, Tag, Write},
+    fleet::{
+        hints::{Changes, Hints},
+        names::Names,
+        register::{Exchanged, Failure, Fault, Hint, Key, Link, Tag, Write},
+    },
     lock::Lock,
     random,
 };
@@ -260,9 +262,7 @@ impl Shared {
     async fn connect(&self) -> Result<Arc<Open>, Failure> {
         let opening = async {
             let target = self.route.next().await?;
-            let hints = self.hints.clone();
-            let on_push: OnPush = Arc::new(move |push| hints.push(push));
-            let connection = Connection::open(&target, OPENING, on_push).await?;
+            let connection = Connection::open(&target, OPENING, pushed::to(&self.hints)).await?;
             let named = |error: CallError| {
                 let Failure { fault, reason } = error.failure();
                 Failure::new(fault, format!("{target}: {reason}"))
@@ -332,7 +332,7 @@ impl Shared {
     async fn try_idle(&self, open: &Arc<Open>) {
         match (self.rules.probe)() {
             Some(key) => drop(self.exchange(open, &key, None, false).await),
-            None => drop(self.ask(open, &cmd("PING")).await),
+            None => drop(self.ask(open, &sign_of_life()).await),
         }
     }
 
@@ -347,6 +347,11 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// What any user may ask: HELLO needs no right, as PING does.
+pub(super) fn sign_of_life() -> Cmd {
+    cmd("HELLO")
 }
 
 fn broke() -> Failure {

@@ -1,6 +1,8 @@
 //! Tries whether a Redis is of use: whether it can be reached, what it is, what our user may, and how long an exchange takes. For
 //! `revgate check --connect`. The calls are those of a replica, on a key of its own.
 
+mod way;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -10,22 +12,21 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use self::way::Way;
 use super::{
-    address::{Address, Credentials, Endpoint, Kind},
+    address::{Address, Kind},
     answer::CallError,
-    cluster::slots::Redirect,
     connection::{Connection, OnPush, Target},
     facts::{Memory, Server, text},
-    names::Names,
     script,
-    sentinel::Sentinels,
 };
 use crate::{
-    fleet::register::{Exchanged, Failure, Fault, Key, Tag, Write},
+    fleet::{
+        names::Names,
+        register::{Exchanged, Failure, Fault, Key, Tag, Write},
+    },
     plan::SharedPlan,
-    random,
-    upstream::tls,
-    wall_clock,
+    random, wall_clock,
 };
 
 /// Exchanges that are timed.
@@ -49,9 +50,6 @@ const KEEP: Duration = Duration::from_secs(10);
 /// What is published on a channel of its own is one hint, and the confirmation that it is listened to.
 const PUSHES: usize = 8;
 
-/// From node to node until the one that has the key: one step if the nodes agree.
-const HOPS: usize = 3;
-
 const HINT: &[u8] = b"check";
 
 /// What was found out.
@@ -59,13 +57,32 @@ const HINT: &[u8] = b"check";
 pub(crate) struct Trial {
     pub(crate) server: Server,
     /// The addresses that cannot be used, though another can.
-    pub(crate) unusable: Vec<(Address, Failure)>,
+    pub(crate) unusable: Vec<(Address, Unusable)>,
     /// Of each exchange, the shortest first.
     pub(crate) times: Vec<Duration>,
     /// Whether a hint was heard.
     pub(crate) heard: bool,
     pub(crate) clock: Offset,
     pub(crate) memory: Memory,
+    /// Rights that the user lacks and that need not be, and what comes of it.
+    pub(crate) lacks: Vec<(&'static str, &'static str)>,
+}
+
+/// Why it is of no use.
+#[derive(Clone, Debug)]
+pub(crate) struct Unusable {
+    pub(crate) failure: Failure,
+    /// What to do, if more is known than the failure tells.
+    pub(crate) advice: Option<String>,
+}
+
+impl From<Failure> for Unusable {
+    fn from(failure: Failure) -> Unusable {
+        Unusable {
+            failure,
+            advice: None,
+        }
+    }
 }
 
 /// How far the server's clock is from ours.
@@ -93,13 +110,11 @@ impl Offset {
 ///
 /// # Errors
 /// When it is of no use, with what failed.
-pub(crate) async fn try_out(plan: &SharedPlan) -> Result<Trial, Failure> {
+pub(crate) async fn try_out(plan: &SharedPlan) -> Result<Trial, Unusable> {
     let key = Names::new(&plan.prefix, None).of_probe(random::id64());
     let (mut line, unusable) = Way::of(plan)?.find(&key).await?;
-    let hello = line.call(cmd("HELLO").arg(3)).await.map_err(failure)?;
-    let server = Server::of(&hello);
-    if let Some(unfit) = server.unfit(&plan.endpoint.kind) {
-        return Err(unfit);
+    if !line.server.is_primary() {
+        return Err(Failure::new(Fault::NotWritable, "it is a replica").into());
     }
     if matches!(plan.endpoint.kind, Kind::Cluster) {
         // The rights to follow slots that move.
@@ -111,6 +126,7 @@ pub(crate) async fn try_out(plan: &SharedPlan) -> Result<Trial, Failure> {
     // Not timed: the server may have to learn the script first.
     let (_, mut over) = line.write(&key, None, KEEP, HINT).await?;
     let heard = line.hears(&key).await;
+    line.unsubscribe(&key).await.map_err(failure)?;
     line.reads(&key, over).await?;
     // A server that knows the script already has not been asked for this right, and may lose the script.
     let eval = line.call(cmd("EVAL").arg("return 1").arg(0)).await;
@@ -129,16 +145,18 @@ pub(crate) async fn try_out(plan: &SharedPlan) -> Result<Trial, Failure> {
     }
     times.sort_unstable();
     let memory = line.memory().await?;
+    let lacks = line.lacks(&plan.endpoint.kind).await?;
     // It goes at once, instead of after its time.
     let at_once = Duration::from_millis(1);
     line.write(&key, Some(over), at_once, b"").await?;
     Ok(Trial {
-        server,
+        server: line.server,
         unusable,
         times,
         heard,
         clock,
         memory,
+        lacks,
     })
 }
 
@@ -156,6 +174,7 @@ fn failure(error: CallError) -> Failure {
 /// An open connection, and what comes on it by itself.
 struct Line {
     target: Target,
+    server: Server,
     connection: Connection,
     pushes: mpsc::Receiver<PushInfo>,
 }
@@ -170,8 +189,11 @@ impl Line {
         let (sender, pushes) = mpsc::channel(PUSHES);
         // One that finds no room was not expected.
         let on_push: OnPush = Arc::new(move |push| drop(sender.try_send(push)));
+        let connection = Connection::open(&target, CONNECT, on_push).await?;
+        let hello = bounded(connection.call(cmd("HELLO").arg(3))).await;
         Ok(Line {
-            connection: Connection::open(&target, CONNECT, on_push).await?,
+            server: Server::of(&hello.map_err(failure)?),
+            connection,
             target,
             pushes,
         })
@@ -183,6 +205,10 @@ impl Line {
 
     async fn subscribe(&self, key: &Key) -> Result<(), CallError> {
         bounded(self.connection.subscribe(&[&**key])).await
+    }
+
+    async fn unsubscribe(&self, key: &Key) -> Result<(), CallError> {
+        bounded(self.connection.unsubscribe(key)).await
     }
 
     async fn exchange(&self, key: &Key, write: Option<&Write>) -> Result<Exchanged, CallError> {
@@ -245,6 +271,33 @@ impl Line {
             Err(error) => Err(failure(error)),
         }
     }
+
+    /// What a replica does without if the user may not.
+    async fn lacks(&self, kind: &Kind) -> Result<Vec<(&'static str, &'static str)>, Failure> {
+        let mut lacks = Vec::new();
+        if is_refused(bounded(self.connection.set_name()).await)? {
+            lacks.push((
+                "+client|setname",
+                "CLIENT LIST does not name the connections of revgate",
+            ));
+        }
+        let behind_sentinel = matches!(kind, Kind::Sentinel { .. });
+        if behind_sentinel && is_refused(self.call(&cmd("ROLE")).await)? {
+            lacks.push((
+                "+role",
+                "a server that is no primary any more is noticed at the first write",
+            ));
+        }
+        Ok(lacks)
+    }
+}
+
+fn is_refused(answer: Result<Value, CallError>) -> Result<bool, Failure> {
+    match answer {
+        Ok(_) => Ok(false),
+        Err(CallError::Refusal(_)) => Ok(true),
+        Err(error) => Err(failure(error)),
+    }
 }
 
 fn not_kept() -> Failure {
@@ -252,103 +305,4 @@ fn not_kept() -> Failure {
         Fault::Refused,
         "it does not keep what is written, though nobody else knows the key",
     )
-}
-
-/// How the server is found that has the key.
-struct Way<'a> {
-    endpoint: &'a Endpoint,
-    tls: Option<Arc<rustls::ClientConfig>>,
-}
-
-impl Way<'_> {
-    fn of(plan: &SharedPlan) -> Result<Way<'_>, Failure> {
-        let config = plan.endpoint.tls.then(|| tls::plain_config(&plan.roots));
-        let config = config.transpose().map_err(|error| {
-            Failure::new(Fault::Down, format!("shared.roots cannot be used: {error}"))
-        })?;
-        Ok(Way {
-            endpoint: &plan.endpoint,
-            tls: config.map(Arc::new),
-        })
-    }
-
-    /// Also the addresses that cannot be used.
-    async fn find(&self, key: &Key) -> Result<(Line, Vec<(Address, Failure)>), Failure> {
-        let (mut found, mut unusable) = (None, Vec::new());
-        for address in &self.endpoint.addresses {
-            let tried = match &self.endpoint.kind {
-                Kind::Single => self.server(address.clone()).await,
-                Kind::Cluster => self.node(address.clone(), key).await,
-                Kind::Sentinel {
-                    master,
-                    credentials,
-                } => self.primary(address, master, credentials).await,
-            };
-            match tried {
-                Ok(line) => drop(found.get_or_insert(line)),
-                Err(failure) => unusable.push((address.clone(), failure)),
-            }
-        }
-        match (found, unusable.first()) {
-            (Some(line), _) => Ok((line, unusable)),
-            (None, Some((_, failure))) => Err(failure.clone()),
-            (None, None) => Err(Failure::new(Fault::Down, "there is no address")),
-        }
-    }
-
-    fn target(&self, address: Address) -> Target {
-        Target {
-            address,
-            tls: self.tls.clone(),
-            database: self.endpoint.database,
-            credentials: self.endpoint.credentials.clone(),
-        }
-    }
-
-    async fn server(&self, address: Address) -> Result<Line, Failure> {
-        Line::open(self.target(address)).await
-    }
-
-    /// The node that has the key, from this one on.
-    async fn node(&self, address: Address, key: &Key) -> Result<Line, Failure> {
-        let mut line = self.server(address).await?;
-        for _ in 0..HOPS {
-            let Err(error) = line.exchange(key, None).await else {
-                return Ok(line);
-            };
-            let redirect = match &error {
-                CallError::Refusal(refusal) => Redirect::of(refusal, &line.target.address),
-                _ => None,
-            };
-            let Some(Redirect::Moved(_, owner)) = redirect else {
-                return Err(failure(error));
-            };
-            line = self.server(owner).await?;
-        }
-        Err(Failure::new(
-            Fault::NotWritable,
-            "its nodes do not agree on who has the key",
-        ))
-    }
-
-    /// The primary that this Sentinel names.
-    async fn primary(
-        &self,
-        sentinel: &Address,
-        master: &Arc<str>,
-        credentials: &Option<Credentials>,
-    ) -> Result<Line, Failure> {
-        let sentinels = Sentinels {
-            credentials: credentials.clone(),
-            master: master.clone(),
-            server: super::Server {
-                endpoint: Endpoint {
-                    addresses: vec![sentinel.clone()],
-                    ..self.endpoint.clone()
-                },
-                tls: self.tls.clone(),
-            },
-        };
-        Line::open(sentinels.find(CONNECT).await?).await
-    }
 }

@@ -13,9 +13,12 @@ use prometheus_client::{
 };
 
 use super::FleetStatus;
-use crate::telemetry::{
-    labels::RegisterState,
-    quota::{Labels, family},
+use crate::{
+    policy::fleet::FORGOTTEN,
+    telemetry::{
+        labels::RegisterState,
+        quota::{Labels, family},
+    },
 };
 
 /// Groups that the file does not name are summed up: in mode "validate" each user has one.
@@ -33,11 +36,13 @@ impl Debug for FleetCollector {
     }
 }
 
+/// What tells of the whole fleet is `None` if no exchange has told it of late: whoever makes none has been forgotten by the others, and knows
+/// nothing of them.
 #[derive(Clone, Copy, Default)]
 struct Sums {
-    replicas: u64,
+    replicas: Option<u64>,
     held: u64,
-    limbo: u64,
+    limbo: Option<u64>,
 }
 
 impl FleetCollector {
@@ -51,10 +56,11 @@ impl FleetCollector {
             };
             let sums = groups.entry(name).or_default();
             sums.held += view.held;
-            if let Some((standing, _)) = view.standing {
+            let told = view.standing.filter(|(_, ago)| *ago <= FORGOTTEN);
+            if let Some((standing, _)) = told {
                 // The same replicas have a part in many groups, so their numbers do not add up.
-                sums.replicas = sums.replicas.max(standing.replicas);
-                sums.limbo += standing.limbo;
+                sums.replicas = sums.replicas.max(Some(standing.replicas));
+                sums.limbo = Some(sums.limbo.unwrap_or(0) + standing.limbo);
             }
         }
         groups
@@ -99,27 +105,33 @@ impl Collector for FleetCollector {
             "Seconds in which at least one group of this replica was not shared, because the register could not be used",
             &ConstCounter::new(fleet.alone().as_secs_f64()),
         )?;
+        single(
+            &mut out,
+            "shared_no_room",
+            "Number of times that a group had no room for a caller's limit, so that this replica's own limiter decides for some seconds",
+            &ConstCounter::new(fleet.without_room()),
+        )?;
         let groups = self.groups();
-        let mut gauges = |name, help, pick: fn(&Sums) -> u64| {
-            let rows = groups.iter().map(|(name, sums)| {
+        let mut gauges = |name, help, pick: fn(&Sums) -> Option<u64>| {
+            let rows = groups.iter().filter_map(|(name, sums)| {
                 let labels: Labels = vec![("group", name.clone())];
-                (labels, ConstGauge::new(pick(sums)))
+                Some((labels, ConstGauge::new(pick(sums)?)))
             });
             family(&mut out, name, help, MetricType::Gauge, rows)
         };
         gauges(
             "shared_replicas",
-            "Number of replicas that share the group, this one included, as its last exchange told",
+            "Number of replicas that share the group, this one included, as its last exchange told; none if that was longer ago than 90 s",
             |sums| sums.replicas,
         )?;
         gauges(
             "shared_leased_units",
             "Number of quota units that this replica holds in advance",
-            |sums| sums.held,
+            |sums| Some(sums.held),
         )?;
         gauges(
             "shared_limbo_units",
-            "Number of quota units that replicas held when they died, and that nobody spends before DevRev has told what is left",
+            "Number of quota units that replicas held when they died, and that nobody spends before DevRev has told what is left; none if the last exchange was longer ago than 90 s",
             |sums| sums.limbo,
         )
     }

@@ -1,6 +1,9 @@
 //! What is known of one group that shares its quota.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{Cause, FleetStatus, lines};
 use crate::{
@@ -188,6 +191,13 @@ impl GroupStatus {
     pub fn unreadable(&self, reason: &str) {
         let cause = Cause::new(ExchangeResult::Broken, reason);
         self.fleet.story.unreadable(&self.name, &cause.reason);
+    }
+
+    /// The pool had no room for the limits of so many callers, so this replica's own limiters decide for a while. Told with each exchange in
+    /// which it is so.
+    pub fn no_room(&self, callers: u64) {
+        self.fleet.no_room.fetch_add(callers, Ordering::Relaxed);
+        self.fleet.story.no_room(&self.name, callers);
     }
 }
 

@@ -164,6 +164,19 @@ impl Story {
             );
         }
     }
+
+    /// The limits of so many callers of this replica found no room.
+    pub(super) fn no_room(&self, group: &Arc<str>, callers: u64) {
+        if self.lines.try_pass_state(StateLine::NoRoom(group.clone())) {
+            let register = self.register;
+            tracing::warn!(
+                event = Event::SharedNoRoom.label(),
+                group = &**group,
+                callers,
+                "what {register} keeps of the group {group} has no room left for limits of callers, so this replica's own limiters decide for {callers} of them: their rates hold for each replica by itself"
+            );
+        }
+    }
 }
 
 /// A group whose being alone was told is shared again.

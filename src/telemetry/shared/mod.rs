@@ -84,6 +84,8 @@ pub struct FleetStatus {
     register: Lock<Register>,
     groups: Lock<BTreeMap<Arc<str>, Arc<Known>>>,
     alone: Lock<AloneTime>,
+    /// How often a caller's limit found no room.
+    no_room: AtomicU64,
     story: Story,
 }
 
@@ -118,6 +120,7 @@ impl FleetStatus {
             }),
             groups: Lock::default(),
             alone: Lock::default(),
+            no_room: AtomicU64::new(0),
             story: Story::new(kind, lines),
         })
     }
@@ -220,6 +223,11 @@ impl FleetStatus {
     /// For how long in all at least one group has been alone.
     pub fn alone(&self) -> Duration {
         self.alone.lock().total(self.now())
+    }
+
+    /// How often a caller's limit found no room in the pool.
+    pub fn without_room(&self) -> u64 {
+        self.no_room.load(Ordering::Relaxed)
     }
 
     /// What the register is.

@@ -3,9 +3,12 @@ use serde_json::Value;
 use tokio::time::advance;
 
 use super::*;
-use crate::telemetry::{
-    captured::Captured,
-    labels::{Lost, Sharing},
+use crate::{
+    policy::fleet::FORGOTTEN,
+    telemetry::{
+        captured::Captured,
+        labels::{Lost, Sharing},
+    },
 };
 
 fn seconds(n: u64) -> Duration {
@@ -79,6 +82,7 @@ async fn a_bad_day_is_told_in_its_order() {
     }
     main.joined();
     main.unreadable("12 bytes of an unknown form");
+    main.no_room(3);
 
     // Somebody takes the user its rights.
     fleet.register_down(ExchangeResult::Denied, "NOPERM");
@@ -100,6 +104,7 @@ async fn a_bad_day_is_told_in_its_order() {
         "WARN shared_down: the group main is shared no more, although Redis answers: OOM command not allowed",
         "INFO shared_up: the group main is shared again, after 10 s",
         "WARN shared_unreadable: what Redis keeps of the group main cannot be read: 12 bytes of an unknown form",
+        "WARN shared_no_room: what Redis keeps of the group main has no room left for limits of callers, so this replica's own limiters decide for 3 of them: their rates hold for each replica by itself",
         "WARN shared_denied: Redis refuses this user, so each replica goes by its lease and then by DevRev's answers: NOPERM",
         "INFO shared_up: Redis can be used again, after 3 s; failures: 1",
         "WARN shared_lost_state: what Redis kept of the group main is older than what this replica knows, as after a failover or a restore; each replica states anew what it holds",
@@ -143,6 +148,7 @@ async fn a_group_that_comes_and_goes_is_told_in_a_few_lines() {
         main.alone(ExchangeResult::Refused, "CLUSTERDOWN");
         main.lost(Lost::Gone);
         main.unreadable("nonsense");
+        main.no_room(1);
         main.joined();
         advance(Duration::from_millis(50)).await;
     }
@@ -152,7 +158,7 @@ async fn a_group_that_comes_and_goes_is_told_in_a_few_lines() {
     let lines = count("shared no more");
     assert!((10..30).contains(&lines), "{lines}");
     // What has a beginning has an end.
-    for part in ["shared again", "lost_state", "unreadable"] {
+    for part in ["shared again", "lost_state", "unreadable", "no_room"] {
         assert_eq!(count(part), lines, "{part}");
     }
 }
@@ -256,6 +262,7 @@ async fn its_metrics_are_there_from_the_start_and_groups_are_bounded() {
         "revgate_shared_up 0",
         "revgate_shared_timeout_seconds 0.05",
         "revgate_shared_alone_seconds_total 0.0",
+        "revgate_shared_no_room_total 0",
         "revgate_shared_exchange_duration_seconds_count 0",
     ]);
     for result in ExchangeResult::ALL {
@@ -273,10 +280,13 @@ async fn its_metrics_are_there_from_the_start_and_groups_are_bounded() {
         .iter()
         .for_each(|group| group.stands(standing(Sharing::Plenty)));
     groups[0].alone(ExchangeResult::Refused, "");
+    groups[0].no_room(2);
+    groups[1].no_room(1);
     advance(Duration::from_millis(1500)).await;
     has(&[
         "revgate_shared_up 1",
         "revgate_shared_alone_seconds_total 1.5",
+        "revgate_shared_no_room_total 3",
         r#"revgate_shared_exchanges_total{result="ok"} 1"#,
         r#"revgate_shared_exchanges_total{result="conflict"} 1"#,
         r#"revgate_shared_exchange_duration_seconds_bucket{le="0.0005"} 1"#,
@@ -291,4 +301,42 @@ async fn its_metrics_are_there_from_the_start_and_groups_are_bounded() {
     let text = text();
     let series = text.lines().filter(|line| line.contains("group=\""));
     assert_eq!(series.count(), 6, "{text}");
+}
+
+/// The others have forgotten a replica that exchanges nothing, and what it told of them was true long ago.
+#[tokio::test(start_paused = true)]
+async fn metrics_of_the_whole_fleet_end_when_no_exchange_tells_of_it() {
+    let fleet = fleet();
+    let series = || {
+        let mut registry = Registry::with_prefix("revgate");
+        registry.register_collector(Box::new(FleetCollector {
+            fleet: fleet.clone(),
+            is_named: Box::new(|name| name.len() == 4),
+        }));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let of_groups = text.lines().filter(|line| line.contains("group=\""));
+        let of_groups = of_groups.map(|line| line.trim_start_matches("revgate_shared_").to_owned());
+        of_groups.collect::<Vec<_>>()
+    };
+    let groups = ["main", "hash-1", "hash-2"].map(|name| joined(&fleet, name));
+    let held = [
+        r#"leased_units{group="main"} 7"#,
+        r#"leased_units{group="other"} 14"#,
+    ];
+    assert_eq!(series(), held, "nothing has been told");
+    groups
+        .iter()
+        .for_each(|group| group.stands(standing(Sharing::Plenty)));
+    advance(FORGOTTEN).await;
+    assert_eq!(series().len(), 6);
+    groups[1].stands(standing(Sharing::Plenty));
+    advance(Duration::from_millis(1)).await;
+    let rest = [
+        r#"replicas{group="other"} 12"#,
+        held[0],
+        held[1],
+        r#"limbo_units{group="other"} 3"#,
+    ];
+    assert_eq!(series(), rest);
 }

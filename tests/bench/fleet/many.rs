@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Request, header};
 use revgate::{
     body::Body,
-    fleet::redis::{self, names::Names},
+    fleet::{names::Names, redis},
     policy::redis_address,
     state::{State, draining::Draining},
 };

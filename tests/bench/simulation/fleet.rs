@@ -11,7 +11,7 @@ use revgate::{
     fleet::{
         driver::state_of,
         here::{Line, Place},
-        redis::names::Names,
+        names::Names,
         register::Register,
     },
     plan::Plan,

@@ -1,6 +1,6 @@
 //! Another server takes over: by Sentinel, in a cluster, or slot by slot.
 
-use revgate::fleet::redis::names::Names;
+use revgate::fleet::names::Names;
 
 use super::{Bounds, Day, OF_AN_OUTAGE, TIGHT, until};
 use crate::redis::{Cluster, Data, MASTER, Server, Value, Watched};

@@ -29,9 +29,13 @@ use self::{
     nodes::Node,
     slots::{Redirect, SlotMap, slot_of},
 };
-use super::{Server, address::Address, answer::CallError, hints::Hints, names::Names};
+use super::{Server, address::Address, answer::CallError};
 use crate::{
-    fleet::register::{Answer, Exchanged, Failure, Fault, Hint, Key, Link, Register, Write},
+    fleet::{
+        hints::Hints,
+        names::Names,
+        register::{Answer, Exchanged, Failure, Fault, Hint, Key, Link, Register, Write},
+    },
     lock::Lock,
     random,
 };

@@ -14,10 +14,10 @@ use tokio::task::JoinHandle;
 use super::Shared;
 use crate::{
     fleet::{
+        hints::Hints,
         redis::{
             address::Address,
             answer::CallError,
-            hints::Hints,
             supervisor::{Rules, Supervised},
         },
         register::{Exchanged, Hint, Key, Link, Write},

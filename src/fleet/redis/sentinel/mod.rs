@@ -26,8 +26,7 @@ use super::{
 use crate::fleet::register::{Failure, Fault};
 
 /// What is needed at a Sentinel, as an ACL rule. At the servers ROLE is asked for too, if the user may.
-#[cfg(test)]
-pub(crate) const RIGHTS: &str = "+hello +client|setname +sentinel|get-master-addr-by-name";
+pub(crate) const RIGHT: &str = "+sentinel|get-master-addr-by-name";
 
 /// Whom to ask, and what for.
 #[derive(Clone)]
@@ -91,7 +90,14 @@ impl Sentinels {
     }
 
     /// What this Sentinel names.
-    async fn ask(&self, sentinel: &Address, within: Duration) -> Result<Address, Failure> {
+    ///
+    /// # Errors
+    /// When it names nobody.
+    pub(super) async fn ask(
+        &self,
+        sentinel: &Address,
+        within: Duration,
+    ) -> Result<Address, Failure> {
         let target = Target {
             // A Sentinel has no databases.
             database: 0,
@@ -117,7 +123,14 @@ impl Sentinels {
     }
 
     /// The server at this address, if it says that it is a primary.
-    async fn verified(&self, address: Address, within: Duration) -> Result<Target, Failure> {
+    ///
+    /// # Errors
+    /// When it does not, or cannot be asked.
+    pub(super) async fn verified(
+        &self,
+        address: Address,
+        within: Duration,
+    ) -> Result<Target, Failure> {
         let target = self.server.at(address);
         let role = match Connection::ask(&target, &cmd("ROLE"), within).await {
             // The user need not have the right to ask. Then the first write tells.

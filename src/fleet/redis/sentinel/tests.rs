@@ -3,9 +3,9 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::fleet::{
+    names::Names,
     redis::{
         address::{Kind, parse},
-        names::Names,
         start,
         written::{put, until_written, until_written_to},
     },
@@ -291,7 +291,7 @@ async fn sentinels_have_users_of_their_own() {
         .line("user fleet on >word ~* &* +@all");
     let sentinel = Options::new()
         .line("user default off")
-        .line(format!("user asks on >other {RIGHTS}"));
+        .line(format!("user asks on >other {RIGHT}"));
     let watched = Watched::with(server, sentinel, 1).await;
     let text = |user: &str, sentinel: &str| {
         let addresses = watched.addresses();

@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use super::*;
 use crate::fleet::{
-    redis::script::RIGHTS,
+    redis::{connection::Connection, script::RIGHTS, supervisor::sign_of_life},
     redis_rig::{Authority, Options, Server, Value},
     register::MAX_VALUE,
 };
@@ -168,7 +168,9 @@ async fn the_rights_that_are_written_down_suffice_and_each_is_needed() {
     let user = |rights: &str| {
         format!("user fleet on >s3cr3t ~{PREFIX}:* resetchannels &{PREFIX}:* {rights}")
     };
-    let server = Server::with(Options::new().line(user(RIGHTS))).await;
+    let rights = format!("{RIGHTS} +select");
+    let named = format!("{rights} +client|setname");
+    let server = Server::with(Options::new().line(user(&named))).await;
     let text = format!("redis://fleet:s3cr3t@{}/1", server.address());
     let mut hinted = write(None, b"x");
     hinted.hint = Bytes::from_static(b"h");
@@ -189,14 +191,14 @@ async fn the_rights_that_are_written_down_suffice_and_each_is_needed() {
         let named = server.call(&["CLIENT", "LIST"]).await.text();
         assert!(named.contains("name=revgate"), "{named}");
     }
-    for right in RIGHTS.split(' ') {
-        // Whoever may not be named may connect all the same, HELLO needs no right, and forgetting is shown above.
-        if ["+client|setname", "+unsubscribe", "+hello"].contains(&right) {
+    for right in rights.split(' ') {
+        // Forgetting is shown above.
+        if right == "+unsubscribe" {
             continue;
         }
         server.call(&["FLUSHALL"]).await;
         server.call(&["SCRIPT", "FLUSH"]).await;
-        let without: Vec<&str> = RIGHTS.split(' ').filter(|one| *one != right).collect();
+        let without: Vec<&str> = rights.split(' ').filter(|one| *one != right).collect();
         let mut command = vec!["ACL", "SETUSER", "fleet", "nocommands"];
         command.extend(without);
         server.call(&command).await;
@@ -205,6 +207,14 @@ async fn the_rights_that_are_written_down_suffice_and_each_is_needed() {
         let failure = until_down(&redis).await;
         assert_eq!(failure.fault, Fault::Denied, "{right}: {failure}");
     }
+    // An idle node is asked something all the same, and whoever may do nothing gets an answer.
+    server
+        .call(&["ACL", "SETUSER", "fleet", "nocommands"])
+        .await;
+    let endpoint = endpoint(text.trim_end_matches("/1"));
+    let target = Target::at(&endpoint, endpoint.addresses[0].clone(), None);
+    let answer = Connection::ask(&target, &sign_of_life(), AMPLE).await;
+    assert!(answer.is_ok(), "{answer:?}");
 }
 
 #[tokio::test]

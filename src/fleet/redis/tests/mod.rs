@@ -14,10 +14,12 @@ use super::{
     Redis,
     address::{self, Endpoint},
     connection::Target,
-    names::Names,
 };
 use crate::{
-    fleet::register::{Exchanged, Failure, Fault, Found, Key, Link, Register, Tag, Write},
+    fleet::{
+        names::Names,
+        register::{Exchanged, Failure, Fault, Found, Key, Link, Register, Tag, Write},
+    },
     random,
 };
 

@@ -114,6 +114,11 @@ impl Hand {
             .retain(|settled| settled.purchase > sale.purchase || is_open(settled.purchase));
     }
 
+    /// There is nobody to whom anything could go back.
+    pub(super) fn forget_settled(&mut self) {
+        self.settled.clear();
+    }
+
     /// Whether anything goes back that the pool has not heard of.
     pub(super) fn returns(&self) -> bool {
         self.settled.iter().any(|settled| settled.unspent > 0)

@@ -133,11 +133,12 @@ impl Purse {
     /// When it next has something to say; `None` if it has not.
     pub fn due(&self, now: Duration) -> Option<Duration> {
         let returns = self.hand.returns();
-        let asks = self.waiting > 0 && self.at_hand(now) == 0 && self.refused_until <= now;
-        if self.pending.is_some() || returns || asks || self.owed > 0 {
+        let asks = self.waiting > 0 && self.asks(now);
+        let owed = (self.owed > 0).then(|| self.free_until.max(now));
+        if self.pending.is_some() || returns || asks || owed == Some(now) {
             return Some(now);
         }
-        let expiry = self.hand.expiry();
+        let expiry = self.hand.expiry().into_iter().chain(owed).min();
         let renewal = self.wants_more(now, false);
         let renewal = renewal.then(|| self.renew_at.max(now));
         expiry.into_iter().chain(renewal).min()
@@ -171,10 +172,18 @@ impl Purse {
         })
     }
 
+    /// Whether whoever waits has to ask the pool.
+    fn asks(&self, now: Duration) -> bool {
+        self.at_hand(now) == 0 && self.refused_until.max(self.free_until) <= now
+    }
+
     /// The purchase that is due.
     fn purchase(&mut self, used: u32, now: Duration) -> Option<Pending> {
+        if now < self.free_until {
+            return None;
+        }
         let at_hand = self.at_hand(now);
-        let needed = match at_hand == 0 && self.refused_until <= now {
+        let needed = match self.asks(now) {
             true => self.waiting,
             false => 0,
         };
@@ -210,6 +219,8 @@ impl Purse {
         if !sale.has_room {
             self.free_until = now + NO_ROOM;
             self.pending = None;
+            // It does not know them, so it would never confirm them.
+            self.hand.forget_settled();
             return;
         }
         self.hand.confirm(sale);

@@ -916,3 +916,43 @@ fn the_value_is_bounded() {
     pool.sync(ReplicaId(9), &[], EPOCH + Duration::from_secs(100));
     assert_eq!((pool.callers(), pool.holders()), (0, 0));
 }
+
+/// It would exchange without end, each time in vain.
+#[test]
+fn a_purse_that_found_no_room_leaves_the_pool_alone_for_a_while() {
+    let rule = rule(ms(1000), 10);
+    let mut full = Limits::default();
+    let mut other = [0; 16];
+    let mut purse = Purse::new(rule);
+    purse.wait();
+    let caller = CallerKey([255; 16]);
+    let want = purse.want(caller, 0, EPOCH).expect("somebody waits");
+    for replica in 1..=2 {
+        let wants: Vec<Want> = (0..MAX_CALLERS as u64)
+            .map(|n| {
+                other[..8].copy_from_slice(&n.to_be_bytes());
+                let caller = CallerKey(other);
+                Want {
+                    caller,
+                    ..want.clone()
+                }
+            })
+            .collect();
+        full.sync(ReplicaId(replica), &wants, EPOCH);
+    }
+    // It holds what it is to give back, owes what it let through, and somebody waits.
+    purse.follow(Rule { burst: 20, ..rule });
+    purse.let_through(EPOCH);
+    assert_eq!(purse.due(EPOCH), Some(EPOCH));
+    let want = purse.want(caller, 1, EPOCH).expect("it has to say a lot");
+    assert!(!want.settled.is_empty() && want.needed == 1 && want.charge == 1);
+    let sale = full.sync(ReplicaId(9), &[want], EPOCH).remove(0);
+    assert!(!sale.has_room);
+    purse.apply(&sale, EPOCH);
+    assert_eq!(purse.take(EPOCH), Take::Free);
+    let later = EPOCH + ms(5000);
+    assert_eq!(purse.due(EPOCH), Some(later));
+    assert_eq!(purse.want(caller, 1, later - ms(1)), None);
+    let want = purse.want(caller, 1, later).expect("it is time again");
+    assert_eq!((want.needed, want.charge), (1, 1));
+}

@@ -6,7 +6,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use redis::{PushInfo, PushKind, Value};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
@@ -20,7 +19,7 @@ const WAITING: usize = 1024;
 /// The longest hint that is passed on. It names who shall look, so a longer one says no more than that everyone shall.
 const MAX_HINT: usize = 4096;
 
-pub(in crate::fleet) struct Hints {
+pub(super) struct Hints {
     sender: mpsc::Sender<Hint>,
     receiver: Lock<Option<mpsc::Receiver<Hint>>>,
     /// [`Hint::Missed`] is owed.
@@ -39,13 +38,13 @@ struct Wanted {
 
 /// What a connection is to be told.
 #[derive(Default)]
-pub(in crate::fleet) struct Changes {
+pub(super) struct Changes {
     pub listen: Vec<Key>,
     pub forget: Vec<Key>,
 }
 
 impl Hints {
-    pub(in crate::fleet) fn new() -> Hints {
+    pub(super) fn new() -> Hints {
         let (sender, receiver) = mpsc::channel(WAITING);
         Hints {
             sender,
@@ -57,11 +56,11 @@ impl Hints {
         }
     }
 
-    pub(in crate::fleet) fn take(&self) -> Option<mpsc::Receiver<Hint>> {
+    pub(super) fn take(&self) -> Option<mpsc::Receiver<Hint>> {
         self.receiver.lock().take()
     }
 
-    pub(in crate::fleet) fn tell(&self, hint: Hint) {
+    pub(super) fn tell(&self, hint: Hint) {
         // If nobody takes hints any more, none is missed.
         if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(hint) {
             self.miss();
@@ -69,13 +68,13 @@ impl Hints {
     }
 
     /// Hints may have been lost.
-    pub(in crate::fleet) fn miss(&self) {
+    pub(super) fn miss(&self) {
         self.missed.store(true, SeqCst);
         self.owed.notify_one();
     }
 
     /// Tells that hints were missed once there is room, again and again. Runs until it is dropped.
-    pub(in crate::fleet) async fn pay(&self) {
+    pub(super) async fn pay(&self) {
         loop {
             while !self.missed.load(SeqCst) {
                 self.owed.notified().await;
@@ -90,7 +89,7 @@ impl Hints {
         }
     }
 
-    pub(in crate::fleet) fn want(&self, key: &Key, wanted: bool) {
+    pub(super) fn want(&self, key: &Key, wanted: bool) {
         let mut all = self.wanted.lock();
         let changed = match wanted {
             true => all.keys.insert(key.clone()),
@@ -102,19 +101,19 @@ impl Hints {
         }
     }
 
-    pub(in crate::fleet) fn wants(&self, key: &Key) -> bool {
+    pub(super) fn wants(&self, key: &Key) -> bool {
         self.wanted.lock().keys.contains(key)
     }
 
     /// What a new connection is to listen to.
-    pub(in crate::fleet) fn all(&self) -> Vec<Key> {
+    pub(super) fn all(&self) -> Vec<Key> {
         let mut all = self.wanted.lock();
         all.changes.clear();
         all.keys.iter().cloned().collect()
     }
 
     /// What has changed since; waits until something has.
-    pub(in crate::fleet) async fn changes(&self) -> Changes {
+    pub(super) async fn changes(&self) -> Changes {
         loop {
             {
                 let mut all = self.wanted.lock();
@@ -128,24 +127,12 @@ impl Hints {
         }
     }
 
-    /// Takes what a server sent by itself.
-    pub(in crate::fleet) fn push(&self, push: PushInfo) {
-        if !matches!(push.kind, PushKind::Message | PushKind::SMessage) {
-            return;
-        }
-        let mut data = push.data.into_iter();
-        let (Some(Value::BulkString(channel)), Some(Value::BulkString(text))) =
-            (data.next(), data.next())
-        else {
-            return;
-        };
-        let Ok(channel) = std::str::from_utf8(&channel) else {
-            return;
-        };
+    /// Takes what has come on a channel, which has the name of a key.
+    pub(super) fn hear(&self, channel: &str, text: Bytes) {
         let key = self.wanted.lock().keys.get(channel).cloned();
         if let Some(key) = key {
             let text = match text.len() <= MAX_HINT {
-                true => text.into(),
+                true => text,
                 false => Bytes::new(),
             };
             self.tell(Hint::Told(key, text));
@@ -156,16 +143,6 @@ impl Hints {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn message(channel: &str, text: &[u8]) -> PushInfo {
-        PushInfo {
-            kind: PushKind::Message,
-            data: vec![
-                Value::BulkString(channel.into()),
-                Value::BulkString(text.into()),
-            ],
-        }
-    }
 
     fn shown(hint: Option<Hint>) -> String {
         match hint {
@@ -183,14 +160,10 @@ mod tests {
         hints.want(&"a".into(), true);
         hints.want(&"b".into(), true);
         hints.want(&"b".into(), false);
-        hints.push(message("b", b"x"));
-        hints.push(message("c", b"x"));
-        hints.push(PushInfo {
-            kind: PushKind::Subscribe,
-            data: vec![Value::BulkString("a".into()), Value::Int(1)],
-        });
-        hints.push(message("a", b"xyz"));
-        hints.push(message("a", &[0; MAX_HINT + 1]));
+        hints.hear("b", Bytes::from_static(b"x"));
+        hints.hear("c", Bytes::from_static(b"x"));
+        hints.hear("a", Bytes::from_static(b"xyz"));
+        hints.hear("a", Bytes::from_static(&[0; MAX_HINT + 1]));
         assert_eq!(shown(told.recv().await), "a 3");
         assert_eq!(shown(told.recv().await), "a 0");
         drop(hints);
