@@ -54,43 +54,48 @@ enum Day {
 }
 
 const DAYS: [(Day, &str, &str, &str); 8] = [
-    (Day::Good, "a good day", "0", "a dealt unit for 50 ms"),
+    (Day::Good, "a good day", "0", "1: a dealt unit for 50 ms"),
     (
         Day::RedisKilled,
         "kill -9 of Redis, back empty after 6 s",
-        "in flight, and 3",
-        "what others leave",
+        "8: 3 and one in flight in each of two windows",
+        "30: what others leave",
     ),
     (
         Day::RedisStopped,
         "SIGSTOP of Redis for 6 s",
-        "in flight, and 3",
-        "what others leave",
+        "8: 3 and one in flight in each of two windows",
+        "30: what others leave",
     ),
-    (Day::Flushed, "FLUSHALL", "leases not stated", "1 s"),
+    (
+        Day::Flushed,
+        "FLUSHALL",
+        "0: all leases are stated again",
+        "5: half of 1 s",
+    ),
     (
         Day::Failover,
         "failover by Sentinel, primary killed",
-        "leases not stated",
-        "1 s",
+        "8: as if Redis were lost",
+        "30: the same",
     ),
     (
         Day::GatewayKilled,
         "kill -9 of a gateway",
-        "its own in flight",
-        "its lease",
+        "1: its own in flight",
+        "10: its lease",
     ),
     (
         Day::GatewayStopped,
         "SIGSTOP of a gateway for 6 s",
-        "its own in flight",
-        "its lease",
+        "1: its own in flight",
+        "10: its lease",
     ),
     (
         Day::CutOff,
         "one gateway cut off from Redis for 6 s",
-        "its lease, and 1",
-        "its lease",
+        "4: 1 and its own in flight in each of two windows",
+        "10: its lease",
     ),
 ];
 

@@ -58,8 +58,13 @@ async fn call(connection: &SendRequest<Bytes>, caller: &Caller, wait: u32) -> u1
         .expect("in time")
 }
 
-async fn all_served(connections: &[SendRequest<Bytes>], caller: &Caller, count: usize) {
-    let calls = (0..count).map(|n| call(&connections[n % connections.len()], caller, 30));
+/// So many at once, which wait for so many seconds at most.
+async fn all_served(
+    connections: &[SendRequest<Bytes>],
+    caller: &Caller,
+    (count, wait): (usize, u32),
+) {
+    let calls = (0..count).map(|n| call(&connections[n % connections.len()], caller, wait));
     let answers = join_all(calls).await;
     assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
 }
@@ -68,8 +73,8 @@ async fn all_served(connections: &[SendRequest<Bytes>], caller: &Caller, count: 
 async fn streams_of_one_connection_wait_for_units_of_the_fleet() {
     let (fleet, connections) = fleet(3, window(40, 4)).await;
     assert_eq!(call(&connections[0], ALPHA, 5).await, 200);
-    let alpha = all_served(&connections, ALPHA, 60);
-    let beta = all_served(&connections[1..], BETA, 59);
+    let alpha = all_served(&connections, ALPHA, (60, 30));
+    let beta = all_served(&connections[1..], BETA, (59, 30));
     tokio::join!(alpha, beta);
     fleet.assert_sent_once(120);
     let received = fleet.devrev.received();
@@ -82,8 +87,8 @@ async fn streams_of_one_connection_wait_for_units_of_the_fleet() {
 async fn in_plenty_few_streams_ask() {
     let (fleet, connections) = fleet(3, window(4000, 300)).await;
     for _ in 0..30 {
-        all_served(&connections, ALPHA, 10).await;
-        all_served(&connections, BETA, 10).await;
+        all_served(&connections, ALPHA, (10, 5)).await;
+        all_served(&connections, BETA, (10, 5)).await;
     }
     fleet.assert_sent_once(600);
     let exchanges = fleet.exchanges().await;
@@ -116,7 +121,7 @@ async fn a_pause_holds_streams_of_all_replicas_and_a_stream_that_is_reset_costs_
             leaves.abort();
             fleet.until(1, |quota| quota["waiting"] == 0).await;
         }
-        let waiting = all_served(&connections, BETA, 100);
+        let waiting = all_served(&connections, BETA, (100, 100));
         let resumed = async {
             let all = |quota: &serde_json::Value| quota["fleet"]["waiting"] == 101;
             fleet.until(1, all).await;
