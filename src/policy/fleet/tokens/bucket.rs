@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AT_LARGE, ReplicaId, Rule, Settled, Sold, Want, nanos};
+use super::{
+    AT_LARGE, ReplicaId, Rule, Settled, Sold, Want, nanos,
+    turn::{self, Claim, GRACE, Other, Turn},
+};
 
 /// Limits of one caller that are kept: the old and the new one, while a change of the configuration reaches one replica after another.
 const MAX_RULES: usize = 2;
@@ -54,6 +57,7 @@ struct Holder {
     /// The highest purchase that was decided.
     decided: u64,
     seen: u64,
+    turn: Turn,
     lots: Vec<Lot>,
 }
 
@@ -64,22 +68,16 @@ pub(super) struct Purchases {
     pub open: Vec<Sold>,
 }
 
-/// How a bucket stands.
-pub(super) struct Stand {
-    /// How long until a token can be bought.
-    pub wait: u64,
-    /// How long until the burst is full.
-    pub reset: u64,
-}
-
 /// How a statement was met.
 pub(super) struct Met {
-    /// Whether the bucket was at least half full.
-    pub plenty: bool,
     /// Whether what is at hand may be kept for long.
     pub keeps: bool,
     /// What one replica may have at hand for long.
     pub share: u32,
+    /// How long until it is worth to ask again for what was not sold.
+    pub wait: u64,
+    /// How long nothing more is sold ahead.
+    pub pause: u64,
 }
 
 /// One caller.
@@ -88,6 +86,7 @@ pub(super) struct Shared {
     /// One for each limit that replicas state. A sale counts in all, and needs room in that of its own replica. The one that was stated last is
     /// the first.
     buckets: Vec<Bucket>,
+    /// Those with claims in the order in which they were refused.
     holders: Vec<Holder>,
 }
 
@@ -105,6 +104,10 @@ impl Shared {
         let has_any = |holder: &Holder| holder.lots.iter().any(|lot| lot.sold.ahead > 0);
         self.holders
             .retain(|holder| holder.replica != replica || has_any(holder));
+        let mut holders = self.holders.iter_mut();
+        if let Some(holder) = holders.find(|holder| holder.replica == replica) {
+            holder.turn.claim = None;
+        }
     }
 
     /// Forgets what no longer matters. Returns whether anything is left.
@@ -116,7 +119,10 @@ impl Shared {
         }
         for holder in &mut self.holders {
             // The clock may have been set back.
+            let was_set_back = holder.seen > now;
             holder.seen = holder.seen.min(now);
+            let claim = &mut holder.turn.claim;
+            claim.take_if(|claim| was_set_back || claim.until <= now);
         }
         let since = now.saturating_sub(nanos(KEPT));
         self.holders.retain(|holder| holder.seen >= since);
@@ -140,48 +146,126 @@ impl Shared {
             self.holders[at].decided = want.purchase;
             self.take(want.charge, now);
         }
-        let (left, size) = (self.left(now), want.rule.size());
+        let (left, size) = (self.left(0, now), want.rule.size());
         let plenty = left >= size / 2;
         let dealing = u32::try_from(self.holders.len()).unwrap_or(u32::MAX);
-        let most = want.rule.most();
-        let share = most / dealing.saturating_mul(2);
-        let met = Met {
-            plenty,
+        let share = want.rule.most() / dealing.saturating_mul(2);
+        let pause = turn::pause(dealing);
+        let wait = match is_new {
+            true => {
+                let sold = self.offer(at, want, (left, plenty, share), now);
+                self.sell(at, want, sold, now);
+                self.queue(at, want, sold, (plenty, pause), now)
+            }
+            false => self.wait(at, (plenty, pause), now),
+        };
+        Met {
             // What it needs at once is more than it may keep.
             keeps: plenty && share >= want.ahead,
             share,
-        };
-        if !is_new {
-            return met;
+            wait,
+            pause,
         }
-        let needed = want.needed.min(left);
+    }
+
+    /// What it gets in its turn.
+    fn offer(
+        &self,
+        at: usize,
+        want: &Want,
+        (left, plenty, share): (u32, bool, u32),
+        now: u64,
+    ) -> Sold {
+        let (most, at_large) = (want.rule.most(), self.at_large(want.rule));
+        let lead = self.holders[at].turn.lead;
+        let old = self.left(nanos(GRACE), now);
+        let others = self.others(at, |claim| (0, claim.needed));
+        let needed = turn::share(left, lead, want.needed, &others).max(want.needed.min(old));
         // Half is left to others, so that what one replica buys ahead keeps no other waiting.
-        let half = (left - needed) / 2;
-        let at_large = self.at_large(want.rule);
-        let ahead = want.ahead.min(half).min(most.saturating_sub(at_large));
+        let half = (left - needed).saturating_sub(turn::total(&others)) / 2;
+        let others = self.others(at, |claim| (claim.needed, claim.ahead));
+        let lead = lead.saturating_add(needed);
+        let old = old.saturating_sub(needed) / 2;
+        let ahead = want.ahead.min(most.saturating_sub(at_large));
+        let ahead = turn::share(half, lead, ahead, &others).max(ahead.min(old));
         let mine = self.holders[at].at_large(want.rule);
         // A quarter is left to those that need more at once.
         let room = (most - most / 4).saturating_sub(at_large);
         let long = want.long.min(half).min(share.saturating_sub(mine));
         let long = if plenty { long.min(room) } else { 0 };
-        let ahead = ahead.max(long);
-        if needed == 0 && ahead == 0 {
-            return met;
+        Sold {
+            purchase: want.purchase,
+            needed,
+            ahead: ahead.max(long),
         }
-        self.take(needed.saturating_add(ahead), now);
+    }
+
+    fn sell(&mut self, at: usize, want: &Want, sold: Sold, now: u64) {
+        if (sold.needed, sold.ahead) == (0, 0) {
+            return;
+        }
+        self.take(sold.needed.saturating_add(sold.ahead), now);
         let lots = &mut self.holders[at].lots;
         if lots.len() >= MAX_LOTS {
             lots.remove(0);
         }
         lots.push(Lot {
-            sold: Sold {
-                purchase: want.purchase,
-                needed,
-                ahead,
-            },
+            sold,
             rule: want.rule,
         });
-        met
+    }
+
+    /// What it did not get is its claim. Returns how long until it is worth to ask again.
+    fn queue(
+        &mut self,
+        mut at: usize,
+        want: &Want,
+        sold: Sold,
+        (plenty, pause): (bool, u64),
+        now: u64,
+    ) -> u64 {
+        let turn = &mut self.holders[at].turn;
+        let had_claim = turn.claim.is_some();
+        let is_renewed = turn.count(want, sold, plenty, now);
+        let is_served = (sold.needed, sold.ahead) != (0, 0);
+        if turn.claim.is_some() && (is_served || !had_claim) {
+            self.holders[at..].rotate_left(1);
+            at = self.holders.len() - 1;
+        }
+        let least = turn::least(self.holders.iter().map(|holder| &holder.turn));
+        for holder in &mut self.holders {
+            holder.turn.advance(least, want.rule);
+        }
+        let wait = self.wait(at, (plenty, pause), now);
+        let claim = self.holders[at].turn.claim.as_mut();
+        if let Some(claim) = claim.filter(|_| is_renewed) {
+            claim.until = now.saturating_add(wait).saturating_add(nanos(GRACE));
+        }
+        wait
+    }
+
+    /// How long until it is worth to ask again under the limit that was stated last: until its turn, or until a token is there that was left.
+    fn wait(&self, at: usize, (plenty, pause): (bool, u64), now: u64) -> u64 {
+        let rule = self.buckets[0].rule;
+        let others = self.others(at, |claim| (0, claim.needed));
+        let before = turn::before(self.holders[at].turn.lead, &others);
+        let until = |tokens, grace| {
+            let time = self.backlog(0, now).saturating_add(rule.time_of(tokens));
+            time.saturating_add(grace).saturating_sub(rule.span())
+        };
+        let turn = until(before.saturating_add(1), 0);
+        let wait = turn.min(until(1, nanos(GRACE)));
+        // Tokens that come slowly are asked for one by one, so they need no pause. Nor does a bucket that has enough, whoever holds what was sold ahead.
+        match rule.interval < pause {
+            true if plenty && wait == 0 => 0,
+            true => wait.max(pause),
+            false => wait,
+        }
+    }
+
+    fn others(&self, at: usize, part: impl Fn(&Claim) -> (u32, u32)) -> Vec<Other> {
+        let turns = self.holders.iter().map(|holder| &holder.turn);
+        turn::others(turns, at, part)
     }
 
     /// The purchases of this replica.
@@ -196,16 +280,11 @@ impl Shared {
         }
     }
 
-    /// How it stands under the limit that was stated last.
-    pub(super) fn stand(&self, now: u64) -> Stand {
-        let Some(bucket) = self.buckets.first() else {
-            return Stand { wait: 0, reset: 0 };
-        };
-        let backlog = self.backlog(0, now);
-        let one = backlog.saturating_add(bucket.rule.interval);
-        Stand {
-            wait: one.saturating_sub(bucket.rule.span()),
-            reset: backlog,
+    /// How long until the burst is full, under the limit that was stated last.
+    pub(super) fn reset(&self, now: u64) -> u64 {
+        match self.buckets.is_empty() {
+            true => 0,
+            false => self.backlog(0, now),
         }
     }
 
@@ -220,10 +299,11 @@ impl Shared {
         bucket.backlog(self.at_large(bucket.rule), now)
     }
 
-    /// Tokens in the first bucket.
-    fn left(&self, now: u64) -> u32 {
+    /// Tokens in the first bucket that have been there for such a time.
+    fn left(&self, age: u64, now: u64) -> u32 {
         let rule = self.buckets[0].rule;
-        let left = (rule.span() - self.backlog(0, now)) / rule.interval.max(1);
+        let backlog = self.backlog(0, now).saturating_add(age);
+        let left = rule.span().saturating_sub(backlog) / rule.interval.max(1);
         left.try_into().unwrap_or(u32::MAX)
     }
 
@@ -247,6 +327,7 @@ impl Shared {
                 first: want.purchase.saturating_add(u64::from(!want.buys())),
                 decided: 0,
                 seen: now,
+                turn: Turn::default(),
                 lots: Vec::new(),
             });
             self.holders.len() - 1

@@ -9,15 +9,9 @@ use super::{CallerKey, ReplicaId, Sale, Want, bucket::Shared, nanos};
 /// Callers of one group: more than a file names, and some 60 KB. For more of them each replica goes by its own limiters.
 pub const MAX_CALLERS: usize = 1000;
 
-/// Replicas that deal with a caller, over all callers: three hundred replicas with six callers each. They take 40 bytes each and less for each purchase, of
-/// which there are four at most.
+/// Replicas that deal with a caller, over all callers: three hundred replicas with six callers each. They take 40 bytes each, less for each purchase, of
+/// which there are four at most, and a dozen for what one was refused.
 pub const MAX_HOLDERS: usize = 2000;
-
-/// Between two purchases of a replica that finds the bucket short are 5 ms for each replica that deals with the caller, within these bounds. So a
-/// flood costs the register as much from a few replicas as from many, however high the rate; the bucket's credit keeps what comes meanwhile.
-const PAUSE: Duration = Duration::from_millis(5);
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_millis(800);
 
 /// The tokens of a group's callers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -92,11 +86,6 @@ impl Limits {
         let shared = &mut self.callers[at].1;
         let met = shared.sync(replica, want, now);
         let purchases = shared.purchases(replica);
-        let stand = shared.stand(now);
-        let wait = Duration::from_nanos(stand.wait);
-        let dealing = u32::try_from(shared.holders()).unwrap_or(u32::MAX);
-        let pause = PAUSE.saturating_mul(dealing);
-        let pause = pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         Sale {
             caller: want.caller,
             purchase: purchases.decided,
@@ -104,14 +93,9 @@ impl Limits {
             open: purchases.open,
             keeps: met.keeps,
             share: met.share,
-            // Tokens that come slowly are asked for one by one, so they need no pause. Nor does a bucket that has enough, whoever holds what was sold ahead.
-            wait: match Duration::from_nanos(want.rule.interval) < pause {
-                true if met.plenty && wait.is_zero() => Duration::ZERO,
-                true => pause.max(wait),
-                false => wait,
-            },
-            pause,
-            reset: Duration::from_nanos(stand.reset),
+            wait: Duration::from_nanos(met.wait),
+            pause: Duration::from_nanos(met.pause),
+            reset: Duration::from_nanos(shared.reset(now)),
             has_room,
         }
     }

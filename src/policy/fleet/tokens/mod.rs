@@ -5,6 +5,9 @@
 //! keeps it for [`LONG_LIFE`], so that hardly any request asks and an exchange serves many; else what those of two seconds take, for [`LIFE`]. What is
 //! left then goes back. A refusal is remembered until its time, so a flood costs one exchange and not one for each request.
 //!
+//! While there is less than is asked for, the tokens that come go to the replicas in turn: next is the one that got least of late, of equal ones the one that was
+//! refused first. Each is told when its turn is. A token is kept for one that does not come for 0.4 s and then sold to whoever asks.
+//!
 //! A purchase has a number that only grows, and a purse says by number what it buys, what it still has and what it gives back. The pool decides about a number once
 //! and answers it in the same way from then on. So statements and replies may be lost, repeated and late.
 //!
@@ -24,6 +27,7 @@ mod limits;
 mod purse;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::time::Duration;
 

@@ -53,6 +53,8 @@ pub struct Purse {
     /// Requests that wait for an exchange.
     waiting: u32,
     refused_until: Duration,
+    /// Whether the pool had less than was asked for last.
+    is_short: bool,
     /// Nothing is bought ahead before this time.
     renew_at: Duration,
     free_until: Duration,
@@ -76,6 +78,7 @@ impl Purse {
             hand: Hand::default(),
             waiting: 0,
             refused_until: Duration::ZERO,
+            is_short: false,
             renew_at: Duration::ZERO,
             free_until: Duration::ZERO,
             keeps: true,
@@ -97,6 +100,7 @@ impl Purse {
         (self.keeps, self.share) = (true, u32::MAX);
         self.owed = 0;
         self.refused_until = Duration::ZERO;
+        self.is_short = false;
         self.full_at = Duration::ZERO;
     }
 
@@ -240,7 +244,9 @@ impl Purse {
         }
         let sold = sale.open.iter().find(|sold| sold.purchase == sale.purchase);
         let (mut needed, mut ahead) = sold.map_or((0, 0), |sold| (sold.needed, sold.ahead));
-        if needed.saturating_add(ahead) < pending.needed.saturating_add(pending.ahead) {
+        let asked = pending.needed.saturating_add(pending.ahead);
+        self.is_short = needed.saturating_add(ahead) < asked && sale.wait > Duration::ZERO;
+        if self.is_short {
             self.refused_until = now + sale.wait;
         }
         if !lost {
@@ -317,6 +323,8 @@ impl Purse {
                 let target = self.demand.long(self.share, false, now);
                 target > 0 && at_hand <= target / if company { 2 } else { 4 }
             }
+            // While it has none and others wait their turn, only a request asks: nothing is sold ahead then.
+            false if at_hand == 0 && self.is_short => false,
             false => at_hand < self.demand.short(self.rule, now).div_ceil(2),
         };
         is_low && self.free_until <= now && self.hand.has_room()

@@ -1,5 +1,7 @@
 //! Whole fleets in virtual time: the production code of both sides, and messages that are lost, repeated and late.
 
+mod floods;
+
 use proptest::prelude::*;
 
 use super::*;
