@@ -145,6 +145,9 @@ fn one_that_does_not_come_back_holds_up_a_token_for_a_moment() {
     assert_eq!(pool, before, "the same statement once more");
     assert_eq!(buy(&mut pool, 3, 1, 1399), (0, ms(1)));
     assert_eq!(buy(&mut pool, 3, 1, 1400).0, 1);
+    // Nor does it keep its claim.
+    assert_eq!(buy(&mut pool, 2, 1, 1401).0, 0);
+    assert_eq!(buy(&mut pool, 3, 2, 3100).0, 2);
 }
 
 #[test]
