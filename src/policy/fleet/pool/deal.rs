@@ -1,6 +1,9 @@
 //! How the pool gives units away: dealt one by one to those that wait, or leased.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     super::{
@@ -18,8 +21,8 @@ use crate::policy::{
 /// Units that one sync deals: what one reply and one value hold without growing much. The next sync is a moment later.
 const DEALT_AT_ONCE: usize = 64;
 
-/// Requests that one sync looks at, beside the first of each order: so many that all units may be one caller's, and so few that it takes
-/// no longer than a millisecond.
+/// Requests that one sync looks at, beside the first of each order: so many that all units may be one of thirty callers', and so few that it
+/// takes no longer than a millisecond.
 const LOOKED_AT: usize = 2048;
 
 /// A lease is for at most so much time of a replica's own rate.
@@ -59,13 +62,20 @@ impl Pool {
             let members = self.members.iter();
             members.map(|(id, member)| (*id, member.waiting(now)))
         };
-        let orders: usize = waiting().map(|(_, orders)| orders.len()).sum();
-        let of_each = (LOOKED_AT / orders.max(1)).clamp(1, DEALT_AT_ONCE);
-        let entries = waiting().flat_map(|(id, orders)| {
-            let orders = orders.iter().enumerate();
-            orders.flat_map(move |(index, order)| places((id, index), order, of_each, now))
-        });
-        let entries: Vec<_> = entries.collect();
+        // A caller has as many places on one replica as on many.
+        let mut callers: BTreeMap<&str, usize> = BTreeMap::new();
+        for order in waiting().flat_map(|(_, orders)| orders) {
+            *callers.entry(&order.caller).or_default() += 1;
+        }
+        let of_each = LOOKED_AT / callers.len().max(1);
+        let mut entries = Vec::new();
+        for (id, orders) in waiting() {
+            for (index, order) in orders.iter().enumerate() {
+                let orders = callers.get(&*order.caller).copied().unwrap_or(1);
+                let most = (of_each / orders).clamp(1, DEALT_AT_ONCE);
+                entries.extend(places((id, index), order, most, now));
+            }
+        }
         let mut queue = Queue::resume(std::mem::take(&mut self.turns), entries, now);
         let most = self.at_once().clamp(1, DEALT_AT_ONCE as u64) as usize;
         let mut given = Vec::new();

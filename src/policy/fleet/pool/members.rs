@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{ReplicaId, Statement, clock::SLACK},
+    super::{ReplicaId, Statement, TERM, clock::SLACK},
     FEWEST_ORDERS, LONG_KNOWN, MAX_ORDERS, MAX_REPLICAS, Member, Pool,
 };
 use crate::policy::ledger::Claims;
@@ -24,6 +24,10 @@ impl Pool {
         let sent = if is_new { [0, 0] } else { [count(0), count(1)] };
         member.sent = statement.sent;
         member.resumes = statement.pauses.resumes;
+        if is_new {
+            // What it holds was leased before the register lost it.
+            member.until = now.saturating_add(TERM);
+        }
         self.ledger.count_sent(sent);
         for (number, end) in &statement.ended {
             if let Some(dealt) = member.out.remove(number) {

@@ -444,3 +444,19 @@ fn after_a_loss_half_of_what_is_left_is_given_at_once() {
     script.told(3, 800, None);
     assert_eq!(script.external(), 0);
 }
+
+#[test]
+fn what_is_stated_after_a_loss_is_leased() {
+    let mut script = Script::new();
+    script.told(1, 900, None);
+    script.pool = Pool::default();
+    let reply = script.says(1, |statement| statement.held = [20, 4]);
+    assert_eq!(
+        (reply.leased_in_all, reply.limbo, reply.claimed),
+        (24, 0, 24)
+    );
+    // Until it ends.
+    script.now += TERM + SECOND * 3;
+    let reply = script.says(2, |_| {});
+    assert_eq!((reply.leased_in_all, reply.limbo), (0, 24));
+}

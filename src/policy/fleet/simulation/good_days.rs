@@ -62,3 +62,24 @@ proptest! {
         fleet.end();
     }
 }
+
+/// Three hundred replicas, on all of which somebody waits.
+#[test]
+fn a_large_fleet_shares_as_well() {
+    let mut fleet = Fleet::new(Scenario {
+        limit: 1000,
+        ..Scenario::new(7, 300)
+    });
+    let all = fleet.all();
+    let until = SECOND * 41;
+    fleet.demand(&interactive("one"), &[0], (70.0, until), SECOND * 8);
+    fleet.demand(&interactive("nine"), &all, (70.0, until), SECOND * 8);
+    fleet.run(SECOND * 40);
+    assert_eq!(fleet.upstream.refused, 0);
+    let unused = fleet.upstream.unused_after(1);
+    // What is due in the interval of so many, which is a second.
+    assert!(unused.iter().all(|units| *units <= 100), "{unused:?}");
+    let (one, nine) = (fleet.served["one"], fleet.served["nine"]);
+    assert!(one.abs_diff(nine) <= (one + nine) / 20, "{one} {nine}");
+    fleet.end();
+}
