@@ -10,6 +10,9 @@ use super::{ReplicaId, SAYS_AGAIN};
 /// So much of the register's time one replica takes, if the register is near.
 const STEP: Duration = Duration::from_millis(5);
 
+/// What an exchange takes at least that nobody overtakes.
+const QUICKEST: Duration = Duration::from_millis(1);
+
 /// If it is far, so many round trips: one, and as much that is idle.
 const ROUND_TRIPS: u32 = 2;
 
@@ -68,6 +71,13 @@ impl Rhythm {
         let all = step.saturating_mul(self.active).min(SAYS_AGAIN);
         all.mul_f64(self.place)
     }
+
+    /// How long after a moment that concerns some replicas this one exchanges, if so many come before it.
+    pub(super) fn after(&self, others: usize) -> Duration {
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        let each = self.round_trip.max(QUICKEST);
+        each.saturating_mul(others).min(SAYS_AGAIN)
+    }
 }
 
 #[cfg(test)]
@@ -102,6 +112,15 @@ mod tests {
         let mut rhythm = rhythm(1, 10, MILLISECOND);
         rhythm.heard(10, MILLISECOND * 40);
         assert!(rhythm.interval() < MILLISECOND * 120);
+    }
+
+    #[test]
+    fn some_come_one_after_another() {
+        let far = rhythm(1, 10, MILLISECOND * 20);
+        assert_eq!(far.after(0), Duration::ZERO);
+        assert_eq!(far.after(3), MILLISECOND * 60);
+        assert_eq!(rhythm(1, 10, MILLISECOND / 3).after(63), MILLISECOND * 63);
+        assert_eq!(far.after(usize::MAX), SAYS_AGAIN);
     }
 
     #[test]

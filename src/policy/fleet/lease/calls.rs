@@ -51,13 +51,17 @@ impl Lease {
         self.news || self.wanted || self.newcomer || self.in_turn.is_some()
     }
 
-    /// A hint says whom something concerns. If that is all, they exchange one after another.
+    /// A hint says whom something concerns. They exchange one after another.
     pub fn hinted(&mut self, hint: &Hinted, now: Duration) {
-        if *hint == Hinted::All {
-            let turn = now.saturating_add(self.rhythm.turn());
-            self.in_turn.get_or_insert(turn);
-        } else if hint.concerns(self.replica) {
-            self.news = true;
-        }
+        let after = match hint {
+            Hinted::Nobody => None,
+            Hinted::These(replicas) => {
+                let place = replicas.iter().position(|id| *id == self.replica);
+                place.map(|place| self.rhythm.after(place))
+            }
+            Hinted::All => Some(self.rhythm.turn()),
+        };
+        let at = after.map(|after| now.saturating_add(after));
+        self.in_turn = self.in_turn.into_iter().chain(at).min();
     }
 }

@@ -173,7 +173,11 @@ impl Fleet {
                 self.now
             );
         }
-        if let Some((end, sent)) = &mut self.checks.probes {
+        // Each side of a split has its own probe.
+        let replica = &self.replicas[index];
+        let is_of_it = |end: Duration| replica.register == 0 && replica.joined < end;
+        let probes = self.checks.probes.as_mut();
+        if let Some((end, sent)) = probes.filter(|(end, _)| is_of_it(*end)) {
             *sent += 1;
             let times = self.now.saturating_sub(*end).as_secs_f64() / PROBE_TIMEOUT.as_secs_f64();
             // The end of a window is probed too. It is known up to two seconds late.
