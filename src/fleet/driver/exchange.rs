@@ -167,6 +167,11 @@ impl<'a> Exchanges<'a> {
         }
     }
 
+    /// There is nothing to say for now. What was seen is old by the next time, and of many replicas it is large.
+    pub(super) fn rest(&mut self) {
+        self.seen = None;
+    }
+
     fn see(&mut self, exchanged: Exchanged, at: Duration, status: &GroupStatus) {
         let Exchanged::Found(Found { current, now }) = exchanged else {
             return;

@@ -83,6 +83,9 @@ pub(super) async fn run(
         }) else {
             break;
         };
+        if due.is_none() {
+            exchanges.rest();
+        }
         let until = due.unwrap_or_else(|| Instant::now() + LONGEST_SLEEP);
         tokio::select! {
             biased;
