@@ -234,7 +234,7 @@ fuzz_target!(|steps: Vec<Step>| {
             }
             Step::Hint(bytes) => {
                 let hint = Hinted::from_bytes(&bytes);
-                replicas[0].hint(&hint, 1);
+                replicas[0].hint(&hint, now);
             }
             Step::Leave(replica) => replicas[usize::from(replica)].leave(),
         }
