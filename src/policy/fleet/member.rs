@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{DEAD, DEALT_TERM, FORGOTTEN, Order, Statement, WAITS_NO_MORE, clock::SLACK};
+use super::{DEAD, DEALT_TERM, FORGOTTEN, ON_WIRE, Order, Statement, WAITS_NO_MORE, clock::SLACK};
 use crate::policy::{
     ledger::{Claims, Grant, Payload},
     operation::OperationId,
@@ -151,16 +151,18 @@ impl Member {
         }
     }
 
-    /// What it has sent is counted.
-    pub(super) fn end_attempts(&mut self) {
+    /// What it has sent is counted. Returns how much that was.
+    pub(super) fn end_attempts(&mut self) -> u64 {
+        let sent = self.in_flight + self.in_doubt - self.told;
         (self.in_flight, self.streamed) = (0, 0);
         self.told = self.in_doubt;
+        sent
     }
 
     /// Takes away dealt units that it has not acknowledged and can use no longer, and returns how many they were. How they ended it may say yet.
     pub(super) fn end_dealt(&mut self, now: Duration) -> u64 {
         let is_over = |granted: &mut Granted| match &granted.what {
-            What::Dealt(dealt) => dealt.at.saturating_add(DEALT_TERM + SLACK) <= now,
+            What::Dealt(dealt) => dealt.at.saturating_add(DEALT_TERM + ON_WIRE + SLACK) <= now,
             What::Lease(_) => false,
         };
         let mut count = 0;

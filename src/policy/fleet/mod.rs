@@ -50,6 +50,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A replica of which nothing was heard for so long is dead: its last lease has ended, whatever its clock does.
 pub const DEAD: Duration = Duration::from_secs(40);
 
+/// DevRev has counted an attempt so long after it was sent, at the latest.
+pub const ON_WIRE: Duration = Duration::from_secs(5);
+
 /// A replica that holds nothing is forgotten after this time.
 pub const FORGOTTEN: Duration = Duration::from_secs(90);
 

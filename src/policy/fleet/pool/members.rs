@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use super::{
-    super::{ReplicaId, Statement, TERM, clock::SLACK},
+    super::{ON_WIRE, ReplicaId, Statement, TERM, clock::SLACK},
     FEWEST_ORDERS, LONG_KNOWN, MAX_ORDERS, MAX_REPLICAS, Member, Pool,
 };
 use crate::policy::ledger::Claims;
+
+/// Losses that are told apart.
+const MAX_LIMBO: usize = 64;
 
 impl Pool {
     /// False if there is no room for another replica.
@@ -63,31 +66,41 @@ impl Pool {
             .filter(|(_, member)| member.is_over(now));
         let over: Vec<ReplicaId> = over.map(|(id, _)| *id).collect();
         over.into_iter().for_each(|id| self.end(id));
+        let mut ended = 0;
         for member in self.members.values_mut() {
             // Whoever has written may have written any time.
             member.seen = member.seen.min(now);
-            // One that lives has said at its leases' end what it has left.
-            let mut ended = member.end_dealt(now);
-            if now >= member.until.saturating_add(SLACK) {
+            // One that lives has said at its leases' end what it has left. What was sent until then is counted.
+            ended += member.end_dealt(now);
+            if now >= member.until.saturating_add(ON_WIRE + SLACK) {
                 ended += member.end_leases();
-            }
-            if ended > 0 {
-                self.limbo.push((ended, self.revision));
             }
             // Nobody waits on a replica that has not said so for too long.
             if !member.orders.is_empty() && member.waiting(now).is_empty() {
                 member.orders.clear();
             }
         }
+        self.lose(ended);
+    }
+
+    /// Nobody may take these units until an answer tells what became of them.
+    fn lose(&mut self, units: u64) {
+        match self.limbo.last_mut() {
+            _ if units == 0 => {}
+            Some((lost, revision)) if *revision == self.revision => *lost += units,
+            _ => self.limbo.push((units, self.revision)),
+        }
+        if self.limbo.len() > MAX_LIMBO {
+            // They wait a little longer than they must.
+            let (units, _) = self.limbo.remove(0);
+            self.limbo[0].0 += units;
+        }
     }
 
     pub(super) fn end(&mut self, id: ReplicaId) {
         self.limits.forget(id);
         if let Some(member) = self.members.remove(&id) {
-            let units = member.units();
-            if units > 0 {
-                self.limbo.push((units, self.revision));
-            }
+            self.lose(member.units());
         }
     }
 
@@ -98,19 +111,19 @@ impl Pool {
         self.ledger.set_claims(claims);
     }
 
-    /// What was out in another window takes nothing from this one.
+    /// What was out in another window takes nothing from this one, but for what was sent at its end. The next answer tells that.
     pub(super) fn begin_window(&mut self, now: Duration) {
         let window = self.ledger.window_id();
-        if std::mem::replace(&mut self.window, window) != window {
-            self.limbo.clear();
-            self.doubt = None;
-            for member in self.members.values_mut() {
-                // A moment ago it may have sent what DevRev counts just now.
-                if now.saturating_sub(member.seen) >= SLACK * 2 {
-                    member.end_attempts();
-                }
-            }
-            self.count_claims();
+        if std::mem::replace(&mut self.window, window) == window {
+            return;
         }
+        self.doubt = None;
+        let revision = self.revision;
+        self.limbo.retain(|(_, since)| *since == revision);
+        let silent = |member: &&mut Member| now.saturating_sub(member.seen) >= ON_WIRE;
+        let silent = self.members.values_mut().filter(silent);
+        let ended: u64 = silent.map(Member::end_attempts).sum();
+        self.lose(ended);
+        self.count_claims();
     }
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     super::{
-        DEAD, Ending, FORGOTTEN, Hinted, Known, Low, MAX_REPLICAS, Pauses, Pool, QUARANTINE,
-        ReplicaId, Reply, Statement, TERM, Told, simulation,
+        DEAD, Ending, FORGOTTEN, Hinted, Known, Low, MAX_REPLICAS, ON_WIRE, Pauses, Pool,
+        QUARANTINE, ReplicaId, Reply, Statement, TERM, Told, simulation,
     },
     LONG_KNOWN,
 };
@@ -372,19 +372,22 @@ fn what_a_dead_replica_had_leased_ends_with_the_lease_and_with_the_window() {
     let reply = script.says(2, |_| {});
     assert_eq!((reply.leased_in_all, reply.limbo), (leased.claimed, 0));
     // Its lease has ended; what it spent of it is not known.
-    script.now += TERM + SECOND * 3;
+    script.now += TERM + ON_WIRE + SECOND * 3;
     let reply = script.says(2, |_| {});
     assert_eq!((reply.leased_in_all, reply.limbo), (0, leased.claimed));
     script.told(2, 880, None);
     assert_eq!(script.says(2, |_| {}).limbo, 0);
-    // Another has died before the end of its window.
+    // Another has died before the end of its window. The next answer tells what it sent at its end.
     script.told(3, 880, None);
     script.now += SECOND * 30;
+    let told_anew = |sent_after| Told {
+        reset: 3_000,
+        ..told(999, None, sent_after)
+    };
+    let reply = script.says(2, |statement| statement.told = Some(told_anew(0)));
+    assert_eq!(reply.leased_in_all, 0);
     let reply = script.says(2, |statement| {
-        statement.told = Some(Told {
-            reset: 3_000,
-            ..told(999, None, 0)
-        });
+        statement.told = Some(told_anew(reply.revision));
     });
     assert_eq!((reply.leased_in_all, reply.limbo), (0, 0));
 }
@@ -456,7 +459,7 @@ fn what_is_stated_after_a_loss_is_leased() {
         (24, 0, 24)
     );
     // Until it ends.
-    script.now += TERM + SECOND * 3;
+    script.now += TERM + ON_WIRE + SECOND * 3;
     let reply = script.says(2, |_| {});
     assert_eq!((reply.leased_in_all, reply.limbo), (0, 24));
 }
