@@ -390,7 +390,8 @@ proptest! {
                 (before, requests) = (fleet.exchanges, 0);
             }
         }
-        prop_assert_eq!(asked, replicas, "each asks once");
+        // Once, and once more where the first purchase was too small.
+        prop_assert!(asked <= 2 * replicas, "{asked}");
         let exchanges = fleet.exchanges - before;
         prop_assert!(exchanges * 20 < requests, "{exchanges} for {requests}");
         fleet.check_bound()?;
