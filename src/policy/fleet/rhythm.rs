@@ -48,8 +48,9 @@ impl Rhythm {
     pub(super) fn heard(&mut self, active: u64, round_trip: Duration) {
         self.active = u32::try_from(active).unwrap_or(u32::MAX).max(1);
         self.round_trip = match self.round_trip {
-            Duration::ZERO => round_trip,
-            usual => (usual * 7).saturating_add(round_trip) / 8,
+            Duration::ZERO => round_trip.min(SHORTEST),
+            // One that took very long says that this process stood still, and not how far the register is.
+            usual => (usual * 7 + round_trip.min(usual * 2 + QUICKEST)) / 8,
         };
     }
 
@@ -110,8 +111,13 @@ mod tests {
         assert_eq!(interval(300), LONGEST);
         // One message that is late changes little.
         let mut rhythm = rhythm(1, 10, MILLISECOND);
-        rhythm.heard(10, MILLISECOND * 40);
-        assert!(rhythm.interval() < MILLISECOND * 120);
+        rhythm.heard(10, Duration::from_secs(3600));
+        assert_eq!(rhythm.interval(), SHORTEST);
+        // But many that are.
+        for _ in 0..60 {
+            rhythm.heard(10, MILLISECOND * 40);
+        }
+        assert!(rhythm.interval() > MILLISECOND * 700, "{rhythm:?}");
     }
 
     #[test]
