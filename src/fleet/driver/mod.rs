@@ -25,7 +25,8 @@ use super::{
 use crate::{
     lock::Lock,
     plan::Plan,
-    policy::fleet::Hinted,
+    policy::fleet::{Hinted, ReplicaId},
+    random,
     state::{
         Clock, Joining, State,
         draining::Draining,
@@ -144,6 +145,10 @@ impl Driver {
 impl Drive for Driver {
     fn timeout(&self) -> Duration {
         self.parts.timeout
+    }
+
+    fn new_id(&self) -> ReplicaId {
+        ReplicaId(random::id64())
     }
 
     fn take_on(self: Arc<Self>, group: Weak<Group>, name: &Arc<str>, wake: &Arc<Notify>) {

@@ -18,7 +18,6 @@ use crate::{
         fleet::{Hinted, Lease, Pool, ReplicaId, Reply, Statement, Timing, orders, use_dealt},
         ledger::Ledger,
     },
-    random,
     types::other,
 };
 
@@ -29,6 +28,9 @@ pub(crate) trait Drive: Send + Sync {
 
     /// The longest that an exchange takes.
     fn timeout(&self) -> Duration;
+
+    /// What the fleet calls a group that is new. Another each time.
+    fn new_id(&self) -> ReplicaId;
 }
 
 /// The fleet to which all groups of this process belong.
@@ -282,9 +284,9 @@ impl Group {
 /// A ledger for a group of a fleet.
 pub(super) fn ledger(fleet: Option<&Fleet>) -> Ledger {
     let mut ledger = Ledger::default();
-    if fleet.is_some() {
+    if let Some(fleet) = fleet {
         // A group that is dropped and made anew is another: its statements begin anew too.
-        ledger.join(Lease::new(ReplicaId(random::id64())));
+        ledger.join(Lease::new(fleet.driver.new_id()));
     }
     ledger
 }
