@@ -50,7 +50,7 @@ fn cases() -> ProptestConfig {
     let is_usual = default.cases == USUAL_CASES;
     ProptestConfig {
         failure_persistence: None,
-        cases: if is_usual { 140 } else { default.cases },
+        cases: if is_usual { 100 } else { default.cases },
         rng_seed: match is_usual {
             true => RngSeed::Fixed(1),
             false => default.rng_seed,
