@@ -98,7 +98,7 @@ impl Register {
         let reply = pool.sync(statement, self.clock);
         assert!((0.0..=1.0).contains(&reply.share), "{}", reply.share);
         assert!(reply.others_rate >= 0.0 && reply.others_rate.is_finite());
-        assert!(reply.interval <= Duration::from_secs(1));
+        assert!(reply.active <= reply.replicas);
         assert!(reply.until <= reply.now.saturating_add(TERM));
         assert!(pool.kept_for(reply.now) < Duration::from_secs(1 << 41));
         let hint = reply.hint.to_bytes();
