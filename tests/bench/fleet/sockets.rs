@@ -107,8 +107,6 @@ async fn steady(demand: &Demand, count: usize) -> (FleetFigures, Load) {
     let figures = FleetFigures {
         figures: observed.figures(false),
         exchanges: exchanges(&gateways).await,
-        seconds: SETTINGS.span().as_secs(),
-        sources: Placing::Spread.sources(count),
         requests: arrivals.iter().filter(|arrival| arrival.accepted).count(),
         asked: 0,
         asked_first: 0,

@@ -48,16 +48,6 @@ pub enum Placing {
 }
 
 impl Placing {
-    /// Callers, each counted once for each gateway to which it sends.
-    pub fn sources(self, gateways: usize) -> u64 {
-        let of = |caller: usize| {
-            let to = (0..gateways).map(|number| self.gateway(caller, number, gateways));
-            let to: std::collections::BTreeSet<_> = to.collect();
-            to.len() as u64
-        };
-        (0..CALLERS.len()).map(of).sum()
-    }
-
     /// The gateway for this request.
     pub fn gateway(self, caller: usize, number: usize, gateways: usize) -> usize {
         match (self, CALLERS[caller].name) {
@@ -86,10 +76,6 @@ pub struct FleetFigures {
     pub figures: Figures,
     /// All below: since the end of the first window.
     pub exchanges: Exchanges,
-    /// So much time it was.
-    pub seconds: u64,
-    /// Callers, each counted once for each gateway to which it sends.
-    pub sources: u64,
     /// That were served.
     pub requests: usize,
     /// Of these, those that were not sent at once. In plenty they have waited for an exchange.
@@ -133,7 +119,6 @@ impl Exchanges {
 
 impl FleetFigures {
     /// Exchanges for each request that was served.
-    #[allow(dead_code, reason = "for the table; the checks look at other figures")]
     pub fn exchanges_a_request(&self) -> f64 {
         self.exchanges.ok as f64 / self.requests as f64
     }
@@ -180,8 +165,6 @@ pub fn simulate_fleet(run: Run) -> FleetFigures {
         FleetFigures {
             figures: observed.figures(false),
             exchanges,
-            seconds: (settings.span() - settings.window).as_secs(),
-            sources: run.placing.sources(run.gateways),
             requests: served.len(),
             asked: asked.clone().count(),
             asked_first: asked.filter(|served| served.in_new_window).count(),
