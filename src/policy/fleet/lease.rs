@@ -28,7 +28,7 @@ const UNHEARD: usize = 1024;
 /// Alone, what answers told counts for so long: others spend meanwhile.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// And so few units for each replica may be gone before the next answer.
+/// Alone, so few units for each replica may have been spent by the others before the next answer.
 const FEW: u64 = 2;
 
 /// See the module. Times are the replica's own.

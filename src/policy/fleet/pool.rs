@@ -35,8 +35,8 @@ const LOST_AT_MOST: u64 = 4096;
 /// A replica that knew the pool so long ago may have been forgotten since.
 const LONG_KNOWN: Duration = DEAD.saturating_sub(HEARTBEAT);
 
-/// Rows of orders of all replicas together, and of each at least. They are a third of the largest value. Callers whose rows find no room wait
-/// until others have been served; the oldest come first.
+/// Rows of orders of all replicas together, and of each at least. They are a third of the largest value. What finds no room waits until others
+/// have been served; each caller's oldest request comes first.
 const MAX_ORDERS: usize = 1500;
 const FEWEST_ORDERS: usize = 2;
 
@@ -63,7 +63,7 @@ pub struct Pool {
     limbo: Vec<(u64, u64)>,
     /// The window to which this and what is leased belong.
     window: u64,
-    /// The register has lost something.
+    /// Set for a moment after the register has lost something.
     quarantine: Option<Quarantine>,
     doubt: Option<Doubt>,
     /// Raised by each `resume`, so that a pause from before it is told from a later one.
